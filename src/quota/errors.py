@@ -1,0 +1,148 @@
+"""The error tree. A denial is a value (a ``Decision``); these are for what the caller did wrong or the store could not do.
+
+Every error keeps its evidence as attributes and as ``args``, so it survives pickling between processes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .decision import Decision
+
+
+class QuotaError(Exception):
+    """The root of every error that quota raises on purpose."""
+
+
+class InvalidValue(QuotaError, ValueError):
+    """An argument that cannot be meant: names the ``field``, the ``value`` and what is ``accepted``."""
+
+    def __init__(self, field: str, value: object, accepted: str) -> None:
+        super().__init__(field, value, accepted)
+        self.field = field
+        self.value = value
+        self.accepted = accepted
+
+    def __str__(self) -> str:
+        return f"{self.field}: {shown(self.value)} is not accepted; expected {self.accepted}"
+
+
+class InvalidPlan(InvalidValue):
+    """A plan, a limit, a period or its text that cannot be enforced."""
+
+
+class InvalidCost(InvalidValue):
+    """A cost or a number of units that is not a whole number in range."""
+
+
+class InvalidSecret(InvalidValue):
+    """A secret that cannot be imported. ``value`` says what is wrong with it and never holds the secret."""
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.value}; expected {self.accepted}"
+
+
+class UnknownKey(QuotaError, LookupError):
+    """No API key has this id (``key``)."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
+
+    def __str__(self) -> str:
+        return f"no API key has the id {shown(self.key)}"
+
+
+class UnknownPlan(QuotaError, LookupError):
+    """No usage plan has this id (``plan``)."""
+
+    def __init__(self, plan: str) -> None:
+        super().__init__(plan)
+        self.plan = plan
+
+    def __str__(self) -> str:
+        return f"no usage plan has the id {shown(self.plan)}"
+
+
+class PlanConflict(QuotaError):
+    """What was asked contradicts what is there: ``subject`` names it, ``reason`` says how."""
+
+    def __init__(self, subject: str, reason: str) -> None:
+        super().__init__(subject, reason)
+        self.subject = subject
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{shown(self.subject)}: {self.reason}"
+
+
+class ClockSkew(QuotaError):
+    """The clock (``now``) is too far behind what was recorded (``seen``), both in microseconds since the epoch.
+
+    Counting on would either refuse for as long as the clocks differ or grant spent units again. ``Ledger.forget``
+    is the repair when the record, not the clock, is wrong.
+    """
+
+    def __init__(self, now: int, seen: int) -> None:
+        super().__init__(now, seen)
+        self.now = now
+        self.seen = seen
+
+    def __str__(self) -> str:
+        return (
+            f"the clock reads {self.now} us since the epoch, {(self.seen - self.now) / 1e6:.0f} s behind what was "
+            f"recorded ({self.seen}); set the clock right, or forget the key if the record is wrong"
+        )
+
+
+class StoreBusy(QuotaError):
+    """The store was contended for longer than its timeout. Nothing was charged."""
+
+
+class StoreUnavailable(QuotaError):
+    """The store cannot be reached or used. Unless it says otherwise the outcome is unknown: retry with a ``request_id``."""
+
+
+class RequestMismatch(QuotaError):
+    """A ``request_id`` came back with other parameters, or after its charge was refunded."""
+
+    def __init__(self, request_id: str, reason: str) -> None:
+        super().__init__(request_id, reason)
+        self.request_id = request_id
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"request_id {shown(self.request_id)}: {self.reason}"
+
+
+class ReservationClosed(QuotaError):
+    """A reservation (``reservation``: its id) was committed or cancelled already, or lapsed too long ago to record."""
+
+    def __init__(self, reservation: str) -> None:
+        super().__init__(reservation)
+        self.reservation = reservation
+
+    def __str__(self) -> str:
+        return f"reservation {self.reservation} is closed: it was committed or cancelled, or lapsed with its windows"
+
+
+class NotAllowed(QuotaError):
+    """Raised by ``require`` in place of returning a refusal; ``decision`` says why and when to retry."""
+
+    def __init__(self, decision: Decision) -> None:
+        super().__init__(decision)
+        self.decision = decision
+
+    def __str__(self) -> str:
+        names = ", ".join(self.decision.violated)
+        return f"{self.decision.reason.value}{f' ({names})' if names else ''}"
+
+
+def shown(value: Any) -> str:
+    """A bounded ``repr`` that survives what it prints (lone surrogates, huge values, a failing ``__repr__``)."""
+    try:
+        text = ascii(value)
+    except Exception as error:
+        text = f"<{type(value).__name__} whose repr raised {type(error).__name__}>"
+    return text if len(text) <= 120 else text[:117] + "..."
