@@ -139,6 +139,15 @@ class NotAllowed(QuotaError):
         return f"{self.decision.reason.value}{f' ({names})' if names else ''}"
 
 
+def check_text(
+    field: str, value: object, *, error: type[InvalidValue] = InvalidValue, least: int = 1, longest: int = 256
+) -> str:
+    """Printable text of a bounded length, or the error that says so."""
+    if not isinstance(value, str) or not least <= len(value) <= longest or not value.isprintable():
+        raise error(field, value, f"printable text of {least} to {longest} characters")
+    return value
+
+
 def shown(value: Any) -> str:
     """A bounded ``repr`` that survives what it prints (lone surrogates, huge values, a failing ``__repr__``)."""
     try:

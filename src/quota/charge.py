@@ -1,0 +1,541 @@
+"""THE rule: everything that decides an admission. Pure functions on integers: no clock, lock, I/O, datetime or float.
+
+Time is microseconds since the epoch. A call is a charge: units taken from every limit it touches, all or nothing.
+
+*Quotas.* A meter only ever counts what was taken (and what was given back, as though it had never been taken); a slot
+remembers the meter's reading at the start of its window. A limit that is new, renamed or back from another plan finds
+its base among the readings that are known (``known``), so whatever was taken counts under every plan. Where the
+reading at the very start is not known, the latest earlier one stands: a change of plan may count too much for the rest
+of one window, never too little.
+
+*Throttles.* A token bucket whose level is kept in units times ``scale`` and falls by ``drain`` each microsecond: a rate
+of n/d units per p microseconds is scale d*p/g and drain n/g, so nothing is ever divided. A bucket that joins takes over
+the level of those it replaces, so that toggling plans refills nothing.
+
+*Time* never runs backwards for a record. What is due at an instant (holds that lapse, days that end, windows that roll)
+is settled on a copy, which takes the record's place only when something was admitted: a refusal changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import attrs
+
+from .clock import DAY_US
+from .errors import ClockSkew
+from .record import Bucket, Meter, Record, Slot
+
+MAX_UNITS = 2**53 - 1
+"""The largest number of units a limit or a cost may have: exact in every engine, doubles included."""
+
+MINUTE_US = 60_000_000
+HOUR_US = 3_600_000_000
+
+
+@attrs.frozen
+class Terms:
+    """What a store was told: a clock this far behind is an error, memos and history are kept this long."""
+
+    max_skew: int = 300_000_000
+    request_ttl: int = DAY_US
+    retention: int = 35
+
+
+@attrs.frozen(eq=False)
+class QuotaLine:
+    """A quota, compiled. ``route`` is empty for the plan's own; ``shared`` counts the account's keys together."""
+
+    name: str
+    unit: str
+    shared: bool
+    route: str
+    limit: int
+    overage: int
+    alerts: tuple[int, ...]
+    window: Callable[[int], tuple[int, int]]
+    length: int | None
+
+
+@attrs.frozen(eq=False)
+class ThrottleLine:
+    """A throttle, compiled: a bucket of ``burst`` units, in units times ``scale``."""
+
+    name: str
+    unit: str
+    shared: bool
+    route: str
+    limit: int
+    scale: int
+    drain: int
+    burst: int
+    length: int | None
+
+
+Line = QuotaLine | ThrottleLine
+
+
+@attrs.frozen(eq=False)
+class Course:
+    """What one call on (api, route) under one plan goes through. ``routed``: the route counts on a meter of its own."""
+
+    plan: str
+    api: str
+    route: str
+    routed: bool
+    lines: tuple[Line, ...]
+    cost: Mapping[str, int]
+
+
+@attrs.frozen
+class Standing:
+    """One limit after a decision. ``used`` is in units (a throttle's level, rounded up); instants in microseconds."""
+
+    line: Line
+    used: int
+    extra: int
+    resets_at: int
+    refused: bool = False
+
+
+@attrs.frozen
+class Verdict:
+    """What the rule says of one charge at ``now``; ``retry_at`` is None when it can never fit."""
+
+    allowed: bool
+    now: int
+    standings: tuple[Standing, ...]
+    crossed: tuple[tuple[str, int], ...] = ()
+    retry_at: int | None = None
+    too_large: bool = False
+
+
+class Party:
+    """The records that one key's calls charge: its own, and its account's when other keys share it."""
+
+    __slots__ = ("account", "changed", "key", "owned")
+
+    def __init__(self, key: Record, account: Record | None = None, *, owned: bool) -> None:
+        self.key = key
+        self.account = account
+        self.owned = owned
+        self.changed = False
+
+    def records(self) -> tuple[Record, ...]:
+        return (self.key,) if self.account is None else (self.key, self.account)
+
+    def holder(self, line: Line) -> Record:
+        return self.account if line.shared and self.account is not None else self.key
+
+    def instant(self, now: int, terms: Terms) -> int:
+        """``now``, or the latest instant recorded: time never runs backwards.
+
+        Raises:
+            ClockSkew: when ``now`` is further behind than ``max_skew``, or before what is still remembered.
+        """
+        for record in self.records():
+            if now < record.at:
+                if now < record.at - terms.max_skew:
+                    raise ClockSkew(now, record.at)
+                now = record.at
+            if now < record.floor:
+                raise ClockSkew(now, record.floor)
+        return now
+
+    def settled(self, course: Course | None, now: int, terms: Terms) -> Party:
+        """The party as of ``now``: itself when nothing is due for these limits, else settled copies of its records."""
+        lines = course.lines if course else ()
+        if not any(_due(record, now) for record in self.records()) and all(
+            _current(self.holder(line), course, line, now) for line in lines
+        ):
+            return self
+        owned = self.owned
+        account = self.account
+        work = Party(
+            self.key if owned else self.key.copy(),
+            account if owned or account is None else account.copy(),
+            owned=owned,
+        )
+        for record in work.records():
+            _settle(record, now, terms)
+        for line in lines:
+            _place(work.holder(line), course.api, line, now)  # type: ignore[union-attr] # lines come of a course
+        for record in work.records():
+            _join_buckets(record, [line for line in lines if work.holder(line) is record], course, now)
+        return work
+
+    def keep(self, work: Party, now: int) -> None:
+        """Make the settled copies the truth: one change, at ``now``."""
+        for record, new in zip(self.records(), work.records(), strict=True):
+            if record is not new:
+                record.become(new)
+            _stamp(record, now)
+        self.changed = True
+
+
+Reading = tuple[Line, int, int, int]
+"""(a limit, its used units or its bucket's level, granted extra, the window's end or now)"""
+
+
+def read(party: Party, course: Course, now: int) -> list[Reading]:
+    """What a settled party's limits stand at."""
+    readings: list[Reading] = []
+    for line in course.lines:
+        meter: Meter = party.holder(line).meter(course.api, line.route, line.unit)  # type: ignore[assignment] # settled
+        if type(line) is QuotaLine:
+            slot: Slot = meter.slot(line.name)  # type: ignore[assignment] # settled
+            readings.append((line, meter.total - slot.base, slot.extra, slot.end))
+        else:
+            bucket: Bucket = meter.bucket(line.name)  # type: ignore[assignment] # settled
+            readings.append((line, level_at(bucket, now), 0, now))
+    return readings
+
+
+def weigh(readings: Iterable[Reading], takes: Mapping[str, int], now: int) -> Verdict:
+    """What taking ``takes`` on top of these readings would get; every limit that refuses is told."""
+    standings = []
+    waits: list[int] = []
+    never = False
+    for line, reading, extra, end in readings:
+        units = takes.get(line.unit, 0)
+        if type(line) is QuotaLine:
+            refused = units > 0 and reading + units > line.limit + line.overage + extra
+            never = never or (refused and units > line.limit + line.overage)
+            standings.append(Standing(line, reading, extra, end, refused))
+            if refused:
+                waits.append(end)
+        else:
+            excess = reading + units * line.scale - line.burst  # type: ignore[union-attr] # the only other line
+            refused = units > 0 and excess > 0
+            never = never or (refused and units > line.limit)
+            used, rest = -(-reading // line.scale), -(-reading // line.drain)  # type: ignore[union-attr]
+            standings.append(Standing(line, used, 0, now + rest, refused))
+            if refused:
+                waits.append(now + -(-excess // line.drain))  # type: ignore[union-attr]
+    retry_at = max(waits, default=None)
+    if retry_at is not None and not never:
+        # What a grant lets through now is gone with its window: such a cost may fit today and never again.
+        never = any(
+            type(s.line) is QuotaLine
+            and s.resets_at <= retry_at
+            and takes.get(s.line.unit, 0) > s.line.limit + s.line.overage
+            for s in standings
+        )
+    return Verdict(not waits, now, tuple(standings), (), None if never else retry_at, never)
+
+
+def take(party: Party, course: Course, takes: Mapping[str, int], now: int) -> Verdict:
+    """Take units from a settled party, asking nothing."""
+    for record in party.records():
+        add(record, metered(course, takes), now)
+    return mark(party, course, takes, takes, now)
+
+
+def add(record: Record, takes: Iterable[Iterable[Any]], now: int) -> None:
+    """Count units on the meters they name."""
+    _stamp(record, now)
+    for api, route, unit, units in takes:
+        _meter(record, api, route, unit, now).total += units
+
+
+def mark(party: Party, course: Course, counted: Mapping[str, int], poured: Mapping[str, int], now: int) -> Verdict:
+    """After units were counted: pour them into the buckets too, fire the alerts they crossed, tell where all stands."""
+    crossed: list[tuple[str, int]] = []
+    for line in course.lines:
+        record = party.holder(line)
+        meter: Meter = record.meter(course.api, line.route, line.unit)  # type: ignore[assignment] # settled
+        if type(line) is QuotaLine:
+            slot: Slot = meter.slot(line.name)  # type: ignore[assignment] # settled
+            slot.limit = line.limit
+            used = meter.total - slot.base if counted.get(line.unit) else -1
+            for percent in line.alerts:
+                if percent > slot.alerted and used * 100 >= percent * (line.limit + slot.extra):
+                    crossed.append((line.name, percent))
+                    slot.alerted = percent
+                    record.version += 1
+        else:
+            bucket: Bucket = meter.bucket(line.name)  # type: ignore[assignment] # settled
+            bucket.level = level_at(bucket, now) + poured.get(line.unit, 0) * line.scale  # type: ignore[union-attr]
+            bucket.at = now
+    return attrs.evolve(weigh(read(party, course, now), {}, now), crossed=tuple(crossed))
+
+
+def charge(party: Party, course: Course, takes: Mapping[str, int], now: int, terms: Terms, *, dry: bool) -> Verdict:
+    """The rule: take all of it or nothing. ``dry`` answers the same and changes nothing.
+
+    Raises:
+        ClockSkew: see ``Party.instant``.
+    """
+    now = party.instant(now, terms)
+    work = party.settled(course, now, terms)
+    verdict = weigh(read(work, course, now), takes, now)
+    if not verdict.allowed:
+        return verdict
+    if dry:
+        twin = Party(work.key.copy(), work.account and work.account.copy(), owned=True)
+        return take(twin, course, takes, now)
+    party.keep(work, now)
+    return take(party, course, takes, now)
+
+
+def metered(course: Course, takes: Mapping[str, int]) -> list[list[Any]]:
+    """The meters that a charge counts on, as a hold or a refund names them."""
+    routes = ("", course.route) if course.routed else ("",)
+    return [[course.api, route, unit, units] for unit, units in takes.items() if units for route in routes]
+
+
+def give_back(record: Record, taken_at: int, takes: Iterable[Iterable[Any]]) -> None:
+    """Undo a take as though it had never been: windows that began later keep their count. Throttles keep theirs."""
+    for api, route, unit, units in takes:
+        meter = record.meter(api, route, unit)
+        if meter is None:
+            continue
+        meter.total -= units
+        for slot in meter.slots:
+            if slot.start > taken_at:
+                slot.base -= units
+        if record.at - record.at % MINUTE_US > taken_at:
+            meter.minute -= units
+        if record.at - record.at % HOUR_US > taken_at:
+            meter.hour -= units
+        meter.days = [(day, total - units if day * DAY_US > taken_at else total) for day, total in meter.days]
+        for row in record.rows or ():
+            if row[:3] == [api, route, unit]:
+                if row[4] == taken_at // DAY_US:
+                    row[6] -= units
+                if row[8] <= taken_at and row[4] >= taken_at // DAY_US:
+                    row[7] -= units
+    record.version += 1
+
+
+def open_until(record: Record, taken_at: int, takes: Iterable[Iterable[Any]], now: int) -> int:
+    """When the last window that holds this take ends; 0 when none is left open."""
+    until = 0
+    for api, route, unit, _ in takes:
+        meter = record.meter(api, route, unit)
+        for slot in meter.slots if meter else ():
+            if slot.start <= taken_at < slot.end and now < slot.end:
+                until = max(until, slot.end)
+    return until
+
+
+def hold(record: Record, id_: str, expires: int, now: int, takes: list[list[Any]], terms: Terms) -> None:
+    """Remember that a take made at ``now`` is only held, until ``expires``."""
+    if record.holds is None:
+        record.holds = {}
+    closed = [old for old, (end, _, still, _) in record.holds.items() if not still and end + DAY_US < now]
+    for old in closed:
+        del record.holds[old]
+    record.holds[id_] = [expires, now, True, takes]
+    record.due = expires if record.due is None else min(record.due, expires)
+    record.version += 1
+
+
+def release(record: Record, id_: str) -> list[Any] | None:
+    """Close a hold and give it out: [expires, taken_at, still open, takes]; None when it is closed or unknown."""
+    found = record.holds.pop(id_, None) if record.holds else None
+    if found is not None:
+        _find_due(record)
+        record.version += 1
+    return found
+
+
+def level_at(bucket: Bucket, now: int) -> int:
+    """A bucket's level at ``now``, in units times its scale."""
+    level = bucket.level - bucket.drain * (now - bucket.at)
+    return level if level > 0 else 0
+
+
+def bounds(course: Course, record: Record, meter: Meter) -> tuple[int, int, int]:
+    """For the fast path: (the reading up to which nothing refuses, up to which nothing happens, until when it holds)."""
+    ceiling = quiet = 2**200
+    until = 2**200 if record.due is None else record.due
+    until = min(until, record.at - record.at % DAY_US + DAY_US)
+    for line in course.lines:
+        if type(line) is QuotaLine:
+            slot: Slot = meter.slot(line.name)  # type: ignore[assignment] # a settled record has every slot
+            whole = line.limit + slot.extra
+            ceiling = min(ceiling, slot.base + whole + line.overage)
+            for percent in line.alerts:
+                if percent > slot.alerted:
+                    quiet = min(quiet, slot.base - (-percent * whole // 100) - 1)
+            until = min(until, slot.end)
+    return ceiling, min(quiet, ceiling), until
+
+
+def turn_minute(record: Record, now: int) -> None:
+    """Note the readings at the start of the minute and the hour of ``now``, before anything is taken in them."""
+    if record.at < now - now % MINUTE_US:
+        for meter in record.meters:
+            meter.minute = meter.total
+        if record.at < now - now % HOUR_US:
+            for meter in record.meters:
+                meter.hour = meter.total
+
+
+def dead_after(record: Record, retention: int) -> tuple[int, int]:
+    """(when nothing in the record matters any more: two windows late, history told; up to when it knew the counts)."""
+    dead = record.at + retention * DAY_US
+    floor = record.at + 1
+    for meter in record.meters:
+        for slot in meter.slots:
+            dead = max(dead, slot.end + 2 * (slot.end - slot.start))
+            floor = max(floor, slot.end)
+    for expires, _, _, _ in (record.holds or {}).values():
+        dead = max(dead, expires + DAY_US)
+    for memo in (record.requests or {}).values():
+        dead = max(dead, memo[0])
+    for until in (record.refunds or {}).values():
+        dead = max(dead, until)
+    return dead, floor
+
+
+def _stamp(record: Record, now: int) -> None:
+    turn_minute(record, now)
+    record.at = now
+
+
+def _meter(record: Record, api: str, route: str, unit: str, now: int) -> Meter:
+    meter = record.meter(api, route, unit)
+    if meter is None:
+        meter = Meter(api, route, unit, now // DAY_US)
+        record.meters.append(meter)
+        record.version += 1
+    return meter
+
+
+def _due(record: Record, now: int) -> bool:
+    return (record.due is not None and record.due <= now) or record.at // DAY_US != now // DAY_US
+
+
+def _current(record: Record, course: Course | None, line: Line, now: int) -> bool:
+    meter = record.meter(course.api if course else "", line.route, line.unit)
+    if meter is None:
+        return False
+    if type(line) is QuotaLine:
+        slot = meter.slot(line.name)
+        return slot is not None and (slot.start, slot.end) == line.window(now)
+    bucket = meter.bucket(line.name)
+    return bucket is not None and bucket.live and bucket.scale == line.scale and bucket.drain == line.drain
+
+
+def _find_due(record: Record) -> None:
+    record.due = min((end for end, _, still, _ in (record.holds or {}).values() if still), default=None)
+
+
+def _settle(record: Record, now: int, terms: Terms) -> None:
+    """Lapse the holds that are due and close the days that are over."""
+    if record.due is not None and record.due <= now:
+        for found in record.holds.values():  # type: ignore[union-attr] # something is due
+            if found[2] and found[0] <= now:
+                found[2] = False
+                give_back(record, found[1], found[3])
+        _find_due(record)
+    today = now // DAY_US
+    if record.at // DAY_US == today:
+        return
+    rows = [row for row in history(record) if row[4] >= today - terms.retention]
+    record.rows = rows or None
+    for meter in record.meters:
+        if meter.total == meter.days[-1][1]:
+            meter.days.pop()
+        meter.days = [entry for entry in meter.days if entry[0] >= today - terms.retention]
+        meter.days.append((today, meter.total))
+        meter.slots = [slot for slot in meter.slots if slot.end > now]
+    if record.refunds:
+        record.refunds = {id_: until for id_, until in record.refunds.items() if until > now} or None
+
+
+def history(record: Record) -> list[list[Any]]:
+    """[api, route, unit, limit name, day, limit, used that day, used in the window, its start] per quota and day."""
+    rows = list(record.rows or ())
+    for meter in record.meters:
+        day, before = meter.days[-1]
+        if meter.total != before:
+            rows.extend(
+                [meter.api, meter.route, meter.unit, slot.name, day, slot.limit + slot.extra,
+                 meter.total - before, meter.total - slot.base, slot.start]
+                for slot in meter.slots if slot.name and slot.end > day * DAY_US
+            )  # fmt: skip
+    return rows
+
+
+def _place(record: Record, api: str, line: Line, now: int) -> None:
+    """Give a quota the slot of its window at ``now``; a throttle is placed by ``_join_buckets``."""
+    meter = _meter(record, api, line.route, line.unit, now)
+    if type(line) is not QuotaLine:
+        return
+    start, end = line.window(now)
+    slot = meter.slot(line.name)
+    if slot is None or slot.end <= now:
+        base, extra, alerted = known(record, meter, start), 0, 0
+    elif (slot.start, slot.end) == (start, end):
+        return
+    else:
+        # The period changed: what was used carries over, and the window that is left stays known while it lasts.
+        base, extra, alerted = min(slot.base, known(record, meter, start)), slot.extra, slot.alerted
+        shadow = Slot("", slot.start, slot.end, slot.base, 0, 0, 0)
+        meter.slots = [s for s in meter.slots if s.name or (s.start, s.end) != (slot.start, slot.end)]
+        meter.slots.append(shadow)
+    if slot is not None:
+        meter.slots.remove(slot)
+    meter.slots.append(Slot(line.name, start, end, base, extra, alerted, line.limit))
+
+
+def known(record: Record, meter: Meter, start: int) -> int:
+    """The meter's reading at ``start``: exact where it was noted, else the latest noted before it, else the earliest."""
+    if record.at < start:
+        return meter.total
+    points = [
+        (record.at - record.at % MINUTE_US, meter.minute),
+        (record.at - record.at % HOUR_US, meter.hour),
+        *((slot.start, slot.base) for slot in meter.slots),
+        *((day * DAY_US, total) for day, total in meter.days),
+        *(((day + 1) * DAY_US, after) for (day, _), (_, after) in zip(meter.days, meter.days[1:], strict=False)),
+    ]
+    before = [base for at, base in points if at <= start]
+    return max(before) if before else min(base for _, base in points)
+
+
+def _join_buckets(record: Record, lines: list[Line], course: Course | None, now: int) -> None:
+    """Make the buckets of these throttles live, each at the level that its predecessors leave it."""
+    for meter in record.meters:
+        if course is None or meter.api != course.api or meter.route not in ("", course.route):
+            continue
+        joining = [
+            line for line in lines
+            if type(line) is ThrottleLine and line.route == meter.route and line.unit == meter.unit
+        ]  # fmt: skip
+        if not joining:
+            continue
+        before = [bucket for bucket in meter.buckets if bucket.live]
+        waiting = [bucket for bucket in meter.buckets if not bucket.live and level_at(bucket, now) > 0]
+        joined = [_joined(line, before, meter.bucket(line.name), now) for line in joining]
+        names = {bucket.name for bucket in joined}
+        for bucket in before:
+            bucket.live = False
+        meter.buckets = joined + [bucket for bucket in before + waiting if bucket.name not in names]
+
+
+def _joined(line: ThrottleLine, before: list[Bucket], own: Bucket | None, now: int) -> Bucket:
+    """One throttle's bucket on joining: its own level, or more where the charges it missed may have left more.
+
+    A slower bucket's level is at least what this one's would be, so the lowest of those is safe; where all were
+    faster, the highest is what they promised to keep.
+    """
+    if own is not None and own.live:
+        level = _converted(own, line, now)
+    else:
+        slower = [b for b in before if b.drain * line.scale <= line.drain * b.scale]
+        missed = (
+            min(_converted(b, line, now) for b in slower)
+            if slower
+            else max((_converted(b, line, now) for b in before), default=0)
+        )
+        level = max(missed, _converted(own, line, now) if own else 0)
+    return Bucket(line.name, line.scale, line.drain, level, now, live=True)
+
+
+def _converted(bucket: Bucket, line: ThrottleLine, now: int) -> int:
+    return -(-level_at(bucket, now) * line.scale // bucket.scale)

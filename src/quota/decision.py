@@ -1,0 +1,268 @@
+"""The answer to one call: a value, truthy when allowed, that computes nothing the caller does not ask for."""
+
+from __future__ import annotations
+
+import enum
+import threading
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import attrs
+
+from .charge import Course, QuotaLine, Reading, Standing, Verdict, weigh
+from .clock import to_datetime
+from .key import ApiKey, new_token
+from .plan import REQUESTS, UsagePlan
+
+
+class Reason(enum.Enum):
+    """Why a call was allowed or refused."""
+
+    OK = "OK"
+    MISSING_KEY = "MISSING_KEY"
+    UNKNOWN_KEY = "UNKNOWN_KEY"
+    DISABLED_KEY = "DISABLED_KEY"
+    EXPIRED_KEY = "EXPIRED_KEY"
+    NO_PLAN = "NO_PLAN"
+    THROTTLED = "THROTTLED"
+    QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
+    COST_TOO_LARGE = "COST_TOO_LARGE"
+    STORE_UNAVAILABLE = "STORE_UNAVAILABLE"
+
+
+_STATUS = {
+    Reason.OK: 200,
+    Reason.THROTTLED: 429,
+    Reason.QUOTA_EXCEEDED: 429,
+    Reason.COST_TOO_LARGE: 429,
+    Reason.STORE_UNAVAILABLE: 503,
+}
+
+
+@attrs.frozen
+class LimitStatus:
+    """Where one limit stands after a decision, in ``unit``.
+
+    ``remaining`` is never negative, though ``used`` may pass ``limit`` (overage, a lowered limit, a commit above its
+    hold). ``resets_at``: when ``used`` is 0 again if nobody calls. A throttle's ``limit`` is its burst. ``window`` is
+    the window's length in seconds where every window has the same, else None.
+    """
+
+    name: str
+    unit: str
+    limit: int
+    used: int
+    remaining: int
+    resets_at: datetime
+    window: int | None = attrs.field(default=None, eq=False, repr=False)
+
+
+@attrs.frozen
+class Frame:
+    """What all decisions of one key on one course share while no window rolls. ``slots``: (line, base, extra, end)."""
+
+    key: ApiKey
+    plan: UsagePlan
+    course: Course
+    tokens: tuple[int, int]
+    slots: tuple[tuple[Any, int, int, int], ...]
+
+
+@attrs.define(eq=False)
+class Details:
+    """A decision in full. ``metered``: what was taken for good, as (when, meters and units); ``hold``: its reservation."""
+
+    reason: Reason
+    id: str | None
+    key: ApiKey | None
+    plan: UsagePlan | None
+    takes: Mapping[str, int]
+    verdict: Verdict
+    metered: tuple[tuple[int, Any], ...] = ()
+    tokens: tuple[int, int] = (0, 0)
+    replayed: bool = attrs.field(default=False, kw_only=True)
+    hold: str = attrs.field(default="", kw_only=True)
+
+
+_lazy = threading.Lock()
+
+
+class Decision:
+    """What the ledger answered. Truthy when allowed.
+
+    Made by the ledger only. Immutable: what it tells is the state right after this call, whenever it is asked.
+    """
+
+    __slots__ = ("_cost", "_frame", "_full", "_level", "_now", "_total", "allowed")
+
+    allowed: bool
+    _frame: Frame | None
+    _full: Details | None
+    _now: int
+    _cost: int
+    _total: int
+    _level: int
+
+    def __init__(self, details: Details) -> None:
+        self.allowed = details.verdict.allowed
+        self._full = details
+        self._now = details.verdict.now
+
+    def __bool__(self) -> bool:
+        return self.allowed
+
+    def _details(self) -> Details:
+        """The whole answer, worked out once from the readings that the fast path kept."""
+        if self._full is None:
+            with _lazy:
+                if self._full is None:
+                    self._full = self._work_out(self._frame)  # type: ignore[arg-type] # one of the two is there
+        return self._full
+
+    def _work_out(self, frame: Frame) -> Details:
+        takes = {REQUESTS: self._cost}
+        now, course = self._now, frame.course
+        readings: list[Reading] = [
+            (line, self._total - base, extra, end) if type(line) is QuotaLine else (line, self._level, 0, now)
+            for line, base, extra, end in frame.slots
+        ]
+        verdict = weigh(readings, {} if self.allowed else takes, now)
+        groups = ((now, [[course.api, "", REQUESTS, self._cost]]),) if self.allowed else ()
+        return Details(reason_of(verdict), None, frame.key, frame.plan, takes, verdict, groups, frame.tokens)
+
+    @property
+    def reason(self) -> Reason:
+        """Why: ``Reason.OK``, or what refused it."""
+        return self._details().reason
+
+    @property
+    def id(self) -> str:
+        """Names this decision, for ``refund`` and logs."""
+        details = self._details()
+        if details.id is None:
+            with _lazy:
+                details.id = details.id or new_token()
+        return details.id
+
+    @property
+    def key(self) -> ApiKey | None:
+        """The API key that was found, as it stood; None when none was."""
+        return self._details().key
+
+    @property
+    def plan(self) -> UsagePlan | None:
+        """The usage plan that decided, None when none did."""
+        return self._details().plan
+
+    @property
+    def cost(self) -> int | Mapping[str, int]:
+        """What the call costs: a number of requests, or units by unit."""
+        takes = self._details().takes
+        return takes[REQUESTS] if set(takes) == {REQUESTS} else dict(takes)
+
+    @property
+    def at(self) -> datetime:
+        """The instant decided at."""
+        return to_datetime(self._now)
+
+    @property
+    def limits(self) -> tuple[LimitStatus, ...]:
+        """Every limit after this call, in the plan's order."""
+        return tuple(status_of(standing) for standing in self._details().verdict.standings)
+
+    @property
+    def violated(self) -> tuple[str, ...]:
+        """The names of all limits that refused."""
+        return tuple(s.line.name for s in self._details().verdict.standings if s.refused)
+
+    @property
+    def over(self) -> int:
+        """How many units the quota furthest beyond its limit is beyond it, after this call; 0 when none is."""
+        quotas = [s for s in self._details().verdict.standings if type(s.line) is QuotaLine]
+        return max((s.used - s.line.limit - s.extra for s in quotas if s.used > s.line.limit + s.extra), default=0)
+
+    @property
+    def crossed(self) -> tuple[tuple[str, int], ...]:
+        """(limit name, percent) for each alert threshold that this very call crossed."""
+        return self._details().verdict.crossed
+
+    @property
+    def replayed(self) -> bool:
+        """This is the remembered answer to an earlier call with the same ``request_id``."""
+        return self._details().replayed
+
+    @property
+    def retry_at(self) -> datetime | None:
+        """When this call would be admitted if nobody else calls, exact to the microsecond; None when it never can be.
+
+        While a reservation is held it is an upper bound, since what is held may come back earlier.
+        """
+        retry_at = self._details().verdict.retry_at
+        return None if retry_at is None else to_datetime(retry_at)
+
+    @property
+    def retry_after(self) -> int | None:
+        """Whole seconds until ``retry_at``, rounded up, as the ``Retry-After`` header wants them (RFC 9110)."""
+        retry_at = self._details().verdict.retry_at
+        return None if retry_at is None else max(0, -((self._now - retry_at) // 1_000_000))
+
+    @property
+    def status(self) -> int:
+        """The HTTP status: 200, 403 (no usable key), 429 (a limit refused) or 503 (decided without the store)."""
+        return 200 if self.allowed else _STATUS.get(self._details().reason, 403)
+
+    def headers(self, profile: str = "ietf") -> dict[str, str]:
+        """Response headers: ``RateLimit-Policy``, ``RateLimit`` and, when refused, ``Retry-After``.
+
+        ``profile``: ``"ietf"`` (draft-ietf-httpapi-ratelimit-headers), ``"github"`` (``X-RateLimit-*``, epoch seconds)
+        or ``"draft03"`` (``RateLimit-*``, delta seconds). Raises ``InvalidValue`` for any other.
+        """
+        from .http import headers  # noqa: PLC0415 -- not paid for by those who never ask
+
+        return headers(self, profile)
+
+    def problem(self) -> dict[str, Any]:
+        """The body of an ``application/problem+json`` answer (RFC 9457). For a 403 it never says which way."""
+        from .http import problem  # noqa: PLC0415 -- not paid for by those who never ask
+
+        return problem(self)
+
+    def __repr__(self) -> str:
+        limits = ", ".join(f"{status.name} {status.used}/{status.limit}" for status in self.limits)
+        return f"<Decision {self.reason.value}{f': {limits}' if limits else ''}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        details = attrs.evolve(self._details(), id=self.id)
+        verdict = details.verdict
+        bare = attrs.evolve(verdict, standings=tuple(attrs.evolve(s, line=bare_line(s.line)) for s in verdict.standings))
+        return Decision, (attrs.evolve(details, verdict=bare, takes=dict(details.takes)),)
+
+
+def bare_line(line: Any) -> Any:
+    """A compiled limit without its window function, so that it can be pickled."""
+    return attrs.evolve(line, window=None) if type(line) is QuotaLine else line
+
+
+def reason_of(verdict: Verdict) -> Reason:
+    """The one word for a verdict; ``violated`` has the rest."""
+    if verdict.allowed:
+        return Reason.OK
+    if verdict.too_large:
+        return Reason.COST_TOO_LARGE
+    quota = any(s.refused and type(s.line) is QuotaLine for s in verdict.standings)
+    return Reason.QUOTA_EXCEEDED if quota else Reason.THROTTLED
+
+
+def refusal(reason: Reason, now: int, takes: Mapping[str, int], key: ApiKey | None = None) -> Decision:
+    """A refusal that no limit was asked about."""
+    return Decision(Details(reason, None, key, None, takes, Verdict(allowed=False, now=now, standings=())))
+
+
+def status_of(standing: Standing) -> LimitStatus:
+    """A standing as users see it."""
+    line = standing.line
+    remaining = max(0, line.limit + standing.extra - standing.used)
+    return LimitStatus(
+        line.name, line.unit, line.limit, standing.used, remaining, to_datetime(standing.resets_at), line.length
+    )

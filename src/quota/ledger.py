@@ -1,0 +1,246 @@
+"""The ledger: keys, plans and one thread-safe check-and-consume.
+
+Every method is a sandwich: a pure step prepares what to ask, one line asks the store, a pure step concludes. ``Ledger``
+and ``AsyncLedger`` share the pure steps and differ by ``await`` on that line.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable, Coroutine
+from datetime import timedelta
+from hashlib import sha256
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from .charge import MAX_UNITS
+from .clock import Clock, system_clock
+from .decision import Decision
+from .errors import StoreBusy, StoreUnavailable
+from .key import ApiKey
+from .plan import Cost
+from .reservation import AsyncReservation, Reservation
+from .steps import DEFAULT, Presented, Step, Steps, Unavailable
+from .store import Store, open_store
+from .stores.memory import MemoryStore
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _sync(step: Callable[Concatenate[Any, P], Step[T]]) -> Callable[Concatenate[Ledger, P], T]:
+    """A method of ``Ledger``: prepare, ask, conclude."""
+
+    @functools.wraps(step)
+    def method(self: Ledger, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._ask(step(self._steps, *args, **kwargs))
+
+    return method
+
+
+def _async(step: Callable[Concatenate[Any, P], Step[T]]) -> Callable[Concatenate[AsyncLedger, P], Coroutine[Any, Any, T]]:
+    """A method of ``AsyncLedger``: prepare, await, conclude."""
+
+    @functools.wraps(step)
+    async def method(self: AsyncLedger, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._ask(step(self._steps, *args, **kwargs))
+
+    return method
+
+
+class Ledger:
+    """Counts what API keys use and refuses what is over their plan's limits, exactly. Thread-safe.
+
+    ``store``: a store, or the URL of one (``"sqlite:///usage.db"``); in memory by default. ``clock``: microseconds since
+    the epoch. ``on_unavailable``: when the store cannot be asked, ``"raise"``, or answer ``"deny"`` or ``"allow"`` with
+    the reason ``STORE_UNAVAILABLE``. A context manager: leaving it closes the store.
+    """
+
+    def __init__(
+        self, store: Store | str | None = None, *, clock: Clock = system_clock, on_unavailable: Unavailable = "raise"
+    ) -> None:
+        self._steps = Steps(clock=clock, on_unavailable=on_unavailable)
+        self._clock = clock
+        opened = MemoryStore() if store is None else open_store(store) if isinstance(store, str) else store
+        self.store: Store = opened
+        self._spend = opened.spend if isinstance(opened, MemoryStore) else None
+
+    def _ask(self, step: Step[T]) -> T:
+        if not step.method:
+            return step.conclude(None)
+        try:
+            answer = getattr(self.store, step.method)(*step.args)
+        except (StoreBusy, StoreUnavailable) as error:
+            if step.deciding is None:
+                raise
+            answer = self._steps.without_store(step.deciding, error)
+        return step.conclude(answer)
+
+    add_plan = _sync(Steps.add_plan)
+    replace_plan = _sync(Steps.replace_plan)
+    remove_plan = _sync(Steps.remove_plan)
+    get_plan = _sync(Steps.get_plan)
+    list_plans = _sync(Steps.list_plans)
+    issue_key = _sync(Steps.issue_key)
+    import_key = _sync(Steps.import_key)
+    rotate_key = _sync(Steps.rotate_key)
+    enable_key = _sync(Steps.enable_key)
+    disable_key = _sync(Steps.disable_key)
+    remove_key = _sync(Steps.remove_key)
+    get_key = _sync(Steps.get_key)
+    list_keys = _sync(Steps.list_keys)
+    associate = _sync(Steps.associate)
+    dissociate = _sync(Steps.dissociate)
+    peek = _sync(Steps.peek)
+    require = _sync(Steps.require)
+    refund = _sync(Steps.refund)
+    grant = _sync(Steps.grant)
+    set_remaining = _sync(Steps.set_remaining)
+    forget = _sync(Steps.forget)
+    usage = _sync(Steps.usage)
+
+    @functools.wraps(Steps.consume)
+    def consume(
+        self,
+        secret: Presented,
+        cost: Cost = DEFAULT,
+        *,
+        api: str = "",
+        route: str | None = None,
+        request_id: str | None = None,
+    ) -> Decision:
+        now = self._clock()
+        if self._spend is not None and route is None and request_id is None and api == "":
+            if type(secret) is str:
+                ref: Any = sha256(secret.encode("utf-8", "surrogatepass")).digest()
+            else:
+                ref = secret.id if type(secret) is ApiKey else None
+            if cost is DEFAULT or (type(cost) is int and 0 < cost <= MAX_UNITS):
+                decision = self._spend(ref, cost, now)
+                if decision is not None:
+                    return decision
+        return self._ask(self._steps.consume_at(now, secret, cost, api, route, request_id))
+
+    def reserve(
+        self,
+        secret: Presented,
+        cost: Cost,
+        *,
+        ttl: timedelta | int,
+        api: str = "",
+        route: str | None = None,
+        request_id: str | None = None,
+    ) -> Reservation:
+        """Hold units now and commit or cancel them later; after ``ttl`` they go back by themselves.
+
+        ``ttl``: a timedelta, or microseconds. Everything else as in ``consume``. The reservation is falsy when refused.
+        """
+        request, step = self._steps.reserve(secret, cost, ttl, api, route, request_id)
+        decision = self._ask(step)
+
+        def close(op: str, id_: str, actual: Cost | None) -> Any:
+            return self._ask(self._steps.close(request, decision, op, id_, actual))
+
+        return Reservation(decision, self._steps.held(decision, request), close)
+
+    def close(self) -> None:
+        """Close the store. Closing twice is fine."""
+        self.store.close()
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class AsyncLedger:
+    """``Ledger`` with ``await`` in front of every method but ``close``'s twin ``aclose``.
+
+    ``store``: a store whose methods may be coroutines, or the URL of one. A store that blocks on files (SQLite) works in
+    threads, so that the event loop never waits.
+    """
+
+    def __init__(
+        self, store: Any = None, *, clock: Clock = system_clock, on_unavailable: Unavailable = "raise"
+    ) -> None:
+        self._steps = Steps(clock=clock, on_unavailable=on_unavailable)
+        self.store = MemoryStore() if store is None else open_store(store, asynchronous=True) if isinstance(store, str) \
+            else store  # fmt: skip
+
+    async def _call(self, method: str, *args: Any) -> Any:
+        function = getattr(self.store, method)
+        if getattr(self.store, "blocking", False):
+            import asyncio  # noqa: PLC0415 -- only for stores that block
+
+            return await asyncio.to_thread(function, *args)
+        answer = function(*args)
+        return await answer if isinstance(answer, Awaitable) else answer
+
+    async def _ask(self, step: Step[T]) -> T:
+        if not step.method:
+            return step.conclude(None)
+        try:
+            answer = await self._call(step.method, *step.args)
+        except (StoreBusy, StoreUnavailable) as error:
+            if step.deciding is None:
+                raise
+            answer = self._steps.without_store(step.deciding, error)
+        return step.conclude(answer)
+
+    add_plan = _async(Steps.add_plan)
+    replace_plan = _async(Steps.replace_plan)
+    remove_plan = _async(Steps.remove_plan)
+    get_plan = _async(Steps.get_plan)
+    list_plans = _async(Steps.list_plans)
+    issue_key = _async(Steps.issue_key)
+    import_key = _async(Steps.import_key)
+    rotate_key = _async(Steps.rotate_key)
+    enable_key = _async(Steps.enable_key)
+    disable_key = _async(Steps.disable_key)
+    remove_key = _async(Steps.remove_key)
+    get_key = _async(Steps.get_key)
+    list_keys = _async(Steps.list_keys)
+    associate = _async(Steps.associate)
+    dissociate = _async(Steps.dissociate)
+    consume = _async(Steps.consume)
+    peek = _async(Steps.peek)
+    require = _async(Steps.require)
+    refund = _async(Steps.refund)
+    grant = _async(Steps.grant)
+    set_remaining = _async(Steps.set_remaining)
+    forget = _async(Steps.forget)
+    usage = _async(Steps.usage)
+
+    async def reserve(
+        self,
+        secret: Presented,
+        cost: Cost,
+        *,
+        ttl: timedelta | int,
+        api: str = "",
+        route: str | None = None,
+        request_id: str | None = None,
+    ) -> AsyncReservation:
+        """See ``Ledger.reserve``; ``async with await ledger.reserve(...) as reservation``."""
+        request, step = self._steps.reserve(secret, cost, ttl, api, route, request_id)
+        decision = await self._ask(step)
+
+        async def close(op: str, id_: str, actual: Cost | None) -> Any:
+            return await self._ask(self._steps.close(request, decision, op, id_, actual))
+
+        return AsyncReservation(decision, self._steps.held(decision, request), close)
+
+    async def aclose(self) -> None:
+        """Close the store. Closing twice is fine."""
+        await self._call("close")
+
+    async def __aenter__(self) -> AsyncLedger:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()

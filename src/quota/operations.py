@@ -1,0 +1,362 @@
+"""What each request does to a key's entry and records: pure steps that every store runs inside its own atomic block.
+
+A store loads the entry and the records, calls ``perform``, and keeps the records when ``party.changed``. Nothing here
+waits, reads a clock or knows an engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import date, timedelta
+from types import MappingProxyType
+from typing import Any
+
+import attrs
+
+from .charge import (
+    MAX_UNITS,
+    Course,
+    Line,
+    Party,
+    QuotaLine,
+    Standing,
+    Terms,
+    ThrottleLine,
+    Verdict,
+    add,
+    charge,
+    give_back,
+    history,
+    hold,
+    mark,
+    metered,
+    open_until,
+    read,
+    release,
+    weigh,
+)
+from .clock import DAY_US, EPOCH, to_us
+from .decision import Decision, Details, LimitStatus, Reason, reason_of, refusal, status_of
+from .errors import InvalidCost, InvalidValue, RequestMismatch, ReservationClosed, UnknownKey
+from .key import new_number, new_token
+from .record import Record
+from .store import Entry, Request
+
+
+@attrs.frozen
+class UsageRecord:
+    """One quota on one UTC day: units ``used`` that day and what ``remaining`` of its window at the day's end.
+
+    ``limit`` is the quota's name. What API Gateway's GetUsage tells, by limit.
+    """
+
+    day: date
+    api: str
+    limit: str
+    used: int
+    remaining: int
+
+
+def perform(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> Any:
+    """Do what ``request.op`` says; ``entry`` and ``party`` are None when no key was found.
+
+    Raises:
+        ClockSkew, RequestMismatch, ReservationClosed, UnknownKey, InvalidValue: nothing changed then.
+    """
+    return _OPERATIONS[request.op](request, entry, party, terms)
+
+
+def usable(request: Request, entry: Entry | None) -> Reason:
+    """Whether the key that a call presents may be used at all: OK, or the reason why not."""
+    if entry is None:
+        return Reason.UNKNOWN_KEY
+    key = entry.key
+    if not key.enabled:
+        return Reason.DISABLED_KEY
+    if key.expires_at is not None and to_us(key.expires_at) <= request.now:
+        return Reason.EXPIRED_KEY
+    if request.digest is not None:
+        for secret in key.secrets:
+            if secret.digest == request.digest:
+                expired = secret.expires_at is not None and to_us(secret.expires_at) <= request.now
+                return Reason.EXPIRED_KEY if expired else Reason.OK
+        return Reason.UNKNOWN_KEY
+    return Reason.OK
+
+
+def _consume(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> Decision:
+    """consume, peek and reserve: one rule, one path."""
+    reason = usable(request, entry)
+    if reason is not Reason.OK or entry is None or party is None:
+        return refusal(reason, request.now, request.takes or {"requests": 1}, entry and entry.key)
+    if request.request_id is not None and (memo := (party.key.requests or {}).get(request.request_id)):
+        if memo[0] > request.now:
+            return _replay(request, memo, entry, party)
+    plan = entry.plans.get(request.api)
+    if plan is None:
+        return refusal(Reason.NO_PLAN, request.now, request.takes or {"requests": 1}, entry.key)
+    course = plan.course(request.route)
+    takes = course.cost if request.takes is None else request.takes
+    verdict = charge(party, course, takes, request.now, terms, dry=request.op == "peek")
+    if not verdict.allowed or request.op == "peek":
+        return Decision(Details(reason_of(verdict), None, entry.key, plan, takes, verdict))
+    groups = ((verdict.now, metered(course, takes)),)
+    if request.op == "reserve":
+        for record in party.records():
+            hold(record, request.id, request.expires, verdict.now, metered(course, takes), terms)
+        groups = ()
+    details = Details(
+        reason_of(verdict), None, entry.key, plan, takes, verdict, groups, _tokens(party), hold=request.id
+    )
+    if request.request_id is not None:
+        details.id = new_token()
+        _remember(request, details, party.key, verdict.now + terms.request_ttl)
+    return Decision(details)
+
+
+def _tokens(party: Party) -> tuple[int, int]:
+    return party.key.token, party.account.token if party.account else 0
+
+
+def _fingerprint(request: Request) -> list[Any]:
+    kind = "reserve" if request.op == "reserve" else "consume"
+    takes = None if request.takes is None else sorted(request.takes.items())
+    return [kind, request.api, request.route, takes and [list(pair) for pair in takes]]
+
+
+def _remember(request: Request, details: Details, record: Record, until: int) -> None:
+    """Keep an admission for its retries; two old ones are looked at for each new one, so no call pays for all."""
+    if record.requests is None:
+        record.requests = {}
+    for old in [id_ for id_, _ in zip(record.requests, range(2), strict=False)]:
+        if record.requests[old][0] <= details.verdict.now:
+            del record.requests[old]
+    verdict = details.verdict
+    record.requests[str(request.request_id)] = [
+        until, _fingerprint(request), details.id, request.id, details.plan.id if details.plan else "",
+        sorted(details.takes.items()), verdict.now, [_encode_standing(s) for s in verdict.standings],
+        [list(pair) for pair in verdict.crossed], [list(group) for group in details.metered], list(details.tokens),
+    ]  # fmt: skip
+    record.version += 1
+
+
+def _replay(request: Request, memo: list[Any], entry: Entry, party: Party) -> Decision:
+    _, fingerprint, id_, hold_id, plan_id, takes, now, standings, crossed, groups, tokens = memo
+    request_id = str(request.request_id)
+    if fingerprint != _fingerprint(request):
+        raise RequestMismatch(request_id, f"was used for another call: {fingerprint}")
+    if id_ in (party.key.refunds or {}):
+        raise RequestMismatch(request_id, "its charge was refunded")
+    verdict = Verdict(
+        allowed=True, now=now, standings=tuple(_decode_standing(s) for s in standings),
+        crossed=tuple((name, percent) for name, percent in crossed),
+    )  # fmt: skip
+    plan = next((plan for plan in entry.plans.values() if plan.id == plan_id), None)
+    return Decision(
+        Details(
+            Reason.OK, id_, entry.key, plan, dict(takes), verdict, tuple((at, held) for at, held in groups),
+            (tokens[0], tokens[1]), replayed=True, hold=hold_id,
+        )  # fmt: skip
+    )
+
+
+def _encode_standing(standing: Standing) -> list[Any]:
+    line = standing.line
+    numbers = [line.overage] if type(line) is QuotaLine else [line.scale, line.drain, line.burst]  # type: ignore[union-attr]
+    return [line.name, line.unit, line.shared, line.route, line.limit, line.length,
+            standing.used, standing.extra, standing.resets_at, numbers]  # fmt: skip
+
+
+def _decode_standing(data: list[Any]) -> Standing:
+    name, unit, shared, route, limit, length, used, extra, resets_at, numbers = data
+    line: Line
+    if len(numbers) == 1:
+        line = QuotaLine(name, unit, shared, route, limit, numbers[0], (), _no_window, length)
+    else:
+        line = ThrottleLine(name, unit, shared, route, limit, *numbers, length)
+    return Standing(line, used, extra, resets_at)
+
+
+def _no_window(now: int) -> tuple[int, int]:
+    return now, now
+
+
+def _found(request: Request, entry: Entry | None, party: Party | None) -> tuple[Entry, Party]:
+    if entry is None or party is None:
+        raise UnknownKey(request.key_id or "?")
+    return entry, party
+
+
+def _course(entry: Entry, request: Request) -> Course | None:
+    plan = entry.plans.get(request.api)
+    return plan.course(request.route) if plan else None
+
+
+def _settle(request: Request, entry: Entry, party: Party, terms: Terms) -> tuple[Course | None, int]:
+    """Bring the party to the request's instant, for good."""
+    course = _course(entry, request)
+    now = party.instant(request.now, terms)
+    party.keep(party.settled(course, now, terms), now)
+    return course, now
+
+
+def _commit(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> Decision:
+    """Turn a hold into what was used: less goes back to its windows, more is recorded all the same."""
+    entry, party = _found(request, entry, party)
+    if request.id not in (party.key.holds or {}):
+        raise ReservationClosed(request.id)
+    course, now = _settle(request, entry, party, terms)
+    groups: list[tuple[int, list[Any]]] = []
+    held: dict[str, int] = {}
+    actual: Mapping[str, int] = {}
+    counted: dict[str, int] = {}
+    for record in party.records():
+        found = release(record, request.id)
+        if found is None:
+            continue
+        _, taken_at, still_open, takes = found
+        held = {unit: units for _, route, unit, units in takes if not route}
+        actual = held if request.takes is None else request.takes
+        kept, more = [], []
+        for api, route in dict.fromkeys((api, route) for api, route, _, _ in takes):
+            for unit in {**held, **actual}:
+                units, had = actual.get(unit, 0), held.get(unit, 0) if still_open else 0
+                if units < had:
+                    give_back(record, taken_at, [[api, route, unit, had - units]])
+                if min(units, had):
+                    kept.append([api, route, unit, min(units, had)])
+                if units > had:
+                    more.append([api, route, unit, units - had])
+                    counted[unit] = units - had
+        groups = [(at, part) for at, part in ((taken_at, kept), (now, more)) if part]
+        add(record, more, now)
+    poured = {unit: units - held.get(unit, 0) for unit, units in actual.items() if units > held.get(unit, 0)}
+    verdict = mark(party, course, counted, poured, now) if course else Verdict(allowed=True, now=now, standings=())
+    plan = entry.plans.get(request.api)
+    return Decision(
+        Details(Reason.OK, new_token(), entry.key, plan, actual, verdict, tuple(groups), tokens=_tokens(party))
+    )
+
+
+def _cancel(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> None:
+    """Give a hold back. One that lapsed gave itself back already."""
+    entry, party = _found(request, entry, party)
+    if request.id not in (party.key.holds or {}):
+        raise ReservationClosed(request.id)
+    _settle(request, entry, party, terms)
+    for record in party.records():
+        found = release(record, request.id)
+        if found is not None and found[2]:
+            give_back(record, found[1], found[3])
+
+
+def _refund(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> int:
+    """Give units back to the windows they came from, once. ``args``: groups, tokens. How many were given back."""
+    entry, party = _found(request, entry, party)
+    groups, tokens = request.args
+    now = party.instant(request.now, terms)
+    if party.key.token != tokens[0] or request.id in (party.key.refunds or {}):
+        return 0
+    _settle(request, entry, party, terms)
+    wanted = None if request.takes is None else dict(request.takes)
+    until = given = 0
+    for at, takes in reversed(groups):
+        part = [[api, route, unit, units if wanted is None else min(units, wanted.get(unit, 0))]
+                for api, route, unit, units in takes]  # fmt: skip
+        open_for = [(record, open_until(record, at, part, now)) for record in party.records()]
+        if not any(end for _, end in open_for):
+            continue
+        for record, end in open_for:
+            until = max(until, end)
+            give_back(record, at, part)
+        for _, route, unit, units in part:
+            if not route:
+                given += units
+                if wanted is not None:
+                    wanted[unit] -= units
+    if given:
+        refunds = party.key.refunds = party.key.refunds or {}
+        refunds[request.id] = max(until, now + max(terms.retention * DAY_US, terms.request_ttl))
+        party.key.version += 1
+    return given
+
+
+def _adjust(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> LimitStatus:
+    """grant and set_remaining, this window only. ``args``: the limit's name, units."""
+    entry, party = _found(request, entry, party)
+    name, units = request.args
+    course = _course(entry, request)
+    line = find_quota(course, name, request.route)
+    course, now = _settle(request, entry, party, terms)
+    record = party.holder(line)
+    meter = record.meter(request.api, line.route, line.unit)
+    slot = meter.slot(line.name) if meter else None
+    if meter is None or slot is None:
+        raise InvalidValue("limit", name, "a quota of the key's plan")
+    extra = slot.extra + units if request.op == "grant" else units + meter.total - slot.base - line.limit
+    if not -MAX_UNITS <= extra <= MAX_UNITS - line.limit - line.overage:
+        raise InvalidCost("units", units, f"so many that limit, overage and grants stay below {MAX_UNITS}")
+    slot.extra = extra
+    slot.limit = line.limit
+    record.version += 1
+    return status_of(Standing(line, meter.total - slot.base, slot.extra, slot.end))
+
+
+def find_quota(course: Course | None, name: str, route: str | None) -> QuotaLine:
+    """The quota of a name; on a route, the route's own before the plan's."""
+    quotas = [line for line in course.lines if type(line) is QuotaLine] if course else []
+    for wanted in (f"{route} {name}", name) if route else (name,):
+        for line in quotas:
+            if line.name == wanted:
+                return line
+    raise InvalidValue("limit", name, f"a quota of the key's plan: {', '.join(line.name for line in quotas) or 'none'}")
+
+
+def _forget(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> None:
+    """Drop a key's counts, and its account's where they lie in the future: the repair after a wild clock."""
+    _, party = _found(request, entry, party)
+    party.key.become(Record(new_number()))
+    if party.account is not None and request.now < party.account.at - terms.max_skew:
+        party.account.become(Record(new_number()))
+    party.changed = True
+
+
+def _usage(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> list[UsageRecord]:
+    """The quotas of an api by UTC day. ``args``: first and last day, as days since the epoch."""
+    entry, party = _found(request, entry, party)
+    first, last = request.args
+    now = party.instant(request.now, terms)
+    course = _course(entry, request)
+    work = party.settled(course, now, terms)
+    rows = [row for record in work.records() for row in history(record)]
+    today = now // DAY_US
+    found = {
+        (day, name): UsageRecord(EPOCH.date() + timedelta(days=day), api, name, used, max(0, limit - window_used))
+        for api, _, _, name, day, limit, used, window_used, _ in rows
+        if api == request.api
+    }
+    for standing in weigh(read(work, course, now), {}, now).standings if course else ():
+        if type(standing.line) is QuotaLine:
+            remaining = max(0, standing.line.limit + standing.extra - standing.used)
+            name = standing.line.name
+            used = found[today, name].used if (today, name) in found else 0
+            found[today, name] = UsageRecord(EPOCH.date() + timedelta(days=today), request.api, name, used, remaining)
+    return [record for (day, _), record in sorted(found.items(), key=_by_day) if first <= day <= last]
+
+
+def _by_day(item: tuple[tuple[int, str], UsageRecord]) -> tuple[int, str]:
+    return item[0]
+
+
+_OPERATIONS: Mapping[str, Callable[[Request, Entry | None, Party | None, Terms], Any]] = MappingProxyType({
+    "consume": _consume,
+    "peek": _consume,
+    "reserve": _consume,
+    "commit": _commit,
+    "cancel": _cancel,
+    "refund": _refund,
+    "grant": _adjust,
+    "set_remaining": _adjust,
+    "forget": _forget,
+    "usage": _usage,
+})

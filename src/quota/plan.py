@@ -1,0 +1,418 @@
+"""Usage plans: named sets of limits, and the text form they are written in.
+
+    1000/day, 50000/month in Europe/Paris, 10/s burst 20, 90000 tokens/minute by account as budget
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
+from math import gcd
+from types import MappingProxyType
+from typing import Any
+
+import attrs
+
+from .charge import MAX_UNITS, Course, Line, QuotaLine, ThrottleLine
+from .errors import InvalidCost, InvalidPlan, check_text
+from .period import Period, parse_period
+
+Cost = int | Mapping[str, int]
+"""Units of one call: a positive integer counts ``requests``; a mapping says how many of each unit."""
+
+REQUESTS = "requests"
+_PER_US = {"second": 1_000_000, "minute": 60_000_000, "hour": 3_600_000_000, "day": 86_400_000_000}
+_PER_WORDS = {"s": "second", "sec": "second", "m": "minute", "min": "minute", "h": "hour", "d": "day"}
+_FIXED = {"minute": 60, "hour": 3600, "day": 86_400, "week": 604_800}
+_NAME = re.compile(r"[^\s,/](?:[^,\n\r\t]*[^\s,])?\Z")
+_UNIT = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}\Z")
+_UNITS_OF_A_COST = 16
+
+
+def whole(field: str, value: object, least: int = 1, error: type[InvalidPlan | InvalidCost] = InvalidPlan) -> int:
+    """A whole number of units in range, or the error that says so."""
+    if type(value) is not int or not least <= value <= MAX_UNITS:
+        raise error(field, value, f"a whole number from {least} to {MAX_UNITS}")
+    return value
+
+
+def parse_cost(cost: object, field: str = "cost", least: int = 1) -> Mapping[str, int]:
+    """The units of a call, by unit. ``least=0`` admits that nothing was used (a commit).
+
+    Raises:
+        InvalidCost: for anything but whole numbers in range, or when no unit is taken at all.
+    """
+    if type(cost) is int or not isinstance(cost, Mapping):
+        return {REQUESTS: whole(field, cost, least, InvalidCost)}
+    for unit, units in cost.items():
+        _check_unit(field, unit, InvalidCost)
+        whole(f"{field}[{unit!r}]", units, 0, InvalidCost)
+    if len(cost) > _UNITS_OF_A_COST or (least and not any(cost.values())):
+        raise InvalidCost(field, dict(cost), f"1 to {_UNITS_OF_A_COST} units, at least one of them above zero")
+    return MappingProxyType(dict(cost))
+
+
+def _check_unit(field: str, unit: object, error: type[InvalidPlan | InvalidCost] = InvalidPlan) -> str:
+    if not isinstance(unit, str) or not _UNIT.match(unit):
+        raise error(field, unit, "a unit's name such as 'requests': ASCII letters, digits, '_', '.' and '-', at most 64")
+    return unit
+
+
+def _check_by(by: object) -> str:
+    if by not in ("key", "account"):
+        raise InvalidPlan("by", by, "'key' or 'account'")
+    return str(by)
+
+
+def _check_name(name: object, default: str) -> str:
+    if name is None:
+        return default
+    check_text("name", name, error=InvalidPlan, longest=128)
+    if not _NAME.match(str(name)):
+        raise InvalidPlan("name", name, "text without ',' or line breaks, not beginning or ending in a space or '/'")
+    return str(name)
+
+
+def _to_period(period: object) -> Period:
+    return period if isinstance(period, Period) else parse_period(period)  # type: ignore[arg-type] # it checks
+
+
+def _suffix(limit: Quota | Throttle, default: str) -> str:
+    by = " by account" if limit.by == "account" else ""
+    return by + (f" as {limit.name}" if limit.name != default else "")
+
+
+@attrs.frozen
+class Quota:
+    """At most ``limit`` units per calendar window of ``period``, all of them at any moment of it.
+
+    ``period`` is a ``Period`` or its text (``"day"``, ``"month in Europe/Paris"``). ``unit`` is what is counted.
+    ``by="account"`` counts the account's keys together. ``overage`` more units are admitted beyond the limit and shown
+    in ``Decision.over``. ``name`` is what the count is kept under; by default the unit and the period.
+
+    Raises:
+        InvalidPlan: naming the field that cannot be meant.
+    """
+
+    limit: int = attrs.field()
+    period: Period = attrs.field(converter=_to_period)
+    unit: str = attrs.field(default=REQUESTS, kw_only=True)
+    by: str = attrs.field(default="key", kw_only=True)
+    name: str = attrs.field(default=None, kw_only=True)
+    overage: int = attrs.field(default=0, kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        whole("limit", self.limit)
+        _check_unit("unit", self.unit)
+        _check_by(self.by)
+        whole("overage", self.overage, 0)
+        whole("limit + overage", self.limit + self.overage)
+        object.__setattr__(self, "name", _check_name(self.name, self._default_name))
+
+    @property
+    def _default_name(self) -> str:
+        return f"{self.unit}/{self.period}"
+
+    def __str__(self) -> str:
+        unit = "" if self.unit == REQUESTS else f" {self.unit}"
+        overage = f" overage {self.overage}" if self.overage else ""
+        return f"{self.limit}{unit}/{self.period}{overage}{_suffix(self, self._default_name)}"
+
+
+def _to_rate(rate: object) -> Fraction:
+    accepted = "a positive number: an int, a Fraction, a Decimal or a text such as '0.5', below 2^53"
+    if isinstance(rate, (bool, float)):
+        raise InvalidPlan("rate", rate, accepted + " (floats are not exact)")
+    try:
+        exact = Fraction(rate)  # type: ignore[arg-type] # a wrong type is what is being found out
+    except (TypeError, ValueError, ArithmeticError):
+        raise InvalidPlan("rate", rate, accepted) from None
+    if not 0 < exact <= MAX_UNITS:
+        raise InvalidPlan("rate", rate, accepted)
+    return exact
+
+
+@attrs.frozen
+class Throttle:
+    """A token bucket: ``rate`` units each ``per`` (second, minute, hour, day), at most ``burst`` of them at once.
+
+    ``rate`` is exact: an int, a Fraction, a Decimal or a text (``Throttle("0.5")`` is one unit each two seconds).
+    ``burst`` is by default the rate, rounded up: one ``per`` worth. Over any interval t at most burst + rate x t units
+    are admitted (API Gateway's throttling uses the same algorithm).
+
+    Raises:
+        InvalidPlan: naming the field that cannot be meant.
+    """
+
+    rate: Fraction = attrs.field(converter=_to_rate)
+    per: str = attrs.field(default="second")
+    burst: int = attrs.field(default=None, kw_only=True)
+    unit: str = attrs.field(default=REQUESTS, kw_only=True)
+    by: str = attrs.field(default="key", kw_only=True)
+    name: str = attrs.field(default=None, kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        if self.per not in _PER_US:
+            raise InvalidPlan("per", self.per, "'second', 'minute', 'hour' or 'day'")
+        if self.burst is None:
+            object.__setattr__(self, "burst", -(-self.rate.numerator // self.rate.denominator))
+        whole("burst", self.burst)
+        _check_unit("unit", self.unit)
+        _check_by(self.by)
+        scale, drain = self._measure()
+        if self.burst * scale > MAX_UNITS or drain > MAX_UNITS:
+            raise InvalidPlan("burst", self.burst, f"at most {MAX_UNITS // scale} at the exact rate {self.rate}/{self.per}")
+        object.__setattr__(self, "name", _check_name(self.name, "throttle"))
+
+    def _measure(self) -> tuple[int, int]:
+        """(scale, drain): units count ``scale`` each and ``drain`` of that goes every microsecond, exactly."""
+        scale, drain = self.rate.denominator * _PER_US[self.per], self.rate.numerator
+        shared = gcd(scale, drain)
+        return scale // shared, drain // shared
+
+    def __str__(self) -> str:
+        unit = "" if self.unit == REQUESTS else f" {self.unit}"
+        return f"{_decimal(self.rate)}{unit}/{self.per} burst {self.burst}{_suffix(self, 'throttle')}"
+
+
+def _decimal(rate: Fraction) -> str:
+    """Decimal where that is exact, else a fraction."""
+    for digits in range(19):
+        if (rate * 10**digits).denominator == 1:
+            text = f"{(rate * 10**digits).numerator:0{digits + 1}d}"
+            return f"{text[:-digits]}.{text[-digits:]}" if digits else text
+    return str(rate)
+
+
+Limit = Quota | Throttle
+
+
+def _to_limits(limits: object) -> tuple[Limit, ...]:
+    if isinstance(limits, str):
+        return parse_limits(limits)
+    if isinstance(limits, (Quota, Throttle)):
+        return (limits,)
+    if not isinstance(limits, Iterable) or isinstance(limits, (bytes, Mapping)):
+        raise InvalidPlan("limits", limits, "Quota and Throttle objects, or a text such as '1000/day, 10/s burst 20'")
+    found: list[Limit] = []
+    for limit in limits:
+        if isinstance(limit, str):
+            found.extend(parse_limits(limit))
+        elif isinstance(limit, (Quota, Throttle)):
+            found.append(limit)
+        else:
+            raise InvalidPlan("limits", limit, "a Quota, a Throttle or its text")
+    _check_distinct("limits", found)
+    return tuple(found)
+
+
+def _check_distinct(field: str, limits: Sequence[Limit]) -> None:
+    seen: set[str] = set()
+    for limit in limits:
+        if limit.name in seen:
+            raise InvalidPlan(field, limit.name, "limits with distinct names; name one of them with name= or 'as NAME'")
+        seen.add(limit.name)
+
+
+def _to_routes(routes: object) -> Mapping[str, tuple[Limit, ...]]:
+    if not isinstance(routes, Mapping):
+        raise InvalidPlan("routes", routes, "a mapping from route to limits")
+    return MappingProxyType({check_route(route): _to_limits(limits) for route, limits in routes.items()})
+
+
+def _to_costs(costs: object) -> Mapping[str, Cost]:
+    if not isinstance(costs, Mapping):
+        raise InvalidPlan("costs", costs, "a mapping from route to cost")
+    for route, cost in costs.items():
+        try:
+            parse_cost(cost)
+        except InvalidCost as error:
+            raise InvalidPlan(f"costs[{check_route(route)!r}]", error.value, error.accepted) from None
+    return MappingProxyType({
+        route: cost if type(cost) is int else MappingProxyType(dict(cost)) for route, cost in costs.items()
+    })
+
+
+def check_route(route: object, field: str = "route") -> str:
+    """A route's name: any printable text of at most 1024 characters."""
+    return check_text(field, route, error=InvalidPlan, longest=1024)
+
+
+def _to_alerts(alerts: object) -> tuple[int, ...]:
+    accepted = "whole percents from 1 to 1000"
+    if not isinstance(alerts, Iterable) or isinstance(alerts, (str, bytes, Mapping)):
+        raise InvalidPlan("alerts", alerts, accepted)
+    percents = tuple(alerts)
+    for percent in percents:
+        if type(percent) is not int or not 1 <= percent <= 1000:  # noqa: PLR2004 -- said in the message
+            raise InvalidPlan("alerts", percent, accepted)
+    return tuple(sorted(set(percents)))
+
+
+@attrs.frozen
+class UsagePlan:
+    """A named set of limits. ``limits`` is a sequence of ``Quota`` and ``Throttle``, or their text form.
+
+    ``api``: which API the plan governs; a key has at most one plan per api (API Gateway: one plan per stage).
+    ``routes``: route -> limits of its own; a throttle overrides the plan's throttles of its unit, a quota adds to the
+    plan's. ``costs``: route -> what one call costs unless the call says otherwise. ``alerts``: percents of a quota
+    whose crossing shows in ``Decision.crossed``, each once per window.
+
+    Raises:
+        InvalidPlan: naming the field, the value and what is accepted.
+    """
+
+    id: str = attrs.field()
+    limits: tuple[Limit, ...] = attrs.field(converter=_to_limits)
+    name: str = attrs.field(default=None, kw_only=True)
+    api: str = attrs.field(default="", kw_only=True)
+    routes: Mapping[str, tuple[Limit, ...]] = attrs.field(default={}, kw_only=True, converter=_to_routes, hash=False)
+    costs: Mapping[str, Cost] = attrs.field(default={}, kw_only=True, converter=_to_costs, hash=False)
+    alerts: tuple[int, ...] = attrs.field(default=(80, 100), kw_only=True, converter=_to_alerts)
+    _courses: dict[str, Course] = attrs.field(init=False, factory=dict, eq=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        check_text("id", self.id, error=InvalidPlan)
+        if self.name is None:
+            object.__setattr__(self, "name", self.id)
+        check_text("name", self.name, error=InvalidPlan)
+        check_text("api", self.api, error=InvalidPlan, least=0)
+        for route in ("", *self.routes):
+            names = [line.name for line in self.course(route).lines]
+            if len(set(names)) < len(names):
+                raise InvalidPlan(f"routes[{route!r}]", names, "limits whose names differ from the plan's, route and all")
+
+    def course(self, route: str | None) -> Course:
+        """What a call on a route goes through, compiled once for each route that the plan knows."""
+        known = route if route is not None and (route in self.routes or route in self.costs) else ""
+        course = self._courses.get(known)
+        if course is None:
+            course = self._courses[known] = self._compile(known)
+        return course
+
+    def _compile(self, route: str) -> Course:
+        own = self.routes.get(route, ())
+        overridden = {limit.unit for limit in own if isinstance(limit, Throttle)}
+        names = {limit.name for limit in self.limits}
+        lines = [
+            _line(limit, "", limit.name, self.alerts)
+            for limit in self.limits
+            if not (isinstance(limit, Throttle) and limit.unit in overridden)
+        ]
+        taken = {line.name for line in lines}
+        for limit in own:
+            name = f"{route} {limit.name}" if limit.name in taken or limit.name in names else limit.name
+            lines.append(_line(limit, route, name, self.alerts))
+        cost = parse_cost(self.costs.get(route, 1))
+        return Course(self.id, self.api, route, bool(own), tuple(lines), cost)
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.limits))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Plain mappings in place of the read-only ones, which cannot be pickled or copied."""
+        plain = {field: getattr(self, field) for field in ("id", "limits", "name", "api", "alerts")}
+        return {**plain, "routes": dict(self.routes), "costs": _plain(self.costs)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc] # the one way to build a frozen object
+
+
+def _plain(costs: Mapping[str, Cost]) -> dict[str, int | dict[str, int]]:
+    return {route: cost if isinstance(cost, int) else dict(cost) for route, cost in costs.items()}
+
+
+def _line(limit: Limit, route: str, name: str, alerts: tuple[int, ...]) -> Line:
+    shared = limit.by == "account"
+    if isinstance(limit, Quota):
+        period = limit.period
+        fixed = period.anchor is None and (period.zone == "UTC" or period.every == "minute")
+        length = _FIXED.get(period.every, 0) * period.count if fixed else 0
+        return QuotaLine(
+            name, limit.unit, shared, route, limit.limit, limit.overage, alerts, period.window, length or None
+        )
+    scale, drain = limit._measure()  # noqa: SLF001 -- same module
+    length = -(-limit.burst * scale // drain // 1_000_000) or 1
+    return ThrottleLine(name, limit.unit, shared, route, limit.burst, scale, drain, limit.burst * scale, length)
+
+
+def encode_plan(plan: UsagePlan) -> dict[str, Any]:
+    """A plan as JSON-able data: limits in their text form."""
+    return {
+        "id": plan.id, "limits": [str(limit) for limit in plan.limits], "name": plan.name, "api": plan.api,
+        "routes": {route: [str(limit) for limit in limits] for route, limits in plan.routes.items()},
+        "costs": _plain(plan.costs), "alerts": list(plan.alerts),
+    }  # fmt: skip
+
+
+def decode_plan(data: Mapping[str, Any]) -> UsagePlan:
+    """The plan that ``encode_plan`` wrote; raises ``InvalidPlan`` for anything else."""
+    return UsagePlan(**data)
+
+
+_HEAD = re.compile(r"\s*(?P<amount>[^\s/]+(?:/[0-9]+(?=/|\s))?)(?:\s+(?P<unit>[^\s/]+))?\s*/\s*(?P<rest>.*)", re.DOTALL)
+_OPTION = re.compile(r"\s+(?P<word>burst|overage|by|as)\s+")
+_EXPECTED = "limits such as '1000/day', '50000 tokens/month in Europe/Paris overage 100' or '10/s burst 20'"
+
+
+def parse_limits(text: str) -> tuple[Limit, ...]:
+    """Limits from their text form; an error points at the character where it went wrong."""
+    limits: list[Limit] = []
+    at = 0
+    if not text.strip():
+        raise InvalidPlan("limits", text, f"{_EXPECTED}, separated by ','; a plan without limits has limits=()")
+    for part in text.split(","):
+        try:
+            limits.append(parse_limit(part))
+        except InvalidPlan as error:
+            shown = str(error.value)
+            inside = part.find(shown) if shown else -1
+            column = at + (inside if inside >= 0 else len(part) - len(part.lstrip())) + 1
+            raise InvalidPlan(f"limits, character {column} ({error.field})", error.value, error.accepted) from None
+        at += len(part) + 1
+    _check_distinct("limits", limits)
+    return tuple(limits)
+
+
+def parse_limit(text: str) -> Limit:
+    """One limit from its text form, as ``str()`` of a limit writes it."""
+    head = _HEAD.match(text)
+    if head is None:
+        raise InvalidPlan("limit", text.strip(), _EXPECTED)
+    period, options = _split_options(head["rest"])
+    amount, unit = head["amount"], head["unit"] or REQUESTS
+    common: dict[str, Any] = {"unit": unit, "by": options.get("by", "key"), "name": options.get("as")}
+    per = _PER_WORDS.get(period, period)
+    if "burst" in options or per == "second":
+        if "overage" in options:
+            raise InvalidPlan("overage", options["overage"], "no overage: a throttle has none")
+        if per not in _PER_US:
+            raise InvalidPlan("per", period, "second, minute, hour or day before 'burst'")
+        burst = _digits("burst", options["burst"]) if "burst" in options else None
+        if re.fullmatch(r"[0-9]+(\.[0-9]+|/[0-9]+)?", amount) is None:
+            raise InvalidPlan("rate", amount, "a positive number such as 10, 0.5 or 1/3")
+        return Throttle(amount, per, burst=burst, **common)  # type: ignore[arg-type] # the converters' types
+    overage = _digits("overage", options.get("overage", "0"))
+    return Quota(_digits("limit", amount), period, overage=overage, **common)  # type: ignore[arg-type]
+
+
+def _split_options(rest: str) -> tuple[str, dict[str, str]]:
+    """The period, and the options behind it; a name goes on to the end."""
+    options: dict[str, str] = {}
+    found = _OPTION.search(rest)
+    period = (rest[: found.start()] if found else rest).strip()
+    while found:
+        word = found["word"]
+        if word in options:
+            raise InvalidPlan("limit", word, "each option once")
+        following = None if word == "as" else _OPTION.search(rest, found.end())
+        options[word] = rest[found.end() : following.start() if following else None].strip()
+        found = following
+    return period, options
+
+
+def _digits(field: str, text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 16:  # noqa: PLR2004 -- 2^53 has 16 digits
+        raise InvalidPlan(field, text, f"a whole number, at most {MAX_UNITS}")
+    return int(text)

@@ -1,0 +1,145 @@
+"""What a store is: a directory of keys and plans, and one atomic step per request. Data in, data out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any, Protocol
+from urllib.parse import SplitResult, parse_qsl, urlsplit
+
+import attrs
+
+from .charge import Terms
+from .errors import InvalidValue
+from .key import ApiKey
+from .plan import UsagePlan
+
+
+@attrs.frozen
+class Entry:
+    """A key as a store finds it: with its plans by api, and whether other keys share its account."""
+
+    key: ApiKey
+    plans: Mapping[str, UsagePlan]
+    shared: bool = False
+
+
+@attrs.frozen
+class Request:
+    """One atomic step on one key's entry and records; what ``op`` does is in ``operations.py``.
+
+    The key is named by the ``digest`` of a presented secret or by ``key_id``. ``takes`` is None where the plan says
+    what a call costs. Instants are microseconds since the epoch.
+    """
+
+    op: str
+    now: int
+    digest: bytes | None = None
+    key_id: str | None = None
+    api: str = ""
+    route: str | None = None
+    takes: Mapping[str, int] | None = None
+    request_id: str | None = None
+    id: str = ""
+    expires: int = 0
+    args: tuple[Any, ...] = ()
+
+
+class Store(Protocol):
+    """Where keys, plans and counts live. Every method is atomic; the same conformance machine runs over all stores.
+
+    Raises:
+        StoreBusy: contended for longer than the store's timeout; nothing happened.
+        StoreUnavailable: the store cannot be reached; says whether anything may have happened.
+    """
+
+    exact_across_failover: bool
+
+    def apply(self, request: Request) -> Any:
+        """Perform the request on its key's entry and records, and keep what it changed."""
+
+    def put_plan(self, plan: UsagePlan, replace: bool) -> None:
+        """Add a plan; ``PlanConflict`` when a different one has its id, unless it may be replaced."""
+
+    def drop_plan(self, plan_id: str) -> None:
+        """Remove a plan and its associations; ``UnknownPlan`` when there is none."""
+
+    def get_plan(self, plan_id: str) -> UsagePlan:
+        """The plan; ``UnknownPlan`` when there is none."""
+
+    def list_plans(self) -> list[UsagePlan]:
+        """All plans, by id."""
+
+    def add_key(self, key: ApiKey, plan_id: str | None) -> None:
+        """Add a key, on a plan; ``PlanConflict`` when its id or a secret is there already, ``UnknownPlan``."""
+
+    def change_key(self, key_id: str, change: Callable[[ApiKey], ApiKey]) -> ApiKey:
+        """Replace a key by what a pure function makes of it, atomically; ``UnknownKey`` when there is none."""
+
+    def drop_key(self, key_id: str) -> None:
+        """Remove a key and its counts; ``UnknownKey`` when there is none."""
+
+    def get_key(self, key_id: str) -> ApiKey:
+        """The key; ``UnknownKey`` when there is none."""
+
+    def list_keys(self) -> list[ApiKey]:
+        """All keys, by id."""
+
+    def plans_of(self, key_id: str) -> list[UsagePlan]:
+        """The plans a key is on, by api; ``UnknownKey`` when there is none."""
+
+    def associate(self, key_id: str, plan_id: str) -> None:
+        """Put a key on a plan, in place of the one it has for the same api; ``UnknownKey``, ``UnknownPlan``."""
+
+    def dissociate(self, key_id: str, plan_id: str) -> None:
+        """Take a key off a plan; ``UnknownKey``, ``UnknownPlan``, ``PlanConflict`` when it is not on it."""
+
+    def close(self) -> None:
+        """Give back what the store holds open. Closing twice is fine."""
+
+
+COMMON = ("max_skew", "request_ttl", "retention")
+"""The options that every store takes: whole seconds, seconds and days."""
+
+
+def split_url(url: str) -> tuple[SplitResult, dict[str, str]]:
+    """A URL without its query, and the query's options."""
+    parts = urlsplit(url)
+    return parts._replace(query=""), dict(parse_qsl(parts.query, keep_blank_values=True))
+
+
+def whole_option(options: dict[str, str], name: str) -> int:
+    """Take one whole number out of a URL's options."""
+    text = options.pop(name)
+    if not text.isascii() or not text.isdigit() or len(text) > 9:  # noqa: PLR2004 -- 31 years in seconds
+        raise InvalidValue(name, text, "a whole number in the store's URL")
+    return int(text)
+
+
+def make_terms(*, max_skew: float = 300, request_ttl: float = 86_400, retention: int = 35) -> Terms:
+    """The terms of a store from its options: seconds, seconds and days."""
+    for field, value in (("max_skew", max_skew), ("request_ttl", request_ttl), ("retention", retention)):
+        if type(value) not in (int, float) or not 0 <= value < 10**9:
+            raise InvalidValue(field, value, "a number of seconds (retention: whole days), zero or more")
+    if type(retention) is not int:
+        raise InvalidValue("retention", retention, "whole days")
+    return Terms(int(max_skew * 1_000_000), int(request_ttl * 1_000_000), retention)
+
+
+def open_store(url: str, *, asynchronous: bool = False) -> Any:
+    """The store that a URL names: ``memory://``, ``sqlite:///path``, ``postgresql://...``, ``redis://...``.
+
+    A store takes its own options out of the query and hands the rest to its driver. ``asynchronous``: the twin of a
+    remote store that ``AsyncLedger`` awaits. Raises ``InvalidValue`` for a URL that names no store.
+    """
+    scheme, separator, _ = url.partition(":")
+    module = _STORES.get(scheme.lower()) if separator else None
+    if module is None:
+        raise InvalidValue("store", url.partition("@")[2] or url, f"a URL of {', '.join(sorted(_STORES))}")
+    return import_module(f".stores.{module}", __package__).open_url(url, asynchronous=asynchronous)
+
+
+_STORES = {
+    "memory": "memory", "sqlite": "sqlite", "postgresql": "postgres", "postgres": "postgres", "redis": "redis",
+    "rediss": "redis", "unix": "redis",
+}  # fmt: skip
