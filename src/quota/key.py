@@ -1,13 +1,14 @@
 """API keys and their secrets. Secrets are shown once and never stored: stores keep and look up SHA-256 digests.
 
-Looking a digest up leaks no secret through timing, since an attacker cannot choose digests byte by byte. All randomness
+A secret has 166 random bits, so a fast hash keeps it (bcrypt is for what people choose). Looking a digest up needs no
+``hmac.compare_digest``: timing could tell of the digest, and nobody can work back to a secret from that. All randomness
 of the library is drawn here.
 """
 
 from __future__ import annotations
 
+import os
 import re
-import secrets as _random
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from hashlib import sha256
@@ -23,6 +24,8 @@ from .errors import InvalidSecret, InvalidValue, check_text
 _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _BODY = 28
 _CHECK = 6
+_HINT = 4
+_MOST_METADATA = 64
 _PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,15}\Z")
 _MINTED = re.compile(rf"([A-Za-z0-9][A-Za-z0-9_-]{{0,15}})_[0-9A-Za-z]{{{_BODY + _CHECK}}}\Z")
 _FOREIGN = re.compile(r"[!-~]{20,128}\Z")
@@ -32,20 +35,34 @@ def mint(prefix: str = "qk") -> str:
     """A new secret: ``prefix_``, 28 random base62 characters (166 bits) and a CRC32 checksum of all before it."""
     if not isinstance(prefix, str) or not _PREFIX.match(prefix):
         raise InvalidValue("prefix", prefix, "1 to 16 ASCII letters, digits, '_' or '-', beginning with a letter or digit")
-    body = f"{prefix}_{''.join(_random.choice(_BASE62) for _ in range(_BODY))}"
+    body = f"{prefix}_{_base62(_random_bits(256), _BODY)}"
     return body + _checksum(body)
 
 
-def _checksum(body: str) -> str:
-    number, text = crc32(body.encode("ascii")), ""
-    for _ in range(_CHECK):
+def _random_bits(bits: int) -> int:
+    return int.from_bytes(os.urandom((bits + 7) // 8), "big") >> -bits % 8
+
+
+def _base62(number: int, length: int) -> str:
+    """The last ``length`` digits. Of a far larger random number they are as good as uniform."""
+    text = ""
+    for _ in range(length):
         number, digit = divmod(number, 62)
         text = _BASE62[digit] + text
     return text
 
 
+def _checksum(body: str) -> str:
+    return _base62(crc32(body.encode("ascii")), _CHECK)
+
+
 def mistyped(secret: str) -> bool:
-    """Whether it has the shape of a minted secret and a wrong checksum: refused without a look-up."""
+    """Whether it has the shape of a minted secret and a wrong checksum: refused without a look-up.
+
+    One wrong character, or two neighbours swapped, in what the checksum covers or in the checksum itself is always
+    found (CRC32 finds every burst of up to 32 bits, and each number is written one way); anything else escapes with a
+    chance of 2**-32, and then finds no key.
+    """
     return _MINTED.match(secret) is not None and _checksum(secret[:-_CHECK]) != secret[-_CHECK:]
 
 
@@ -67,17 +84,21 @@ def import_secret(secret: str) -> str:
 
 def new_id() -> str:
     """The id of a key: ten lowercase letters and digits, as API Gateway's."""
-    return "".join(_random.choice("abcdefghijklmnopqrstuvwxyz0123456789") for _ in range(10))
+    number, text = _random_bits(128), ""
+    for _ in range(10):
+        number, digit = divmod(number, 36)
+        text += "0123456789abcdefghijklmnopqrstuvwxyz"[digit]
+    return text
 
 
 def new_token() -> str:
-    """The id of a decision or a reservation: 120 random bits."""
-    return _random.token_urlsafe(15)
+    """The id of a decision or a reservation: 96 random bits."""
+    return os.urandom(12).hex()
 
 
 def new_number() -> int:
     """Tells records apart: 52 random bits, exact in every engine."""
-    return _random.randbits(52)
+    return _random_bits(52)
 
 
 @attrs.frozen
@@ -89,16 +110,25 @@ class Secret:
     expires_at: datetime | None = None
     prefix: str = ""
 
+    def __attrs_post_init__(self) -> None:
+        if type(self.digest) is not bytes or len(self.digest) != sha256().digest_size:
+            raise InvalidValue("digest", type(self.digest), "the 32 bytes of a SHA-256 digest")
+        if not isinstance(self.hint, str) or len(self.hint) > _HINT:
+            raise InvalidValue("hint", type(self.hint), f"at most the last {_HINT} characters of the secret")
+        _instant("expires_at", self.expires_at)
+
     @classmethod
     def of(cls, secret: str) -> Secret:
         """What is kept of a secret."""
         minted = _MINTED.match(secret)
-        return cls(digest(secret), secret[-4:], None, minted[1] if minted else "")
+        return cls(digest(secret), secret[-_HINT:], None, minted[1] if minted else "")
 
 
 def _to_metadata(metadata: object) -> Mapping[str, str]:
     if not isinstance(metadata, Mapping):
         raise InvalidValue("metadata", metadata, "a mapping from str to str")
+    if len(metadata) > _MOST_METADATA:
+        raise InvalidValue("metadata", f"{len(metadata)} entries", f"at most {_MOST_METADATA} entries")
     for name, value in metadata.items():
         check_text("metadata", name)
         check_text(f"metadata[{name!r}]", value, least=0, longest=4096)
@@ -130,6 +160,8 @@ class ApiKey:
             raise InvalidValue("enabled", self.enabled, "True or False")
         _instant("created_at", self.created_at)
         _instant("expires_at", self.expires_at)
+        if not all(type(secret) is Secret for secret in self.secrets):
+            raise InvalidValue("secrets", [type(secret) for secret in self.secrets], "what Secret.of makes of a secret")
 
     def __getstate__(self) -> dict[str, Any]:
         """A plain mapping in place of the read-only one, which cannot be pickled."""

@@ -336,8 +336,9 @@ class Steps:
             raise InvalidValue("decision", decision.id, "what was taken for good: cancel() or commit() the reservation")
         if not details.metered or details.key is None:
             return Step("", (), lambda _: 0)
+        api, route = details.metered[0][1][-1][:2]
         request = Request(
-            "refund", self._now(), None, details.key.id, takes=takes, id=decision.id,
+            "refund", self._now(), None, details.key.id, api, route or None, takes, id=decision.id,
             args=(details.metered, details.tokens),
         )  # fmt: skip
         return Step("apply", (request,), same)

@@ -1,0 +1,512 @@
+"""An independent model of the ledger: a log of what was taken, summed from scratch at every question.
+
+It shares no code with the rule: windows are computed here, levels are fractions, counts are sums over the log. It knows
+UTC periods of one unit, which is what the machine plays with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta, timezone
+from fractions import Fraction
+from math import ceil, floor
+from typing import Any
+
+import attrs
+
+from ..plan import Quota, Throttle, UsagePlan
+
+DAY = 86_400_000_000
+SKEW = 300_000_000
+_PER = {"second": 1_000_000, "minute": 60_000_000, "hour": 3_600_000_000, "day": DAY}
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+Party = tuple[str, str]
+Place = tuple[Party, str, str, str]
+"""(party, api, route or nothing, unit): what one meter would count."""
+
+
+class Skewed(Exception):  # noqa: N818 -- what the ledger answers with ClockSkew
+    """The clock is too far behind."""
+
+
+@attrs.define(eq=False)
+class Event:
+    """Units taken at an instant; held when it ``expires``; ``parties`` are whose count it is in."""
+
+    at: int
+    parties: set[Party]
+    api: str
+    routes: tuple[str, ...]
+    unit: str
+    units: int
+    expires: int | None = None
+    hold: str = ""
+
+    def counts(self, now: int) -> bool:
+        return self.expires is None or now < self.expires
+
+
+@attrs.define(eq=False)
+class Window:
+    """A quota's window; everything since ``since`` counts in it."""
+
+    start: int
+    end: int
+    since: int
+    extra: int = 0
+    alerted: int = 0
+
+
+@attrs.define(eq=False)
+class Level:
+    """A throttle's bucket: ``level`` units at ``at``."""
+
+    rate: Fraction
+    level: Fraction
+    at: int
+    live: bool = True
+
+    def now(self, now: int) -> Fraction:
+        return max(Fraction(0), self.level - self.rate * (now - self.at))
+
+
+@attrs.define(eq=False)
+class Member:
+    """A key."""
+
+    id: str
+    account: str
+    enabled: bool = True
+    plans: dict[str, str] = attrs.field(factory=dict)
+    memos: dict[str, tuple[Any, ...]] = attrs.field(factory=dict)
+    refunded: set[str] = attrs.field(factory=set)
+    era: int = 0
+
+
+@attrs.frozen
+class Limit:
+    """One limit that a call touches, with the name it is told by."""
+
+    spec: Quota | Throttle
+    route: str
+    name: str
+
+
+@attrs.frozen
+class Answer:
+    """What the model expects of a decision."""
+
+    allowed: bool
+    reason: str
+    limits: tuple[tuple[str, int, int, int], ...] = ()
+    violated: tuple[str, ...] = ()
+    retry_at: int | None = None
+    crossed: tuple[tuple[str, int], ...] = ()
+    over: int = 0
+    replayed: bool = False
+    at: int = 0
+    events: tuple[Event, ...] = ()
+
+
+def window(every: str, now: int) -> tuple[int, int]:
+    """The UTC calendar window around an instant."""
+    if every in ("minute", "hour"):
+        return now - now % _PER[every], now - now % _PER[every] + _PER[every]
+    day = (_EPOCH + timedelta(microseconds=now)).replace(hour=0, minute=0, second=0, microsecond=0)
+    if every == "week":
+        day -= timedelta(days=day.weekday())
+    start = {"day": day, "week": day, "month": day.replace(day=1), "year": day.replace(month=1, day=1)}[every]
+    later = {"day": 1, "week": 7, "month": 31, "year": 366}[every]
+    end = start + timedelta(days=later)
+    if every in ("month", "year"):
+        end = end.replace(day=1)
+    return _us(start), _us(end)
+
+
+def _us(instant: datetime) -> int:
+    return (instant - _EPOCH) // timedelta(microseconds=1)
+
+
+class Model:
+    """The ledger as it should be, in the plainest words."""
+
+    def __init__(self) -> None:
+        self.plans: dict[str, UsagePlan] = {}
+        self.keys: dict[str, Member] = {}
+        self.members: dict[str, list[str]] = {}
+        self.shared: set[str] = set()
+        self.events: list[Event] = []
+        self.at: dict[Party, int] = {}
+        self.windows: dict[tuple[Place, str], Window] = {}
+        self.seen: dict[Place, list[tuple[int, int]]] = {}
+        self.levels: dict[tuple[Place, str], Level] = {}
+
+    # The directory
+
+    def add_key(self, id_: str, account: str, plan: str | None) -> None:
+        members = self.members.setdefault(account, [])
+        if members and account not in self.shared:
+            self._copy(("key", members[0]), ("account", account))
+            self.shared.add(account)
+        members.append(id_)
+        self.keys[id_] = Member(id_, account)
+        if plan is not None:
+            self.keys[id_].plans[self.plans[plan].api] = plan
+
+    def _copy(self, source: Party, target: Party) -> None:
+        if source in self.at:
+            self.at[target] = self.at[source]
+        for (place, name), found in list(self.windows.items()):
+            if place[0] == source:
+                self.windows[(target, *place[1:]), name] = attrs.evolve(found)
+        for (place, name), level in list(self.levels.items()):
+            if place[0] == source:
+                self.levels[(target, *place[1:]), name] = attrs.evolve(level)
+        for place, seen in list(self.seen.items()):
+            if place[0] == source:
+                self.seen[target, place[1], place[2], place[3]] = list(seen)
+
+    def remove_key(self, id_: str) -> None:
+        key = self.keys.pop(id_)
+        members = self.members[key.account]
+        members.remove(id_)
+        if not members and key.account == id_:
+            self._drop(("account", id_))
+            self.shared.discard(id_)
+            del self.members[id_]
+        elif key.account not in self.shared and ("key", id_) in self.at:
+            self._copy(("key", id_), ("account", key.account))
+            self.shared.add(key.account)
+        self._drop(("key", id_))
+
+    def _drop(self, party: Party) -> None:
+        self.at.pop(party, None)
+        for event in self.events:
+            event.parties.discard(party)
+        for table in (self.windows, self.levels):
+            for found in [found for found in table if found[0][0] == party]:
+                del table[found]  # type: ignore[attr-defined]
+        for place in [place for place in self.seen if place[0] == party]:
+            del self.seen[place]
+
+    def forget(self, id_: str, now: int) -> None:
+        key = self.keys[id_]
+        self._drop(("key", id_))
+        if key.account not in self.shared:
+            self._drop(("account", key.account))
+        elif now < self.at.get(("account", key.account), 0) - SKEW:
+            self._drop(("account", key.account))
+        key.memos.clear()
+        key.refunded.clear()
+        key.era += 1
+
+    # Who counts, and what
+
+    def parties(self, key: Member) -> list[Party]:
+        own: list[Party] = [("key", key.id)]
+        return [*own, ("account", key.account)] if key.account in self.shared else own
+
+    def holder(self, key: Member, limit: Limit) -> Party:
+        joint = limit.spec.by == "account" and key.account in self.shared
+        return ("account", key.account) if joint else ("key", key.id)
+
+    def limits(self, plan: UsagePlan, route: str | None) -> list[Limit]:
+        own = plan.routes.get(route, ()) if route else ()
+        units = [limit.unit for limit in own if isinstance(limit, Throttle)]
+        found = [
+            Limit(limit, "", limit.name)
+            for limit in plan.limits
+            if not (isinstance(limit, Throttle) and limit.unit in units)
+        ]
+        names = [limit.name for limit in plan.limits]
+        found += [Limit(lim, str(route), f"{route} {lim.name}" if lim.name in names else lim.name) for lim in own]
+        return found
+
+    def instant(self, key: Member, now: int) -> int:
+        for party in self.parties(key):
+            latest = self.at.get(party, 0)
+            if now < latest - SKEW:
+                raise Skewed
+            now = max(now, latest)
+        return now
+
+    def place(self, key: Member, api: str, limit: Limit) -> Place:
+        return self.holder(key, limit), api, limit.route, limit.spec.unit
+
+    def sum(self, place: Place, since: int, now: int) -> int:
+        party, api, route, unit = place
+        return sum(
+            event.units
+            for event in self.events
+            if party in event.parties and event.api == api and event.unit == unit and route in event.routes
+            and since <= event.at and event.counts(now)
+        )  # fmt: skip
+
+    def current(self, place: Place, limit: Limit, now: int) -> Window:
+        """The window that a quota would be in at an instant; remembered only by ``settle``."""
+        start, end = window(limit.spec.period.every, now)  # type: ignore[union-attr]
+        old = self.windows.get((place, limit.name))
+        if old is None or old.end <= now:
+            return Window(start, end, start)
+        if (old.start, old.end) == (start, end):
+            return old
+        return Window(start, end, min(old.since, start), old.extra, old.alerted)
+
+    def level(self, key: Member, api: str, limit: Limit, route: str | None, now: int) -> Level:
+        """The bucket that a throttle would have at an instant."""
+        spec = limit.spec
+        assert isinstance(spec, Throttle)  # noqa: S101 -- a model
+        place = self.place(key, api, limit)
+        rate = spec.rate / _PER[spec.per]
+        unit_of_level = spec.rate.denominator * _PER[spec.per] // _gcd(
+            spec.rate.denominator * _PER[spec.per], spec.rate.numerator
+        )
+
+        def converted(level: Level) -> Fraction:
+            return Fraction(ceil(level.now(now) * unit_of_level), unit_of_level)
+
+        own = self.levels.get((place, limit.name))
+        if own is not None and own.live:
+            return Level(rate, converted(own), now)
+        live = [level for (where, _), level in self.levels.items() if where == place and level.live]
+        slower = [level for level in live if level.rate <= rate]
+        missed = min(map(converted, slower)) if slower else max(map(converted, live), default=Fraction(0))
+        return Level(rate, max(missed, converted(own) if own else Fraction(0)), now)
+
+    def settle(self, key: Member, api: str, route: str | None, now: int) -> None:
+        """Time passes for good: windows roll and buckets join."""
+        for party in self.parties(key):
+            self.at[party] = now
+        plan = self.plans.get(key.plans.get(api, ""))
+        limits = self.limits(plan, route) if plan else []
+        for limit in limits:
+            if isinstance(limit.spec, Quota):
+                place = self.place(key, api, limit)
+                current = self.current(place, limit, now)
+                self.windows[place, limit.name] = current
+                self.seen.setdefault(place, []).append((current.start, current.end))
+        joined = {
+            (self.place(key, api, limit), limit.name): self.level(key, api, limit, route, now)
+            for limit in limits
+            if isinstance(limit.spec, Throttle)
+        }
+        touched = {place for place, _ in joined}
+        for (place, _), level in self.levels.items():
+            if place in touched:
+                level.live = False
+        self.levels.update(joined)
+
+    # Decisions
+
+    def usable(self, id_: str | None) -> str:
+        key = self.keys.get(id_ or "")
+        return "UNKNOWN_KEY" if key is None else "OK" if key.enabled else "DISABLED_KEY"
+
+    def weigh(self, key: Member, plan: UsagePlan, api: str, route: str | None, takes: Mapping[str, int], now: int) -> Answer:  # noqa: PLR0913, E501
+        """What a charge would get, told as a decision would tell it."""
+        told, violated, waits = [], [], []
+        over = 0
+        never = quota = False
+        lapses: list[tuple[int, int]] = []
+        for limit in self.limits(plan, route):
+            units = takes.get(limit.spec.unit, 0)
+            place = self.place(key, api, limit)
+            if isinstance(limit.spec, Quota):
+                spec = limit.spec
+                current = self.current(place, limit, now)
+                used = self.sum(place, current.since, now)
+                room = spec.limit + spec.overage + current.extra - used
+                over = max(over, used - spec.limit - current.extra)
+                told.append((limit.name, used, max(0, spec.limit + current.extra - used), current.end))
+                if units and units > room:
+                    violated.append(limit.name)
+                    waits.append(current.end)
+                    quota = True
+                    never = never or units > spec.limit + spec.overage
+                lapses.append((current.end, spec.limit + spec.overage if units > spec.limit + spec.overage else -1))
+            else:
+                spec_ = limit.spec
+                rate = spec_.rate / _PER[spec_.per]
+                level = self.level(key, api, limit, route, now).level
+                told.append((limit.name, ceil(level), max(0, floor(spec_.burst - level)), now + ceil(level / rate)))
+                if units and level + units > spec_.burst:
+                    violated.append(limit.name)
+                    waits.append(now + ceil((level + units - spec_.burst) / rate))
+                    never = never or units > spec_.burst
+        retry_at = max(waits, default=None)
+        if retry_at is not None and any(end <= retry_at and too_large >= 0 for end, too_large in lapses):
+            never = True
+        reason = "OK" if not violated else "COST_TOO_LARGE" if never else "QUOTA_EXCEEDED" if quota else "THROTTLED"
+        return Answer(
+            not violated, reason, tuple(told), tuple(violated), None if never else retry_at, over=over, at=now
+        )
+
+    def takes(self, plan: UsagePlan, route: str | None, cost: Mapping[str, int] | None) -> Mapping[str, int]:
+        if cost is not None:
+            return cost
+        planned = plan.costs.get(route, 1) if route else 1
+        return {"requests": planned} if isinstance(planned, int) else planned
+
+    def take(  # noqa: PLR0913 -- all that a charge is
+        self, key: Member, plan: UsagePlan | None, api: str, route: str | None, takes: Mapping[str, int], now: int,
+        expires: int | None = None, hold: str = "", routes: tuple[str, ...] | None = None,
+    ) -> tuple[Event, ...]:  # fmt: skip
+        if routes is None:
+            routes = ("", route) if plan and route and plan.routes.get(route) else ("",)
+        events = tuple(
+            Event(now, set(self.parties(key)) | ({("account", key.account)}), api, routes, unit, units, expires, hold)
+            for unit, units in takes.items()
+            if units
+        )
+        self.events.extend(events)
+        return events
+
+    def pour(self, key: Member, api: str, limits: list[Limit], poured: Mapping[str, int], now: int) -> None:
+        for limit in limits:
+            if isinstance(limit.spec, Throttle):
+                level = self.levels[self.place(key, api, limit), limit.name]
+                level.level, level.at = level.now(now) + poured.get(limit.spec.unit, 0), now
+
+    def alerts(self, key: Member, plan: UsagePlan, api: str, limits: list[Limit], takes: Mapping[str, int], now: int) -> tuple[tuple[str, int], ...]:  # noqa: PLR0913, E501
+        crossed = []
+        for limit in limits:
+            if isinstance(limit.spec, Quota) and takes.get(limit.spec.unit):
+                place = self.place(key, api, limit)
+                current = self.windows[place, limit.name]
+                used = self.sum(place, current.since, now)
+                for percent in plan.alerts:
+                    if percent > current.alerted and used * 100 >= percent * (limit.spec.limit + current.extra):
+                        crossed.append((limit.name, percent))
+                        current.alerted = percent
+        return tuple(crossed)
+
+    def consume(  # noqa: PLR0913 -- as the ledger's
+        self, id_: str | None, cost: Mapping[str, int] | None, api: str, route: str | None, now: int, *, dry: bool = False,
+        expires: int | None = None, hold: str = "",
+    ) -> Answer:  # fmt: skip
+        """consume, peek and reserve."""
+        usable = self.usable(id_)
+        if usable != "OK":
+            return Answer(allowed=False, reason=usable)
+        key = self.keys[str(id_)]
+        plan = self.plans.get(key.plans.get(api, ""))
+        if plan is None:
+            return Answer(allowed=False, reason="NO_PLAN")
+        takes = self.takes(plan, route, cost)
+        now = self.instant(key, now)
+        answer = self.weigh(key, plan, api, route, takes, now)
+        if not answer.allowed:
+            return answer
+        saved = self._snapshot() if dry else None
+        self.settle(key, api, route, now)
+        events = self.take(key, plan, api, route, takes, now, expires, hold)
+        limits = self.limits(plan, route)
+        self.pour(key, api, limits, takes, now)
+        crossed = self.alerts(key, plan, api, limits, takes, now)
+        after = attrs.evolve(self.weigh(key, plan, api, route, {}, now), crossed=crossed, events=events)
+        if saved is not None:
+            self._restore(saved)
+        return after
+
+    def _snapshot(self) -> tuple[Any, ...]:
+        return (
+            len(self.events), dict(self.at), {k: attrs.evolve(v) for k, v in self.windows.items()},
+            {k: list(v) for k, v in self.seen.items()}, {k: attrs.evolve(v) for k, v in self.levels.items()},
+        )  # fmt: skip
+
+    def _restore(self, saved: tuple[Any, ...]) -> None:
+        count, self.at, self.windows, self.seen, self.levels = saved
+        del self.events[count:]
+
+    def commit(self, id_: str, hold: str, actual: Mapping[str, int] | None, api: str, route: str | None, now: int) -> tuple[Event, ...]:  # noqa: PLR0913, E501
+        """What was held becomes what was used."""
+        key = self.keys[id_]
+        now = self.instant(key, now)
+        held = [event for event in self.events if event.hold == hold]
+        lapsed = any(not event.counts(now) for event in held)
+        self.settle(key, api, route, now)
+        plan = self.plans.get(key.plans.get(api, ""))
+        limits = self.limits(plan, route) if plan else []
+        was = {event.unit: event.units for event in held}
+        used = dict(was if actual is None else actual)
+        routes = held[0].routes
+        more: dict[str, int] = {}
+        kept: list[Event] = []
+        for event in held:
+            if lapsed:
+                event.units = 0
+            else:
+                event.units = min(event.units, used.get(event.unit, 0))
+                event.expires = None
+                kept.append(event)
+            event.hold = ""
+        for unit, units in used.items():
+            had = 0 if lapsed else was.get(unit, 0)
+            if units > had:
+                more[unit] = units - had
+        added = self.take(key, plan, api, route, more, now, routes=routes)
+        self.pour(key, api, limits, {unit: max(0, units - was.get(unit, 0)) for unit, units in used.items()}, now)
+        if plan:
+            self.alerts(key, plan, api, limits, more, now)
+        return (*kept, *added)
+
+    def cancel(self, id_: str, hold: str, api: str, route: str | None, now: int) -> None:
+        key = self.keys[id_]
+        self.settle(key, api, route, self.instant(key, now))
+        for event in self.events:
+            if event.hold == hold:
+                event.units, event.hold = 0, ""
+
+    def open(self, event: Event, now: int) -> bool:
+        """Whether any window that counted this event is still running."""
+        return any(
+            start <= event.at < end and now < end
+            for party in event.parties
+            for route in event.routes
+            for start, end in self.seen.get((party, event.api, route, event.unit), ())
+        )
+
+    def refund(self, id_: str, events: tuple[Event, ...], units: Mapping[str, int] | None, now: int) -> int:
+        """Give back what is still in a window: later takes first."""
+        key = self.keys[id_]
+        now = self.instant(key, now)
+        self.settle(key, events[0].api, events[0].routes[-1] or None, now)
+        wanted = None if units is None else dict(units)
+        given = 0
+        groups: dict[int, list[Event]] = {}
+        for event in events:
+            groups.setdefault(event.at, []).append(event)
+        for at in sorted(groups, reverse=True):
+            if not any(self.open(event, now) for event in groups[at]):
+                continue
+            for event in groups[at]:
+                part = event.units if wanted is None else min(event.units, wanted.get(event.unit, 0))
+                event.units -= part
+                given += part
+                if wanted is not None and event.unit in wanted:
+                    wanted[event.unit] -= part
+        return given
+
+    def adjust(self, id_: str, name: str, units: int, api: str, now: int, *, grant: bool) -> int | None:
+        """grant or set_remaining on a plan's quota; what remains, None when there is no such quota."""
+        key = self.keys[id_]
+        plan = self.plans.get(key.plans.get(api, ""))
+        limits = [lim for lim in self.limits(plan, None) if isinstance(lim.spec, Quota)] if plan else []
+        limit = next((lim for lim in limits if lim.name == name), None)
+        if limit is None:
+            return None
+        now = self.instant(key, now)
+        self.settle(key, api, None, now)
+        place = self.place(key, api, limit)
+        current = self.windows[place, name]
+        used = self.sum(place, current.since, now)
+        whole = limit.spec.limit  # type: ignore[union-attr]
+        current.extra = current.extra + units if grant else units + used - whole
+        return max(0, whole + current.extra - used)
+
+
+def _gcd(one: int, other: int) -> int:
+    while other:
+        one, other = other, one % other
+    return one
