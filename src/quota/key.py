@@ -34,7 +34,9 @@ _FOREIGN = re.compile(r"[!-~]{20,128}\Z")
 def mint(prefix: str = "qk") -> str:
     """A new secret: ``prefix_``, 28 random base62 characters (166 bits) and a CRC32 checksum of all before it."""
     if not isinstance(prefix, str) or not _PREFIX.match(prefix):
-        raise InvalidValue("prefix", prefix, "1 to 16 ASCII letters, digits, '_' or '-', beginning with a letter or digit")
+        raise InvalidValue(
+            "prefix", prefix, "1 to 16 ASCII letters, digits, '_' or '-', beginning with a letter or digit"
+        )
     body = f"{prefix}_{_base62(_random_bits(256), _BODY)}"
     return body + _checksum(body)
 
