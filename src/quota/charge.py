@@ -25,13 +25,10 @@ import attrs
 
 from .clock import DAY_US
 from .errors import ClockSkew
-from .record import Bucket, Meter, Record, Slot
+from .record import HOUR_US, MINUTE_US, Bucket, Meter, Record, Slot
 
 MAX_UNITS = 2**53 - 1
 """The largest number of units a limit or a cost may have: exact in every engine, doubles included."""
-
-MINUTE_US = 60_000_000
-HOUR_US = 3_600_000_000
 
 
 @attrs.frozen
@@ -170,7 +167,7 @@ class Party:
         for record, new in zip(self.records(), work.records(), strict=True):
             if record is not new:
                 record.become(new)
-            _stamp(record, now)
+            record.stamp(now)
         self.changed = True
 
 
@@ -183,7 +180,7 @@ def read(party: Party, course: Course, now: int) -> list[Reading]:
     readings: list[Reading] = []
     for line in course.lines:
         meter: Meter = party.holder(line).meter(course.api, line.route, line.unit)  # type: ignore[assignment] # settled
-        if type(line) is QuotaLine:
+        if isinstance(line, QuotaLine):
             slot: Slot = meter.slot(line.name)  # type: ignore[assignment] # settled
             readings.append((line, meter.total - slot.base, slot.extra, slot.end))
         else:
@@ -199,25 +196,25 @@ def weigh(readings: Iterable[Reading], takes: Mapping[str, int], now: int) -> Ve
     never = False
     for line, reading, extra, end in readings:
         units = takes.get(line.unit, 0)
-        if type(line) is QuotaLine:
+        if isinstance(line, QuotaLine):
             refused = units > 0 and reading + units > line.limit + line.overage + extra
             never = never or (refused and units > line.limit + line.overage)
             standings.append(Standing(line, reading, extra, end, refused))
             if refused:
                 waits.append(end)
         else:
-            excess = reading + units * line.scale - line.burst  # type: ignore[union-attr] # the only other line
+            excess = reading + units * line.scale - line.burst
             refused = units > 0 and excess > 0
             never = never or (refused and units > line.limit)
-            used, rest = -(-reading // line.scale), -(-reading // line.drain)  # type: ignore[union-attr]
+            used, rest = -(-reading // line.scale), -(-reading // line.drain)
             standings.append(Standing(line, used, 0, now + rest, refused))
             if refused:
-                waits.append(now + -(-excess // line.drain))  # type: ignore[union-attr]
+                waits.append(now + -(-excess // line.drain))
     retry_at = max(waits, default=None)
     if retry_at is not None and not never:
         # What a grant lets through now is gone with its window: such a cost may fit today and never again.
         never = any(
-            type(s.line) is QuotaLine
+            isinstance(s.line, QuotaLine)
             and s.resets_at <= retry_at
             and takes.get(s.line.unit, 0) > s.line.limit + s.line.overage
             for s in standings
@@ -234,9 +231,9 @@ def take(party: Party, course: Course, takes: Mapping[str, int], now: int) -> Ve
 
 def add(record: Record, takes: Iterable[Iterable[Any]], now: int) -> None:
     """Count units on the meters they name."""
-    _stamp(record, now)
+    record.stamp(now)
     for api, route, unit, units in takes:
-        _meter(record, api, route, unit, now).total += units
+        record.metered(api, route, unit, now).total += units
 
 
 def mark(party: Party, course: Course, counted: Mapping[str, int], poured: Mapping[str, int], now: int) -> Verdict:
@@ -245,7 +242,7 @@ def mark(party: Party, course: Course, counted: Mapping[str, int], poured: Mappi
     for line in course.lines:
         record = party.holder(line)
         meter: Meter = record.meter(course.api, line.route, line.unit)  # type: ignore[assignment] # settled
-        if type(line) is QuotaLine:
+        if isinstance(line, QuotaLine):
             slot: Slot = meter.slot(line.name)  # type: ignore[assignment] # settled
             slot.limit = line.limit
             used = meter.total - slot.base if counted.get(line.unit) else -1
@@ -256,7 +253,7 @@ def mark(party: Party, course: Course, counted: Mapping[str, int], poured: Mappi
                     record.version += 1
         else:
             bucket: Bucket = meter.bucket(line.name)  # type: ignore[assignment] # settled
-            bucket.level = level_at(bucket, now) + poured.get(line.unit, 0) * line.scale  # type: ignore[union-attr]
+            bucket.level = level_at(bucket, now) + poured.get(line.unit, 0) * line.scale
             bucket.at = now
     return attrs.evolve(weigh(read(party, course, now), {}, now), crossed=tuple(crossed))
 
@@ -285,75 +282,19 @@ def metered(course: Course, takes: Mapping[str, int]) -> list[list[Any]]:
     return [[course.api, route, unit, units] for unit, units in takes.items() if units for route in routes]
 
 
-def give_back(record: Record, taken_at: int, takes: Iterable[Iterable[Any]]) -> None:
-    """Undo a take as though it had never been: windows that began later keep their count. Throttles keep theirs."""
-    for api, route, unit, units in takes:
-        meter = record.meter(api, route, unit)
-        if meter is None:
-            continue
-        meter.total -= units
-        for slot in meter.slots:
-            if slot.start > taken_at:
-                slot.base -= units
-        if record.at - record.at % MINUTE_US > taken_at:
-            meter.minute -= units
-        if record.at - record.at % HOUR_US > taken_at:
-            meter.hour -= units
-        meter.days = [(day, total - units if day * DAY_US > taken_at else total) for day, total in meter.days]
-        for row in record.rows or ():
-            if row[:3] == [api, route, unit]:
-                if row[4] == taken_at // DAY_US:
-                    row[6] -= units
-                if row[8] <= taken_at and row[4] >= taken_at // DAY_US:
-                    row[7] -= units
-    record.version += 1
-
-
-def open_until(record: Record, taken_at: int, takes: Iterable[Iterable[Any]], now: int) -> int:
-    """When the last window that holds this take ends; 0 when none is left open."""
-    until = 0
-    for api, route, unit, _ in takes:
-        meter = record.meter(api, route, unit)
-        for slot in meter.slots if meter else ():
-            if slot.start <= taken_at < slot.end and now < slot.end:
-                until = max(until, slot.end)
-    return until
-
-
-def hold(record: Record, id_: str, expires: int, now: int, takes: list[list[Any]], terms: Terms) -> None:
-    """Remember that a take made at ``now`` is only held, until ``expires``."""
-    if record.holds is None:
-        record.holds = {}
-    closed = [old for old, (end, _, still, _) in record.holds.items() if not still and end + DAY_US < now]
-    for old in closed:
-        del record.holds[old]
-    record.holds[id_] = [expires, now, True, takes]
-    record.due = expires if record.due is None else min(record.due, expires)
-    record.version += 1
-
-
-def release(record: Record, id_: str) -> list[Any] | None:
-    """Close a hold and give it out: [expires, taken_at, still open, takes]; None when it is closed or unknown."""
-    found = record.holds.pop(id_, None) if record.holds else None
-    if found is not None:
-        _find_due(record)
-        record.version += 1
-    return found
-
-
 def level_at(bucket: Bucket, now: int) -> int:
     """A bucket's level at ``now``, in units times its scale."""
     level = bucket.level - bucket.drain * (now - bucket.at)
-    return level if level > 0 else 0
+    return max(0, level)
 
 
 def bounds(course: Course, record: Record, meter: Meter) -> tuple[int, int, int]:
-    """For the fast path: (the reading up to which nothing refuses, up to which nothing happens, until when it holds)."""
+    """For the fast path: (the readings up to which nothing refuses and nothing happens, until when that holds)."""
     ceiling = quiet = 2**200
     until = 2**200 if record.due is None else record.due
     until = min(until, record.at - record.at % DAY_US + DAY_US)
     for line in course.lines:
-        if type(line) is QuotaLine:
+        if isinstance(line, QuotaLine):
             slot: Slot = meter.slot(line.name)  # type: ignore[assignment] # a settled record has every slot
             whole = line.limit + slot.extra
             ceiling = min(ceiling, slot.base + whole + line.overage)
@@ -364,47 +305,6 @@ def bounds(course: Course, record: Record, meter: Meter) -> tuple[int, int, int]
     return ceiling, min(quiet, ceiling), until
 
 
-def turn_minute(record: Record, now: int) -> None:
-    """Note the readings at the start of the minute and the hour of ``now``, before anything is taken in them."""
-    if record.at < now - now % MINUTE_US:
-        for meter in record.meters:
-            meter.minute = meter.total
-        if record.at < now - now % HOUR_US:
-            for meter in record.meters:
-                meter.hour = meter.total
-
-
-def dead_after(record: Record, retention: int) -> tuple[int, int]:
-    """(when nothing in the record matters any more: two windows late, history told; up to when it knew the counts)."""
-    dead = record.at + retention * DAY_US
-    floor = record.at + 1
-    for meter in record.meters:
-        for slot in meter.slots:
-            dead = max(dead, slot.end + 2 * (slot.end - slot.start))
-            floor = max(floor, slot.end)
-    for expires, _, _, _ in (record.holds or {}).values():
-        dead = max(dead, expires + DAY_US)
-    for memo in (record.requests or {}).values():
-        dead = max(dead, memo[0])
-    for until in (record.refunds or {}).values():
-        dead = max(dead, until)
-    return dead, floor
-
-
-def _stamp(record: Record, now: int) -> None:
-    turn_minute(record, now)
-    record.at = now
-
-
-def _meter(record: Record, api: str, route: str, unit: str, now: int) -> Meter:
-    meter = record.meter(api, route, unit)
-    if meter is None:
-        meter = Meter(api, route, unit, now // DAY_US)
-        record.meters.append(meter)
-        record.version += 1
-    return meter
-
-
 def _due(record: Record, now: int) -> bool:
     return (record.due is not None and record.due <= now) or record.at // DAY_US != now // DAY_US
 
@@ -413,15 +313,11 @@ def _current(record: Record, course: Course | None, line: Line, now: int) -> boo
     meter = record.meter(course.api if course else "", line.route, line.unit)
     if meter is None:
         return False
-    if type(line) is QuotaLine:
+    if isinstance(line, QuotaLine):
         slot = meter.slot(line.name)
         return slot is not None and (slot.start, slot.end) == line.window(now)
     bucket = meter.bucket(line.name)
     return bucket is not None and bucket.live and bucket.scale == line.scale and bucket.drain == line.drain
-
-
-def _find_due(record: Record) -> None:
-    record.due = min((end for end, _, still, _ in (record.holds or {}).values() if still), default=None)
 
 
 def _settle(record: Record, now: int, terms: Terms) -> None:
@@ -430,12 +326,12 @@ def _settle(record: Record, now: int, terms: Terms) -> None:
         for found in record.holds.values():  # type: ignore[union-attr] # something is due
             if found[2] and found[0] <= now:
                 found[2] = False
-                give_back(record, found[1], found[3])
-        _find_due(record)
+                record.give_back(found[1], found[3])
+        record.find_due()
     today = now // DAY_US
     if record.at // DAY_US == today:
         return
-    rows = [row for row in history(record) if row[4] >= today - terms.retention]
+    rows = [row for row in record.history() if row[4] >= today - terms.retention]
     record.rows = rows or None
     for meter in record.meters:
         if meter.total == meter.days[-1][1]:
@@ -447,24 +343,10 @@ def _settle(record: Record, now: int, terms: Terms) -> None:
         record.refunds = {id_: until for id_, until in record.refunds.items() if until > now} or None
 
 
-def history(record: Record) -> list[list[Any]]:
-    """[api, route, unit, limit name, day, limit, used that day, used in the window, its start] per quota and day."""
-    rows = list(record.rows or ())
-    for meter in record.meters:
-        day, before = meter.days[-1]
-        if meter.total != before:
-            rows.extend(
-                [meter.api, meter.route, meter.unit, slot.name, day, slot.limit + slot.extra,
-                 meter.total - before, meter.total - slot.base, slot.start]
-                for slot in meter.slots if slot.name and slot.end > day * DAY_US
-            )  # fmt: skip
-    return rows
-
-
 def _place(record: Record, api: str, line: Line, now: int) -> None:
     """Give a quota the slot of its window at ``now``; a throttle is placed by ``_join_buckets``."""
-    meter = _meter(record, api, line.route, line.unit, now)
-    if type(line) is not QuotaLine:
+    meter = record.metered(api, line.route, line.unit, now)
+    if not isinstance(line, QuotaLine):
         return
     start, end = line.window(now)
     slot = meter.slot(line.name)
@@ -484,7 +366,7 @@ def _place(record: Record, api: str, line: Line, now: int) -> None:
 
 
 def known(record: Record, meter: Meter, start: int) -> int:
-    """The meter's reading at ``start``: exact where it was noted, else the latest noted before it, else the earliest."""
+    """The meter's reading at ``start``: exact where it was noted, else the latest noted before, else the earliest."""
     if record.at < start:
         return meter.total
     points = [
@@ -505,7 +387,7 @@ def _join_buckets(record: Record, lines: list[Line], course: Course | None, now:
             continue
         joining = [
             line for line in lines
-            if type(line) is ThrottleLine and line.route == meter.route and line.unit == meter.unit
+            if isinstance(line, ThrottleLine) and line.route == meter.route and line.unit == meter.unit
         ]  # fmt: skip
         if not joining:
             continue

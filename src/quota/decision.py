@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 
-from .charge import Course, QuotaLine, Reading, Standing, Verdict, weigh
+from .charge import Course, Line, QuotaLine, Reading, Standing, Verdict, weigh
 from .clock import to_datetime
 from .key import ApiKey, new_token
 from .plan import REQUESTS, UsagePlan
@@ -71,7 +71,7 @@ class Frame:
 
 @attrs.define(eq=False)
 class Details:
-    """A decision in full. ``metered``: what was taken for good, as (when, meters and units); ``hold``: its reservation."""
+    """In full. ``metered``: what was taken for good, as (when, meters and units). ``hold``: its reservation."""
 
     reason: Reason
     id: str | None
@@ -124,7 +124,7 @@ class Decision:
         takes = {REQUESTS: self._cost}
         now, course = self._now, frame.course
         readings: list[Reading] = [
-            (line, self._total - base, extra, end) if type(line) is QuotaLine else (line, self._level, 0, now)
+            (line, self._total - base, extra, end) if isinstance(line, QuotaLine) else (line, self._level, 0, now)
             for line, base, extra, end in frame.slots
         ]
         verdict = weigh(readings, {} if self.allowed else takes, now)
@@ -179,7 +179,7 @@ class Decision:
     @property
     def over(self) -> int:
         """How many units the quota furthest beyond its limit is beyond it, after this call; 0 when none is."""
-        quotas = [s for s in self._details().verdict.standings if type(s.line) is QuotaLine]
+        quotas = [s for s in self._details().verdict.standings if isinstance(s.line, QuotaLine)]
         return max((s.used - s.line.limit - s.extra for s in quotas if s.used > s.line.limit + s.extra), default=0)
 
     @property
@@ -235,13 +235,19 @@ class Decision:
     def __reduce__(self) -> tuple[Any, ...]:
         details = attrs.evolve(self._details(), id=self.id)
         verdict = details.verdict
-        bare = attrs.evolve(verdict, standings=tuple(attrs.evolve(s, line=bare_line(s.line)) for s in verdict.standings))
+        standings = tuple(attrs.evolve(s, line=bare_line(s.line)) for s in verdict.standings)
+        bare = attrs.evolve(verdict, standings=standings)
         return Decision, (attrs.evolve(details, verdict=bare, takes=dict(details.takes)),)
 
 
-def bare_line(line: Any) -> Any:
+def bare_line(line: Line) -> Line:
     """A compiled limit without its window function, so that it can be pickled."""
-    return attrs.evolve(line, window=None) if type(line) is QuotaLine else line
+    return attrs.evolve(line, window=no_window) if isinstance(line, QuotaLine) else line
+
+
+def no_window(now: int) -> tuple[int, int]:
+    """In place of a window function that stayed behind."""
+    return now, now
 
 
 def reason_of(verdict: Verdict) -> Reason:
@@ -250,7 +256,7 @@ def reason_of(verdict: Verdict) -> Reason:
         return Reason.OK
     if verdict.too_large:
         return Reason.COST_TOO_LARGE
-    quota = any(s.refused and type(s.line) is QuotaLine for s in verdict.standings)
+    quota = any(s.refused and isinstance(s.line, QuotaLine) for s in verdict.standings)
     return Reason.QUOTA_EXCEEDED if quota else Reason.THROTTLED
 
 

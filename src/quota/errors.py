@@ -1,4 +1,4 @@
-"""The error tree. A denial is a value (a ``Decision``); these are for what the caller did wrong or the store could not do.
+"""The error tree. A denial is a value (a ``Decision``); these tell what the caller did wrong or the store could not do.
 
 Every error keeps its evidence as attributes and as ``args``, so it survives pickling between processes.
 """
@@ -101,7 +101,7 @@ class StoreBusy(QuotaError):
 
 
 class StoreUnavailable(QuotaError):
-    """The store cannot be reached or used. Unless it says otherwise the outcome is unknown: retry with a ``request_id``."""
+    """The store cannot be reached or used. Unless it says otherwise the outcome is unknown: retry by ``request_id``."""
 
 
 class RequestMismatch(QuotaError):
@@ -152,6 +152,6 @@ def shown(value: Any) -> str:
     """A bounded ``repr`` that survives what it prints (lone surrogates, huge values, a failing ``__repr__``)."""
     try:
         text = ascii(value)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 -- a broken repr must not hide the mistake it is shown for
         text = f"<{type(value).__name__} whose repr raised {type(error).__name__}>"
     return text if len(text) <= 120 else text[:117] + "..."

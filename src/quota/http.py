@@ -1,4 +1,4 @@
-"""What HTTP sees of a decision: headers, problem details, and where a key is found. Pure, and never surprised by input."""
+"""What HTTP sees of a decision: headers, problem details, and where a key is found. Pure; no input surprises it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _ietf(decision: Decision, limits: Iterable[LimitStatus]) -> dict[str, str]:
     return {"RateLimit-Policy": ", ".join(policies), "RateLimit": ", ".join(states)}
 
 
-def _github(decision: Decision, limits: Iterable[LimitStatus]) -> dict[str, str]:
+def _github(_: Decision, limits: Iterable[LimitStatus]) -> dict[str, str]:
     """GitHub's ``X-RateLimit-*``: the tightest limit, its reset in epoch seconds."""
     status = tightest(limits)
     reset = -(-to_us(status.resets_at) // 1_000_000)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from hashlib import sha256
 from types import MappingProxyType
@@ -137,6 +137,10 @@ def _to_metadata(metadata: object) -> Mapping[str, str]:
     return MappingProxyType(dict(metadata))
 
 
+def _to_secrets(secrets: Iterable[Secret]) -> tuple[Secret, ...]:
+    return tuple(secrets)
+
+
 def _instant(field: str, value: datetime | None) -> None:
     if value is not None:
         to_us(value, field)
@@ -153,7 +157,7 @@ class ApiKey:
     created_at: datetime | None = None
     expires_at: datetime | None = None
     metadata: Mapping[str, str] = attrs.field(default={}, converter=_to_metadata, hash=False)
-    secrets: tuple[Secret, ...] = attrs.field(default=(), converter=tuple)
+    secrets: tuple[Secret, ...] = attrs.field(default=(), converter=_to_secrets)
 
     def __attrs_post_init__(self) -> None:
         for field in ("id", "name", "account"):

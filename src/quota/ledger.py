@@ -38,7 +38,9 @@ def _sync(step: Callable[Concatenate[Any, P], Step[T]]) -> Callable[Concatenate[
     return method
 
 
-def _async(step: Callable[Concatenate[Any, P], Step[T]]) -> Callable[Concatenate[AsyncLedger, P], Coroutine[Any, Any, T]]:
+def _async(
+    step: Callable[Concatenate[Any, P], Step[T]],
+) -> Callable[Concatenate[AsyncLedger, P], Coroutine[Any, Any, T]]:
     """A method of ``AsyncLedger``: prepare, await, conclude."""
 
     @functools.wraps(step)
@@ -51,9 +53,9 @@ def _async(step: Callable[Concatenate[Any, P], Step[T]]) -> Callable[Concatenate
 class Ledger:
     """Counts what API keys use and refuses what is over their plan's limits, exactly. Thread-safe.
 
-    ``store``: a store, or the URL of one (``"sqlite:///usage.db"``); in memory by default. ``clock``: microseconds since
-    the epoch. ``on_unavailable``: when the store cannot be asked, ``"raise"``, or answer ``"deny"`` or ``"allow"`` with
-    the reason ``STORE_UNAVAILABLE``. A context manager: leaving it closes the store.
+    ``store``: a store, or the URL of one (``"sqlite:///usage.db"``); in memory by default. ``clock``: microseconds
+    since the epoch. ``on_unavailable``: when the store cannot be asked, ``"raise"``, or answer ``"deny"`` or
+    ``"allow"`` with the reason ``STORE_UNAVAILABLE``. A context manager: leaving it closes the store.
     """
 
     def __init__(
@@ -159,16 +161,16 @@ class Ledger:
 class AsyncLedger:
     """``Ledger`` with ``await`` in front of every method but ``close``'s twin ``aclose``.
 
-    ``store``: a store whose methods may be coroutines, or the URL of one. A store that blocks on files (SQLite) works in
-    threads, so that the event loop never waits.
+    ``store``: a store whose methods may be coroutines, or the URL of one. A store that blocks on files (SQLite) works
+    in threads, so that the event loop never waits.
     """
 
     def __init__(
         self, store: Any = None, *, clock: Clock = system_clock, on_unavailable: Unavailable = "raise"
     ) -> None:
         self._steps = Steps(clock=clock, on_unavailable=on_unavailable)
-        self.store = MemoryStore() if store is None else open_store(store, asynchronous=True) if isinstance(store, str) \
-            else store  # fmt: skip
+        opened = open_store(store, asynchronous=True) if isinstance(store, str) else store
+        self.store: Any = MemoryStore() if store is None else opened
 
     async def _call(self, method: str, *args: Any) -> Any:
         function = getattr(self.store, method)

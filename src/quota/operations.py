@@ -25,18 +25,13 @@ from .charge import (
     Verdict,
     add,
     charge,
-    give_back,
-    history,
-    hold,
     mark,
     metered,
-    open_until,
     read,
-    release,
     weigh,
 )
 from .clock import DAY_US, EPOCH, to_us
-from .decision import Decision, Details, LimitStatus, Reason, reason_of, refusal, status_of
+from .decision import Decision, Details, LimitStatus, Reason, no_window, reason_of, refusal, status_of
 from .errors import InvalidCost, InvalidValue, RequestMismatch, ReservationClosed, UnknownKey
 from .key import new_number, new_token
 from .record import Record
@@ -88,10 +83,10 @@ def _consume(request: Request, entry: Entry | None, party: Party | None, terms: 
     """consume, peek and reserve: one rule, one path."""
     reason = usable(request, entry)
     if reason is not Reason.OK or entry is None or party is None:
-        return refusal(reason, request.now, request.takes or {"requests": 1}, entry and entry.key)
-    if request.request_id is not None and (memo := (party.key.requests or {}).get(request.request_id)):
-        if memo[0] > request.now:
-            return _replay(request, memo, entry, party)
+        return refusal(reason, request.now, request.takes or {"requests": 1}, entry.key if entry else None)
+    memo = (party.key.requests or {}).get(request.request_id) if request.request_id is not None else None
+    if memo is not None and memo[0] > request.now:
+        return _replay(request, memo, entry, party)
     plan = entry.plans.get(request.api)
     if plan is None:
         return refusal(Reason.NO_PLAN, request.now, request.takes or {"requests": 1}, entry.key)
@@ -100,10 +95,10 @@ def _consume(request: Request, entry: Entry | None, party: Party | None, terms: 
     verdict = charge(party, course, takes, request.now, terms, dry=request.op == "peek")
     if not verdict.allowed or request.op == "peek":
         return Decision(Details(reason_of(verdict), None, entry.key, plan, takes, verdict))
-    groups = ((verdict.now, metered(course, takes)),)
+    groups: tuple[tuple[int, Any], ...] = ((verdict.now, metered(course, takes)),)
     if request.op == "reserve":
         for record in party.records():
-            hold(record, request.id, request.expires, verdict.now, metered(course, takes), terms)
+            record.hold(request.id, request.expires, verdict.now, metered(course, takes))
         groups = ()
     details = Details(
         reason_of(verdict), None, entry.key, plan, takes, verdict, groups, _tokens(party), hold=request.id
@@ -156,13 +151,13 @@ def _replay(request: Request, memo: list[Any], entry: Entry, party: Party) -> De
         Details(
             Reason.OK, id_, entry.key, plan, dict(takes), verdict, tuple((at, held) for at, held in groups),
             (tokens[0], tokens[1]), replayed=True, hold=hold_id,
-        )  # fmt: skip
-    )
+        )
+    )  # fmt: skip
 
 
 def _encode_standing(standing: Standing) -> list[Any]:
     line = standing.line
-    numbers = [line.overage] if type(line) is QuotaLine else [line.scale, line.drain, line.burst]  # type: ignore[union-attr]
+    numbers = [line.overage] if isinstance(line, QuotaLine) else [line.scale, line.drain, line.burst]
     return [line.name, line.unit, line.shared, line.route, line.limit, line.length,
             standing.used, standing.extra, standing.resets_at, numbers]  # fmt: skip
 
@@ -171,14 +166,11 @@ def _decode_standing(data: list[Any]) -> Standing:
     name, unit, shared, route, limit, length, used, extra, resets_at, numbers = data
     line: Line
     if len(numbers) == 1:
-        line = QuotaLine(name, unit, shared, route, limit, numbers[0], (), _no_window, length)
+        line = QuotaLine(name, unit, shared, route, limit, numbers[0], (), no_window, length)
     else:
-        line = ThrottleLine(name, unit, shared, route, limit, *numbers, length)
+        scale, drain, burst = numbers
+        line = ThrottleLine(name, unit, shared, route, limit, scale, drain, burst, length)
     return Standing(line, used, extra, resets_at)
-
-
-def _no_window(now: int) -> tuple[int, int]:
-    return now, now
 
 
 def _found(request: Request, entry: Entry | None, party: Party | None) -> tuple[Entry, Party]:
@@ -211,7 +203,7 @@ def _commit(request: Request, entry: Entry | None, party: Party | None, terms: T
     actual: Mapping[str, int] = {}
     counted: dict[str, int] = {}
     for record in party.records():
-        found = release(record, request.id)
+        found = record.release(request.id)
         if found is None:
             continue
         _, taken_at, still_open, takes = found
@@ -222,7 +214,7 @@ def _commit(request: Request, entry: Entry | None, party: Party | None, terms: T
             for unit in {**held, **actual}:
                 units, had = actual.get(unit, 0), held.get(unit, 0) if still_open else 0
                 if units < had:
-                    give_back(record, taken_at, [[api, route, unit, had - units]])
+                    record.give_back(taken_at, [[api, route, unit, had - units]])
                 if min(units, had):
                     kept.append([api, route, unit, min(units, had)])
                 if units > had:
@@ -245,9 +237,9 @@ def _cancel(request: Request, entry: Entry | None, party: Party | None, terms: T
         raise ReservationClosed(request.id)
     _settle(request, entry, party, terms)
     for record in party.records():
-        found = release(record, request.id)
+        found = record.release(request.id)
         if found is not None and found[2]:
-            give_back(record, found[1], found[3])
+            record.give_back(found[1], found[3])
 
 
 def _refund(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> int:
@@ -263,12 +255,12 @@ def _refund(request: Request, entry: Entry | None, party: Party | None, terms: T
     for at, takes in reversed(groups):
         part = [[api, route, unit, units if wanted is None else min(units, wanted.get(unit, 0))]
                 for api, route, unit, units in takes]  # fmt: skip
-        open_for = [(record, open_until(record, at, part, now)) for record in party.records()]
+        open_for = [(record, record.open_until(at, part, now)) for record in party.records()]
         if not any(end for _, end in open_for):
             continue
         for record, end in open_for:
             until = max(until, end)
-            give_back(record, at, part)
+            record.give_back(at, part)
         for _, route, unit, units in part:
             if not route:
                 given += units
@@ -287,7 +279,7 @@ def _adjust(request: Request, entry: Entry | None, party: Party | None, terms: T
     name, units = request.args
     course = _course(entry, request)
     line = find_quota(course, name, request.route)
-    course, now = _settle(request, entry, party, terms)
+    _settle(request, entry, party, terms)
     record = party.holder(line)
     meter = record.meter(request.api, line.route, line.unit)
     slot = meter.slot(line.name) if meter else None
@@ -304,7 +296,7 @@ def _adjust(request: Request, entry: Entry | None, party: Party | None, terms: T
 
 def find_quota(course: Course | None, name: str, route: str | None) -> QuotaLine:
     """The quota of a name; on a route, the route's own before the plan's."""
-    quotas = [line for line in course.lines if type(line) is QuotaLine] if course else []
+    quotas = [line for line in course.lines if isinstance(line, QuotaLine)] if course else []
     for wanted in (f"{route} {name}", name) if route else (name,):
         for line in quotas:
             if line.name == wanted:
@@ -328,7 +320,7 @@ def _usage(request: Request, entry: Entry | None, party: Party | None, terms: Te
     now = party.instant(request.now, terms)
     course = _course(entry, request)
     work = party.settled(course, now, terms)
-    rows = [row for record in work.records() for row in history(record)]
+    rows = [row for record in work.records() for row in record.history()]
     today = now // DAY_US
     found = {
         (day, name): UsageRecord(EPOCH.date() + timedelta(days=day), api, name, used, max(0, limit - window_used))
@@ -336,7 +328,7 @@ def _usage(request: Request, entry: Entry | None, party: Party | None, terms: Te
         if api == request.api
     }
     for standing in weigh(read(work, course, now), {}, now).standings if course else ():
-        if type(standing.line) is QuotaLine:
+        if isinstance(standing.line, QuotaLine):
             remaining = max(0, standing.line.limit + standing.extra - standing.used)
             name = standing.line.name
             used = found[today, name].used if (today, name) in found else 0

@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from .clock import DAY_US, EPOCH, MICROSECOND, to_us
+from .clock import EPOCH, MICROSECOND, to_us
 from .errors import InvalidPlan
 
 _UNITS = ("minute", "hour", "day", "week", "month", "year")
@@ -50,7 +50,7 @@ class Period:
     def __attrs_post_init__(self) -> None:
         if self.every not in _UNITS:
             raise InvalidPlan("period", self.every, f"one of {', '.join(_UNITS)}")
-        if type(self.count) is not int or not 1 <= self.count <= 1000:  # noqa: PLR2004 -- said in the message
+        if type(self.count) is not int or not 1 <= self.count <= 1000:
             raise InvalidPlan("count", self.count, "a whole number from 1 to 1000")
         highest = _OFFSETS.get(self.every, 0)
         if type(self.offset) is not int or not 0 <= self.offset <= highest:
@@ -145,6 +145,6 @@ def parse_period(text: str) -> Period:
 
 
 def _whole(field: str, text: str) -> int:
-    if not text.isascii() or not text.isdigit() or len(text) > 4:  # noqa: PLR2004
+    if not text.isascii() or not text.isdigit() or len(text) > 4:
         raise InvalidPlan(field, text, "a whole number")
     return int(text)

@@ -1,6 +1,6 @@
 """Usage plans: named sets of limits, and the text form they are written in.
 
-    1000/day, 50000/month in Europe/Paris, 10/s burst 20, 90000 tokens/minute by account as budget
+1000/day, 50000/month in Europe/Paris, 10/s burst 20, 90000 tokens/minute by account as budget
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def parse_cost(cost: object, field: str = "cost", least: int = 1) -> Mapping[str
 
 def _check_unit(field: str, unit: object, error: type[InvalidPlan | InvalidCost] = InvalidPlan) -> str:
     if not isinstance(unit, str) or not _UNIT.match(unit):
-        raise error(field, unit, "a unit's name such as 'requests': ASCII letters, digits, '_', '.' and '-', at most 64")
+        raise error(field, unit, "a unit's name such as 'requests', at most 64 ASCII letters, digits, '_', '.' and '-'")
     return unit
 
 
@@ -125,12 +125,12 @@ def _to_rate(rate: object) -> Fraction:
     if isinstance(rate, (bool, float)):
         raise InvalidPlan("rate", rate, accepted + " (floats are not exact)")
     try:
-        exact = Fraction(rate)  # type: ignore[arg-type] # a wrong type is what is being found out
+        exact = Fraction(rate)  # type: ignore[call-overload] # a wrong type is what is being found out
     except (TypeError, ValueError, ArithmeticError):
         raise InvalidPlan("rate", rate, accepted) from None
     if not 0 < exact <= MAX_UNITS:
         raise InvalidPlan("rate", rate, accepted)
-    return exact
+    return Fraction(exact)
 
 
 @attrs.frozen
@@ -162,7 +162,8 @@ class Throttle:
         _check_by(self.by)
         scale, drain = self._measure()
         if self.burst * scale > MAX_UNITS or drain > MAX_UNITS:
-            raise InvalidPlan("burst", self.burst, f"at most {MAX_UNITS // scale} at the exact rate {self.rate}/{self.per}")
+            accepted = f"at most {MAX_UNITS // scale} at the exact rate {self.rate}/{self.per}"
+            raise InvalidPlan("burst", self.burst, accepted)
         object.__setattr__(self, "name", _check_name(self.name, "throttle"))
 
     def _measure(self) -> tuple[int, int]:
@@ -245,7 +246,7 @@ def _to_alerts(alerts: object) -> tuple[int, ...]:
         raise InvalidPlan("alerts", alerts, accepted)
     percents = tuple(alerts)
     for percent in percents:
-        if type(percent) is not int or not 1 <= percent <= 1000:  # noqa: PLR2004 -- said in the message
+        if type(percent) is not int or not 1 <= percent <= 1000:
             raise InvalidPlan("alerts", percent, accepted)
     return tuple(sorted(set(percents)))
 
@@ -281,7 +282,7 @@ class UsagePlan:
         for route in ("", *self.routes):
             names = [line.name for line in self.course(route).lines]
             if len(set(names)) < len(names):
-                raise InvalidPlan(f"routes[{route!r}]", names, "limits whose names differ from the plan's, route and all")
+                raise InvalidPlan(f"routes[{route!r}]", names, "limits with names of their own")
 
     def course(self, route: str | None) -> Course:
         """What a call on a route goes through, compiled once for each route that the plan knows."""
@@ -332,7 +333,7 @@ def _line(limit: Limit, route: str, name: str, alerts: tuple[int, ...]) -> Line:
         return QuotaLine(
             name, limit.unit, shared, route, limit.limit, limit.overage, alerts, period.window, length or None
         )
-    scale, drain = limit._measure()  # noqa: SLF001 -- same module
+    scale, drain = limit._measure()
     length = -(-limit.burst * scale // drain // 1_000_000) or 1
     return ThrottleLine(name, limit.unit, shared, route, limit.burst, scale, drain, limit.burst * scale, length)
 
@@ -394,7 +395,7 @@ def parse_limit(text: str) -> Limit:
             raise InvalidPlan("rate", amount, "a positive number such as 10, 0.5 or 1/3")
         return Throttle(amount, per, burst=burst, **common)  # type: ignore[arg-type] # the converters' types
     overage = _digits("overage", options.get("overage", "0"))
-    return Quota(_digits("limit", amount), period, overage=overage, **common)  # type: ignore[arg-type]
+    return Quota(_digits("limit", amount), period, overage=overage, **common)  # type: ignore[arg-type, unused-ignore] # its converter's
 
 
 def _split_options(rest: str) -> tuple[str, dict[str, str]]:
@@ -413,6 +414,6 @@ def _split_options(rest: str) -> tuple[str, dict[str, str]]:
 
 
 def _digits(field: str, text: str) -> int:
-    if not text.isascii() or not text.isdigit() or len(text) > 16:  # noqa: PLR2004 -- 2^53 has 16 digits
+    if not text.isascii() or not text.isdigit() or len(text) > 16:
         raise InvalidPlan(field, text, f"a whole number, at most {MAX_UNITS}")
     return int(text)

@@ -6,7 +6,13 @@ meter read when the window began. So ``used = meter.total - slot.base``, and no 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
+
+from .clock import DAY_US
+
+MINUTE_US = 60_000_000
+HOUR_US = 3_600_000_000
 
 
 class Slot:
@@ -14,7 +20,7 @@ class Slot:
 
     __slots__ = ("alerted", "base", "end", "extra", "limit", "name", "start")
 
-    def __init__(self, name: str, start: int, end: int, base: int, extra: int, alerted: int, limit: int) -> None:  # noqa: PLR0913, E501 -- plain data
+    def __init__(self, name: str, start: int, end: int, base: int, extra: int, alerted: int, limit: int) -> None:
         self.name = name
         self.start = start
         self.end = end
@@ -35,7 +41,7 @@ class Bucket:
 
     __slots__ = ("at", "drain", "level", "live", "name", "scale")
 
-    def __init__(self, name: str, scale: int, drain: int, level: int, at: int, live: bool) -> None:  # noqa: FBT001, PLR0913 -- plain data
+    def __init__(self, name: str, scale: int, drain: int, level: int, at: int, live: bool) -> None:  # noqa: FBT001 -- plain data
         self.name = name
         self.scale = scale
         self.drain = drain
@@ -48,7 +54,7 @@ class Bucket:
 
 
 class Meter:
-    """Everything ever taken of one unit (``total``), and what it read at the start of the latest minute, hour and days."""
+    """All ever taken of one unit (``total``), and its readings at the start of the last minute, hour, days."""
 
     __slots__ = ("api", "buckets", "days", "hour", "minute", "route", "slots", "total", "unit")
 
@@ -150,3 +156,114 @@ class Record:
         for field in Record.__slots__:
             setattr(self, field, getattr(other, field))
         self.version += 1
+
+    def metered(self, api: str, route: str, unit: str, now: int) -> Meter:
+        """The meter of a unit, made when there is none."""
+        meter = self.meter(api, route, unit)
+        if meter is None:
+            meter = Meter(api, route, unit, now // DAY_US)
+            self.meters.append(meter)
+            self.version += 1
+        return meter
+
+    def turn_minute(self, now: int) -> None:
+        """Note the readings at the start of the minute and the hour of ``now``, before anything is taken in them."""
+        if self.at < now - now % MINUTE_US:
+            for meter in self.meters:
+                meter.minute = meter.total
+            if self.at < now - now % HOUR_US:
+                for meter in self.meters:
+                    meter.hour = meter.total
+
+    def stamp(self, now: int) -> None:
+        """Something was taken or given at ``now``."""
+        self.turn_minute(now)
+        self.at = now
+
+    def give_back(self, taken_at: int, takes: Iterable[Iterable[Any]]) -> None:
+        """Undo a take as though it had never been: windows that began later keep their count. Throttles keep theirs."""
+        for api, route, unit, units in takes:
+            meter = self.meter(api, route, unit)
+            if meter is None:
+                continue
+            meter.total -= units
+            for slot in [slot for slot in meter.slots if slot.start > taken_at]:
+                slot.base -= units
+            if self.at - self.at % MINUTE_US > taken_at:
+                meter.minute -= units
+            if self.at - self.at % HOUR_US > taken_at:
+                meter.hour -= units
+            meter.days = [(day, total - units if day * DAY_US > taken_at else total) for day, total in meter.days]
+            self._correct([api, route, unit], taken_at, units)
+        self.version += 1
+
+    def _correct(self, meter: list[str], taken_at: int, units: int) -> None:
+        """Take units out of the finished days that counted them."""
+        day = taken_at // DAY_US
+        for row in [row for row in self.rows or () if row[:3] == meter]:
+            if row[4] == day:
+                row[6] -= units
+            if row[8] <= taken_at and row[4] >= day:
+                row[7] -= units
+
+    def open_until(self, taken_at: int, takes: Iterable[Iterable[Any]], now: int) -> int:
+        """When the last window that holds this take ends; 0 when none is left open."""
+        until = 0
+        for api, route, unit, _ in takes:
+            meter = self.meter(api, route, unit)
+            for slot in meter.slots if meter else ():
+                if slot.start <= taken_at < slot.end and now < slot.end:
+                    until = max(until, slot.end)
+        return until
+
+    def hold(self, id_: str, expires: int, now: int, takes: list[list[Any]]) -> None:
+        """Remember that a take made at ``now`` is only held, until ``expires``."""
+        if self.holds is None:
+            self.holds = {}
+        closed = [old for old, (end, _, still, _) in self.holds.items() if not still and end + DAY_US < now]
+        for old in closed:
+            del self.holds[old]
+        self.holds[id_] = [expires, now, True, takes]
+        self.due = expires if self.due is None else min(self.due, expires)
+        self.version += 1
+
+    def release(self, id_: str) -> list[Any] | None:
+        """Close a hold and give it out: [expires, taken_at, still open, takes]; None when it is closed or unknown."""
+        found = self.holds.pop(id_, None) if self.holds else None
+        if found is not None:
+            self.find_due()
+            self.version += 1
+        return found
+
+    def find_due(self) -> None:
+        """When the next hold lapses."""
+        self.due = min((end for end, _, still, _ in (self.holds or {}).values() if still), default=None)
+
+    def history(self) -> list[list[Any]]:
+        """Per quota and day: [api, route, unit, name, day, limit, used that day, used in the window, its start]."""
+        rows = list(self.rows or ())
+        for meter in self.meters:
+            day, before = meter.days[-1]
+            if meter.total != before:
+                rows.extend(
+                    [meter.api, meter.route, meter.unit, slot.name, day, slot.limit + slot.extra,
+                     meter.total - before, meter.total - slot.base, slot.start]
+                    for slot in meter.slots if slot.name and slot.end > day * DAY_US
+                )  # fmt: skip
+        return rows
+
+    def dead_after(self, retention: int) -> tuple[int, int]:
+        """(when nothing here matters any more: two windows late, history told; until when it knows the counts)."""
+        dead = self.at + retention * DAY_US
+        floor = self.at + 1
+        for meter in self.meters:
+            for slot in meter.slots:
+                dead = max(dead, slot.end + 2 * (slot.end - slot.start))
+                floor = max(floor, slot.end)
+        for expires, _, _, _ in (self.holds or {}).values():
+            dead = max(dead, expires + DAY_US)
+        for memo in (self.requests or {}).values():
+            dead = max(dead, memo[0])
+        for until in (self.refunds or {}).values():
+            dead = max(dead, until)
+        return dead, floor

@@ -17,7 +17,9 @@ class _Held:
 
     __slots__ = ("_close", "_expires", "decision", "id", "settled")
 
-    def __init__(self, decision: Decision, held: tuple[str, int], close: Callable[[str, str, Cost | None], Any]) -> None:
+    def __init__(
+        self, decision: Decision, held: tuple[str, int], close: Callable[[str, str, Cost | None], Any]
+    ) -> None:
         self.decision = decision
         self.id, self._expires = held
         self.settled = not decision.allowed

@@ -72,7 +72,7 @@ class Steps:
         return now
 
     def add_plan(self, plan: UsagePlan) -> Step[UsagePlan]:
-        """Add a usage plan. Adding an equal one again changes nothing; a different one of its id is ``PlanConflict``."""
+        """Add a usage plan. An equal one again changes nothing, a different one of its id is ``PlanConflict``."""
         return Step("put_plan", (_plan(plan), False), lambda _: plan)
 
     def replace_plan(self, plan: UsagePlan) -> Step[UsagePlan]:
@@ -91,7 +91,7 @@ class Steps:
         """All usage plans by id; or those that a key is on, by api. Raises ``UnknownKey``."""
         return Step("list_plans", (), same) if key is None else Step("plans_of", (_key_id(key),), same)
 
-    def issue_key(  # noqa: PLR0913 -- the public contract
+    def issue_key(
         self,
         name: str,
         plan: UsagePlan | str | None = None,
@@ -109,7 +109,7 @@ class Steps:
         """
         return self._add_key(mint(prefix), name, plan, id, account, expires_at, metadata)
 
-    def import_key(  # noqa: PLR0913 -- the public contract
+    def import_key(
         self,
         secret: str,
         name: str,
@@ -126,7 +126,7 @@ class Steps:
         """
         return self._add_key(import_secret(secret), name, plan, id, account, expires_at, metadata)
 
-    def _add_key(  # noqa: PLR0913 -- as above
+    def _add_key(
         self,
         secret: str,
         name: str,
@@ -246,7 +246,7 @@ class Steps:
         step = self._decide(self._request("consume", secret, cost, api, route, request_id, self._now()))
         return attrs.evolve(step, conclude=lambda answer: _required(step.conclude(answer)))
 
-    def consume_at(  # noqa: PLR0913 -- what a call says
+    def consume_at(
         self, now: int, secret: Presented, cost: Cost, api: str, route: str | None, request_id: str | None
     ) -> Step[Decision]:
         """``consume`` with the clock read already."""
@@ -254,7 +254,7 @@ class Steps:
             raise InvalidValue("clock", now, "a callable returning whole microseconds since the epoch")
         return self._decide(self._request("consume", secret, cost, api, route, request_id, now))
 
-    def _request(  # noqa: PLR0913 -- what a call says
+    def _request(
         self,
         op: str,
         secret: Presented,
@@ -291,7 +291,7 @@ class Steps:
             return Step("", (), lambda _: unknown)
         return Step("apply", (request,), same, request)
 
-    def reserve(  # noqa: PLR0913 -- what a call says
+    def reserve(
         self, secret: Presented, cost: Cost, ttl: timedelta | int, api: str, route: str | None, request_id: str | None
     ) -> tuple[Request, Step[Decision]]:
         """Hold units: the request, and the step that decides it."""
@@ -305,7 +305,7 @@ class Steps:
 
     def held(self, decision: Decision, request: Request) -> tuple[str, int]:
         """The id and the end of what is held: the first call's, where the decision is a replay."""
-        details = decision._details()  # noqa: SLF001 -- one house
+        details = decision._details()
         if not decision.replayed:
             return request.id, request.expires
         return details.hold, request.expires - request.now + details.verdict.now
@@ -327,7 +327,7 @@ class Steps:
         """
         if not isinstance(decision, Decision):
             raise InvalidValue("decision", decision, "a Decision")
-        details = decision._details()  # noqa: SLF001 -- one house
+        details = decision._details()
         takes = None if units is None else parse_cost(units, "units")
         for unit, wanted in (takes or {}).items():
             if wanted > details.takes.get(unit, 0):

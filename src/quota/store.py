@@ -111,7 +111,7 @@ def split_url(url: str) -> tuple[SplitResult, dict[str, str]]:
 def whole_option(options: dict[str, str], name: str) -> int:
     """Take one whole number out of a URL's options."""
     text = options.pop(name)
-    if not text.isascii() or not text.isdigit() or len(text) > 9:  # noqa: PLR2004 -- 31 years in seconds
+    if not text.isascii() or not text.isdigit() or len(text) > 9:
         raise InvalidValue(name, text, "a whole number in the store's URL")
     return int(text)
 

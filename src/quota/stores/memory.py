@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from ..charge import MINUTE_US, Course, Line, Party, ThrottleLine, bounds, dead_after, turn_minute
+from ..charge import Course, Line, Party, ThrottleLine, bounds
 from ..clock import to_us
 from ..decision import Decision, Frame, Reason
 from ..errors import InvalidValue, PlanConflict, UnknownKey, UnknownPlan
 from ..key import ApiKey, new_number
 from ..operations import perform, usable
 from ..plan import REQUESTS, UsagePlan
-from ..record import Bucket, Meter, Record
+from ..record import MINUTE_US, Bucket, Meter, Record
 from ..store import COMMON, Entry, Request, make_terms, split_url, whole_option
 
 _new = object.__new__
@@ -128,8 +128,7 @@ class MemoryStore:
                 allowed = True
             else:
                 level = bucket.level - lane.drain * (now - bucket.at)
-                if level < 0:
-                    level = 0
+                level = max(level, 0)
                 allowed = level + cost * lane.scale <= lane.burst
             if total > lane.quiet:
                 if total <= lane.ceiling and allowed:
@@ -137,7 +136,7 @@ class MemoryStore:
                 allowed = False
             if allowed:
                 if now >= lane.turn:
-                    turn_minute(record, now)
+                    record.turn_minute(now)
                     lane.turn = now - now % MINUTE_US + MINUTE_US
                 meter.total = total
                 record.at = now
@@ -192,13 +191,13 @@ class MemoryStore:
 
     def _prune(self, stripe: _Stripe, now: int) -> None:
         """Look over one record for each change: what lies dead for two windows is forgotten behind the floor."""
-        if len(stripe.round) < 2:  # noqa: PLR2004 -- the one that just changed
+        if len(stripe.round) < 2:
             return
         place = stripe.round.popleft()
         record = place.record
         if record is None:
             return
-        dead_at, floor = dead_after(record, self.terms.retention)
+        dead_at, floor = record.dead_after(self.terms.retention)
         if dead_at + self.terms.max_skew > now:
             stripe.round.append(place)
             return
@@ -225,14 +224,13 @@ class MemoryStore:
         lane.record, lane.meter, lane.version, lane.epoch = record, meter, record.version, self._epoch
         lane.lock = seat.account.stripe.lock
         lane.ceiling, lane.quiet, lane.until = bounds(course, record, meter)
-        for expiry in (seat.key.expires_at, *(s.expires_at for s in seat.key.secrets if s.digest == request.digest)):
-            if expiry is not None:
-                lane.until = min(lane.until, to_us(expiry))
+        expiries = [seat.key.expires_at, *(s.expires_at for s in seat.key.secrets if s.digest == request.digest)]
+        lane.until = min([lane.until, *(to_us(expiry) for expiry in expiries if expiry is not None)])
         lane.turn = record.at - record.at % MINUTE_US + MINUTE_US
         lane.bucket, lane.burst, lane.scale, lane.drain = None, 0, 0, 0
         slots: list[tuple[Line, int, int, int]] = []
         for line in course.lines:
-            if type(line) is ThrottleLine:
+            if isinstance(line, ThrottleLine):
                 lane.bucket, lane.burst, lane.scale, lane.drain = (
                     meter.bucket(line.name), line.burst, line.scale, line.drain)  # fmt: skip
                 slots.append((line, 0, 0, 0))
@@ -404,7 +402,7 @@ class MemoryStore:
 
 def _simple(course: Course) -> bool:
     """Whether the fast path can serve: one meter, at most one throttle."""
-    throttles = sum(type(line) is ThrottleLine for line in course.lines)
+    throttles = sum(isinstance(line, ThrottleLine) for line in course.lines)
     return throttles <= 1 and all(line.unit == REQUESTS and not line.route for line in course.lines)
 
 

@@ -93,7 +93,7 @@ class Machine(RuleBasedStateMachine):
 
     @property
     def now(self) -> int:
-        return self.clock._now_us  # noqa: SLF001 -- looking must not count as a reading
+        return self.clock._now_us
 
     @initialize(plan=plans())
     def begin(self, plan: UsagePlan) -> None:
@@ -135,7 +135,7 @@ class Machine(RuleBasedStateMachine):
                 _raises(PlanConflict, lambda: self.ledger.dissociate(id_, plan))
 
     @rule(id_=KEY_IDS, enabled=st.booleans())
-    def enable(self, id_: str, enabled: bool) -> None:  # noqa: FBT001 -- drawn
+    def enable(self, id_: str, enabled: bool) -> None:
         if id_ in self.model.keys:
             (self.ledger.enable_key if enabled else self.ledger.disable_key)(id_)
             self.model.keys[id_].enabled = enabled
@@ -229,7 +229,7 @@ class Machine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.held)
     @rule(which=st.integers(0, 30), actual=COSTS, commit=st.booleans(), again=st.booleans())
-    def settle(self, which: int, actual: Any, commit: bool, again: bool) -> None:  # noqa: FBT001 -- drawn
+    def settle(self, which: int, actual: Any, commit: bool, again: bool) -> None:
         index = which % len(self.held)
         id_, era, held, api, route = self.held[index]
         key = self.model.keys.get(id_)
@@ -246,7 +246,7 @@ class Machine(RuleBasedStateMachine):
         except Skewed:
             _raises(ClockSkew, close)
             return
-        if now > held._expires + DAY:  # noqa: SLF001 -- whether it is still remembered is the store's to say
+        if now > held._expires + DAY:
             for event in events:
                 event.units, event.hold = 0, ""
             return
@@ -289,7 +289,7 @@ class Machine(RuleBasedStateMachine):
             self.spent.add(decision.id)
 
     @rule(id_=KEY_IDS, name=st.sampled_from(["requests/day", "x", "tokens/month"]), units=st.integers(0, 5), grant=st.booleans())
-    def adjust(self, id_: str, name: str, units: int, grant: bool) -> None:  # noqa: FBT001 -- drawn
+    def adjust(self, id_: str, name: str, units: int, grant: bool) -> None:
         if id_ not in self.model.keys or (grant and not units):
             return
         call = self.ledger.grant if grant else self.ledger.set_remaining

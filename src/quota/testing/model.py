@@ -6,7 +6,7 @@ UTC periods of one unit, which is what the machine plays with.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 from fractions import Fraction
 from math import ceil, floor
@@ -26,7 +26,7 @@ Place = tuple[Party, str, str, str]
 """(party, api, route or nothing, unit): what one meter would count."""
 
 
-class Skewed(Exception):  # noqa: N818 -- what the ledger answers with ClockSkew
+class Skewed(Exception):
     """The clock is too far behind."""
 
 
@@ -186,16 +186,14 @@ class Model:
             event.parties.discard(party)
         for table in (self.windows, self.levels):
             for found in [found for found in table if found[0][0] == party]:
-                del table[found]  # type: ignore[attr-defined]
+                del table[found]  # type: ignore[attr-defined, unused-ignore]
         for place in [place for place in self.seen if place[0] == party]:
             del self.seen[place]
 
     def forget(self, id_: str, now: int) -> None:
         key = self.keys[id_]
         self._drop(("key", id_))
-        if key.account not in self.shared:
-            self._drop(("account", key.account))
-        elif now < self.at.get(("account", key.account), 0) - SKEW:
+        if key.account not in self.shared or now < self.at.get(("account", key.account), 0) - SKEW:
             self._drop(("account", key.account))
         key.memos.clear()
         key.refunded.clear()
@@ -256,7 +254,7 @@ class Model:
     def level(self, key: Member, api: str, limit: Limit, route: str | None, now: int) -> Level:
         """The bucket that a throttle would have at an instant."""
         spec = limit.spec
-        assert isinstance(spec, Throttle)  # noqa: S101 -- a model
+        assert isinstance(spec, Throttle)
         place = self.place(key, api, limit)
         rate = spec.rate / _PER[spec.per]
         unit_of_level = spec.rate.denominator * _PER[spec.per] // _gcd(
@@ -303,7 +301,7 @@ class Model:
         key = self.keys.get(id_ or "")
         return "UNKNOWN_KEY" if key is None else "OK" if key.enabled else "DISABLED_KEY"
 
-    def weigh(self, key: Member, plan: UsagePlan, api: str, route: str | None, takes: Mapping[str, int], now: int) -> Answer:  # noqa: PLR0913, E501
+    def weigh(self, key: Member, plan: UsagePlan, api: str, route: str | None, takes: Mapping[str, int], now: int) -> Answer:
         """What a charge would get, told as a decision would tell it."""
         told, violated, waits = [], [], []
         over = 0
@@ -348,7 +346,7 @@ class Model:
         planned = plan.costs.get(route, 1) if route else 1
         return {"requests": planned} if isinstance(planned, int) else planned
 
-    def take(  # noqa: PLR0913 -- all that a charge is
+    def take(
         self, key: Member, plan: UsagePlan | None, api: str, route: str | None, takes: Mapping[str, int], now: int,
         expires: int | None = None, hold: str = "", routes: tuple[str, ...] | None = None,
     ) -> tuple[Event, ...]:  # fmt: skip
@@ -368,7 +366,7 @@ class Model:
                 level = self.levels[self.place(key, api, limit), limit.name]
                 level.level, level.at = level.now(now) + poured.get(limit.spec.unit, 0), now
 
-    def alerts(self, key: Member, plan: UsagePlan, api: str, limits: list[Limit], takes: Mapping[str, int], now: int) -> tuple[tuple[str, int], ...]:  # noqa: PLR0913, E501
+    def alerts(self, key: Member, plan: UsagePlan, api: str, limits: list[Limit], takes: Mapping[str, int], now: int) -> tuple[tuple[str, int], ...]:
         crossed = []
         for limit in limits:
             if isinstance(limit.spec, Quota) and takes.get(limit.spec.unit):
@@ -381,7 +379,7 @@ class Model:
                         current.alerted = percent
         return tuple(crossed)
 
-    def consume(  # noqa: PLR0913 -- as the ledger's
+    def consume(
         self, id_: str | None, cost: Mapping[str, int] | None, api: str, route: str | None, now: int, *, dry: bool = False,
         expires: int | None = None, hold: str = "",
     ) -> Answer:  # fmt: skip
@@ -419,7 +417,7 @@ class Model:
         count, self.at, self.windows, self.seen, self.levels = saved
         del self.events[count:]
 
-    def commit(self, id_: str, hold: str, actual: Mapping[str, int] | None, api: str, route: str | None, now: int) -> tuple[Event, ...]:  # noqa: PLR0913, E501
+    def commit(self, id_: str, hold: str, actual: Mapping[str, int] | None, api: str, route: str | None, now: int) -> tuple[Event, ...]:
         """What was held becomes what was used."""
         key = self.keys[id_]
         now = self.instant(key, now)
