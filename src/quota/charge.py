@@ -140,12 +140,16 @@ class Party:
                 raise ClockSkew(now, record.floor)
         return now
 
+    def current(self, course: Course | None, now: int) -> bool:
+        """Whether nothing is due at ``now`` for these limits."""
+        return not any(_due(record, now) for record in self.records()) and all(
+            _current(self.holder(line), course, line, now) for line in (course.lines if course else ())
+        )
+
     def settled(self, course: Course | None, now: int, terms: Terms) -> Party:
         """The party as of ``now``: itself when nothing is due for these limits, else settled copies of its records."""
         lines = course.lines if course else ()
-        if not any(_due(record, now) for record in self.records()) and all(
-            _current(self.holder(line), course, line, now) for line in lines
-        ):
+        if self.current(course, now):
             return self
         owned = self.owned
         account = self.account
