@@ -1,153 +1,250 @@
-"""What HTTP sees of a decision: headers, problem details, and where a key is found. Pure; no input surprises it."""
+"""What HTTP sees of a decision, headers and problem details; and where a request presents its key. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from datetime import timedelta
+import re
+from collections.abc import Callable, Iterable, Sequence
+from fractions import Fraction
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl
+from urllib.parse import unquote
 
-from .clock import to_us
+from .charge import Line, QuotaLine
 from .errors import InvalidValue
 
 if TYPE_CHECKING:
-    from .decision import Decision, LimitStatus
+    from .decision import Decision
 
-PROFILES = ("ietf", "github", "draft03")
 PROBLEM_TYPE = "application/problem+json"
-LONGEST_KEY = 512
-"""A presented key longer than this is unknown without being hashed."""
+"""The media type of ``problem`` (RFC 9457)."""
+
+UNKNOWN = "qk_" + "0" * 34
+"""Stands for a presented key that none can be: its checksum is wrong, so it is refused without a look-up."""
 
 _LARGEST = 999_999_999_999_999
 _BASE = "https://iana.org/assignments/http-problem-types#"
-_UNITS = {"bytes": "content-bytes"}
+_SECOND_US = 1_000_000
+_LONGEST = 512
+_LONGEST_QUERY = 65_536
+_POSSIBLE = re.compile(r"[!-~]{20,128}\Z")
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}\Z")
+_PARAMETER = re.compile(r"\?[A-Za-z0-9._~-]{1,64}\Z")
+
+Row = tuple[Line, int, int, int, bool]
+"""(limit, used, extra, when it is unused again, whether it refused): one limit after a decision, in microseconds."""
 
 
 def headers(decision: Decision, profile: str = "ietf") -> dict[str, str]:
     """The response headers of a decision; see ``Decision.headers``."""
-    if profile not in PROFILES:
-        raise InvalidValue("profile", profile, f"one of {', '.join(PROFILES)}")
-    limits = decision.limits
-    found = {"ietf": _ietf, "github": _github, "draft03": _draft03}[profile](decision, limits) if limits else {}
+    write = _PROFILES.get(profile) if isinstance(profile, str) else None
+    if write is None:
+        raise InvalidValue("profile", profile, f"one of {', '.join(_PROFILES)}")
+    rows = _rows(decision)
+    found = write(rows, decision._now) if rows else {}
     if not decision.allowed and decision.retry_after is not None:
         found["Retry-After"] = str(decision.retry_after)
     return found
 
 
-def _ietf(decision: Decision, limits: Iterable[LimitStatus]) -> dict[str, str]:
+def _rows(decision: Decision) -> list[Row]:
+    """Every limit after a decision. Of an admission on the fast path, without working the whole answer out.
+
+    A limit that refused is reset, to its client, when this call would fit: so ``Retry-After`` never precedes it.
+    """
+    now = decision._now
+    if decision._full is None and decision.allowed and decision._frame is not None:
+        total, level = decision._total, decision._level
+        return [
+            (line, total - base, extra, end, False)
+            if isinstance(line, QuotaLine)
+            else (line, -(-level // line.scale), 0, now - -level // line.drain, False)
+            for line, base, extra, end in decision._frame.slots
+        ]
+    verdict = decision._details().verdict
+    latest = verdict.retry_at
+    return [
+        (s.line, s.used, s.extra, min(s.resets_at, latest) if s.refused and latest else s.resets_at, s.refused)
+        for s in verdict.standings
+    ]
+
+
+def _remaining(row: Row) -> int:
+    return max(0, row[0].limit + row[2] - row[1])
+
+
+def _seconds(until: int, now: int) -> int:
+    """Whole seconds, rounded up, never negative."""
+    return max(0, -((now - until) // _SECOND_US))
+
+
+def _ietf(rows: list[Row], now: int) -> dict[str, str]:
     """draft-ietf-httpapi-ratelimit-headers-10: two RFC 9651 Lists of Strings with parameters.
 
-    ``w`` is left out where windows differ in length (months; days where clocks change); ``t`` is always exact. For a
-    limit that refused, ``t`` is when this call would fit, so ``Retry-After`` never precedes it.
+    ``w`` is left out where windows differ in length (months; days where clocks change); ``t`` is always exact. ``qu``
+    is the limit's unit as it stands, unless it is the default, requests.
     """
     policies, states = [], []
-    for status in limits:
-        name = _string(status.name)
-        policy = f"{name};q={_integer(status.limit)}"
-        if status.window:
-            policy += f";w={_integer(status.window)}"
-        if status.unit != "requests":
-            policy += f";qu={_string(_UNITS.get(status.unit, status.unit))}"
+    for row in rows:
+        name, policy = _policy(row[0])
         policies.append(policy)
-        states.append(f"{name};r={_integer(status.remaining)};t={_integer(_seconds_to(decision, status))}")
+        states.append(f"{name};r={_integer(_remaining(row))};t={_integer(_seconds(row[3], now))}")
     return {"RateLimit-Policy": ", ".join(policies), "RateLimit": ", ".join(states)}
 
 
-def _github(_: Decision, limits: Iterable[LimitStatus]) -> dict[str, str]:
-    """GitHub's ``X-RateLimit-*``: the tightest limit, its reset in epoch seconds."""
-    status = tightest(limits)
-    reset = -(-to_us(status.resets_at) // 1_000_000)
+@lru_cache(maxsize=1024)
+def _policy(line: Line) -> tuple[str, str]:
+    """What never changes of a limit: its name as a String, its policy."""
+    name = _string(line.name)
+    window = f";w={_integer(line.length)}" if line.length else ""
+    unit = f";qu={_string(line.unit)}" if line.unit != "requests" else ""
+    return name, f"{name};q={_integer(line.limit)}{window}{unit}"
+
+
+def _github(rows: list[Row], now: int) -> dict[str, str]:  # noqa: ARG001 -- its reset is absolute
+    """GitHub's ``X-RateLimit-*`` of the tightest limit, its reset in seconds since the epoch."""
+    row = _tightest(rows)
     return {
-        "X-RateLimit-Limit": str(status.limit),
-        "X-RateLimit-Remaining": str(status.remaining),
-        "X-RateLimit-Used": str(status.used),
-        "X-RateLimit-Reset": str(reset),
-        "X-RateLimit-Resource": _plain(status.name),
+        "X-RateLimit-Limit": str(row[0].limit),
+        "X-RateLimit-Remaining": str(_remaining(row)),
+        "X-RateLimit-Used": str(row[1]),
+        "X-RateLimit-Reset": str(_seconds(row[3], 0)),
+        "X-RateLimit-Resource": _plain(row[0].name),
     }
 
 
-def _draft03(decision: Decision, limits: Iterable[LimitStatus]) -> dict[str, str]:
-    """Drafts 03 to 06: the tightest limit, its reset in seconds from now."""
-    status = tightest(limits)
+def _draft03(rows: list[Row], now: int) -> dict[str, str]:
+    """Drafts 03 to 06 of the IETF: the tightest limit, its reset in seconds from now."""
+    row = _tightest(rows)
     return {
-        "RateLimit-Limit": str(status.limit),
-        "RateLimit-Remaining": str(status.remaining),
-        "RateLimit-Reset": str(_seconds_to(decision, status)),
+        "RateLimit-Limit": str(row[0].limit),
+        "RateLimit-Remaining": str(_remaining(row)),
+        "RateLimit-Reset": str(_seconds(row[3], now)),
     }
 
 
-def tightest(limits: Iterable[LimitStatus]) -> LimitStatus:
-    """The limit with the smallest share left; among equals the one that resets last."""
-    return min(limits, key=lambda status: (status.remaining / status.limit, -to_us(status.resets_at)))
+_PROFILES: dict[str, Callable[[list[Row], int], dict[str, str]]] = {
+    "ietf": _ietf, "github": _github, "draft03": _draft03,
+}  # fmt: skip
+PROFILES = tuple(_PROFILES)
 
 
-def _seconds_to(decision: Decision, status: LimitStatus) -> int:
-    reset = status.resets_at
-    if status.name in decision.violated and decision.retry_at is not None:
-        reset = min(reset, decision.retry_at)
-    return max(0, -((decision.at - reset) // timedelta(seconds=1)))
+def _tightest(rows: list[Row]) -> Row:
+    """One that refused before one that did not, then the smallest share left, then the latest reset, then the first."""
+    return min(rows, key=lambda row: (not row[4], Fraction(_remaining(row), row[0].limit), -row[3]))
 
 
 def _integer(number: int) -> int:
     """Structured fields carry at most 15 digits (RFC 9651, section 3.3.1)."""
-    return max(0, min(number, _LARGEST))
+    return min(number, _LARGEST)
 
 
 def _plain(text: str) -> str:
-    """Visible ASCII: the rest is percent-encoded, as field values carry nothing else safely."""
+    """Printable ASCII, as field values carry it; the rest is percent-encoded, ``%`` too, so that names stay distinct."""
     return "".join(c if " " <= c <= "~" and c != "%" else "".join(f"%{b:02X}" for b in c.encode()) for c in text)
 
 
 def _string(text: str) -> str:
+    """An RFC 9651 String."""
     escaped = _plain(text).replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
 
 
 def problem(decision: Decision) -> dict[str, Any]:
-    """The RFC 9457 body of a refusal; of an admission, which has none, an empty one."""
-    if decision.status == 200:
+    """The RFC 9457 body of a refusal; of an admission an empty one.
+
+    A 403 never says which way the key failed. The names in ``violated-policies`` are those of ``RateLimit-Policy``.
+    """
+    if decision.allowed:
         return {}
     if decision.status == 403:
         return {
-            "type": "about:blank", "title": "Forbidden", "status": 403,
+            "type": "about:blank",
+            "title": "Forbidden",
+            "status": 403,
             "detail": "A valid API key with a usage plan is required.",
-        }  # fmt: skip
+        }
     if decision.status == 503:
         return {
-            "type": _BASE + "temporary-reduced-capacity", "title": "Service Unavailable", "status": 503,
-            "detail": "Usage cannot be checked right now.",
-        }  # fmt: skip
-    names = ", ".join(decision.violated)
-    never = decision.retry_at is None
+            "type": _BASE + "temporary-reduced-capacity",
+            "title": "Temporary Reduced Capacity",
+            "status": 503,
+            "detail": "Usage cannot be checked right now; nothing is wrong with the request.",
+        }
+    seconds = decision.retry_after
+    advice = "The cost can never be admitted." if seconds is None else f"Retry in {seconds} s."
+    over = [f"{s.name} ({s.used} of {s.limit} {s.unit} used)" for s in decision.limits if s.name in decision.violated]
     return {
         "type": _BASE + "quota-exceeded",
-        "title": "Too Many Requests",
+        "title": "Quota Exceeded",
         "status": 429,
-        "detail": f"Over the limit {names}; " + ("this cost can never fit." if never else "retry later."),
+        "detail": f"Over {', '.join(over)}. {advice}",
         "violated-policies": [_plain(name) for name in decision.violated],
-        **({} if never else {"retry-after": decision.retry_after}),
+        **({} if seconds is None else {"retry-after": seconds}),
     }
 
 
-def find_key(
-    values: Iterable[tuple[str, str]], query: str = "", *, header: str = "x-api-key", parameter: str | None = None
-) -> str | None:
-    """The API key that a request presents: in ``header``, as ``Authorization: Bearer``, or in a query parameter.
+def check_sources(key: str | Iterable[str]) -> tuple[str, ...]:
+    """Where keys are looked for, in order: header names, in lower case, and query parameters written ``?name``.
 
-    ``values``: (lower-case header name, value) pairs. None when no place has one. Several different ones, or one that
-    no key can be, count as an unknown key, never as an error.
+    In the header ``authorization`` it is the token of the ``Bearer`` scheme. Raises ``InvalidValue``.
     """
-    found: set[str] = set()
-    for name, value in values:
-        if name == header == "authorization":
-            kind, _, token = value.partition(" ")
-            if kind.lower() == "bearer" and token.strip():
-                found.add(token.strip())
-        elif name == header and value.strip():
-            found.add(value.strip())
-    if parameter is not None and not found and len(query) <= 65536:
-        found.update(value for name, value in parse_qsl(query, max_num_fields=None) if name == parameter and value)
-    if not found:
-        return None
-    key = found.pop()
-    return key if not found and len(key) <= LONGEST_KEY else "?"
+    sources = (key,) if isinstance(key, str) else tuple(key) if isinstance(key, Iterable) else ()
+    for source in sources:
+        if not isinstance(source, str) or not (_TOKEN.match(source) or _PARAMETER.match(source)):
+            raise InvalidValue("key", source, "the name of a header, or of a query parameter as in '?api_key'")
+    if not sources:
+        raise InvalidValue("key", key, "at least one header name, or query parameter as in '?api_key'")
+    return tuple(source if source.startswith("?") else source.lower() for source in sources)
+
+
+def find_key(header: Callable[[str], str | None], query: str, sources: Sequence[str]) -> tuple[str | None, str]:
+    """The key that a request presents in the first of its sources that has one, and that source.
+
+    ``header`` gives a header by its lower-case name, several lines joined by commas (RFC 9110, section 5.3): so what is
+    sent twice is one unknown key. What no key can be (too short, too long, not visible ASCII) is ``UNKNOWN``, whatever
+    its size. (None, "") when no source has one.
+    """
+    for source in sources:
+        value = _parameter(query, source) if source[0] == "?" else header(source)
+        if value and source == "authorization":
+            value = _bearer(value)
+        if value and (_POSSIBLE.match(value) or (value := _trimmed(value))):
+            return value, source
+    return None, ""
+
+
+def _trimmed(value: str) -> str:
+    """Of a value that is no key as it stands: the key without blanks around it, ``UNKNOWN``, or nothing if blank."""
+    if len(value) <= _LONGEST:
+        value = value.strip(" \t")
+        return value if not value or _POSSIBLE.match(value) else UNKNOWN
+    return UNKNOWN
+
+
+def _bearer(value: str) -> str:
+    """The token of ``Authorization: Bearer``; none of another scheme (RFC 6750, section 2.1)."""
+    return value[7 : _LONGEST * 2].lstrip(" ") if value[:7].lower() == "bearer " else ""
+
+
+def _parameter(query: str, source: str) -> str:
+    """A query parameter; a plus sign stands for itself, as no key has blanks."""
+    start = source[1:] + "="
+    if start not in query:
+        return ""
+    if len(query) > _LONGEST_QUERY:
+        return UNKNOWN
+    values = [part[len(start) :] for part in query.split("&") if part.startswith(start)]
+    if len(values) != 1 or len(values[0]) > _LONGEST:
+        return UNKNOWN if values else ""
+    return unquote(values[0])
+
+
+def hidden(secret: str | None) -> str:
+    """What logs may show of a secret: four asterisks and its last four characters, as API Gateway writes it."""
+    return "****" if secret is None or secret == UNKNOWN else "****" + secret[-4:]
+
+
+def hide_parameter(query: str, source: str, shown: str) -> str:
+    """A query with the value of the parameter hidden."""
+    start = source[1:] + "="
+    return "&".join(start + shown if part.startswith(start) else part for part in query.split("&"))
