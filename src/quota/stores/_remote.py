@@ -1,0 +1,181 @@
+"""What the stores on a server share: copies of directory entries, and lanes that a server-side script can drive.
+
+The rule runs in Python on decoded records. A *lane* is what it leaves to a server for the plain case: meters to add to
+below a ceiling and buckets to pour into, good while the records' versions stand and nothing is due. A server that
+finds anything else answers with the records, and the rule decides here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ..charge import MAX_UNITS, Course, Party, QuotaLine, Reading, Standing, Verdict, metered, weigh
+from ..clock import DAY_US, to_us
+from ..decision import Decision, Details, Reason, reason_of
+from ..key import ApiKey
+from ..operations import usable
+from ..plan import UsagePlan
+from ..record import Record
+from ..store import Entry, Request
+
+_BEYOND = 2**200
+_MOST_METERS = 500
+
+Pair = tuple[str, str | None]
+
+
+class Copy:
+    """This process's copy of a directory entry. ``stamps``: what the server compares to tell that it is fresh."""
+
+    __slots__ = ("entry", "lanes", "stamps", "tag")
+
+    def __init__(self, entry: Entry, stamps: tuple[Any, ...]) -> None:
+        self.entry = entry
+        self.stamps = stamps
+        self.lanes: dict[Pair, Lane] = {}
+        self.tag: Any = None
+
+
+class Copies:
+    """Copies by what clients present (a digest, a key's id); the oldest goes when there are too many."""
+
+    __slots__ = ("_found", "_most")
+
+    def __init__(self, most: int = 65_536) -> None:
+        self._found: dict[bytes | str, Copy] = {}
+        self._most = most
+
+    def get(self, ref: bytes | str) -> Copy | None:
+        return self._found.get(ref)
+
+    def put(self, ref: bytes | str, copy: Copy) -> None:
+        if len(self._found) >= self._most:
+            self.drop(next(iter(self._found), ref))
+        self._found[ref] = copy
+
+    def drop(self, ref: bytes | str) -> None:
+        self._found.pop(ref, None)
+
+
+class Lane:
+    """One key's plain way through one course.
+
+    ``units``: the units that it can count, in the order the server gets them. ``meters``: (record, meter, unit, quiet,
+    ceiling), ``buckets``: (record, meter, bucket, unit, drain, scale, burst), by index; records are 0 (the key's) and 1
+    (the account's). Up to ``quiet`` nothing happens but counting, above ``ceiling`` the quota refuses, in between the
+    rule is asked. ``tag``: what a store keeps with it.
+    """
+
+    __slots__ = ("buckets", "course", "key", "meters", "places", "plan", "tag", "tokens", "units", "until")
+
+    units: tuple[str, ...]
+    meters: list[tuple[int, int, int, int, int]]
+    buckets: list[tuple[int, int, int, int, int, int, int]]
+    places: list[tuple[Any, int, int, int, int]]
+    until: int
+    key: ApiKey
+    plan: UsagePlan
+    course: Course
+    tokens: tuple[int, int]
+    tag: Any
+
+    def amounts(self, takes: Mapping[str, int]) -> list[int] | None:
+        """The units of ``takes`` in the lane's order; None when the lane does not count one of them."""
+        amounts = [takes.get(unit, 0) for unit in self.units]
+        return amounts if len(takes) - sum(unit in takes for unit in self.units) == 0 else None
+
+    def conclude(self, allowed: bool, takes: Mapping[str, int], now: int, found: Sequence[int]) -> Decision:  # noqa: FBT001 -- the answer
+        """The decision, from what the meters read after this call and the buckets' levels."""
+        readings: list[Reading] = [
+            (line, found[index] - base, extra, end) if type(line) is QuotaLine else (line, found[index], 0, now)
+            for line, index, base, extra, end in self.places
+        ]
+        if allowed:
+            verdict = Verdict(allowed=True, now=now, standings=_standings(readings, now))
+            groups: tuple[tuple[int, Any], ...] = ((now, metered(self.course, takes)),)
+            return Decision(Details(Reason.OK, None, self.key, self.plan, takes, verdict, groups, self.tokens))
+        verdict = weigh(readings, takes, now)
+        return Decision(Details(reason_of(verdict), None, self.key, self.plan, takes, verdict, (), self.tokens))
+
+
+def _standings(readings: Iterable[Reading], now: int) -> tuple[Standing, ...]:
+    return weigh(readings, {}, now).standings
+
+
+def open_lane(request: Request, entry: Entry, party: Party) -> Lane | None:
+    """The lane for calls like this one, where the records are settled for its course; else None."""
+    plan = entry.plans.get(request.api)
+    if plan is None or usable(request, entry) is not Reason.OK:
+        return None
+    course = plan.course(request.route)
+    records = party.records()
+    now = max(request.now, *(record.at for record in records))
+    if now >= MAX_UNITS or any(len(record.meters) > _MOST_METERS for record in records):
+        return None
+    if not all(record.at for record in records) or not party.current(course, now):
+        return None
+    lane = Lane()
+    lane.course, lane.plan, lane.key = course, plan, entry.key
+    lane.tokens = party.key.token, party.account.token if party.account else 0
+    lane.tag = None
+    return lane if _lay_meters(lane, course, records) and _lay_lines(lane, party, request) else None
+
+
+def _lay_meters(lane: Lane, course: Course, records: Sequence[Record]) -> bool:
+    """Find the meters of every unit that all of the course's routes and records can count."""
+    routes = ("", course.route) if course.routed else ("",)
+    units = dict.fromkeys([*(line.unit for line in course.lines), *course.cost])
+    lane.meters, counted = [], []
+    for unit in units:
+        places = [
+            (index, position)
+            for index, record in enumerate(records)
+            for position, meter in enumerate(record.meters)
+            if meter.unit == unit and meter.api == course.api and meter.route in routes
+        ]
+        if len(places) == len(routes) * len(records):
+            lane.meters += [(*place, len(counted), MAX_UNITS, _BEYOND) for place in places]
+            counted.append(unit)
+    lane.units = tuple(counted)
+    return set(units) == set(counted)
+
+
+def _lay_lines(lane: Lane, party: Party, request: Request) -> bool:
+    """Work out how far each meter may go and until when that holds, as ``charge.bounds`` does."""
+    records = party.records()
+    places = {(index, position): order for order, (index, position, *_) in enumerate(lane.meters)}
+    until = min(MAX_UNITS, *(record.at - record.at % DAY_US + DAY_US for record in records))
+    until = min([until, *(record.due for record in records if record.due is not None)])
+    until = min([until, *_expiries(lane.key, request.digest)])
+    lane.places, lane.buckets = [], []
+    for line in lane.course.lines:
+        record = party.holder(line)
+        index = records.index(record)
+        meter = record.meter(lane.course.api, line.route, line.unit)
+        position = record.meters.index(meter)  # type: ignore[arg-type] # settled
+        order = places[index, position]
+        if type(line) is QuotaLine:
+            slot = meter.slot(line.name)  # type: ignore[union-attr] # settled
+            if slot is None or slot.limit != line.limit:
+                return False
+            whole = line.limit + slot.extra
+            top = slot.base + whole + line.overage
+            calm = min([top, *(slot.base - (-p * whole // 100) - 1 for p in line.alerts if p > slot.alerted)])
+            _, _, unit, quiet, ceiling = lane.meters[order]
+            ceiling = min(ceiling, top if top <= MAX_UNITS else _BEYOND)
+            lane.meters[order] = (index, position, unit, min(quiet, calm), ceiling)
+            lane.places.append((line, order, slot.base, slot.extra, slot.end))
+            until = min(until, slot.end)
+        else:
+            names = [bucket.name for bucket in meter.buckets]  # type: ignore[union-attr] # settled
+            lane.places.append((line, len(lane.meters) + len(lane.buckets), 0, 0, 0))
+            lane.buckets.append((index, position, names.index(line.name), lane.units.index(line.unit),
+                                 line.drain, line.scale, line.burst))  # fmt: skip
+    lane.until = until
+    return True
+
+
+def _expiries(key: ApiKey, digest: bytes | None) -> list[int]:
+    ends = [key.expires_at, *(secret.expires_at for secret in key.secrets if secret.digest == digest)]
+    return [to_us(end) for end in ends if end is not None]
