@@ -21,7 +21,7 @@ from .key import ApiKey
 from .plan import Cost
 from .reservation import AsyncReservation, Reservation
 from .steps import DEFAULT, Presented, Step, Steps, Unavailable
-from .store import Store, open_store
+from .store import Store, open_store, tell_clock
 from .stores.memory import MemoryStore
 
 P = ParamSpec("P")
@@ -65,6 +65,7 @@ class Ledger:
         self._clock = clock
         opened = MemoryStore() if store is None else open_store(store) if isinstance(store, str) else store
         self.store: Store = opened
+        tell_clock(opened, clock)
         self._spend = opened.spend if isinstance(opened, MemoryStore) else None
 
     def _ask(self, step: Step[T]) -> T:
@@ -171,6 +172,7 @@ class AsyncLedger:
         self._steps = Steps(clock=clock, on_unavailable=on_unavailable)
         opened = open_store(store, asynchronous=True) if isinstance(store, str) else store
         self.store: Any = MemoryStore() if store is None else opened
+        tell_clock(self.store, clock)
 
     async def _call(self, method: str, *args: Any) -> Any:
         function = getattr(self.store, method)

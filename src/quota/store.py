@@ -139,6 +139,13 @@ def open_store(url: str, *, asynchronous: bool = False) -> Any:
     return import_module(f".stores.{module}", __package__).open_url(url, asynchronous=asynchronous)
 
 
+def tell_clock(store: Any, clock: Callable[[], int]) -> None:
+    """Tell a store that asks (a remote one) which clock its ledger reads: the system's is compared with its server's."""
+    use_clock = getattr(store, "use_clock", None)
+    if use_clock is not None:
+        use_clock(clock)
+
+
 _STORES = {
     "memory": "memory", "sqlite": "sqlite", "postgresql": "postgres", "postgres": "postgres", "redis": "redis",
     "rediss": "redis", "unix": "redis",
