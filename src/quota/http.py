@@ -139,7 +139,7 @@ def _integer(number: int) -> int:
 
 
 def _plain(text: str) -> str:
-    """Printable ASCII, as field values carry it; the rest is percent-encoded, ``%`` too, so that names stay distinct."""
+    """Printable ASCII, as field values carry it; the rest is percent-encoded, ``%`` too: names stay distinct."""
     return "".join(c if " " <= c <= "~" and c != "%" else "".join(f"%{b:02X}" for b in c.encode()) for c in text)
 
 
