@@ -1,37 +1,48 @@
-# Every target sets itself up: a venv in .venv, then pip. Needs python3 (3.11 or later), its venv module, and make.
+# Every target sets itself up: a virtual environment in .venv, then pip. Needs make and python3 (3.11 or later) with venv.
 PYTHON ?= python3
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test test-slow check bench check-bench coverage mutate clean
+.PHONY: help demo test test-slow check format bench check-bench coverage mutate clean
+.NOTPARALLEL:
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-.venv/pyvenv.cfg:
-	$(PYTHON) -m venv .venv
-
-.venv/.core: .venv/pyvenv.cfg pyproject.toml
-	@echo "installing quota (attrs alone)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+# Stamps, touched last: an installation that was interrupted is made again.
+.venv/.made:
+	@$(PYTHON) -c 'import sys; sys.exit("quota needs Python 3.11 or later: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
+	@echo "making .venv"
+	@$(PYTHON) -m venv .venv
 	@touch $@
 
-.venv/.%: .venv/pyvenv.cfg pyproject.toml
-	@echo "installing quota[$*]: this takes a minute the first time"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$*]'
+.venv/.core: .venv/.made pyproject.toml
+	@echo "installing quota (attrs alone) into .venv"
+	@$(PIP) -e .
+	@touch $@
+
+.venv/.%: .venv/.made pyproject.toml
+	@echo "installing quota[$*] into .venv: a minute the first time"
+	@$(PIP) -e '.[$*]'
 	@touch .venv/.core $@
 
-demo: .venv/.core  ## the mission on the real library, then a day of traffic
+demo: .venv/.core  ## the walk-through on the real library, then a log replayed
 	@$(BIN)/python -m quota demo
 
 test: .venv/.test  ## the suite, in minutes
 	@$(BIN)/python -m pytest
 
 test-slow: .venv/.test  ## the long campaigns
-	@QUOTA_PROFILE=push $(BIN)/python -m pytest -m slow
+	@QUOTA_PROFILE=$${QUOTA_PROFILE:-nightly} $(BIN)/python -m pytest -m slow
 
 check: .venv/.test  ## ruff and mypy --strict
 	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
+
+format: .venv/.test  ## what ruff can put right by itself
+	@$(BIN)/ruff check --fix-only
+	@$(BIN)/ruff format
 
 bench: .venv/.test .venv/.bench  ## measure against the floor and the peers
 	@$(BIN)/python -m benchmarks
@@ -39,13 +50,15 @@ bench: .venv/.test .venv/.bench  ## measure against the floor and the peers
 check-bench: .venv/.test .venv/.bench  ## hold the code to benchmarks/budget.toml
 	@$(BIN)/python -m benchmarks --check
 
-coverage: .venv/.test  ## branch coverage of floors 0 to 2, 100 % or it fails
+coverage: .venv/.test  ## branch coverage of floors 0 to 2 with the memory store: 100 % or it fails
+	@$(BIN)/coverage erase
 	@$(BIN)/coverage run -m pytest -q
-	@$(BIN)/coverage report
+	@$(BIN)/coverage combine -q
+	@$(BIN)/coverage report --skip-covered
 
-mutate: .venv/.mutate  ## mutation testing of the rule, the periods and the plans
+mutate: .venv/.mutate  ## mutation testing of the rule, the periods and the plans; lists the survivors
 	@$(BIN)/mutmut run
 	@$(BIN)/mutmut results
 
-clean:  ## everything that make made
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage mutants
+clean:  ## remove everything that make made
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* mutants
