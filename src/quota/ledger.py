@@ -113,13 +113,14 @@ class Ledger:
         request_id: str | None = None,
     ) -> Decision:
         now = self._clock()
-        if self._spend is not None and route is None and request_id is None and api == "":
-            if type(secret) is str:
-                ref: Any = sha256(secret.encode("utf-8", "surrogatepass")).digest()
-            else:
-                ref = secret.id if type(secret) is ApiKey else None
-            if cost is DEFAULT or (type(cost) is int and 0 < cost <= MAX_UNITS):
-                decision = self._spend(ref, cost, now)
+        spend = self._spend
+        if spend is not None and route is None and request_id is None and api == "":
+            units = 1 if cost is DEFAULT else cost
+            if type(units) is int and 0 < units <= MAX_UNITS:
+                if type(secret) is str:
+                    decision = spend(sha256(secret.encode("utf-8", "surrogatepass")).digest(), units, now)
+                else:
+                    decision = spend(secret.id, units, now) if type(secret) is ApiKey else None
                 if decision is not None:
                     return decision
         return self._ask(self._steps.consume_at(now, secret, cost, api, route, request_id))

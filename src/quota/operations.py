@@ -98,7 +98,7 @@ def _consume(request: Request, entry: Entry | None, party: Party | None, terms: 
     groups: tuple[tuple[int, Any], ...] = ((verdict.now, metered(course, takes)),)
     if request.op == "reserve":
         for record in party.records():
-            record.hold(request.id, request.expires, verdict.now, metered(course, takes))
+            record.hold(request.id, verdict.now + request.ttl, verdict.now, metered(course, takes))
         groups = ()
     details = Details(
         reason_of(verdict), None, entry.key, plan, takes, verdict, groups, _tokens(party), hold=request.id

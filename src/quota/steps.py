@@ -300,15 +300,13 @@ class Steps:
             raise InvalidValue("ttl", ttl, "a timedelta or microseconds, above zero and at most 366 days")
         now = self._now()
         request = self._request("reserve", secret, cost, api, route, request_id, now)
-        request = attrs.evolve(request, id=new_token(), expires=now + ttl_us)
+        request = attrs.evolve(request, id=new_token(), ttl=ttl_us)
         return request, self._decide(request)
 
     def held(self, decision: Decision, request: Request) -> tuple[str, int]:
         """The id and the end of what is held: the first call's, where the decision is a replay."""
         details = decision._details()
-        if not decision.replayed:
-            return request.id, request.expires
-        return details.hold, request.expires - request.now + details.verdict.now
+        return details.hold or request.id, details.verdict.now + request.ttl
 
     def close(self, request: Request, decision: Decision, op: str, id_: str, actual: Cost | None) -> Step[Any]:
         """Commit or cancel a reservation."""

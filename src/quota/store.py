@@ -41,7 +41,7 @@ class Request:
     takes: Mapping[str, int] | None = None
     request_id: str | None = None
     id: str = ""
-    expires: int = 0
+    ttl: int = 0
     args: tuple[Any, ...] = ()
 
 

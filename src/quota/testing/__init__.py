@@ -24,25 +24,37 @@ from .model import DAY, Answer, Model, Skewed
 
 START = datetime(2026, 1, 29, 23, 40, tzinfo=timezone.utc)
 
-QUOTAS = st.builds(
-    Quota,
-    st.integers(1, 12),
-    st.sampled_from(["minute", "hour", "day", "week", "month"]),
-    unit=st.sampled_from(["requests", "requests", "tokens"]),
-    by=st.sampled_from(["key", "key", "account"]),
-    name=st.sampled_from([None, None, "x", "y"]),
-    overage=st.sampled_from([0, 0, 3]),
-)
-THROTTLES = st.builds(
-    Throttle,
-    st.sampled_from(["1", "3", "0.5", "1/3", "7"]),
-    st.sampled_from(["second", "minute"]),
-    burst=st.integers(1, 6),
-    unit=st.sampled_from(["requests", "requests", "tokens"]),
-    by=st.sampled_from(["key", "key", "account"]),
-    name=st.sampled_from([None, None, "z"]),
-)
-LIMITS = st.lists(st.one_of(QUOTAS, QUOTAS, THROTTLES), max_size=3, unique_by=lambda limit: limit.name)
+PERIODS = st.sampled_from(["minute", "hour", "day", "week", "month"])
+REQUESTS = st.just("requests")
+UNITS = st.sampled_from(["requests", "requests", "tokens"])
+PARTIES = st.sampled_from(["key", "key", "account"])
+
+
+def _limits(
+    *, quotas: bool = True, throttles: bool = True, units: st.SearchStrategy[str] = REQUESTS,
+    by: st.SearchStrategy[str] = st.just("key"), names: tuple[str | None, ...] = (None,), most: int = 3,
+) -> st.SearchStrategy[list[Quota | Throttle]]:  # fmt: skip
+    quota = st.builds(
+        Quota, st.integers(1, 12), PERIODS, unit=units, by=by, name=st.sampled_from(names),
+        overage=st.sampled_from([0, 0, 3]),
+    )  # fmt: skip
+    throttle = st.builds(
+        Throttle, st.sampled_from(["1", "3", "0.5", "1/3", "7"]), st.sampled_from(["second", "minute"]),
+        burst=st.integers(1, 6), unit=units, by=by, name=st.sampled_from(names),
+    )  # fmt: skip
+    kinds = [quota] * (2 if quotas else 0) + [throttle] * (1 if throttles else 0)
+    return st.lists(st.one_of(kinds), max_size=most, unique_by=lambda limit: limit.name)
+
+
+# Each history looks at one corner of the world or at all of it: bugs hide where few things meet often.
+FOCUS = {
+    "all": _limits(units=UNITS, by=PARTIES, names=(None, None, "x", "y")),
+    "plain": _limits(throttles=False),
+    "throttled": _limits(quotas=False, names=(None, None, "x"), most=2),
+    "both": _limits(),
+    "one name": _limits(throttles=False, names=("x",), most=1),
+    "accounts": _limits(by=PARTIES, names=(None, "x")),
+}
 COSTS = st.one_of(
     st.none(),
     st.integers(1, 4).map(lambda n: {"requests": n}),
@@ -60,13 +72,15 @@ STEPS = st.sampled_from([
 
 
 @st.composite
-def plans(draw: st.DrawFn) -> UsagePlan:
+def plans(draw: st.DrawFn, focus: str) -> UsagePlan:
     """A small plan; the third one governs another api."""
     id_ = draw(PLAN_IDS)
-    routes = {"r": draw(LIMITS)} if draw(st.booleans()) else {}
-    costs = {"s": draw(st.sampled_from([2, {"tokens": 1}]))} if draw(st.booleans()) else {}
+    limits = FOCUS[focus]
+    odd = focus in ("all", "accounts")
+    routes = {"r": draw(limits)} if odd and draw(st.booleans()) else {}
+    costs = {"s": draw(st.sampled_from([2, {"tokens": 1}]))} if odd and draw(st.booleans()) else {}
     alerts = draw(st.sampled_from([(80, 100), (), (50,)]))
-    return UsagePlan(id_, draw(LIMITS), api="b" if id_ == "b" else "", routes=routes, costs=costs, alerts=alerts)
+    return UsagePlan(id_, draw(limits), api="b" if id_ == "b" else "", routes=routes, costs=costs, alerts=alerts)
 
 
 class Machine(RuleBasedStateMachine):
@@ -84,6 +98,7 @@ class Machine(RuleBasedStateMachine):
         self.taken: list[tuple[str, int, Decision, Answer, bool]] = []
         self.held: list[tuple[str, int, Any, str, str | None]] = []
         self.spent: set[str] = set()
+        self.focus = "all"
 
     def _ledger(self, store: Any) -> Any:
         return Ledger(store, clock=self.clock)
@@ -95,9 +110,11 @@ class Machine(RuleBasedStateMachine):
     def now(self) -> int:
         return self.clock._now_us
 
-    @initialize(plan=plans())
-    def begin(self, plan: UsagePlan) -> None:
-        self.replace(plan)
+    @initialize(focus=st.sampled_from(sorted(FOCUS)), data=st.data())
+    def begin(self, focus: str, data: Any) -> None:
+        self.focus = focus
+        plan = data.draw(plans(focus))
+        self._replace(plan)
         self.issue("k1", None, plan.id)
 
     @rule(id_=KEY_IDS, account=st.sampled_from([None, None, "k1", "team"]), plan=st.one_of(st.none(), PLAN_IDS))
@@ -113,8 +130,23 @@ class Machine(RuleBasedStateMachine):
     def tick(self, steps: list[int]) -> None:
         self.clock.advance(sum(steps))
 
-    @rule(plan=plans())
-    def replace(self, plan: UsagePlan) -> None:
+    @rule(id_=KEY_IDS, delta=st.sampled_from([-1, 0, 0, 1]))
+    def tick_to_a_boundary(self, id_: str, delta: int) -> None:
+        """Where things happen: the instant a window ends, a bucket is empty, a refused call fits."""
+        try:
+            decision = self.ledger.peek(self._presented(id_), 3)
+        except ClockSkew:
+            return
+        instants = sorted({_us(s.resets_at) for s in decision.limits} | ({_us(r)} if (r := decision.retry_at) else set()))
+        later = [instant for instant in instants if instant + delta > self.now]
+        if later:
+            self.clock.set(later[0] + delta)
+
+    @rule(data=st.data())
+    def replace(self, data: Any) -> None:
+        self._replace(data.draw(plans(self.focus)))
+
+    def _replace(self, plan: UsagePlan) -> None:
         self.ledger.replace_plan(plan)
         self.model.plans[plan.id] = plan
 
@@ -184,6 +216,24 @@ class Machine(RuleBasedStateMachine):
             if request_id is not None:
                 key.memos[request_id] = (expected.at + DAY, ("consume", cost, api, route), decision, expected)
 
+    @rule(id_=KEY_IDS, times=st.integers(1, 4), known=st.booleans())
+    def hammer(self, id_: str, times: int, known: bool) -> None:
+        """The plainest call, several times: what a fast path serves."""
+        key = self.model.keys.get(id_)
+        if key is None:
+            return
+        presented = self.ledger.get_key(id_) if known else self._presented(id_)
+        for _ in range(times):
+            try:
+                expected = self.model.consume(id_, None, "", None, self.now)
+            except Skewed:
+                _raises(ClockSkew, lambda: self.ledger.consume(presented))
+                return
+            decision = self.ledger.consume(presented)
+            self._same(decision, expected)
+            if decision:
+                self.taken.append((id_, key.era, decision, expected, False))
+
     def _replayed(self, id_: str, memo: tuple[Any, ...], call: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         _, remembered, first, expected = memo
         if remembered != call or first.id in self.spent:
@@ -216,7 +266,7 @@ class Machine(RuleBasedStateMachine):
         mark = f"hold {len(self.held)}"
         try:
             expected = self.model.consume(
-                id_ if key else None, cost, api, route, self.now, expires=self.now + ttl, hold=mark
+                id_ if key else None, cost, api, route, self.now, ttl=ttl, hold=mark
             )
         except Skewed:
             _raises(ClockSkew, lambda: self.ledger.reserve(self._presented(id_), cost, ttl=ttl, api=api, route=route))
@@ -246,16 +296,18 @@ class Machine(RuleBasedStateMachine):
         except Skewed:
             _raises(ClockSkew, close)
             return
-        if now > held._expires + DAY:
+        try:
+            decision = held.commit(actual) if commit else held.cancel()
+        except ReservationClosed:
+            # A day after it lapsed a hold may be gone for good.
+            assert now > held._expires + DAY, "a hold was closed early"
             for event in events:
                 event.units, event.hold = 0, ""
             return
         if commit:
-            decision = held.commit(actual)
             done = self.model.commit(id_, f"hold {index}", actual, api, route, self.now)
-            self.taken.append((id_, era, decision, Answer(True, "OK", events=done), False))  # noqa: FBT003
+            self.taken.append((id_, era, decision, Answer(True, "OK", events=done), False))
         else:
-            held.cancel()
             self.model.cancel(id_, f"hold {index}", api, route, self.now)
         if again:
             _raises(ReservationClosed, held.cancel)

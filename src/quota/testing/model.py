@@ -381,7 +381,7 @@ class Model:
 
     def consume(
         self, id_: str | None, cost: Mapping[str, int] | None, api: str, route: str | None, now: int, *, dry: bool = False,
-        expires: int | None = None, hold: str = "",
+        ttl: int | None = None, hold: str = "",
     ) -> Answer:  # fmt: skip
         """consume, peek and reserve."""
         usable = self.usable(id_)
@@ -398,7 +398,7 @@ class Model:
             return answer
         saved = self._snapshot() if dry else None
         self.settle(key, api, route, now)
-        events = self.take(key, plan, api, route, takes, now, expires, hold)
+        events = self.take(key, plan, api, route, takes, now, None if ttl is None else now + ttl, hold)
         limits = self.limits(plan, route)
         self.pour(key, api, limits, takes, now)
         crossed = self.alerts(key, plan, api, limits, takes, now)

@@ -1,0 +1,180 @@
+"""Planted bugs: each is put into a copy of the package, and the conformance machine must catch it.
+
+A property is worth the bugs that it finds. Every entry says what was broken and replaces one piece of the source; the
+piece must still be there, so that a bug cannot go stale unseen.
+"""
+
+import importlib
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+PACKAGE = Path(__file__).parent.parent / "src" / "quota"
+
+BUGS = {
+    # The rule
+    "a limit refuses its last unit": (
+        "charge.py", "units > 0 and reading + units > line.limit", "units > 0 and reading + units >= line.limit"),
+    "a limit admits one unit too many": (
+        "charge.py", "units > 0 and reading + units > line.limit", "units > 0 and reading + units - 1 > line.limit"),
+    "only an exactly full limit refuses": (
+        "charge.py", "units > 0 and reading + units > line.limit + line.overage + extra",
+        "units > 0 and reading == line.limit + line.overage + extra"),
+    "a refused call is charged": (
+        "charge.py", "    if not verdict.allowed:\n        return verdict\n",
+        "    if not verdict.allowed:\n        party.keep(work, now)\n        take(party, course, takes, now)\n        return verdict\n"),
+    "a peek is charged": ("charge.py", "    if dry:\n", "    if False:\n"),
+    "the last limit alone decides": (
+        "charge.py", "return Verdict(not waits, now,", "return Verdict(not standings or not standings[-1].refused, now,"),
+    "the cost of another unit is counted": (
+        "charge.py", "        units = takes.get(line.unit, 0)\n        if isinstance(line, QuotaLine):\n            refused",
+        "        units = sum(takes.values())\n        if isinstance(line, QuotaLine):\n            refused"),
+    "overage is never admitted": (
+        "charge.py", "reading + units > line.limit + line.overage + extra", "reading + units > line.limit + extra"),
+    "a cost that can never fit is told to wait": (
+        "charge.py", "never = never or (refused and units > line.limit + line.overage)", "never = False"),
+    # Time
+    "a clock stepped back rewinds a window": (
+        "charge.py", "                now = record.at\n", "                pass\n"),
+    "a clock far behind refuses nothing": (
+        "charge.py", "if now < record.at - terms.max_skew:", "if False:"),
+    "a window never rolls": (
+        "charge.py", "if slot is None or slot.end <= now:", "if slot is None:"),
+    "the instant after a window belongs to it": (
+        "charge.py", "if slot is None or slot.end <= now:", "if slot is None or slot.end < now:"),
+    "retry_at is a microsecond early": (
+        "charge.py", "waits.append(now + -(-excess // line.drain))", "waits.append(now + excess // line.drain)"),
+    # Throttles
+    "a bucket drains a unit too fast": (
+        "charge.py", "level = bucket.level - bucket.drain * (now - bucket.at)",
+        "level = bucket.level - bucket.drain * (now - bucket.at) - 1"),
+    "a bucket's level is rounded down on conversion": (
+        "charge.py", "return -(-level_at(bucket, now) * line.scale // bucket.scale)",
+        "return level_at(bucket, now) * line.scale // bucket.scale"),
+    "toggling throttles refills them": (
+        "charge.py", "level = max(missed, _converted(own, line, now) if own else 0)",
+        "level = _converted(own, line, now) if own else 0"),
+    # Plan changes
+    "a new or renamed limit starts from nothing": (
+        "charge.py", "    if record.at < start:\n        return meter.total\n", "    return meter.total\n"),
+    "a changed period forgets what was used": (
+        "charge.py", "base, extra, alerted = min(slot.base, known(record, meter, start)), slot.extra, slot.alerted",
+        "base, extra, alerted = meter.total, slot.extra, slot.alerted"),
+    "the fast path does not note the minute": (
+        "stores/memory.py", "                    record.turn_minute(now)\n", ""),
+    "the fast path outlives a plan change": (
+        "stores/memory.py", "or lane.epoch is not self._epoch ", ""),
+    "the fast path outlives a disabled key": (
+        "stores/memory.py", "                self._close_lanes(seat)\n", ""),
+    "the fast path admits one unit too many": (
+        "stores/memory.py", "if total > lane.quiet:", "if total > lane.quiet + 1:"),
+    "the fast path forgets the throttle": (
+        "stores/memory.py", "                    bucket.level = level = level + cost * lane.scale\n", ""),
+    # Reservations, refunds, request ids
+    "a refund counts twice": (
+        "operations.py", "or request.id in (party.key.refunds or {}):", "or False:"),
+    "a refund after the window mints": (
+        "record.py", "if slot.start <= taken_at < slot.end and now < slot.end:", "if slot.start <= taken_at:"),
+    "a refund goes into the current window": (
+        "record.py", "for slot in [slot for slot in meter.slots if slot.start > taken_at]:", "for slot in []:"),
+    "a refund survives forget": (
+        "operations.py", "party.key.token != tokens[0] or ", ""),
+    "a partial refund gives all back": (
+        "operations.py", "units if wanted is None else min(units, wanted.get(unit, 0))", "units"),
+    "a reservation can be closed twice": (
+        "record.py", "found = self.holds.pop(id_, None) if self.holds else None",
+        "found = self.holds.get(id_) if self.holds else None"),
+    "an expired hold is never given back": (
+        "charge.py", "                record.give_back(found[1], found[3])\n", ""),
+    "an expired hold is given back twice": (
+        "operations.py", "if found is not None and found[2]:", "if found is not None:"),
+    "a hold lapses a microsecond early": (
+        "charge.py", "if found[2] and found[0] <= now:", "if found[2] and found[0] <= now + 1:"),
+    "a commit above its hold is lost": (
+        "operations.py", "        record.add(more, now)\n" if "record.add(more, now)" in (PACKAGE / "operations.py").read_text()
+        else "        add(record, more, now)\n", ""),
+    "a commit gives nothing back": (
+        "operations.py", "                if units < had:\n", "                if False:\n"),
+    "a replay is charged again": (
+        "operations.py", "if memo is not None and memo[0] > request.now:", "if False:"),
+    "a replay of other parameters is answered": (
+        "operations.py", "if fingerprint != _fingerprint(request):", "if False:"),
+    "a refunded charge is replayed": (
+        "operations.py", "if id_ in (party.key.refunds or {}):", "if False:"),
+    # Accounts, routes, alerts, grants
+    "the account is charged though the key refused": (
+        "charge.py", "    if not verdict.allowed:\n        return verdict\n",
+        "    if not verdict.allowed:\n        if party.account is not None:\n"
+        "            add(party.account, metered(course, takes), now)\n        return verdict\n"),
+    "keys of one account do not see each other": (
+        "charge.py", "return self.account if line.shared and self.account is not None else self.key", "return self.key"),
+    "a second key wipes what the account used": (
+        "stores/memory.py", "            account.record = first.record.copy()\n",
+        "            account.record = Record(new_number(), 0)\n"),
+    "a route's count leaks into the plan's": (
+        "charge.py", "    routes = (\"\", course.route) if course.routed else (\"\",)\n",
+        "    routes = (\"\", \"\") if course.routed else (\"\",)\n"),
+    "a route's throttle does not override": (
+        "plan.py", "if not (isinstance(limit, Throttle) and limit.unit in overridden)", "if True"),
+    "a route's cost is forgotten": (
+        "plan.py", "cost = parse_cost(self.costs.get(route, 1))", "cost = parse_cost(1)"),
+    "an alert fires again": ("charge.py", "                    slot.alerted = percent\n", ""),
+    "an alert is late by a unit": (
+        "charge.py", "used * 100 >= percent * (line.limit + slot.extra)", "used * 100 > percent * (line.limit + slot.extra)"),
+    "the fast path swallows an alert": (
+        "charge.py", "                if percent > slot.alerted:\n                    quiet", "                if False:\n                    quiet"),
+    "a grant outlives its window": (
+        "charge.py", "base, extra, alerted = known(record, meter, start), 0, 0",
+        "base, extra, alerted = known(record, meter, start), slot.extra if slot else 0, 0"),
+    "an old secret still works": (
+        "stores/memory.py", "                del self._digests[secret.digest]\n            for secret in key.secrets:",
+        "                pass\n            for secret in key.secrets:"),
+    "a day's history counts the wrong day": (
+        "record.py", "if row[4] == day:", "if row[4] == day + 1:"),
+}  # fmt: skip
+
+
+def plant(folder, number, file, old, new):
+    """The package with one piece of its source replaced, under another name."""
+    name = f"planted{number}"
+    shutil.copytree(PACKAGE, folder / name, ignore=shutil.ignore_patterns("__pycache__", "cli"))
+    path = folder / name / file
+    source = path.read_text()
+    assert source.count(old) >= 1, f"{file} no longer has {old!r}"
+    path.write_text(source.replace(old, new))
+    sys.path.insert(0, str(folder))
+    try:
+        return importlib.import_module(f"{name}.testing"), importlib.import_module(f"{name}.stores.memory")
+    finally:
+        sys.path.remove(str(folder))
+
+
+def run(testing, memory, examples):
+    """The machine, deterministic, stopping at the first failure."""
+    run_state_machine_as_test(
+        testing.machine(memory.MemoryStore),
+        settings=settings(
+            max_examples=examples, stateful_step_count=40, derandomize=True, database=None, phases=[Phase.generate],
+            print_blob=False, report_multiple_bugs=False,
+        ),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_the_machine_catches(bug, tmp_path):
+    """One planted bug, seen by the machine."""
+    file, old, new = BUGS[bug]
+    testing, memory = plant(tmp_path, f"_{list(BUGS).index(bug)}", file, old, new)
+    with pytest.raises(Exception) as caught:
+        run(testing, memory, 1_500)
+    assert "no longer has" not in str(caught.value)
+
+
+def test_the_machine_passes_the_package_as_it_is(tmp_path):
+    """Nothing planted, nothing caught: the bugs above are what fails."""
+    testing, memory = plant(tmp_path, "_none", "charge.py", "THE rule", "THE rule")
+    run(testing, memory, 60)
