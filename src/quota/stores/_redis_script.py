@@ -27,9 +27,11 @@ class Script:
 
 
 DECIDE = Script("""
--- KEYS: stamps, the key's record[, the account's][, memo...]. ARGV: a lane as JSON, now, units in the lane's order.
--- Returns 0 where the copy of the directory entry is stale; the server's microseconds where the clocks differ too much;
--- "allowed now reading..." where the lane decided; else everything, for the rule to decide on.
+-- KEYS: stamps, the key's record[, the account's][, a memo]. ARGV: a lane as JSON, now, units in the lane's order
+-- [, the memo's text, milliseconds to keep it].
+-- Returns 0 where the copy of the directory entry is stale; -1 while it is another writer's turn; the server's
+-- microseconds where the clocks differ too much; "allowed now reading..." where the lane decided; else everything,
+-- for the rule to decide on.
 local lane = cjson.decode(ARGV[1])
 local stamps = redis.call('HMGET', KEYS[1], lane.f, '*')
 if stamps[1] ~= lane.r or (stamps[2] or '') ~= lane.p then return 0 end
@@ -40,23 +42,43 @@ if lane.s then
   if math.abs(server - now) > lane.s then return server end
 end
 
+-- A writer that lost twice takes a turn: for a moment others wait. Only advice: every write checks what it read.
+local function milliseconds()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+local function taken(turn)
+  if not turn then return false end
+  local owner, till = string.match(turn, '^(%d+) (%d+)$')
+  return owner ~= lane.t and tonumber(till) > milliseconds()
+end
+
 local function everything()
   local found = {}
   for i = 2, #KEYS do
-    if i - 2 < lane.n then
-      found[i - 1] = redis.call('HGETALL', KEYS[i])
-    else
+    if i - 2 >= lane.n then
       found[i - 1] = redis.call('GET', KEYS[i])
+    else
+      if not lane.o then
+        if taken(redis.call('HGET', KEYS[i], 'w')) then return -1 end
+        if lane.t and redis.call('EXISTS', KEYS[i]) == 1 then
+          redis.call('HSET', KEYS[i], 'w', lane.t .. ' ' .. string.format('%.0f', milliseconds() + 50))
+        end
+      end
+      found[i - 1] = redis.call('HGETALL', KEYS[i])
     end
   end
   return found
 end
 
 if not lane.v then return everything() end
+if #KEYS > lane.n + 1 and redis.call('EXISTS', KEYS[#KEYS]) == 1 then return everything() end
 local states = {}
 for i, names in ipairs(lane.v) do
   local state = redis.call('HMGET', KEYS[i + 1], unpack(names, 2))
   if state[1] ~= names[1] then return everything() end
+  if taken(state[4]) then return -1 end
   local at = tonumber(state[2])
   if now < at then
     if now < at - lane.k then return everything() end
@@ -117,7 +139,9 @@ for i, b in ipairs(lane.b) do
   set[#set + 1], set[#set + 2] = names[b[3] + 1], string.format('%.0f', now)
 end
 for i, set in ipairs(writes) do redis.call('HSET', KEYS[i + 1], unpack(set)) end
-return answer('1', after)
+local told = answer('1', after)
+if #KEYS > lane.n + 1 then redis.call('SET', KEYS[#KEYS], told .. '\\n' .. ARGV[#ARGV - 1], 'PX', ARGV[#ARGV]) end
+return told
 """)
 
 LOOK = Script("""

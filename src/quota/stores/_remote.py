@@ -7,14 +7,14 @@ finds anything else answers with the records, and the rule decides here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..charge import MAX_UNITS, Course, Party, QuotaLine, Reading, Standing, Verdict, metered, weigh
+from ..charge import MAX_UNITS, Course, Party, QuotaLine, Reading, Standing, Terms, metered, weigh
 from ..clock import DAY_US, to_us
 from ..decision import Decision, Details, Reason, reason_of
 from ..key import ApiKey
-from ..operations import usable
+from ..operations import _decode_standing, _encode_standing, _fingerprint, usable
 from ..plan import UsagePlan
 from ..record import Record
 from ..store import Entry, Request
@@ -85,22 +85,41 @@ class Lane:
         amounts = [takes.get(unit, 0) for unit in self.units]
         return amounts if len(takes) - sum(unit in takes for unit in self.units) == 0 else None
 
-    def conclude(self, allowed: bool, takes: Mapping[str, int], now: int, found: Sequence[int]) -> Decision:  # noqa: FBT001 -- the answer
-        """The decision, from what the meters read after this call and the buckets' levels."""
-        readings: list[Reading] = [
+    def readings(self, found: Sequence[int], now: int) -> list[Reading]:
+        """What the limits stand at, from what the meters read and the buckets' levels."""
+        return [
             (line, found[index] - base, extra, end) if type(line) is QuotaLine else (line, found[index], 0, now)
             for line, index, base, extra, end in self.places
         ]
-        if allowed:
-            verdict = Verdict(allowed=True, now=now, standings=_standings(readings, now))
-            groups: tuple[tuple[int, Any], ...] = ((now, metered(self.course, takes)),)
-            return Decision(Details(Reason.OK, None, self.key, self.plan, takes, verdict, groups, self.tokens))
-        verdict = weigh(readings, takes, now)
-        return Decision(Details(reason_of(verdict), None, self.key, self.plan, takes, verdict, (), self.tokens))
+
+    def conclude(
+        self, allowed: bool, takes: Mapping[str, int], now: int, found: Sequence[int], id_: str | None = None  # noqa: FBT001
+    ) -> Decision:
+        """The decision, from what the server answered; ``id_`` where it is remembered under one."""
+        verdict = weigh(self.readings(found, now), {} if allowed else takes, now)
+        groups = ((now, metered(self.course, takes)),) if allowed else ()
+        return Decision(Details(reason_of(verdict), id_, self.key, self.plan, takes, verdict, groups, self.tokens))
+
+    def memo(self, request: Request, takes: Mapping[str, int], id_: str) -> list[Any]:
+        """What is remembered of an admission besides what the server answers; ``read_memo`` puts them together."""
+        lines = [
+            [_encode_standing(Standing(line, 0, extra, end)), index, base] for line, index, base, extra, end in self.places
+        ]
+        return [_fingerprint(request), id_, request.id, self.plan.id, sorted(takes.items()), lines,
+                metered(self.course, takes), list(self.tokens)]  # fmt: skip
 
 
-def _standings(readings: Iterable[Reading], now: int) -> tuple[Standing, ...]:
-    return weigh(readings, {}, now).standings
+def read_memo(now: int, found: Sequence[int], rest: list[Any], terms: Terms) -> list[Any]:
+    """An admission that a server remembered, as ``operations`` remembers its own."""
+    prints, id_, hold_id, plan_id, takes, lines, groups, tokens = rest
+    readings: list[Reading] = []
+    for encoded, index, base in lines:
+        empty = _decode_standing(encoded)
+        quota = type(empty.line) is QuotaLine
+        readings.append((empty.line, found[index] - base if quota else found[index], empty.extra, empty.resets_at))
+    standings = [_encode_standing(standing) for standing in weigh(readings, {}, now).standings]
+    until = now + terms.request_ttl
+    return [until, prints, id_, hold_id, plan_id, takes, now, standings, [], [[now, groups]], tokens]
 
 
 def open_lane(request: Request, entry: Entry, party: Party) -> Lane | None:

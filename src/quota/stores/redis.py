@@ -30,18 +30,22 @@ from redis.retry import Retry
 from ..charge import Party, Terms
 from ..clock import DAY_US, Clock, monotonic, system_clock
 from ..errors import ClockSkew, InvalidValue, PlanConflict, StoreBusy, StoreUnavailable, UnknownKey, UnknownPlan, check_text
-from ..key import ApiKey, decode_key, encode_key, new_number
+from ..key import ApiKey, decode_key, encode_key, new_number, new_token
 from ..operations import perform
 from ..plan import UsagePlan, decode_plan, encode_plan
 from ..record import Record
 from ..store import COMMON, Entry, Request, make_terms, split_url, whole_option
 from ._redis_script import COMMIT, DECIDE, LOOK, READ, Script
-from ._remote import Copies, Copy, Lane, open_lane
+from ._remote import Copies, Copy, Lane, open_lane, read_memo
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 FORMAT = "1"
+_STALE, _WAIT, _OPENED, _LOST = 0, -1, -2, -3
+_PATIENT = 2
+"""After how many attempts in vain a writer takes a turn."""
+
 _NOTHING = "nothing was charged"
 _UNKNOWN = "the outcome is unknown: retry with a request_id"
 
@@ -89,13 +93,15 @@ def _text(data: bytes | None) -> str | None:
 
 
 class _Tag:
-    """What a lane keeps for the wire: its call up to the instant, and how many arguments it has with the units."""
+    """What a lane keeps for the wire: where its records are, its call up to the instant, arguments with the units."""
 
-    __slots__ = ("count", "head")
+    __slots__ = ("count", "data", "head", "keys")
 
-    def __init__(self, head: bytes, count: int) -> None:
-        self.head = head
-        self.count = count
+    def __init__(self, keys: list[str], data: str, units: int) -> None:
+        self.keys = keys
+        self.data = data
+        self.head = _pack([str(len(keys)), *keys, data])
+        self.count = 2 + len(keys) + 1 + units
 
 
 class _Found:
@@ -103,16 +109,20 @@ class _Found:
 
     __slots__ = ("memo", "party", "states")
 
-    def __init__(self, party: Party, states: list[tuple[str | None, str | None]], memo: list[Any] | None) -> None:
+    def __init__(self, party: Party, states: list[State], memo: list[Any] | None) -> None:
         self.party = party
         self.states = states
         self.memo = memo
 
 
-def _decode_record(flat: list[bytes]) -> tuple[Record, str | None, str | None]:
-    """A record from its hash, with its version and its count of plain charges; a new one from nothing."""
+State = tuple[str | None, str | None, str | None]
+"""(version, count of plain charges, whose turn it is to write) of a record as it was found."""
+
+
+def _decode_record(flat: list[bytes]) -> tuple[Record, State]:
+    """A record from its hash; a new one from nothing."""
     if not flat:
-        return Record(new_number()), None, None
+        return Record(new_number()), (None, None, None)
     state = {flat[i].decode(): flat[i + 1] for i in range(0, len(flat), 2)}
     data = json.loads(state["b"])
     data[0] = int(state["at"])
@@ -120,7 +130,7 @@ def _decode_record(flat: list[bytes]) -> tuple[Record, str | None, str | None]:
         meter[3:6] = int(state[f"t{i}"]), int(state[f"m{i}"]), int(state[f"h{i}"])
         for j, bucket in enumerate(meter[8]):
             bucket[3:5] = int(state[f"l{i}.{j}"]), int(state[f"a{i}.{j}"])
-    return Record.decode(data), state["v"].decode(), state["c"].decode()
+    return Record.decode(data), (state["v"].decode(), state["c"].decode(), _text(state.get("w")))
 
 
 def _encode_record(record: Record, version: str) -> dict[str, str]:
@@ -172,138 +182,154 @@ class _Core:
             yield from self._look_around()
         ref: Any = request.digest or request.key_id or ""
         copy = self._copies.get(ref)
-        deadline = 0.0
-        while True:
+        turn = ""
+        for attempt in self._attempts():
             if copy is None:
                 copy = yield from self._look(request.digest, request.key_id or "")
                 if copy is None:
                     return perform(request, None, None, self.terms)
                 self._copies.put(ref, copy)
-            lane = self._lane(copy, request)
-            amounts = None if lane is None else lane.amounts(lane.course.cost if request.takes is None else request.takes)
-            call = self._ask(copy, request) if lane is None or amounts is None else self._spend(lane, request, amounts)
-            reply = yield call
-            if type(reply) is bytes:
-                takes = lane.course.cost if request.takes is None else request.takes  # type: ignore[union-attr]
-                allowed, now, *found = map(int, reply.split())
-                return lane.conclude(bool(allowed), takes, now, found)  # type: ignore[union-attr] # a lane asked
-            if reply == 0:
+            if attempt > _PATIENT and not turn:
+                turn = str(new_number())
+            done, result = yield from self._attempt(copy, request, turn)
+            if done:
+                return result
+            if result == _STALE:
                 self._copies.drop(ref)
                 copy = None
-            elif type(reply) is int:
-                raise ClockSkew(request.now, reply)
-            else:
-                done, result = yield from self._decide(copy, request, reply)
-                if done:
-                    return result
-            if not deadline:
-                deadline = monotonic() + self.timeout
-            elif monotonic() > deadline:
-                raise StoreBusy(f"{self._prefix} was contended for {self.timeout} s; {_NOTHING}")
 
-    def _lane(self, copy: Copy, request: Request) -> Lane | None:
-        if request.op != "consume" or request.request_id is not None:
-            return None
-        return copy.lanes.get((request.api, request.route))
+    def _attempt(self, copy: Copy, request: Request, turn: str) -> Trip[tuple[bool, Any]]:
+        """One trip, or two where the rule decides here: (True, the answer), or (False, why not)."""
+        lane = copy.lanes.get((request.api, request.route)) if request.op == "consume" else None
+        if lane is not None:
+            takes = lane.course.cost if request.takes is None else request.takes
+            amounts = lane.amounts(takes)
+            if amounts is not None:
+                id_ = None if request.request_id is None else new_token()
+                reply = yield self._spend(lane, request, takes, amounts, id_)
+                if type(reply) is bytes:
+                    allowed, now, *found = map(int, reply.split())
+                    return True, lane.conclude(bool(allowed), takes, now, found, id_ if allowed else None)
+        if lane is None or amounts is None:
+            reply = yield self._ask(copy, request, turn)
+        if type(reply) is not int:
+            return (yield from self._decide(copy, request, reply))
+        if reply > 0:
+            raise ClockSkew(request.now, reply)
+        return False, reply
 
     def _record_keys(self, entry: Entry) -> list[str]:
         keys = [self._use("k", entry.key.id)]
         return [*keys, self._use("a", entry.key.account)] if entry.shared else keys
 
-    def _memo_key(self, entry: Entry, request: Request) -> list[str]:
-        if request.request_id is None:
-            return []
-        return [f"{self._prefix}req:{len(entry.key.id)}:{entry.key.id}:{request.request_id}"]
+    def _memo_key(self, key: ApiKey, request: Request) -> str:
+        return f"{self._prefix}req:{len(key.id)}:{key.id}:{request.request_id}"
+
+    def _all_keys(self, entry: Entry, request: Request) -> list[str]:
+        memo = [] if request.request_id is None else [self._memo_key(entry.key, request)]
+        return [self._stamps, *self._record_keys(entry), *memo]
+
+    @property
+    def _memo_ms(self) -> str:
+        return str((self.terms.request_ttl + self.terms.max_skew) // 1000 + 1)
 
     def _header(self, copy: Copy) -> dict[str, Any]:
         stamp, plans = copy.stamps
         header = {"f": f"k:{copy.entry.key.id}", "r": stamp, "p": plans, "n": 2 if copy.entry.shared else 1}
         return header | ({"s": max(self.terms.max_skew, 1)} if self.check_clock else {})
 
-    def _ask(self, copy: Copy, request: Request) -> Call:
-        keys = [self._stamps, *self._record_keys(copy.entry), *self._memo_key(copy.entry, request)]
-        return _run(DECIDE, keys, _json(self._header(copy)), str(request.now))
+    def _ask(self, copy: Copy, request: Request, turn: str) -> Call:
+        """Bring the records, for the rule to decide on."""
+        keys = self._all_keys(copy.entry, request)
+        header = self._header(copy)
+        if request.op in ("peek", "usage"):
+            header["o"] = True
+        elif turn:
+            header["t"] = turn
+        return _run(DECIDE, keys, _json(header), str(request.now))
 
-    def _spend(self, lane: Lane, request: Request, amounts: list[int]) -> Call:
+    def _spend(
+        self, lane: Lane, request: Request, takes: Mapping[str, int], amounts: list[int], id_: str | None
+    ) -> Call:
+        """Have the server decide."""
         tag: _Tag = lane.tag
-        return Call(DECIDE, tag.head + _pack([str(request.now), *map(str, amounts)]), tag.count)
+        rest = [str(request.now), *map(str, amounts)]
+        if id_ is None:
+            return Call(DECIDE, tag.head + _pack(rest), tag.count)
+        memo = _json(lane.memo(request, takes, id_))
+        return _run(DECIDE, [*tag.keys, self._memo_key(lane.key, request)], tag.data, *rest, memo, self._memo_ms)
 
-    def _open(self, copy: Copy, request: Request, party: Party, versions: list[str | None]) -> bool:
+    def _open(self, copy: Copy, request: Request, party: Party, versions: list[str | None]) -> Lane | None:
         """Open the lane of calls like this one, where it can serve."""
-        if request.op != "consume" or request.request_id is not None:
-            return False
+        if request.op != "consume":
+            return None
         lane = open_lane(request, copy.entry, party) if all(versions) else None
         if lane is None:
             copy.lanes.pop((request.api, request.route), None)
-            return False
-        names: list[list[str]] = [[str(version), "at", "c"] for version in versions]
-        for fields in names:
-            fields.insert(1, "v")
-        meters = []
+            return None
+        names: list[list[str]] = [[str(version), "v", "at", "c", "w"] for version in versions]
+        meters, buckets = [], []
         for index, meter, unit, quiet, ceiling in lane.meters:
             names[index].append(f"t{meter}")
             meters.append([index + 1, len(names[index]) - 1, unit + 1, quiet, ceiling])
-        buckets = []
         for index, meter, bucket, unit, drain, scale, burst in lane.buckets:
             names[index] += [f"l{meter}.{bucket}", f"a{meter}.{bucket}"]
             place = len(names[index]) - 2
             buckets.append([index + 1, place, place + 1, unit + 1, drain, scale, burst])
         data = self._header(copy) | {"k": self.terms.max_skew, "u": lane.until, "v": names, "m": meters, "b": buckets}
-        keys = [self._stamps, *self._record_keys(copy.entry)]
-        head = _pack([str(len(keys)), *keys, _json(data)])
-        lane.tag = _Tag(head, 2 + len(keys) + 1 + len(lane.units))
+        lane.tag = _Tag([self._stamps, *self._record_keys(copy.entry)], _json(data), len(lane.units))
         if len(copy.lanes) > 64:  # noqa: PLR2004 -- routes are the callers' words
             copy.lanes.clear()
         copy.lanes[request.api, request.route] = lane
-        return True
+        return lane
 
     def _decide(self, copy: Copy, request: Request, reply: list[Any]) -> Trip[tuple[bool, Any]]:
         """Decide on the records by the rule and write back, or open a lane for the next try."""
         found = self._decode(copy.entry, request, reply)
-        versions = [version for version, _ in found.states]
         old = copy.lanes.get((request.api, request.route))
-        if self._open(copy, request, found.party, versions):
-            new = copy.lanes[request.api, request.route]
-            if old is None or old.tag.head != new.tag.head:
-                takes = new.course.cost if request.takes is None else request.takes
-                if new.amounts(takes) is not None:
-                    return False, None
+        lane = self._open(copy, request, found.party, [version for version, _, _ in found.states])
+        if lane is not None and found.memo is None and (old is None or old.tag.data != lane.tag.data):
+            if lane.amounts(lane.course.cost if request.takes is None else request.takes) is not None:
+                return False, _OPENED
         result = perform(request, copy.entry, found.party, self.terms)
         if not found.party.changed:
             return True, result
         fresh = [str(new_number()) for _ in found.states]
         done = yield self._write(copy, request, found, fresh)
-        if done == 1:
-            self._open(copy, request, found.party, list(fresh))
-        return done == 1, result
+        if done != 1:
+            return False, _LOST
+        self._open(copy, request, found.party, list(fresh))
+        return True, result
 
     def _decode(self, entry: Entry, request: Request, reply: list[Any]) -> _Found:
         decoded = [_decode_record(flat) for flat in reply[: 2 if entry.shared else 1]]
-        states = [(version, count) for _, version, count in decoded]
         key = decoded[0][0]
         party = Party(key, decoded[1][0] if entry.shared else None, owned=True)
-        memo = json.loads(reply[-1]) if request.request_id is not None and reply[-1] else None
-        if memo is not None and memo[-1][0] == key.token:
-            key.requests = {str(request.request_id): memo}
-        return _Found(party, states, memo)
+        memo = None
+        if request.request_id is not None and reply[-1]:
+            answer, _, rest = reply[-1].rpartition(b"\n")
+            memo = json.loads(rest)
+            if answer:
+                _, now, *found = map(int, answer.split())
+                memo = read_memo(now, found, memo, self.terms)
+            if memo[-1][0] == key.token:
+                key.requests = {request.request_id: memo}
+        return _Found(party, [state for _, state in decoded], memo)
 
     def _write(self, copy: Copy, request: Request, found: _Found, versions: list[str]) -> Call:
-        keys = [self._stamps, *self._record_keys(copy.entry), *self._memo_key(copy.entry, request)]
+        keys = self._all_keys(copy.entry, request)
         stamp, plans = copy.stamps
         checks: list[list[Any]] = [[1, f"k:{copy.entry.key.id}", stamp], [1, "*", plans or False]]
         writes: list[list[Any]] = []
         for index, record in enumerate(found.party.records()):
-            version, count = found.states[index]
-            checks.append([index + 2, "v", version or False])
-            if count is not None:
-                checks.append([index + 2, "c", count])
-            memo = (record.requests or {}).get(str(request.request_id))
+            for field, value in zip("vcw", found.states[index], strict=True):
+                checks.append([index + 2, field, value or False])
+            memo = (record.requests or {}).get(request.request_id or "")
             if index == 0 and memo is not None and memo != found.memo:
-                kept_ms = (self.terms.request_ttl + self.terms.max_skew) // 1000 + 1
-                writes.append(["SET", len(keys), _json(memo), "PX", str(kept_ms)])
+                writes.append(["SET", len(keys), _json(memo), "PX", self._memo_ms])
             record.requests = None
             fields = [part for pair in _encode_record(record, versions[index]).items() for part in pair]
-            if version is not None:
+            if found.states[index][0] is not None:
                 writes.append(["DEL", index + 2])
             writes += [["HSET", index + 2, *fields[i : i + 1000]] for i in range(0, len(fields), 1000)]
             writes.append(["PEXPIRE", index + 2, str(self._lifetime_ms(record))])
@@ -388,12 +414,13 @@ class _Core:
         reply = yield _run(COMMIT, keys, _json([wanted, encoded]))
         return bool(reply == 1)
 
-    def _attempts(self) -> Generator[None, None, None]:
-        """One turn after another until the timeout."""
+    def _attempts(self) -> Generator[int, None, None]:
+        """One attempt after another until the timeout."""
         deadline = monotonic() + self.timeout
-        yield
-        while monotonic() <= deadline:
-            yield
+        attempt = 0
+        while attempt < 2 or monotonic() <= deadline:  # noqa: PLR2004 -- the first, and the one it taught
+            yield attempt
+            attempt += 1
         raise StoreBusy(f"{self._prefix} was contended for {self.timeout} s; nothing was changed")
 
     def _put_plan(self, plan: UsagePlan, replace: bool) -> Trip[None]:  # noqa: FBT001 -- the protocol's
