@@ -93,7 +93,7 @@ class Lane:
         ]
 
     def conclude(
-        self, allowed: bool, takes: Mapping[str, int], now: int, found: Sequence[int], id_: str | None = None  # noqa: FBT001
+        self, allowed: bool, takes: Mapping[str, int], now: int, found: Sequence[int], id_: str | None = None
     ) -> Decision:
         """The decision, from what the server answered; ``id_`` where it is remembered under one."""
         verdict = weigh(self.readings(found, now), {} if allowed else takes, now)
@@ -103,7 +103,8 @@ class Lane:
     def memo(self, request: Request, takes: Mapping[str, int], id_: str) -> list[Any]:
         """What is remembered of an admission besides what the server answers; ``read_memo`` puts them together."""
         lines = [
-            [_encode_standing(Standing(line, 0, extra, end)), index, base] for line, index, base, extra, end in self.places
+            [_encode_standing(Standing(line, 0, extra, end)), index, base]
+            for line, index, base, extra, end in self.places
         ]
         return [_fingerprint(request), id_, request.id, self.plan.id, sorted(takes.items()), lines,
                 metered(self.course, takes), list(self.tokens)]  # fmt: skip
@@ -145,7 +146,8 @@ def _lay_meters(lane: Lane, course: Course, records: Sequence[Record]) -> bool:
     """Find the meters of every unit that all of the course's routes and records can count."""
     routes = ("", course.route) if course.routed else ("",)
     units = dict.fromkeys([*(line.unit for line in course.lines), *course.cost])
-    lane.meters, counted = [], []
+    lane.meters = []
+    counted: list[str] = []
     for unit in units:
         places = [
             (index, position)
@@ -190,7 +192,7 @@ def _lay_lines(lane: Lane, party: Party, request: Request) -> bool:
             names = [bucket.name for bucket in meter.buckets]  # type: ignore[union-attr] # settled
             lane.places.append((line, len(lane.meters) + len(lane.buckets), 0, 0, 0))
             lane.buckets.append((index, position, names.index(line.name), lane.units.index(line.unit),
-                                 line.drain, line.scale, line.burst))  # fmt: skip
+                                 line.drain, line.scale, line.burst))  # type: ignore[union-attr] # a throttle
     lane.until = until
     return True
 
