@@ -202,7 +202,6 @@ def weigh(readings: Iterable[Reading], takes: Mapping[str, int], now: int) -> Ve
         units = takes.get(line.unit, 0)
         if isinstance(line, QuotaLine):
             refused = units > 0 and reading + units > line.limit + line.overage + extra
-            never = never or (refused and units > line.limit + line.overage)
             standings.append(Standing(line, reading, extra, end, refused))
             if refused:
                 waits.append(end)
@@ -216,7 +215,7 @@ def weigh(readings: Iterable[Reading], takes: Mapping[str, int], now: int) -> Ve
                 waits.append(now + -(-excess // line.drain))
     retry_at = max(waits, default=None)
     if retry_at is not None and not never:
-        # What a grant lets through now is gone with its window: such a cost may fit today and never again.
+        # By then these windows are over, and what a grant lets through now is gone with them.
         never = any(
             isinstance(s.line, QuotaLine)
             and s.resets_at <= retry_at

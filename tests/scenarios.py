@@ -1,0 +1,304 @@
+"""Short histories with their exact outcome, as functions of the package: they run on it, and on copies with planted bugs."""
+
+from datetime import datetime, timedelta, timezone
+
+START = datetime(2026, 3, 10, 12, 0, 30, tzinfo=timezone.utc)
+DAY = timedelta(days=1)
+
+
+def _ledger(q, limits, **plan):
+    clock = q.ManualClock(START)
+    ledger = q.Ledger(clock=clock)
+    ledger.add_plan(q.UsagePlan("p", limits, **plan))
+    key, secret = ledger.issue_key("k", "p", id="k")
+    return ledger, clock, key, secret
+
+
+def _used(ledger, key, name="requests/day", **where):
+    return {status.name: status.used for status in ledger.peek(key, 1, **where).limits}[name] - 1
+
+
+def _standing(ledger, key):
+    """What is used, told by a call that is refused and so adds nothing."""
+    return {status.name: status.used for status in ledger.peek(key, {"requests": 10**9}).limits}
+
+
+def the_last_unit_fits_and_no_more(q):
+    ledger, _, key, _ = _ledger(q, "3/day")
+    assert [bool(ledger.consume(key)) for _ in range(5)] == [True, True, True, False, False]
+    assert _standing(ledger, key) == {"requests/day": 3}
+
+
+def windows_roll_on_their_first_microsecond(q):
+    ledger, clock, key, _ = _ledger(q, "1/day")
+    assert ledger.consume(key)
+    end = datetime(2026, 3, 11, tzinfo=timezone.utc)
+    assert ledger.consume(key).retry_at == end
+    clock.set(end - timedelta(microseconds=1))
+    assert not ledger.consume(key)
+    clock.set(end)
+    assert ledger.consume(key)
+    assert not ledger.consume(key)
+
+
+def short_windows_roll_within_a_day(q):
+    ledger, clock, key, _ = _ledger(q, "2/minute")
+    first = ledger.consume(key, 2)
+    assert ledger.grant(key, "requests/minute", 1).remaining == 1
+    clock.set(datetime(2026, 3, 10, 12, 1, tzinfo=timezone.utc) - timedelta(microseconds=1))
+    assert not ledger.consume(key, 2)
+    clock.advance(1)
+    assert ledger.consume(key, 2)
+    assert not ledger.consume(key)
+    assert ledger.refund(first) == 0
+    assert not ledger.consume(key)
+
+
+def a_cost_that_can_never_fit_is_told(q):
+    ledger, _, key, _ = _ledger(q, "3/day overage 1, 9/s burst 9")
+    for cost, name in ((5, "requests/day"), (10, "throttle")):
+        decision = ledger.consume(key, cost)
+        assert (decision.reason, decision.retry_at) == (q.Reason.COST_TOO_LARGE, None)
+        assert name in decision.violated
+    assert ledger.consume(key, 4)
+
+
+def a_bucket_converts_rounded_up(q):
+    ledger, clock, key, _ = _ledger(q, "7/minute burst 7")
+    assert ledger.consume(key)
+    clock.advance(1)
+    ledger.replace_plan(q.UsagePlan("p", "1/s burst 7"))
+    status = ledger.consume(key, 10).limits[0]
+    assert status.resets_at == START + timedelta(microseconds=1 + 1_000_000)
+
+
+def toggling_throttles_refills_nothing(q):
+    ledger, _, key, _ = _ledger(q, "1/s burst 5 as a")
+    ledger.add_plan(q.UsagePlan("other", "1/s burst 5 as b"))
+    assert ledger.consume(key, 5)
+    ledger.associate(key, "other")
+    assert not ledger.consume(key)
+    ledger.associate(key, "p")
+    assert not ledger.consume(key)
+
+
+def a_limit_that_joins_counts_what_its_window_saw(q):
+    ledger, clock, key, _ = _ledger(q, "100/day")
+    for _ in range(3):
+        assert ledger.consume(key)
+    clock.advance(timedelta(minutes=1))
+    assert ledger.consume(key)
+    clock.advance(1)
+    assert ledger.consume(key)
+    ledger.replace_plan(q.UsagePlan("p", "100/day, 50/minute, 60/hour, 70/month"))
+    expected = {"requests/day": 5, "requests/minute": 2, "requests/hour": 5, "requests/month": 5}
+    assert _standing(ledger, key) == expected
+
+
+def a_changed_period_keeps_what_was_used(q):
+    ledger, clock, key, _ = _ledger(q, "5/month as x")
+    assert ledger.consume(key, 4)
+    clock.advance(DAY)
+    ledger.replace_plan(q.UsagePlan("p", "5/day as x"))
+    assert not ledger.consume(key, 2)
+    assert ledger.consume(key, 1)
+    clock.advance(DAY)
+    assert ledger.consume(key, 2)
+    ledger.replace_plan(q.UsagePlan("p", "50/month as x"))
+    assert _standing(ledger, key) == {"x": 7}
+
+
+def a_plan_change_binds_on_the_next_call(q):
+    ledger, _, key, secret = _ledger(q, "10/day")
+    for _ in range(3):
+        assert ledger.consume(key)
+        assert ledger.consume(secret)
+    ledger.replace_plan(q.UsagePlan("p", "6/day"))
+    assert not ledger.consume(key)
+    assert not ledger.consume(secret)
+    ledger.replace_plan(q.UsagePlan("p", "7/day"))
+    assert ledger.consume(secret)
+    assert not ledger.consume(key)
+
+
+def a_disabled_key_is_refused_on_the_next_call(q):
+    ledger, _, key, secret = _ledger(q, "10/day")
+    for _ in range(2):
+        assert ledger.consume(key)
+        assert ledger.consume(secret)
+    ledger.disable_key(key)
+    assert ledger.consume(secret).reason is q.Reason.DISABLED_KEY
+    assert ledger.consume(key).reason is q.Reason.DISABLED_KEY
+    ledger.enable_key(key)
+    assert ledger.consume(key)
+    _, new = ledger.rotate_key(key)
+    assert ledger.consume(secret).reason is q.Reason.UNKNOWN_KEY
+    assert ledger.consume(new)
+    ledger.remove_key(key)
+    assert ledger.consume(new).reason is q.Reason.UNKNOWN_KEY
+
+
+def a_refund_counts_once_and_only_in_its_window(q):
+    ledger, clock, key, _ = _ledger(q, "10/day, 100/month")
+    first = ledger.consume(key, 3)
+    clock.advance(DAY)
+    assert ledger.consume(key, 1)
+    assert ledger.refund(first) == 3
+    assert ledger.refund(first) == 0
+    assert _standing(ledger, key) == {"requests/day": 1, "requests/month": 1}
+    lone = ledger.consume(key, 2)
+    clock.advance(40 * DAY)
+    assert ledger.consume(key, 1)
+    assert ledger.refund(lone) == 0
+    assert _standing(ledger, key) == {"requests/day": 1, "requests/month": 1}
+
+
+def a_refund_takes_what_it_gives_out_of_its_day(q):
+    ledger, clock, key, _ = _ledger(q, "10/day, 100/month")
+    first = ledger.consume(key, 3)
+    clock.advance(DAY)
+    assert ledger.consume(key, 1)
+    assert ledger.refund(first, 2) == 2
+    rows = [(r.day.day, r.limit, r.used, r.remaining) for r in ledger.usage(key)]
+    assert rows == [
+        (10, "requests/day", 1, 9), (10, "requests/month", 1, 99),
+        (11, "requests/day", 1, 9), (11, "requests/month", 1, 98),
+    ]  # fmt: skip
+
+
+def a_hold_lapses_on_its_microsecond_and_once(q):
+    ledger, clock, key, secret = _ledger(q, "10/day")
+    held = ledger.reserve(secret, 4, ttl=timedelta(seconds=10))
+    assert _standing(ledger, key) == {"requests/day": 4}
+    clock.advance(timedelta(seconds=10) - timedelta(microseconds=1))
+    assert ledger.consume(key)
+    assert _standing(ledger, key) == {"requests/day": 5}
+    clock.advance(1)
+    assert ledger.consume(key)
+    assert _standing(ledger, key) == {"requests/day": 2}
+    held.cancel()
+    assert _standing(ledger, key) == {"requests/day": 2}
+
+
+def a_commit_records_what_was_used(q):
+    ledger, clock, key, secret = _ledger(q, "10/day")
+    less, more, late = (ledger.reserve(secret, 3, ttl=timedelta(seconds=5)) for _ in range(3))
+    less.commit(1)
+    assert _standing(ledger, key) == {"requests/day": 7}
+    done = more.commit(6)
+    assert (_standing(ledger, key), done.over) == ({"requests/day": 10}, 0)
+    clock.advance(timedelta(seconds=5))
+    assert _standing(ledger, key) == {"requests/day": 7}
+    late.commit(5)
+    assert _standing(ledger, key) == {"requests/day": 12}
+    assert not ledger.consume(key)
+    assert ledger.refund(done) == 6
+    assert _standing(ledger, key) == {"requests/day": 6}
+
+
+def a_reservation_is_closed_once(q):
+    ledger, _, key, secret = _ledger(q, "10/day")
+    for first in ("commit", "cancel"):
+        held = ledger.reserve(secret, 3, ttl=timedelta(seconds=5))
+        getattr(held, first)()
+        for again in (held.commit, held.cancel):
+            try:
+                again()
+            except q.ReservationClosed:
+                continue
+            raise AssertionError("closed twice")
+    assert _standing(ledger, key) == {"requests/day": 3}
+
+
+def a_request_id_is_charged_once(q):
+    ledger, clock, key, secret = _ledger(q, "10/day, 100/month")
+    first = ledger.consume(secret, 2, request_id="a")
+    again = ledger.consume(secret, 2, request_id="a")
+    assert (again.id, again.replayed, again.limits) == (first.id, True, first.limits)
+    assert _standing(ledger, key)["requests/day"] == 2
+    assert _raises(q.RequestMismatch, lambda: ledger.consume(secret, 3, request_id="a"))
+    assert ledger.refund(again) == 2
+    assert _raises(q.RequestMismatch, lambda: ledger.consume(secret, 2, request_id="a"))
+    clock.advance(DAY)
+    assert not ledger.consume(secret, 2, request_id="a").replayed
+
+
+def a_refused_call_charges_nobody(q):
+    ledger, _, key, secret = _ledger(q, [q.Quota(1, "day"), q.Quota(10, "day", by="account", name="team")])
+    other, _ = ledger.issue_key("second", "p", account="k")
+    assert ledger.consume(secret)
+    for _ in range(3):
+        assert ledger.consume(secret).violated == ("requests/day",)
+    assert _standing(ledger, other) == {"requests/day": 0, "team": 1}
+    assert ledger.consume(other)
+    assert _standing(ledger, key) == {"requests/day": 1, "team": 2}
+
+
+def routes_cost_and_count_on_their_own(q):
+    ledger, _, key, _ = _ledger(q, "9/day", routes={"GET /a": "2/day as few"}, costs={"GET /b": 4})
+    assert ledger.consume(key, route="GET /b").cost == 4
+    assert ledger.consume(key, route="GET /a")
+    assert ledger.consume(key, route="GET /a")
+    assert ledger.consume(key, route="GET /a").violated == ("few",)
+    assert ledger.consume(key, route="GET /c")
+    assert _standing(ledger, key) == {"requests/day": 7}
+
+
+def a_grant_ends_with_its_window(q):
+    ledger, clock, key, _ = _ledger(q, "2/day")
+    assert ledger.consume(key, 2)
+    assert ledger.grant(key, "requests/day", 3).remaining == 3
+    assert ledger.consume(key, 3)
+    assert not ledger.consume(key)
+    assert ledger.set_remaining(key, "requests/day", 1).remaining == 1
+    assert ledger.consume(key)
+    assert not ledger.consume(key)
+    clock.advance(DAY)
+    assert [bool(ledger.consume(key)) for _ in range(3)] == [True, True, False]
+
+
+def alerts_fire_once_in_a_window(q):
+    ledger, clock, key, _ = _ledger(q, "10/day")
+    seen = []
+    for _ in range(10):
+        decision = ledger.consume(key)
+        seen.append(decision.crossed)
+    assert [s for s in seen if s] == [(("requests/day", 80),), (("requests/day", 100),)]
+    assert seen[7]
+    assert ledger.refund(decision) == 1
+    assert ledger.consume(key).crossed == ()
+    clock.advance(DAY)
+    assert ledger.consume(key, 9).crossed == (("requests/day", 80),)
+
+
+def forgotten_charges_are_not_refunded(q):
+    ledger, _, key, _ = _ledger(q, "10/day")
+    first = ledger.consume(key, 3)
+    ledger.forget(key)
+    assert ledger.consume(key, 2)
+    assert ledger.refund(first) == 0
+    assert _standing(ledger, key) == {"requests/day": 2}
+
+
+def a_clock_stepped_back_grants_nothing(q):
+    ledger, clock, key, _ = _ledger(q, "2/minute")
+    clock.set(datetime(2026, 3, 10, 12, 1, 0, tzinfo=timezone.utc))
+    assert ledger.consume(key, 2)
+    clock.advance(-timedelta(seconds=20))
+    assert not ledger.consume(key)
+    clock.advance(-timedelta(minutes=5))
+    assert _raises(q.ClockSkew, lambda: ledger.consume(key))
+
+
+def _raises(error, call):
+    try:
+        call()
+    except error:
+        return True
+    return False
+
+
+SCENARIOS = {
+    name: function for name, function in list(globals().items())
+    if callable(function) and not name.startswith("_") and function.__module__ == __name__
+}  # fmt: skip
