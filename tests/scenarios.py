@@ -153,6 +153,14 @@ def a_refund_counts_once_and_only_in_its_window(q):
     assert _standing(ledger, key) == {"requests/day": 1, "requests/month": 1}
 
 
+def a_refund_after_its_window_gives_nothing(q):
+    ledger, clock, key, _ = _ledger(q, "5/minute")
+    first = ledger.consume(key, 3)
+    ledger.replace_plan(q.UsagePlan("p", "100/s burst 100"))
+    clock.advance(timedelta(minutes=2))
+    assert ledger.refund(first) == 0
+
+
 def a_refund_takes_what_it_gives_out_of_its_day(q):
     ledger, clock, key, _ = _ledger(q, "10/day, 100/month")
     first = ledger.consume(key, 3)

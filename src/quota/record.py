@@ -212,7 +212,7 @@ class Record:
         for api, route, unit, _ in takes:
             meter = self.meter(api, route, unit)
             for slot in meter.slots if meter else ():
-                if slot.start <= taken_at < slot.end and now < slot.end:
+                if slot.start <= taken_at and now < slot.end:
                     until = max(until, slot.end)
         return until
 

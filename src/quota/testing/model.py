@@ -447,7 +447,7 @@ class Model:
         self.pour(key, api, limits, {unit: max(0, units - was.get(unit, 0)) for unit, units in used.items()}, now)
         if plan:
             self.alerts(key, plan, api, limits, more, now)
-        return (*kept, *added)
+        return (*(event for event in kept if event.units), *added)
 
     def cancel(self, id_: str, hold: str, api: str, route: str | None, now: int) -> None:
         key = self.keys[id_]
