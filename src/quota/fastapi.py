@@ -1,0 +1,80 @@
+"""A usage plan as a FastAPI dependency: for the routes that ask for it, and shown in OpenAPI as a security scheme."""
+
+from __future__ import annotations
+
+from typing import Any, Unpack
+
+from fastapi import HTTPException, Request, Response, WebSocketException
+from fastapi.openapi.models import APIKey, APIKeyIn, HTTPBearer
+from fastapi.requests import HTTPConnection
+from fastapi.security.base import SecurityBase
+
+from .asgi import QuotaMiddleware, path_of
+from .decision import Decision
+from .errors import InvalidValue
+from .gate import Answer, Settings
+from .ledger import AsyncLedger, Ledger
+
+
+class Refused(HTTPException):
+    """A request that ``QuotaKey`` refused; ``decision`` says why. ``refused`` answers it with the problem's details."""
+
+    def __init__(self, decision: Decision, answer: Answer) -> None:
+        super().__init__(answer.status, decision.problem()["detail"], decision.headers())
+        self.decision = decision
+        self.answer = answer
+
+
+async def refused(_: Request, error: Exception) -> Response:
+    """The whole answer: ``app.add_exception_handler(Refused, refused)``."""
+    answer: Answer = error.answer  # type: ignore[attr-defined] # registered for Refused
+    return Response(answer.body, answer.status, dict(answer.headers))
+
+
+class QuotaKey(SecurityBase):
+    """A dependency that checks and counts each request, gives its ``Decision`` and raises ``Refused``.
+
+    ``ledger`` and ``settings`` as of ``quota.asgi.QuotaMiddleware``, charging on arrival. OpenAPI shows the first place
+    of ``key``. Give it an instance: ``Annotated[Decision, Depends(QuotaKey(ledger, on_unavailable="deny"))]``.
+
+    Raises:
+        InvalidValue: as the middleware, and for settings that only it can honour.
+    """
+
+    def __init__(
+        self, ledger: AsyncLedger | Ledger, *, scheme_name: str = "QuotaKey", **settings: Unpack[Settings]
+    ) -> None:
+        for name in ("charge", "success", "actual", "ttl", "exempt"):
+            if name in settings:
+                raise InvalidValue(name, settings.get(name), "nothing here; QuotaMiddleware has it")
+        self._ledger = ledger
+        self._front = QuotaMiddleware(_nowhere, ledger, **settings)
+        key = self._front.gate.key
+        self._settings: Settings = {**settings, "key": key}
+        self.scheme_name = scheme_name
+        self.model = _scheme("x-api-key" if callable(key) else key[0])
+
+    async def __call__(self, connection: HTTPConnection, response: Response) -> Decision:
+        scope, front = connection.scope, self._front
+        if front.app is not scope["app"]:
+            front = self._front = QuotaMiddleware(scope["app"], self._ledger, **self._settings)
+        method = scope.get("method", "GET")
+        decision, _ = await front.decide(scope, method, path_of(scope))
+        if decision.allowed or front.gate.shadow:
+            response.headers.update(front.gate.shown(decision))
+            return decision
+        answer = front.gate.refusal(decision, method)
+        if scope["type"] == "websocket":
+            raise WebSocketException(1008, answer.reason)
+        raise Refused(decision, answer)
+
+
+async def _nowhere(*_: Any) -> None:
+    """Stands for the application until a request tells which it is."""
+
+
+def _scheme(source: str) -> APIKey | HTTPBearer:
+    if source == "authorization":
+        return HTTPBearer()
+    place = APIKeyIn.query if source[0] == "?" else APIKeyIn.header
+    return APIKey.model_validate({"in": place, "name": source.lstrip("?")})

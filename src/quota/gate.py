@@ -1,0 +1,261 @@
+"""What the WSGI and the ASGI middleware share: everything but how a request comes in and an answer goes out. Pure."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
+from typing import Any, Literal, NamedTuple, Required, TypedDict
+
+import attrs
+
+from .charge import Verdict
+from .clock import span_us, system_clock
+from .decision import Decision, Details, Reason
+from .errors import ClockSkew, InvalidValue, StoreBusy, StoreUnavailable
+from .http import PROBLEM_TYPE, PROFILES, check_sources, headers, problem
+from .plan import Cost, parse_cost
+
+log = logging.getLogger(__name__)
+
+UNDECIDED = (StoreBusy, StoreUnavailable, ClockSkew)
+"""Why a ledger cannot decide; ``on_unavailable`` says what then."""
+
+_NAMES, _LONGEST = 4096, 256
+_GATEWAY = {
+    403: ("Forbidden", "ForbiddenException"),
+    429: ("Limit Exceeded", "LimitExceededException"),
+    503: ("Service Unavailable", "ServiceUnavailableException"),
+}
+_THROTTLED = ("Too Many Requests", "TooManyRequestsException")
+_PHRASES = {403: "403 Forbidden", 429: "429 Too Many Requests", 503: "503 Service Unavailable"}
+
+Request = Any
+"""What the application is given: the WSGI ``environ`` or the ASGI ``scope``."""
+
+
+class Settings(TypedDict, total=False):
+    """The keywords of ``quota.wsgi.QuotaMiddleware`` and ``quota.asgi.QuotaMiddleware``; only the first is required.
+
+    A callable is given the WSGI ``environ`` or the ASGI ``scope``.
+
+    - ``on_unavailable``: ``"deny"`` (503) or ``"allow"`` when the ledger cannot decide.
+    - ``key``: where the key is presented: header names, ``"authorization"`` for its Bearer token, ``"?name"`` for a
+      query parameter, or several in order; or a callable returning a secret, an ``ApiKey`` or None.
+    - ``route``: a callable naming the route for the plan; by default ``"METHOD /template"`` where the framework's
+      template can be known, else ``"METHOD /path"``. HEAD and WebSocket upgrades are named as GET.
+    - ``cost``: what a request costs, or a callable returning it or None; by default what the plan says of the route.
+    - ``api``: which API the plan governs.
+    - ``charge``: ``"arrival"``; ``"success"``: held on arrival, kept or given back by the response's status;
+      ``"response"``: held on arrival, then what ``actual`` says is taken.
+    - ``success``: whether a status is one that is charged; by default those below 400.
+    - ``actual``: a callable returning what was used, called when the response has ended; by default what the
+      application put in ``environ["quota.actual"]`` or ``scope["state"]["quota_actual"]``. None keeps what was held,
+      if the status is a success.
+    - ``ttl``: how long units are held (a timedelta, or microseconds), an hour by default; a response that ends later
+      is charged all the same, and what a process that died held is back then.
+    - ``exempt``: what passes unasked: ``"/health"``, ``"/static/*"``, ``"GET /docs"``, or a callable. CORS preflights
+      always do, as they never carry a key (Fetch, section 3.3).
+    - ``shadow``: decide, count and report, but never refuse.
+    - ``style``: refusals as ``"problem"`` details (RFC 9457) or as ``"api_gateway"`` writes them.
+    - ``profile``: the headers of ``Decision.headers``, or None for none.
+    - ``report``: called with (decision, request) on arrival, and with the decision that a commit makes.
+    - ``redact``: show the application and the server's logs only the secret's last four characters.
+    """
+
+    on_unavailable: Required[Literal["deny", "allow"]]
+    key: str | Iterable[str] | Callable[[Request], Any]
+    route: Callable[[Request], str | None] | None
+    cost: Cost | Callable[[Request], Cost | None] | None
+    api: str
+    charge: Literal["arrival", "success", "response"]
+    success: Callable[[int], bool]
+    actual: Callable[[Request], Cost | None] | None
+    ttl: timedelta | int
+    exempt: str | Iterable[str] | Callable[[Request], bool]
+    shadow: bool
+    style: Literal["problem", "api_gateway"]
+    profile: str | None
+    report: Callable[[Decision, Request], None] | None
+    redact: bool
+
+
+class Answer(NamedTuple):
+    """A refusal, whole. ``reason`` is the status line of HTTP/1."""
+
+    status: int
+    reason: str
+    headers: list[tuple[str, str]]
+    body: bytes
+
+
+def _one_of(*accepted: str | None) -> Any:
+    def check(_: Any, field: Any, value: object) -> None:
+        if not (value is None or isinstance(value, str)) or value not in accepted:
+            raise InvalidValue(field.name, value, " or ".join(map(repr, accepted)))
+
+    return check
+
+
+def _flag(_: Any, field: Any, value: object) -> None:
+    if type(value) is not bool:
+        raise InvalidValue(field.name, value, "True or False")
+
+
+def _function(_: Any, field: Any, value: object) -> None:
+    if not callable(value) and (value is not None or field.default is not None):
+        raise InvalidValue(field.name, value, "a callable")
+
+
+def _sources(key: Any) -> Any:
+    return key if callable(key) else check_sources(key)
+
+
+def _span(ttl: timedelta | int) -> int:
+    return span_us(ttl, "ttl")
+
+
+def _below_400(status: int) -> bool:
+    return status < 400
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Gate:
+    """The settings of a middleware, checked, and the pure steps between a request and its answer."""
+
+    on_unavailable: str = attrs.field(validator=_one_of("deny", "allow"))
+    key: Any = attrs.field(default="x-api-key", converter=_sources)
+    route: Callable[[Request], str | None] | None = attrs.field(default=None, validator=_function)
+    cost: Any = None
+    api: str = ""
+    charge: str = attrs.field(default="arrival", validator=_one_of("arrival", "success", "response"))
+    success: Callable[[int], bool] = attrs.field(default=_below_400, validator=_function)
+    actual: Callable[[Request], Cost | None] | None = attrs.field(default=None, validator=_function)
+    ttl: Any = attrs.field(default=timedelta(hours=1), converter=_span)
+    exempt: Any = attrs.field(default=())
+    shadow: bool = attrs.field(default=False, validator=_flag)
+    style: str = attrs.field(default="problem", validator=_one_of("problem", "api_gateway"))
+    profile: str | None = attrs.field(default="ietf", validator=_one_of(None, *PROFILES))
+    report: Callable[[Decision, Request], None] | None = attrs.field(default=None, validator=_function)
+    redact: bool = attrs.field(default=True, validator=_flag)
+    _template: Callable[[str, str], str | None] | None = attrs.field(default=None, alias="template")
+    _names: dict[tuple[str, str], str | None] = attrs.field(init=False, factory=dict)
+    _exact: frozenset[tuple[str, str]] = attrs.field(init=False)
+    _under: tuple[tuple[str, str], ...] = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        if self.cost is not None and not callable(self.cost):
+            parse_cost(self.cost)
+        if not isinstance(self.api, str):
+            raise InvalidValue("api", self.api, "text")
+        if self.actual is not None and self.charge != "response":
+            raise InvalidValue("actual", self.actual, "nothing, unless charge='response'")
+        patterns = [] if callable(self.exempt) else [_pattern(pattern) for pattern in _several(self.exempt)]
+        object.__setattr__(self, "_exact", frozenset(p for p in patterns if not p[1].endswith("*")))
+        object.__setattr__(self, "_under", tuple((m, path[:-1]) for m, path in patterns if path.endswith("*")))
+
+    def passes(self, method: str, path: str, request: Request) -> bool:
+        """Whether a request passes unasked. A path with dot segments never passes by the path that it begins with."""
+        if callable(self.exempt):
+            return bool(self.exempt(request))
+        if ("", path) in self._exact or (method, path) in self._exact:
+            return True
+        if not self._under or not {".", ".."}.isdisjoint(path.split("/")):
+            return False
+        return any(own in ("", method) and path.startswith(start) for own, start in self._under)
+
+    def name(self, method: str, path: str, request: Request) -> str | None:
+        """What the plan calls the request's route; None for one that no plan can name."""
+        if self.route is not None:
+            return _named(self.route(request))
+        place = (method, path)
+        try:
+            return self._names[place]
+        except KeyError:
+            pass
+        known = "GET" if method == "HEAD" else method
+        template = self._template(known, path) if self._template else None
+        name = _named(f"{known} {template or path or '/'}")
+        if len(self._names) >= _NAMES:
+            self._names.clear()
+        if len(path) <= _LONGEST:
+            self._names[place] = name
+        return name
+
+    def price(self, request: Request) -> Cost | None:
+        """What the request costs; None leaves it to the plan."""
+        cost: Cost | None = self.cost(request) if callable(self.cost) else self.cost
+        return cost
+
+    def undecided(self, error: Exception) -> Decision:
+        """The decision where the ledger could not make one."""
+        allowed = self.on_unavailable == "allow"
+        log.warning("%s without asking the ledger: %s", "admitting" if allowed else "refusing", error)
+        verdict = Verdict(allowed=allowed, now=system_clock(), standings=())
+        return Decision(Details(Reason.STORE_UNAVAILABLE, None, None, None, {"requests": 1}, verdict))
+
+    def shown(self, decision: Decision) -> dict[str, str]:
+        """The headers that an admitted response carries."""
+        if self.profile is None:
+            return {}
+        found = headers(decision, self.profile)
+        if not decision.allowed:
+            found.pop("Retry-After", None)
+        return found
+
+    def refusal(self, decision: Decision, method: str) -> Answer:
+        """The whole answer to a refused request. HEAD gets no body."""
+        status = decision.status
+        if self.style == "api_gateway":
+            message, kind = _THROTTLED if decision.reason is Reason.THROTTLED else _GATEWAY[status]
+            body = json.dumps({"message": message}, separators=(",", ":")).encode()
+            fields = {"Content-Type": "application/json", "x-amzn-ErrorType": kind}
+        else:
+            body = json.dumps(problem(decision), separators=(",", ":")).encode()
+            fields = {"Content-Type": PROBLEM_TYPE, "Cache-Control": "no-store"}
+            if self.profile is not None:
+                fields |= headers(decision, self.profile)
+        fields["Content-Length"] = str(len(body))
+        return Answer(status, _PHRASES[status], list(fields.items()), b"" if method == "HEAD" else body)
+
+    def kept(self, status: int | None, request: Request, default: Cost | None) -> tuple[bool, Cost | None]:
+        """What becomes of what was held: (commit, what was used). None: all that was held.
+
+        ``status``: the response's; None when none was begun, or the application raised. A client that goes away is no
+        failure: what it was answered counts. ``default``: what the application says was used.
+        """
+        if self.charge == "response":
+            try:
+                actual = default if self.actual is None else self.actual(request)
+                if actual is not None:
+                    parse_cost(actual, "actual", 0)
+                    return True, actual
+            except Exception:
+                log.exception("keeping what was held: what was used cannot be known")
+                return True, None
+        return status is not None and self.success(status), None
+
+
+def _several(values: object) -> Iterable[object]:
+    return (values,) if isinstance(values, str) else values if isinstance(values, Iterable) else (values,)
+
+
+def _pattern(pattern: object) -> tuple[str, str]:
+    """(method or nothing, path)."""
+    text = pattern if isinstance(pattern, str) else ""
+    method, _, path = text.rpartition(" ")
+    if not path.startswith(("/", "*")) or "*" in path[:-1] or " " in method:
+        raise InvalidValue("exempt", pattern, "'/path', '/path/*' or 'METHOD /path'")
+    return method, path
+
+
+def _named(name: object) -> str | None:
+    """A name that a plan could have for a route, else None."""
+    return name if isinstance(name, str) and 0 < len(name) <= 1024 and name.isprintable() else None
+
+
+def merged(own: Mapping[str, str], fields: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Response headers with ours in place of any of the same name, such as those of an API behind this one."""
+    names = {name.lower() for name in own}
+    return [*((name, value) for name, value in fields if name.lower() not in names), *own.items()]

@@ -1,0 +1,167 @@
+"""A usage plan in front of a WSGI application (PEP 3333), as API Gateway stands in front of a service."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Unpack
+
+from .decision import Decision
+from .errors import InvalidValue, QuotaError
+from .gate import UNDECIDED, Gate, Settings, log, merged
+from .http import find_key, hidden, hide_parameter
+from .ledger import Ledger
+from .reservation import Reservation
+from .routes import templates
+from .steps import DEFAULT
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+_URLS = ("QUERY_STRING", "RAW_URI", "REQUEST_URI")
+
+
+class QuotaMiddleware:
+    """Checks and counts every request to ``app`` by its API key; refuses with 403, 429 or 503 in its place.
+
+    ``settings``: see ``Settings``; ``on_unavailable`` is required. The application finds the decision in
+    ``environ["quota.decision"]``, with its ``key``, ``plan`` and ``limits``.
+
+    Raises:
+        InvalidValue: for a setting that cannot be meant, and for a ledger that is no ``Ledger``.
+    """
+
+    def __init__(self, app: WSGIApplication, ledger: Ledger, **settings: Unpack[Settings]) -> None:
+        if not isinstance(ledger, Ledger):
+            raise InvalidValue("ledger", ledger, "a Ledger")
+        self.app = app
+        self._ledger: Any = ledger
+        self._gate = Gate(template=templates(app), **settings)
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        gate = self._gate
+        method, path = environ["REQUEST_METHOD"], environ.get("PATH_INFO", "")
+        if not path.isascii():
+            path = path.encode("latin-1", "replace").decode("utf-8", "replace")
+        preflight = method == "OPTIONS" and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ
+        if preflight or gate.passes(method, path, environ):
+            return self.app(environ, start_response)
+        secret = gate.key(environ) if callable(gate.key) else _present(environ, gate)
+        decision, reservation = self._decide(secret, gate.name(method, path, environ), environ)
+        environ["quota.decision"] = decision
+        if gate.report is not None:
+            gate.report(decision, environ)
+        if not decision.allowed and not gate.shadow:
+            answer = gate.refusal(decision, method)
+            start_response(answer.reason, answer.headers)
+            return [answer.body]
+        own = gate.shown(decision)
+        if reservation is None and not own:
+            return self.app(environ, start_response)
+        if reservation is None:
+
+            def start(status: str, fields: list[tuple[str, str]], *error: Any) -> Callable[[bytes], object]:
+                return start_response(status, merged(own, fields), *error)
+
+            return self.app(environ, start)
+        return _Exchange(gate, reservation, environ, own).run(self.app, start_response)
+
+    def _decide(self, secret: Any, route: str | None, environ: WSGIEnvironment) -> tuple[Decision, Reservation | None]:
+        gate, ledger = self._gate, self._ledger
+        price = gate.price(environ)
+        cost = DEFAULT if price is None else price
+        try:
+            if gate.charge == "arrival":
+                return ledger.consume(secret, cost, api=gate.api, route=route), None
+            reservation = ledger.reserve(secret, cost, ttl=gate.ttl, api=gate.api, route=route)
+        except UNDECIDED as error:
+            return gate.undecided(error), None
+        return reservation.decision, reservation if reservation and reservation.decision.key else None
+
+
+def _present(environ: WSGIEnvironment, gate: Gate) -> str | None:
+    """The key that a request presents; hidden from the application and the server's logs, if it is to be."""
+
+    def header(name: str) -> str | None:
+        return environ.get("HTTP_" + name.upper().replace("-", "_"))
+
+    secret, source = find_key(header, environ.get("QUERY_STRING", ""), gate.key)
+    if not source or not gate.redact:
+        return secret
+    shown = hidden(secret)
+    if source[0] != "?":
+        environ["HTTP_" + source.upper().replace("-", "_")] = shown
+        return secret
+    for name in _URLS:
+        url = environ.get(name, "")
+        before, mark, query = ("", "", url) if name == "QUERY_STRING" else url.partition("?")
+        if query:
+            environ[name] = before + mark + hide_parameter(query, source, shown)
+    return secret
+
+
+class _Exchange:
+    """One response whose units are held: iterates and closes as the application's, and settles when it has ended."""
+
+    def __init__(self, gate: Gate, reservation: Reservation, environ: WSGIEnvironment, own: dict[str, str]) -> None:
+        self._gate = gate
+        self._reservation = reservation
+        self._environ = environ
+        self._own = own
+        self._status: int | None = None
+        self._body: Any = None
+        self._chunks: Iterator[bytes] = iter(())
+
+    def run(self, app: WSGIApplication, start_response: StartResponse) -> Iterable[bytes]:
+        gate = self._gate
+
+        def start(status: str, fields: list[tuple[str, str]], *error: Any) -> Callable[[bytes], object]:
+            self._status = int(status[:3])
+            if gate.charge == "success" and not gate.success(self._status):
+                self._settle()
+            return start_response(status, merged(self._own, fields), *error)
+
+        with self:
+            self._body = app(self._environ, start)
+            self._chunks = iter(self._body)
+        return self
+
+    def __enter__(self) -> None:
+        """Settle as failed whatever the application raises."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None and not isinstance(error, StopIteration):
+            self._status = None
+            self._settle()
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        with self:
+            return next(self._chunks)
+
+    def close(self) -> None:
+        try:
+            close = getattr(self._body, "close", None)
+            if close is not None:
+                close()
+        finally:
+            self._settle()
+
+    def _settle(self) -> None:
+        reservation, gate = self._reservation, self._gate
+        if reservation.settled:
+            return
+        commit, actual = gate.kept(self._status, self._environ, self._environ.get("quota.actual"))
+        try:
+            if commit:
+                decision = reservation.commit(actual)
+                if gate.report is not None:
+                    gate.report(decision, self._environ)
+            else:
+                reservation.cancel()
+        except QuotaError:
+            log.exception("a reservation could not be settled; it goes back by itself")
