@@ -74,9 +74,15 @@ def justify_denials(receipts: Iterable[Receipt], denials: Iterable[Denial], limi
 
 
 def check_ceiling(receipts: Iterable[Receipt], limit: Limit) -> None:
-    """Assert that each admission fits under a limit that was in force during its call."""
-    for receipt in receipts:
-        most = max(_in_force(limit, receipt.invoked, receipt.returned))
+    """Assert that each admission fits under a limit that was in force during its call.
+
+    A receipt came about after all before it in their order were invoked, and before any behind it returned.
+    """
+    ordered = sorted(receipts, key=attrgetter("used"))
+    begun = accumulate((receipt.invoked for receipt in ordered), max)
+    ended = reversed(list(accumulate((receipt.returned for receipt in reversed(ordered)), min)))
+    for receipt, invoked, returned in zip(ordered, begun, ended, strict=True):
+        most = max(_in_force(limit, invoked, returned))
         assert receipt.used <= most, f"{receipt} is above the limit of {most}"
 
 

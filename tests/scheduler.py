@@ -5,7 +5,8 @@ that may touch shared state. Exhaustive up to a number of preemptions, or sample
 schedule, a literal list of (thread, opcodes to run), that ``replay`` runs again.
 
 A switch before an opcode that only moves values about the running frame (``LOCAL``) is the same as a switch before the
-next one that does not, so those are left out; nothing else is. Locks made in ``setup`` and in the threads, and those
+next one that does not, so those are left out, and so are readings of globals that no ``global`` statement of these files
+rebinds; nothing else is. Locks made in ``setup`` and in the threads, and those
 in the globals of the traced modules, are cooperative: blocking on a held one lets its owner run.
 """
 
@@ -15,8 +16,11 @@ import contextlib
 import dis
 import itertools
 import random
+import re
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any, NamedTuple
 
@@ -35,6 +39,7 @@ LOCAL = {
     "STORE_FAST", "STORE_FAST_LOAD_FAST", "STORE_FAST_STORE_FAST", "SWAP", "YIELD_VALUE",
 }  # fmt: skip
 _BOOLS = {"COMPARE_OP", "CONTAINS_OP", "IS_OP", "TO_BOOL"}  # what they leave on the stack is nobody else's
+_GLOBAL = re.compile(r"^\s*global ([\w, ]+)", re.MULTILINE)
 PATIENCE = 60.0  # seconds until a schedule counts as hung: a loop that only another thread could end
 SHARE = 8  # schedules sampled below one point of the first preemption, which costs a traced run to expand
 
@@ -296,6 +301,7 @@ class _Engine:
         self.workers: list[_Worker] = []
         self.schedules = self.preempted = self.blocked = 0
         self.tracer = Tracer(self.prefixes)
+        self.rebound = _rebound(self.prefixes)
         self._shared: dict[int, tuple[CodeType, set[int]]] = {}
 
     def shared(self, code: CodeType) -> set[int]:
@@ -306,7 +312,8 @@ class _Engine:
             for instruction in dis.get_instructions(code):
                 name = instruction.opname
                 tests_bool = name.startswith("POP_JUMP") and before in _BOOLS and not instruction.is_jump_target
-                if name not in LOCAL and not tests_bool:
+                is_fixed = name == "LOAD_GLOBAL" and instruction.argval not in self.rebound
+                if name not in LOCAL and not tests_bool and not is_fixed:
                     offsets.add(instruction.offset)
                 before = name if name not in ("CACHE", "EXTENDED_ARG") else before
             self._shared[id(code)] = code, offsets
@@ -428,6 +435,13 @@ def replay(
 def _file(module: ModuleType) -> str:
     file = str(module.__file__)
     return file.removesuffix("__init__.py") if hasattr(module, "__path__") else file
+
+
+def _rebound(prefixes: tuple[str, ...]) -> set[str]:
+    """The names that a ``global`` statement of the loaded modules names."""
+    files = {getattr(module, "__file__", None) or "" for module in list(sys.modules.values())}
+    texts = [Path(file).read_text(encoding="utf-8") for file in files if locks.preemptible(file, prefixes)]
+    return {name.strip() for text in texts for names in _GLOBAL.findall(text) for name in names.split(",")}
 
 
 def _place(code: CodeType, offset: int) -> str:

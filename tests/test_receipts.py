@@ -95,6 +95,12 @@ def test_limits_that_change_bind_from_their_call_on():
     for used, invoked, returned in ((4, 12, 20), (4, 13, 19), (11, 0, 40)):
         with pytest.raises(AssertionError, match="above the limit"):
             check_ceiling([Receipt(invoked, returned, 1, used)], changes)
+    # A long call, but the count before its own was not reached until the limit had changed.
+    check_ceiling([Receipt(5, 15, 3, 3), Receipt(5, 15, 1, 4)], changes)
+    with pytest.raises(AssertionError, match="above the limit"):
+        check_ceiling([Receipt(13, 14, 3, 3), Receipt(5, 15, 1, 4)], changes)
+    with pytest.raises(AssertionError, match="above the limit"):
+        check_ceiling([Receipt(5, 25, 1, 4), Receipt(13, 14, 3, 5)], changes)
 
 
 def simulated(rng, limit, flaw=""):

@@ -313,6 +313,29 @@ def test_what_is_not_deterministic_is_told():
         explore(Counter, threads, lambda counter, results: None, files=HERE)
 
 
+TOTAL = 0
+
+
+def test_globals_that_are_rebound_are_shared():
+    """A count in a global is lost like any other."""
+
+    def setup():
+        global TOTAL
+        TOTAL = 0
+
+    def threads(state):
+        def grow():
+            global TOTAL
+            TOTAL += 1
+
+        return [grow, grow]
+
+    def counted(state, results):
+        assert TOTAL == 2
+
+    find(threads, counted, setup)
+
+
 LAZY = threading.Lock()
 
 
