@@ -219,7 +219,8 @@ class Decisions(Directory):
         keys = self._all_keys(copy.entry, request)
         stamp, plans = copy.stamps
         checks: list[list[Any]] = [[1, f"k:{copy.entry.key.id}", stamp], [1, "*", plans or False]]
-        writes: list[list[Any]] = []
+        # First what needs memory: a server that has none left refuses it, and then nothing was done.
+        writes: list[list[Any]] = [["HSET", 2, "v", versions[0]]]
         for index, record in enumerate(found.party.records()):
             for field, value in zip("vcw", found.states[index], strict=True):
                 checks.append([index + 2, field, value or False])
@@ -228,8 +229,7 @@ class Decisions(Directory):
                 writes.append(["SET", len(keys), to_json(memo), "PX", self._memo_ms])
             record.requests = None
             fields = [part for pair in _encode_record(record, versions[index]).items() for part in pair]
-            if found.states[index][0] is not None:
-                writes.append(["DEL", index + 2])
+            writes.append(["DEL", index + 2])
             writes += [["HSET", index + 2, *fields[i : i + 1000]] for i in range(0, len(fields), 1000)]
             writes.append(["PEXPIRE", index + 2, str(self._lifetime_ms(record))])
         return run(COMMIT, keys, to_json([checks, writes]))

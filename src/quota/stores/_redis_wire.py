@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Generator, Iterable
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import attrs
-from redis.exceptions import ClusterDownError, MaxConnectionsError, ResponseError
+from redis.exceptions import AuthenticationError, BusyLoadingError, MaxConnectionsError, ResponseError
 
 from ..errors import StoreBusy, StoreUnavailable
 from ._redis_script import Script
@@ -63,14 +63,16 @@ def to_text(data: bytes | None) -> str | None:
     return None if data is None else data.decode()
 
 
+_REFUSED = (ResponseError, AuthenticationError, BusyLoadingError)
+"""What a server answers in place of doing anything."""
+
+
 def failure(error: BaseException, sent: bool) -> Exception:
     """What an engine's error means for the caller, and whether anything may have happened."""
     if isinstance(error, MaxConnectionsError):
         return StoreBusy(f"no connection to the server is free; {NOTHING}")
-    text = f"{type(error).__name__}: {error}"
-    if isinstance(error, (ResponseError, ClusterDownError)) or not sent:
-        return StoreUnavailable(f"{text}; {NOTHING}")
-    return StoreUnavailable(f"{text}; {UNKNOWN}")
+    known = NOTHING if isinstance(error, _REFUSED) or not sent else UNKNOWN
+    return StoreUnavailable(f"{type(error).__name__}: {error}; {known}")
 
 
 def synchronous(steps: Callable[Concatenate[Any, P], Trip[T]]) -> Callable[Concatenate[Any, P], T]:

@@ -61,15 +61,16 @@ class Copies:
 class Lane:
     """One key's plain way through one course.
 
-    ``units``: the units that it can count, in the order the server gets them. ``meters``: (record, meter, unit, quiet,
+    ``units``: in the order the server gets them, and those of them that it can count. ``meters``: (record, meter, unit, quiet,
     ceiling), ``buckets``: (record, meter, bucket, unit, drain, scale, burst), by index; records are 0 (the key's) and 1
     (the account's). Up to ``quiet`` nothing happens but counting, above ``ceiling`` the quota refuses, in between the
     rule is asked. ``tag``: what a store keeps with it.
     """
 
-    __slots__ = ("buckets", "course", "key", "meters", "places", "plan", "tag", "tokens", "units", "until")
+    __slots__ = ("buckets", "counted", "course", "key", "meters", "places", "plan", "tag", "tokens", "units", "until")
 
     units: tuple[str, ...]
+    counted: set[str]
     meters: list[tuple[int, int, int, int, int]]
     buckets: list[tuple[int, int, int, int, int, int, int]]
     places: list[tuple[Any, int, int, int, int]]
@@ -81,9 +82,10 @@ class Lane:
     tag: Any
 
     def amounts(self, takes: Mapping[str, int]) -> list[int] | None:
-        """The units of ``takes`` in the lane's order; None when the lane does not count one of them."""
-        amounts = [takes.get(unit, 0) for unit in self.units]
-        return amounts if len(takes) - sum(unit in takes for unit in self.units) == 0 else None
+        """The units of ``takes`` in the lane's order; None when it cannot count one of them."""
+        if any(units and unit not in self.counted for unit, units in takes.items()):
+            return None
+        return [takes.get(unit, 0) for unit in self.units]
 
     def readings(self, found: Sequence[int], now: int) -> list[Reading]:
         """What the limits stand at, from what the meters read and the buckets' levels."""
@@ -139,27 +141,25 @@ def open_lane(request: Request, entry: Entry, party: Party) -> Lane | None:
     lane.course, lane.plan, lane.key = course, plan, entry.key
     lane.tokens = party.key.token, party.account.token if party.account else 0
     lane.tag = None
-    return lane if _lay_meters(lane, course, records) and _lay_lines(lane, party, request) else None
+    _lay_meters(lane, course, records)
+    return lane if _lay_lines(lane, party, request) else None
 
 
-def _lay_meters(lane: Lane, course: Course, records: Sequence[Record]) -> bool:
-    """Find the meters of every unit that all of the course's routes and records can count."""
+def _lay_meters(lane: Lane, course: Course, records: Sequence[Record]) -> None:
+    """Find the meters of the course's units. A unit counts where every record and route has its meter."""
     routes = ("", course.route) if course.routed else ("",)
-    units = dict.fromkeys([*(line.unit for line in course.lines), *course.cost])
-    lane.meters = []
-    counted: list[str] = []
-    for unit in units:
+    lane.units = tuple(dict.fromkeys([*(line.unit for line in course.lines), *course.cost]))
+    lane.meters, lane.counted = [], set()
+    for order, unit in enumerate(lane.units):
         places = [
             (index, position)
             for index, record in enumerate(records)
             for position, meter in enumerate(record.meters)
             if meter.unit == unit and meter.api == course.api and meter.route in routes
         ]
+        lane.meters += [(*place, order, MAX_UNITS, _BEYOND) for place in places]
         if len(places) == len(routes) * len(records):
-            lane.meters += [(*place, len(counted), MAX_UNITS, _BEYOND) for place in places]
-            counted.append(unit)
-    lane.units = tuple(counted)
-    return set(units) == set(counted)
+            lane.counted.add(unit)
 
 
 def _lay_lines(lane: Lane, party: Party, request: Request) -> bool:

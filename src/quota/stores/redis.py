@@ -12,7 +12,7 @@ from typing import Any
 import redis
 import redis.asyncio
 from redis.backoff import NoBackoff
-from redis.exceptions import AskError, MovedError, NoScriptError, RedisError, ResponseError
+from redis.exceptions import AskError, MovedError, NoScriptError, RedisClusterException, RedisError, ResponseError
 from redis.retry import Retry
 
 from ..errors import InvalidValue
@@ -102,7 +102,7 @@ class RedisStore(Decisions):
                 pool.release(connection)
         except ResponseError:
             raise
-        except (RedisError, OSError) as error:
+        except (RedisError, RedisClusterException, OSError) as error:
             raise failure(error, sent) from error
 
     apply = synchronous(Decisions._apply)
@@ -125,8 +125,33 @@ class RedisStore(Decisions):
             self.client.close()
 
 
+class _NodePool:
+    """The connections that an asynchronous Cluster client keeps to one of its nodes, as a pool."""
+
+    def __init__(self, node: Any) -> None:
+        self._node = node
+
+    async def get_connection(self) -> Any:
+        connection = self._node.acquire_connection()
+        try:
+            await connection.connect()
+            if await connection.can_read_destructive():
+                await connection.disconnect()
+                await connection.connect()
+        except BaseException:
+            self._node._free.append(connection)
+            raise
+        return connection
+
+    async def release(self, connection: Any) -> None:
+        self._node._free.append(connection)
+
+
 class AsyncRedisStore(Decisions):
-    """``RedisStore`` over ``redis.asyncio``, for ``AsyncLedger``: the same steps, awaited; no threads."""
+    """``RedisStore`` over ``redis.asyncio``, for ``AsyncLedger``: the same steps, awaited; no threads.
+
+    Cancelling a call leaves it done or not done, never half done.
+    """
 
     def __init__(
         self,
@@ -145,19 +170,37 @@ class AsyncRedisStore(Decisions):
             client = redis.asyncio.Redis.from_url(url or "redis://localhost", **_driver_options(timeout, retry))
         self.client = client
 
+    async def _pool(self) -> Any:
+        if not hasattr(self.client, "get_node_from_key"):
+            return self.client.connection_pool
+        await self.client.initialize()
+        return _NodePool(self.client.get_node_from_key(self._stamps))
+
     async def _send(self, call: Call) -> Any:
         try:
-            try:
-                return await self._exchange(call, by_text=False)
-            except NoScriptError:
-                return await self._exchange(call, by_text=True)
+            return await self._exchange(call, by_text=False)
+        except NoScriptError:
+            return await self._send_again(call, by_text=True)
+        except (MovedError, AskError) as error:
+            if not hasattr(self.client, "nodes_manager"):
+                raise failure(error, sent=True) from error
+            await self.client.nodes_manager.initialize()
+            return await self._send_again(call, by_text=False)
+        except ResponseError as error:
+            raise failure(error, sent=True) from error
+
+    async def _send_again(self, call: Call, *, by_text: bool) -> Any:
+        try:
+            return await self._exchange(call, by_text=by_text)
+        except NoScriptError:
+            return await self._exchange(call, by_text=True)
         except ResponseError as error:
             raise failure(error, sent=True) from error
 
     async def _exchange(self, call: Call, *, by_text: bool) -> Any:
         sent = False
         try:
-            pool = self.client.connection_pool
+            pool = await self._pool()
             connection = await pool.get_connection()
             try:
                 sent = True
@@ -172,7 +215,7 @@ class AsyncRedisStore(Decisions):
                 await pool.release(connection)
         except ResponseError:
             raise
-        except (RedisError, OSError) as error:
+        except (RedisError, RedisClusterException, OSError) as error:
             raise failure(error, sent) from error
 
     apply = awaited(Decisions._apply)
