@@ -153,9 +153,10 @@ class Record:
 
     def become(self, other: Record) -> None:
         """Take over another record's contents, as one change."""
+        version = self.version + 1
         for field in Record.__slots__:
             setattr(self, field, getattr(other, field))
-        self.version += 1
+        self.version = version
 
     def metered(self, api: str, route: str, unit: str, now: int) -> Meter:
         """The meter of a unit, made when there is none."""

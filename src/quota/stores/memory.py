@@ -203,7 +203,7 @@ class MemoryStore:
             return
         stripe.floor = max(stripe.floor, floor)
         place.record = None
-        record.version = -1
+        record.version = -2  # as no lane's is, closed ones included
 
     def _open_lane(self, request: Request, seat: _Seat, entry: Entry, party: Party) -> None:
         """Open the fast path for what was just decided, where it can serve and is not open yet."""
@@ -347,10 +347,11 @@ class MemoryStore:
         with self._at_rest(key_id) as seat:
             key = change(seat.key)
             self._check_digests(key, seat)
-            for secret in seat.key.secrets:
-                del self._digests[secret.digest]
+            # In this order: a secret that stays is never unknown, not even for an instant.
             for secret in key.secrets:
                 self._digests[secret.digest] = seat
+            for stale in {secret.digest for secret in seat.key.secrets} - {secret.digest for secret in key.secrets}:
+                del self._digests[stale]
             seat.key = key
             return key
 

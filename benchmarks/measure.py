@@ -1,0 +1,89 @@
+"""Interleaved timing: contenders take turns in short rounds, so a noisy machine slows all of them alike."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+from collections.abc import Callable
+from time import perf_counter_ns
+from typing import NamedTuple
+
+Loop = Callable[[int], None]
+"""Does its work so many times."""
+
+
+class Timing(NamedTuple):
+    """Nanoseconds for one call in each round."""
+
+    name: str
+    rounds: list[float]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.rounds)
+
+
+class Ratio(NamedTuple):
+    """One contender's time over another's, paired round by round: median and the middle half."""
+
+    median: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f} ({self.low:.2f}-{self.high:.2f})"
+
+
+def calls(function: Callable[..., object], *args: object) -> Loop:
+    """A loop around one call, with as little around it as Python allows."""
+
+    if len(args) == 1:
+        (only,) = args
+
+        def loop(times: int) -> None:
+            for _ in range(times):
+                function(only)
+    else:
+
+        def loop(times: int) -> None:
+            for _ in range(times):
+                function(*args)
+
+    return loop
+
+
+def interleave(contenders: dict[str, Loop], rounds: int = 15, round_ms: float = 12) -> dict[str, Timing]:
+    """Time each contender in turn, ``rounds`` times over, each for about ``round_ms``."""
+    counts = {}
+    for name, loop in contenders.items():
+        loop(50)
+        times = 200
+        while True:
+            start = perf_counter_ns()
+            loop(times)
+            spent = perf_counter_ns() - start
+            if spent > 1e6 * round_ms / 4:
+                break
+            times *= 2
+        counts[name] = max(20, int(times * round_ms * 1e6 / spent))
+    timings: dict[str, Timing] = {name: Timing(name, []) for name in contenders}
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        for _ in range(rounds):
+            for name, loop in contenders.items():
+                start = perf_counter_ns()
+                loop(counts[name])
+                timings[name].rounds.append((perf_counter_ns() - start) / counts[name])
+    finally:
+        if enabled:
+            gc.enable()
+    return timings
+
+
+def ratio(one: Timing, other: Timing) -> Ratio:
+    """``one``'s time as a multiple of ``other``'s."""
+    pairs = sorted(a / b for a, b in zip(one.rounds, other.rounds, strict=True))
+    quarter = len(pairs) // 4
+    return Ratio(statistics.median(pairs), pairs[quarter], pairs[-1 - quarter])
