@@ -6,11 +6,11 @@ import asyncio
 import threading
 
 import pytest
-from web import NOON, Boom, Site, Strict, asgi, ledger
 
 from quota import AsyncLedger, Ledger, ManualClock, StoreUnavailable, UsagePlan
 from quota.asgi import QuotaMiddleware
 from quota.stores.memory import MemoryStore
+from web import NOON, Boom, Site, Strict, asgi, ledger
 
 
 def used(made, secret):

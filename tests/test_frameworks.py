@@ -20,16 +20,16 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Host, Mount, Route, Router, WebSocketRoute
 from starlette.websockets import WebSocketDisconnect
-from web import asgi, ledger, wsgi
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from quota import AsyncLedger, Decision, Ledger, UsagePlan
+from quota import AsyncLedger, Decision, Ledger
 from quota.asgi import QuotaMiddleware as InFrontOfASGI
 from quota.errors import InvalidValue
 from quota.fastapi import QuotaKey, Refused, refused
 from quota.http import UNKNOWN
 from quota.routes import templates
 from quota.wsgi import QuotaMiddleware as InFrontOfWSGI
+from web import asgi, ledger, wsgi
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Starlette prefers a later httpx for its test client, and works with this one
@@ -265,7 +265,7 @@ def fastapi_app(made, **settings):
     router = APIRouter(prefix="/v1")
 
     @router.get("/pets/{number}")
-    async def pet(number: int, decision: Decision = Depends(api_key)):
+    async def pet(number: int, decision: Decision = Depends(api_key)):  # noqa: FAST002 -- no local in Annotated
         return {"pet": number, "for": decision.key.name if decision.key else None}
 
     @router.post("/pets", dependencies=[Depends(api_key)])
@@ -273,7 +273,7 @@ def fastapi_app(made, **settings):
         return {}
 
     @router.websocket("/chat")
-    async def chat(socket: WebSocket, decision: Decision = Depends(api_key)):
+    async def chat(socket: WebSocket, decision: Decision = Depends(api_key)):  # noqa: FAST002 -- no local in Annotated
         await socket.accept()
         await socket.send_text(decision.key.name)
         await socket.close()

@@ -8,12 +8,12 @@ from datetime import timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from web import ledger
 
 from quota import InvalidCost, Reason, StoreUnavailable
 from quota.errors import InvalidValue
 from quota.gate import Gate, merged
 from quota.key import mint
+from web import ledger
 
 
 def gate(**settings):

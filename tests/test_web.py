@@ -10,12 +10,12 @@ from time import perf_counter_ns
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from web import Boom, Front, Site, ledger
 
 from quota import Ledger, Reason, StoreBusy, StoreUnavailable, UsagePlan
 from quota.errors import ClockSkew, InvalidValue
 from quota.http import UNKNOWN
 from quota.key import mint
+from web import Boom, Front, Site, ledger
 
 KINDS = ("wsgi", "asgi")
 

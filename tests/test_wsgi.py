@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 
 import pytest
-from web import Boom, environ, ledger, wsgi
 
 from quota import AsyncLedger
 from quota.errors import InvalidValue
 from quota.wsgi import QuotaMiddleware
+from web import Boom, environ, ledger, wsgi
 
 TEXT = [("Content-Type", "text/plain")]
 
