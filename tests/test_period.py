@@ -30,6 +30,7 @@ from timeline import DAY, HOUR, SECOND, ZONES, timeline, us, window_by_hand
 
 UNITS = ["minute", "hour", "day", "week", "month", "year"]
 NOON = us("2026-03-01T12:00Z")
+MINUTE = 60 * SECOND
 EVENTFUL = [
     "UTC", "Africa/Cairo", "Africa/Casablanca", "Africa/Monrovia", "America/Anchorage", "America/Argentina/San_Luis",
     "America/Havana", "America/Juneau", "America/New_York", "America/Nuuk", "America/Sao_Paulo", "America/St_Johns",
@@ -255,6 +256,58 @@ def test_clock_windows_are_never_two_in_one(zone, count, data):
     """No window of minutes lasts twice its length, whatever the clocks do; whole windows that repeat are their own."""
     start, end = Period("minute", count=count, zone=zone).window(data.draw(near_transitions(zone)))
     assert 0 < end - start < 2 * count * 60 * SECOND
+
+
+@pytest.mark.parametrize(
+    ("text", "length"),
+    [
+        ("minute", MINUTE),
+        ("36 hour", 36 * HOUR),
+        ("day", DAY),
+        ("2 week offset 3", 14 * DAY),
+        ("day from 2026-01-31T09:00Z", DAY),
+        ("15 minute in Europe/Paris from 2026-01-31T09:00Z", 15 * MINUTE),
+        ("6 hour in Europe/Paris from 2026-01-31T09:00Z", 6 * HOUR),
+        ("day in Europe/Paris from 2026-01-31T09:00Z", None),
+        ("minute in Europe/Paris", None),
+        ("day in Europe/Paris", None),
+        ("month", None),
+        ("year from 2026-01-31T09:00Z", None),
+    ],
+)
+def test_length(text, length):
+    """Where every window has the same length, the period tells it."""
+    assert parse_period(text).length_us == length
+
+
+@given(st.data())
+def test_the_length_is_every_windows(data):
+    """A length that is told is that of any window, away from the ends of time."""
+    period = data.draw(periods())
+    start, end = period.window(data.draw(near_transitions(period.zone)))
+    assert period.length_us in (None, end - start)
+
+
+@given(st.sampled_from(EVENTFUL[1:]), st.data())
+def test_a_transition_is_found_to_the_microsecond(zone, data):
+    """Between any two instants around one transition, the search ends on it."""
+    at = data.draw(st.sampled_from(timeline(zone).transitions()))
+    before, after = at - data.draw(st.integers(1, 30 * MINUTE)), at + data.draw(st.integers(0, 30 * MINUTE))
+    line = timeline(zone)
+    assume(sum(before < start <= after for start in line.starts) == 1)
+    assert module._turn(ZoneInfo(zone), before, after) == at
+
+
+@given(st.integers(FIRST_US, LAST_US - 1))
+@example(FIRST_US)
+@example(us("0401-01-01T00:00Z"))
+@example(us("9601-01-01T00:00Z"))
+@example(LAST_US - 1)
+def test_the_guess_at_a_month_is_off_by_one_at_most(instant):
+    """So that looking at a neighbour is enough; and after each 400 years it is right."""
+    day = to_datetime(instant)
+    off = module._month(instant) - ((day.year - 1) * 12 + day.month - 1)
+    assert off == 0 if instant % (146_097 * DAY) == FIRST_US % (146_097 * DAY) else abs(off) <= 1
 
 
 # The ends of time
@@ -503,9 +556,6 @@ def test_far_from_the_anchor_is_not_slower(every, anchored, monkeypatch):
         assert len(asked) <= 10
 
 
-MINUTE = 60 * SECOND
-
-
 def asking(period):
     """Two threads that ask for each other's windows."""
     return [lambda: (period.window(0), period.window(MINUTE)), lambda: (period.window(MINUTE), period.window(0))]
@@ -664,6 +714,7 @@ GARBLED = [
     ("15 in Europe/Paris", "period", "in", UNIT),
     ("2 2 day", "period", "2", UNIT),
     ("1.5 hour", "count", "1.5", WHOLE + "1000"),
+    ("X day", "period", "X", UNIT),
     ("+1 hour", "count", "+1", WHOLE + "1000"),
     ("-1 hour", "count", "-1", WHOLE + "1000"),
     (".5 hour", "count", ".5", WHOLE + "1000"),

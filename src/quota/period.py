@@ -121,11 +121,19 @@ class Period:
         object.__setattr__(self, "_current", current)  # one reference: a thread sees the old window or the new one
         return current
 
+    @property
+    def length_us(self) -> int | None:
+        """The length that every window has, in microseconds; None where lengths differ, as months and local days do."""
+        if self.every in _LENGTHS and (self._tz is None or (self.anchor is not None and self.every in _CLOCK)):
+            return _LENGTHS[self.every] * self.count
+        return None
+
     def _find(self, now: int) -> tuple[int, int]:
+        regular = self.length_us
+        if regular is not None:
+            start = now - (now - self._origin) % regular
+            return start, start + regular
         length = _LENGTHS.get(self.every, 0) * self.count
-        if length and (self._tz is None or (self.anchor is not None and self.every in _CLOCK)):
-            start = now - (now - self._origin) % length
-            return start, start + length
         reading = _furthest(self._tz, now)
         if length:
             n = (reading - self._origin) // length
@@ -182,9 +190,9 @@ def parse_period(text: str) -> Period:
         raise InvalidPlan("period", every, f"one of {', '.join(_UNITS)}")
     while words:
         word = words.pop(0)
-        field = _OPTIONS.get(word, "")
-        if not field or field in fields:
+        if word not in _OPTIONS or _OPTIONS[word] in fields:
             raise InvalidPlan("period", word, "'in ZONE', 'offset DAYS' or 'from ANCHOR', each once")
+        field = _OPTIONS[word]
         if not words:
             raise InvalidPlan(field, word, f"a word after {word!r}")
         fields[field] = words.pop(0)
@@ -234,7 +242,7 @@ def _load(zone: object) -> tzinfo | None:
 def _fixed(anchor: datetime, tz: tzinfo | None) -> datetime:
     """The anchor as the zone's clock shows it, with a fixed offset: one form for one instant, whatever it came in."""
     try:
-        instant = to_us(anchor, "anchor")
+        instant = to_us(anchor)
         ahead = timedelta(microseconds=_ahead(tz, instant))
         return (EPOCH + timedelta(microseconds=instant)).astimezone(timezone(ahead))
     except (InvalidValue, OverflowError):
