@@ -63,27 +63,27 @@ BUGS = {
         "level = _converted(own, line, now) if own else 0"),
     # Plan changes
     "a new or renamed limit starts from nothing": (
-        "charge.py", "    if record.at < start:\n        return meter.total\n", "    return meter.total\n"),
+        "charge.py", "    if record.at < start:\n        return meter.total, start\n", "    return meter.total, start\n"),
     "a changed period forgets what was used": (
-        "charge.py", "base, extra, alerted = min(slot.base, known(record, meter, start)), slot.extra, slot.alerted",
-        "base, extra, alerted = meter.total, slot.extra, slot.alerted"),
+        "charge.py", "base, since = min((slot.base, slot.since), known(record, meter, start))",
+        "base, since = meter.total, start"),
     "the fast path does not note the minute": (
-        "stores/memory.py", "                    record.turn_minute(now)\n", ""),
+        "ledger.py", "lane.turn = record.turn_minute(now)", "lane.turn = now"),
     "the fast path outlives a plan change": (
-        "stores/memory.py", "or lane.epoch is not self._epoch ", ""),
+        "ledger.py", " or not lane.live[0]", ""),
     "the fast path outlives a disabled key": (
         "stores/memory.py", "                self._close_lanes(seat)\n", ""),
     "the fast path admits one unit too many": (
-        "stores/memory.py", "if total > lane.quiet:", "if total > lane.quiet + 1:"),
+        "ledger.py", "True if total <= lane.quiet else", "True if total <= lane.quiet + 1 else"),
     "the fast path forgets the throttle": (
-        "stores/memory.py", "                    bucket.level = level = level + cost * lane.scale\n", ""),
+        "ledger.py", "decision._level = bucket.level = poured", "decision._level = poured"),
     # Reservations, refunds, request ids
     "a refund counts twice": (
         "operations.py", "or request.id in (party.key.refunds or {}):", "or False:"),
     "a refund after the window mints": (
-        "record.py", "if slot.start <= taken_at and now < slot.end:", "if slot.start <= taken_at:"),
+        "record.py", "if slot.since <= taken_at and now < slot.end:", "if slot.since <= taken_at:"),
     "a refund goes into the current window": (
-        "record.py", "for slot in [slot for slot in meter.slots if slot.start > taken_at]:", "for slot in []:"),
+        "record.py", "for slot in [slot for slot in meter.slots if slot.since > taken_at]:", "for slot in []:"),
     "a refund survives forget": (
         "operations.py", "party.key.token != tokens[0] or ", ""),
     "a partial refund gives all back": (
@@ -131,8 +131,8 @@ BUGS = {
     "the fast path swallows an alert": (
         "charge.py", "                if percent > slot.alerted:\n                    quiet", "                if False:\n                    quiet"),
     "a grant outlives its window": (
-        "charge.py", "base, extra, alerted = known(record, meter, start), 0, 0",
-        "base, extra, alerted = known(record, meter, start), slot.extra if slot else 0, 0"),
+        "charge.py", "(base, since), extra, alerted = known(record, meter, start), 0, 0",
+        "(base, since), extra, alerted = known(record, meter, start), slot.extra if slot else 0, 0"),
     "an old secret still works": (
         "steps.py", "                if until > now:\n", "                if until >= now:\n"),
     "a day's history counts the wrong day": (

@@ -354,33 +354,37 @@ def _place(record: Record, api: str, line: Line, now: int) -> None:
     start, end = line.window(now)
     slot = meter.slot(line.name)
     if slot is None or slot.end <= now:
-        base, extra, alerted = known(record, meter, start), 0, 0
+        (base, since), extra, alerted = known(record, meter, start), 0, 0
     elif (slot.start, slot.end) == (start, end):
         return
     else:
         # The period changed: what was used carries over, and the window that is left stays known while it lasts.
-        base, extra, alerted = min(slot.base, known(record, meter, start)), slot.extra, slot.alerted
-        shadow = Slot("", slot.start, slot.end, slot.base, 0, 0, 0)
-        meter.slots = [s for s in meter.slots if s.name or (s.start, s.end) != (slot.start, slot.end)]
+        base, since = min((slot.base, slot.since), known(record, meter, start))
+        extra, alerted = slot.extra, slot.alerted
+        shadow = Slot("", slot.start, slot.end, slot.base, 0, 0, 0, slot.since)
+        meter.slots = [s for s in meter.slots if s.name or (s.since, s.end) != (slot.since, slot.end)]
         meter.slots.append(shadow)
     if slot is not None:
         meter.slots.remove(slot)
-    meter.slots.append(Slot(line.name, start, end, base, extra, alerted, line.limit))
+    meter.slots.append(Slot(line.name, start, end, base, extra, alerted, line.limit, since))
 
 
-def known(record: Record, meter: Meter, start: int) -> int:
-    """The meter's reading at ``start``: exact where it was noted, else the latest noted before, else the earliest."""
+def known(record: Record, meter: Meter, start: int) -> tuple[int, int]:
+    """The meter's reading at ``start``, and the instant it is a reading of.
+
+    Exact where it was noted, else the latest noted before it, else the earliest.
+    """
     if record.at < start:
-        return meter.total
+        return meter.total, start
     points = [
-        (record.at - record.at % MINUTE_US, meter.minute),
-        (record.at - record.at % HOUR_US, meter.hour),
-        *((slot.start, slot.base) for slot in meter.slots),
-        *((day * DAY_US, total) for day, total in meter.days),
-        *(((day + 1) * DAY_US, after) for (day, _), (_, after) in zip(meter.days, meter.days[1:], strict=False)),
+        (meter.minute, record.at - record.at % MINUTE_US),
+        (meter.hour, record.at - record.at % HOUR_US),
+        *((slot.base, slot.since) for slot in meter.slots),
+        *((total, day * DAY_US) for day, total in meter.days),
+        *((after, (day + 1) * DAY_US) for (day, _), (_, after) in zip(meter.days, meter.days[1:], strict=False)),
     ]
-    before = [base for at, base in points if at <= start]
-    return max(before) if before else min(base for _, base in points)
+    before = [point for point in points if point[1] <= start]
+    return max(before) if before else min(points)
 
 
 def _join_buckets(record: Record, lines: list[Line], course: Course | None, now: int) -> None:

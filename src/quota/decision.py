@@ -97,8 +97,8 @@ class Decision:
     __slots__ = ("_cost", "_frame", "_full", "_level", "_now", "_total", "allowed")
 
     allowed: bool
-    _frame: Frame | None
-    _full: Details | None
+    _frame: Frame
+    _full: Details
     _now: int
     _cost: int
     _total: int
@@ -114,10 +114,13 @@ class Decision:
 
     def _details(self) -> Details:
         """The whole answer, worked out once from the readings that the fast path kept."""
-        if self._full is None:
-            with _lazy:
-                if self._full is None:
-                    self._full = self._work_out(self._frame)  # type: ignore[arg-type] # one of the two is there
+        try:
+            return self._full
+        except AttributeError:
+            pass  # the fast path leaves out what it can
+        with _lazy:
+            if not hasattr(self, "_full"):
+                self._full = self._work_out(self._frame)
         return self._full
 
     def _work_out(self, frame: Frame) -> Details:

@@ -22,8 +22,9 @@ from .plan import Cost
 from .reservation import AsyncReservation, Reservation
 from .steps import DEFAULT, Presented, Step, Steps, Unavailable
 from .store import Store, open_store, tell_clock
-from .stores.memory import MemoryStore
+from .stores.memory import Lane, MemoryStore
 
+_new = object.__new__
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -66,7 +67,7 @@ class Ledger:
         opened = MemoryStore() if store is None else open_store(store) if isinstance(store, str) else store
         self.store: Store = opened
         tell_clock(opened, clock)
-        self._spend = opened.spend if isinstance(opened, MemoryStore) else None
+        self._lanes: dict[Any, Lane] = opened.lanes if isinstance(opened, MemoryStore) else {}
 
     def _ask(self, step: Step[T]) -> T:
         if not step.method:
@@ -103,7 +104,7 @@ class Ledger:
     usage = _sync(Steps.usage)
 
     @functools.wraps(Steps.consume)
-    def consume(
+    def consume(  # noqa: C901 -- the fast path, in line: a call more is a tenth of its time
         self,
         secret: Presented,
         cost: Cost = DEFAULT,
@@ -113,15 +114,45 @@ class Ledger:
         request_id: str | None = None,
     ) -> Decision:
         now = self._clock()
-        spend = self._spend
-        if spend is not None and route is None and request_id is None and api == "":
+        kind = type(secret)
+        try:
+            ref: Any = secret.id if kind is ApiKey else sha256(secret.encode()).digest() if kind is str else None  # type: ignore[union-attr]
+        except UnicodeEncodeError:
+            ref = None
+        lane = self._lanes.get(ref)
+        if lane is not None and route is None and request_id is None and api == "":
             units = 1 if cost is DEFAULT else cost
             if type(units) is int and 0 < units <= MAX_UNITS:
-                if type(secret) is str:
-                    decision = spend(sha256(secret.encode("utf-8", "surrogatepass")).digest(), units, now)
-                else:
-                    decision = spend(secret.id, units, now) if type(secret) is ApiKey else None
-                if decision is not None:
+                decision = _new(Decision)
+                with lane.lock:
+                    record, meter, bucket = lane.record, lane.meter, lane.bucket
+                    total = meter.total + units
+                    if lane.version != record.version or not record.at <= now < lane.until or not lane.live[0]:
+                        allowed = None
+                    elif bucket is None:
+                        allowed = True if total <= lane.quiet else False if total > lane.ceiling else None
+                    else:
+                        level = bucket.level - lane.drain * (now - bucket.at)
+                        poured = units * lane.scale + (level if level > 0 else 0)  # noqa: FURB136 -- a call
+                        allowed = total <= lane.ceiling and poured <= lane.burst
+                        if not allowed:
+                            decision._level = max(0, level)
+                        elif total <= lane.quiet:
+                            decision._level = bucket.level = poured
+                            bucket.at = now
+                        else:
+                            allowed = None
+                    if allowed:
+                        if now >= lane.turn:
+                            lane.turn = record.turn_minute(now)
+                        meter.total = total
+                        record.at = now
+                if allowed is not None:
+                    decision.allowed = allowed
+                    decision._frame = lane.frame
+                    decision._now = now
+                    decision._cost = units
+                    decision._total = total if allowed else total - units
                     return decision
         return self._ask(self._steps.consume_at(now, secret, cost, api, route, request_id))
 

@@ -16,11 +16,17 @@ HOUR_US = 3_600_000_000
 
 
 class Slot:
-    """One quota's current window, ``[start, end)``: ``base`` is what the meter read at ``start``."""
+    """One quota's current window, ``[start, end)``: ``base`` is what the meter read at ``since``.
 
-    __slots__ = ("alerted", "base", "end", "extra", "limit", "name", "start")
+    ``since`` is the start, unless the limit's period changed and what was used carried over, or the reading at the
+    start was not known.
+    """
 
-    def __init__(self, name: str, start: int, end: int, base: int, extra: int, alerted: int, limit: int) -> None:
+    __slots__ = ("alerted", "base", "end", "extra", "limit", "name", "since", "start")
+
+    def __init__(
+        self, name: str, start: int, end: int, base: int, extra: int, alerted: int, limit: int, since: int
+    ) -> None:
         self.name = name
         self.start = start
         self.end = end
@@ -28,9 +34,10 @@ class Slot:
         self.extra = extra
         self.alerted = alerted
         self.limit = limit
+        self.since = since
 
     def encode(self) -> list[Any]:
-        return [self.name, self.start, self.end, self.base, self.extra, self.alerted, self.limit]
+        return [self.name, self.start, self.end, self.base, self.extra, self.alerted, self.limit, self.since]
 
 
 class Bucket:
@@ -167,14 +174,19 @@ class Record:
             self.version += 1
         return meter
 
-    def turn_minute(self, now: int) -> None:
-        """Note the readings at the start of the minute and the hour of ``now``, before anything is taken in them."""
-        if self.at < now - now % MINUTE_US:
+    def turn_minute(self, now: int) -> int:
+        """Note the readings at the start of the minute and the hour of ``now``, before anything is taken in them.
+
+        Returns when the next minute starts.
+        """
+        minute = now - now % MINUTE_US
+        if self.at < minute:
             for meter in self.meters:
                 meter.minute = meter.total
             if self.at < now - now % HOUR_US:
                 for meter in self.meters:
                     meter.hour = meter.total
+        return minute + MINUTE_US
 
     def stamp(self, now: int) -> None:
         """Something was taken or given at ``now``."""
@@ -188,7 +200,7 @@ class Record:
             if meter is None:
                 continue
             meter.total -= units
-            for slot in [slot for slot in meter.slots if slot.start > taken_at]:
+            for slot in [slot for slot in meter.slots if slot.since > taken_at]:
                 slot.base -= units
             if self.at - self.at % MINUTE_US > taken_at:
                 meter.minute -= units
@@ -213,7 +225,7 @@ class Record:
         for api, route, unit, _ in takes:
             meter = self.meter(api, route, unit)
             for slot in meter.slots if meter else ():
-                if slot.start <= taken_at and now < slot.end:
+                if slot.since <= taken_at and now < slot.end:
                     until = max(until, slot.end)
         return until
 
@@ -241,14 +253,14 @@ class Record:
         self.due = min((end for end, _, still, _ in (self.holds or {}).values() if still), default=None)
 
     def history(self) -> list[list[Any]]:
-        """Per quota and day: [api, route, unit, name, day, limit, used that day, used in the window, its start]."""
+        """Per quota and day: [api, route, unit, name, day, limit, used that day, used in the window, since when]."""
         rows = list(self.rows or ())
         for meter in self.meters:
             day, before = meter.days[-1]
             if meter.total != before:
                 rows.extend(
                     [meter.api, meter.route, meter.unit, slot.name, day, slot.limit + slot.extra,
-                     meter.total - before, meter.total - slot.base, slot.start]
+                     meter.total - before, meter.total - slot.base, slot.since]
                     for slot in meter.slots if slot.name and slot.end > day * DAY_US
                 )  # fmt: skip
         return rows

@@ -61,13 +61,15 @@ class Copies:
 class Lane:
     """One key's plain way through one course.
 
-    ``units``: in the order the server gets them, and those of them that it can count. ``meters``: (record, meter, unit, quiet,
-    ceiling), ``buckets``: (record, meter, bucket, unit, drain, scale, burst), by index; records are 0 (the key's) and 1
+    ``units``: in the order the server gets them; ``counted``: those of them that it can count. ``meters``: (record,
+    meter, unit, quiet, ceiling), ``buckets``: (record, meter, bucket, unit, drain, scale, burst), by index; records are 0 (the key's) and 1
     (the account's). Up to ``quiet`` nothing happens but counting, above ``ceiling`` the quota refuses, in between the
     rule is asked. ``tag``: what a store keeps with it.
     """
 
-    __slots__ = ("buckets", "counted", "course", "key", "meters", "places", "plan", "tag", "tokens", "units", "until")
+    __slots__ = (
+        "buckets", "counted", "course", "key", "meters", "places", "plan", "tag", "tokens", "units", "until",
+    )  # fmt: skip
 
     units: tuple[str, ...]
     counted: set[str]

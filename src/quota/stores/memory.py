@@ -10,15 +10,13 @@ from typing import Any
 
 from ..charge import Course, Line, Party, ThrottleLine, bounds
 from ..clock import to_us
-from ..decision import Decision, Frame, Reason
+from ..decision import Frame, Reason
 from ..errors import InvalidValue, PlanConflict, UnknownKey, UnknownPlan
 from ..key import ApiKey, new_number
 from ..operations import perform, usable
 from ..plan import REQUESTS, UsagePlan
 from ..record import MINUTE_US, Bucket, Meter, Record
 from ..store import COMMON, Entry, Request, make_terms, split_url, whole_option
-
-_new = object.__new__
 
 
 class _Account:
@@ -59,10 +57,14 @@ class _Stripe:
 
 
 class Lane:
-    """The fast path of one key on one course: what ``bounds`` worked out, good while the record's version stands."""
+    """The fast path of one key on one course: what ``bounds`` worked out, good while the record's version stands.
+
+    ``Ledger.consume`` runs on it. ``turn``: when the next minute begins. ``live``: shared by all lanes of a plan, so
+    that a change of plan closes them at once.
+    """
 
     __slots__ = (
-        "bucket", "burst", "ceiling", "drain", "epoch", "frame", "lock", "meter", "quiet", "record", "scale", "turn",
+        "bucket", "burst", "ceiling", "drain", "frame", "live", "lock", "meter", "quiet", "record", "scale", "turn",
         "until", "version",
     )  # fmt: skip
 
@@ -71,7 +73,7 @@ class Lane:
     record: Record
     meter: Meter
     bucket: Bucket | None
-    epoch: object
+    live: list[bool]
     version: int
     ceiling: int
     quiet: int
@@ -104,56 +106,8 @@ class MemoryStore:
         self._seats: dict[str, _Seat] = {}
         self._digests: dict[bytes, _Seat] = {}
         self._accounts: dict[str, _Account] = {}
-        self._lanes: dict[bytes | str, Lane] = {}
-        self._epoch = object()
-
-    # The one measured fast path: an authenticated key or a presented secret, requests alone, no route, on a plan
-    # whose limits count this key's requests with at most one throttle. Anything else, and anything due, takes the
-    # general way through ``perform``.
-
-    def spend(self, ref: bytes | str, cost: int, now: int) -> Decision | None:
-        """Check and consume on the fast path; None where the general way must be taken (nothing is done then)."""
-        lane = self._lanes.get(ref)
-        if lane is None:
-            return None
-        with lane.lock:
-            record = lane.record
-            if lane.version != record.version or lane.epoch is not self._epoch or not record.at <= now < lane.until:
-                return None
-            meter = lane.meter
-            total = meter.total + cost
-            bucket = lane.bucket
-            level = 0
-            if bucket is None:
-                allowed = True
-            else:
-                level = bucket.level - lane.drain * (now - bucket.at)
-                level = max(level, 0)
-                allowed = level + cost * lane.scale <= lane.burst
-            if total > lane.quiet:
-                if total <= lane.ceiling and allowed:
-                    return None
-                allowed = False
-            if allowed:
-                if now >= lane.turn:
-                    record.turn_minute(now)
-                    lane.turn = now - now % MINUTE_US + MINUTE_US
-                meter.total = total
-                record.at = now
-                if bucket is not None:
-                    bucket.level = level = level + cost * lane.scale
-                    bucket.at = now
-            else:
-                total -= cost
-        decision = _new(Decision)
-        decision.allowed = allowed
-        decision._full = None
-        decision._frame = lane.frame
-        decision._now = now
-        decision._cost = cost
-        decision._total = total
-        decision._level = level
-        return decision
+        self._live: dict[str, list[bool]] = {}
+        self.lanes: dict[bytes | str, Lane] = {}
 
     def apply(self, request: Request) -> Any:
         """Perform the request under the lock of its key's account."""
@@ -211,8 +165,8 @@ class MemoryStore:
         record, plan = seat.record, entry.plans.get("")
         if record is None or plan is None or entry.shared or request.now < record.at:
             return
-        old = self._lanes.get(ref)
-        if old is not None and old.version == record.version and old.epoch is self._epoch and request.now < old.until:
+        old = self.lanes.get(ref)
+        if old is not None and old.version == record.version and old.live[0] and request.now < old.until:
             return
         course = plan.course(None)
         meter = record.meter("", "", REQUESTS)
@@ -221,7 +175,8 @@ class MemoryStore:
         if party.settled(course, request.now, self.terms) is not party:
             return
         lane = Lane()
-        lane.record, lane.meter, lane.version, lane.epoch = record, meter, record.version, self._epoch
+        lane.record, lane.meter, lane.version = record, meter, record.version
+        lane.live = self._live.setdefault(plan.id, [True])
         lane.lock = seat.account.stripe.lock
         lane.ceiling, lane.quiet, lane.until = bounds(course, record, meter)
         expiries = [seat.key.expires_at, *(s.expires_at for s in seat.key.secrets if s.digest == request.digest)]
@@ -237,13 +192,13 @@ class MemoryStore:
             elif slot := meter.slot(line.name):
                 slots.append((line, slot.base, slot.extra, slot.end))
         lane.frame = Frame(seat.key, plan, course, (record.token, 0), tuple(slots))
-        self._lanes[ref] = lane
+        self.lanes[ref] = lane
         if ref not in seat.lanes:
             seat.lanes = (*seat.lanes, ref)
 
     def _close_lanes(self, seat: _Seat) -> None:
         for ref in seat.lanes:
-            lane = self._lanes.pop(ref, None)
+            lane = self.lanes.pop(ref, None)
             if lane is not None:
                 lane.version = -1
         seat.lanes = ()
@@ -277,7 +232,11 @@ class MemoryStore:
             if old is not None and old.api != plan.api:
                 self._move(plan, old.api)
             self._plans[plan.id] = plan
-            self._epoch = object()
+            self._bury(plan.id)
+
+    def _bury(self, plan_id: str) -> None:
+        """Close every lane of a plan at once."""
+        self._live.pop(plan_id, [True])[0] = False
 
     def _move(self, plan: UsagePlan, old_api: str) -> None:
         seats = [seat for seat in self._seats.values() if seat.plans.get(old_api) == plan.id]
@@ -295,7 +254,7 @@ class MemoryStore:
                 if seat.plans.get(plan.api) == plan_id:
                     del seat.plans[plan.api]
             del self._plans[plan_id]
-            self._epoch = object()
+            self._bury(plan_id)
 
     def get_plan(self, plan_id: str) -> UsagePlan:
         plan = self._plans.get(plan_id)

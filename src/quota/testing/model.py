@@ -283,7 +283,7 @@ class Model:
                 place = self.place(key, api, limit)
                 current = self.current(place, limit, now)
                 self.windows[place, limit.name] = current
-                self.seen.setdefault(place, []).append((current.start, current.end))
+                self.seen.setdefault(place, []).append((current.since, current.end))
         joined = {
             (self.place(key, api, limit), limit.name): self.level(key, api, limit, route, now)
             for limit in limits
