@@ -6,6 +6,8 @@ The server is a Valkey of its own on loopback. Rounds of all contestants alterna
 slows all of them; the ratio is of medians. Exits with 1 where a bar of the project is missed.
 """
 
+# ruff: noqa: E402, I001 -- the path comes first
+
 from __future__ import annotations
 
 import asyncio
