@@ -103,7 +103,6 @@ class Ledger:
     forget = _sync(Steps.forget)
     usage = _sync(Steps.usage)
 
-    @functools.wraps(Steps.consume)
     def consume(  # noqa: C901 -- the fast path, in line: a call more is a tenth of its time
         self,
         secret: Presented,
@@ -113,6 +112,18 @@ class Ledger:
         route: str | None = None,
         request_id: str | None = None,
     ) -> Decision:
+        """Check every limit and, if all have room, take ``cost`` from all of them at once; a refusal takes nothing.
+
+        ``secret``: what the client presented, an ``ApiKey`` authenticated already, or None (no key: refused).
+        ``cost``: requests, or units by unit; by default 1 or the plan's cost of the route. ``request_id``: an
+        admission is remembered under it, and a retry returns it with ``replayed=True``.
+
+        Raises:
+            InvalidCost: a cost that is not whole positive numbers.
+            RequestMismatch: a ``request_id`` that came with other parameters, or whose charge was refunded.
+            ClockSkew: the clock is too far behind what was recorded.
+            StoreBusy, StoreUnavailable: unless ``on_unavailable`` decides.
+        """
         now = self._clock()
         kind = type(secret)
         try:

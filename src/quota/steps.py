@@ -49,6 +49,7 @@ class Step(Generic[T]):
 
 
 def same(answer: Any) -> Any:
+    """The store's answer as it is."""
     return answer
 
 
@@ -207,18 +208,7 @@ class Steps:
         route: str | None = None,
         request_id: str | None = None,
     ) -> Step[Decision]:
-        """Check every limit and, if all have room, take ``cost`` from all of them at once; a refusal takes nothing.
-
-        ``secret``: what the client presented, an ``ApiKey`` authenticated already, or None (no key: refused).
-        ``cost``: requests, or units by unit; by default 1 or the plan's cost of the route. ``request_id``: an
-        admission is remembered under it, and a retry returns it with ``replayed=True``.
-
-        Raises:
-            InvalidCost: a cost that is not whole positive numbers.
-            RequestMismatch: a ``request_id`` that came with other parameters, or whose charge was refunded.
-            ClockSkew: the clock is too far behind what was recorded.
-            StoreBusy, StoreUnavailable: unless ``on_unavailable`` decides.
-        """
+        """See ``Ledger.consume``."""
         return self._decide(self._request("consume", secret, cost, api, route, request_id, self._now()))
 
     def peek(

@@ -140,7 +140,7 @@ def open_store(url: str, *, asynchronous: bool = False) -> Any:
 
 
 def tell_clock(store: Any, clock: Callable[[], int]) -> None:
-    """Tell a store that asks (a remote one) which clock its ledger reads: the system's is compared with its server's."""
+    """Tell a store that asks (a remote one) which clock its ledger reads: the system's is compared with a server's."""
     use_clock = getattr(store, "use_clock", None)
     if use_clock is not None:
         use_clock(clock)

@@ -63,7 +63,7 @@ local function everything()
       if not lane.o then
         if taken(redis.call('HGET', KEYS[i], 'w')) then return -1 end
         if lane.t and redis.call('EXISTS', KEYS[i]) == 1 then
-          redis.call('HSET', KEYS[i], 'w', lane.t .. ' ' .. string.format('%.0f', milliseconds() + 50))
+          redis.call('HSET', KEYS[i], 'w', lane.t .. ' ' .. string.format('%.0f', milliseconds() + 200))
         end
       end
       found[i - 1] = redis.call('HGETALL', KEYS[i])

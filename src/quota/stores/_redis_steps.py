@@ -99,7 +99,8 @@ class Decisions(Directory):
 
     def _attempt(self, copy: Copy, request: Request, turn: str) -> Trip[tuple[bool, Any]]:
         """One trip, or two where the rule decides here: (True, the answer), or (False, why not)."""
-        lane = copy.lanes.get((request.api, request.route)) if request.op == "consume" else None
+        lane = None if turn else copy.lane(request)
+        amounts = None
         if lane is not None:
             takes = lane.course.cost if request.takes is None else request.takes
             amounts = lane.amounts(takes)
@@ -109,10 +110,10 @@ class Decisions(Directory):
                 if type(reply) is bytes:
                     allowed, now, *found = map(int, reply.split())
                     return True, lane.conclude(bool(allowed), takes, now, found, id_ if allowed else None)
-        if lane is None or amounts is None:
+        if amounts is None:
             reply = yield self._ask(copy, request, turn)
         if type(reply) is not int:
-            return (yield from self._decide(copy, request, reply))
+            return (yield from self._decide(copy, request, reply, turn))
         if reply > 0:
             raise ClockSkew(request.now, reply)
         return False, reply
@@ -164,7 +165,6 @@ class Decisions(Directory):
             return None
         lane = open_lane(request, copy.entry, party) if all(versions) else None
         if lane is None:
-            copy.lanes.pop((request.api, request.route), None)
             return None
         names: list[list[str]] = [[str(version), "v", "at", "c", "w"] for version in versions]
         meters, buckets = [], []
@@ -177,16 +177,14 @@ class Decisions(Directory):
             buckets.append([index + 1, place, place + 1, unit + 1, drain, scale, burst])
         data = self._header(copy) | {"k": self.terms.max_skew, "u": lane.until, "v": names, "m": meters, "b": buckets}
         lane.tag = _Tag([self._stamps, *self._record_keys(copy.entry)], to_json(data), len(lane.units))
-        if len(copy.lanes) > 64:
-            copy.lanes.clear()
-        copy.lanes[request.api, request.route] = lane
+        copy.lanes[lane.course] = lane
         return lane
 
-    def _decide(self, copy: Copy, request: Request, reply: list[Any]) -> Trip[tuple[bool, Any]]:
+    def _decide(self, copy: Copy, request: Request, reply: list[Any], turn: str) -> Trip[tuple[bool, Any]]:
         """Decide on the records by the rule and write back, or open a lane for the next try."""
         found = self._decode(copy.entry, request, reply)
-        old = copy.lanes.get((request.api, request.route))
-        lane = self._open(copy, request, found.party, [version for version, _, _ in found.states])
+        old = copy.lane(request)
+        lane = None if turn else self._open(copy, request, found.party, [version for version, _, _ in found.states])
         if lane is not None and found.memo is None and (old is None or old.tag.data != lane.tag.data):  # noqa: SIM102
             if lane.amounts(lane.course.cost if request.takes is None else request.takes) is not None:
                 return False, _OPENED

@@ -22,19 +22,21 @@ from ..store import Entry, Request
 _BEYOND = 2**200
 _MOST_METERS = 500
 
-Pair = tuple[str, str | None]
-
 
 class Copy:
     """This process's copy of a directory entry. ``stamps``: what the server compares to tell that it is fresh."""
 
-    __slots__ = ("entry", "lanes", "stamps", "tag")
+    __slots__ = ("entry", "lanes", "stamps")
 
     def __init__(self, entry: Entry, stamps: tuple[Any, ...]) -> None:
         self.entry = entry
         self.stamps = stamps
-        self.lanes: dict[Pair, Lane] = {}
-        self.tag: Any = None
+        self.lanes: dict[Course, Lane] = {}
+
+    def lane(self, request: Request) -> Lane | None:
+        """The lane that calls like this one have, if any."""
+        plan = self.entry.plans.get(request.api) if request.op == "consume" else None
+        return None if plan is None else self.lanes.get(plan.course(request.route))
 
 
 class Copies:

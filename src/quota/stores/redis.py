@@ -8,6 +8,7 @@ directory entry is fresh, ``secrets``, ``keys``, ``accounts`` and ``plans`` are 
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlencode
 
 import redis
 import redis.asyncio
@@ -130,6 +131,7 @@ class _NodePool:
 
     def __init__(self, node: Any) -> None:
         self._node = node
+        self._give_back = getattr(node, "release", node._free.append)
 
     async def get_connection(self) -> Any:
         connection = self._node.acquire_connection()
@@ -139,12 +141,12 @@ class _NodePool:
                 await connection.disconnect()
                 await connection.connect()
         except BaseException:
-            self._node._free.append(connection)
+            self._give_back(connection)
             raise
         return connection
 
     async def release(self, connection: Any) -> None:
-        self._node._free.append(connection)
+        self._give_back(connection)
 
 
 class AsyncRedisStore(Decisions):
@@ -249,8 +251,16 @@ def open_url(url: str, *, asynchronous: bool = False) -> RedisStore | AsyncRedis
         own["namespace"] = options.pop("namespace")
     if "check_clock" in options:
         own["check_clock"] = _boolean(options.pop("check_clock"))
-    rest = parts._replace(query="&".join(f"{name}={value}" for name, value in options.items())).geturl()
-    return (AsyncRedisStore if asynchronous else RedisStore)(url=rest, **own)
+    rest = parts._replace(query=urlencode(options)).geturl()
+    try:
+        store = (AsyncRedisStore if asynchronous else RedisStore)(url=rest, **own)
+        pool = store.client.connection_pool
+        pool.connection_class(**pool.connection_kwargs)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, InvalidValue):
+            raise
+        raise InvalidValue("store", ", ".join(options), f"options that redis-py has ({error})") from None
+    return store
 
 
 def _boolean(text: str) -> bool:
