@@ -252,10 +252,8 @@ def test_unavailable(kind, made, charge, error, stated, status, monkeypatch):
     def broken(request):
         raise error
 
-    front = Front(kind, Site(), made[0], on_unavailable=stated, charge=charge)
+    front = Front(kind, Site(), made[0], on_unavailable=stated, charge=charge, cost={"requests": 1})
     front(headers={"x-api-key": made[1]})
-    monkeypatch.setattr(made[0].store, "spend", lambda *args: None)
-    monkeypatch.setattr(made[0], "_spend", lambda *args: None)
     monkeypatch.setattr(made[0].store, "apply", broken)
     answer = front(headers={"x-api-key": made[1]})
     assert answer.status == status

@@ -258,4 +258,4 @@ def _named(name: object) -> str | None:
 def merged(own: Mapping[str, str], fields: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     """Response headers with ours in place of any of the same name, such as those of an API behind this one."""
     names = {name.lower() for name in own}
-    return [*((name, value) for name, value in fields if name.lower() not in names), *own.items()]
+    return [pair for pair in fields if pair[0].lower() not in names] + list(own.items())

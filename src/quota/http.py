@@ -52,12 +52,12 @@ def _rows(decision: Decision) -> list[Row]:
     A limit that refused is reset, to its client, when this call would fit: so ``Retry-After`` never precedes it.
     """
     now = decision._now
-    if decision._full is None and decision.allowed and decision._frame is not None:
-        total, level = decision._total, decision._level
+    if decision.allowed and not hasattr(decision, "_full"):
+        total = decision._total
         return [
             (line, total - base, extra, end, False)
             if isinstance(line, QuotaLine)
-            else (line, -(-level // line.scale), 0, now - -level // line.drain, False)
+            else (line, -(-decision._level // line.scale), 0, now - -decision._level // line.drain, False)
             for line, base, extra, end in decision._frame.slots
         ]
     verdict = decision._details().verdict

@@ -1,0 +1,223 @@
+"""The middlewares: what a request takes longer, against slowapi and flask-limiter, as ratios of one run.
+
+    python benchmarks/bench_web.py [seconds per contestant]
+
+Bare applications are called as a server calls them, without a socket. All count one limit a day by the same header, in
+memory, and tell it in headers. Contestants take turns in short rounds of processor time; a round's overhead is its time
+less that of the bare application in the same round, and each ratio is the median over the rounds. Exits with 1 where a
+bar is missed.
+"""
+
+# ruff: noqa: E402, I001 -- the path comes first
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parents[1] / name) for name in ("src", "tests")]
+
+import flask
+import flask_limiter
+import slowapi
+import slowapi.middleware
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+
+from quota import Ledger, UsagePlan
+from quota.asgi import QuotaMiddleware as InFrontOfASGI
+from quota.wsgi import QuotaMiddleware as InFrontOfWSGI
+
+ROUNDS = 15
+BATCH = 200
+LIMIT = "1000000000/day"
+BAR = 0.25
+
+
+def ledger() -> tuple[Ledger, str]:
+    made = Ledger()
+    made.add_plan(UsagePlan("PlanA", LIMIT))
+    return made, made.issue_key("Key123", "PlanA").secret
+
+
+# Starlette
+
+
+def starlette(wrap: Callable[..., object] = lambda view: view) -> Starlette:
+    async def home(request: Request) -> PlainTextResponse:
+        return PlainTextResponse("hi")
+
+    return Starlette(routes=[Route("/", wrap(home))])
+
+
+def with_slowapi(how: str) -> Starlette:
+    everywhere = how != "decorator"
+    limiter = slowapi.Limiter(
+        lambda request: request.headers["x-api-key"], headers_enabled=True, default_limits=[LIMIT] if everywhere else []
+    )
+    app = starlette() if everywhere else starlette(limiter.limit(LIMIT))
+    app.state.limiter = limiter
+    if everywhere:
+        app.add_middleware(getattr(slowapi.middleware, how))
+    return app
+
+
+def with_quota_asgi(made: Ledger, **settings: object) -> Starlette:
+    app = starlette()
+    app.add_middleware(InFrontOfASGI, ledger=made, on_unavailable="deny", **settings)
+    return app
+
+
+def asgi_batch(app: Starlette, secret: str) -> Callable[[], None]:
+    """A batch of requests on an event loop of its own."""
+    loop = asyncio.new_event_loop()
+    key = secret.encode()
+    statuses = []
+
+    async def receive() -> dict:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: dict) -> None:
+        if "status" in message:
+            statuses.append(message["status"])
+
+    def scope() -> dict:
+        return {
+            "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1", "method": "GET",
+            "path": "/", "raw_path": b"/", "root_path": "", "scheme": "http", "query_string": b"",
+            "headers": [(b"host", b"shop"), (b"accept", b"*/*"), (b"user-agent", b"bench"), (b"x-api-key", key)],
+            "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 80), "state": {},
+        }  # fmt: skip
+
+    async def batch() -> None:
+        for _ in range(BATCH):
+            await app(scope(), receive, send)
+
+    def run() -> None:
+        statuses.clear()
+        loop.run_until_complete(batch())
+        assert statuses == [200] * BATCH, statuses[:3]
+
+    return run
+
+
+# Flask
+
+
+def flask_app(how: str = "bare") -> flask.Flask:
+    app = flask.Flask("shop")
+    limiter = None
+    if how != "bare":
+        limiter = flask_limiter.Limiter(
+            lambda: flask.request.headers["x-api-key"], app=app, storage_uri="memory://", headers_enabled=True,
+            default_limits=[LIMIT] if how == "default" else [],
+        )  # fmt: skip
+
+    def home() -> str:
+        return "hi"
+
+    app.get("/")(limiter.limit(LIMIT)(home) if limiter and how == "decorator" else home)
+    return app
+
+
+def with_quota_wsgi(made: Ledger, **settings: object) -> flask.Flask:
+    app = flask_app()
+    app.wsgi_app = InFrontOfWSGI(app.wsgi_app, made, on_unavailable="deny", **settings)
+    return app
+
+
+def wsgi_batch(app: flask.Flask, secret: str) -> Callable[[], None]:
+    from werkzeug.test import EnvironBuilder
+
+    environ = EnvironBuilder(path="/", headers={"x-api-key": secret}).get_environ()
+    statuses = []
+
+    def start(status: str, headers: list, error: object = None) -> Callable[[bytes], None]:
+        statuses.append(status)
+        return statuses.append
+
+    def run() -> None:
+        statuses.clear()
+        for _ in range(BATCH):
+            body = app(dict(environ), start)
+            b"".join(body)
+            body.close()
+        assert statuses == ["200 OK"] * BATCH, statuses[:3]
+
+    return run
+
+
+def overheads(contestants: dict[str, Callable[[], None]], seconds: float) -> dict[str, list[float]]:
+    """Microseconds a request on top of the first contestant, the bare application, round by round."""
+    for run in contestants.values():
+        run()
+    found: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(ROUNDS):
+        times = {}
+        for name, run in contestants.items():
+            count, start = 0, time.process_time()
+            while time.process_time() - start < seconds / ROUNDS:
+                run()
+                count += BATCH
+            times[name] = (time.process_time() - start) / count * 1e6
+        first, *others = times
+        found[first].append(times[first])
+        for name in others:
+            found[name].append(times[name] - times[first])
+    return found
+
+
+def report(found: dict[str, list[float]], ours: str, bars: dict[str, float]) -> bool:
+    """Print what was found; whether every bar is kept."""
+    kept = True
+    for name, rounds in found.items():
+        share = statistics.median(own / other for own, other in zip(found[ours], rounds, strict=True))
+        verdict = f"   bar {bars[name]}   {'ok' if share <= bars[name] else 'MISSED'}" if name in bars else ""
+        kept = kept and not verdict.endswith("MISSED")
+        print(f"{name:44} {statistics.median(rounds):8.1f} us   ours is {share:5.2f} of it{verdict}")
+    return kept
+
+
+def main() -> int:
+    warnings.simplefilter("ignore")
+    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 1.0
+    made, secret = ledger()
+    found = overheads(
+        {
+            "bare Starlette, whole": asgi_batch(starlette(), secret),
+            "quota": asgi_batch(with_quota_asgi(made), secret),
+            "quota, no headers": asgi_batch(with_quota_asgi(made, profile=None), secret),
+            "quota, no route": asgi_batch(with_quota_asgi(made, route=lambda scope: None), secret),
+            "quota, charging successes": asgi_batch(with_quota_asgi(made, charge="success"), secret),
+            "slowapi, SlowAPIMiddleware": asgi_batch(with_slowapi("SlowAPIMiddleware"), secret),
+            "slowapi, SlowAPIASGIMiddleware": asgi_batch(with_slowapi("SlowAPIASGIMiddleware"), secret),
+            "slowapi, decorator": asgi_batch(with_slowapi("decorator"), secret),
+        },
+        seconds,
+    )
+    kept = report(found, "quota", {"slowapi, SlowAPIMiddleware": BAR, "slowapi, SlowAPIASGIMiddleware": BAR})
+    found = overheads(
+        {
+            "bare Flask, whole": wsgi_batch(flask_app(), secret),
+            "quota": wsgi_batch(with_quota_wsgi(made), secret),
+            "quota, no headers": wsgi_batch(with_quota_wsgi(made, profile=None), secret),
+            "quota, no route": wsgi_batch(with_quota_wsgi(made, route=lambda environ: None), secret),
+            "quota, charging successes": wsgi_batch(with_quota_wsgi(made, charge="success"), secret),
+            "flask-limiter, default limits": wsgi_batch(flask_app("default"), secret),
+            "flask-limiter, decorator": wsgi_batch(flask_app("decorator"), secret),
+        },
+        seconds,
+    )
+    kept &= report(found, "quota", {"flask-limiter, default limits": BAR, "flask-limiter, decorator": BAR})
+    return int(not kept)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
