@@ -8,7 +8,7 @@ less that of the bare application in the same round, and each ratio is the media
 bar is missed.
 """
 
-# ruff: noqa: E402, I001 -- the path comes first
+# ruff: noqa: E402 -- the path comes first
 
 from __future__ import annotations
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-import types
 import warnings
 
-import django
 import flask
 import httpx
 import pytest
-from django.conf import settings as django_settings
-from django.http import HttpResponse, StreamingHttpResponse
-from django.urls import path, re_path
+from django.core.asgi import get_asgi_application
+from django.core.wsgi import get_wsgi_application
 from fastapi import APIRouter, Depends, FastAPI, WebSocket
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -22,6 +18,7 @@ from starlette.routing import Host, Mount, Route, Router, WebSocketRoute
 from starlette.websockets import WebSocketDisconnect
 from werkzeug.middleware.proxy_fix import ProxyFix
 
+import django_site  # noqa: F401 -- sets Django up
 from quota import AsyncLedger, Decision, Ledger
 from quota.asgi import QuotaMiddleware as InFrontOfASGI
 from quota.errors import InvalidValue
@@ -101,41 +98,9 @@ def test_flask():
 # Django
 
 
-def django_app():
-    """A Django project in one module, as its tutorial's single-file variant."""
-    if not django_settings.configured:
-        urls = types.ModuleType("quota_test_urls")
-
-        def pet(request, number):
-            decision = getattr(request, "environ", {}).get("quota.decision") or request.scope["state"]["quota"]
-            return HttpResponse(f"{number} for {decision.key.name}")
-
-        def stream(request):
-            return StreamingHttpResponse(iter(["a", "b"]))
-
-        def broken(request):
-            raise ZeroDivisionError
-
-        urls.urlpatterns = [
-            path("pets/<int:number>/", pet),
-            path("stream", stream),
-            path("broken", broken),
-            re_path(r"^old/(?P<year>[0-9]{4})$", pet),
-        ]
-        sys.modules["quota_test_urls"] = urls
-        django_settings.configure(
-            ROOT_URLCONF="quota_test_urls", ALLOWED_HOSTS=["*"], SECRET_KEY="test", LOGGING_CONFIG=None
-        )
-        django.setup()
-    from django.core.asgi import get_asgi_application
-    from django.core.wsgi import get_wsgi_application
-
-    return get_wsgi_application(), get_asgi_application()
-
-
 def test_django_templates():
     """Django's patterns name the routes, for WSGI and ASGI alike."""
-    for app in django_app():
+    for app in (get_wsgi_application(), get_asgi_application()):
         find = templates(app)
         assert find("GET", "/pets/7/") == "/pets/<int:number>/"
         assert find("GET", "/old/2024") == "/^old/(?P<year>[0-9]{4})$"
@@ -145,7 +110,7 @@ def test_django_templates():
 def test_django_wsgi():
     """Django by WSGI: limits by pattern, streams and errors settle."""
     made, secret = ledger("100/day", routes={"GET /pets/<int:number>/": "1/hour as pets"})
-    app = InFrontOfWSGI(django_app()[0], made, on_unavailable="deny", charge="success")
+    app = InFrontOfWSGI(get_wsgi_application(), made, on_unavailable="deny", charge="success")
     headers = {"x-api-key": secret}
     answer = wsgi(app, path="/pets/7/", headers=headers)
     assert (answer.status, answer.body) == (200, b"7 for Key123")
@@ -159,7 +124,7 @@ def test_django_wsgi():
 def test_django_asgi():
     """Django by ASGI: the same."""
     made, secret = ledger("100/day", routes={"GET /pets/<int:number>/": "1/hour as pets"})
-    app = InFrontOfASGI(django_app()[1], made, on_unavailable="deny", charge="success")
+    app = InFrontOfASGI(get_asgi_application(), made, on_unavailable="deny", charge="success")
     headers = {"x-api-key": secret}
     answer = asgi(app, path="/pets/7/", headers=headers, lower=False)
     assert (answer.status, answer.body) == (200, b"7 for Key123")

@@ -1,0 +1,69 @@
+"""docs/web.md is true: its blocks run in order, what they show is what comes out, and each application is served."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import pytest
+
+import django_site  # noqa: F401 -- sets Django up
+from quota.gate import Settings
+from test_readme import BLOCK, play
+from web import wsgi
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # Starlette prefers a later httpx for its test client, and works with this one
+    from starlette.testclient import TestClient
+
+TEXT = (Path(__file__).parent.parent / "docs" / "web.md").read_text()
+
+
+def up_to(words):
+    """The names that the document's blocks define, up to and with the first one that has these words."""
+    blocks = BLOCK.findall(TEXT)
+    last = next(index for index, block in enumerate(blocks) if words in block)
+    names = {"__name__": "docs"}
+    play("\n".join(f"```python\n{block}```" for block in [blocks[0], *blocks[last : last + 1]]), names)
+    return names
+
+
+def test_the_document_is_true():
+    """Every block runs, and each result that it shows is the result."""
+    assert play(TEXT, {"__name__": "docs"}) >= 15
+
+
+@pytest.mark.parametrize(("words", "path"), [("def pet(request):", "/pets/7"), ("decision: Annotated", "/pets/7")])
+def test_asgi_in_five_lines(words, path):
+    """The applications of the document serve who has a key, tell the limits, and nobody else."""
+    names = up_to(words)
+    client = TestClient(names["app"])
+    assert client.get(path).status_code == 403
+    answer = client.get(path, headers={"x-api-key": names["secret"]})
+    assert "ACME" in answer.text
+    assert answer.headers["RateLimit"].startswith('"requests/day";r=999')
+
+
+def test_fastapi_middleware_in_five_lines():
+    """FastAPI's own pages are exempt, and what is behind the middleware needs a key."""
+    names = up_to('exempt=["/docs"')
+    client = TestClient(names["app"])
+    assert client.get("/docs").status_code == 200
+    assert client.get("/none").status_code == 403
+    assert client.get("/none", headers={"x-api-key": names["secret"]}).status_code == 404
+
+
+def test_django_in_five_lines():
+    """Django's project is served to who has a key."""
+    names = up_to("get_wsgi_application")
+    assert wsgi(names["application"], path="/pets/7/").status == 403
+    answer = wsgi(names["application"], path="/pets/7/", headers={"x-api-key": names["secret"]})
+    assert answer.body == b"7 for ACME"
+    assert "RateLimit" in answer
+
+
+def test_every_setting_is_documented():
+    """The document's table and the docstring tell every setting, and no other."""
+    rows = {line.split("`")[1] for line in TEXT.splitlines() if line.startswith("| `")}
+    assert rows == set(Settings.__annotations__)
+    assert all(f"``{name}``" in Settings.__doc__ for name in rows)
