@@ -69,7 +69,7 @@ class Served:
 def gunicorn(store, charge, workers=4):
     return Served(
         "gunicorn", "site_wsgi:app", "-w", str(workers), "-k", "gthread", "--threads", "8", "-b", "127.0.0.1:0",
-        "--access-logfile", "-", "--access-logformat", "%(r)s %({x-api-key}e)s", "--no-control-socket",
+        "--access-logfile", "-", "--access-logformat", "%(r)s %({http_x_api_key}e)s", "--no-control-socket",
         ready="Booting worker", workers=workers, QUOTA_STORE=store, QUOTA_CHARGE=charge,
     )  # fmt: skip
 
