@@ -247,6 +247,7 @@ def test_retry_after_does_not_precede_t(decision):
 
 
 @given(st.lists(printable_names, min_size=2, max_size=6, unique=True))
+@example(["é", "%C3%A9", "%25C3%25A9"])
 def test_names_stay_distinct(found):
     """Two limits never get one name in the headers, though names are percent-encoded."""
     lines = [QuotaLine(name, "requests", False, "", 1, 0, (), lambda now: (now, now), None) for name in found]

@@ -24,6 +24,7 @@ UNKNOWN = "qk_" + "0" * 34
 _LARGEST = 999_999_999_999_999
 _BASE = "https://iana.org/assignments/http-problem-types#"
 _SECOND_US = 1_000_000
+_FOREVER = 2**63
 _LONGEST = 512
 _LONGEST_QUERY = 65_536
 _POSSIBLE = re.compile(r"[!-~]{20,128}\Z")
@@ -61,9 +62,9 @@ def _rows(decision: Decision) -> list[Row]:
             for line, base, extra, end in decision._frame.slots
         ]
     verdict = decision._details().verdict
-    latest = verdict.retry_at
+    latest = _FOREVER if verdict.retry_at is None else verdict.retry_at
     return [
-        (s.line, s.used, s.extra, min(s.resets_at, latest) if s.refused and latest else s.resets_at, s.refused)
+        (s.line, s.used, s.extra, min(s.resets_at, latest) if s.refused else s.resets_at, s.refused)
         for s in verdict.standings
     ]
 
