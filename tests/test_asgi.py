@@ -161,6 +161,35 @@ def test_cancelled_while_the_store_is_at_it(when):
     assert asyncio.run(scenario()) == 2
 
 
+def test_cancelled_twice():
+    """A request cancelled again while it is being settled is settled all the same."""
+
+    async def scenario():
+        store = Elsewhere(waits=True)
+        made = AsyncLedger(store, clock=ManualClock(NOON))
+        await made.add_plan(UsagePlan("PlanA", "3/day"))
+        secret = (await made.issue_key("Key123", "PlanA")).secret
+        started = asyncio.Event()
+
+        async def forever(scope, receive, send):
+            started.set()
+            await asyncio.Event().wait()
+
+        app = QuotaMiddleware(forever, made, on_unavailable="deny", charge="success")
+        task = asyncio.ensure_future(Strict(app, headers={"x-api-key": secret}).serve())
+        await started.wait()
+        task.cancel()
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        for _ in range(20):
+            await asyncio.sleep(0)
+        return (await made.peek(secret)).limits[0].remaining
+
+    assert asyncio.run(scenario()) == 2
+
+
 class Failing(asyncio.Event):
     """Lets nobody through but with an error."""
 

@@ -271,7 +271,7 @@ def test_fastapi_middleware():
 @pytest.mark.parametrize("ledger_type", [Ledger, AsyncLedger])
 def test_fastapi_dependency(ledger_type):
     """The dependency charges the routes that ask for it, gives the decision, sets the headers, answers as a problem."""
-    made, secret = ledger("3/day", routes={"POST /v1/pets": "1/hour as adding"})
+    made, secret = ledger("4/day", routes={"POST /v1/pets": "1/hour as adding"}, costs={"GET /v1/pets/{number}": 2})
     if ledger_type is AsyncLedger:
         made = AsyncLedger(made.store, clock=made._clock)
     client = TestClient(fastapi_app(made), headers={"x-api-key": secret})

@@ -175,6 +175,7 @@ def test_hint(secret: str) -> None:
     assert kept.hint == secret[-4:]
     assert secret not in repr(kept)
     assert kept.digest.hex() not in repr(kept)
+    assert repr(kept.digest) not in repr(kept)
 
 
 @given(prefixes)
