@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from functools import lru_cache
 from typing import Any, Unpack
 
 from .decision import Decision
@@ -63,7 +64,7 @@ class QuotaMiddleware:
         if not decision.allowed and not gate.shadow:
             await _refuse(gate.refusal(decision, method), scope, receive, send)
             return
-        own = [(name.lower().encode(), value.encode("latin-1")) for name, value in gate.shown(decision).items()]
+        own = [(_field(name), value.encode("latin-1")) for name, value in gate.shown(decision).items()]
         if reservation is not None:
             await _Exchange(self, reservation, scope, own).run(receive, send)
         elif own:
@@ -85,7 +86,10 @@ class QuotaMiddleware:
         held: Held | None = None
         try:
             if gate.charge == "arrival":
-                decision = await self.ask(ledger.consume, secret, cost, api=gate.api, route=route)
+                if self._at_once:
+                    decision = ledger.consume(secret, cost, api=gate.api, route=route)
+                else:
+                    decision = await self.ask(ledger.consume, secret, cost, api=gate.api, route=route)
             else:
                 holding = self.ask(ledger.reserve, secret, cost, ttl=gate.ttl, api=gate.api, route=route)
                 held = await holding if self._at_once else await self._held(holding)
@@ -148,6 +152,11 @@ def _kept_alive(work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
     return task
 
 
+@lru_cache(maxsize=64)
+def _field(name: str) -> bytes:
+    return name.lower().encode()
+
+
 def path_of(scope: Scope) -> str:
     """The path below where the application is mounted."""
     path: str = scope["path"]
@@ -184,7 +193,7 @@ async def _refuse(answer: Answer, scope: Scope, receive: Receive, send: Send) ->
         if kind not in scope.get("extensions", {}):
             await send({"type": "websocket.close", "code": 1008, "reason": answer.reason})
             return
-    fields = [(name.lower().encode(), value.encode("latin-1")) for name, value in answer.headers]
+    fields = [(_field(name), value.encode("latin-1")) for name, value in answer.headers]
     await send({"type": f"{kind}.start", "status": answer.status, "headers": fields})
     await send({"type": f"{kind}.body", "body": answer.body})
 
