@@ -1,165 +1,259 @@
-"""The replay says what a plan would have done: its figures are those of a ten-line script, in every format."""
+"""The replay says what a plan would have done: its figures are those of a plain script, whatever stands in the log."""
 
-import gzip
-import io
 import json
+import subprocess
+import sys
 from collections import Counter
-from datetime import datetime
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from quota import UsagePlan
+from quota import Ledger, ManualClock, Period, UsagePlan
 from quota.__main__ import main
+from quota.clock import DAY_US
+from quota.demo import SAMPLE
 from quota.errors import InvalidValue
-from quota.logs import Parser, client_of, open_log
-from quota.replay import describe, replay
-
-LINE = '192.0.2.{ip} - {user} [{when}] "GET /p{n} HTTP/1.1" 200 {size} "http://r/{n}" "agent {ip}"'
-
-
-def traffic(lines, day=17):
-    """A log of the real one's shape: many clients, a few busy ones, four days, seconds out of order within a minute."""
-    state, made = 1, []
-    for n in range(lines):
-        state = (state * 48_271) % 2_147_483_647
-        minute = n * 4 * 1440 // lines
-        ip = state % 7 if state % 3 else state % 250
-        when = f"{day + minute // 1440}/May/2015:{minute % 1440 // 60:02d}:{minute % 60:02d}:{state % 60:02d} +0000"
-        made.append(LINE.format(ip=ip, user="ada" if state % 5 else "-", when=when, n=n % 9, size=state % 999))
-    return made
+from quota.logs import open_log
+from quota.replay import Routes, replay
+from quota.report import describe, plain, share
+from traffic import LINE, figures, traffic
 
 
-def test_a_ten_line_script_finds_the_same_figures():
-    """10,000 lines through a quota and a throttle, by fractions and counters."""
-    lines = traffic(10_000)
-    days, levels, latest, allowed, refused = Counter(), {}, 0, 0, Counter()
-    for line in lines:
-        ip, when = line.split(" ", 1)[0], line.split("[", 1)[1].split("]", 1)[0]
-        latest = max(latest, int(datetime.strptime(when, "%d/%b/%Y:%H:%M:%S %z").timestamp()))
-        level, at = levels.get(ip, (0, latest))
-        level, day = max(0, level - 2 * (latest - at)), (ip, latest // 86_400)
-        over = [name for name, full in (("requests/day", days[day] >= 100), ("throttle", level + 1 > 20)) if full]
-        refused.update(over)
-        if not over:
-            allowed, days[day], levels[ip] = allowed + 1, days[day] + 1, (level + 1, latest)
-    (report,) = replay(lines, [UsagePlan("p", "100/day, 2/s burst 20")])
-    assert (report.allowed, report.by_limit) == (allowed, refused)
-    assert report.total == 10_000
-    assert report.refused == 10_000 - allowed > 100
-    assert sum(a for a, _ in report.days.values()) == allowed
-    assert len(report.days) == 4
+def line(ip=1, when="17/May/2015:10:05:03 +0000", n=1, user="-", size=1):
+    return LINE.format(net=0, ip=ip, user=user, when=when, n=n, size=size)
 
 
-FORMATS = {
-    "combined": traffic(50),
-    "common": [line.split(' "http')[0] for line in traffic(50)],
-    "json": [
-        json.dumps({"timestamp": datetime.strptime(line.split("[")[1].split("]")[0], "%d/%b/%Y:%H:%M:%S %z").isoformat(),
-                    "remote_addr": line.split()[0], "uri": "/p"}) for line in traffic(50)
-    ],
-    "epoch": [
-        json.dumps({"ts": datetime.strptime(line.split("[")[1].split("]")[0], "%d/%b/%Y:%H:%M:%S %z").timestamp(),
-                    "client_ip": line.split()[0]}) for line in traffic(50)
-    ],
-}  # fmt: skip
+def found(report):
+    allowed = Counter({day // DAY_US: count for day, (count, _) in report.days.items() if count})
+    hit = {client: refused for client, (_, refused) in report.clients.items() if refused}
+    return {"allowed": allowed, "by_limit": report.by_limit, "hit": hit}
 
 
-@pytest.mark.parametrize("name", FORMATS)
-def test_every_format_gives_the_same_report(name):
-    """Combined, common, and JSON lines with ISO instants or epoch seconds."""
-    plan = UsagePlan("p", "3/day")
-    assert replay(FORMATS[name], [plan])[0].to_dict() == replay(FORMATS["combined"], [plan])[0].to_dict()
+@pytest.mark.parametrize("lines", [traffic(10_000), SAMPLE.read_text().splitlines()], ids=["made up", "sample"])
+def test_a_plain_script_finds_the_same_figures(lines):
+    """Allowed by day, refused by limit and by client: with a quota, with a throttle and with both."""
+    for per_day, rate, burst in ((100, 2, 20), (50, 1, 10), (10**9, 1, 5), (40, 10**9, 10**6)):
+        (report,) = replay(lines, [UsagePlan("p", f"{per_day}/day, {rate}/s burst {burst}")])
+        assert found(report) == figures(lines, per_day, rate, burst)
+        assert report.total == report.allowed + report.refused == len(lines) - report.malformed
+        assert report.refused == sum(report.by_reason.values()) > 0
+
+
+def test_plans_side_by_side_are_replayed_each_alone():
+    """Several plans in one pass find what each finds by itself."""
+    lines = traffic(3_000)
+    plans = [UsagePlan(str(n), text) for n, text in enumerate(["5/day", "1/s burst 2", "20/hour, 9/minute"])]
+    together = replay(lines, plans)
+    assert together == [replay(lines, [plan])[0] for plan in plans]
+    assert len({report.refused for report in together}) == 3
+
+
+@given(st.lists(st.tuples(st.integers(0, 5_000), st.sampled_from("abc")), max_size=60), st.sampled_from(
+    ["2/minute", "3/hour, 1/s burst 2", "1/minute as a, 5/hour as b", "4/day, 1/minute burst 2"]), st.sampled_from(
+    [0, 1, 60, 5_000]))  # fmt: skip
+def test_the_replay_is_the_ledger(events, limits, late):
+    """Whatever the log, each decision is what a ledger with that client's key decides at that time."""
+    plan = UsagePlan("p", limits)
+    lines = [json.dumps({"ts": 1_700_000_000 + at, "ip": who}) for at, who in events]
+    watched = []
+    (report,) = replay(lines, [plan], late=late, watch=lambda at, who: watched.append((at, who)))
+    clock = ManualClock(0)
+    ledger, counts = Ledger(clock=clock), {}
+    ledger.add_plan(plan)
+    keys = {who: ledger.issue_key(who, plan).key for who in "abc"}
+    for at, who in watched:
+        clock.set(at)
+        counts.setdefault(who, [0, 0])[not ledger.consume(keys[who])] += 1
+    assert report.clients == counts
+    assert [at for at, _ in watched] == sorted(at for at, _ in watched)
+    latest = [max(at for at, _ in events[: n + 1]) for n in range(len(events))]
+    if all(before - at <= late for before, (at, _) in zip(latest, events, strict=True)):
+        assert [((at // 10**6) - 1_700_000_000, who) for at, who in watched] == sorted(
+            events, key=lambda event: event[0]
+        )
+        assert report.too_late == 0
+    if late == 0:
+        assert [who for _, who in watched] == [who for _, who in events]
+        assert [at // 10**6 - 1_700_000_000 for at, _ in watched] == latest
+    assert report.too_late <= report.out_of_order == sum(a > b for a, (b, _) in zip(latest, events, strict=True))
+
+
+def test_lines_that_are_late_are_put_in_order():
+    """Within so many seconds; one that is later still counts at the latest time reached, and is told."""
+    lines = [line(when=f"17/May/2015:10:05:{second:02d} +0000") for second in (3, 1, 2, 40, 41, 43, 20)]
+    plan = UsagePlan("p", "1/s burst 1")
+    reports = [replay(lines, [plan], late=late)[0] for late in (0, 2, 60)]
+    assert [(report.out_of_order, report.too_late) for report in reports] == [(3, 3), (3, 1), (3, 0)]
+    assert [report.refused for report in reports] == [3, 1, 0]
+    assert "3 lines were out of order and put in order, 1 too late for that" in describe(reports[1])
+    for wrong in (-1, 1.5, True, 10**9):
+        with pytest.raises(InvalidValue, match="late"):
+            replay([], [plan], late=wrong)
+
+
+def test_what_waits_to_be_put_in_order_is_bounded(monkeypatch):
+    """A log with very many lines a second is put in order as far as the bound allows."""
+    monkeypatch.setattr("quota.replay._MOST_WAITING", 10)
+    seconds = [n % 7 * 2 for n in range(100)]
+    lines = [line(when=f"17/May/2015:10:05:{second:02d} +0000") for second in seconds]
+    order = []
+    (report,) = replay(lines, [UsagePlan("p", "999/day")], watch=lambda at, who: order.append(at))
+    assert report.total == 100 == len(order)
+    assert order == sorted(order)
+    assert report.too_late > 0
 
 
 def test_malformed_lines_are_counted_and_shown_and_never_fatal():
-    """Whatever stands in a line, the rest is replayed."""
-    bad = ["nonsense", "{", '{"ts": true, "ip": "x"}', "{}", '{"ts": 1e300}', "[]", "\x00", '1 - - [99/Foo/2015:1] "" 200 1']
-    lines = [line for pair in zip(bad, traffic(len(bad)), strict=True) for line in pair] + ["", "\n"]
+    """Whatever stands in a line, the rest is replayed; empty lines are nothing."""
+    bad = ["nonsense", "{", '{"ts": true, "ip": "x"}', "{}", '{"ts": 1e300}', "[]", "\x00", "a\x1b[31m" + "b" * 10**6]
+    lines = [line for pair in zip(bad, traffic(len(bad)), strict=True) for line in pair] + ["", "\n", "  "]
     (report,) = replay(lines, [UsagePlan("p", "1000/day")])
     assert (report.total, report.malformed) == (len(bad), len(bad))
-    assert report.samples[0] == (1, "nonsense")
-    assert "malformed" in describe(report)
+    assert report.samples == [(1, "nonsense"), (3, "{"), (5, bad[2]), (7, "{}"), (9, bad[4])]
+    (shown,) = replay([bad[-1]], [UsagePlan("p", "1000/day")])
+    assert len(shown.samples[0][1]) == 160
+    assert "line 1: a\\x1b[31mbbb" in describe(shown)
 
 
-def test_time_never_runs_backwards():
-    """A line out of order counts in the latest minute seen, and is told."""
-    later, earlier = traffic(2)[1], traffic(2)[0]
-    (report,) = replay([later, earlier], [UsagePlan("p", "1/day")])
-    assert (report.out_of_order, len(report.days)) == (1, 1)
-
-
-@pytest.mark.parametrize(("key", "clients"), [
-    ("ip", 2), ("user", 1), ("path", 2), ("header:user-agent", 2), ("header:Referer", 2), ("field:status", 1),
-    (r"re:p(\d)", 2), ("re:HTTP", 1),
-])  # fmt: skip
-def test_clients_are_told_by_any_field(key, clients):
-    """ip, user, path, a header, a field, or a regular expression's group."""
-    lines = [
-        LINE.format(ip=ip, user="ada", when="17/May/2015:10:05:03 +0200", n=ip, size=1) for ip in (1, 2, 1)
-    ]
-    assert len(replay(lines, [UsagePlan("p", "9/day")], key=key)[0].asked) == clients
-
-
-@pytest.mark.parametrize("key", ["", "ips", "re:(", "re:", "header:", "ip:"])
-def test_a_key_that_names_no_client_is_refused(key):
-    """With what is accepted."""
-    with pytest.raises(InvalidValue, match="key"):
-        client_of(key)
+def test_an_empty_log_is_an_empty_report():
+    """Of each plan, with no times."""
+    for report in replay([], [UsagePlan("p", "1/day"), UsagePlan("q", "2/day")]):
+        assert (report.total, report.first, report.to_dict()["last"]) == (0, None, None)
+        assert "0 requests of 0 clients" in describe(report)
 
 
 def test_a_line_without_a_client_is_a_call_without_a_key():
     """As the ledger would answer it."""
-    (report,) = replay([LINE.format(ip=1, user="-", when="17/May/2015:10:05:03 +0000", n=1, size=1)],
-                       [UsagePlan("p", "9/day")], key="user")  # fmt: skip
+    (report,) = replay([line(), line(user="ada")], [UsagePlan("p", "9/day")], key="user")
     assert report.by_reason == {"MISSING_KEY": 1}
+    assert report.clients == {"ada": [1, 0]}
 
 
-def test_gzip_and_standard_input(tmp_path, monkeypatch):
-    """A packed file is told by its first bytes; - is standard input, packed or not."""
-    text = "\n".join(traffic(20)).encode()
-    (tmp_path / "log").write_bytes(gzip.compress(text))
-    with open_log(str(tmp_path / "log")) as lines:
-        assert len(list(lines)) == 20
-    for data in (text, gzip.compress(text)):
-        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
-        with open_log("-") as lines:
-            assert len(list(lines)) == 20
+def test_a_route_has_limits_and_costs_of_its_own():
+    """METHOD /path without its query; HEAD is GET; {name} stands for one segment."""
+    plan = UsagePlan("p", "1000/day", routes={"GET /p1": "1/day as one"}, costs={"GET /p2": 600})
+    lines = [line(n=1)] * 3 + [line(n=2)] * 2
+    assert replay(lines, [plan])[0].by_limit == {"one": 2, "requests/day": 1}
+    routes = Routes(UsagePlan("p", "9/day", routes={"GET /pets/{id}": "1/day as a", "GET /pets/all": "1/day as b"}))
+    wanted = {"/pets/7": "GET /pets/{id}", "/pets/all": "GET /pets/all", "/pets/7/x": None, "/pets": None}
+    assert {path: routes.find("HEAD", path) for path in wanted} == wanted
+    assert routes.find("POST", "/pets/7") is None
 
 
-def test_minutes_are_worked_out_once():
-    """Two lines of one minute, two zones: the cache never mixes them up."""
-    parse = Parser()
-    when = ["17/May/2015:10:05:03 +0000", "17/May/2015:10:05:04 +0000", "17/May/2015:10:05:04 +0200"]
-    times = [parse(LINE.format(ip=1, user="-", when=w, n=1, size=1))["time"] for w in when]
-    assert [times[1] - times[0], times[1] - times[2]] == [1_000_000, 7_200_000_000]
+def test_a_plan_may_count_what_the_log_measures():
+    """bytes sent, or a JSON field of the unit's name; requests besides."""
+    plan = UsagePlan("p", "1000 bytes/day, 3/day")
+    (report,) = replay([line(size=400), line(size=500), line(size=101), line(size="-"), line(size=1)], [plan])
+    assert report.by_limit == {"bytes/day": 1, "requests/day": 1}
+    rows = [{"ts": 1_700_000_000, "ip": "a", "tokens": tokens} for tokens in (5, "6", 0, -1, None, "x", 1.5, 2)]
+    (report,) = replay(map(json.dumps, rows), [UsagePlan("p", "11 tokens/day")])
+    assert (report.allowed, report.by_limit) == (7, {"tokens/day": 1})
+
+
+def test_days_and_hours_are_utc():
+    """Two in the morning in Paris is the day before."""
+    (report,) = replay([line(when="17/May/2015:01:30:00 +0200")], [UsagePlan("p", "1/day")])
+    data = report.to_dict()
+    assert data["days"] == [{"day": "2015-05-16", "allowed": 1, "refused": 0}]
+    assert data["hours"] == [{"hour": "2015-05-16T23:00:00+00:00", "allowed": 1, "refused": 0}]
+
+
+def test_windows_of_a_zone_are_the_zone_s():
+    """A plan's day begins at its zone's midnight, not the log's."""
+    lines = [line(when=f"17/May/2015:{hour}:30:00 +0000") for hour in ("21", "22")]
+    plans = [UsagePlan("a", "1/day"), UsagePlan("b", "1/day in Europe/Paris")]
+    assert plans[1].limits[0].period == Period("day", zone="Europe/Paris")
+    assert [report.refused for report in replay(lines, plans)] == [1, 0]
+
+
+def test_the_hardest_hit_come_first():
+    """By how often they were refused, then by name; at most so many."""
+    lines = [line(ip=ip) for ip in (3, 3, 3, 1, 1, 2, 2, 2, 2, 9)]
+    (report,) = replay(lines, [UsagePlan("p", "1/day")])
+    assert report.hardest(2) == [("192.0.0.2", 3, 4), ("192.0.0.3", 2, 3)]
+    assert (len(report.hardest()), report.clients_refused) == (3, 3)
+    text = describe(report, 1)
+    assert "3 of       4 refused  192.0.0.2" in text
+    assert "192.0.0.3" not in text
+
+
+def test_progress_and_watch_are_told():
+    """The number of lines read, now and then; each request's time and client."""
+    seen, watched = [], []
+    replay(traffic(10_000), [UsagePlan("p", "9/day")], progress=seen.append, watch=lambda *row: watched.append(row))
+    assert seen == [4096, 8192]
+    assert len(watched) == 10_000
+    assert [at for at, _ in watched] == sorted(at for at, _ in watched)
+
+
+def test_text_for_terminals_holds_nothing_unprintable():
+    """Escapes, line breaks and lone surrogates are written out; a share is never rounded up to all."""
+    assert plain("a\x1b\n\ud800é") == "a\\x1b\\n\\ud800é"
+    assert plain("x" * 90) == "x" * 77 + "..."
+    assert (share(999_999, 1_000_000), share(1, 1), share(0, 0)) == (" (99.9 %)", " (100.0 %)", "")
+
+
+BARE = "import sys; import quota.__main__ as m; m.find_spec = lambda name: None; sys.exit(m.main(sys.argv[1:]))"
+"""The command without the extra, as a process."""
 
 
 def test_the_command_without_the_extra(tmp_path, capsys, monkeypatch):
-    """python -m quota replay: text or JSON; clear errors and exit status 2."""
+    """python -m quota replay: text or JSON, which round-trips."""
     monkeypatch.setattr("quota.__main__.find_spec", lambda name: None)
+    assert main(["replay", str(SAMPLE), "--plan", "100/day, 1/s burst 10", "--plan", "9/day", "--top", "1"]) == 0
+    text = capsys.readouterr().out
+    assert text.count("clients hit hardest") == 2
+    assert "143" in text
+    assert main(["replay", str(SAMPLE), "--plan", "100/day, 1/s burst 10", "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    with open_log(str(SAMPLE)) as lines:
+        (report,) = replay(lines, [UsagePlan("plan1", "100/day, 1/s burst 10")])
+    assert data == {"log": str(SAMPLE), "reports": [report.to_dict()]}
     log = tmp_path / "log"
-    log.write_text("\n".join(traffic(30)))
-    assert main(["replay", str(log), "--plan", "1/day", "--plan", "9/day"]) == 0
-    assert "clients hit hardest" in capsys.readouterr().out
-    assert main(["replay", str(log), "--plan", "1/day", "--json"]) == 0
-    (report,) = json.loads(capsys.readouterr().out)
-    assert report["total"] == 30 == report["allowed"] + report["refused"]
-    for wrong in (["replay", "nowhere", "--plan", "1/day"], ["replay", str(log), "--plan", "1/dya"],
-                  ["replay", str(log), "--plan", "1/day", "--key", "re:("]):  # fmt: skip
-        assert main(wrong) == 2
-        assert capsys.readouterr().err.startswith("quota: ")
+    log.write_text('{"when": 1700000000, "ip": "a"}\n')
+    assert main(["replay", str(log), "--plan", "1/day", "--field", "time=when", "--late", "5", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["reports"][0]["total"] == 1
     assert main(["demo"]) == 0
 
 
-def test_a_route_s_limits_apply_to_its_requests():
-    """Plans with routes are asked for METHOD /path."""
-    plan = UsagePlan("p", "1000/day", routes={"GET /p1": "1/day as one"})
-    lines = [LINE.format(ip=1, user="-", when="17/May/2015:10:05:03 +0000", n=1, size=1)] * 3
-    assert replay(lines, [plan])[0].by_limit == {"one": 2}
+@pytest.mark.parametrize(("arguments", "said"), [
+    (["nowhere.log", "--plan", "1/day"], "nowhere.log"), ([".", "--plan", "1/day"], "directory"),
+    ([str(SAMPLE), "--plan", "1/dya"], "character 3"), ([str(SAMPLE), "--plan", "1/day", "--key", "re:("], "re:"),
+    ([str(SAMPLE), "--plan", "1/day", "--field", "time"], "NAME=WHERE"), ([str(SAMPLE)], "--plan"),
+    ([str(SAMPLE), "--plan", "1/day", "--late", "-1"], "late"), ([str(SAMPLE), "--plan", "1/day", "--top", "-1"], "-1"),
+    ([str(SAMPLE), "--plan", "1/day", "--key", "re:x\ud800("], "key"), (["a\0b", "--plan", "1/day"], "log"),
+])  # fmt: skip
+def test_wrong_use_is_one_line_and_status_2(arguments, said, capsys, monkeypatch):
+    """No traceback, nothing on standard output."""
+    monkeypatch.setattr("quota.__main__.find_spec", lambda name: None)
+    try:
+        status = main(["replay", *arguments])
+    except SystemExit as wrong:  # argparse's own way
+        status = wrong.code
+    out, err = capsys.readouterr()
+    assert (status, out) == (2, "")
+    assert said in err.splitlines()[-1]
+    assert err.splitlines()[-1].startswith("quota")
 
 
-def test_progress_is_told():
-    """Now and then, with the number of lines read."""
-    seen = []
-    replay(traffic(10_000), [UsagePlan("p", "9/day")], progress=seen.append)
-    assert seen == [4096, 8192]
+def test_standard_input_and_a_reader_that_has_seen_enough():
+    """- is standard input; a closed pipe ends the command quietly."""
+    bare = [sys.executable, "-c", BARE, "replay"]
+    done = subprocess.run([*bare, "-", "--plan", "1/day"], input="\n".join(traffic(9)).encode(), capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"9 requests" in done.stdout
+    command = [*bare, str(SAMPLE), "--plan", "1/day", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as writer:
+        writer.stdout.close()
+        assert writer.stderr.read() == b""
+    assert writer.returncode == 0
+
+
+def test_help_has_an_example(capsys, monkeypatch):
+    """Of the command as people type it."""
+    monkeypatch.setattr("quota.__main__.find_spec", lambda name: None)
+    with pytest.raises(SystemExit) as done:
+        main(["replay", "--help"])
+    assert done.value.code == 0
+    assert "example: python -m quota replay access.log" in " ".join(capsys.readouterr().out.split())

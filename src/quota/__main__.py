@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from importlib.util import find_spec
+from typing import Any
 
 from .errors import QuotaError
 
@@ -13,49 +15,78 @@ from .errors import QuotaError
 def main(arguments: list[str] | None = None) -> int:
     """Run a command. 0: done; 2: wrong use."""
     if all(find_spec(name) for name in ("typer", "rich", f"{__package__}.cli")):
-        from .cli import main as whole  # type: ignore[import-not-found, unused-ignore]  # noqa: PLC0415
+        from .cli import main as whole  # noqa: PLC0415 -- only where the extra is
 
-        return int(whole(arguments) or 0)
+        return int(whole(arguments))
     options = _parser().parse_args(arguments)
-    if options.command == "demo":
-        from .demo import main as demo  # noqa: PLC0415 -- only what is asked for
-
-        demo()
-        return 0
+    stdout: Any = sys.stdout
+    if hasattr(stdout, "reconfigure"):
+        stdout.reconfigure(errors="backslashreplace")  # a log holds any character, a terminal may not
     try:
-        _replay(options)
+        options.run(options)
+        stdout.flush()
     except QuotaError as error:
         print(f"quota: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader has seen enough, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("quota", epilog="The other commands come with the extra 'cli' (typer and rich).")
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("demo", help="the mission step by step, then a day of traffic")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    demo = commands.add_parser("demo", help="the mission step by step, then a recorded log")
+    demo.set_defaults(run=_demo)
     replay = commands.add_parser(
         "replay", help="run an access log through plans: what would have been refused?",
         epilog="example: python -m quota replay access.log --plan '300/day, 2/s burst 20' --key ip",
     )  # fmt: skip
-    replay.add_argument("file", help="combined or common format or JSON lines, gzip too; - is standard input")
+    replay.set_defaults(run=_replay)
+    replay.add_argument("log", help="combined or common format or JSON lines, gzip too; - is standard input")
     replay.add_argument("--plan", action="append", required=True, help="limits; may be given several times")
     replay.add_argument("--key", default="ip", help="ip (default), user, path, header:NAME, field:NAME, re:PATTERN")
-    replay.add_argument("--top", type=int, default=10, help="how many of the clients hit hardest are shown")
+    replay.add_argument(
+        "--field", action="append", default=[], metavar="NAME=WHERE", help="where JSON lines have time, ip, user, ..."
+    )
+    replay.add_argument(
+        "--late",
+        type=int,
+        default=60,
+        metavar="SECONDS",
+        help="lines late by up to so much are put in order (60)",
+    )
+    replay.add_argument("--top", type=_top, default=10, help="how many of the clients hit hardest are shown")
     replay.add_argument("--json", action="store_true", help="one JSON document, for programs")
     return parser
 
 
+def _top(text: str) -> int:
+    if not 0 <= int(text) <= 10**6:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 to 1000000")
+    return int(text)
+
+
+def _demo(_: argparse.Namespace) -> None:
+    from .demo import main as demo  # noqa: PLC0415 -- only what is asked for
+
+    demo()
+
+
 def _replay(options: argparse.Namespace) -> None:
-    from .logs import open_log  # noqa: PLC0415 -- only what is asked for
+    from .logs import field_of, open_log  # noqa: PLC0415 -- only what is asked for
     from .plan import UsagePlan  # noqa: PLC0415 -- as above
-    from .replay import describe, replay  # noqa: PLC0415 -- as above
+    from .replay import replay  # noqa: PLC0415 -- as above
+    from .report import describe, to_json  # noqa: PLC0415 -- as above
 
     plans = [UsagePlan(f"plan{number}", text) for number, text in enumerate(options.plan, 1)]
-    with open_log(options.file) as lines:
-        reports = replay(lines, plans, key=options.key)
+    fields = dict(field_of(text) for text in options.field)
+    with open_log(options.log) as lines:
+        reports = replay(lines, plans, key=options.key, fields=fields, late=options.late)
     if options.json:
-        print(json.dumps([report.to_dict(options.top) for report in reports], indent=2))
+        print(json.dumps(to_json(options.log, reports, options.top), indent=2))
     else:
         print("\n\n".join(describe(report, options.top) for report in reports))
 

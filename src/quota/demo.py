@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
-from .clock import ManualClock
+from .clock import ManualClock, to_datetime
 from .decision import Decision
 from .key import ApiKey
 from .ledger import Ledger
+from .logs import open_log
+from .operations import UsageRecord
 from .plan import UsagePlan
-from .replay import describe, replay
+from .replay import replay
+from .report import Report, describe
 
 START = datetime(2026, 1, 15, 9, tzinfo=timezone.utc)
-REPLAYED = "300/day, 2/s burst 20"
+SAMPLE = Path(__file__).parent / "data" / "sample.log"
+"""Two made-up days of a small API: some people, a partner that polls, a script that fetches all it can, once."""
+REPLAYED = "100/day, 1/s burst 10"
+HEADER = ("step", "what", "answer", "usage")
 
 Row = tuple[str, str, str, str]
 """(step, what is done, the answer, usage after it)"""
@@ -26,20 +33,13 @@ class Walk:
         self.clock = ManualClock(START)
         self.ledger = Ledger(clock=self.clock)
 
-    def usage(self, key: ApiKey) -> int:
-        """What the ledger itself says was used today."""
-        return sum(row.used for row in self.ledger.usage(key, since=self.today(), until=self.today()))
-
-    def today(self) -> str:
-        return datetime.fromtimestamp(self.clock() / 1e6, tz=timezone.utc).date().isoformat()
-
     def rows(self) -> Iterator[Row]:
-        """Each step as it happens."""
+        """Each step as it happens; steps 1 to 8 are the mission's own."""
         ledger = self.ledger
         key, secret = ledger.issue_key("Key123")
 
         def row(step: str, what: str, answer: object) -> Row:
-            return step, what, _said(answer), str(self.usage(key))
+            return step, what, _said(answer), str(sum(today.used for today in self._today(key)))
 
         yield row("1", "create API key Key123", "created")
         ledger.add_plan(UsagePlan("PlanA", "1000/day"))
@@ -47,21 +47,25 @@ class Walk:
         ledger.associate(key, "PlanA")
         yield row("3", "put Key123 on PlanA", "associated")
         yield row("4-6", "a request with Key123 (0 < 1000)", ledger.consume(secret))
-        allowed = sum(bool(ledger.consume(secret)) for _ in range(999))
+        allowed = sum(ledger.consume(secret).allowed for _ in range(999))
         yield row("7", "999 more requests", f"{allowed} allowed")
         yield row("8", "the next request", ledger.consume(secret))
-        for name, present in self._refusals():
-            yield row("", name, present())
+        for what, present in self._refusals():
+            yield row("", what, present())
         ledger.replace_plan(UsagePlan("PlanA", "2000/day"))
-        yield row("", "limit raised to 2000/day, same request", ledger.consume(secret))
+        yield row("", "limit raised to 2000/day, the same request", ledger.consume(secret))
         ledger.replace_plan(UsagePlan("PlanA", "500/day"))
         yield row("", "limit lowered to 500/day, a request", ledger.consume(secret))
         ledger.replace_plan(UsagePlan("PlanA", "2000/day"))
-        decision = ledger.peek(secret)
-        yield row("", "limit back at 2000/day, what is left", f"{decision.limits[0].remaining + 1} remain")
+        yield row("", "limit back at 2000/day", f"{self._today(key)[0].remaining} remain")
         self.clock.advance(timedelta(days=1))
-        yield row("", "the next day, by itself", "nothing used")
+        yield row("", "the next day, by itself", f"{self._today(key)[0].remaining} remain")
         yield row("", "a request", ledger.consume(secret))
+
+    def _today(self, key: ApiKey) -> list[UsageRecord]:
+        """What the ledger itself says of today."""
+        today = to_datetime(self.clock()).date()
+        return self.ledger.usage(key, since=today, until=today)
 
     def _refusals(self) -> Iterator[tuple[str, Callable[[], Decision]]]:
         ledger = self.ledger
@@ -84,31 +88,22 @@ def _said(answer: object) -> str:
 
 def table(rows: Iterator[Row]) -> Iterator[str]:
     """The rows as lines of text."""
-    header = ("step", "what", "answer", "usage")
-    widths = (5, 40, 22, 5)
-    for row in (header, *rows):
+    widths = (5, 43, 22, 5)
+    for row in (HEADER, tuple("-" * width for width in widths), *rows):
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
-def sample_log() -> Iterator[str]:
-    """A small day of traffic in combined format, made up by arithmetic: the same lines each time."""
-    state = 7
-    for number in range(1_200):
-        state = (state * 1_103_515_245 + 12_345) % 2**31
-        minute, spread = divmod(number * 86_400 // 1_200, 60)
-        client = 1 if state % 10 < 4 else 2 + state // 16 % 30
-        path = ("/", "/search", "/item", "/cart")[state // 512 % 4]
-        yield (
-            f"192.0.2.{client} - - [15/Jan/2026:{minute // 60:02d}:{minute % 60:02d}:{spread:02d} +0000] "
-            f'"GET {path}?n={number} HTTP/1.1" 200 {state % 5000} "-" "sample/1.0"'
-        )
+def sample_report() -> Report:
+    """The sample log under the demo's plan."""
+    with open_log(str(SAMPLE)) as lines:
+        (report,) = replay(lines, [UsagePlan("sample", REPLAYED)])
+    return report
 
 
 def main() -> None:
-    """Show the walk-through, then a day of traffic."""
+    """Show the walk-through, then what a plan would have done to recorded traffic."""
     print("The mission, on the real library:\n")
     for line in table(Walk().rows()):
         print(line)
-    print(f"\nA day of traffic, replayed: what would {REPLAYED!r} have refused?\n")
-    for report in replay(sample_log(), [UsagePlan("sample", REPLAYED)]):
-        print(describe(report, top=5))
+    print(f"\nRecorded traffic, replayed: what would {REPLAYED!r} have refused?\n")
+    print(describe(sample_report(), top=5))

@@ -2,112 +2,179 @@
 
 from __future__ import annotations
 
-import heapq
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from operator import itemgetter
 
 import attrs
 
-from .clock import DAY_US, ManualClock, to_datetime
+from .clock import DAY_US, ManualClock
+from .decision import Decision
+from .errors import InvalidValue
 from .key import ApiKey
 from .ledger import Ledger
-from .logs import Parser, client_of
-from .plan import UsagePlan
+from .logs import Parser, Row
+from .plan import REQUESTS, Cost, UsagePlan
+from .report import Counts, Report
+from .steps import DEFAULT
 
 HOUR_US = DAY_US // 24
-_SHOWN = 5
-
-
-@attrs.define
-class Report:
-    """What one plan would have done. ``days`` and ``hours``: UTC start -> [allowed, refused]."""
-
-    plan: UsagePlan
-    total: int = 0
-    allowed: int = 0
-    refused: int = 0
-    by_reason: Counter[str] = attrs.field(factory=Counter)
-    by_limit: Counter[str] = attrs.field(factory=Counter)
-    asked: Counter[str] = attrs.field(factory=Counter)
-    hit: Counter[str] = attrs.field(factory=Counter)
-    days: dict[int, list[int]] = attrs.field(factory=dict)
-    hours: dict[int, list[int]] = attrs.field(factory=dict)
-    malformed: int = 0
-    samples: list[tuple[int, str]] = attrs.field(factory=list)
-    out_of_order: int = 0
-    first: int | None = None
-    last: int | None = None
-
-    def hardest(self, top: int = 10) -> list[tuple[str, int, int]]:
-        """The clients refused most: (client, refused, asked)."""
-        most = heapq.nsmallest(top, self.hit.items(), key=lambda item: (-item[1], item[0]))
-        return [(client, refused, self.asked[client]) for client, refused in most]
-
-    def to_dict(self, top: int = 10) -> dict[str, Any]:
-        """The report as JSON-able data; instants are ISO 8601 in UTC."""
-        return {
-            "plan": {"id": self.plan.id, "limits": [str(limit) for limit in self.plan.limits]},
-            "total": self.total,
-            "allowed": self.allowed,
-            "refused": self.refused,
-            "refused_by_reason": dict(self.by_reason.most_common()),
-            "refused_by_limit": dict(self.by_limit.most_common()),
-            "clients": len(self.asked),
-            "clients_refused": len(self.hit),
-            "hardest": [{"client": c, "refused": refused, "total": total} for c, refused, total in self.hardest(top)],
-            "days": [{"day": _iso(day)[:10], "allowed": a, "refused": r} for day, (a, r) in sorted(self.days.items())],
-            "hours": [{"hour": _iso(hour), "allowed": a, "refused": r} for hour, (a, r) in sorted(self.hours.items())],
-            "malformed": self.malformed,
-            "malformed_samples": [{"line": number, "text": text} for number, text in self.samples],
-            "out_of_order": self.out_of_order,
-            "first": None if self.first is None else _iso(self.first),
-            "last": None if self.last is None else _iso(self.last),
-        }
-
-
-def _iso(instant_us: int) -> str:
-    return to_datetime(instant_us).isoformat()
+_SAMPLES = 5
+_SAMPLE = 160
+_TOLD_EVERY = 4096
+_MOST_LATE_S = 86_400
+_MOST_WAITING = 100_000
 
 
 class _Run:
-    """One plan's ledger and report. Each client gets a key when it is first seen."""
+    """One plan's ledger, clock and report. Each client gets a key when it is first seen, without a secret."""
 
-    def __init__(self, plan: UsagePlan, start: int) -> None:
-        self.report = Report(plan)
-        self.clock = ManualClock(start)
-        self.ledger = Ledger(clock=self.clock)
-        self.ledger.add_plan(plan)
-        self.api = plan.api
-        self.keys: dict[str, ApiKey] = {}
+    def __init__(self, plan: UsagePlan, key: str, start: int) -> None:
+        self.report = Report(plan, key)
+        self._clock = ManualClock(start)
+        self._now = start
+        self._hour_end = 0
+        self._hour: Counts = [0, 0]
+        self._ledger = Ledger(clock=self._clock)
+        # Alerts change no admission, and crossing one costs a look at the whole record.
+        self._ledger.add_plan(attrs.evolve(plan, alerts=()))
+        self._seats: dict[str | None, tuple[ApiKey | None, Counts]] = {None: (None, [0, 0])}
 
-    def take(self, client: str | None, now: int, method: str | None) -> None:
+    def take(self, now: int, client: str | None, cost: Cost, route: str | None) -> None:
+        if now != self._now:
+            self._clock.set(now)
+            self._now = now
+        if now >= self._hour_end:
+            self._hour = self.report.hours.setdefault(now - now % HOUR_US, [0, 0])
+            self._hour_end = now - now % HOUR_US + HOUR_US
+        seat = self._seats.get(client)
+        if seat is None:
+            seat = self._admit(str(client))
+        key, counts = seat
+        decision = self._ledger.consume(key, cost, api=self.report.plan.api, route=route)
+        if decision.allowed:
+            counts[0] += 1
+            self._hour[0] += 1
+        else:
+            counts[1] += 1
+            self._hour[1] += 1
+            self._refuse(decision)
+
+    def _admit(self, client: str) -> tuple[ApiKey, Counts]:
+        id_ = f"c{len(self._seats)}"
+        key = ApiKey(id_, id_, id_)
+        self._ledger.store.add_key(key, self.report.plan.id)
+        counts = self.report.clients[client] = [0, 0]
+        self._seats[client] = key, counts
+        return key, counts
+
+    def _refuse(self, decision: Decision) -> None:
         report = self.report
-        self.clock.set(now)
-        who = None
-        if client is not None:
-            who = self.keys.get(client)
-            if who is None:
-                number = f"c{len(self.keys)}"
-                who = self.keys[client] = self.ledger.issue_key(number, self.report.plan, id=number).key
-            report.asked[client] += 1
-        decision = self.ledger.consume(who, api=self.api, route=method)
-        report.total += 1
-        refused = 0 if decision else 1
-        for table, length in ((report.days, DAY_US), (report.hours, HOUR_US)):
-            cell = table.get(now - now % length)
-            if cell is None:
-                cell = table[now - now % length] = [0, 0]
-            cell[refused] += 1
-        if not refused:
-            report.allowed += 1
-            return
-        report.refused += 1
         report.by_reason[decision.reason.value] += 1
         for name in decision.violated:
             report.by_limit[name] += 1
-        if client is not None:
-            report.hit[client] += 1
+
+
+class Routes:
+    """Which of a plan's routes a request is: ``METHOD /path``, or the first with ``{name}`` in place of a segment."""
+
+    def __init__(self, plan: UsagePlan) -> None:
+        self._exact = {*plan.routes, *plan.costs}
+        self._templates = [
+            (re.compile(re.sub(r"\\[{<].*?[}>]", "[^/]+", re.escape(route))), route)
+            for route in sorted(self._exact)
+            if re.search(r"[{<]", route)
+        ]
+
+    def __bool__(self) -> bool:
+        return bool(self._exact)
+
+    def find(self, method: str, path: str) -> str | None:
+        """The route's name, as the plan writes it; HEAD counts as GET."""
+        name = f"{'GET' if method == 'HEAD' else method} {path}"
+        if name in self._exact:
+            return name
+        return next((route for pattern, route in self._templates if pattern.fullmatch(name)), None)
+
+
+class _Costs:
+    """What a line costs under a plan: the plan's own cost, and what the log says of units other than requests."""
+
+    def __init__(self, plan: UsagePlan, parser: Parser) -> None:
+        self._plan = plan
+        self._parser = parser
+        self.routes = Routes(plan)
+        limits = [*plan.limits, *(limit for limits in plan.routes.values() for limit in limits)]
+        self._units = sorted({limit.unit for limit in limits} - {REQUESTS})
+        self.plain = not self.routes and not self._units
+
+    def of(self, row: Row) -> tuple[Cost, str | None]:
+        route = self.routes.find(*self._parser.request(row)) if self.routes else None
+        cost: dict[str, int] = {}
+        for unit in self._units:
+            if units := self._parser.units(row, unit):
+                cost[unit] = units
+        return ({**self._plan.course(route).cost, **cost} if cost else DEFAULT), route
+
+
+_Request = tuple[int, str | None, Row | None]
+_first = itemgetter(0)
+
+
+@attrs.define
+class _Reading:
+    """The requests of a log in order of their time, and what was met on the way. ``wanted``: rows are looked at."""
+
+    parser: Parser
+    late_us: int
+    wanted: bool
+    progress: Callable[[int], object] | None
+    malformed: int = 0
+    samples: list[tuple[int, str]] = attrs.field(factory=list)
+    out_of_order: int = 0
+
+    def requests(self, lines: Iterable[str]) -> Iterator[_Request]:
+        """As they are in the log."""
+        parse, progress, wanted = self.parser, self.progress, self.wanted
+        latest = 0
+        for number, line in enumerate(lines, 1):
+            if progress is not None and number % _TOLD_EVERY == 0:
+                progress(number)
+            try:
+                now, client, row = parse(line)
+            except ValueError:
+                self._leave_out(number, line)
+                continue
+            if now < latest:
+                self.out_of_order += 1
+            else:
+                latest = now
+            yield now, client, row if wanted else None
+
+    def _leave_out(self, number: int, line: str) -> None:
+        if line.strip():
+            self.malformed += 1
+            if len(self.samples) < _SAMPLES:
+                self.samples.append((number, line[: _SAMPLE * 2].strip()[:_SAMPLE]))
+
+    def in_order(self, lines: Iterable[str]) -> Iterator[_Request]:
+        """Sorted a stretch at a time: what waits is sorted when it spans twice ``late_us``, and half of it goes."""
+        waiting: list[_Request] = []
+        latest = due = 0
+        for request in self.requests(lines):
+            latest = max(latest, request[0])
+            if latest >= due or len(waiting) >= _MOST_WAITING:
+                waiting.sort(key=_first)
+                ready = bisect_right(waiting, latest - self.late_us, key=_first)
+                if len(waiting) - ready >= _MOST_WAITING // 2:
+                    ready = len(waiting) // 2
+                yield from waiting[:ready]
+                del waiting[:ready]
+                due = latest + self.late_us
+            waiting.append(request)
+        waiting.sort(key=_first)
+        yield from waiting
 
 
 def replay(
@@ -115,75 +182,53 @@ def replay(
     plans: Sequence[UsagePlan],
     *,
     key: str = "ip",
+    fields: Mapping[str, str] | None = None,
+    late: int = 60,
     progress: Callable[[int], object] | None = None,
+    watch: Callable[[int, str | None], object] | None = None,
 ) -> list[Report]:
     """Run log lines through each plan, on a ledger and a clock of its own, and report what it would have done.
 
-    ``key``: who a line's client is (see ``client_of``); a line without one is refused as ``MISSING_KEY``. Plans with
-    routes are asked for ``METHOD /path``. Time follows the log and never runs backwards; malformed lines are counted
-    and the first few kept. ``progress`` is called with the number of lines read, now and then. Memory grows with the number
-    of distinct clients, not with the log.
+    ``key`` and ``fields``: who a line's client is and where a JSON line has what, see ``logs.Parser``; a line without
+    a client is refused as ``MISSING_KEY``. A request costs what the plan says of its route (``METHOD /path``, or a
+    route of the plan with ``{name}`` segments), and of a unit other than requests what the log says: ``bytes`` sent,
+    or the JSON field of that name.
+
+    Time follows the log and never runs backwards. Servers write a line when a request ends, so lines are put in order
+    first where they are late by up to ``late`` seconds; one that is later still counts at the latest time reached.
+    Malformed lines are counted and the first few kept. ``progress`` is called with the number of lines read, now and
+    then; ``watch`` with the time and client of each request, in order. Memory grows with the number of distinct
+    clients, not with the log.
 
     Raises:
-        InvalidValue: for a ``key`` that names no client.
+        InvalidValue: for a ``key`` that names no client, or ``late`` seconds that are not 0 to a day.
     """
-    client = client_of(key)
-    parse = Parser()
+    if type(late) is not int or not 0 <= late <= _MOST_LATE_S:
+        raise InvalidValue("late", late, f"whole seconds from 0 to {_MOST_LATE_S}")
+    parser = Parser(key, fields)
+    costs = [_Costs(plan, parser) for plan in plans]
+    reading = _Reading(parser, late * 1_000_000, not all(cost.plain for cost in costs), progress)
     runs: list[_Run] = []
-    samples: list[tuple[int, str]] = []
-    malformed = out_of_order = latest = 0
-    routed = any(plan.routes or plan.costs for plan in plans)
-    first: int | None = None
-    for number, line in enumerate(lines, 1):
-        if progress is not None and number % 4096 == 0:
-            progress(number)
-        try:
-            row = parse(line)
-            now = row["time"]
-        except (ValueError, KeyError, IndexError, TypeError, RecursionError, OverflowError):
-            if line.strip():
-                malformed += 1
-                if len(samples) < _SHOWN:
-                    samples.append((number, line.rstrip("\r\n")[:160]))
-            continue
-        if first is None:
+    first = latest = None
+    too_late = 0
+    for now, client, row in reading.in_order(lines) if late else reading.requests(lines):
+        if latest is None:
             first = latest = now
-            runs = [_Run(plan, now) for plan in plans]
-        out_of_order += now < latest
-        latest = max(latest, now)
-        who = client(row, line)
-        route = f"{row.get('method', 'GET')} {str(row.get('path', '')).split('?')[0]}"[:1024] if routed else None
-        for run in runs:
-            run.take(who, latest, route)
-    reports = [run.report for run in runs] or [Report(plan) for plan in plans]
+            runs = [_Run(plan, key, now) for plan in plans]
+        if now < latest:
+            too_late += 1
+        else:
+            latest = now
+        if watch is not None:
+            watch(latest, client)
+        for run, cost in zip(runs, costs, strict=True):
+            if row is None or cost.plain:
+                run.take(latest, client, DEFAULT, None)
+            else:
+                run.take(latest, client, *cost.of(row))
+    reports = [run.report for run in runs] or [Report(plan, key) for plan in plans]
     for report in reports:
-        report.malformed, report.samples, report.out_of_order = malformed, samples, out_of_order
-        report.first, report.last = first, None if first is None else latest
+        report.malformed, report.samples = reading.malformed, reading.samples
+        report.out_of_order, report.too_late = reading.out_of_order, too_late
+        report.first, report.last = first, latest
     return reports
-
-
-def describe(report: Report, top: int = 10) -> str:
-    """A report for people, as plain text."""
-    share = f" ({100 * report.allowed / report.total:.1f} %)" if report.total else ""
-    lines = [
-        f"plan {report.plan}",
-        f"  {report.total:,} requests of {len(report.asked):,} clients"
-        + (f", {_iso(report.first)} to {_iso(report.last)}" if report.first is not None and report.last else ""),
-        f"  allowed {report.allowed:,}{share}, refused {report.refused:,}",
-    ]
-    lines += [f"    {count:>8,}  {reason}" for reason, count in report.by_reason.most_common()]
-    if report.by_limit:
-        lines += ["  refused by limit"]
-        lines += [f"    {count:>8,}  {name}" for name, count in report.by_limit.most_common()]
-    if report.hit:
-        lines += [f"  clients hit hardest (of {len(report.hit):,} ever refused)"]
-        lines += [f"    {refused:>8,} of {asked:,} refused  {who}" for who, refused, asked in report.hardest(top)]
-    if report.days:
-        lines += ["  per day        allowed    refused"]
-        lines += [f"    {_iso(day)[:10]} {a:>9,}  {r:>9,}" for day, (a, r) in sorted(report.days.items())]
-    if report.out_of_order:
-        lines += [f"  {report.out_of_order:,} lines were out of order; their time was taken as the latest seen"]
-    if report.malformed:
-        lines += [f"  {report.malformed:,} malformed lines left out, such as"]
-        lines += [f"    line {number}: {text}" for number, text in report.samples]
-    return "\n".join(lines)
