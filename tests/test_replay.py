@@ -209,7 +209,7 @@ def test_the_command_without_the_extra(tmp_path, capsys, monkeypatch):
     data = json.loads(capsys.readouterr().out)
     with open_log(str(SAMPLE)) as lines:
         (report,) = replay(lines, [UsagePlan("plan1", "100/day, 1/s burst 10")])
-    assert data == {"log": str(SAMPLE), "reports": [report.to_dict()]}
+    assert data == {"log": str(SAMPLE), "reports": [report.to_dict()], "suggestion": None}
     log = tmp_path / "log"
     log.write_text('{"when": 1700000000, "ip": "a"}\n')
     assert main(["replay", str(log), "--plan", "1/day", "--field", "time=when", "--late", "5", "--json"]) == 0

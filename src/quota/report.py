@@ -100,7 +100,7 @@ def iso(instant_us: int) -> str:
 
 def to_json(log: str, reports: Sequence[Report], top: int = 10) -> dict[str, Any]:
     """What ``quota replay --json`` prints."""
-    return {"log": log, "reports": [report.to_dict(top) for report in reports]}
+    return {"log": log, "reports": [report.to_dict(top) for report in reports], "suggestion": None}
 
 
 def plain(text: str, longest: int = 80) -> str:

@@ -1,0 +1,124 @@
+"""The command line: ``quota``. Needs the extra ``cli`` (typer and rich)."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+import typer.core
+
+from .. import __version__
+from ..errors import ClockSkew, QuotaError, StoreBusy, StoreUnavailable
+from ..report import plain
+from . import gateway, keys, plans, replaying, stores, use
+from .common import OK, UNAVAILABLE, WRONG_USE, root_store
+
+_ClickException: type[Exception] = typer.BadParameter.__mro__[2]
+"""Whatever Click it is: newer Typers bring a copy of their own."""
+
+_INTERRUPTED = 130
+_BUG = 70
+
+
+class _InOrder(typer.core.TyperGroup):
+    """Commands are listed as people come to need them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(
+            super().list_commands(ctx), key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER)
+        )
+
+
+_ORDER = ["plan", "key", "consume", "check", "usage", "grant", "set-remaining", "replay", "demo"]
+
+
+def build(*, plain: bool = False) -> typer.Typer:
+    """The application. ``plain``: help without boxes and colours."""
+    app = typer.Typer(
+        name="quota",
+        cls=_InOrder,
+        no_args_is_help=True,
+        rich_markup_mode=None if plain else "rich",
+        pretty_exceptions_enable=False,
+    )
+
+    @app.callback(epilog="Exit status: 0 done or allowed, 1 refused, 2 wrong use, 3 the store cannot be used.")
+    def root(
+        store: Annotated[
+            str | None,
+            typer.Option("--store", metavar="URL", help="Where keys, plans and counts live, for any command."),
+        ] = None,
+        version: Annotated[  # noqa: ARG001 -- its callback answers
+            bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version.")
+        ] = False,
+    ) -> None:
+        """API keys, usage plans and an exact ledger: who may call how much, counted to the last unit."""
+        root_store.set(store)
+
+    for name, part in (("plan", plans.app), ("key", keys.app), ("store", stores.app)):
+        app.add_typer(part, name=name)
+    for module in (use, gateway, replaying):
+        module.register(app)
+    return app
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"quota {__version__}")
+        raise typer.Exit
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command and return its exit status. Whatever goes wrong is one line on standard error."""
+    stdout: Any = sys.stdout
+    if hasattr(stdout, "reconfigure"):
+        stdout.reconfigure(errors="backslashreplace")  # a log or a name holds any character, a terminal may not
+    try:
+        status = _run(arguments)
+        stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
+        return OK
+    return status
+
+
+def _run(arguments: list[str] | None) -> int:
+    command = typer.main.get_command(build(plain=not sys.stdout.isatty()))
+    token = root_store.set(None)
+    try:
+        return int(command.main(args=arguments, prog_name="quota", standalone_mode=False) or OK)
+    except typer.Exit as done:
+        return int(done.exit_code)
+    except BrokenPipeError:
+        raise
+    except (Exception, KeyboardInterrupt) as error:
+        status, message = _told(error)
+        if status == _BUG and os.environ.get("QUOTA_DEBUG"):
+            raise
+        if message:
+            print(f"quota: {plain(message, 2000)}", file=sys.stderr)
+        return status
+    finally:
+        root_store.reset(token)
+
+
+def _told(error: BaseException) -> tuple[int, str]:
+    """The exit status, and what went wrong in one line."""
+    if isinstance(error, (StoreBusy, StoreUnavailable, ClockSkew)):
+        return UNAVAILABLE, str(error)
+    if isinstance(error, QuotaError):
+        return WRONG_USE, str(error)
+    if isinstance(error, (typer.Abort, KeyboardInterrupt)):
+        return _INTERRUPTED, "stopped"
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(error)
+        return WRONG_USE, ""
+    if isinstance(error, _ClickException):
+        said: Any = error
+        context = getattr(said, "ctx", None)
+        message = " ".join(str(said.format_message()).split())
+        path = context.command_path if context is not None else "quota"
+        return WRONG_USE, f"{message} ('{path} --help' says more)"
+    return _BUG, f"{type(error).__name__}: {error} (a bug: QUOTA_DEBUG=1 shows where)"

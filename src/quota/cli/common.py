@@ -1,0 +1,173 @@
+"""What every command shares: the store it works on, how its arguments are read, and what went wrong, in one line."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import datetime, timedelta, timezone
+from getpass import getpass
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import typer
+
+from ..clock import system_clock, to_datetime
+from ..errors import InvalidCost, InvalidValue, QuotaError, StoreUnavailable, UnknownKey
+from ..key import ApiKey
+from ..ledger import Ledger
+from ..plan import Cost, parse_cost
+
+DEFAULT_STORE = "sqlite:///quota.db"
+OK, REFUSED, WRONG_USE, UNAVAILABLE = 0, 1, 2, 3
+"""Exit statuses: allowed or done, refused, wrong use, the store cannot be used."""
+
+_UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_SPAN = re.compile(r"(?:\s*\d{1,9}\s*(?:s|m|min|h|d|w))+\s*", re.ASCII)
+_COST = re.compile(r"\s*(\d{1,16})(?:\s+(\S+))?\s*", re.ASCII)
+_SECRET = re.compile(r"[A-Za-z0-9_-]{1,16}_[0-9A-Za-z]{34}")
+
+root_store: ContextVar[str | None] = ContextVar("root_store", default=None)
+"""What ``quota --store URL COMMAND`` said."""
+
+StoreOption = Annotated[
+    str | None,
+    typer.Option(
+        "--store", metavar="URL", help="Where keys, plans and counts live: $QUOTA_STORE, else sqlite:///quota.db."
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+ApiOption = Annotated[str, typer.Option("--api", help="Which API the call is to, where a key has plans for several.")]
+RouteOption = Annotated[str | None, typer.Option("--route", help="The route, as the plan names it.")]
+KeyArgument = Annotated[str, typer.Argument(metavar="KEY", help="The key's id, or its name where no other has it.")]
+PlanArgument = Annotated[str, typer.Argument(metavar="PLAN", help="The plan's id.")]
+PlotOption = Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Draw it too: FILE.svg or FILE.png.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+class WrongUse(QuotaError):
+    """A command that cannot be meant: the message says it all."""
+
+
+@contextmanager
+def opened(store: str | None, *, create: bool = False) -> Iterator[Ledger]:
+    """The ledger on the store that was asked for. ``create``: whether it may be a new file."""
+    url = store or root_store.get() or os.environ.get("QUOTA_STORE") or DEFAULT_STORE
+    path = sqlite_path(url)
+    if path is not None and not create and not path.exists():
+        raise StoreUnavailable(f"there is no store {path} yet; adding a plan or issuing a key makes it")
+    try:
+        ledger = Ledger(url)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in ("redis", "psycopg", "psycopg_pool"):
+            raise
+        extra = {"redis": "redis"}.get(error.name.partition(".")[0], "postgres")
+        raise StoreUnavailable(f"this store needs {error.name}: pip install 'quota[{extra}]'") from None
+    with ledger:
+        yield ledger
+
+
+def sqlite_path(url: str) -> Path | None:
+    """The file of a SQLite store; None for any other store, and for one in memory."""
+    if not url.lower().startswith("sqlite:"):
+        return None
+    path = urlsplit(url).path.removeprefix("/")
+    return Path(path) if path and path != ":memory:" else None
+
+
+def find_key(ledger: Ledger, text: str) -> ApiKey:
+    """The key of an id, or of a name that only one key has."""
+    try:
+        return ledger.get_key(text)
+    except (UnknownKey, InvalidValue):
+        named = [key for key in ledger.list_keys() if key.name == text]
+    if len(named) > 1:
+        ids = ", ".join([key.id for key in named[:5]] + ["..."] * bool(named[5:]))
+        raise WrongUse(f"{len(named)} keys have the name {text!r}: say which by id ({ids})")
+    if named:
+        return named[0]
+    if _SECRET.fullmatch(text):
+        raise WrongUse("that looks like a secret: give the key's id or name, or - and the secret on standard input")
+    raise UnknownKey(text)
+
+
+def read_secret(source: str) -> str:
+    """A secret from a file or, for ``-``, standard input; asked for, unseen, at a terminal."""
+    if source == "-" and sys.stdin.isatty():
+        return getpass("secret: ")
+    text = read_text(source).removesuffix("\n").removesuffix("\r")
+    if "\n" in text:
+        raise WrongUse(f"{source}: a secret is one line")
+    return text
+
+
+def read_text(source: str) -> str:
+    """A file's text, or standard input's for ``-``."""
+    try:
+        data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise WrongUse(f"{source}: not UTF-8 text (byte {error.start + 1})") from None
+    except (OSError, ValueError) as error:
+        raise WrongUse(f"{source}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def to_span(field: str, text: str) -> timedelta:
+    """``90s``, ``30m``, ``1h30m``, ``2d``, ``1w``."""
+    if not _SPAN.fullmatch(text):
+        raise InvalidValue(field, text, "a length of time such as 30m, 1h30m or 2d")
+    parts = re.findall(r"(\d+)\s*(min|[smhdw])", text)
+    try:
+        return timedelta(seconds=sum(int(number) * _UNITS[unit] for number, unit in parts))
+    except OverflowError:
+        raise InvalidValue(field, text, "a length of time that is not millions of years") from None
+
+
+def to_instant(field: str, text: str) -> datetime:
+    """``2026-12-31``, ``2026-12-31T18:00:00+01:00`` (UTC where no zone is said), or ``30d`` from now."""
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:
+        if not _SPAN.fullmatch(text):
+            raise InvalidValue(field, text, "an ISO 8601 date or time, or a length of time from now as 30d") from None
+        try:
+            return to_datetime(system_clock()) + to_span(field, text)
+        except OverflowError:
+            raise InvalidValue(field, text, "an instant before the year 10000") from None
+    return instant if instant.tzinfo else instant.replace(tzinfo=timezone.utc)
+
+
+def to_cost(text: str) -> Cost:
+    """``3``, or units by unit: ``1 requests, 812 tokens``."""
+    cost: dict[str, int] = {}
+    for part in text.split(","):
+        found = _COST.fullmatch(part)
+        unit = (found[2] or "requests") if found else ""
+        if found is None or unit in cost:
+            raise InvalidCost("cost", text, "a number such as 3, or numbers of units such as '1 requests, 812 tokens'")
+        cost[unit] = int(found[1])
+    parse_cost(cost)
+    return cost["requests"] if set(cost) == {"requests"} else cost
+
+
+def to_pairs(field: str, texts: list[str], form: str) -> dict[str, str]:
+    """``NAME=VALUE`` options. Names may hold a ``=``; values do not where ``form`` says that they come last."""
+    pairs: dict[str, str] = {}
+    for text in texts:
+        name, separator, value = text.rpartition("=") if form.startswith("ROUTE") else text.partition("=")
+        if not separator or not name.strip():
+            raise InvalidValue(field, text, form)
+        if name.strip() in pairs:
+            raise InvalidValue(field, text, f"{name.strip()} once")
+        pairs[name.strip()] = value.strip()
+    return pairs
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask at a terminal, on standard error; elsewhere, and with ``--yes``, go on."""
+    if not yes and sys.stdin.isatty():
+        typer.confirm(question, abort=True, err=True)

@@ -1,0 +1,204 @@
+"""quota plan: add, list, show, replace, remove."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import InvalidPlan, InvalidValue, PlanConflict
+from ..ledger import Ledger
+from ..plan import UsagePlan, decode_plan
+from .common import (
+    JsonOption,
+    PlanArgument,
+    StoreOption,
+    WrongUse,
+    YesOption,
+    confirm,
+    opened,
+    read_text,
+    to_cost,
+    to_pairs,
+)
+from .show import plan_data, print_json, print_table, say
+
+app = typer.Typer(help="Usage plans: what their keys may use.", no_args_is_help=True)
+
+_FIELDS = {"id", "limits", "name", "api", "routes", "costs", "alerts"}
+
+IdArgument = Annotated[str | None, typer.Argument(metavar="PLAN", help="The plan's id.")]
+LimitsArgument = Annotated[
+    str | None, typer.Argument(metavar="LIMITS", help="Such as '1000/day, 10/s burst 20'; '' for none.")
+]
+NameOption = Annotated[str | None, typer.Option("--name", help="A name for people; by default the id.")]
+GovernsOption = Annotated[str | None, typer.Option("--api", help="Which API it governs: a key has one plan for each.")]
+RoutesOption = Annotated[
+    list[str] | None,
+    typer.Option("--route", metavar="ROUTE=LIMITS", help="A route's own limits, as 'GET /search=5/s burst 5'; repeat."),
+]
+CostsOption = Annotated[
+    list[str] | None,
+    typer.Option("--cost", metavar="ROUTE=COST", help="What a call of a route costs, as 'GET /export=20'; repeat."),
+]
+AlertsOption = Annotated[
+    list[int] | None, typer.Option("--alert", metavar="PERCENT", help="Tell when so much is used (80 and 100); repeat.")
+]
+FromOption = Annotated[
+    str | None,
+    typer.Option("--from", metavar="FILE", help="What 'plan show' or 'plan list' printed with --json; - is stdin."),
+]
+
+
+@app.command(epilog="Example: quota plan add gold '10000/day, 50/s burst 100' --route 'GET /export=3/day as exports'")
+def add(
+    plan: IdArgument = None,
+    limits: LimitsArgument = None,
+    name: NameOption = None,
+    api: GovernsOption = None,
+    route: RoutesOption = None,
+    cost: CostsOption = None,
+    alert: AlertsOption = None,
+    source: FromOption = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Add a usage plan. Adding an equal one again changes nothing; a different one of its id is refused."""
+    plans = _plans(plan, limits, name, api, route, cost, alert, source)
+    with opened(store, create=True) as ledger:
+        known = {found.id: found for found in ledger.list_plans()}
+        for new in plans:
+            if known.get(new.id, new) != new:
+                raise PlanConflict(new.id, "a different plan has this id; 'quota plan replace' replaces it")
+        for new in plans:
+            ledger.add_plan(new)
+    _say(plans, as_json=as_json, lone=source is None)
+
+
+@app.command(epilog="Example: quota plan replace gold '20000/day, 50/s burst 100'")
+def replace(
+    plan: IdArgument = None,
+    limits: LimitsArgument = None,
+    name: NameOption = None,
+    api: GovernsOption = None,
+    route: RoutesOption = None,
+    cost: CostsOption = None,
+    alert: AlertsOption = None,
+    source: FromOption = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Add or replace a usage plan. It binds on the next call everywhere, and what was used stays used."""
+    plans = _plans(plan, limits, name, api, route, cost, alert, source)
+    with opened(store, create=True) as ledger:
+        for new in plans:
+            ledger.replace_plan(new)
+    _say(plans, as_json=as_json, lone=source is None)
+
+
+@app.command("list", epilog="Example: quota plan list --json")
+def list_(store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """List all usage plans."""
+    with opened(store) as ledger:
+        plans = ledger.list_plans()
+    if as_json:
+        print_json({"plans": [plan_data(plan) for plan in plans]})
+        return
+    rows = [(plan.id, str(plan) or "no limits", plan.api, plan.name if plan.name != plan.id else "") for plan in plans]
+    print_table(("plan", "limits", "api", "name"), rows)
+
+
+@app.command(epilog="Example: quota plan show gold")
+def show(plan: PlanArgument, store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """Show a usage plan: its limits, routes, costs and keys."""
+    with opened(store) as ledger:
+        found = ledger.get_plan(plan)
+        keys = [] if as_json else _keys_on(ledger, found.id)
+    if as_json:
+        print_json(plan_data(found))
+        return
+    say(f"plan {found.id}" + (f" ({found.name})" if found.name != found.id else ""))
+    rows = [("api", found.api)] if found.api else []
+    rows += [("limit", str(limit)) for limit in found.limits]
+    rows += [(f"on {route}", ", ".join(map(str, own))) for route, own in found.routes.items()]
+    rows += [(f"cost of {route}", _cost(cost)) for route, cost in found.costs.items()]
+    rows += [("alerts at", ", ".join(f"{percent} %" for percent in found.alerts) or "none"), ("keys", str(len(keys)))]
+    for what, value in rows:
+        say(f"  {what}: {value}")
+
+
+@app.command(epilog="Example: quota plan remove gold --yes")
+def remove(plan: PlanArgument, yes: YesOption = False, store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """Remove a usage plan; its keys are then on no plan and refused. What they used is not forgotten."""
+    with opened(store) as ledger:
+        found = ledger.get_plan(plan)
+        keys = _keys_on(ledger, found.id)
+        if keys:
+            confirm(f"{len(keys)} keys are on {found.id} and will be refused: remove it?", yes=yes)
+        ledger.remove_plan(found)
+    if as_json:
+        print_json({"removed": found.id, "keys": keys})
+    else:
+        say(f"removed plan {found.id}" + (f"; {len(keys)} keys were on it" if keys else ""))
+
+
+def _keys_on(ledger: Ledger, plan_id: str) -> list[str]:
+    return [key.id for key in ledger.list_keys() if any(plan.id == plan_id for plan in ledger.list_plans(key))]
+
+
+def _cost(cost: Any) -> str:
+    return str(cost) if isinstance(cost, int) else ", ".join(f"{units} {unit}" for unit, units in cost.items())
+
+
+def _plans(
+    id_: str | None,
+    limits: str | None,
+    name: str | None,
+    api: str | None,
+    routes: list[str] | None,
+    costs: list[str] | None,
+    alerts: list[int] | None,
+    source: str | None,
+) -> list[UsagePlan]:
+    given = [id_, limits, name, api, routes, costs, alerts]
+    if source is not None:
+        if any(value is not None for value in given):
+            raise WrongUse("--from says the whole plan: no other argument goes with it")
+        return _from(source)
+    if id_ is None or limits is None:
+        raise WrongUse("a plan has an id and limits, such as: quota plan add gold '1000/day' (or --from FILE)")
+    own: Any = to_pairs("route", routes or [], "ROUTE=LIMITS")
+    prices = {route: to_cost(text) for route, text in to_pairs("cost", costs or [], "ROUTE=COST").items()}
+    more: dict[str, Any] = {"name": name, "api": api or "", "routes": own, "costs": prices}
+    more |= {} if alerts is None else {"alerts": alerts}
+    parts: Any = limits if limits.strip() else ()
+    return [UsagePlan(id_, parts, **more)]
+
+
+def _from(source: str) -> list[UsagePlan]:
+    where = "standard input" if source == "-" else source
+    try:
+        data = json.loads(read_text(source))
+    except (ValueError, RecursionError) as error:
+        raise InvalidValue(where, str(error), "what 'quota plan show --json' prints, complete") from None
+    if isinstance(data, dict) and set(data) == {"plans"}:
+        data = data["plans"]
+    found = data if isinstance(data, list) else [data]
+    plans = []
+    for number, item in enumerate(found, 1):
+        if not isinstance(item, dict) or not {"id", "limits"} <= set(item) <= _FIELDS:
+            raise InvalidValue(f"{where}, plan {number}", item, f"an object with {', '.join(sorted(_FIELDS))}")
+        try:
+            plans.append(decode_plan(item))
+        except InvalidPlan as error:
+            raise InvalidPlan(f"{where}, plan {item['id']}: {error.field}", error.value, error.accepted) from None
+    return plans
+
+
+def _say(plans: list[UsagePlan], *, as_json: bool, lone: bool) -> None:
+    if as_json:
+        print_json(plan_data(plans[0]) if lone else {"plans": [plan_data(plan) for plan in plans]})
+        return
+    for plan in plans:
+        say(f"plan {plan.id}: {plan or 'no limits'}")

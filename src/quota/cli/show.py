@@ -1,0 +1,204 @@
+"""How things are shown: tables and colours on a terminal, plain text when piped, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from itertools import pairwise
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ..clock import to_us
+from ..decision import Decision, LimitStatus
+from ..key import ApiKey
+from ..operations import UsageRecord
+from ..plan import UsagePlan, encode_plan
+
+Cell = str | Text
+GOOD, WARN, BAD, QUIET = "blue", "yellow", "bold red", "dim"
+"""Never by colour alone: whatever is coloured says the same in words or shapes."""
+
+_SPANS = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console that shows text as it is: nothing in a name is markup."""
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def say(text: Cell = "", style: str | None = None) -> None:
+    """A line of the answer."""
+    console().print(text, style=style)
+
+
+def tell(text: Cell, style: str | None = None) -> None:
+    """A line beside the answer, on standard error."""
+    console(stderr=True).print(text, style=style)
+
+
+def print_json(data: Any) -> None:
+    """The answer for programs: ASCII, so that no terminal or pipe changes it."""
+    print(json.dumps(data, indent=2))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[Cell]], right: Sequence[str] = ()) -> None:
+    """A table; when piped, plain columns two spaces apart that nothing cuts or wraps. ``right``: aligned there."""
+    found = [list(row) for row in rows]
+    if sys.stdout.isatty():
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+        for column in columns:
+            table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        for row in found:
+            table.add_row(*row)
+        Console(highlight=False, markup=False, emoji=False).print(table)
+        return
+    lines = [list(columns), *([str(cell) for cell in row] for row in found)]
+    widths = [max(len(line[at]) for line in lines) for at in range(len(columns))]
+    for line in lines:
+        cells = [
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for cell, width, column in zip(line, widths, columns, strict=True)
+        ]
+        print("  ".join(cells).rstrip())
+
+
+def bar(part: int, whole: int, width: int = 20) -> Text:
+    """How full something is; more than full shows as ``!`` at the end."""
+    full, empty = ("█", "░") if can_show("█░") else ("#", ".")
+    filled = width if part >= whole else min(width - 1, -(-part * width // whole))
+    style = BAD if part >= whole else WARN if part * 100 >= whole * 80 else GOOD
+    shown = full * filled + empty * (width - filled)
+    return Text(shown[:-1] + "!" if part > whole else shown, style=style)
+
+
+def can_show(text: str) -> bool:
+    """Whether standard output's encoding has these characters."""
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
+def at(instant: datetime) -> str:
+    """An instant for people, in UTC: ``2026-01-16 00:00:00Z``."""
+    return f"{instant:%Y-%m-%d %H:%M:%S}Z"
+
+
+def span(seconds: int) -> str:
+    """``14 h 59 min``: two units, rounded up to the smaller."""
+    for (unit, size), (small, smaller) in pairwise(_SPANS):
+        if seconds >= size:
+            parts = -(-seconds // smaller)
+            whole, rest = divmod(parts, size // smaller)
+            return f"{whole} {unit} {rest} {small}" if rest else f"{whole} {unit}"
+    return f"{max(0, seconds)} s"
+
+
+def after(instant: datetime, now: datetime) -> str:
+    """``2026-01-16 00:00:00Z (in 14 h 59 min)``."""
+    seconds = -((to_us(now) - to_us(instant)) // 1_000_000)
+    return f"{at(instant)} (in {span(seconds)})" if seconds > 0 else at(instant)
+
+
+def key_data(key: ApiKey, plans: Iterable[UsagePlan]) -> dict[str, Any]:
+    """A key for ``--json``: of its secrets only the hints, never what would find them."""
+    return {
+        "id": key.id, "name": key.name, "account": key.account, "enabled": key.enabled,
+        "created_at": _iso(key.created_at), "expires_at": _iso(key.expires_at), "metadata": dict(key.metadata),
+        "secrets": [{"hint": s.hint, "prefix": s.prefix, "expires_at": _iso(s.expires_at)} for s in key.secrets],
+        "plans": [plan.id for plan in plans],
+    }  # fmt: skip
+
+
+def plan_data(plan: UsagePlan) -> dict[str, Any]:
+    """A plan for ``--json``, as ``plan add --from`` reads it."""
+    return encode_plan(plan)
+
+
+def limit_data(status: LimitStatus) -> dict[str, Any]:
+    """Where a limit stands, for ``--json``."""
+    return {
+        "name": status.name, "unit": status.unit, "limit": status.limit, "used": status.used,
+        "remaining": status.remaining, "resets_at": _iso(status.resets_at),
+    }  # fmt: skip
+
+
+def decision_data(decision: Decision) -> dict[str, Any]:
+    """A decision for ``--json``."""
+    cost = decision.cost
+    return {
+        "allowed": decision.allowed, "reason": decision.reason.value, "id": decision.id, "at": _iso(decision.at),
+        "key": decision.key.id if decision.key else None, "plan": decision.plan.id if decision.plan else None,
+        "cost": {"requests": cost} if isinstance(cost, int) else dict(cost),
+        "limits": [limit_data(status) for status in decision.limits], "violated": list(decision.violated),
+        "over": decision.over, "crossed": [[name, percent] for name, percent in decision.crossed],
+        "replayed": decision.replayed, "retry_at": _iso(decision.retry_at), "retry_after": decision.retry_after,
+        "status": decision.status,
+    }  # fmt: skip
+
+
+def record_data(record: UsageRecord) -> dict[str, Any]:
+    """A day of usage for ``--json``."""
+    return {
+        "day": record.day.isoformat(), "api": record.api, "limit": record.limit, "used": record.used,
+        "remaining": record.remaining,
+    }  # fmt: skip
+
+
+def _iso(instant: datetime | None) -> str | None:
+    return None if instant is None else instant.isoformat()
+
+
+def state_of(key: ApiKey, now: datetime) -> Text:
+    """enabled, disabled or expired."""
+    if not key.enabled:
+        return Text("disabled", style=WARN)
+    if key.expires_at is not None and key.expires_at <= now:
+        return Text("expired", style=WARN)
+    return Text("enabled")
+
+
+def show_decision(decision: Decision, *, would: bool = False) -> None:
+    """A decision for people: the verdict, every limit, and when to try again."""
+    if decision.allowed:
+        say("would be allowed; the limits then:" if would else "allowed", style=GOOD)
+    else:
+        names = f" ({', '.join(decision.violated)})" if decision.violated else ""
+        say(f"{'would be refused' if would else 'refused'}: {decision.reason.value}{names}", style=BAD)
+        hint = _HINTS.get(decision.reason.value)
+        if hint:
+            say(hint)
+    show_limits(decision.limits, decision.at, decision.violated)
+    if decision.retry_at is not None:
+        say(f"it would be allowed at {after(decision.retry_at, decision.at)}")
+    elif decision.violated:
+        say("it would never be allowed: it costs more than the limit")
+    for name, percent in decision.crossed:
+        say(f"{name}: {percent} % reached", style=WARN)
+
+
+_HINTS = {
+    "UNKNOWN_KEY": "no key has this secret: mistyped, rotated away, or removed",
+    "DISABLED_KEY": "'quota key enable' lets it be used again",
+    "NO_PLAN": "the key is on no plan for this api: 'quota key attach' puts it on one",
+}
+
+
+def show_limits(limits: Iterable[LimitStatus], now: datetime, violated: Sequence[str] = ()) -> None:
+    """Where limits stand, with a bar and when each is empty again."""
+    rows = [
+        (
+            Text(status.name, style=BAD if status.name in violated else ""), f"{status.used:,}", f"{status.limit:,}",
+            f"{status.remaining:,}", bar(status.used, status.limit),
+            after(status.resets_at, now) if status.used else "nothing used",
+        ) for status in limits
+    ]  # fmt: skip
+    if rows:
+        print_table(("limit", "used", "of", "remaining", "", "resets"), rows, right=("used", "of", "remaining"))

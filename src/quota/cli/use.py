@@ -1,0 +1,209 @@
+"""quota consume, check, usage, grant, set-remaining."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Annotated
+
+import typer
+
+from ..clock import system_clock, to_datetime
+from ..decision import Decision, LimitStatus
+from ..key import ApiKey
+from ..ledger import Ledger
+from ..operations import UsageRecord
+from ..plan import Quota, UsagePlan
+from .charts import daily
+from .common import (
+    REFUSED,
+    ApiOption,
+    JsonOption,
+    KeyArgument,
+    PlotOption,
+    RouteOption,
+    StoreOption,
+    find_key,
+    opened,
+    read_secret,
+    to_cost,
+)
+from .show import (
+    decision_data,
+    key_data,
+    limit_data,
+    print_json,
+    record_data,
+    say,
+    show_decision,
+    show_limits,
+    state_of,
+)
+
+CallerArgument = Annotated[
+    str, typer.Argument(metavar="KEY", help="The key's id or name; or -, and its secret on standard input.")
+]
+CostOption = Annotated[
+    str | None, typer.Option("--cost", help="As 3, or '1 requests, 812 tokens'; by default what the plan says, else 1.")
+]
+RequestOption = Annotated[
+    str | None, typer.Option("--request-id", metavar="ID", help="A retry with the same id is charged once.")
+]
+SinceOption = Annotated[
+    str | None, typer.Option("--since", metavar="DAY", help="From this UTC day on; by default 14 days.")
+]
+UntilOption = Annotated[str | None, typer.Option("--until", metavar="DAY", help="Up to this UTC day, it included.")]
+LimitArgument = Annotated[str, typer.Argument(metavar="LIMIT", help="The quota's name, such as requests/day.")]
+
+_DAYS = 14
+_NOTHING = {"_": 1}
+"""A cost in a unit that nothing counts: peeking at it shows where the limits stand."""
+
+
+def consume(
+    key: CallerArgument,
+    cost: CostOption = None,
+    api: ApiOption = "",
+    route: RouteOption = None,
+    request_id: RequestOption = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make one call: check every limit and, if all have room, take from all. Exit status 1 when it is refused."""
+    with opened(store) as ledger:
+        who = _caller(ledger, key)
+        more = {} if cost is None else {"cost": to_cost(cost)}
+        _answer(ledger.consume(who, api=api, route=route, request_id=request_id, **more), as_json=as_json)
+
+
+def check(
+    key: CallerArgument,
+    cost: CostOption = None,
+    api: ApiOption = "",
+    route: RouteOption = None,
+    request_id: RequestOption = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a call would get, and why, changing nothing. Exit status 1 when it would be refused."""
+    with opened(store) as ledger:
+        who = _caller(ledger, key)
+        more = {} if cost is None else {"cost": to_cost(cost)}
+        decision = ledger.peek(who, api=api, route=route, request_id=request_id, **more)
+        _answer(decision, as_json=as_json, would=True)
+
+
+def _caller(ledger: Ledger, text: str) -> ApiKey | str:
+    return read_secret("-") if text == "-" else find_key(ledger, text)
+
+
+def _answer(decision: Decision, *, as_json: bool, would: bool = False) -> None:
+    if as_json:
+        print_json(decision_data(decision))
+    else:
+        show_decision(decision, would=would)
+    if not decision:
+        raise typer.Exit(REFUSED)
+
+
+def usage(
+    key: KeyArgument,
+    api: ApiOption = "",
+    route: RouteOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    plot: PlotOption = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show where a key's limits stand, when they are empty again, and what it used by day."""
+    if plot is not None:
+        from .plot import check_plot  # noqa: PLC0415 -- matplotlib is slow, and an extra
+
+        check_plot(plot)
+    with opened(store) as ledger:
+        found = find_key(ledger, key)
+        now = to_datetime(system_clock())
+        first = since if since is not None else None if until is not None else now.date() - timedelta(days=_DAYS - 1)
+        records = ledger.usage(found, api=api, since=first, until=until)
+        decision = ledger.peek(found, _NOTHING, api=api, route=route)
+        plans = ledger.list_plans(found)
+    if plot is not None:
+        from .plot import plot_usage  # noqa: PLC0415 -- as above
+
+        plot_usage(plot, found, _quotas(plans, api), records)
+    if as_json:
+        print_json({
+            "key": key_data(found, plans), "api": api, "reason": decision.reason.value,
+            "limits": [limit_data(status) for status in decision.limits],
+            "days": [record_data(record) for record in records],
+        })  # fmt: skip
+        return
+    _show_usage(found, decision, records, plans)
+    if plot is not None:
+        say(f"drawn: {plot}")
+
+
+def _quotas(plans: Sequence[UsagePlan], api: str) -> dict[str, Quota]:
+    plan = next((plan for plan in plans if plan.api == api), None)
+    return {limit.name: limit for limit in plan.limits if isinstance(limit, Quota)} if plan else {}
+
+
+def _show_usage(key: ApiKey, decision: Decision, records: list[UsageRecord], plans: Sequence[UsagePlan]) -> None:
+    on = ", ".join(f"{plan.id} for {plan.api}" if plan.api else plan.id for plan in plans) or "no plan"
+    say(f"{key.id} ({key.name}) on {on}, {state_of(key, decision.at)}")
+    if decision.allowed:
+        show_limits(decision.limits, decision.at)
+    else:
+        say(f"calls are refused: {decision.reason.value}")
+    for name in dict.fromkeys(record.limit for record in records):
+        say()
+        say(f"{name}, used by day (UTC)")
+        for line in daily([(record.day, record.used) for record in records if record.limit == name]):
+            say(line)
+
+
+def grant(
+    key: KeyArgument,
+    limit: LimitArgument,
+    units: Annotated[int, typer.Argument(metavar="UNITS", help="How many more.")],
+    api: ApiOption = "",
+    route: RouteOption = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Admit so many more units of a quota, in this window only."""
+    with opened(store) as ledger:
+        status = ledger.grant(find_key(ledger, key), limit, units, api=api, route=route)
+    _show_status(status, as_json=as_json)
+
+
+def set_remaining(
+    key: KeyArgument,
+    limit: LimitArgument,
+    remaining: Annotated[int, typer.Argument(metavar="REMAINING", help="How many are left then.")],
+    api: ApiOption = "",
+    route: RouteOption = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Let so many units of a quota remain, in this window only (API Gateway's UpdateUsage)."""
+    with opened(store) as ledger:
+        status = ledger.set_remaining(find_key(ledger, key), limit, remaining, api=api, route=route)
+    _show_status(status, as_json=as_json)
+
+
+def _show_status(status: LimitStatus, *, as_json: bool) -> None:
+    if as_json:
+        print_json(limit_data(status))
+    else:
+        show_limits([status], to_datetime(system_clock()))
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the root."""
+    app.command(epilog="Example: quota consume \"Ada's laptop\" --cost 3 --route 'GET /export'")(consume)
+    app.command(epilog='Example: quota check "Ada\'s laptop" --json')(check)
+    app.command(epilog='Example: quota usage "Ada\'s laptop" --since 2026-01-01 --plot usage.svg')(usage)
+    app.command(epilog='Example: quota grant "Ada\'s laptop" requests/day 500')(grant)
+    app.command("set-remaining", epilog='Example: quota set-remaining "Ada\'s laptop" requests/day 100')(set_remaining)
