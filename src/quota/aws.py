@@ -53,9 +53,7 @@ def parse_json(name: str, text: str) -> list[dict[str, Any]]:
     except (ValueError, RecursionError) as error:
         raise InvalidValue(name, str(error), "the JSON that 'aws apigateway get-...' prints, complete") from None
     items = data.get("items", data.get("item")) if isinstance(data, dict) else data
-    if not isinstance(items, list) or not all(
-        isinstance(item, dict) and isinstance(item.get("id"), str) for item in items
-    ):
+    if not isinstance(items, list) or not all(isinstance(item, dict) and _is_id(item.get("id")) for item in items):
         raise InvalidValue(name, type(data), 'an object with "items", each with an "id", as the AWS CLI prints it')
     return items
 

@@ -76,10 +76,10 @@ class Watcher:
         clients = list(self._needs[0])
         columns = []
         for limit, needs in zip(self._watched, self._needs, strict=True):
-            scale = 1 if isinstance(limit, Quota) else limit._measure()[0]
-            columns.append([-(-needs[client][2] // scale) for client in clients])
+            scale, least = (1, limit.overage + 1) if isinstance(limit, Quota) else (limit._measure()[0], 1)
+            columns.append([max(least, -(-needs[client][2] // scale)) for client in clients])
         enough = -(-len(clients) * percent.numerator // (100 * percent.denominator))
-        found = smallest(columns, enough) if clients else [1] * len(columns)
+        found = smallest(columns, enough) if clients else [getattr(limit, "overage", 0) + 1 for limit in self._watched]
         spared = len(_within(columns, found))
         values = iter(found)
         limits = [_with(limit, next(values)) if limit in self._watched else limit for limit in self._plan.limits]
@@ -146,5 +146,5 @@ def _pouring(scale: int, drain: int, needs: dict[str, list[int]]) -> Callable[[i
 
 def _with(limit: Limit, value: int) -> Limit:
     if isinstance(limit, Quota):
-        return attrs.evolve(limit, limit=max(1, value - limit.overage))
+        return attrs.evolve(limit, limit=value - limit.overage)
     return attrs.evolve(limit, burst=value)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from sys import stderr
 from typing import Annotated
 
 import typer
@@ -99,7 +99,7 @@ def _plans(texts: Sequence[str], store: str | None) -> list[UsagePlan]:
 @contextmanager
 def _progress(lines: LogFile) -> Iterator[Callable[[int], object] | None]:
     """A progress bar on standard error, for a long log at a terminal."""
-    if not stderr.isatty() or lines.size is None or lines.size < _LONG:
+    if not sys.stderr.isatty() or lines.size is None or lines.size < _LONG:
         yield None
         return
     columns = (TextColumn("{task.fields[lines]:>13,} lines"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())

@@ -1,0 +1,61 @@
+"""API Gateway's CSV of keys: read as it reads it, warned about where it is odd, refused where it is not whole."""
+
+import pytest
+
+from quota.errors import InvalidValue
+from quota.keys_csv import CsvKey, parse_csv
+
+A, B = "apikey1234abcdefghij0123456789", "anotherkey1234abcdefghij012345"
+
+
+def test_the_developer_guide_s_example():
+    """Columns in any order and case, spaces around cells, any case of true, several plans in quotes."""
+    text = f'Name,key,description,Enabled,usageplanIds\nMyFirstApiKey, {A}, An imported key, tRuE, c7y23b\n\nMyOther, {B},,,"n371pt, 56y7u0, n371pt"\n'
+    assert parse_csv("f", text) == (
+        [CsvKey(2, "MyFirstApiKey", A, "An imported key", True, ("c7y23b",)), CsvKey(4, "MyOther", B, "", True, ("n371pt", "56y7u0"))], [],
+    )  # fmt: skip
+    assert A not in repr(parse_csv("f", text))
+
+
+@pytest.mark.parametrize("text", [f"\ufeffKEY , NAME\r\n{A},n\r\n", f"name,more,key\nn,x,{A}\n", f"name,key\nn,{A}"])
+def test_the_least_that_is_a_table(text):
+    """A byte order mark, Windows' line ends, unknown columns, no line end at the end."""
+    assert parse_csv("f", text) == ([CsvKey(2, "n", A)], [])
+
+
+@pytest.mark.parametrize(("row", "warning"), [
+    ("n,short,,true", "line 2 is left out: its Key: 5 characters"), (f",{A},,true", "its Name"), (f"{'n' * 257},{A},,", "its Name"),
+    (f"n,{A},{'d' * 4097},", "its Description"), ("n,,,", "its Key"), (f"n,{A[:-1]}é,,", "its Key"),
+])  # fmt: skip
+def test_a_row_that_cannot_be_a_key_is_left_out_and_told(row, warning):
+    """The rest is read; no secret is in a warning."""
+    keys, warnings = parse_csv("f", f"name,key,description,enabled\n{row}\nok,{B},,\n")
+    assert [key.name for key in keys] == ["ok"]
+    assert warning in warnings[0]
+    assert A[:10] not in str(warnings)
+
+
+def test_what_is_neither_true_nor_false_is_false():
+    """As API Gateway reads it, and told."""
+    keys, warnings = parse_csv("f", f"name,key,enabled\nn,{A},yes\nm,{B},FALSE\n")
+    assert [key.enabled for key in keys] == [False, False]
+    assert len(warnings) == 1
+
+
+def test_of_two_rows_with_one_key_the_later_counts():
+    """And is told."""
+    keys, warnings = parse_csv("f", f"name,key\nfirst,{A}\nsecond,{A}\n")
+    assert [key.name for key in keys] == ["second"]
+    assert warnings == ["line 3: the same key as in line 2, which it replaces"]
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("", "line 0|line 1"), ("name\nn\n", "line 1"), ("name,key,KEY\nn,a,b\n", "line 1"), (f"name,key,enabled\nn,{A},true\nm,{B[:25]}", "line 3"),
+    (f"name,key\nn,{A}\nm,{B[:10]}", "line 3"), (f'name,key\nn,{A}\n"m,{B}', "line 3"), (f"name,key\nn,{A},x\n", "line 2"), (f'name,key\nn,"{A}"x\n', "line 2"),
+])  # fmt: skip
+def test_a_file_that_is_not_whole_is_refused(text, said):
+    """Cut short in a row or in a quoted cell, or no such table: the line is named and no secret shown."""
+    with pytest.raises(InvalidValue, match=said) as refused:
+        parse_csv("keys.csv", text)
+    assert str(refused.value).startswith("keys.csv line")
+    assert A not in str(refused.value)
