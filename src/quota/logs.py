@@ -25,16 +25,17 @@ _CHUNK = 1 << 18
 _LONGEST = 1 << 20
 _QUOTED = r'"([^"\\]*+(?:\\.[^"\\]*+)*+)"'
 _TEXT = re.compile(
-    rf"(\S++) \S++ ([^\[]++)\[(\d\d/\w{{3}}/\d{{4}}:\d\d:\d\d):([0-5]\d|60) ([+-]\d{{4}})\]"
+    rf"(\S++) \S++ ([^\[]++)\[(\d\d/\w{{3}}/\d{{4}}):(\d\d:\d\d):([0-5]\d|60) ([+-]\d{{4}})\]"
     rf" {_QUOTED} (\d\d\d|-) (\d++|-)",
     re.ASCII,
 )
-_IP, _USER, _MINUTE, _SECOND, _ZONE, _REQUEST, _STATUS, _SIZE = range(1, 9)
+_IP, _USER, _DAY, _MINUTE, _SECOND, _ZONE, _REQUEST, _STATUS, _SIZE = range(1, 10)
 _HEADERS = re.compile(rf" {_QUOTED} {_QUOTED}")
 _MONTHS = {"JanFebMarAprMayJunJulAugSepOctNovDec"[at : at + 3]: at // 3 + 1 for at in range(0, 36, 3)}
 _SECONDS = {f"{second:02d}": second * 1_000_000 for second in range(61)}
+_MINUTES = {f"{hour:02d}:{minute:02d}": (hour * 60 + minute) * 60_000_000 for hour in range(24) for minute in range(60)}
 _EPOCH = re.compile(r"\d{9,19}(\.\d{1,9})?", re.ASCII)
-_LOCAL = re.compile(r"(\d\d/\w{3}/\d{4}:\d\d:\d\d):([0-5]\d|60) ([+-]\d{4})", re.ASCII)
+_LOCAL = re.compile(r"(\d\d/\w{3}/\d{4}):(\d\d:\d\d):([0-5]\d|60) ([+-]\d{4})", re.ASCII)
 _LAST_US = 253_402_214_400_000_000
 ALIASES = {
     "time": ("time", "timestamp", "@timestamp", "ts", "datetime", "date", "time_local", "requestTimeEpoch", "msec"),
@@ -133,7 +134,7 @@ class Parser:
     def __init__(self, key: str = "ip", fields: Mapping[str, str] | None = None) -> None:
         self._names = {**ALIASES, **{name: (where,) for name, where in (fields or {}).items()}}
         self._of_text, self._of_json = self._clients(key)
-        self._minute, self._zone, self._minute_us = "", "", 0
+        self._day, self._zone, self._day_us = "", "", 0
         self._stamp: tuple[object, int] = (object(), 0)
 
     def __call__(self, line: str) -> tuple[int, str | None, Row]:
@@ -145,11 +146,15 @@ class Parser:
         found = _TEXT.match(line)
         if found is None:
             return self._json(line)
-        minute, zone = found[_MINUTE], found[_ZONE]
-        if minute != self._minute or zone != self._zone:
-            self._minute_us = _minute_us(minute, zone)
-            self._minute, self._zone = minute, zone
-        return self._minute_us + _SECONDS[found[_SECOND]], self._of_text(found), found
+        day, zone = found[_DAY], found[_ZONE]
+        if day != self._day or zone != self._zone:
+            self._day_us = _midnight_us(day, zone)
+            self._day, self._zone = day, zone
+        try:
+            now = self._day_us + _MINUTES[found[_MINUTE]] + _SECONDS[found[_SECOND]]
+        except KeyError:
+            raise ValueError(line) from None
+        return now, self._of_text(found), found
 
     def _json(self, line: str) -> tuple[int, str | None, Row]:
         try:
@@ -281,10 +286,10 @@ def _no_number(constant: str) -> None:
     raise ValueError(constant)
 
 
-def _minute_us(minute: str, zone: str) -> int:
-    """``10/Oct/2000:13:55`` and ``-0700``."""
-    month = _MONTHS.get(minute[3:6], 0)
-    iso = f"{minute[7:11]}-{month:02d}-{minute[:2]}T{minute[12:17]}:00{zone[:3]}:{zone[3:]}"
+def _midnight_us(day: str, zone: str) -> int:
+    """``10/Oct/2000`` and ``-0700``. Zones do not change their offset within a line of such a log."""
+    month = _MONTHS.get(day[3:6], 0)
+    iso = f"{day[7:]}-{month:02d}-{day[:2]}T00:00:00{zone[:3]}:{zone[3:]}"
     return _in_range(to_us(datetime.fromisoformat(iso)))
 
 
@@ -292,8 +297,8 @@ def _instant_us(value: Any) -> int:
     """ISO 8601 (UTC when it has no offset), an access log's own form, or seconds, ms, us or ns since the epoch."""
     if isinstance(value, str):
         local = _LOCAL.fullmatch(value)
-        if local:
-            return _minute_us(local[1], local[3]) + _SECONDS[local[2]]
+        if local and local[2] in _MINUTES:
+            return _midnight_us(local[1], local[4]) + _MINUTES[local[2]] + _SECONDS[local[3]]
         if not _EPOCH.fullmatch(value):
             instant = datetime.fromisoformat(value)
             return _in_range(to_us(instant if instant.tzinfo else instant.replace(tzinfo=timezone.utc)))
