@@ -77,7 +77,8 @@ def peer_throttled(server: Valkey, count: int) -> Callable[[], object]:
     store = throttled.RedisStore(server=server.url)
     quotas = [throttled.per_day(MANY), throttled.per_week(MANY), throttled.per_hour(MANY)][:count]
     all_of = [
-        throttled.Throttled(key=f"t{i}", using="fixed_window", quota=quota, store=store) for i, quota in enumerate(quotas)
+        throttled.Throttled(key=f"t{i}", using="fixed_window", quota=quota, store=store)
+        for i, quota in enumerate(quotas)
     ]
 
     def call() -> None:
@@ -147,7 +148,11 @@ def main() -> int:
         bars = [
             ("1 limit, of a bare EVALSHA", speed["quota, 1 limit"] / floor, 0.6),
             ("3 limits, of a bare EVALSHA", speed["quota, 3 limits"] / floor, 0.5),
-            ("same information as limits", speed["quota, 1 limit, decision.limits read"] / speed["limits, hit + window stats"], 1.5),
+            (
+                "same information as limits",
+                speed["quota, 1 limit, decision.limits read"] / speed["limits, hit + window stats"],
+                1.5,
+            ),
             ("3 limits, of limits", speed["quota, 3 limits"] / speed["limits, 3 hits"], 1.0),
             ("3 limits, of throttled-py", speed["quota, 3 limits"] / speed["throttled-py, 3 fixed windows"], 1.0),
         ]

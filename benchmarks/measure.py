@@ -36,7 +36,6 @@ class Ratio(NamedTuple):
 
 def calls(function: Callable[..., object], *args: object) -> Loop:
     """A loop around one call, with as little around it as Python allows."""
-
     if len(args) == 1:
         (only,) = args
 

@@ -529,7 +529,10 @@ def commit_twice(w):
     def check(*results):
         assert w.used() == one_of(ReservationClosed, results).cost
 
-    return [lambda: attempt(ReservationClosed, held.commit, 1), lambda: attempt(ReservationClosed, held.commit, 2)], check
+    return [
+        lambda: attempt(ReservationClosed, held.commit, 1),
+        lambda: attempt(ReservationClosed, held.commit, 2),
+    ], check
 
 
 @scenario("5/day")
@@ -801,11 +804,13 @@ def test_interleavings_with_two_preemptions(name):
 
 def plant(monkeypatch, owner, name, changes):
     """One mistake in a method: its source with something changed, in the same file for the scheduler."""
-    source = textwrap.dedent(inspect.getsource(getattr(vars(owner)[name], "fget", vars(owner)[name])))
+    module, method = sys.modules[owner.__module__], vars(owner)[name]
+    method = getattr(method, "fget", method)
+    own = method.__code__.co_filename == module.__file__
+    source = textwrap.dedent(inspect.getsource(method.__code__ if own else method))
     for old, new in changes.items():
         assert source.count(old) == 1, f"{owner.__name__}.{name} does not say {old!r} once"
         source = source.replace(old, new)
-    module = sys.modules[owner.__module__]
     scope = {**vars(module), "threading": threading}
     exec(compile(source, module.__file__, "exec"), scope)
     monkeypatch.setattr(owner, name, scope[name])
@@ -813,22 +818,29 @@ def plant(monkeypatch, owner, name, changes):
 
 PLANTED = {
     "no lock on the fast path": (
-        (MemoryStore, "spend", {"with lane.lock:": "if True:"}),
+        (Ledger, "consume", {"with lane.lock:": "if True:"}),
         ["the_last_unit", "the_last_of_a_burst"],
     ),
     "the count read outside of the lock": (
-        (MemoryStore, "spend", {
-            "with lane.lock:": "known = lane.meter.total\n    with lane.lock:",
-            "total = meter.total + cost": "total = known + cost",
+        (Ledger, "consume", {
+            "with lane.lock:": "known = lane.meter.total\n            with lane.lock:",
+            "total = meter.total + units": "total = known + units",
         }),
         ["the_last_unit"],
     ),
-    "the epoch checked outside of the lock": (
-        (MemoryStore, "spend", {
-            "with lane.lock:": "epoch = self._epoch\n    with lane.lock:",
-            "lane.epoch is not self._epoch": "epoch is not lane.epoch",
+    "the plan's life checked outside of the lock": (
+        (Ledger, "consume", {
+            "with lane.lock:": "live = lane.live[0]\n            with lane.lock:",
+            "not lane.live[0]": "not live",
         }),
-        ["lower_the_limit"],
+        ["lower_the_limit", "without_the_plan"],
+    ),
+    "the key's version checked outside of the lock": (
+        (Ledger, "consume", {
+            "with lane.lock:": "stale = lane.version != lane.record.version\n            with lane.lock:",
+            "lane.version != record.version": "stale",
+        }),
+        ["disable", "rotate_at_once", "off_the_plan", "a_second_key_joins", "forget"],
     ),
     "the key read outside of the lock": (
         (MemoryStore, "apply", {
@@ -864,6 +876,13 @@ PLANTED = {
     "keys added without the directory's lock": (
         (MemoryStore, "add_key", {"with self._directory:": "if True:"}),
         ["one_id_for_two_keys"],
+    ),
+    "a secret unknown while its key changes": (
+        (MemoryStore, "change_key", {
+            "key = change(seat.key)": "key = change(seat.key); self._digests.pop(key.secrets[-1].digest)",
+            "del self._digests[stale]": "self._digests.pop(stale, None)",
+        }),
+        ["rotate_with_overlap", "enable_what_is_enabled", "disable"],
     ),
     "a fast path left open": (
         (MemoryStore, "_split", {"self._close_lanes(first)": "pass"}),

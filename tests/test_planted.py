@@ -111,8 +111,8 @@ BUGS = {
     # Accounts, routes, alerts, grants
     "the account is charged though the key refused": (
         "charge.py", "    if not verdict.allowed:\n        return verdict\n",
-        "    if not verdict.allowed:\n        if party.account is not None:\n"
-        "            add(party.account, metered(course, takes), now)\n        return verdict\n"),
+        ("    if not verdict.allowed:\n        if party.account is not None:\n"
+         "            add(party.account, metered(course, takes), now)\n        return verdict\n")),
     "keys of one account do not see each other": (
         "charge.py", "return self.account if line.shared and self.account is not None else self.key", "return self.key"),
     "a second key wipes what the account used": (

@@ -185,7 +185,9 @@ class Calls:
 
 def test_sync_and_async_decide_equally(server, client):
     """Equal inputs give equal streams of decisions, from a memory store, a Redis store and its asynchronous twin."""
-    plan = UsagePlan("p", "30/hour, 40 tokens/day, 5/s burst 9, 4 tokens/minute burst 20 as pace", routes={"r": "9/day"})
+    plan = UsagePlan(
+        "p", "30/hour, 40 tokens/day, 5/s burst 9, 4 tokens/minute burst 20 as pace", routes={"r": "9/day"}
+    )
 
     def told(call):
         try:
@@ -1008,7 +1010,15 @@ def test_a_url_gives_its_options_to_the_store_and_the_rest_to_the_driver(server)
     assert not store.exact_across_failover
     ledger.close()
     ledger.close()
-    for query in ("timeout=x", "check_clock=maybe", "namespace=", "namespace={a}", "timeout=0"):
+    for query in (
+        "timeout=x",
+        "check_clock=maybe",
+        "namespace=",
+        "namespace={a}",
+        "timeout=0",
+        "nonsense=1",
+        "socket_timeout=x",
+    ):
         with pytest.raises(InvalidValue):
             Ledger(f"{server.url}?{query}")
 
@@ -1050,7 +1060,9 @@ def test_a_cluster_serves_sync_and_async(clock):
         with server.client() as plain:
             plain.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
             deadline = time.monotonic() + 20
-            while b"cluster_state:ok" not in _raw(plain.execute_command("CLUSTER INFO")) and time.monotonic() < deadline:
+            while (
+                b"cluster_state:ok" not in _raw(plain.execute_command("CLUSTER INFO")) and time.monotonic() < deadline
+            ):
                 pass
         client = redis.RedisCluster("127.0.0.1", server.port)
         ledger, key, secret = ledger_with(RedisStore(client, namespace=namespace()), clock)
@@ -1075,4 +1087,3 @@ def test_a_cluster_serves_sync_and_async(clock):
 
 def _raw(info):
     return info if isinstance(info, bytes) else json.dumps(info).replace('": "', ":").encode()
-

@@ -127,7 +127,9 @@ def test_contention_is_never_a_denial():
     """PyrateLimiter took a busy lock for a refusal: 53 of 200 contended trials admitted fewer than 20 of 20."""
     ledger, _, key, _ = open_ledger("40/day")
     admitted = []
-    threads = [threading.Thread(target=lambda: admitted.extend(bool(ledger.consume(key)) for _ in range(5))) for _ in range(8)]
+    threads = [
+        threading.Thread(target=lambda: admitted.extend(bool(ledger.consume(key)) for _ in range(5))) for _ in range(8)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -340,15 +340,17 @@ def _by_day(item: tuple[tuple[int, str], UsageRecord]) -> tuple[int, str]:
     return item[0]
 
 
-_OPERATIONS: Mapping[str, Callable[[Request, Entry | None, Party | None, Terms], Any]] = MappingProxyType({
-    "consume": _consume,
-    "peek": _consume,
-    "reserve": _consume,
-    "commit": _commit,
-    "cancel": _cancel,
-    "refund": _refund,
-    "grant": _adjust,
-    "set_remaining": _adjust,
-    "forget": _forget,
-    "usage": _usage,
-})
+_OPERATIONS: Mapping[str, Callable[[Request, Entry | None, Party | None, Terms], Any]] = MappingProxyType(
+    {
+        "consume": _consume,
+        "peek": _consume,
+        "reserve": _consume,
+        "commit": _commit,
+        "cancel": _cancel,
+        "refund": _refund,
+        "grant": _adjust,
+        "set_remaining": _adjust,
+        "forget": _forget,
+        "usage": _usage,
+    }
+)

@@ -230,9 +230,9 @@ def _to_costs(costs: object) -> Mapping[str, Cost]:
             parse_cost(cost)
         except InvalidCost as error:
             raise InvalidPlan(f"costs[{check_route(route)!r}]", error.value, error.accepted) from None
-    return MappingProxyType({
-        route: cost if type(cost) is int else MappingProxyType(dict(cost)) for route, cost in costs.items()
-    })
+    return MappingProxyType(
+        {route: cost if type(cost) is int else MappingProxyType(dict(cost)) for route, cost in costs.items()}
+    )
 
 
 def check_route(route: object, field: str = "route") -> str:

@@ -56,9 +56,7 @@ def same(answer: Any) -> Any:
 class Steps:
     """The pure steps of every method, and the settings of a ledger."""
 
-    def __init__(
-        self, *, clock: Clock = system_clock, on_unavailable: Unavailable = "raise"
-    ) -> None:
+    def __init__(self, *, clock: Clock = system_clock, on_unavailable: Unavailable = "raise") -> None:
         if not callable(clock):
             raise InvalidValue("clock", clock, "a callable returning whole microseconds since the epoch")
         if on_unavailable not in ("raise", "deny", "allow"):

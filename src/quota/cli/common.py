@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime, timedelta, timezone
@@ -43,8 +43,35 @@ StoreOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 ApiOption = Annotated[str, typer.Option("--api", help="Which API the call is to, where a key has plans for several.")]
 RouteOption = Annotated[str | None, typer.Option("--route", help="The route, as the plan names it.")]
-KeyArgument = Annotated[str, typer.Argument(metavar="KEY", help="The key's id, or its name where no other has it.")]
-PlanArgument = Annotated[str, typer.Argument(metavar="PLAN", help="The plan's id.")]
+
+
+def _complete(incomplete: str, ids: Callable[[Ledger], list[str]]) -> list[str]:
+    """Ids for the shell to complete: of a local store alone, and never an error."""
+    url = os.environ.get("QUOTA_STORE") or DEFAULT_STORE
+    try:
+        if sqlite_path(url) is None:
+            return []
+        with opened(url) as ledger:
+            return [id_ for id_ in ids(ledger) if id_.startswith(incomplete)]
+    except Exception:  # noqa: BLE001 -- a shell waits for words, not for reasons
+        return []
+
+
+def complete_key(incomplete: str) -> list[str]:
+    """The ids of keys that begin so."""
+    return _complete(incomplete, lambda ledger: [key.id for key in ledger.list_keys()])
+
+
+def complete_plan(incomplete: str) -> list[str]:
+    """The ids of plans that begin so."""
+    return _complete(incomplete, lambda ledger: [plan.id for plan in ledger.list_plans()])
+
+
+KeyArgument = Annotated[
+    str,
+    typer.Argument(metavar="KEY", help="The key's id, or its name where no other has it.", autocompletion=complete_key),
+]
+PlanArgument = Annotated[str, typer.Argument(metavar="PLAN", help="The plan's id.", autocompletion=complete_plan)]
 PlotOption = Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Draw it too: FILE.svg or FILE.png.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 

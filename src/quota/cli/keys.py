@@ -16,6 +16,7 @@ from .common import (
     StoreOption,
     WrongUse,
     YesOption,
+    complete_plan,
     confirm,
     find_key,
     opened,
@@ -32,7 +33,9 @@ app = typer.Typer(help="API keys: who may call.", no_args_is_help=True)
 
 PlansOption = Annotated[
     list[str] | None,
-    typer.Option("--plan", metavar="PLAN", help="Put it on this plan; repeat for other APIs."),
+    typer.Option(
+        "--plan", metavar="PLAN", help="Put it on this plan; repeat for other APIs.", autocompletion=complete_plan
+    ),
 ]
 IdOption = Annotated[str | None, typer.Option("--id", help="An id of your own; by default ten letters and digits.")]
 AccountOption = Annotated[str | None, typer.Option("--account", help="Whose usage is counted; by default its own.")]

@@ -16,6 +16,7 @@ from .common import (
     StoreOption,
     WrongUse,
     YesOption,
+    complete_plan,
     confirm,
     opened,
     read_text,
@@ -28,7 +29,7 @@ app = typer.Typer(help="Usage plans: what their keys may use.", no_args_is_help=
 
 _FIELDS = {"id", "limits", "name", "api", "routes", "costs", "alerts"}
 
-IdArgument = Annotated[str | None, typer.Argument(metavar="PLAN", help="The plan's id.")]
+IdArgument = Annotated[str | None, typer.Argument(metavar="PLAN", help="The plan's id.", autocompletion=complete_plan)]
 LimitsArgument = Annotated[
     str | None, typer.Argument(metavar="LIMITS", help="Such as '1000/day, 10/s burst 20'; '' for none.")
 ]

@@ -171,9 +171,9 @@ def demo() -> None:
     from ..demo import HEADER, REPLAYED, Walk, sample_report  # noqa: PLC0415 -- only what is asked for
 
     say("The mission, on the real library:\n")
-    colours = {"2": GOOD, "4": BAD}
+    colours = {"200 ": GOOD, "403 ": BAD, "429 ": BAD}
     rows = [
-        (step, what, Text(answer, style=colours.get(answer[0], "") if answer[1:3].isdigit() else ""), used)
+        (step, what, Text(answer, style=colours.get(answer[:4], "")), used)
         for step, what, answer, used in Walk().rows()
     ]
     print_table(HEADER, rows, right=("usage",))

@@ -21,7 +21,7 @@ from ..operations import UsageRecord
 from ..plan import UsagePlan, encode_plan
 
 Cell = str | Text
-GOOD, WARN, BAD, QUIET = "blue", "yellow", "bold red", "dim"
+GOOD, WARN, BAD, QUIET = "cyan", "yellow", "bold red", "dim"
 """Never by colour alone: whatever is coloured says the same in words or shapes."""
 
 _SPANS = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))

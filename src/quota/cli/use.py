@@ -23,6 +23,7 @@ from .common import (
     PlotOption,
     RouteOption,
     StoreOption,
+    complete_key,
     find_key,
     opened,
     read_secret,
@@ -41,7 +42,12 @@ from .show import (
 )
 
 CallerArgument = Annotated[
-    str, typer.Argument(metavar="KEY", help="The key's id or name; or -, and its secret on standard input.")
+    str,
+    typer.Argument(
+        metavar="KEY",
+        help="The key's id or name; or -, and its secret on standard input.",
+        autocompletion=complete_key,
+    ),
 ]
 CostOption = Annotated[
     str | None, typer.Option("--cost", help="As 3, or '1 requests, 812 tokens'; by default what the plan says, else 1.")

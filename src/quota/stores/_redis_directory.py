@@ -33,9 +33,7 @@ class Directory:
 
     exact_across_failover = False
 
-    def __init__(
-        self, namespace: str, timeout: float, check_clock: bool | None, options: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, namespace: str, timeout: float, check_clock: bool | None, options: Mapping[str, Any]) -> None:
         check_text("namespace", namespace, longest=128)
         if "{" in namespace or "}" in namespace:
             raise InvalidValue("namespace", namespace, "text without braces, which mark the hash tag")

@@ -64,9 +64,9 @@ class Lane:
     """One key's plain way through one course.
 
     ``units``: in the order the server gets them; ``counted``: those of them that it can count. ``meters``: (record,
-    meter, unit, quiet, ceiling), ``buckets``: (record, meter, bucket, unit, drain, scale, burst), by index; records are 0 (the key's) and 1
-    (the account's). Up to ``quiet`` nothing happens but counting, above ``ceiling`` the quota refuses, in between the
-    rule is asked. ``tag``: what a store keeps with it.
+    meter, unit, quiet, ceiling), ``buckets``: (record, meter, bucket, unit, drain, scale, burst), by index; records
+    are 0 (the key's) and 1 (the account's). Up to ``quiet`` nothing happens but counting, above ``ceiling`` the quota
+    refuses, in between the rule is asked. ``tag``: what a store keeps with it.
     """
 
     __slots__ = (
@@ -195,8 +195,17 @@ def _lay_lines(lane: Lane, party: Party, request: Request) -> bool:
         else:
             names = [bucket.name for bucket in meter.buckets]  # type: ignore[union-attr] # settled
             lane.places.append((line, len(lane.meters) + len(lane.buckets), 0, 0, 0))
-            lane.buckets.append((index, position, names.index(line.name), lane.units.index(line.unit),
-                                 line.drain, line.scale, line.burst))  # type: ignore[union-attr] # a throttle
+            lane.buckets.append(
+                (
+                    index,
+                    position,
+                    names.index(line.name),
+                    lane.units.index(line.unit),
+                    line.drain,
+                    line.scale,
+                    line.burst,
+                )
+            )  # type: ignore[union-attr] # a throttle
     lane.until = until
     return True
 

@@ -137,7 +137,9 @@ class Machine(RuleBasedStateMachine):
             decision = self.ledger.peek(self._presented(id_), 3)
         except ClockSkew:
             return
-        instants = sorted({_us(s.resets_at) for s in decision.limits} | ({_us(r)} if (r := decision.retry_at) else set()))
+        instants = sorted(
+            {_us(s.resets_at) for s in decision.limits} | ({_us(r)} if (r := decision.retry_at) else set())
+        )
         later = [instant for instant in instants if instant + delta > self.now]
         if later:
             self.clock.set(later[0] + delta)
@@ -260,14 +262,18 @@ class Machine(RuleBasedStateMachine):
             kwargs["cost"] = cost
         self._peek(id_, cost, api, route, kwargs)
 
-    @rule(id_=KEY_IDS, cost=COSTS.filter(bool), api=APIS, route=ROUTES, ttl=st.sampled_from([1, 5_000_000, 7200_000_000, 3 * DAY]))
+    @rule(
+        id_=KEY_IDS,
+        cost=COSTS.filter(bool),
+        api=APIS,
+        route=ROUTES,
+        ttl=st.sampled_from([1, 5_000_000, 7200_000_000, 3 * DAY]),
+    )
     def reserve(self, id_: str, cost: Any, api: str, route: str | None, ttl: int) -> None:
         key = self.model.keys.get(id_)
         mark = f"hold {len(self.held)}"
         try:
-            expected = self.model.consume(
-                id_ if key else None, cost, api, route, self.now, ttl=ttl, hold=mark
-            )
+            expected = self.model.consume(id_ if key else None, cost, api, route, self.now, ttl=ttl, hold=mark)
         except Skewed:
             _raises(ClockSkew, lambda: self.ledger.reserve(self._presented(id_), cost, ttl=ttl, api=api, route=route))
             return
@@ -340,7 +346,12 @@ class Machine(RuleBasedStateMachine):
         if wanted:
             self.spent.add(decision.id)
 
-    @rule(id_=KEY_IDS, name=st.sampled_from(["requests/day", "x", "tokens/month"]), units=st.integers(0, 5), grant=st.booleans())
+    @rule(
+        id_=KEY_IDS,
+        name=st.sampled_from(["requests/day", "x", "tokens/month"]),
+        units=st.integers(0, 5),
+        grant=st.booleans(),
+    )
     def adjust(self, id_: str, name: str, units: int, grant: bool) -> None:
         if id_ not in self.model.keys or (grant and not units):
             return

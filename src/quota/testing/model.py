@@ -257,8 +257,8 @@ class Model:
         assert isinstance(spec, Throttle)
         place = self.place(key, api, limit)
         rate = spec.rate / _PER[spec.per]
-        unit_of_level = spec.rate.denominator * _PER[spec.per] // _gcd(
-            spec.rate.denominator * _PER[spec.per], spec.rate.numerator
+        unit_of_level = (
+            spec.rate.denominator * _PER[spec.per] // _gcd(spec.rate.denominator * _PER[spec.per], spec.rate.numerator)
         )
 
         def converted(level: Level) -> Fraction:
@@ -301,7 +301,9 @@ class Model:
         key = self.keys.get(id_ or "")
         return "UNKNOWN_KEY" if key is None else "OK" if key.enabled else "DISABLED_KEY"
 
-    def weigh(self, key: Member, plan: UsagePlan, api: str, route: str | None, takes: Mapping[str, int], now: int) -> Answer:
+    def weigh(
+        self, key: Member, plan: UsagePlan, api: str, route: str | None, takes: Mapping[str, int], now: int
+    ) -> Answer:
         """What a charge would get, told as a decision would tell it."""
         told, violated, waits = [], [], []
         over = 0
@@ -366,7 +368,9 @@ class Model:
                 level = self.levels[self.place(key, api, limit), limit.name]
                 level.level, level.at = level.now(now) + poured.get(limit.spec.unit, 0), now
 
-    def alerts(self, key: Member, plan: UsagePlan, api: str, limits: list[Limit], takes: Mapping[str, int], now: int) -> tuple[tuple[str, int], ...]:
+    def alerts(
+        self, key: Member, plan: UsagePlan, api: str, limits: list[Limit], takes: Mapping[str, int], now: int
+    ) -> tuple[tuple[str, int], ...]:
         crossed = []
         for limit in limits:
             if isinstance(limit.spec, Quota) and takes.get(limit.spec.unit):
@@ -417,7 +421,9 @@ class Model:
         count, self.at, self.windows, self.seen, self.levels = saved
         del self.events[count:]
 
-    def commit(self, id_: str, hold: str, actual: Mapping[str, int] | None, api: str, route: str | None, now: int) -> tuple[Event, ...]:
+    def commit(
+        self, id_: str, hold: str, actual: Mapping[str, int] | None, api: str, route: str | None, now: int
+    ) -> tuple[Event, ...]:
         """What was held becomes what was used."""
         key = self.keys[id_]
         now = self.instant(key, now)
