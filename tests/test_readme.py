@@ -33,7 +33,7 @@ def play(text, names):
 
 def test_the_readme_is_true():
     """Its blocks run in order, and each result that it shows is the result."""
-    assert play((ROOT / "README.md").read_text(), {"__name__": "readme"}) > 20
+    assert play((ROOT / "README.md").read_text("utf-8"), {"__name__": "readme"}) > 20
 
 
 def test_a_false_readme_is_caught():
