@@ -134,7 +134,7 @@ BUGS = {
         "charge.py", "(base, since), extra, alerted = known(record, meter, start), 0, 0",
         "(base, since), extra, alerted = known(record, meter, start), slot.extra if slot else 0, 0"),
     "an old secret still works": (
-        "steps.py", "                if until > now:\n", "                if until >= now:\n"),
+        "administration.py", "                if until > now:\n", "                if until >= now:\n"),
     "a day's history counts the wrong day": (
         "record.py", "if row[4] == day:", "if row[4] == day + 1:"),
 }  # fmt: skip

@@ -13,6 +13,7 @@ from hashlib import sha256
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from .administration import Step
 from .charge import MAX_UNITS
 from .clock import Clock, system_clock
 from .decision import Decision
@@ -20,7 +21,7 @@ from .errors import StoreBusy, StoreUnavailable
 from .key import ApiKey
 from .plan import Cost
 from .reservation import AsyncReservation, Reservation
-from .steps import DEFAULT, Presented, Step, Steps, Unavailable
+from .steps import DEFAULT, Presented, Steps, Unavailable
 from .store import Store, open_store, tell_clock
 from .stores.memory import Lane, MemoryStore
 
