@@ -213,7 +213,7 @@ def parse_limits(text: str) -> tuple[Limit, ...]:
             limits.append(parse_limit(part))
         except InvalidPlan as error:
             shown = str(error.value)
-            inside = part.find(shown) if shown else -1
+            inside = part.find(shown) if shown else len(part.rstrip())  # what is missing is missing at the end
             column = at + (inside if inside >= 0 else len(part) - len(part.lstrip())) + 1
             raise InvalidPlan(f"limits, character {column} ({error.field})", error.value, error.accepted) from None
         at += len(part) + 1
