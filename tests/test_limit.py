@@ -67,7 +67,9 @@ def test_names_by_default():
     assert Throttle(1).name == "throttle"
 
 
-@pytest.mark.parametrize("rate", [0, -1, True, 1.5, float("nan"), "", "x", "1/0", 2**53, None, [], "nan", Decimal("Infinity")])
+@pytest.mark.parametrize(
+    "rate", [0, -1, True, 1.5, float("nan"), "", "x", "1/0", 2**53, None, [], "nan", Decimal("Infinity")]
+)
 def test_a_rate_is_exact(rate):
     """No floats, nothing that is not a positive number."""
     with pytest.raises(InvalidPlan, match="rate"):
@@ -115,9 +117,7 @@ PERIODS = st.sampled_from([
     Period("day"), Period("month", zone="Europe/Paris"), Period("week", offset=2), Period("minute", count=15),
     Period("year"),
 ])  # fmt: skip
-QUOTAS = st.builds(
-    Quota, st.integers(1, 10**6), PERIODS, unit=UNITS, by=BY, name=NAMES, overage=st.integers(0, 5)
-)
+QUOTAS = st.builds(Quota, st.integers(1, 10**6), PERIODS, unit=UNITS, by=BY, name=NAMES, overage=st.integers(0, 5))
 THROTTLES = st.builds(
     Throttle, st.fractions(Fraction(1, 100), 1000, max_denominator=100),
     st.sampled_from(["second", "minute", "hour", "day"]), burst=st.integers(1, 1000), unit=UNITS, by=BY, name=NAMES,

@@ -77,7 +77,10 @@ def test_what_cannot_be_meant(field, change):
 def test_a_route_s_limits_beside_the_plan_s():
     """A throttle of a route overrides the plan's of its unit, a quota adds to it, and each is a name of its own."""
     plan = UsagePlan(
-        "p", "10/day, 5/s, 7 tokens/s burst 7 as slow", routes={"r": "2/day, 1/s", "s": [Quota(3, "hour")]}, costs={"t": 2}
+        "p",
+        "10/day, 5/s, 7 tokens/s burst 7 as slow",
+        routes={"r": "2/day, 1/s", "s": [Quota(3, "hour")]},
+        costs={"t": 2},
     )
     assert [line.name for line in plan.course(None).lines] == ["requests/day", "throttle", "slow"]
     assert [line.name for line in plan.course("r").lines] == ["requests/day", "slow", "r requests/day", "r throttle"]
@@ -87,7 +90,9 @@ def test_a_route_s_limits_beside_the_plan_s():
     assert plan.course("unheard of") is plan.course(None)
     assert plan.course("r") is plan.course("r")
     with pytest.raises(InvalidPlan, match=r"routes\['r'\]"):
-        UsagePlan("p", [Quota(1, "day", name="r x"), Quota(1, "hour", name="x")], routes={"r": [Quota(1, "week", name="x")]})
+        UsagePlan(
+            "p", [Quota(1, "day", name="r x"), Quota(1, "hour", name="x")], routes={"r": [Quota(1, "week", name="x")]}
+        )
 
 
 @pytest.mark.parametrize(("limit", "seconds"), [
