@@ -34,6 +34,7 @@ from .clock import DAY_US, EPOCH, to_us
 from .decision import Decision, Details, LimitStatus, Reason, no_window, reason_of, refusal, status_of
 from .errors import InvalidCost, InvalidValue, RequestMismatch, ReservationClosed, UnknownKey
 from .key import new_number, new_token
+from .plan import UsagePlan
 from .record import Record
 from .store import Entry, Request
 
@@ -42,7 +43,8 @@ from .store import Entry, Request
 class UsageRecord:
     """One quota on one UTC day: units ``used`` that day and what ``remaining`` of its window at the day's end.
 
-    ``limit`` is the quota's name. What API Gateway's GetUsage tells, by limit.
+    ``limit`` is the quota's name, behind its route where several routes have one of that name. What API Gateway's
+    GetUsage tells, by limit.
     """
 
     day: date
@@ -327,12 +329,10 @@ def _usage(request: Request, entry: Entry | None, party: Party | None, terms: Te
     now = party.instant(request.now, terms)
     course = _course(entry, request)
     work = party.settled(course, now, terms)
-    rows = [row for record in work.records() for row in record.history()]
     today = now // DAY_US
     found = {
-        (day, name): UsageRecord(EPOCH.date() + timedelta(days=day), api, name, used, max(0, limit - window_used))
-        for api, _, _, name, day, limit, used, window_used, _ in rows
-        if api == request.api
+        (day, name): UsageRecord(EPOCH.date() + timedelta(days=day), request.api, name, used, remaining)
+        for day, name, used, remaining in _rows(work, entry.plans.get(request.api), request.api)
     }
     for standing in weigh(read(work, course, now), {}, now).standings if course else ():
         if isinstance(standing.line, QuotaLine):
@@ -341,6 +341,21 @@ def _usage(request: Request, entry: Entry | None, party: Party | None, terms: Te
             used = found[today, name].used if (today, name) in found else 0
             found[today, name] = UsageRecord(EPOCH.date() + timedelta(days=today), request.api, name, used, remaining)
     return [record for (day, _), record in sorted(found.items(), key=_by_day) if first <= day <= last]
+
+
+def _rows(party: Party, plan: UsagePlan | None, api: str) -> list[tuple[int, str, int, int]]:
+    """(day, name, used, remaining) of each quota: from the record that counts it, told apart by route where need be."""
+    lines = [line for route in ("", *plan.routes) for line in plan.course(route).lines] if plan else []
+    held = {(line.route, line.name): (party.holder(line), line.unit) for line in lines}
+    found = {
+        (day, route, name): (used, max(0, limit - window_used))
+        for record in reversed(party.records())
+        for of, route, unit, name, day, limit, used, window_used, _ in record.history()
+        if of == api and held.get((route, name), (record, unit)) == (record, unit)
+    }
+    places = {(route, name) for _, route, name in found} | set(held)
+    alike = {name for route, name in places if sum(other == name for _, other in places) > 1}
+    return [(day, f"{route} {name}" if route and name in alike else name, *row) for (day, route, name), row in found.items()]
 
 
 def _by_day(item: tuple[tuple[int, str], UsageRecord]) -> tuple[int, str]:

@@ -266,13 +266,15 @@ class Record:
         return rows
 
     def dead_after(self, retention: int) -> tuple[int, int]:
-        """(when nothing here matters any more: two windows late, history told; until when it knows the counts)."""
+        """(when nothing here matters any more: two windows late, buckets empty, history told; until when it counts)."""
         dead = self.at + retention * DAY_US
         floor = self.at + 1
         for meter in self.meters:
             for slot in meter.slots:
                 dead = max(dead, slot.end + 2 * (slot.end - slot.start))
                 floor = max(floor, slot.end)
+            for bucket in meter.buckets:
+                dead = max(dead, bucket.at - -bucket.level // bucket.drain)
         for expires, _, _, _ in (self.holds or {}).values():
             dead = max(dead, expires + DAY_US)
         for memo in (self.requests or {}).values():

@@ -17,6 +17,7 @@ from hypothesis.stateful import invariant, precondition, rule
 
 from ..decision import Decision
 from ..errors import ClockSkew, QuotaError, RequestMismatch, ReservationClosed
+from ..plan import Quota
 from .directory import DirectoryMachine, equal, raises, us_of
 from .model import DAY, Answer, Skewed
 from .strategies import APIS, COSTS, KEY_IDS, REQUEST_IDS, ROUTES
@@ -215,12 +216,17 @@ class Machine(DirectoryMachine):
             now = self.model.instant(key, self.now)
         except Skewed:
             return
-        places = {name: place for (place, name) in self.model.windows if place[0] in self.model.parties(key)}
+        plan = self.model.plans.get(key.plans.get("", ""))
+        places = {
+            limit.name: self.model.place(key, "", limit)
+            for limit in (self.model.limits(plan, None) if plan else ())
+            if isinstance(limit.spec, Quota)
+        }
         for row in self.ledger.usage(id_):
-            if row.limit not in places or sum(name == row.limit for _, name in self.model.windows) > 1:
+            place = places.get(row.limit)
+            if place is None:
                 continue
             day = (row.day - datetime(1970, 1, 1, tzinfo=timezone.utc).date()) // timedelta(days=1)
-            place = places[row.limit]
             used = self.model.sum(place, day * DAY, now) - self.model.sum(place, (day + 1) * DAY, now)
             equal(row.used, used, f"used on day {day} of {row.limit}")
 

@@ -1,0 +1,82 @@
+"""Long ways round that could mint or lose a unit: what is pruned, joined, renamed, forgotten, retried, and when."""
+
+from datetime import datetime, timedelta, timezone
+
+import pytest
+
+from quota import Ledger, ManualClock, Quota, Throttle, UsagePlan
+from quota.stores.memory import MemoryStore
+
+MORNING = datetime(2026, 3, 10, 9, tzinfo=timezone.utc)
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+
+
+@pytest.fixture
+def clock():
+    return ManualClock(MORNING)
+
+
+@pytest.fixture
+def ledger(clock):
+    return Ledger(clock=clock)
+
+
+def on(ledger, limits="10/day", *, id="p", key="k", account=None, **plan):
+    """A key on a plan of these limits: its id and its secret."""
+    ledger.replace_plan(UsagePlan(id, limits, **plan))
+    return ledger.issue_key(key, id, id=key, account=account).secret
+
+
+@pytest.mark.parametrize(("limits", "retention", "idle", "back"), [
+    ("1/day burst 1000", 35, 36 * DAY, 36), ("10/hour burst 10", 0, HOUR / 2, 5), ("10/hour burst 10", 0, HOUR, 10),
+])  # fmt: skip
+def test_a_bucket_that_is_not_empty_is_never_pruned(clock, limits, retention, idle, back):
+    """It may take longer to drain than history is kept: to forget it would be to fill the whole burst again."""
+    ledger = Ledger(MemoryStore(stripes=1, retention=retention), clock=clock)
+    secret = on(ledger, limits)
+    other = on(ledger, id="q", key="other")
+    assert ledger.consume(secret, ledger.get_plan("p").limits[0].burst)
+    clock.advance(idle)
+    for _ in range(4):
+        ledger.consume(other)
+    assert not ledger.peek(secret, back + 1)
+    assert ledger.peek(secret, back)
+
+
+# History
+
+
+def test_a_key_s_history_is_its_own_when_another_joins_its_account(ledger, clock):
+    """A limit by key tells the key's usage, one by account the account's, before and after the second key came."""
+    limits = "90/month, 95/month by account as joint"
+    first = on(ledger, limits, key="first")
+    ledger.consume(first, 5)
+    second = on(ledger, limits, key="second", account="first")
+    ledger.consume(second, 7)
+    today = [[(r.limit, r.used, r.remaining) for r in ledger.usage(key)] for key in ("first", "second")]
+    assert today == [
+        [("joint", 12, 83), ("requests/month", 5, 85)],
+        [("joint", 12, 83), ("requests/month", 7, 83)],
+    ]
+    clock.advance(DAY)
+    ledger.consume(first)
+    ledger.consume(second, 2)
+    both = [[(r.day.day, r.limit, r.used, r.remaining) for r in ledger.usage(key)] for key in ("first", "second")]
+    assert both == [
+        [(10, "joint", 12, 83), (10, "requests/month", 5, 85), (11, "joint", 3, 80), (11, "requests/month", 1, 84)],
+        [(10, "joint", 12, 83), (10, "requests/month", 7, 83), (11, "joint", 3, 80), (11, "requests/month", 2, 81)],
+    ]
+
+
+def test_routes_that_name_their_limits_alike_are_told_apart(ledger, clock):
+    """A count is kept by api, route and name: the history of one route's never hides another's."""
+    secret = on(ledger, "100/month", routes={"/a": "10/hour", "/b": "20/hour, 9/day as few"})
+    ledger.consume(secret, 5, route="/a")
+    ledger.consume(secret, 3, route="/b")
+    for _ in range(2):
+        rows = [(r.limit, r.used, r.remaining) for r in ledger.usage("k", until=MORNING)]
+        assert rows == [
+            ("/a requests/hour", 5, 5), ("/b requests/hour", 3, 17), ("few", 3, 6), ("requests/month", 8, 92),
+        ]  # fmt: skip
+        clock.advance(DAY)
+        ledger.consume(secret)
