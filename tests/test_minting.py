@@ -4,7 +4,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from quota import Ledger, ManualClock, Quota, Throttle, UsagePlan
+from quota import Ledger, ManualClock, RequestMismatch, ReservationClosed, UsagePlan
 from quota.stores.memory import MemoryStore
 
 MORNING = datetime(2026, 3, 10, 9, tzinfo=timezone.utc)
@@ -80,3 +80,51 @@ def test_routes_that_name_their_limits_alike_are_told_apart(ledger, clock):
         ]  # fmt: skip
         clock.advance(DAY)
         ledger.consume(secret)
+
+
+# Refunds, reservations and their retries
+
+
+def test_a_refund_does_not_reach_an_account_that_was_forgotten_since(ledger, clock):
+    """What the account counts now was taken later: the key's own count alone had what is refunded."""
+    limits = "10/day by account as joint, 10/day"
+    first, second = (on(ledger, limits, key=name, account="team") for name in ("first", "second"))
+    ledger.consume(second)
+    before = ledger.consume(first, 5)
+    clock.advance(3 * DAY)
+    ledger.consume(second)
+    clock.advance(-3 * DAY)
+    ledger.forget("second")
+    assert ledger.consume(first, 5)
+    assert ledger.refund(before) == 5
+    assert [s.used for s in ledger.peek(first).limits] == [6, 6]
+
+
+def test_a_refund_reaches_the_account_that_a_key_s_count_became(ledger):
+    """Taken while the key was alone: its account's count began as a copy of its own."""
+    limits = "10/day by account as joint, 10/day"
+    first = on(ledger, limits, key="first")
+    before = ledger.consume(first, 5)
+    second = on(ledger, limits, key="second", account="first")
+    assert ledger.refund(before, 3) == 3
+    assert [s.used for s in ledger.peek(first).limits] == [3, 3]
+    assert [s.used for s in ledger.peek(second).limits] == [3, 1]
+
+
+def test_a_cancelled_reservation_is_not_retried(ledger, clock):
+    """Its retry would be told that it may go on, and holds nothing: a mismatch, as of a refunded call; or another ttl."""
+    secret = on(ledger)
+    held = ledger.reserve(secret, 4, ttl=HOUR, request_id="a")
+    with pytest.raises(RequestMismatch, match="another call"):
+        ledger.reserve(secret, 4, ttl=2 * HOUR, request_id="a")
+    ledger.reserve(secret, 4, ttl=HOUR, request_id="a").cancel()
+    with pytest.raises(RequestMismatch, match="cancelled"):
+        ledger.reserve(secret, 4, ttl=HOUR, request_id="a")
+    with pytest.raises(ReservationClosed):
+        held.commit()
+    done = ledger.reserve(secret, 4, ttl=HOUR, request_id="b")
+    done.commit(3)
+    assert ledger.reserve(secret, 4, ttl=HOUR, request_id="b").id == done.id
+    clock.advance(DAY)
+    again = ledger.reserve(secret, 4, ttl=HOUR, request_id="a")
+    assert (bool(again), again.decision.replayed) == (True, False)

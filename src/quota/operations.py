@@ -118,7 +118,8 @@ def _tokens(party: Party) -> tuple[int, int]:
 def _fingerprint(request: Request) -> list[Any]:
     kind = "reserve" if request.op == "reserve" else "consume"
     takes = None if request.takes is None else sorted(request.takes.items())
-    return [kind, request.api, request.route, takes and [list(pair) for pair in takes]]
+    prints = [kind, request.api, request.route, takes and [list(pair) for pair in takes]]
+    return [*prints, request.ttl] if request.op == "reserve" else prints
 
 
 def _remember(request: Request, details: Details, record: Record, until: int) -> None:
@@ -143,7 +144,7 @@ def _replay(request: Request, memo: list[Any], entry: Entry, party: Party) -> De
     if fingerprint != _fingerprint(request):
         raise RequestMismatch(request_id, f"was used for another call: {fingerprint}")
     if id_ in (party.key.refunds or {}):
-        raise RequestMismatch(request_id, "its charge was refunded")
+        raise RequestMismatch(request_id, "its charge was refunded, or its reservation cancelled")
     verdict = Verdict(
         allowed=True, now=now, standings=tuple(_decode_standing(s) for s in standings),
         crossed=tuple((name, percent) for name, percent in crossed),
@@ -242,6 +243,9 @@ def _cancel(request: Request, entry: Entry | None, party: Party | None, terms: T
         found = record.release(request.id)
         if found is not None and found[2]:
             record.give_back(found[1], found[3])
+    memo = (party.key.requests or {}).get(request.request_id or "")
+    if memo is not None and memo[3] == request.id:
+        party.key.refunds = {**(party.key.refunds or {}), memo[2]: memo[0]}
 
 
 def _refund(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> int:
@@ -257,7 +261,7 @@ def _refund(request: Request, entry: Entry | None, party: Party | None, terms: T
     for at, takes in reversed(groups):
         part = [[api, route, unit, units if wanted is None else min(units, wanted[unit])]
                 for api, route, unit, units in takes if wanted is None or wanted.get(unit)]  # fmt: skip
-        open_for = [(record, record.open_until(at, part, now)) for record in party.records()]
+        open_for = [(record, record.open_until(at, part, now)) for record in party.records() if record.token in tokens]
         if not any(end for _, end in open_for):
             continue
         for record, end in open_for:

@@ -147,7 +147,9 @@ class Steps(Administration):
         if not decision.allowed or decision.key is None:
             raise ReservationClosed(id_)
         takes = None if actual is None else parse_cost(actual, "actual", 0)
-        close = Request(op, self._now(), None, decision.key.id, request.api, request.route, takes, id=id_)
+        close = Request(
+            op, self._now(), None, decision.key.id, request.api, request.route, takes, request.request_id, id_
+        )
         return Step("apply", (close,), same)
 
     def refund(self, decision: Decision, units: Cost | None = None) -> Step[int]:
