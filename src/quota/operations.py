@@ -307,17 +307,10 @@ def find_quota(course: Course | None, name: str, route: str | None) -> QuotaLine
 def _forget(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> None:
     """Drop a key's counts, and its account's where they lie in the future: the repair after a wild clock."""
     _, party = _found(request, entry, party)
-    party.key.become(_nothing(request.now))
+    party.key.become(Record(new_number()))
     if party.account is not None and request.now < party.account.at - terms.max_skew:
-        party.account.become(_nothing(request.now))
+        party.account.become(Record(new_number()))
     party.changed = True
-
-
-def _nothing(now: int) -> Record:
-    """A record that knows of nothing up to ``now``: not one so old that it would be pruned at once."""
-    record = Record(new_number())
-    record.at = now
-    return record
 
 
 def _usage(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> list[UsageRecord]:
