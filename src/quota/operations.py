@@ -255,7 +255,8 @@ def _refund(request: Request, entry: Entry | None, party: Party | None, terms: T
     for at, takes in reversed(groups):
         part = [[api, route, unit, units if wanted is None else min(units, wanted[unit])]
                 for api, route, unit, units in takes if wanted is None or wanted.get(unit)]  # fmt: skip
-        open_for = [(record, record.open_until(at, part, now)) for record in party.records()]
+        together = [row for other, rows in groups if other == at for row in rows]
+        open_for = [(record, record.open_until(at, together, now)) for record in party.records()]
         if not any(end for _, end in open_for):
             continue
         for record, end in open_for:
