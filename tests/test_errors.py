@@ -31,8 +31,8 @@ CASES = [
     (UnknownPlan("p"), {"plan": "p"}, "no usage plan has the id 'p'"),
     (PlanConflict("p", "why"), {"subject": "p", "reason": "why"}, "'p': why"),
     (ClockSkew(1_000_000, 400_000_000), {"now": 1_000_000, "seen": 400_000_000},
-     "the clock reads 1000000 us since the epoch, 399 s behind what was recorded (400000000); "
-     "set the clock right, or forget the key if the record is wrong"),
+     ("the clock reads 1000000 us since the epoch, 399 s behind what was recorded (400000000); "
+      "set the clock right, or forget the key if the record is wrong")),
     (StoreBusy("contended"), {}, "contended"),
     (StoreUnavailable("gone"), {}, "gone"),
     (RequestMismatch("r", "why"), {"request_id": "r", "reason": "why"}, "request_id 'r': why"),

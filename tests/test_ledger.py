@@ -537,6 +537,17 @@ def test_a_refund_finds_its_own_windows(ledger, clock):
     assert [s.used for s in ledger.peek(secret).limits] == [5, 6, 7]
 
 
+def test_units_of_one_call_go_back_together(ledger):
+    """Also those that no limit counts, while a window that counted the call is open, and those that a commit added."""
+    secret = on(ledger, "9/day")
+    assert ledger.refund(ledger.consume(secret, {"requests": 2, "tokens": 3})) == 5
+    assert ledger.refund(ledger.consume(secret, {"requests": 2, "tokens": 3}), {"tokens": 1}) == 1
+    assert ledger.refund(ledger.reserve(secret, 2, ttl=HOUR).commit({"requests": 3, "tokens": 4})) == 7
+    assert ledger.refund(ledger.reserve(secret, 2, ttl=HOUR).commit({"requests": 3, "tokens": 4}), {"requests": 3}) == 3
+    ledger.replace_plan(UsagePlan("p", "9/day, 99 tokens/day"))
+    assert [s.used for s in ledger.peek(secret, {"tokens": 1}).limits] == [2, 7]
+
+
 def test_what_cannot_be_refunded(ledger):
     """A reservation's own decision is cancelled instead; anything else is no decision."""
     secret = on(ledger)

@@ -261,7 +261,8 @@ def _refund(request: Request, entry: Entry | None, party: Party | None, terms: T
     for at, takes in reversed(groups):
         part = [[api, route, unit, units if wanted is None else min(units, wanted[unit])]
                 for api, route, unit, units in takes if wanted is None or wanted.get(unit)]  # fmt: skip
-        open_for = [(record, record.open_until(at, part, now)) for record in party.records() if record.token in tokens]
+        together = [row for other, rows in groups if other == at for row in rows]
+        open_for = [(record, record.open_until(at, together, now)) for record in party.records() if record.token in tokens]
         if not any(end for _, end in open_for):
             continue
         for record, end in open_for:
@@ -313,17 +314,10 @@ def find_quota(course: Course | None, name: str, route: str | None) -> QuotaLine
 def _forget(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> None:
     """Drop a key's counts, and its account's where they lie in the future: the repair after a wild clock."""
     _, party = _found(request, entry, party)
-    party.key.become(_nothing(request.now))
+    party.key.become(Record(new_number()))
     if party.account is not None and request.now < party.account.at - terms.max_skew:
-        party.account.become(_nothing(request.now))
+        party.account.become(Record(new_number()))
     party.changed = True
-
-
-def _nothing(now: int) -> Record:
-    """A record that knows of nothing up to ``now``: not one so old that it would be pruned at once."""
-    record = Record(new_number())
-    record.at = now
-    return record
 
 
 def _usage(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> list[UsageRecord]:

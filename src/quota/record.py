@@ -13,6 +13,7 @@ from .clock import DAY_US
 
 MINUTE_US = 60_000_000
 HOUR_US = 3_600_000_000
+_NEVER = 2**53
 
 
 class Slot:
@@ -267,6 +268,8 @@ class Record:
 
     def dead_after(self, retention: int) -> tuple[int, int]:
         """(when nothing here matters any more: two windows late, buckets empty, history told; until when it counts)."""
+        if not self.at:
+            return _NEVER, 0  # it was forgotten: what takes its place may be refused an answer, which it is not
         dead = self.at + retention * DAY_US
         floor = self.at + 1
         for meter in self.meters:
