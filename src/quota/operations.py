@@ -118,7 +118,7 @@ def _tokens(party: Party) -> tuple[int, int]:
 def _fingerprint(request: Request) -> list[Any]:
     kind = "reserve" if request.op == "reserve" else "consume"
     takes = None if request.takes is None else sorted(request.takes.items())
-    prints = [kind, request.api, request.route, takes and [list(pair) for pair in takes]]
+    prints: list[Any] = [kind, request.api, request.route, takes and [list(pair) for pair in takes]]
     return [*prints, request.ttl] if request.op == "reserve" else prints
 
 
@@ -262,7 +262,8 @@ def _refund(request: Request, entry: Entry | None, party: Party | None, terms: T
         part = [[api, route, unit, units if wanted is None else min(units, wanted[unit])]
                 for api, route, unit, units in takes if wanted is None or wanted.get(unit)]  # fmt: skip
         together = [row for other, rows in groups if other == at for row in rows]
-        open_for = [(record, record.open_until(at, together, now)) for record in party.records() if record.token in tokens]
+        records = [record for record in party.records() if record.token in tokens]
+        open_for = [(record, record.open_until(at, together, now)) for record in records]
         if not any(end for _, end in open_for):
             continue
         for record, end in open_for:
@@ -353,7 +354,9 @@ def _rows(party: Party, plan: UsagePlan | None, api: str) -> list[tuple[int, str
     }
     places = {(route, name) for _, route, name in found} | set(held)
     alike = {name for route, name in places if sum(other == name for _, other in places) > 1}
-    return [(day, f"{route} {name}" if route and name in alike else name, *row) for (day, route, name), row in found.items()]
+    return [
+        (day, f"{route} {name}" if route and name in alike else name, *row) for (day, route, name), row in found.items()
+    ]
 
 
 def _by_day(item: tuple[tuple[int, str], UsageRecord]) -> tuple[int, str]:
