@@ -284,6 +284,28 @@ def test_a_clock_gives_whole_microseconds(clock_):
             call()
 
 
+class Awaited(MemoryStore):
+    """A store for ``AsyncLedger``: what a plain ledger would take for an answer is a coroutine, and that is truthy."""
+
+    async def apply(self, request):
+        return super().apply(request)
+
+
+@pytest.mark.parametrize("store", [5, b"memory://", [], object(), MemoryStore])
+def test_what_is_no_store(store):
+    """It is told at once, not by the first call."""
+    for kind in (Ledger, AsyncLedger):
+        with pytest.raises(InvalidValue, match="store: .*or the URL of one"):
+            kind(store)
+
+
+def test_an_awaited_store_is_refused_by_a_ledger_that_does_not_await():
+    """Else every call would be a coroutine, and a coroutine is truthy: all would be let in."""
+    with pytest.raises(InvalidValue, match="AsyncLedger"):
+        Ledger(Awaited())
+    assert AsyncLedger(Awaited()).store
+
+
 @pytest.mark.parametrize(
     "settings", [{"clock": 5}, {"clock": None}, {"on_unavailable": "open"}, {"on_unavailable": None}]
 )
@@ -636,13 +658,14 @@ def test_set_remaining_is_for_this_window(ledger, clock):
 @pytest.mark.parametrize(("error", "arguments"), [
     (InvalidCost, {"units": -1}), (InvalidCost, {"units": 1.5}), (InvalidCost, {"units": True}), (InvalidCost, {"units": MAX_UNITS + 1}),
     (InvalidValue, {"limit": "throttle"}), (InvalidValue, {"limit": ""}), (InvalidValue, {"limit": 5}), (InvalidValue, {"api": "b"}),
+    (InvalidValue, {"api": None}), (InvalidValue, {"api": []}), (InvalidValue, {"route": ""}), (InvalidValue, {"route": []}),
     (UnknownKey, {"key": "gone"}), (InvalidValue, {"key": 5}),
 ])  # fmt: skip
 def test_adjustments_that_cannot_be_meant(ledger, error, arguments):
     """Nothing changes."""
     secret = on(ledger, "5/day, 5/s")
     values = {"key": "k", "limit": "requests/day", "units": 1, **arguments}
-    api = {"api": values.pop("api")} if "api" in values else {}
+    api = {name: values.pop(name) for name in ("api", "route") if name in values}
     for call in (ledger.grant, ledger.set_remaining):
         with pytest.raises(error):
             call(*values.values(), **api)
@@ -737,7 +760,15 @@ def test_a_late_refund_corrects_the_day_it_was_taken(ledger, clock):
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("since", "yesterday"), ("until", 5), ("since", datetime(2026, 1, 1)), ("until", "")]
+    ("field", "value"),
+    [
+        ("since", "yesterday"),
+        ("until", 5),
+        ("since", datetime(2026, 1, 1)),
+        ("until", ""),
+        ("api", None),
+        ("api", []),
+    ],
 )
 def test_days_that_are_none(ledger, field, value):
     """A date, an aware datetime, or a text of one."""

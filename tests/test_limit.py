@@ -68,7 +68,27 @@ def test_names_by_default():
 
 
 @pytest.mark.parametrize(
-    "rate", [0, -1, True, 1.5, float("nan"), "", "x", "1/0", 2**53, None, [], "nan", Decimal("Infinity")]
+    "rate",
+    [
+        0,
+        -1,
+        True,
+        1.5,
+        float("nan"),
+        "",
+        "x",
+        "1/0",
+        2**53,
+        None,
+        [],
+        "nan",
+        Decimal("Infinity"),
+        "1e999999999",
+        "1e-999999999",
+        Decimal("1e999999999"),
+        Decimal("1e-999999999"),
+        "9" * 5000,
+    ],
 )
 def test_a_rate_is_exact(rate):
     """No floats, nothing that is not a positive number."""
@@ -86,7 +106,7 @@ def test_a_burst_by_default_is_one_per_of_rate(rate, exact, burst):
     assert (throttle.rate, throttle.burst) == (exact, burst)
 
 
-@pytest.mark.parametrize("per", ["", "week", "s", None, 1])
+@pytest.mark.parametrize("per", ["", "week", "s", None, 1, []])
 def test_a_throttle_s_per(per):
     """A rate is per second, minute, hour or day."""
     with pytest.raises(InvalidPlan, match="per: .*'second', 'minute', 'hour' or 'day'"):

@@ -62,7 +62,7 @@ def test_limits_are_given_in_any_form(limits):
     ("routes", {"routes": "r"}), ("routes", {"routes": [("r", "5/day")]}), ("route", {"routes": {"": "5/day"}}),
     ("route", {"routes": {"x" * 1025: "5/day"}}), ("limits", {"routes": {"r": 5}}),
     ("costs", {"costs": "r"}), ("costs['r']", {"costs": {"r": 0}}), ("costs['r']", {"costs": {"r": 1.5}}),
-    ("route", {"costs": {5: 0}}),
+    ("route", {"costs": {5: 0}}), ("route", {"costs": {5: 1}}), ("route", {"costs": {"": 5}}), ("route", {"costs": {"\ud800": 1}}),
     ("alerts", {"alerts": 80}), ("alerts", {"alerts": "80"}), ("alerts", {"alerts": (0,)}), ("alerts", {"alerts": (80.5,)}),
     ("alerts", {"alerts": (1001,)}), ("alerts", {"alerts": (True,)}),
 ])  # fmt: skip

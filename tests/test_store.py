@@ -20,7 +20,7 @@ def test_a_url_opens_a_store_with_its_options():
 @pytest.mark.parametrize("url", [
     "", "memory", "mysql://x", "memory://host", "memory:///path", "memory://?nonsense=1", "memory://?stripes=0",
     "memory://?stripes=-1", "memory://?stripes=x", "memory://?stripes=", "memory://?stripes=1234567890",
-    "memory://?retention=1.5",
+    "memory://?retention=1.5", "memory://[x", "redis://[x",
 ])  # fmt: skip
 def test_a_url_that_names_no_store(url):
     """A clear error, with what would be accepted."""
@@ -54,9 +54,9 @@ def test_fractions_of_seconds_are_fine():
     assert make_terms(max_skew=0.25).max_skew == 250_000
 
 
-@pytest.mark.parametrize("stripes", [0, -1, True, 1.0, "1"])
+@pytest.mark.parametrize("stripes", [0, -1, True, 1.0, "1", 2**63])
 def test_stripes_are_a_number_of_locks(stripes):
-    """At least one."""
+    """At least one, and no more than memory can be asked for."""
     with pytest.raises(InvalidValue, match="stripes"):
         MemoryStore(stripes=stripes)
 

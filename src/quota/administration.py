@@ -120,7 +120,7 @@ class Administration:
         id_ = new_id() if id_ is None else id_
         key = ApiKey(
             id=id_, name=name, account=id_ if account is None else account, created_at=to_datetime(self._now()),
-            expires_at=expires_at, metadata=metadata or {}, secrets=(Secret.of(secret),),
+            expires_at=expires_at, metadata={} if metadata is None else metadata, secrets=(Secret.of(secret),),
         )  # fmt: skip
         issued = IssuedKey(key, secret)
         return Step("add_key", (key, None if plan is None else _plan_id(plan)), lambda _: issued)

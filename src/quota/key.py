@@ -138,6 +138,8 @@ def _to_metadata(metadata: object) -> Mapping[str, str]:
 
 
 def _to_secrets(secrets: Iterable[Secret]) -> tuple[Secret, ...]:
+    if not isinstance(secrets, Iterable):
+        raise InvalidValue("secrets", type(secrets), "what Secret.of makes of each secret")
     return tuple(secrets)
 
 

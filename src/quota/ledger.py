@@ -10,6 +10,7 @@ import functools
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import timedelta
 from hashlib import sha256
+from inspect import iscoroutinefunction
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -17,7 +18,7 @@ from .administration import Step
 from .charge import MAX_UNITS
 from .clock import Clock, system_clock
 from .decision import Decision
-from .errors import StoreBusy, StoreUnavailable
+from .errors import InvalidValue, StoreBusy, StoreUnavailable
 from .key import ApiKey
 from .plan import Cost
 from .reservation import AsyncReservation, Reservation
@@ -28,6 +29,19 @@ from .stores.memory import Lane, MemoryStore
 _new = object.__new__
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+def _opened(store: Any, *, asynchronous: bool) -> Any:
+    """The store that was given, opened, or made."""
+    if store is None:
+        return MemoryStore()
+    opened = open_store(store, asynchronous=asynchronous) if isinstance(store, str) else store
+    if isinstance(opened, type) or not callable(getattr(opened, "apply", None)):
+        raise InvalidValue("store", opened, "a store, or the URL of one")
+    if not asynchronous and iscoroutinefunction(opened.apply):
+        # Its answers would be coroutines, and a coroutine is truthy: every call would be let in.
+        raise InvalidValue("store", type(opened), "a store that is not awaited; this one is for AsyncLedger")
+    return opened
 
 
 def _sync(step: Callable[Concatenate[Any, P], Step[T]]) -> Callable[Concatenate[Ledger, P], T]:
@@ -65,7 +79,7 @@ class Ledger:
     ) -> None:
         self._steps = Steps(clock=clock, on_unavailable=on_unavailable)
         self._clock = clock
-        opened = MemoryStore() if store is None else open_store(store) if isinstance(store, str) else store
+        opened = _opened(store, asynchronous=False)
         self.store: Store = opened
         tell_clock(opened, clock)
         self._lanes: dict[Any, Lane] = opened.lanes if isinstance(opened, MemoryStore) else {}
@@ -214,8 +228,7 @@ class AsyncLedger:
         self, store: Any = None, *, clock: Clock = system_clock, on_unavailable: Unavailable = "raise"
     ) -> None:
         self._steps = Steps(clock=clock, on_unavailable=on_unavailable)
-        opened = open_store(store, asynchronous=True) if isinstance(store, str) else store
-        self.store: Any = MemoryStore() if store is None else opened
+        self.store: Any = _opened(store, asynchronous=True)
         tell_clock(self.store, clock)
 
     async def _call(self, method: str, *args: Any) -> Any:

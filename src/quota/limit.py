@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from fractions import Fraction
 from math import gcd
 from types import MappingProxyType
@@ -27,6 +28,7 @@ _PER_WORDS = {"s": "second", "sec": "second", "m": "minute", "min": "minute", "h
 _NAME = re.compile(r"[^\s,/](?:[^,\n\r\t]*[^\s,])?\Z")
 _UNIT = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}\Z")
 _UNITS_OF_A_COST = 16
+_MOST_DIGITS = 50
 
 
 def whole(field: str, value: object, least: int = 1, error: type[InvalidPlan | InvalidCost] = InvalidPlan) -> int:
@@ -124,6 +126,10 @@ def _to_rate(rate: object) -> Fraction:
     if isinstance(rate, (bool, float)):
         raise InvalidPlan("rate", rate, accepted + " (floats are not exact)")
     try:
+        if isinstance(rate, str) and "e" in rate.lower():
+            rate = Decimal(rate)
+        if isinstance(rate, Decimal) and rate.is_finite() and abs(rate.adjusted()) > _MOST_DIGITS:
+            raise InvalidPlan("rate", rate, accepted)  # else a fraction of a thousand million digits would be made
         exact = Fraction(rate)  # type: ignore[call-overload] # a wrong type is what is being found out
     except (TypeError, ValueError, ArithmeticError):
         raise InvalidPlan("rate", rate, accepted) from None
@@ -152,7 +158,7 @@ class Throttle:
     name: str = attrs.field(default=None, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
-        if self.per not in _PER_US:
+        if type(self.per) is not str or self.per not in _PER_US:
             raise InvalidPlan("per", self.per, "'second', 'minute', 'hour' or 'day'")
         if self.burst is None:
             object.__setattr__(self, "burst", -(-self.rate.numerator // self.rate.denominator))

@@ -49,10 +49,11 @@ def _to_costs(costs: object) -> Mapping[str, Cost]:
     if not isinstance(costs, Mapping):
         raise InvalidPlan("costs", costs, "a mapping from route to cost")
     for route, cost in costs.items():
+        check_route(route)
         try:
             parse_cost(cost)
         except InvalidCost as error:
-            raise InvalidPlan(f"costs[{check_route(route)!r}]", error.value, error.accepted) from None
+            raise InvalidPlan(f"costs[{route!r}]", error.value, error.accepted) from None
     return MappingProxyType(
         {route: cost if type(cost) is int else MappingProxyType(dict(cost)) for route, cost in costs.items()}
     )

@@ -99,12 +99,7 @@ class Steps(Administration):
         now: int,
     ) -> Request:
         takes = None if cost is DEFAULT else parse_cost(cost)
-        if api:
-            check_text("api", api)
-        elif api != "":
-            raise InvalidValue("api", api, "text")
-        if route is not None:
-            check_route(route)
+        _check_where(api, route)
         if request_id is not None:
             check_text("request_id", request_id)
         hashed = known = None
@@ -196,6 +191,7 @@ class Steps(Administration):
         self, op: str, key: ApiKey | str, limit: str, units: int, api: str, route: str | None
     ) -> Step[LimitStatus]:
         check_text("limit", limit, longest=2048)
+        _check_where(api, route)
         request = Request(op, self._now(), None, key_id(key), api, route, args=(limit, units))
         return Step("apply", (request,), same)
 
@@ -218,6 +214,7 @@ class Steps(Administration):
 
         Today is always there. A limit by account tells the account's usage. Raises ``UnknownKey``, ``InvalidValue``.
         """
+        _check_where(api, None)
         days = (_day("since", since, -(10**6)), _day("until", until, 10**7))
         request = Request("usage", self._now(), None, key_id(key), api, args=days)
         return Step("apply", (request,), same)
@@ -230,6 +227,13 @@ class Steps(Administration):
         takes = request.takes or {"requests": 1}
         verdict = Verdict(allowed=allowed, now=request.now, standings=())
         return Decision(Details(Reason.STORE_UNAVAILABLE, None, None, None, takes, verdict))
+
+
+def _check_where(api: object, route: object) -> None:
+    if api != "":
+        check_text("api", api)
+    if route is not None:
+        check_route(route)
 
 
 def _day(field: str, day: date | str | None, default: int) -> int:
