@@ -898,6 +898,17 @@ def test_deciding_without_the_store_is_the_caller_s_choice(error, choice, allowe
     assert ledger.refund(ledger.consume("x" * 20)) == 0
 
 
+def test_a_reservation_that_was_allowed_without_the_store_can_be_settled():
+    """There is nothing to commit or cancel; leaving its block, which is where the work was done, is no error."""
+    ledger = Ledger(Failing(StoreUnavailable("gone")), on_unavailable="allow")
+    with ledger.reserve("x" * 20, 5, ttl=HOUR) as held:
+        assert held
+    with ledger.reserve("x" * 20, 5, ttl=HOUR) as held:
+        assert held.commit(3).reason is Reason.STORE_UNAVAILABLE
+    with pytest.raises(InvalidCost):
+        ledger.reserve("x" * 20, 5, ttl=HOUR).commit(-1)
+
+
 def test_async_is_the_same_with_await(clock):
     """Every method, its context manager, and a reservation's."""
 

@@ -139,9 +139,11 @@ class Steps(Administration):
 
     def close(self, request: Request, decision: Decision, op: str, id_: str, actual: Cost | None) -> Step[Any]:
         """Commit or cancel a reservation."""
-        if not decision.allowed or decision.key is None:
+        if not decision.allowed:
             raise ReservationClosed(id_)
         takes = None if actual is None else parse_cost(actual, "actual", 0)
+        if decision.key is None:  # allowed without the store: nothing is held
+            return Step("", (), lambda _: decision)
         close = Request(
             op, self._now(), None, decision.key.id, request.api, request.route, takes, request.request_id, id_
         )
