@@ -1,6 +1,7 @@
 """The error tree: every error says what happened, keeps its evidence, and survives a pickle."""
 
 import pickle
+import traceback
 
 import pytest
 
@@ -79,3 +80,23 @@ def test_whatever_came_in_can_be_shown():
     assert shown(Broken()) == "<Broken whose repr raised RuntimeError>"
     assert len(shown("x" * 10**6)) == 120
     assert shown("x" * 10**6).endswith("...")
+
+
+def test_a_secret_in_the_wrong_place_is_not_shown():
+    """Given for a key's id, a plan's, a cost, a name or a decision, it is told by its last four characters."""
+    ledger = Ledger()
+    secret = ledger.issue_key("k", id="k", prefix="my-app_live").secret
+    calls = [
+        lambda: ledger.get_key(secret), lambda: ledger.usage(secret), lambda: ledger.rotate_key(secret),
+        lambda: ledger.associate("k", secret), lambda: ledger.issue_key("x", secret), lambda: ledger.refund(secret),
+        lambda: ledger.consume(1, secret), lambda: ledger.consume("x", {secret: -1}), lambda: ledger.add_plan([secret] * 50),
+        lambda: ledger.issue_key("x", metadata={secret: 1}), lambda: ledger.issue_key("x", metadata={"a": {"b": secret}}),
+        lambda: ledger.consume("x", "x" * 90 + " " + secret),
+    ]  # fmt: skip
+    for call in calls:
+        with pytest.raises(QuotaError) as raised:
+            call()
+        told = [str(raised.value), repr(raised.value), "".join(traceback.format_exception(raised.value))]
+        assert not [text for text in told if secret[:-4] in text or secret[-30:-4] in text]
+        assert any(secret[-4:] in text for text in told)
+    assert repr(UnknownKey("k")) == "<UnknownKey: no API key has the id 'k'>"
