@@ -128,3 +128,16 @@ def test_a_cancelled_reservation_is_not_retried(ledger, clock):
     clock.advance(DAY)
     again = ledger.reserve(secret, 4, ttl=HOUR, request_id="a")
     assert (bool(again), again.decision.replayed) == (True, False)
+
+
+def test_a_late_commit_reaches_the_account_whatever_others_held_since(ledger, clock):
+    """A day after a hold lapsed the account may have dropped it, when another key held something; its key has not."""
+    limits = "100/month by account as joint, 100/month"
+    first, second = (on(ledger, limits, key=name, account="team") for name in ("first", "second"))
+    held = ledger.reserve(first, 5, ttl=HOUR)
+    clock.advance(DAY + 2 * HOUR)
+    assert ledger.reserve(second, 1, ttl=HOUR)
+    decision = held.commit(4)
+    assert [(s.name, s.used) for s in decision.limits] == [("joint", 5), ("requests/month", 4)]
+    assert ledger.refund(decision) == 4
+    assert [s.used for s in ledger.peek(first, 1).limits] == [2, 1]

@@ -205,11 +205,10 @@ def _commit(request: Request, entry: Entry | None, party: Party | None, terms: T
     held: dict[str, int] = {}
     actual: Mapping[str, int] = {}
     counted: dict[str, int] = {}
+    takes: list[list[Any]] = []
     for record in party.records():
-        found = record.release(request.id)
-        if found is None:
-            continue
-        _, taken_at, still_open, takes = found
+        # An account may have dropped a hold that lapsed before its key did: what was used is recorded all the same.
+        _, taken_at, still_open, takes = record.release(request.id) or [0, now, False, takes]
         held = {unit: units for _, route, unit, units in takes if not route}
         actual = held if request.takes is None else request.takes
         kept, more = [], []
@@ -223,7 +222,7 @@ def _commit(request: Request, entry: Entry | None, party: Party | None, terms: T
                 if units > had:
                     more.append([api, route, unit, units - had])
                     counted[unit] = units - had
-        groups = [(at, part) for at, part in ((taken_at, kept), (now, more)) if part]
+        groups = groups or [(at, part) for at, part in ((taken_at, kept), (now, more)) if part]
         add(record, more, now)
     poured = {unit: units - held.get(unit, 0) for unit, units in actual.items() if units > held.get(unit, 0)}
     verdict = mark(party, course, counted, poured, now) if course else Verdict(allowed=True, now=now, standings=())
