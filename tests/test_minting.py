@@ -4,7 +4,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from quota import Ledger, ManualClock, RequestMismatch, ReservationClosed, UsagePlan
+from quota import Ledger, ManualClock, Quota, RequestMismatch, ReservationClosed, UsagePlan
 from quota.stores.memory import MemoryStore
 
 MORNING = datetime(2026, 3, 10, 9, tzinfo=timezone.utc)
@@ -141,3 +141,28 @@ def test_a_late_commit_reaches_the_account_whatever_others_held_since(ledger, cl
     assert [(s.name, s.used) for s in decision.limits] == [("joint", 5), ("requests/month", 4)]
     assert ledger.refund(decision) == 4
     assert [s.used for s in ledger.peek(first, 1).limits] == [2, 1]
+
+
+# Limits that not every call touches
+
+
+@pytest.mark.parametrize("period", ["day in Europe/Paris", "week in Asia/Kolkata", "45 minute", "month in America/Havana",
+                                    "hour from 2026-01-31T09:17:00+00:00", "day"])  # fmt: skip
+@pytest.mark.parametrize("where", [{"route": "r"}, {"api": "b"}])
+def test_a_window_begins_empty_whatever_was_called_first_in_it(ledger, clock, period, where):
+    """A call elsewhere does not touch a route's or another api's limit, but it moves time on: no unit is lost by it."""
+    limit = Quota(5, period, name="few")
+    secret = on(ledger, "1000/day", routes={"r": [limit]})
+    ledger.add_plan(UsagePlan("b", [limit], api="b"))
+    ledger.associate("k", "b")
+    for _ in range(4):
+        while ledger.consume(secret, **where):
+            clock.advance(1)
+        start, end = limit.period.window(clock())
+        clock.set(end - 1)
+        assert ledger.peek(secret, **where).violated == ("few",)
+        for instant in (end + (end - start) // 2, end + (end - start) * 9 // 10):
+            clock.set(instant)
+            assert ledger.consume(secret)
+        assert ledger.consume(secret, 5, **where)
+        clock.advance(1)

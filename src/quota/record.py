@@ -20,7 +20,7 @@ class Slot:
     """One quota's current window, ``[start, end)``: ``base`` is what the meter read at ``since``.
 
     ``since`` is the start, unless the limit's period changed and what was used carried over, or the reading at the
-    start was not known.
+    start was not known; or the end, where the window has ended and its limit was not called since.
     """
 
     __slots__ = ("alerted", "base", "end", "extra", "limit", "name", "since", "start")
@@ -36,6 +36,10 @@ class Slot:
         self.alerted = alerted
         self.limit = limit
         self.since = since
+
+    def matters_until(self) -> int:
+        """Until when anything may be asked of it: where it has ended, the window that follows begins at its reading."""
+        return self.end + max(2 * (self.end - self.start), 2 * DAY_US) if self.since == self.end else self.end
 
     def encode(self) -> list[Any]:
         return [self.name, self.start, self.end, self.base, self.extra, self.alerted, self.limit, self.since]
