@@ -166,3 +166,17 @@ def test_a_window_begins_empty_whatever_was_called_first_in_it(ledger, clock, pe
             assert ledger.consume(secret)
         assert ledger.consume(secret, 5, **where)
         clock.advance(1)
+
+
+def test_a_hold_of_one_key_is_never_another_s(ledger, clock):
+    """A key that held something before another joined its account gives nothing back of what that one holds."""
+    limits = "10/day, 50/day by account as joint"
+    first = on(ledger, limits, key="first")
+    ledger.reserve(first, 3, ttl=HOUR).cancel()
+    second = on(ledger, limits, key="second", account="first")
+    ledger.reserve(second, 4, ttl=HOUR)
+    ledger.reserve(first, 1, ttl=HOUR)
+    clock.advance(2 * HOUR)
+    assert [s.used for s in ledger.peek(first, 1).limits] == [1, 1]
+    assert ledger.consume(first, 10)
+    assert not ledger.consume(first)

@@ -351,7 +351,7 @@ def _settle(record: Record, now: int, terms: Terms) -> None:
 
 def _end_windows(record: Record, now: int) -> None:
     """Note what meters read where windows ended: it may be known no more when their limits are called next."""
-    for meter, slot in [(meter, slot) for meter in record.meters for slot in meter.slots]:
+    for meter, slot in [(m, s) for m in record.meters for s in m.slots]:
         if slot.name and record.at < slot.end <= now:
             slot.base, slot.since, slot.extra, slot.alerted = meter.total, slot.end, 0, 0
 

@@ -157,10 +157,11 @@ class Record:
     def copy(self) -> Record:
         """A record of its own: changing one never changes the other."""
         twin = Record.decode(self.encode())
-        twin.holds = self.holds and {id_: list(hold) for id_, hold in self.holds.items()}
-        twin.requests = self.requests and dict(self.requests)
-        twin.refunds = self.refunds and dict(self.refunds)
-        twin.rows = self.rows and [list(row) for row in self.rows]
+        # An empty one is copied too: shared, it would take in what only one of the records holds.
+        twin.holds = {id_: list(hold) for id_, hold in (self.holds or {}).items()} or None
+        twin.requests = dict(self.requests or {}) or None
+        twin.refunds = dict(self.refunds or {}) or None
+        twin.rows = [list(row) for row in self.rows or ()] or None
         return twin
 
     def become(self, other: Record) -> None:
