@@ -89,7 +89,7 @@ BUGS = {
     "a refund survives forget": (
         "operations.py", "party.key.token != tokens[0] or ", ""),
     "a partial refund gives all back": (
-        "operations.py", "units if wanted is None else min(units, wanted.get(unit, 0))", "units"),
+        "operations.py", "units if wanted is None else min(units, wanted[unit])", "units"),
     "a reservation can be closed twice": (
         "record.py", "found = self.holds.pop(id_, None) if self.holds else None",
         "found = self.holds.get(id_) if self.holds else None"),
