@@ -10,7 +10,7 @@ from typing import Any, Unpack
 from .decision import Decision
 from .errors import InvalidValue, QuotaError
 from .gate import UNDECIDED, Answer, Gate, Settings, log
-from .http import find_key, hidden, hide_parameter
+from .http import find_key, hidden, hide_parameters
 from .ledger import AsyncLedger, Ledger
 from .reservation import AsyncReservation, Reservation
 from .routes import templates
@@ -56,8 +56,11 @@ class QuotaMiddleware:
             await self.app(scope, receive, send)
             return
         gate = self.gate
-        method, path = scope.get("method", "GET"), path_of(scope)
-        if (method == "OPTIONS" and _preflight(scope)) or gate.passes(method, path, scope):
+        method, path = method_of(scope), path_of(scope)
+        preflight = method == "OPTIONS" and _preflight(scope)
+        if preflight:
+            _hide(scope, gate, "", "")
+        if preflight or gate.passes(method, path, scope):
             await self.app(scope, receive, send)
             return
         decision, reservation = await self.decide(scope, method, path)
@@ -97,8 +100,7 @@ class QuotaMiddleware:
         except UNDECIDED as error:
             decision, held = gate.undecided(error), None
         scope.setdefault("state", {})["quota"] = decision
-        if gate.report is not None:
-            gate.report(decision, scope)
+        gate.tell(decision, scope)
         return decision, held if held and decision.key else None
 
     async def _held(self, holding: Coroutine[Any, Any, Any]) -> Any:
@@ -136,8 +138,10 @@ class QuotaMiddleware:
 
         query = scope.get("query_string", b"").decode("latin-1")
         secret, source = find_key(header, query, gate.key)
-        if source and gate.redact:
-            _hide(scope, source, hidden(secret), query)
+        if source and gate.redact and source[0] != "?":
+            field, shown = source.encode(), hidden(secret).encode()
+            scope["headers"] = [(name, shown if name == field else value) for name, value in scope["headers"]]
+        _hide(scope, gate, source, hidden(secret))
         return secret
 
 
@@ -157,25 +161,29 @@ def _field(name: str) -> bytes:
     return name.lower().encode()
 
 
+def method_of(scope: Scope) -> str:
+    """The method in capitals, as some servers and frameworks take any; a WebSocket upgrade is a GET."""
+    method: str = scope.get("method", "GET")
+    return method.upper()
+
+
 def path_of(scope: Scope) -> str:
     """The path below where the application is mounted."""
     path: str = scope["path"]
     root = scope.get("root_path", "")
     below = path[len(root) :] if root and path.startswith(root) else path
-    return below if below[:1] in ("", "/") else path
+    return (below or "/") if below[:1] in ("", "/") else path
 
 
 def _preflight(scope: Scope) -> bool:
     return any(name == b"access-control-request-method" for name, _ in scope["headers"])
 
 
-def _hide(scope: Scope, source: str, shown: str, query: str) -> None:
-    """Hide the key in the scope itself, where the server's access log looks too."""
-    if source[0] == "?":
-        scope["query_string"] = hide_parameter(query, source, shown).encode("latin-1")
-        return
-    field = source.encode()
-    scope["headers"] = [(name, shown.encode() if name == field else value) for name, value in scope["headers"]]
+def _hide(scope: Scope, gate: Gate, source: str, shown: str) -> None:
+    """Hide keys in the query of the scope itself, where the server's access log looks, wherever the key was found."""
+    if gate.parameters and gate.redact and scope.get("query_string"):
+        query = scope["query_string"].decode("latin-1")
+        scope["query_string"] = hide_parameters(query, gate.parameters, f"{source[1:]}=", shown).encode("latin-1")
 
 
 def _with(message: Message, own: Pairs, names: frozenset[bytes]) -> Message:
@@ -263,8 +271,7 @@ class _Exchange:
         try:
             if commit:
                 decision = await ask(reservation.commit, actual)
-                if gate.report is not None:
-                    gate.report(decision, self._scope)
+                gate.tell(decision, self._scope)
             else:
                 await ask(reservation.cancel)
         except QuotaError:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from .charge import Line, QuotaLine
 from .errors import InvalidValue
@@ -245,7 +245,15 @@ def hidden(secret: str | None) -> str:
     return "****" if secret is None or secret == UNKNOWN else "****" + secret[-4:]
 
 
-def hide_parameter(query: str, source: str, shown: str) -> str:
-    """A query with the value of the parameter hidden."""
-    start = source[1:] + "="
-    return "&".join(start + shown if part.startswith(start) else part for part in query.split("&"))
+def hide_parameters(query: str, starts: Iterable[str], found: str = "", shown: str = "") -> str:
+    """A query with the values of parameters hidden; ``starts`` are their names with ``=``.
+
+    Of the one where the key was ``found``, ``shown`` is left: quoted, so that it ends where it ended.
+    """
+    hide = {start: "****" for start in starts if start in query}
+    if not hide:
+        return query
+    if found in hide:
+        hide[found] = quote(shown, safe="*")
+    parts = (part.partition("=") for part in query.split("&"))
+    return "&".join(name + mark + hide.get(name + mark, value) for name, mark, value in parts)
