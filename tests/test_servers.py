@@ -15,11 +15,15 @@ from pathlib import Path
 
 import httpx
 import pytest
+import redis
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from quota import Ledger, UsagePlan
-from servers import Valkey
+from quota import AsyncLedger, Ledger, UsagePlan
+from quota.asgi import QuotaMiddleware
+from quota.stores.redis import RedisStore
+from servers import FaultProxy, Valkey
+from web import Site, Strict
 
 HERE = Path(__file__).parent
 PATIENCE = 30
@@ -231,6 +235,39 @@ def test_logs_do_not_tell(ledger, serve, stage):
     assert "GET /pets" in server.text
     assert f"****{secret[-4:]}" in server.text
     assert secret not in server.text
+
+
+@pytest.mark.parametrize("way", ["a Ledger", "an AsyncLedger on a store that blocks", "an AsyncLedger"])
+def test_the_event_loop_goes_on(valkey, request, way):
+    """While a store on a slow line is asked, the event loop serves others, whichever ledger was given."""
+    proxy = FaultProxy(valkey.port)
+    store = RedisStore(redis.Redis(port=proxy.port), namespace=f"loop-{way[:4].strip()}-{len(way)}")
+    with Ledger(store) as ledger:
+        ledger.add_plan(UsagePlan("PlanA", "9/month"))
+        secret = ledger.issue_key("Key123", "PlanA").secret
+
+        async def serve():
+            made = ledger if way == "a Ledger" else AsyncLedger(store)
+            if way == "an AsyncLedger":
+                made = AsyncLedger(f"redis://127.0.0.1:{proxy.port}/0?namespace={store.namespace}")
+            app = QuotaMiddleware(Site().asgi, made, on_unavailable="deny")
+            await Strict(app, headers={"x-api-key": secret}).serve()
+            proxy.set("delay", delay=0.3)
+            asked = asyncio.ensure_future(Strict(app, headers={"x-api-key": secret}).serve())
+            turns = 0
+            while not asked.done():
+                await asyncio.sleep(0)
+                turns += 1
+            proxy.set("")
+            if way == "an AsyncLedger":
+                await made.aclose()
+            return asked.result().status, turns
+
+        status, turns = asyncio.run(serve())
+        store.client.close()
+    proxy.close()
+    assert status == 200
+    assert turns > 20
 
 
 def test_websockets(valkey, request):
