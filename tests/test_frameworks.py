@@ -16,6 +16,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Host, Mount, Route, Router, WebSocketRoute
 from starlette.websockets import WebSocketDisconnect
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import BaseConverter
 
@@ -74,6 +75,24 @@ def test_flask_templates(wrap):
     assert find("POST", "/pets/") == "/pets/"
     for method, url in (("GET", "/pets/x"), ("GET", "/none"), ("POST", "/pets/7"), ("POST", "/pets")):
         assert find(method, url) is None
+
+
+def test_dispatched_templates():
+    """Behind Werkzeug's dispatcher each path is named by the application that serves it, below its mount."""
+    front = flask.Flask("front")
+    front.get("/<path:page>")(str)
+    apps = {
+        "/shop": flask_app(),
+        "/shop/old": InFrontOfWSGI(flask_app(), ledger()[0], on_unavailable="deny"),
+        "/x": str,
+    }
+    find = templates(DispatcherMiddleware(front, apps))
+    assert find("GET", "/pets/7") == "/<path:page>"
+    assert find("GET", "/shop/pets/7") == "/shop/pets/<int:number>"
+    assert find("GET", "/shop/old/pets/7") == "/shop/old/pets/<int:number>"
+    assert find("GET", "/shops") == "/<path:page>"
+    for url in ("/shop", "/shop/", "/shop/none", "/x/y", "/"):
+        assert find("GET", url) is None
 
 
 def test_flask():
