@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tracemalloc
+from datetime import timedelta
 from statistics import median
 from time import perf_counter_ns
 
@@ -11,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quota import Ledger, Reason, StoreBusy, StoreUnavailable, UsagePlan
+from quota import InvalidCost, Ledger, Reason, StoreBusy, StoreUnavailable, UsagePlan
 from quota.errors import ClockSkew, InvalidValue
 from quota.http import UNKNOWN
 from quota.key import mint
-from web import Boom, Front, Site, ledger
+from web import NOON, Boom, Front, Site, ledger
 
 KINDS = ("wsgi", "asgi")
 
@@ -200,6 +201,29 @@ def test_costs(kind):
     front(path="/export", headers=headers)
     front(path="/other", headers=headers)
     assert used(made, secret) == {"requests/day": 39}
+
+
+@pytest.mark.parametrize("name", ["key", "route", "cost", "exempt", "success"])
+def test_callable_that_raises(kind, made, name):
+    """A callable that raises is the application's error, which the server sees; nothing is charged or stays held."""
+
+    def broken(*_):
+        raise Boom
+
+    front = Front(kind, Site(), made[0], charge="success", **{name: broken})
+    with pytest.raises(Boom):
+        front(headers={"x-api-key": made[1]})
+    assert used(*made) == {"requests/day": 0}
+
+
+@pytest.mark.parametrize("cost", [0, -1, 1.5, "3", {}, 2**53])
+def test_cost_that_is_none(kind, made, cost):
+    """A callable whose cost is none is the application's error too, never a free request."""
+    front = Front(kind, Site(), made[0], cost=lambda request: cost)
+    with pytest.raises(InvalidCost):
+        front(headers={"x-api-key": made[1]})
+    assert front.site.seen == []
+    assert used(*made) == {"requests/day": 0}
 
 
 def test_route_limits(kind):
@@ -533,6 +557,32 @@ def test_twenty_thousand_unknown_keys(made):
         tracemalloc.stop()
     assert grown < 4_000_000
     assert used(*made) == {"requests/day": 0}
+
+
+def test_every_unusable_key_is_answered_alike(kind, made):
+    """Missing, unknown, disabled, expired, removed, rotated away or without a plan: one answer, in every style."""
+    made, _ = made
+    disabled, removed, rotated = (made.issue_key(name, "PlanA") for name in ("disabled", "removed", "rotated"))
+    made.disable_key(disabled.key)
+    made.remove_key(removed.key)
+    made.rotate_key(rotated.key)
+    expired = made.issue_key("expired", "PlanA", expires_at=NOON + timedelta(seconds=1))
+    made._clock.advance(timedelta(seconds=2))
+    unusable = [
+        UNKNOWN,
+        mint(),
+        "a key of another sort",
+        disabled.secret,
+        removed.secret,
+        rotated.secret,
+        expired.secret,
+    ]
+    unusable.append(made.issue_key("no plan").secret)
+    for settings in ({}, {"style": "api_gateway"}, {"profile": "github"}, {"charge": "success"}):
+        front = Front(kind, Site(), made, **settings)
+        missing = front().whole
+        assert missing[0] == 403
+        assert [front(headers={"x-api-key": secret}).whole for secret in unusable] == [missing] * len(unusable)
 
 
 def test_no_timing_tell(made):
