@@ -58,7 +58,7 @@ class QuotaMiddleware:
         gate = self.gate
         method, path = method_of(scope), path_of(scope)
         preflight = method == "OPTIONS" and _preflight(scope)
-        if preflight:
+        if preflight and gate.redact:
             _hide(scope, gate, "", "")
         if preflight or gate.passes(method, path, scope):
             await self.app(scope, receive, send)
@@ -138,10 +138,8 @@ class QuotaMiddleware:
 
         query = scope.get("query_string", b"").decode("latin-1")
         secret, source = find_key(header, query, gate.key)
-        if source and gate.redact and source[0] != "?":
-            field, shown = source.encode(), hidden(secret).encode()
-            scope["headers"] = [(name, shown if name == field else value) for name, value in scope["headers"]]
-        _hide(scope, gate, source, hidden(secret))
+        if gate.redact and (source or gate.parameters):
+            _hide(scope, gate, source, hidden(secret))
         return secret
 
 
@@ -180,8 +178,11 @@ def _preflight(scope: Scope) -> bool:
 
 
 def _hide(scope: Scope, gate: Gate, source: str, shown: str) -> None:
-    """Hide keys in the query of the scope itself, where the server's access log looks, wherever the key was found."""
-    if gate.parameters and gate.redact and scope.get("query_string"):
+    """Hide keys in the scope itself, where the server's access log looks: in the query wherever the key was found."""
+    if source and source[0] != "?":
+        field, value = source.encode(), shown.encode()
+        scope["headers"] = [(name, value if name == field else kept) for name, kept in scope["headers"]]
+    if gate.parameters and scope.get("query_string"):
         query = scope["query_string"].decode("latin-1")
         scope["query_string"] = hide_parameters(query, gate.parameters, f"{source[1:]}=", shown).encode("latin-1")
 

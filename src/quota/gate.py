@@ -178,10 +178,12 @@ class Gate:
         """Whether a request passes unasked. A path with dot segments never passes by the path that it begins with."""
         if callable(self.exempt):
             return bool(self.exempt(request))
+        if not self._exact and not self._under:
+            return False
         methods = ("", "GET", "HEAD") if method == "HEAD" else ("", method)
         if any((own, path) in self._exact for own in methods):
             return True
-        if not self._under or not {".", ".."}.isdisjoint(path.split("/")):
+        if not {".", ".."}.isdisjoint(path.split("/")):
             return False
         return any(own in methods and path.startswith(start) for own, start in self._under)
 

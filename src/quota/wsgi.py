@@ -44,7 +44,8 @@ class QuotaMiddleware:
         if not path.isascii():
             path = path.encode("latin-1", "replace").decode("utf-8", "replace")
         if method == "OPTIONS" and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ:
-            _hide(environ, gate, "", "")
+            if gate.redact:
+                _hide(environ, gate, "", "")
             return self.app(environ, start_response)
         if gate.passes(method, path, environ):
             return self.app(environ, start_response)
@@ -87,17 +88,16 @@ def _present(environ: WSGIEnvironment, gate: Gate) -> str | None:
         return environ.get("HTTP_" + name.upper().replace("-", "_"))
 
     secret, source = find_key(header, environ.get("QUERY_STRING", ""), gate.key)
-    if source and gate.redact and source[0] != "?":
-        environ["HTTP_" + source.upper().replace("-", "_")] = hidden(secret)
-    _hide(environ, gate, source, hidden(secret))
+    if gate.redact and (source or gate.parameters):
+        _hide(environ, gate, source, hidden(secret))
     return secret
 
 
 def _hide(environ: WSGIEnvironment, gate: Gate, source: str, shown: str) -> None:
-    """Hide keys in the URLs that the application sees and servers log, wherever the key was found."""
-    if not gate.parameters or not gate.redact:
-        return
-    for name in _URLS:
+    """Hide the key where it was found, and any in the URLs that servers log, wherever the key was found."""
+    if source and source[0] != "?":
+        environ["HTTP_" + source.upper().replace("-", "_")] = shown
+    for name in _URLS if gate.parameters else ():
         url = environ.get(name, "")
         before, mark, query = ("", "", url) if name == "QUERY_STRING" else url.partition("?")
         if query:
