@@ -48,7 +48,7 @@ class QuotaMiddleware:
         self._at_once = isinstance(ledger, Ledger) and isinstance(ledger.store, MemoryStore)
         self.gate = Gate(template=templates(app), **settings)
         sources = () if callable(self.gate.key) else self.gate.key
-        self._wanted = frozenset(source.encode() for source in sources if source[0] != "?")
+        self._wanted = {source.encode(): source for source in sources if source[0] != "?"}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
@@ -67,14 +67,13 @@ class QuotaMiddleware:
         if not decision.allowed and not gate.shadow:
             await _refuse(gate.refusal(decision, method), scope, receive, send)
             return
-        own = [(_field(name), value.encode("latin-1")) for name, value in gate.shown(decision).items()]
+        own, names = _encoded(gate.shown(decision))
         if reservation is not None:
-            await _Exchange(self, reservation, scope, own).run(receive, send)
+            await _Exchange(self, reservation, scope, own, names).run(receive, send)
         elif own:
-            names = frozenset(name for name, _ in own)
 
-            async def sending(message: Message) -> None:
-                await send(_with(message, own, names) if message["type"] in _STARTS else message)
+            def sending(message: Message) -> Awaitable[None]:  # the server's own awaitable: no coroutine more a message
+                return send(_with(message, own, names) if message["type"] in _STARTS else message)
 
             await self.app(scope, receive, sending)
         else:
@@ -127,17 +126,13 @@ class QuotaMiddleware:
     def _present(self, scope: Scope) -> str | None:
         """The key that a request presents; hidden from the application and the server's logs, if it is to be."""
         gate, wanted = self.gate, self._wanted
-        found: dict[str, bytes] = {}
+        found: dict[str, str] = {}
         for field, value in scope["headers"]:
             if field in wanted:
-                name = field.decode()
-                found[name] = value if name not in found else found[name] + b"," + value
-
-        def header(name: str) -> str | None:
-            return found[name].decode("latin-1") if name in found else None
-
-        query = scope.get("query_string", b"").decode("latin-1")
-        secret, source = find_key(header, query, gate.key)
+                name, text = wanted[field], value.decode("latin-1")
+                found[name] = f"{found[name]},{text}" if name in found else text
+        query = scope.get("query_string", b"").decode("latin-1") if gate.parameters else ""
+        secret, source = find_key(found.get, query, gate.key)
         if gate.redact and (source or gate.parameters):
             _hide(scope, gate, source, hidden(secret))
         return secret
@@ -157,6 +152,18 @@ def _kept_alive(work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
 @lru_cache(maxsize=64)
 def _field(name: str) -> bytes:
     return name.lower().encode()
+
+
+@lru_cache(maxsize=64)
+def _fields(*names: str) -> tuple[tuple[bytes, ...], frozenset[bytes]]:
+    fields = tuple(map(_field, names))
+    return fields, frozenset(fields)
+
+
+def _encoded(headers: dict[str, str]) -> tuple[Pairs, frozenset[bytes]]:
+    """Headers as ASGI has them, and their names."""
+    fields, names = _fields(*headers)
+    return list(zip(fields, map(str.encode, headers.values()), strict=True)), names
 
 
 def method_of(scope: Scope) -> str:
@@ -202,7 +209,7 @@ async def _refuse(answer: Answer, scope: Scope, receive: Receive, send: Send) ->
         if kind not in scope.get("extensions", {}):
             await send({"type": "websocket.close", "code": 1008, "reason": answer.reason})
             return
-    fields = [(_field(name), value.encode("latin-1")) for name, value in answer.headers]
+    fields, _ = _encoded(dict(answer.headers))
     await send({"type": f"{kind}.start", "status": answer.status, "headers": fields})
     await send({"type": f"{kind}.body", "body": answer.body})
 
@@ -210,12 +217,14 @@ async def _refuse(answer: Answer, scope: Scope, receive: Receive, send: Send) ->
 class _Exchange:
     """One response whose units are held, settled when it has ended: before its last part is sent, or as it fails."""
 
-    def __init__(self, middleware: QuotaMiddleware, reservation: Held, scope: Scope, own: Pairs) -> None:
+    def __init__(
+        self, middleware: QuotaMiddleware, reservation: Held, scope: Scope, own: Pairs, names: frozenset[bytes]
+    ) -> None:
         self._middleware = middleware
         self._reservation: Any = reservation
         self._scope = scope
         self._own = own
-        self._names = frozenset(name for name, _ in own)
+        self._names = names
         self._status: int | None = None
         self._gone = False
         self._closing = False

@@ -85,10 +85,13 @@ def _ietf(rows: list[Row], now: int) -> dict[str, str]:
     is the limit's unit as it stands, unless it is the default, requests.
     """
     policies, states = [], []
-    for row in rows:
-        name, policy = _policy(row[0])
+    for line, used, extra, until, _ in rows:
+        name, policy = _policy(line)
         policies.append(policy)
-        states.append(f"{name};r={_integer(_remaining(row))};t={_integer(_seconds(row[3], now))}")
+        left, wait = line.limit + extra - used, -((now - until) // _SECOND_US)
+        if not (0 <= left <= _LARGEST and 0 <= wait <= _LARGEST):  # in line: every admission tells these
+            left, wait = _integer(max(0, left)), _integer(max(0, wait))
+        states.append(f"{name};r={left};t={wait}")
     return {"RateLimit-Policy": ", ".join(policies), "RateLimit": ", ".join(states)}
 
 
