@@ -1,0 +1,331 @@
+"""The SQLite store's connections: who may use them when, and what happens at a fork."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from ..clock import monotonic
+from ..errors import StoreBusy, StoreUnavailable
+from ._sqlite_schema import NOTHING, STEPS, bring_up_to_date, failure, is_busy, read_version
+from ._sqlite_turns import Line, Threads, pause
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_TIME = 0.010
+"""Seconds for which a process may go on taking turns while others wait."""
+
+_NEXT_PAUSE, _LINE_PAUSE, _LONG = 0.0003, 0.001, 0.25
+"""How often the next in line asks for the file, the others for its place; when to go past a next that is stuck."""
+
+_MOST_IDLE = 4
+
+_all: weakref.WeakSet[Handles] = weakref.WeakSet()
+_left_behind: list[sqlite3.Connection] = []
+
+
+class Handles:
+    """The connections of one process to one file: one that writes, in turn, and some that read.
+
+    None is ever used by two threads at a time, none survives a fork, and there are no more of them than calls were
+    under way at once. The file is opened when it is first needed. ``undone``: told of each transaction taken back.
+    """
+
+    def __init__(self, path: str, timeout: float, durability: str, undone: Callable[[], None]) -> None:
+        self.path = path
+        self.timeout = timeout
+        self._synchronous = durability.upper()
+        self._undone = undone
+        self._opened: tuple[int, int] | None = None
+        self._reset()
+        weakref.finalize(self, _close_all, self._kept)
+        _all.add(self)
+
+    def _reset(self) -> None:
+        self._threads = Threads()
+        self._gate = threading.Condition()
+        self._reading = 0
+        self._shut = False
+        self._time_ends = 0.0
+        self._kept = _Kept(Line(self.path + "-turn"))
+
+    def write(self, work: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do ``work`` in a transaction that writes, alone among all processes; what it raises undoes all of it.
+
+        Raises:
+            StoreBusy: others had the file until the timeout.
+            StoreUnavailable: SQLite could not; nothing is changed.
+        """
+        deadline = monotonic() + self.timeout
+        threads = self._threads
+        try:
+            if not threads.take(deadline):
+                raise StoreBusy(f"{self.path}: other threads were first for {self.timeout} s; {NOTHING}")
+            db = self._begin(deadline)
+            answer = work(db, *args, **kwargs)
+            db.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._undo(broken=not is_busy(error))
+            raise failure(error, self.path) from error
+        except BaseException:
+            self._undo()
+            raise
+        finally:
+            threads.give()
+        return answer
+
+    def _begin(self, deadline: float) -> sqlite3.Connection:
+        """Begin to write: at once in this process's own time, else in line."""
+        db = self._kept.writer
+        if db is not None and monotonic() < self._time_ends and _try_begin(db):
+            return db
+        self._time_ends = 0.0
+        if db is None or self._moved():
+            self._kept.writer = None
+            if db is not None:
+                db.close()
+            db = self._kept.writer = self._open(deadline)
+        self._stand_in_line(db, deadline)
+        self._time_ends = monotonic() + _TIME
+        return db
+
+    def _stand_in_line(self, db: sqlite3.Connection, deadline: float) -> None:
+        line, since, is_next = self._kept.line, monotonic(), False
+        try:
+            while True:
+                is_next = is_next or line.enter()
+                now = monotonic()
+                # The next may have been stopped: the line is for fairness, SQLite's own lock for exclusion.
+                if (is_next or now > since + _LONG) and _try_begin(db):
+                    return
+                if now >= deadline:
+                    raise StoreBusy(f"{self.path} was in use by others for {self.timeout} s; {NOTHING}")
+                pause(min(_NEXT_PAUSE if is_next else _LINE_PAUSE, deadline - now))
+        finally:
+            if is_next:
+                line.leave()
+
+    def _undo(self, *, broken: bool = False) -> None:
+        """Take back what a failed transaction did; a connection that SQLite failed on is opened anew next time."""
+        if not self._threads.mine():
+            return
+        self._undone()
+        db = self._kept.writer
+        if db is None:
+            return
+        try:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+        except sqlite3.Error:
+            broken = True
+        if broken:
+            self._kept.writer = None
+            db.close()
+
+    def read(self, work: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do ``work`` on one moment's state of the file, beside whoever writes. Raises as ``write``."""
+        deadline = monotonic() + self.timeout
+        db = None
+        sound = False
+        self._begin_reading(deadline)
+        try:
+            db = self._borrow(deadline)
+            while True:
+                try:
+                    db.execute("BEGIN")
+                    answer = work(db, *args, **kwargs)
+                except sqlite3.OperationalError as error:
+                    # A moment in which another process recovers or removes the log.
+                    if not is_busy(error) or monotonic() >= deadline:
+                        raise
+                else:
+                    sound = True
+                    return answer
+                finally:
+                    if db.in_transaction:
+                        db.execute("ROLLBACK")
+                pause(_LINE_PAUSE)
+        except sqlite3.Error as error:
+            raise failure(error, self.path) from error
+        except BaseException:
+            sound = True
+            raise
+        finally:
+            self._give_back(db, sound=sound)
+
+    def _begin_reading(self, deadline: float) -> None:
+        with self._gate:
+            if not self._gate.wait_for(lambda: not self._shut, deadline - monotonic()):
+                raise StoreBusy(f"{self.path}: this process forks; {NOTHING}")
+            self._reading += 1
+
+    def _borrow(self, deadline: float) -> sqlite3.Connection:
+        with self._gate:
+            moved = bool(self._kept.idle) and self._moved()
+            db = self._kept.idle.pop() if self._kept.idle else None
+        if db is None or moved:
+            if db is not None:
+                db.close()
+            db = self._open(deadline)
+        return db
+
+    def _give_back(self, db: sqlite3.Connection | None, *, sound: bool) -> None:
+        with self._gate:
+            self._reading -= 1
+            self._gate.notify_all()
+            if db is not None and sound and len(self._kept.idle) < _MOST_IDLE:
+                self._kept.idle.append(db)
+                return
+        if db is not None:
+            db.close()
+
+    def _moved(self) -> bool:
+        """Whether the path is another file by now than the one that is open."""
+        try:
+            found = Path(self.path).stat()
+        except OSError:
+            return True
+        return self._opened != (found.st_dev, found.st_ino)
+
+    def _open(self, deadline: float) -> sqlite3.Connection:
+        """A new connection to the file, made and brought up to date if need be."""
+        if self._opened is not None and self._moved():
+            if not Path(self.path).exists():
+                raise StoreUnavailable(f"{self.path} was removed while in use; {NOTHING}")
+            self._opened = None
+        mode = "rw" if self._opened is not None or Path(self.path).exists() else "rwc"
+        while True:
+            db = sqlite3.connect(
+                f"{Path(self.path).as_uri()}?mode={mode}", timeout=0, isolation_level=None, check_same_thread=False,
+                uri=True,
+            )  # fmt: skip
+            try:
+                self._prepare(db)
+            except sqlite3.OperationalError as error:
+                db.close()
+                if not is_busy(error) or monotonic() >= deadline:
+                    raise
+            except BaseException:
+                db.close()
+                raise
+            else:
+                found = Path(self.path).stat()
+                self._opened = found.st_dev, found.st_ino
+                return db
+            pause(_LINE_PAUSE)
+
+    def _prepare(self, db: sqlite3.Connection) -> None:
+        version = read_version(db, self.path)
+        (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
+        if mode != "wal":
+            raise StoreUnavailable(f"{self.path}: its file system has no shared memory for SQLite's WAL; {NOTHING}")
+        db.execute(f"PRAGMA synchronous = {self._synchronous}")
+        # Elsewhere than on a Mac these do nothing; there fsync alone does not reach the disk.
+        db.execute("PRAGMA fullfsync = 1")
+        db.execute("PRAGMA checkpoint_fullfsync = 1")
+        if version != len(STEPS):
+            db.execute("BEGIN IMMEDIATE")
+            bring_up_to_date(db, self.path)
+            db.execute("COMMIT")
+
+    def close(self) -> None:
+        """Close all connections once those who use them are done; a call afterwards opens new ones."""
+        if self._suspend(monotonic() + self.timeout):
+            self._resume()
+
+    def _suspend(self, deadline: float) -> bool:
+        """Bring everybody to rest and close everything; False when somebody would not come to rest in time."""
+        if self._threads.mine() or not self._threads.take(deadline):
+            return False
+        with self._gate:
+            self._shut = True
+            if not self._gate.wait_for(lambda: not self._reading, max(0.0, deadline - monotonic())):
+                self._shut = False
+                self._threads.give()
+                return False
+        self._kept.close()
+        return True
+
+    def _resume(self) -> None:
+        with self._gate:
+            self._shut = False
+            self._gate.notify_all()
+        self._threads.give()
+
+    def _begin_child(self) -> None:
+        """In a forked child: nothing of the parent's is used. What was still open is never closed, never used."""
+        _left_behind.extend(self._kept.connections())
+        self._kept.forget()
+        self._kept.line.close()
+        self._reset()
+        weakref.finalize(self, _close_all, self._kept)
+
+
+class _Kept:
+    """What is open: apart from its user, so that it can be closed when nobody holds that any more."""
+
+    def __init__(self, line: Line) -> None:
+        self.writer: sqlite3.Connection | None = None
+        self.idle: list[sqlite3.Connection] = []
+        self.line = line
+
+    def connections(self) -> list[sqlite3.Connection]:
+        return [*self.idle, *([] if self.writer is None else [self.writer])]
+
+    def forget(self) -> None:
+        self.writer, self.idle = None, []
+
+    def close(self) -> None:
+        found = self.connections()
+        self.forget()
+        for db in found:
+            db.close()
+        self.line.close()
+
+
+def _close_all(kept: _Kept) -> None:
+    kept.close()
+
+
+def _try_begin(db: sqlite3.Connection) -> bool:
+    try:
+        db.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError as error:
+        if is_busy(error):
+            return False
+        raise
+    return True
+
+
+def _before_fork() -> None:
+    """Close everything: with a connection inherited, even one that the child opens itself would hold no locks.
+
+    SQLite keeps a process's locks on a file in that process's memory. A child that finds them there takes them for its
+    own, and what it writes is lost when the parent closes the file.
+    """
+    _suspended[:] = [handles for handles in list(_all) if handles._suspend(monotonic() + handles.timeout)]
+
+
+def _after_fork() -> None:
+    while _suspended:
+        _suspended.pop()._resume()
+
+
+def _after_fork_in_child() -> None:
+    _suspended.clear()
+    for handles in list(_all):
+        handles._begin_child()
+
+
+_suspended: list[Handles] = []
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child
+    )  # fmt: skip
