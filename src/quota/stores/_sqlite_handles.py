@@ -8,7 +8,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 from ..clock import monotonic
 from ..errors import StoreBusy, StoreUnavailable
@@ -65,9 +65,7 @@ class Handles:
         deadline = monotonic() + self.timeout
         threads = self._threads
         try:
-            if not threads.take(deadline):
-                raise StoreBusy(f"{self.path}: other threads were first for {self.timeout} s; {NOTHING}")
-            db = self._begin(deadline)
+            db = self._begin(threads.take(deadline), deadline)
             answer = work(db, *args, **kwargs)
             db.execute("COMMIT")
         except sqlite3.Error as error:
@@ -80,8 +78,10 @@ class Handles:
             threads.give()
         return answer
 
-    def _begin(self, deadline: float) -> sqlite3.Connection:
+    def _begin(self, in_turn: bool, deadline: float) -> sqlite3.Connection:  # noqa: FBT001 -- what take() said
         """Begin to write: at once in this process's own time, else in line."""
+        if not in_turn:
+            raise StoreBusy(f"{self.path}: other threads were first for {self.timeout} s; {NOTHING}")
         db = self._kept.writer
         if db is not None and monotonic() < self._time_ends and _try_begin(db):
             return db

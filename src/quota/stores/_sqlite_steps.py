@@ -12,7 +12,7 @@ from sqlite3 import Connection
 from typing import Any
 
 from ..charge import Course, Party
-from ..decision import Decision, Details
+from ..decision import Decision, Details, _lazy
 from ..operations import perform
 from ..record import MINUTE_US, Bucket, Meter, Record
 from ..store import Request
@@ -26,16 +26,23 @@ _MOVE = "UPDATE counts SET moving = ? WHERE party = ?"
 
 
 class LaneDecision(Decision):
-    """A decision that a lane made, told in full when somebody asks."""
+    """A decision that a lane made, told in full once somebody asks."""
 
-    __slots__ = ("_readings", "_takes")
+    __slots__ = ("_lane", "_readings", "_takes", "_told")
 
+    _lane: Lane
     _readings: list[int]
     _takes: Mapping[str, int]
+    _told: Details | None
 
-    def _work_out(self, frame: Any) -> Details:
-        lane: Lane = frame
-        return lane.conclude(self.allowed, self._takes, self._now, self._readings)._full
+    @property
+    def _full(self) -> Details:  # type: ignore[override] # asked for, never set
+        if self._told is None:
+            with _lazy:
+                if self._told is None:
+                    lane = self._lane
+                    self._told = lane.conclude(self.allowed, self._takes, self._now, self._readings)._full
+        return self._told
 
 
 _new = object.__new__
@@ -80,7 +87,8 @@ class Plain:
             readings = [r - amounts[unit] * scale for r, (unit, scale) in zip(readings, units, strict=True)]
         decision = _new(LaneDecision)
         decision.allowed = fits
-        decision._frame = lane  # type: ignore[assignment] # for _work_out
+        decision._lane = lane
+        decision._told = None
         decision._now = now
         decision._takes = lane.course.cost if takes is None else takes
         decision._readings = readings

@@ -20,6 +20,9 @@ try:
 except ImportError:  # pragma: no cover -- Windows: SQLite's lock alone, polled
     fcntl = None  # type: ignore[assignment] # as its absence is asked about
 
+_YOUNG = 0.0005
+"""Seconds for which a waiting thread may be overtaken by those that are awake."""
+
 _never = threading.Lock()
 _never.acquire()
 
@@ -29,15 +32,32 @@ def pause(seconds: float) -> None:
     _never.acquire(timeout=seconds)
 
 
+class _Waiter:
+    """A thread that waits: ``rung`` once it was told to look again."""
+
+    __slots__ = ("bell", "rung", "since", "thread")
+
+    def __init__(self, thread: int, since: float) -> None:
+        self.thread = thread
+        self.since = since
+        self.rung = False
+        self.bell = threading.Lock()
+        self.bell.acquire()
+
+
 class Threads:
-    """The threads of one process, one at a time, first come, first served, each waiting until its deadline at most."""
+    """The threads of one process, one at a time, each waiting until its deadline at most.
+
+    Whoever has waited longest is next. A thread that is awake may go before a next that has only just come, since
+    waking one up takes as long as a charge; for a next that has waited a little, the turn is kept.
+    """
 
     __slots__ = ("_guard", "_owner", "_waiting")
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
         self._owner: int | None = None
-        self._waiting: deque[tuple[int, threading.Lock]] = deque()
+        self._waiting: deque[_Waiter] = deque()
 
     def take(self, deadline: float) -> bool:
         """Have the turn; False when the deadline came first."""
@@ -46,33 +66,51 @@ class Threads:
             if self._owner is None:
                 self._owner = me
                 return True
-            bell = threading.Lock()
-            bell.acquire()
-            place = (me, bell)
-            self._waiting.append(place)
+            now = monotonic()
+            waiter = _Waiter(me, now)
+            self._waiting.append(waiter)
         try:
-            rang = bell.acquire(timeout=max(0.0, deadline - monotonic()))
+            while now < deadline and not self._admitted(waiter, waiter.bell.acquire(timeout=deadline - now)):
+                now = monotonic()
         finally:
-            # Whoever gives the turn names its new owner, so a turn that came in the last moment is not lost.
             with self._guard:
-                mine = place not in self._waiting
-                if not mine:
-                    self._waiting.remove(place)
-        return rang or mine
+                if waiter in self._waiting:
+                    self._waiting.remove(waiter)
+                    self._ring()
+        return self._owner == me
+
+    def _admitted(self, waiter: _Waiter, rung: bool) -> bool:
+        with self._guard:
+            if rung:
+                waiter.rung = False
+            if self._owner is None and self._waiting[0] is waiter:
+                self._owner = waiter.thread
+                self._waiting.popleft()
+            return self._owner == waiter.thread
 
     def mine(self) -> bool:
         """Whether the calling thread has the turn."""
         return self._owner == threading.get_ident()
 
     def give(self) -> None:
-        """Hand the turn to who has waited longest; nothing when it is not the caller's."""
+        """Let others have the turn; nothing when it is not the caller's."""
         if self._owner != threading.get_ident():
             return
         with self._guard:
             self._owner = None
-            if self._waiting:
-                self._owner, bell = self._waiting.popleft()
-                bell.release()
+            self._ring()
+
+    def _ring(self) -> None:
+        """Wake whoever has waited longest, if the turn is free; after a while it is the next's for sure."""
+        if self._owner is not None or not self._waiting:
+            return
+        waiter = self._waiting[0]
+        if monotonic() > waiter.since + _YOUNG:
+            self._owner = waiter.thread
+            self._waiting.popleft()
+        if not waiter.rung:
+            waiter.rung = True
+            waiter.bell.release()
 
 
 class Line:
