@@ -78,7 +78,7 @@ class Handles:
             threads.give()
         return answer
 
-    def _begin(self, in_turn: bool, deadline: float) -> sqlite3.Connection:  # noqa: FBT001 -- what take() said
+    def _begin(self, in_turn: bool, deadline: float) -> sqlite3.Connection:
         """Begin to write: at once in this process's own time, else in line."""
         if not in_turn:
             raise StoreBusy(f"{self.path}: other threads were first for {self.timeout} s; {NOTHING}")
@@ -201,10 +201,7 @@ class Handles:
             self._opened = None
         mode = "rw" if self._opened is not None or Path(self.path).exists() else "rwc"
         while True:
-            db = sqlite3.connect(
-                f"{Path(self.path).as_uri()}?mode={mode}", timeout=0, isolation_level=None, check_same_thread=False,
-                uri=True,
-            )  # fmt: skip
+            db = _connect(self.path, mode)
             try:
                 self._prepare(db)
             except sqlite3.OperationalError as error:
@@ -291,6 +288,13 @@ class _Kept:
 
 def _close_all(kept: _Kept) -> None:
     kept.close()
+
+
+def _connect(path: str, mode: str) -> sqlite3.Connection:
+    """SQLite's own busy handler is off (``timeout=0``): it lets others starve."""
+    return sqlite3.connect(
+        f"{Path(path).as_uri()}?mode={mode}", timeout=0, isolation_level=None, check_same_thread=False, uri=True
+    )
 
 
 def _try_begin(db: sqlite3.Connection) -> bool:

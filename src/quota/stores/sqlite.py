@@ -113,7 +113,7 @@ def _copy_to(db: sqlite3.Connection, path: Path) -> None:
 
 
 _AGREEMENTS = {
-    "SELECT id FROM keys JOIN digests ON key = number GROUP BY number HAVING count(*) <> "
+    "SELECT id FROM keys LEFT JOIN digests ON key = number GROUP BY number HAVING count(digest) <> "
     "json_array_length(body, '$.secrets')": "key {}: not all of its secrets are found",
     "SELECT key FROM digests WHERE key NOT IN (SELECT number FROM keys)": "a secret of a key {} that is not there",
     "SELECT key FROM seats WHERE key NOT IN (SELECT number FROM keys)": "a plan of a key {} that is not there",
