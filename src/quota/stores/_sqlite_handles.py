@@ -8,7 +8,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from ..clock import monotonic
 from ..errors import StoreBusy, StoreUnavailable
@@ -42,7 +42,7 @@ class Handles:
         self.timeout = timeout
         self._synchronous = durability.upper()
         self._undone = undone
-        self._opened: tuple[int, int] | None = None
+        self._opened = False
         self._reset()
         weakref.finalize(self, _close_all, self._kept)
         _all.add(self)
@@ -82,18 +82,18 @@ class Handles:
         """Begin to write: at once in this process's own time, else in line."""
         if not in_turn:
             raise StoreBusy(f"{self.path}: other threads were first for {self.timeout} s; {NOTHING}")
-        db = self._kept.writer
-        if db is not None and monotonic() < self._time_ends and _try_begin(db):
-            return db
+        writer = self._kept.writer
+        if writer is not None and monotonic() < self._time_ends and _try_begin(writer.db):
+            return writer.db
         self._time_ends = 0.0
-        if db is None or self._moved():
+        if writer is None or self._moved(writer):
             self._kept.writer = None
-            if db is not None:
-                db.close()
-            db = self._kept.writer = self._open(deadline)
-        self._stand_in_line(db, deadline)
+            if writer is not None:
+                writer.db.close()
+            writer = self._kept.writer = self._open(deadline)
+        self._stand_in_line(writer.db, deadline)
         self._time_ends = monotonic() + _TIME
-        return db
+        return writer.db
 
     def _stand_in_line(self, db: sqlite3.Connection, deadline: float) -> None:
         line, since, is_next = self._kept.line, monotonic(), False
@@ -116,26 +116,27 @@ class Handles:
         if not self._threads.mine():
             return
         self._undone()
-        db = self._kept.writer
-        if db is None:
+        writer = self._kept.writer
+        if writer is None:
             return
         try:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
+            if writer.db.in_transaction:
+                writer.db.execute("ROLLBACK")
         except sqlite3.Error:
             broken = True
         if broken:
             self._kept.writer = None
-            db.close()
+            writer.db.close()
 
     def read(self, work: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Do ``work`` on one moment's state of the file, beside whoever writes. Raises as ``write``."""
         deadline = monotonic() + self.timeout
-        db = None
+        reader = None
         sound = False
         self._begin_reading(deadline)
         try:
-            db = self._borrow(deadline)
+            reader = self._borrow(deadline)
+            db = reader.db
             while True:
                 try:
                     db.execute("BEGIN")
@@ -157,7 +158,7 @@ class Handles:
             sound = True
             raise
         finally:
-            self._give_back(db, sound=sound)
+            self._give_back(reader, sound=sound)
 
     def _begin_reading(self, deadline: float) -> None:
         with self._gate:
@@ -165,45 +166,42 @@ class Handles:
                 raise StoreBusy(f"{self.path}: this process forks; {NOTHING}")
             self._reading += 1
 
-    def _borrow(self, deadline: float) -> sqlite3.Connection:
+    def _borrow(self, deadline: float) -> _Open:
         with self._gate:
-            moved = bool(self._kept.idle) and self._moved()
-            db = self._kept.idle.pop() if self._kept.idle else None
-        if db is None or moved:
-            if db is not None:
-                db.close()
-            db = self._open(deadline)
-        return db
+            reader = self._kept.idle.pop() if self._kept.idle else None
+        if reader is not None and self._moved(reader):
+            reader.db.close()
+            reader = None
+        return reader or self._open(deadline)
 
-    def _give_back(self, db: sqlite3.Connection | None, *, sound: bool) -> None:
+    def _give_back(self, reader: _Open | None, *, sound: bool) -> None:
         with self._gate:
             self._reading -= 1
             self._gate.notify_all()
-            if db is not None and sound and len(self._kept.idle) < _MOST_IDLE:
-                self._kept.idle.append(db)
+            if reader is not None and sound and len(self._kept.idle) < _MOST_IDLE:
+                self._kept.idle.append(reader)
                 return
-        if db is not None:
-            db.close()
+        if reader is not None:
+            reader.db.close()
 
-    def _moved(self) -> bool:
-        """Whether the path is another file by now than the one that is open."""
+    def _moved(self, opened: _Open) -> bool:
+        """Whether the path is another file by now than the one that was opened."""
         try:
-            found = Path(self.path).stat()
+            found = os.stat(self.path)  # noqa: PTH116 -- before every other call, and twice as fast
         except OSError:
             return True
-        return self._opened != (found.st_dev, found.st_ino)
+        return opened.file != (found.st_dev, found.st_ino)
 
-    def _open(self, deadline: float) -> sqlite3.Connection:
+    def _open(self, deadline: float) -> _Open:
         """A new connection to the file, made and brought up to date if need be."""
-        if self._opened is not None and self._moved():
-            if not Path(self.path).exists():
-                raise StoreUnavailable(f"{self.path} was removed while in use; {NOTHING}")
-            self._opened = None
-        mode = "rw" if self._opened is not None or Path(self.path).exists() else "rwc"
+        there = Path(self.path).exists()
+        if self._opened and not there:
+            raise StoreUnavailable(f"{self.path} was removed while in use; {NOTHING}")
         while True:
-            db = _connect(self.path, mode)
+            db = _connect(self.path, "rw" if there else "rwc")
             try:
                 self._prepare(db)
+                found = Path(self.path).stat()
             except sqlite3.OperationalError as error:
                 db.close()
                 if not is_busy(error) or monotonic() >= deadline:
@@ -212,9 +210,8 @@ class Handles:
                 db.close()
                 raise
             else:
-                found = Path(self.path).stat()
-                self._opened = found.st_dev, found.st_ino
-                return db
+                self._opened = True
+                return _Open(db, (found.st_dev, found.st_ino))
             pause(_LINE_PAUSE)
 
     def _prepare(self, db: sqlite3.Connection) -> None:
@@ -264,16 +261,23 @@ class Handles:
         weakref.finalize(self, _close_all, self._kept)
 
 
+class _Open(NamedTuple):
+    """A connection, and which file it is to."""
+
+    db: sqlite3.Connection
+    file: tuple[int, int]
+
+
 class _Kept:
     """What is open: apart from its user, so that it can be closed when nobody holds that any more."""
 
     def __init__(self, line: Line) -> None:
-        self.writer: sqlite3.Connection | None = None
-        self.idle: list[sqlite3.Connection] = []
+        self.writer: _Open | None = None
+        self.idle: list[_Open] = []
         self.line = line
 
     def connections(self) -> list[sqlite3.Connection]:
-        return [*self.idle, *([] if self.writer is None else [self.writer])]
+        return [opened.db for opened in (self.writer, *self.idle) if opened is not None]
 
     def forget(self) -> None:
         self.writer, self.idle = None, []
