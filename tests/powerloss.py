@@ -128,7 +128,13 @@ def after_power_loss(log, folder, pick: random.Random):
         data = entry[3]
         if not safe:
             fate = pick.choice(["lost", "whole", "torn"])
-            data = b"" if fate == "lost" else data if fate == "whole" else data[: _SECTOR * pick.randint(0, len(data) // _SECTOR)]
+            data = (
+                b""
+                if fate == "lost"
+                else data
+                if fate == "whole"
+                else data[: _SECTOR * pick.randint(0, len(data) // _SECTOR)]
+            )
         if data:
             content.extend(bytes(max(0, offset - len(content))))
             content[offset : offset + len(data)] = data

@@ -11,10 +11,10 @@ import time
 
 import pytest
 
-from quota import Ledger
-from quota.stores import _sqlite_handles, _sqlite_steps
-from quota.stores.sqlite import SQLiteStore
 from powerloss import Nothing, Recorder, after_power_loss
+from quota import Ledger
+from quota.stores import _sqlite_opened, _sqlite_steps
+from quota.stores.sqlite import SQLiteStore
 from sqlite_files import ledger_on, used, whole
 
 _LIMIT = "1000000000/year, 500000000/year as other"
@@ -145,7 +145,7 @@ def record(tmp_path, durability, monkeypatch, calls=120):
     path = str(tmp_path / "live" / "usage.db")
     os.mkdir(tmp_path / "live")
     with monkeypatch.context() as patch:
-        patch.setattr(_sqlite_handles, "_connect", recorder.connect)
+        patch.setattr(_sqlite_opened, "connect", recorder.connect)
         ledger, _, secret = ledger_on(path, limits=_LIMIT, durability=durability)
         pick = random.Random(durability)
         recorder.log.append(("said", 0))

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from quota import Ledger, RequestMismatch, StoreBusy, StoreUnavailable, UsagePlan
-from quota.stores import _sqlite_handles, _sqlite_schema, _sqlite_steps
+from quota.stores import _sqlite_opened, _sqlite_schema, _sqlite_steps
 from quota.stores.sqlite import SQLiteStore
 from sqlite_files import SPAWN, ledger_on, reopened, used, whole
 
@@ -106,7 +106,9 @@ def test_a_file_that_may_not_be_written_is_unavailable(tmp_path):
         os.chmod(folder, 0o555)
         code = READ_ONLY.format(nobody=NOBODY)
         environment = {**os.environ, "PYTHONPATH": str(Path(sys.modules["quota"].__file__).parents[1])}
-        told = subprocess.run([sys.executable, "-c", code, path, secret], capture_output=True, text=True, env=environment)
+        told = subprocess.run(
+            [sys.executable, "-c", code, path, secret], capture_output=True, text=True, env=environment
+        )
         assert told.returncode == 0, told.stderr
         lines = told.stdout.splitlines()
         assert len(lines) >= 2
@@ -355,7 +357,7 @@ def test_an_older_schema_is_brought_up_to_date_and_older_processes_are_told(path
 
     steps = _sqlite_schema.STEPS
     newer = (*steps, second)
-    for module in (_sqlite_schema, _sqlite_handles):
+    for module in (_sqlite_schema, _sqlite_opened):
         monkeypatch.setattr(module, "STEPS", newer)
     from quota.stores import _sqlite_directory
 
@@ -364,7 +366,7 @@ def test_an_older_schema_is_brought_up_to_date_and_older_processes_are_told(path
     assert new.store.migrate() == 2
     assert new.store.migrate() == 2
     assert new.consume(secret).limits[0].used == 5
-    for module in (_sqlite_schema, _sqlite_handles, _sqlite_directory):
+    for module in (_sqlite_schema, _sqlite_opened, _sqlite_directory):
         monkeypatch.setattr(module, "STEPS", steps)
     unavailable(lambda: old.consume(secret), path, "version 2")
     unavailable(lambda: old.peek(secret), path, "version 2")
@@ -383,10 +385,10 @@ def test_a_migration_that_fails_leaves_the_file_as_it_was(path, monkeypatch):
 
     steps = _sqlite_schema.STEPS
     monkeypatch.setattr(_sqlite_schema, "STEPS", (*steps, broken))
-    monkeypatch.setattr(_sqlite_handles, "STEPS", (*steps, broken))
+    monkeypatch.setattr(_sqlite_opened, "STEPS", (*steps, broken))
     unavailable(lambda: ledger.consume(secret), path, "nowhere")
     monkeypatch.setattr(_sqlite_schema, "STEPS", steps)
-    monkeypatch.setattr(_sqlite_handles, "STEPS", steps)
+    monkeypatch.setattr(_sqlite_opened, "STEPS", steps)
     assert ledger.consume(secret)
     assert ledger.store.check() == []
     ledger.close()
@@ -418,7 +420,9 @@ def test_two_that_make_the_file_at_once_make_one(path):
 
 def zone_file(folder, hours):
     """A zone of a fixed offset, as compiled rules: ``Area/Place``."""
-    block = struct.pack(">4sc15x6l", b"TZif", b"2", 0, 0, 0, 0, 1, 4) + struct.pack(">lbb", hours * 3600, 0, 0) + b"ABC\0"
+    block = (
+        struct.pack(">4sc15x6l", b"TZif", b"2", 0, 0, 0, 0, 1, 4) + struct.pack(">lbb", hours * 3600, 0, 0) + b"ABC\0"
+    )
     place = Path(folder, "Area", "Place")
     place.parent.mkdir(parents=True)
     place.write_bytes(block + block + f"\n<+{hours:02}>-{hours}\n".encode())
@@ -451,7 +455,15 @@ def test_a_zone_whose_rules_change_between_runs_splits_no_window(path, tmp_path)
 
     def run(folder, hour, cost):
         environment = {**os.environ, "PYTHONTZPATH": folder, "PYTHONPATH": source}
-        command = [sys.executable, "-c", RUN, path, str(hour), str(cost), "a secret of twenty characters".replace(" ", "-")]
+        command = [
+            sys.executable,
+            "-c",
+            RUN,
+            path,
+            str(hour),
+            str(cost),
+            "a secret of twenty characters".replace(" ", "-"),
+        ]
         told = subprocess.run(command, capture_output=True, text=True, env=environment, check=True).stdout.split()
         return told[0] == "True", int(told[1]), int(told[2])
 

@@ -91,8 +91,12 @@ def test_threads_of_one_store_are_exact_at_any_switch_interval(path):
     sys.setswitchinterval(1e-6)
     try:
         threads = [
-            threading.Thread(target=lambda seed=seed: found.append(spend(path, secret, costs(seed)))) for seed in range(3)
-        ] + [threading.Thread(target=lambda seed=seed: found.append(share(ledger, secret, costs(seed)))) for seed in range(5)]
+            threading.Thread(target=lambda seed=seed: found.append(spend(path, secret, costs(seed))))
+            for seed in range(3)
+        ] + [
+            threading.Thread(target=lambda seed=seed: found.append(share(ledger, secret, costs(seed))))
+            for seed in range(5)
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -170,9 +174,7 @@ def test_four_processes_share_fairly_and_nobody_waits_a_second(path, durability)
     secrets = [ledger.issue_key(f"k{number}", "p").secret for number in range(4)]
     ledger.close()
     results, start = SPAWN.Queue(), SPAWN.Barrier(4)
-    workers = [
-        SPAWN.Process(target=hammer, args=(path, secret, durability, 2.0, results, start)) for secret in secrets
-    ]
+    workers = [SPAWN.Process(target=hammer, args=(path, secret, durability, 2.0, results, start)) for secret in secrets]
     for worker in workers:
         worker.start()
     found = [results.get(timeout=60) for _ in workers]
@@ -455,7 +457,9 @@ def test_a_fork_does_not_wait_for_ever(path, monkeypatch):
 
 def leave_in_the_middle(path, secret):
     ledger = Ledger(SQLiteStore(path, durability="normal"))
-    threads = [threading.Thread(target=lambda: [ledger.consume(secret) for _ in range(10**6)], daemon=True) for _ in range(3)]
+    threads = [
+        threading.Thread(target=lambda: [ledger.consume(secret) for _ in range(10**6)], daemon=True) for _ in range(3)
+    ]
     for thread in threads:
         thread.start()
     while used(ledger, secret) < 100:

@@ -8,11 +8,12 @@ import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 from ..clock import monotonic
 from ..errors import StoreBusy, StoreUnavailable
-from ._sqlite_schema import NOTHING, STEPS, bring_up_to_date, failure, is_busy, read_version
+from ._sqlite_opened import Kept, Opened, close_all, open_file, try_begin
+from ._sqlite_schema import NOTHING, failure, is_busy
 from ._sqlite_turns import Line, Threads, pause
 
 P = ParamSpec("P")
@@ -44,7 +45,7 @@ class Handles:
         self._undone = undone
         self._opened = False
         self._reset()
-        weakref.finalize(self, _close_all, self._kept)
+        weakref.finalize(self, close_all, self._kept)
         _all.add(self)
 
     def _reset(self) -> None:
@@ -53,7 +54,7 @@ class Handles:
         self._reading = 0
         self._shut = False
         self._time_ends = 0.0
-        self._kept = _Kept(Line(self.path + "-turn"))
+        self._kept = Kept(Line(self.path + "-turn"))
 
     def write(self, work: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Do ``work`` in a transaction that writes, alone among all processes; what it raises undoes all of it.
@@ -83,7 +84,7 @@ class Handles:
         if not in_turn:
             raise StoreBusy(f"{self.path}: other threads were first for {self.timeout} s; {NOTHING}")
         writer = self._kept.writer
-        if writer is not None and monotonic() < self._time_ends and _try_begin(writer.db):
+        if writer is not None and monotonic() < self._time_ends and try_begin(writer.db):
             return writer.db
         self._time_ends = 0.0
         if writer is None or self._moved(writer):
@@ -102,7 +103,7 @@ class Handles:
                 is_next = is_next or line.enter()
                 now = monotonic()
                 # The next may have been stopped: the line is for fairness, SQLite's own lock for exclusion.
-                if (is_next or now > since + _LONG) and _try_begin(db):
+                if (is_next or now > since + _LONG) and try_begin(db):
                     return
                 if now >= deadline:
                     raise StoreBusy(f"{self.path} was in use by others for {self.timeout} s; {NOTHING}")
@@ -166,7 +167,7 @@ class Handles:
                 raise StoreBusy(f"{self.path}: this process forks; {NOTHING}")
             self._reading += 1
 
-    def _borrow(self, deadline: float) -> _Open:
+    def _borrow(self, deadline: float) -> Opened:
         with self._gate:
             reader = self._kept.idle.pop() if self._kept.idle else None
         if reader is not None and self._moved(reader):
@@ -174,7 +175,7 @@ class Handles:
             reader = None
         return reader or self._open(deadline)
 
-    def _give_back(self, reader: _Open | None, *, sound: bool) -> None:
+    def _give_back(self, reader: Opened | None, *, sound: bool) -> None:
         with self._gate:
             self._reading -= 1
             self._gate.notify_all()
@@ -184,7 +185,7 @@ class Handles:
         if reader is not None:
             reader.db.close()
 
-    def _moved(self, opened: _Open) -> bool:
+    def _moved(self, opened: Opened) -> bool:
         """Whether the path is another file by now than the one that was opened."""
         try:
             found = os.stat(self.path)  # noqa: PTH116 -- before every other call, and twice as fast
@@ -192,41 +193,21 @@ class Handles:
             return True
         return opened.file != (found.st_dev, found.st_ino)
 
-    def _open(self, deadline: float) -> _Open:
-        """A new connection to the file, made and brought up to date if need be."""
+    def _open(self, deadline: float) -> Opened:
+        """A new connection to the file, which is made when it was never there."""
         there = Path(self.path).exists()
         if self._opened and not there:
             raise StoreUnavailable(f"{self.path} was removed while in use; {NOTHING}")
         while True:
-            db = _connect(self.path, "rw" if there else "rwc")
             try:
-                self._prepare(db)
-                found = Path(self.path).stat()
+                opened = open_file(self.path, self._synchronous, "rw" if there else "rwc")
             except sqlite3.OperationalError as error:
-                db.close()
                 if not is_busy(error) or monotonic() >= deadline:
                     raise
-            except BaseException:
-                db.close()
-                raise
             else:
                 self._opened = True
-                return _Open(db, (found.st_dev, found.st_ino))
+                return opened
             pause(_LINE_PAUSE)
-
-    def _prepare(self, db: sqlite3.Connection) -> None:
-        version = read_version(db, self.path)
-        (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
-        if mode != "wal":
-            raise StoreUnavailable(f"{self.path}: its file system has no shared memory for SQLite's WAL; {NOTHING}")
-        db.execute(f"PRAGMA synchronous = {self._synchronous}")
-        # Elsewhere than on a Mac these do nothing; there fsync alone does not reach the disk.
-        db.execute("PRAGMA fullfsync = 1")
-        db.execute("PRAGMA checkpoint_fullfsync = 1")
-        if version != len(STEPS):
-            db.execute("BEGIN IMMEDIATE")
-            bring_up_to_date(db, self.path)
-            db.execute("COMMIT")
 
     def close(self) -> None:
         """Close all connections once those who use them are done; a call afterwards opens new ones."""
@@ -243,7 +224,7 @@ class Handles:
                 self._shut = False
                 self._threads.give()
                 return False
-        self._kept.close()
+        close_all(self._kept)
         return True
 
     def _resume(self) -> None:
@@ -254,61 +235,10 @@ class Handles:
 
     def _begin_child(self) -> None:
         """In a forked child: nothing of the parent's is used. What was still open is never closed, never used."""
-        _left_behind.extend(self._kept.connections())
-        self._kept.forget()
+        _left_behind.extend(self._kept.forget())
         self._kept.line.close()
         self._reset()
-        weakref.finalize(self, _close_all, self._kept)
-
-
-class _Open(NamedTuple):
-    """A connection, and which file it is to."""
-
-    db: sqlite3.Connection
-    file: tuple[int, int]
-
-
-class _Kept:
-    """What is open: apart from its user, so that it can be closed when nobody holds that any more."""
-
-    def __init__(self, line: Line) -> None:
-        self.writer: _Open | None = None
-        self.idle: list[_Open] = []
-        self.line = line
-
-    def connections(self) -> list[sqlite3.Connection]:
-        return [opened.db for opened in (self.writer, *self.idle) if opened is not None]
-
-    def forget(self) -> None:
-        self.writer, self.idle = None, []
-
-    def close(self) -> None:
-        found = self.connections()
-        self.forget()
-        for db in found:
-            db.close()
-        self.line.close()
-
-
-def _close_all(kept: _Kept) -> None:
-    kept.close()
-
-
-def _connect(path: str, mode: str) -> sqlite3.Connection:
-    """SQLite's own busy handler is off (``timeout=0``): it lets others starve."""
-    return sqlite3.connect(
-        f"{Path(path).as_uri()}?mode={mode}", timeout=0, isolation_level=None, check_same_thread=False, uri=True
-    )
-
-
-def _try_begin(db: sqlite3.Connection) -> bool:
-    try:
-        db.execute("BEGIN IMMEDIATE")
-    except sqlite3.OperationalError as error:
-        if is_busy(error):
-            return False
-        raise
-    return True
+        weakref.finalize(self, close_all, self._kept)
 
 
 def _before_fork() -> None:

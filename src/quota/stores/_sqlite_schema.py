@@ -53,7 +53,7 @@ STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (_create,)
 
 
 def read_version(db: sqlite3.Connection, path: str) -> int:
-    """The schema's version in a file that is ours, or 0 in an empty one.
+    """Inside a transaction: the schema's version in a file that is ours, or 0 in an empty one.
 
     Raises:
         StoreUnavailable: a database of something else, or of a newer quota.
