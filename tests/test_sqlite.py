@@ -60,7 +60,7 @@ def stores(folder):
 
 def test_the_conformance_machine_over_sqlite(tmp_path):
     """Every history agrees with the model, the file closed and opened again now and then."""
-    run_state_machine_as_test(machine(*stores(tmp_path)), settings=settings(max_examples=40, stateful_step_count=30))
+    run_state_machine_as_test(machine(*stores(tmp_path)), settings=settings(max_examples=20, stateful_step_count=30))
 
 
 @pytest.mark.slow
@@ -79,7 +79,7 @@ def test_the_conformance_machine_awaited(tmp_path):
         def _ledger(self, store):
             return Awaited(AsyncLedger(store, clock=self.clock))
 
-    run_state_machine_as_test(AwaitedMachine, settings=settings(max_examples=15, stateful_step_count=25))
+    run_state_machine_as_test(AwaitedMachine, settings=settings(max_examples=8, stateful_step_count=25))
 
 
 def test_two_stores_on_one_file_are_one_ledger(tmp_path):
@@ -100,7 +100,7 @@ def test_two_stores_on_one_file_are_one_ledger(tmp_path):
             for _ in range(2):
                 next(self._turns).close()
 
-    run_state_machine_as_test(machine(TakingTurns), settings=settings(max_examples=25, stateful_step_count=30))
+    run_state_machine_as_test(machine(TakingTurns), settings=settings(max_examples=12, stateful_step_count=30))
 
 
 def test_sync_async_and_memory_decide_equally(tmp_path, clock):

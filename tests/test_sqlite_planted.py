@@ -206,14 +206,14 @@ def powerless(world):
     try:
         here, secret = world.with_key(limits="1000/day", durability="full")
         said = []
-        for _ in range(30):
+        for _ in range(20):
             here.consume(secret)
             said.append(len(recorder.log))
         here.close()
     finally:
         opened.connect = real
     name = os.path.basename(here.store.path)
-    for number, place in list(enumerate(said, 1))[::5]:
+    for number, place in list(enumerate(said, 1))[::8]:
         folder = os.path.join(world.folder, f"left{world.count}-{number}")
         os.mkdir(folder)
         after_power_loss(recorder.log[:place], folder, Nothing())
@@ -327,8 +327,7 @@ def refused(world):
     world.clock.advance(DAY)
     assert not here.consume(secret, 100)
     world.clock.advance(-DAY)
-    assert count(here.consume(secret, 5)) == 14
-    assert not here.consume(secret, 2)
+    assert count(here.consume(secret, 5, request_id="by the rule, in no lane")) == 14
 
 
 def gone(world):

@@ -174,7 +174,7 @@ def test_four_processes_share_fairly_and_nobody_waits_a_second(path, durability)
     secrets = [ledger.issue_key(f"k{number}", "p").secret for number in range(4)]
     ledger.close()
     results, start = SPAWN.Queue(), SPAWN.Barrier(4)
-    workers = [SPAWN.Process(target=hammer, args=(path, secret, durability, 2.0, results, start)) for secret in secrets]
+    workers = [SPAWN.Process(target=hammer, args=(path, secret, durability, 1.5, results, start)) for secret in secrets]
     for worker in workers:
         worker.start()
     found = [results.get(timeout=60) for _ in workers]
