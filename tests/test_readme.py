@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import django_site  # noqa: F401 -- sets Django up: the README puts a plan in front of a project
 import quota
 
 ROOT = Path(__file__).parent.parent

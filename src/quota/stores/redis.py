@@ -41,6 +41,8 @@ class RedisStore(Decisions):
     Exact on one primary. A failover may lose the last charges that the replica had not seen.
     """
 
+    blocking = True
+
     def __init__(
         self,
         client: Any = None,
