@@ -13,7 +13,7 @@ from .clock import DAY_US
 
 MINUTE_US = 60_000_000
 HOUR_US = 3_600_000_000
-_NEVER = 2**53
+_NEVER = 2**62
 
 
 class Slot:
@@ -282,7 +282,7 @@ class Record:
                 dead = max(dead, slot.end + 2 * (slot.end - slot.start))
                 floor = max(floor, slot.end)
             for bucket in meter.buckets:
-                dead = max(dead, bucket.at - -bucket.level // bucket.drain)
+                dead = max(dead, min(bucket.at - -bucket.level // bucket.drain, _NEVER))
         for expires, _, _, _ in (self.holds or {}).values():
             dead = max(dead, expires + DAY_US)
         for memo in (self.requests or {}).values():
