@@ -20,6 +20,8 @@ from quota import Ledger, ManualClock, Reason, UsagePlan
 from quota.charge import Party
 from quota.decision import Decision
 from quota.errors import ClockSkew, PlanConflict, RequestMismatch, ReservationClosed, UnknownPlan
+from quota.stores import _lane
+from quota.stores._lane import Lane, Stripe
 from quota.stores.memory import MemoryStore
 from receipts import Change, Denial, Receipt, check_ceiling, check_receipts, justify_denials
 from scheduler import Deadlock, Found, explore, replay
@@ -28,7 +30,7 @@ CORE = [
     f"{next(iter(quota.__path__))}/{name}.py"
     for name in (
         "charge", "decision", "ledger", "operations", "period", "plan", "record", "reservation", "steps", "store",
-        "stores/memory",
+        "stores/memory", "stores/_lane",
     )
 ]  # fmt: skip
 """All that a call passes through but ``key.py`` and ``errors.py``, which share nothing between threads."""
@@ -37,6 +39,12 @@ NOON = 1_700_049_600_000_000
 DAY = 86_400_000_000
 MINUTE = 60_000_000
 OLD, NEW = "a-foreign-secret-of-one", "a-foreign-secret-of-two"
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch):
+    """A thread that finds a lock taken tries once more, not a hundred times: trying has no side effects to explore."""
+    monkeypatch.setattr(_lane, "TRIES", 1)
 
 
 class World:

@@ -18,6 +18,9 @@ DAY_US = 86_400_000_000
 monotonic = time.monotonic
 """Bounds waits (``StoreBusy``); never decides an admission."""
 
+pause = time.sleep
+"""Lets other threads run, while one of them holds a lock."""
+
 
 def system_clock() -> int:
     """The system's wall clock, in microseconds. ``time.time_ns`` is looked up at each call, so frozen time is seen."""
