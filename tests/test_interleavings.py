@@ -244,6 +244,22 @@ def the_next_window(w):
     return [lambda: w.ledger.consume(OLD), tomorrow], check
 
 
+@scenario("5/day", warm=1)
+def the_next_minute(w):
+    """A minute begins between two calls: nothing is lost, and what was used when it began is known to the hour."""
+
+    def later():
+        w.clock.advance(MINUTE)
+        return w.consume(), w.consume()
+
+    def check(first, second):
+        assert first
+        assert all(second)
+        assert w.settle() == 4
+
+    return [w.consume, later], check
+
+
 # consume against what changes keys and plans
 
 
@@ -826,43 +842,47 @@ def plant(monkeypatch, owner, name, changes):
 
 PLANTED = {
     "no lock on the fast path": (
-        (Ledger, "consume", {"with lane.lock:": "if True:"}),
+        (Ledger, "consume", {
+            "if not lock.acquire(False):": "if False:", "lock.release()\n        except": "pass\n        except",
+        }),
         ["the_last_unit", "the_last_of_a_burst"],
     ),
     "the count read outside of the lock": (
         (Ledger, "consume", {
-            "with lane.lock:": "known = lane.meter.total\n            with lane.lock:",
-            "total = meter.total + units": "total = known + units",
+            "lock = lane.lock": "lock = lane.lock; known = getattr(lane, 'total', 0)", "total = lane.total + units": "total = known + units",
         }),
         ["the_last_unit"],
     ),
     "the plan's life checked outside of the lock": (
         (Ledger, "consume", {
-            "with lane.lock:": "live = lane.live[0]\n            with lane.lock:",
-            "not lane.live[0]": "not live",
+            "lock = lane.lock": "lock = lane.lock; live = lane.until and lane.track.live", "and lane.track.live": "and live",
         }),
         ["lower_the_limit", "without_the_plan"],
     ),
-    "the key's version checked outside of the lock": (
+    "an open lane seen outside of the lock": (
         (Ledger, "consume", {
-            "with lane.lock:": "stale = lane.version != lane.record.version\n            with lane.lock:",
-            "lane.version != record.version": "stale",
+            "lock = lane.lock": "lock = lane.lock; until = lane.until", "now < lane.until": "now < until",
         }),
-        ["disable", "rotate_at_once", "off_the_plan", "a_second_key_joins", "forget"],
+        ["disable", "rotate_at_once", "off_the_plan", "a_second_key_joins", "forget", "prune"],
+    ),
+    "a minute begun beside the lock": (
+        (Lane, "turn", {"with self.seat.stripe:": "if True:"}),
+        ["the_next_minute"],
     ),
     "the key read outside of the lock": (
         (MemoryStore, "apply", {
-            "account = seat.account\n": "account, key = seat.account, seat.key\n",
-            "Entry(seat.key,": "Entry(key,",
+            "with seat.stripe:": "key = seat.key\n        with seat.stripe:", "Entry(seat.key,": "Entry(key,",
         }),
         ["disable_at_first"],
     ),
     "a lock replaced while it is held": (
-        (MemoryStore, "apply", {"entry = Entry(": "account.stripe.lock = threading.Lock(); entry = Entry("}),
+        (Stripe, "__enter__", {
+            "mine = not self.busy": "lock.release(); self.lock = lock = threading.RLock(); lock.acquire(); mine = True",
+        }),
         ["first_calls", "one_request_twice"],
     ),
     "no lock": (
-        (MemoryStore, "apply", {"with account.stripe.lock:": "if True:"}),
+        (MemoryStore, "apply", {"with seat.stripe:": "if True:"}),
         [
             "first_calls", "a_secret_and_its_key", "two_keys_of_an_account", "a_reservation_and_a_call", "commit_twice",
             "commit_or_cancel", "commit_or_lapse", "one_request_twice", "one_request_id_for_two_calls", "refund_twice",
@@ -870,7 +890,7 @@ PLANTED = {
         ],
     ),
     "a seat not looked up again under its lock": (
-        (MemoryStore, "apply", {"if self._seats.get(seat.key.id) is not seat:": "if not seat:"}),
+        (MemoryStore, "apply", {"if self._seat(ref) is not seat:": "if not seat:"}),
         ["remove_and_come_back"],
     ),
     "a plan replaced beside the accounts' locks": (
@@ -878,7 +898,7 @@ PLANTED = {
         ["lower_the_limit_at_first"],
     ),
     "a key changed beside its account's lock": (
-        (MemoryStore, "_at_rest", {"with seat.account.stripe.lock:": "if True:"}),
+        (MemoryStore, "_at_rest", {"with seat.stripe:": "if True:"}),
         ["disable", "off_the_plan"],
     ),
     "keys added without the directory's lock": (
@@ -887,13 +907,13 @@ PLANTED = {
     ),
     "a secret unknown while its key changes": (
         (MemoryStore, "change_key", {
-            "key = change(seat.key)": "key = change(seat.key); self._digests.pop(key.secrets[-1].digest)",
-            "del self._digests[stale]": "self._digests.pop(stale, None)",
+            "key = change(seat.key)": "key = change(seat.key); self.lanes.pop(key.secrets[-1].digest)",
+            "del self.lanes[digest]": "self.lanes.pop(digest, None)",
         }),
         ["rotate_with_overlap", "enable_what_is_enabled", "disable"],
     ),
     "a fast path left open": (
-        (MemoryStore, "_split", {"self._close_lanes(first)": "pass"}),
+        (MemoryStore, "_split", {"first.lane.shut()": "pass"}),
         ["a_second_key_joins"],
     ),
     "a stale clock": (
@@ -920,7 +940,7 @@ def test_planted_races_are_found(monkeypatch, what, name):
 
 def test_a_planted_deadlock_is_found(monkeypatch):
     """Two locks that are taken in two orders end in a report instead of a hang."""
-    order = {"with account.stripe.lock:": "with account.stripe.lock, self._directory:"}
+    order = {"with seat.stripe:": "with seat.stripe, self._directory:"}
     plant(monkeypatch, MemoryStore, "apply", order)
     with pytest.raises(Deadlock):
         run("lower_the_limit_at_first")

@@ -73,25 +73,25 @@ class Stripe:
 class Track:
     """What the lanes of one plan share. ``live``: whether the plan stands; a change of it closes all lanes at once.
 
-    ``own``: the routes with limits or costs of their own, which no lane serves.
+    ``own``: the routes with limits or costs of their own, which no lane serves. ``simple``: whether lanes can serve at
+    all: one meter, at most one throttle.
     """
 
-    __slots__ = ("_shared", "course", "live", "own", "plan", "throttle")
+    __slots__ = ("_shared", "course", "live", "own", "plan", "simple", "throttle")
 
     def __init__(self, plan: UsagePlan) -> None:
         self.plan = plan
         self.course = plan.course(None)
         self.own = frozenset(plan.routes) | frozenset(plan.costs)
         self.throttle = next((line for line in self.course.lines if isinstance(line, ThrottleLine)), None)
+        lines = self.course.lines
+        self.simple = (
+            sum(isinstance(line, ThrottleLine) for line in lines) <= 1
+            and all(line.unit == REQUESTS and not line.route for line in lines)
+            and self.course.cost == {REQUESTS: 1}
+        )
         self.live = True
         self._shared: dict[str, Any] = {}
-
-    @property
-    def simple(self) -> bool:
-        """Whether lanes can serve: one meter, at most one throttle."""
-        lines = self.course.lines
-        one = sum(isinstance(line, ThrottleLine) for line in lines) <= 1
-        return one and all(line.unit == REQUESTS and not line.route for line in lines) and self.course.cost == {REQUESTS: 1}
 
     def share(self, name: str, value: T) -> T:
         """The value, or the equal one that the latest lane has: most keys' are equal, and one object stays in cache."""
@@ -184,9 +184,14 @@ class Lane(_Hot):
             self.seat.record.at = self.at
 
     def close(self) -> None:
-        """Hand the count back for good."""
+        """Hand the count back; ``open`` goes on from there."""
         self.hand_back()
         self.until = 0
+
+    def shut(self) -> None:
+        """Close for good: what the bounds were worked out from is about to change."""
+        self.close()
+        self.version = -1
 
     def turn(self, now: int) -> bool:
         """Begin the minute of ``now``, where that is all that was in the way; its start is noted in the record."""

@@ -143,9 +143,8 @@ class MemoryStore:
             return
         stripe.floor = max(stripe.floor, floor)
         if lane is not None:
-            lane.close()
+            lane.shut()
         place.record = None
-        record.version = -2  # as no lane's is
 
     def _open_lane(self, request: Request, seat: _Seat, entry: Entry, party: Party) -> None:
         """Open the fast path again where its bounds still hold, or work out new ones for what was just decided."""
@@ -163,19 +162,18 @@ class MemoryStore:
         if not track.simple or request.route in track.own or meter is None or usable(request, entry) is not Reason.OK:
             return
         if party.current(track.course, now):
-            fresh = self._new_lane(seat, now)
-            fresh.lay(track, record, meter, now)
-            fresh.open(record)
+            lane.shut()
+            seat.lane = lane = Lane(seat)
+            lane.lay(track, record, meter, now)
+            lane.open(record)
+            self._refer(seat, now)
 
-    def _new_lane(self, seat: _Seat, now: int | None = None) -> Lane:
-        """A lane in place of the key's last one, for every reference to it; what has expired is served by none."""
-        seat.lane.close()
-        seat.lane = fresh = Lane(seat)
-        self.lanes[seat.key.id] = fresh
+    def _refer(self, seat: _Seat, now: int = 0) -> None:
+        """Let a key be found by its id and its secrets; one that has expired is served by no fast path."""
+        self.lanes[seat.key.id] = seat.lane
         for secret in seat.key.secrets:
-            expired = now is not None and secret.expires_at is not None and to_us(secret.expires_at) <= now
-            self.lanes[secret.digest] = Lane(seat) if expired else fresh
-        return fresh
+            expired = secret.expires_at is not None and to_us(secret.expires_at) <= now
+            self.lanes[secret.digest] = Lane(seat) if expired else seat.lane
 
     @contextmanager
     def _everything(self) -> Iterator[None]:
@@ -195,7 +193,7 @@ class MemoryStore:
             if seat is None:
                 raise UnknownKey(key_id)
             with seat.stripe:
-                self._new_lane(seat)
+                seat.lane.shut()
                 yield seat
 
     def _on(self, ids: dict[str, str]) -> _On:
@@ -262,7 +260,7 @@ class MemoryStore:
                 seat = _Seat(key, account, stripe, self._on({} if plan is None else {plan.api: plan.id}))
                 if account is not None:
                     account.members.append(seat)
-                self._new_lane(seat)
+                self._refer(seat)
 
     def _account_of(self, key: ApiKey, stripe: Stripe) -> _Account | None:
         """The account that a key joins, shared from its second key on; None for a key's own, which nobody shares."""
@@ -282,7 +280,7 @@ class MemoryStore:
     def _split(self, account: _Account) -> None:
         """A second key joins: what the first one used is the account's count, and goes on being its own."""
         first = account.members[0]
-        self._new_lane(first)
+        first.lane.shut()
         account.shared = True
         if first.record is not None:
             account.record = first.record.copy()
@@ -301,7 +299,7 @@ class MemoryStore:
             stale = {secret.digest for secret in seat.key.secrets} - {secret.digest for secret in key.secrets}
             seat.key = key
             # In this order: a secret that stays is never unknown, not even for an instant.
-            self._new_lane(seat)
+            self._refer(seat)
             for digest in stale:
                 del self.lanes[digest]
             return key
