@@ -89,4 +89,8 @@ def measure(rounds: int) -> dict[str, Any]:
     found["floor with a plain lock, 8 on one key: throughput, of one thread's"] = ratio(
         timings["floor, 1 on one key"], timings["floor, 8 on one key"]
     )
-    return {"timings": timings, "ratios": found, "facts": [f"{statistics.median(shares):.2f} is the slowest of eight threads' share of the fastest's calls."]}
+    return {
+        "timings": timings,
+        "ratios": found,
+        "facts": [f"{statistics.median(shares):.2f} is the slowest of eight threads' share of the fastest's calls."],
+    }

@@ -252,11 +252,11 @@ class Decision:
 
 
 class Quick(Decision):
-    """A decision of the fast path, which fills in what it knows: without ``__init__``, Python makes one in half the time."""
+    """A decision of the fast path, which fills in what it knows: made in half the time of one with an ``__init__``."""
 
     __slots__ = ()
 
-    __init__ = object.__init__  # type: ignore[assignment]
+    __init__ = object.__init__
 
 
 def bare_line(line: Line) -> Line:

@@ -8,7 +8,8 @@ record asks for them back first (``hand_back``), under the same lock.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from ..charge import Course, Line, QuotaLine, ThrottleLine, bounds
@@ -21,6 +22,7 @@ from ..record import MINUTE_US, Bucket, Meter, Record
 T = TypeVar("T")
 TRIES = 100
 
+
 def wait_for(lock: Any) -> None:
     """Take a lock that another thread holds, after letting that thread run.
 
@@ -30,7 +32,7 @@ def wait_for(lock: Any) -> None:
     """
     for turn in range(TRIES):
         pause(0 if turn < 10 else 0.000_05)
-        if lock.acquire(False):
+        if lock.acquire(blocking=False):
             return
     lock.acquire()
 
@@ -38,36 +40,41 @@ def wait_for(lock: Any) -> None:
 class Stripe:
     """The accounts that share one lock, and the round of records to be looked over for dead windows.
 
-    A context manager: the way in for everything but the fast path. The lock knows its owner, so that an interrupt
-    between taking it and the block that gives it back cannot leave it taken.
+    ``busy``: an operation of many steps holds the lock. The lock knows its owner, so that an interrupt between taking
+    it and the block that gives it back cannot leave it taken; ``busy`` is what a signal handler then finds.
     """
 
     __slots__ = ("busy", "floor", "lock", "round")
 
     def __init__(self, new_round: Callable[[], Any]) -> None:
-        self.lock = threading.RLock()
+        self.lock: Any = threading.RLock()
         self.round = new_round()
         self.floor = 0
         self.busy = False
 
-    def __enter__(self) -> None:
-        lock = self.lock
-        try:
-            if not lock.acquire(False):
-                wait_for(lock)
-            mine = not self.busy
-            self.busy = True
-        except BaseException:
-            if lock._is_owned():  # type: ignore[attr-defined] # what threading.Condition asks, too
-                lock.release()
-            raise
-        if not mine:
-            lock.release()
+    def let_through(self) -> None:
+        """Let an operation that is under way end, before its lock is blocked on; see ``wait_for``."""
+        for turn in range(TRIES):
+            if not self.busy:
+                return
+            pause(0 if turn < 10 else 0.000_05)
+
+    def check(self) -> None:
+        """Refuse who holds the lock already, in the middle of another operation."""
+        if self.busy:
             raise StoreBusy("called from a signal handler or a finalizer in the middle of a call of its own thread")
 
-    def __exit__(self, *_: object) -> None:
-        self.busy = False
-        self.lock.release()
+    @contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """Nothing else happens on the stripe. ``MemoryStore.apply`` and ``Lane.turn`` say the same in line."""
+        self.let_through()
+        with self.lock:
+            self.check()
+            try:
+                self.busy = True
+                yield
+            finally:
+                self.busy = False
 
 
 class Track:
@@ -95,9 +102,9 @@ class Track:
 
     def share(self, name: str, value: T) -> T:
         """The value, or the equal one that the latest lane has: most keys' are equal, and one object stays in cache."""
-        latest = self._shared.get(name)
-        if latest == value:
-            return latest  # type: ignore[no-any-return]
+        latest: T | None = self._shared.get(name)
+        if latest is not None and latest == value:
+            return latest
         self._shared[name] = value
         return value
 
@@ -155,7 +162,7 @@ class Lane(_Hot):
         """Work out the bounds of a record on which nothing is due."""
         course, key = track.course, self.seat.key
         self.track, self.key, self.meter = track, key, meter
-        self.version, self.token = record.version, record.token
+        self.token = record.token
         ceiling, quiet, end = bounds(course, record, meter)
         expiries = [key.expires_at, *(secret.expires_at for secret in key.secrets)]
         ends = [end, *(to_us(expiry) for expiry in expiries if expiry is not None)]
@@ -169,6 +176,7 @@ class Lane(_Hot):
             slot = meter.slot(line.name) if isinstance(line, QuotaLine) else None
             slots.append((line, slot.base, slot.extra, slot.end) if slot else (line, 0, 0, 0))
         self.slots = track.share("slots", tuple(slots))
+        self.version = record.version  # last: what was interrupted before is worked out again
 
     def open(self, record: Record) -> None:
         """Own the count from now on."""
@@ -195,15 +203,22 @@ class Lane(_Hot):
 
     def turn(self, now: int) -> bool:
         """Begin the minute of ``now``, where that is all that was in the way; its start is noted in the record."""
-        with self.seat.stripe:
-            if not (0 < self.until <= now < self.end and self.at <= now and self.track.live):
-                return False
-            record = self.seat.record
-            self.close()
-            record.turn_minute(now)
-            self.open(record)
-            self.until = self.track.share("until", min(now - now % MINUTE_US + MINUTE_US, self.end))
-            return True
+        stripe = self.seat.stripe
+        stripe.let_through()
+        with stripe.lock:
+            stripe.check()
+            try:
+                stripe.busy = True
+                if not (0 < self.until <= now < self.end and self.at <= now and self.track.live):
+                    return False
+                record = self.seat.record
+                self.close()
+                record.turn_minute(now)
+                self.open(record)
+                self.until = self.track.share("until", min(now - now % MINUTE_US + MINUTE_US, self.end))
+                return True
+            finally:
+                stripe.busy = False
 
 
 def plain(lane: Lane | None, route: object) -> bool:

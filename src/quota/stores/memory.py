@@ -84,7 +84,7 @@ class MemoryStore:
 
     def _seat(self, ref: bytes | str | None) -> _Seat | None:
         lane = self.lanes.get(ref) if ref else None
-        return None if lane is None else lane.seat  # type: ignore[no-any-return]
+        return None if lane is None else lane.seat
 
     def apply(self, request: Request) -> Any:
         """Perform the request under the lock of its key's account."""
@@ -93,20 +93,30 @@ class MemoryStore:
             seat = self._seat(ref)
             if seat is None:
                 return perform(request, None, None, self.terms)
-            with seat.stripe:
+            stripe = seat.stripe
+            stripe.let_through()
+            with stripe.lock:
                 if self._seat(ref) is not seat:
                     continue
-                lane, account = seat.lane, seat.account
-                lane.close()
-                shared = account is not None and account.shared
-                entry = Entry(seat.key, seat.on.plans or self._look_up(seat.on), shared)
-                party = self._party(seat)
-                result = perform(request, entry, party, self.terms)
-                if party.changed:
-                    self._keep(seat, party)
-                    self._prune(seat.stripe, request.now)
-                self._open_lane(request, seat, entry, party)
-                return result
+                stripe.check()
+                try:
+                    stripe.busy = True
+                    return self._perform(request, seat)
+                finally:
+                    stripe.busy = False
+
+    def _perform(self, request: Request, seat: _Seat) -> Any:
+        account = seat.account
+        seat.lane.close()
+        shared = account is not None and account.shared
+        entry = Entry(seat.key, seat.on.plans or self._look_up(seat.on), shared)
+        party = self._party(seat)
+        result = perform(request, entry, party, self.terms)
+        if party.changed:
+            self._keep(seat, party)
+            self._prune(seat.stripe, request.now)
+        self._open_lane(request, seat, entry, party)
+        return result
 
     def _look_up(self, on: _On) -> Mapping[str, UsagePlan]:
         on.plans = plans = {api: self._plans[id_] for api, id_ in on.ids.items()}
@@ -180,7 +190,7 @@ class MemoryStore:
         """The directory and every account at rest, for a change that binds on the very next call of all."""
         with self._directory, ExitStack() as locks:
             for stripe in self._stripes:
-                locks.enter_context(stripe)
+                locks.enter_context(stripe.at_rest())
             for on in self._ons.values():
                 on.plans = None
             yield
@@ -192,7 +202,7 @@ class MemoryStore:
             seat = self._seat(key_id)
             if seat is None:
                 raise UnknownKey(key_id)
-            with seat.stripe:
+            with seat.stripe.at_rest():
                 seat.lane.shut()
                 yield seat
 
@@ -255,7 +265,7 @@ class MemoryStore:
             self._check_digests(key, None)
             plan = None if plan_id is None else self.get_plan(plan_id)
             stripe = self._stripes[hash(key.account) % len(self._stripes)]
-            with stripe:
+            with stripe.at_rest():
                 account = self._account_of(key, stripe)
                 seat = _Seat(key, account, stripe, self._on({} if plan is None else {plan.api: plan.id}))
                 if account is not None:
