@@ -881,7 +881,7 @@ PLANTED = {
     "the key read outside of the lock": (
         (MemoryStore, "apply", {
             "with stripe.lock:": "key = seat.key\n        with stripe.lock:",
-            "return self._perform(request, seat)": "return perform(request, quota.store.Entry(key, {}), None, self.terms)",
+            "self._perform(request, seat)": "(setattr(seat, 'key', key), self._perform(request, seat))[1]",
         }),
         ["disable_at_first"],
     ),

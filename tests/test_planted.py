@@ -73,7 +73,7 @@ BUGS = {
     "the fast path does not note the minute": (
         "stores/_lane.py", "            record.turn_minute(now)\n", ""),
     "the fast path outlives a plan change": (
-        "ledger.py", " and lane.track.live", ""),
+        "ledger.py", " and (track := lane.track).live", " and (track := lane.track)"),
     "the fast path outlives a disabled key": (
         "stores/memory.py", "                seat.lane.shut()\n", ""),
     "the fast path keeps its count to itself": (

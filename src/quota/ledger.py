@@ -141,9 +141,9 @@ class Ledger:
             try:
                 if not lock.acquire(False):  # noqa: FBT003 -- by keyword it takes twice as long
                     wait_for(lock)
-                if lane.at <= now < lane.until and lane.track.live:
+                if lane.at <= now < lane.until and (track := lane.track).live:
                     total = lane.total + units
-                    throttle = lane.track.throttle
+                    throttle = track.throttle
                     if throttle is None:
                         allowed = True if total <= lane.quiet else False if total > lane.ceiling else None
                     else:

@@ -101,9 +101,10 @@ class MemoryStore:
                 stripe.check()
                 try:
                     stripe.busy = True
-                    return self._perform(request, seat)
+                    answer = self._perform(request, seat)
                 finally:
                     stripe.busy = False
+                return answer
 
     def _perform(self, request: Request, seat: _Seat) -> Any:
         account = seat.account
