@@ -59,7 +59,7 @@ def write(found: dict[str, tuple[ModuleType, dict[str, Any]]], rounds: int) -> N
     )
     body = "\n".join(table(name, *one) for name, one in found.items())
     (HERE / "RESULTS.md").write_text(
-        HEAD.format(tolerance=tolerance, machine=machine) + body + (HERE / "tricks.md").read_text()
+        HEAD.format(tolerance=tolerance, machine=machine) + body + "\n" + (HERE / "history.md").read_text()
     )
     if "memory" in found:
         draw(found["memory"][1]["timings"], HERE / "results.svg")
