@@ -298,6 +298,89 @@ def a_clock_stepped_back_grants_nothing(q):
     assert _raises(q.ClockSkew, lambda: ledger.consume(key))
 
 
+def windows_begin_empty_whatever_was_called_first(q):
+    ledger, clock, key, _ = _ledger(q, "100/day", routes={"r": "5/day in Europe/Paris as few"})
+    assert ledger.consume(key, 5, route="r")
+    clock.set(datetime(2026, 3, 11, 8, tzinfo=timezone.utc))
+    assert ledger.consume(key)
+    clock.advance(timedelta(hours=1))
+    assert ledger.consume(key, 5, route="r")
+
+
+def a_bucket_outlives_its_history(q):
+    clock = q.ManualClock(START)
+    ledger = q.Ledger("memory://?stripes=1&retention=0", clock=clock)
+    ledger.add_plan(q.UsagePlan("p", "10/hour burst 10"))
+    key, other = (ledger.issue_key(name, "p").key for name in "ab")
+    assert ledger.consume(key, 10)
+    clock.advance(timedelta(minutes=30))
+    for _ in range(4):
+        ledger.consume(other)
+    assert not ledger.consume(key, 6)
+
+
+def _two_keys(q, limits):
+    ledger, clock, _, first = _ledger(q, limits)
+    return ledger, clock, first, ledger.issue_key("second", "p", id="second", account="k").secret
+
+
+def history_tells_each_key_s_own(q):
+    ledger, clock, key, first = _ledger(q, "90/month, 95/month by account as joint")
+    assert ledger.consume(first, 5)
+    second, secret = ledger.issue_key("second", "p", account="k")
+    assert ledger.consume(secret, 7)
+    clock.advance(DAY)
+    assert [r.used for r in ledger.usage(key)] == [12, 5, 0, 0]
+    assert [r.used for r in ledger.usage(second)] == [12, 7, 0, 0]
+
+
+def an_account_forgotten_since_gets_no_refund(q):
+    ledger, clock, first, second = _two_keys(q, "10/day by account")
+    before = ledger.consume(first, 5)
+    clock.advance(3 * DAY)
+    assert ledger.consume(second)
+    clock.advance(-3 * DAY)
+    ledger.forget("second")
+    assert ledger.consume(first, 5)
+    ledger.refund(before)
+    assert not ledger.consume(first, 6)
+
+
+def a_cancelled_reservation_is_not_retried(q):
+    ledger, _, _, secret = _ledger(q, "10/day")
+    held = ledger.reserve(secret, 4, ttl=DAY, request_id="a")
+    assert _raises(q.RequestMismatch, lambda: ledger.reserve(secret, 4, ttl=DAY / 2, request_id="a"))
+    held.cancel()
+    assert _raises(q.RequestMismatch, lambda: ledger.reserve(secret, 4, ttl=DAY, request_id="a"))
+
+
+def a_hold_of_one_key_is_never_another_s(q):
+    ledger, clock, key, first = _ledger(q, "10/day")
+    ledger.reserve(first, 3, ttl=timedelta(hours=1)).cancel()
+    second = ledger.issue_key("second", "p", account="k").secret
+    for secret in (second, first):
+        ledger.reserve(secret, 4, ttl=timedelta(hours=1))
+    clock.advance(timedelta(hours=2))
+    assert _standing(ledger, key) == {"requests/day": 0}
+
+
+def a_refund_after_its_changed_window_gives_nothing(q):
+    ledger, clock, key, _ = _ledger(q, "5/minute as x")
+    first = ledger.consume(key, 3)
+    ledger.replace_plan(q.UsagePlan("p", "5/hour as x"))
+    assert ledger.consume(key, 1)
+    clock.advance(timedelta(hours=2))
+    assert ledger.refund(first) == 0
+
+
+def a_late_commit_reaches_the_account(q):
+    ledger, clock, first, second = _two_keys(q, "100/month by account")
+    held = ledger.reserve(first, 5, ttl=timedelta(hours=1))
+    clock.advance(2 * DAY)
+    assert ledger.reserve(second, 1, ttl=timedelta(hours=1))
+    assert held.commit(4).limits[0].used == 5
+
+
 def _raises(error, call):
     try:
         call()

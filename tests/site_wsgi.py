@@ -16,6 +16,7 @@ app.wsgi_app = QuotaMiddleware(
     on_unavailable="deny",
     charge=os.environ["QUOTA_CHARGE"],
     exempt="/",
+    key=("x-api-key", "?key"),
 )
 
 

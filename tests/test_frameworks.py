@@ -16,7 +16,9 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Host, Mount, Route, Router, WebSocketRoute
 from starlette.websockets import WebSocketDisconnect
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.middleware.proxy_fix import ProxyFix
+from werkzeug.routing import BaseConverter
 
 import django_site  # noqa: F401 -- sets Django up
 from quota import AsyncLedger, Decision, Ledger
@@ -75,6 +77,24 @@ def test_flask_templates(wrap):
         assert find(method, url) is None
 
 
+def test_dispatched_templates():
+    """Behind Werkzeug's dispatcher each path is named by the application that serves it, below its mount."""
+    front = flask.Flask("front")
+    front.get("/<path:page>")(str)
+    apps = {
+        "/shop": flask_app(),
+        "/shop/old": InFrontOfWSGI(flask_app(), ledger()[0], on_unavailable="deny"),
+        "/x": str,
+    }
+    find = templates(DispatcherMiddleware(front, apps))
+    assert find("GET", "/pets/7") == "/<path:page>"
+    assert find("GET", "/shop/pets/7") == "/shop/pets/<int:number>"
+    assert find("GET", "/shop/old/pets/7") == "/shop/old/pets/<int:number>"
+    assert find("GET", "/shops") == "/<path:page>"
+    for url in ("/shop", "/shop/", "/shop/none", "/x/y", "/"):
+        assert find("GET", url) is None
+
+
 def test_flask():
     """Flask behind the middleware: headers, the decision in the environ, limits by rule, errors and streams settle."""
     made, secret = ledger("100/day", routes={"GET /pets/<int:number>": "2/hour as pets"})
@@ -93,6 +113,22 @@ def test_flask():
     with pytest.raises(ZeroDivisionError):
         client.get("/broken-stream", headers=headers).get_data()
     assert sum(record.used for record in made.usage(made.list_keys()[0]) if record.limit == "requests/day") == 4
+
+
+def test_flask_converter_that_needs_its_application():
+    """A converter that works only inside a request leaves the route named by its path; the request is served."""
+    made, secret = ledger("9/day", costs={"GET /pets/7": 5})
+    app = flask.Flask("shop")
+
+    class Known(BaseConverter):
+        def to_python(self, value):
+            return f"{value} of {flask.current_app.name}"
+
+    app.url_map.converters["known"] = Known
+    app.get("/pets/<known:pet>")(lambda pet: pet)
+    app.wsgi_app = InFrontOfWSGI(app.wsgi_app, made, on_unavailable="deny")
+    assert app.test_client().get("/pets/7", headers={"x-api-key": secret}).text == "7 of shop"
+    assert [record.used for record in made.usage(made.list_keys()[0])] == [5]
 
 
 # Django
@@ -310,6 +346,24 @@ def test_fastapi_dependency_without_handler():
     answer = client.get("/v1/pets/7")
     assert (answer.status_code, answer.headers["retry-after"]) == (429, "43200")
     assert answer.json()["detail"].startswith("Over requests/day")
+
+
+def test_fastapi_dependency_without_handler_keeps_settings():
+    """Without its handler a refusal keeps to the profile and the style, and no cache keeps it."""
+    for settings, expected in (
+        ({"profile": None}, {"cache-control": "no-store"}),
+        ({"profile": "github"}, {"cache-control": "no-store", "x-ratelimit-remaining": "0", "retry-after": "43200"}),
+        ({"style": "api_gateway"}, {"x-amzn-errortype": "LimitExceededException"}),
+    ):
+        made, secret = ledger("1/day")
+        app = fastapi_app(made, **settings)
+        del app.exception_handlers[Refused]
+        client = TestClient(app, headers={"x-api-key": secret})
+        client.get("/v1/pets/7")
+        answer = client.get("/v1/pets/7")
+        assert (answer.status_code, answer.headers["content-type"]) == (429, "application/json")
+        fields = ("cache-control", "retry-after", "ratelimit", "x-ratelimit-remaining", "x-amzn-errortype")
+        assert {name: answer.headers[name] for name in fields if name in answer.headers} == expected
 
 
 def test_fastapi_dependency_in_shadow():

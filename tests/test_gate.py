@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -43,7 +44,7 @@ def test_unknown_setting():
         ("actual", lambda request: 1), ("ttl", 1.5), ("ttl", None), ("exempt", "health"), ("exempt", "/a*b"),
         ("exempt", ["GET  /x"]), ("exempt", ["GET POST /x"]), ("exempt", [3]), ("exempt", None), ("shadow", 1),
         ("style", "aws"), ("style", None), ("profile", "IETF"), ("profile", 0), ("report", "print"), ("redact", None),
-        ("api", None),
+        ("api", None), ("api", "a\n"), ("api", "a" * 257), ("ttl", 0), ("ttl", timedelta(-1)), ("ttl", timedelta(367)),
     ],
 )  # fmt: skip
 def test_setting_invalid(field, value):
@@ -70,6 +71,24 @@ def test_settings_may_be_callables():
     assert made.passes("GET", "/", request)
 
 
+async def later(*_):
+    """What nobody would await."""
+
+
+class Later:
+    async def __call__(self, *_):
+        """The same."""
+
+
+@pytest.mark.parametrize("name", ["key", "route", "cost", "success", "actual", "exempt", "report"])
+@pytest.mark.parametrize("function", [later, partial(later, 1), Later(), Later().__call__])
+def test_setting_async(name, function):
+    """An async callable is refused: never awaited, one that exempts or calls a status a success would always say yes."""
+    with pytest.raises(InvalidValue, match="not async") as caught:
+        gate(charge="response", **{name: function})
+    assert caught.value.field == name
+
+
 def test_ttl_is_microseconds():
     """A hold's length is a timedelta or whole microseconds; an hour by default."""
     assert gate().ttl == 3_600_000_000
@@ -89,6 +108,11 @@ def test_ttl_is_microseconds():
         ("/health", "GET", "//health", False),
         ("GET /docs", "GET", "/docs", True),
         ("GET /docs", "POST", "/docs", False),
+        ("GET /docs", "HEAD", "/docs", True),
+        ("HEAD /docs", "HEAD", "/docs", True),
+        ("HEAD /docs", "GET", "/docs", False),
+        ("GET /docs/*", "HEAD", "/docs/a", True),
+        ("POST /docs/*", "HEAD", "/docs/a", False),
         ("/static/*", "GET", "/static/a/b.css", True),
         ("/static/*", "GET", "/static", False),
         ("/static/*", "GET", "/static/../secret", False),
@@ -162,6 +186,16 @@ def test_template_is_asked_once():
         assert made.name(method, "/pets/7", {}) == "GET /pets/{id}"
     assert made.name("GET", "/x", {}) == "GET /x"
     assert asked == [("GET", "/pets/7"), ("GET", "/pets/7"), ("GET", "/x")]
+
+
+def test_template_that_raises(caplog):
+    """A router that cannot be asked from outside, its converters wanting a request, is no error: the path names the route."""
+
+    def template(method, path):
+        raise RuntimeError("working outside of application context")
+
+    assert gate(template=template).name("GET", "/pets/7", {}) == "GET /pets/7"
+    assert "working outside of application context" in caplog.text
 
 
 # Refusals

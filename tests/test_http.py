@@ -24,7 +24,7 @@ from quota.http import (
     find_key,
     headers,
     hidden,
-    hide_parameter,
+    hide_parameters,
     problem,
 )
 from quota.key import import_secret, mint, mistyped
@@ -441,9 +441,12 @@ def test_hidden():
     assert hidden(UNKNOWN) == hidden(None) == "****"
 
 
-def test_hide_parameter():
-    """Every value of the parameter is hidden and the rest of the query stays as it was."""
-    assert (
-        hide_parameter(f"a=1&api_key={KEY}&b=%20&api_key=x", "?api_key", "****")
-        == "a=1&api_key=****&b=%20&api_key=****"
+def test_hide_parameters():
+    """Every value of the parameters is hidden, the found one but for its end, and the rest stays as it was."""
+    starts = ("api_key=", "k=")
+    query = f"a=1&api_key={KEY}&b=%20&api_key=x&k=y&ak=z&k"
+    assert hide_parameters(query, starts, "api_key=", "****1&=é") == (
+        "a=1&api_key=****1%26%3D%C3%A9&b=%20&api_key=****1%26%3D%C3%A9&k=****&ak=z&k"
     )
+    assert hide_parameters(query, starts) == "a=1&api_key=****&b=%20&api_key=****&k=****&ak=z&k"
+    assert hide_parameters("a=1", starts) == "a=1"

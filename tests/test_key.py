@@ -284,6 +284,7 @@ def test_key_text_invalid(field: str, value: object) -> None:
         ("enabled", 1), ("enabled", None), ("created_at", datetime(2026, 1, 1)), ("expires_at", datetime(2026, 1, 1)),
         ("expires_at", 1_767_225_600), ("metadata", [("a", "b")]), ("metadata", {"": "b"}), ("metadata", {1: "b"}),
         ("metadata", {"a" * 257: "b"}), ("metadata", {f"m{i}": "" for i in range(65)}), ("secrets", ["qk_secret"]),
+        ("secrets", 5), ("secrets", None),
     ],
 )  # fmt: skip
 def test_key_field_invalid(field: str, value: object) -> None:

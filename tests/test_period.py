@@ -351,7 +351,7 @@ def test_the_last_dates_are_local_ones():
     assert Period("year", count=1000).window(LAST_US - 1) == (us("9001-01-01T00:00Z"), LAST_US)
 
 
-@pytest.mark.parametrize("now", [FIRST_US - 1, LAST_US, 2**80, -(2**80), float(NOON), float("nan")])
+@pytest.mark.parametrize("now", [FIRST_US - 1, LAST_US, 2**80, -(2**80), float(NOON), float("nan"), None, "now", []])
 def test_instants_without_a_window(now):
     """What no datetime holds, or is no whole number, is an error that names it."""
     with pytest.raises(InvalidValue) as caught:

@@ -571,6 +571,53 @@ def test_waiting_for_a_turn_is_bounded(client, clock):
     assert ledger.reserve(secret, 1, ttl=1_000_000)
 
 
+class Contended(RedisStore):
+    """A store in whose way another writer gets, each time it has read records to decide on, so many times."""
+
+    def __init__(self, client, rival, times, **options):
+        super().__init__(client, **options)
+        self.rival, self.times = rival, times
+
+    def _send(self, call):
+        reply = super()._send(call)
+        if type(reply) is list and self.times and type(reply[0]) is list:
+            self.times -= 1
+            self.rival()
+        return reply
+
+
+@pytest.mark.parametrize("cost", [1, 50])
+def test_a_turn_ends_with_the_call_that_took_it(store, client, clock, cost):
+    """Whether the call that others got in the way of was admitted or refused, nobody waits for it any more."""
+    ledger, key, secret = ledger_with(store, clock, "50/day")
+    contended = Contended(client, lambda: ledger.consume(secret), 1, namespace=store.namespace)
+    held = Ledger(contended, clock=clock).reserve(secret, cost, ttl=1_000_000)
+    assert (bool(held), contended.times) == (cost == 1, 0)
+    record = f"{{{store.namespace}}}:use:k:{key.id}"
+    assert not client.hexists(record, "w")
+
+
+def test_writers_of_one_process_stand_in_line(store, clock):
+    """Sixteen threads that reserve and commit on one key: none loses to another, so each takes its four trips."""
+    ledger, key, secret = ledger_with(store, clock, "1000000/day")
+    ledger.reserve(secret, 1, ttl=60_000_000).commit()
+    sent, send = [], store._send
+    store._send = lambda call: (sent.append(call), send(call))[1]
+
+    def work():
+        for _ in range(5):
+            ledger.reserve(secret, 5, ttl=60_000_000).commit(2)
+
+    threads = [threading.Thread(target=work) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(sent) == 4 * 5 * 16
+    assert used(ledger, secret) == 1 + 2 * 5 * 16
+    assert not store._lines._found
+
+
 # The server
 
 

@@ -15,11 +15,15 @@ from pathlib import Path
 
 import httpx
 import pytest
+import redis
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from quota import Ledger, UsagePlan
-from servers import Valkey
+from quota import AsyncLedger, Ledger, UsagePlan
+from quota.asgi import QuotaMiddleware
+from quota.stores.redis import RedisStore
+from servers import FaultProxy, Valkey
+from web import Site, Strict
 
 HERE = Path(__file__).parent
 PATIENCE = 30
@@ -195,6 +199,32 @@ def test_the_response_says_what_it_used(ledger, serve):
     assert settles_at(ledger, key, 7)
 
 
+def test_unread_bodies(ledger, serve):
+    """After a refusal whose body nobody read the connection goes on: what follows is a request, not the rest of the body."""
+    ledger.add_plan(UsagePlan("PlanA", "100/month"))
+    _, secret = ledger.issue_key("Key123", "PlanA")
+    server = serve("arrival", 1)
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), PATIENCE) as raw:
+        answers = b""
+        for request, status in (
+            ("POST /pets HTTP/1.1\r\nHost: shop\r\nContent-Length: 20000\r\n\r\n" + "GET /" * 4_000, 403),
+            ("POST /pets HTTP/1.1\r\nHost: shop\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nGET /\r\n0\r\n\r\n", 403),
+            ("HEAD /pets HTTP/1.1\r\nHost: shop\r\n\r\n", 403),
+            (f"GET /pets HTTP/1.1\r\nHost: shop\r\nConnection: close\r\nx-api-key: {secret}\r\n\r\n", 200),
+        ):
+            raw.sendall(request.encode())
+            answer = raw.recv(1)
+            while b"\r\n" not in answer:
+                answer += raw.recv(65_536)
+            assert answer.startswith(b"HTTP/1.1 %d" % status), answer[:100]
+            length = 0 if request.startswith("HEAD") else 113 if status == 403 else 4
+            while not re.search(rb"\r\n\r\n[^\r]{%d}\Z" % length, answer):
+                answer += raw.recv(65_536)
+            answers += answer
+    assert answers.count(b"HTTP/1.1 ") == 4
+
+
 def test_hostile_bytes(ledger, serve):
     """Strange bytes on the wire get an answer of some kind, and the server goes on serving."""
     ledger.add_plan(UsagePlan("PlanA", "100/month"))
@@ -219,18 +249,54 @@ def test_hostile_bytes(ledger, serve):
     assert "Traceback" not in server.text
 
 
-def test_logs_do_not_tell(ledger, serve, stage):
-    """The server's own access log shows four characters of a key that came in its header or in its query."""
+def test_logs_do_not_tell(ledger, serve):
+    """The server's own access log shows four characters of a key, in its header or its query; preflights included."""
     ledger.add_plan(UsagePlan("PlanA", "100/month"))
     _, secret = ledger.issue_key("Key123", "PlanA")
     server = serve("arrival", 1)
     httpx.get(f"{server.url}/pets", headers={"x-api-key": secret})
-    if stage[0] is uvicorn:
-        assert httpx.get(f"{server.url}/pets?key={secret}").status_code == 200
+    assert httpx.get(f"{server.url}/pets?key={secret}").status_code == 200
+    assert httpx.get(f"{server.url}/pets?key={secret}", headers={"x-api-key": secret}).status_code == 200
+    asks = {"Origin": "https://a.example", "Access-Control-Request-Method": "GET"}
+    assert httpx.options(f"{server.url}/pets?key={secret}", headers=asks).status_code < 500
     server.stop()
     assert "GET /pets" in server.text
+    assert "OPTIONS /pets?key=****" in server.text
     assert f"****{secret[-4:]}" in server.text
     assert secret not in server.text
+
+
+@pytest.mark.parametrize("way", ["a Ledger", "an AsyncLedger on a store that blocks", "an AsyncLedger"])
+def test_the_event_loop_goes_on(valkey, request, way):
+    """While a store on a slow line is asked, the event loop serves others, whichever ledger was given."""
+    proxy = FaultProxy(valkey.port)
+    store = RedisStore(redis.Redis(port=proxy.port), namespace=f"loop-{way[:4].strip()}-{len(way)}")
+    with Ledger(store) as ledger:
+        ledger.add_plan(UsagePlan("PlanA", "9/month"))
+        secret = ledger.issue_key("Key123", "PlanA").secret
+
+        async def serve():
+            made = ledger if way == "a Ledger" else AsyncLedger(store)
+            if way == "an AsyncLedger":
+                made = AsyncLedger(f"redis://127.0.0.1:{proxy.port}/0?namespace={store.namespace}")
+            app = QuotaMiddleware(Site().asgi, made, on_unavailable="deny")
+            await Strict(app, headers={"x-api-key": secret}).serve()
+            proxy.set("delay", delay=0.3)
+            asked = asyncio.ensure_future(Strict(app, headers={"x-api-key": secret}).serve())
+            turns = 0
+            while not asked.done():
+                await asyncio.sleep(0)
+                turns += 1
+            proxy.set("")
+            if way == "an AsyncLedger":
+                await made.aclose()
+            return asked.result().status, turns
+
+        status, turns = asyncio.run(serve())
+        store.client.close()
+    proxy.close()
+    assert status == 200
+    assert turns > 20
 
 
 def test_websockets(valkey, request):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tracemalloc
+from datetime import timedelta
 from statistics import median
 from time import perf_counter_ns
 
@@ -11,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quota import Ledger, Reason, StoreBusy, StoreUnavailable, UsagePlan
+from quota import InvalidCost, Ledger, Reason, StoreBusy, StoreUnavailable, UsagePlan
 from quota.errors import ClockSkew, InvalidValue
 from quota.http import UNKNOWN
 from quota.key import mint
-from web import Boom, Front, Site, ledger
+from web import NOON, Boom, Front, Site, ledger
 
 KINDS = ("wsgi", "asgi")
 
@@ -138,6 +139,26 @@ def test_sources(kind, made, source, fields, query, seen):
     assert front.visible() == tuple(text and text.format(secret[-4:]) for text in seen)
 
 
+@pytest.mark.parametrize("header", [True, False])
+def test_every_parameter_is_hidden(kind, made, header):
+    """A parameter that keys may come in is hidden wherever the key was found: URLs are what servers log."""
+    front = Front(kind, Site(), made[0], key=("x-api-key", "?key", "?token"))
+    secret, other = made[1], mint()
+    front(headers={"x-api-key": secret} if header else {}, query=f"a=1&key={secret}&token={other}&c=3")
+    shown = f"****{secret[-4:]}"
+    expected = (shown, "a=1&key=****&token=****&c=3") if header else (None, f"a=1&key={shown}&token=****&c=3")
+    assert front.visible()[::2] == expected
+
+
+def test_what_is_shown_stays_one_parameter(kind, made):
+    """The last four characters of a key cannot end its parameter and begin another."""
+    secret = made[0].import_key("imported-from-elsewhere&b=", "K", "PlanA").secret
+    front = Front(kind, Site(), made[0], key="?key")
+    assert front(query="key=imported-from-elsewhere%26b%3D").status == 200
+    assert front.visible()[2] == "key=****e%26b%3D"
+    assert secret not in str(front.site.seen[-1][1])
+
+
 def test_not_redacted(kind, made):
     """An application that needs the secret can be left it."""
     front = Front(kind, Site(), made[0], key=("x-api-key", "?key"), redact=False)
@@ -182,6 +203,29 @@ def test_costs(kind):
     assert used(made, secret) == {"requests/day": 39}
 
 
+@pytest.mark.parametrize("name", ["key", "route", "cost", "exempt", "success"])
+def test_callable_that_raises(kind, made, name):
+    """A callable that raises is the application's error, which the server sees; nothing is charged or stays held."""
+
+    def broken(*_):
+        raise Boom
+
+    front = Front(kind, Site(), made[0], charge="success", **{name: broken})
+    with pytest.raises(Boom):
+        front(headers={"x-api-key": made[1]})
+    assert used(*made) == {"requests/day": 0}
+
+
+@pytest.mark.parametrize("cost", [0, -1, 1.5, "3", {}, 2**53])
+def test_cost_that_is_none(kind, made, cost):
+    """A callable whose cost is none is the application's error too, never a free request."""
+    front = Front(kind, Site(), made[0], cost=lambda request: cost)
+    with pytest.raises(InvalidCost):
+        front(headers={"x-api-key": made[1]})
+    assert front.site.seen == []
+    assert used(*made) == {"requests/day": 0}
+
+
 def test_route_limits(kind):
     """A route's own limit refuses that route alone, however it is asked for."""
     made, secret = ledger("100/day", routes={"GET /export": "1/hour as exports"})
@@ -221,6 +265,37 @@ def test_preflight(kind, made):
     )
     assert front("OPTIONS").status == 403
     assert front("GET", headers={"Access-Control-Request-Method": "PUT"}).status == 403
+
+
+def test_preflight_hides_the_key(kind, made):
+    """A preflight goes to the URL of the request that it asks for, with its key: the log does not see it either."""
+    front = Front(kind, Site(), made[0], key="?key")
+    asks = {"Origin": "https://a.example", "Access-Control-Request-Method": "PUT"}
+    assert front("OPTIONS", headers=asks, query=f"a=1&key={made[1]}").status == 200
+    assert front.visible()[2] == "a=1&key=****"
+    front = Front(kind, Site(), made[0], key="?key", redact=False)
+    front("OPTIONS", headers=asks, query=f"key={made[1]}")
+    assert front.visible()[2] == f"key={made[1]}"
+    assert Front(kind, Site(), made[0], key=lambda request: None)("OPTIONS", headers=asks).status == 200
+
+
+def test_exempt_root(kind, made):
+    """The root of an application is exempt as "/" where it is mounted, too: its path is empty there."""
+    front = Front(kind, Site(), made[0], exempt="/")
+    mounted = {"path": "", "SCRIPT_NAME": "/api"} if kind == "wsgi" else {"path": "/api", "root_path": "/api"}
+    assert front(**mounted).status == 200
+
+
+@pytest.mark.parametrize("method", ["GET", "get", "Head"])
+def test_methods_in_any_case(kind, method):
+    """Flask and Django serve "get" as GET, so it is counted as GET: no limit of a route is got around."""
+    made, secret = ledger("9/day", routes={"GET /export": "1/day as exports"})
+    front = Front(kind, Site(), made)
+    headers = {"x-api-key": secret}
+    assert front("GET", "/export", headers).status == 200
+    answer = front(method, "/export", headers, **({"check": False} if kind == "wsgi" else {}))
+    assert answer.status == 429
+    assert bool(answer.body) == (method != "Head")
 
 
 def test_shadow(kind, made):
@@ -358,6 +433,26 @@ def test_actual_from_a_callable(kind):
     assert used(made, secret) == {"requests/day": 42}
 
 
+@pytest.mark.parametrize("at", [1, 2])
+def test_report_that_raises(kind, at, caplog):
+    """Metrics that fail are logged: the request is served all the same, and what it held is settled."""
+    made, secret = ledger("3/day")
+    calls = []
+
+    def report(decision, request):
+        calls.append(decision)
+        if len(calls) == at:
+            raise ZeroDivisionError
+
+    front = Front(kind, Site(status=404), made, charge="response", report=report)
+    assert front(headers={"x-api-key": secret}).status == 404
+    front.site.status = 200
+    assert front(headers={"x-api-key": secret}).status == 200
+    assert used(made, secret) == {"requests/day": 1}
+    assert len(calls) == 3
+    assert "ZeroDivisionError" in caplog.text
+
+
 def test_held_while_it_runs(kind):
     """While a response is under way its units are held: others cannot take them."""
     made, secret = ledger("1/day")
@@ -462,6 +557,32 @@ def test_twenty_thousand_unknown_keys(made):
         tracemalloc.stop()
     assert grown < 4_000_000
     assert used(*made) == {"requests/day": 0}
+
+
+def test_every_unusable_key_is_answered_alike(kind, made):
+    """Missing, unknown, disabled, expired, removed, rotated away or without a plan: one answer, in every style."""
+    made, _ = made
+    disabled, removed, rotated = (made.issue_key(name, "PlanA") for name in ("disabled", "removed", "rotated"))
+    made.disable_key(disabled.key)
+    made.remove_key(removed.key)
+    made.rotate_key(rotated.key)
+    expired = made.issue_key("expired", "PlanA", expires_at=NOON + timedelta(seconds=1))
+    made._clock.advance(timedelta(seconds=2))
+    unusable = [
+        UNKNOWN,
+        mint(),
+        "a key of another sort",
+        disabled.secret,
+        removed.secret,
+        rotated.secret,
+        expired.secret,
+    ]
+    unusable.append(made.issue_key("no plan").secret)
+    for settings in ({}, {"style": "api_gateway"}, {"profile": "github"}, {"charge": "success"}):
+        front = Front(kind, Site(), made, **settings)
+        missing = front().whole
+        assert missing[0] == 403
+        assert [front(headers={"x-api-key": secret}).whole for secret in unusable] == [missing] * len(unusable)
 
 
 def test_no_timing_tell(made):

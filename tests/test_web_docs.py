@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 
 import pytest
 
 import django_site  # noqa: F401 -- sets Django up
+from quota import Ledger, UsagePlan
 from quota.gate import Settings
 from test_readme import BLOCK, play
 from web import wsgi
@@ -16,14 +18,17 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Starlette prefers a later httpx for its test client, and works with this one
     from starlette.testclient import TestClient
 
-TEXT = (Path(__file__).parent.parent / "docs" / "web.md").read_text()
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "docs" / "web.md").read_text("utf-8")
+SECTION = re.compile(r"^## In front of a web application$.*?(?=^## )", re.MULTILINE | re.DOTALL)
+README = SECTION.search((ROOT / "README.md").read_text("utf-8"))[0]
 
 
-def up_to(words):
+def up_to(words, text=TEXT, names=()):
     """The names that the document's blocks define, up to and with the first one that has these words."""
-    blocks = BLOCK.findall(TEXT)
+    blocks = BLOCK.findall(text)
     last = next(index for index, block in enumerate(blocks) if words in block)
-    names = {"__name__": "docs"}
+    names = {"__name__": "docs", **dict(names)}
     play("\n".join(f"```python\n{block}```" for block in [blocks[0], *blocks[last : last + 1]]), names)
     return names
 
@@ -60,6 +65,28 @@ def test_django_in_five_lines():
     answer = wsgi(names["application"], path="/pets/7/", headers={"x-api-key": names["secret"]})
     assert answer.body == b"7 for ACME"
     assert "RateLimit" in answer
+
+
+@pytest.mark.parametrize("words", ["Flask(", "get_wsgi_application", "Starlette(", "exempt=", "dependencies="])
+def test_the_readme_in_five_lines(words):
+    """Each of the README's applications, at most five lines, is served to who has a key and to nobody else."""
+    names = up_to(words, README, {"Ledger": Ledger, "UsagePlan": UsagePlan})
+    block = next(block for block in BLOCK.findall(README) if words in block)
+    assert len([line for line in block.splitlines() if line]) <= 5
+    headers, app = {"x-api-key": names["secret"]}, names.get("app")
+    if "fastapi" in block or "Flask" in block:
+        app.get("/pets/7/")(lambda: "7 for ACME")
+    if "asgi" in block or "fastapi" in block:
+        client = TestClient(app)
+        answers = [client.get("/pets/7/"), client.get("/pets/7/", headers=headers)]
+        assert [answer.status_code for answer in answers] == [403, 404 if "starlette" in block else 200]
+        assert answers[1].headers["RateLimit"].startswith('"requests/day";r=999')
+    else:
+        served = app or names["application"]
+        answers = [wsgi(served, path="/pets/7/"), wsgi(served, path="/pets/7/", headers=headers)]
+        assert answers[0].status == 403
+        assert answers[1].body == b"7 for ACME"
+        assert answers[1]["RateLimit"].startswith('"requests/day";r=999')
 
 
 def test_every_setting_is_documented():

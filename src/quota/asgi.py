@@ -10,7 +10,7 @@ from typing import Any, Unpack
 from .decision import Decision
 from .errors import InvalidValue, QuotaError
 from .gate import UNDECIDED, Answer, Gate, Settings, log
-from .http import find_key, hidden, hide_parameter
+from .http import find_key, hidden, hide_parameters
 from .ledger import AsyncLedger, Ledger
 from .reservation import AsyncReservation, Reservation
 from .routes import templates
@@ -48,7 +48,7 @@ class QuotaMiddleware:
         self._at_once = isinstance(ledger, Ledger) and isinstance(ledger.store, MemoryStore)
         self.gate = Gate(template=templates(app), **settings)
         sources = () if callable(self.gate.key) else self.gate.key
-        self._wanted = frozenset(source.encode() for source in sources if source[0] != "?")
+        self._wanted = {source.encode(): source for source in sources if source[0] != "?"}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
@@ -56,22 +56,24 @@ class QuotaMiddleware:
             await self.app(scope, receive, send)
             return
         gate = self.gate
-        method, path = scope.get("method", "GET"), path_of(scope)
-        if (method == "OPTIONS" and _preflight(scope)) or gate.passes(method, path, scope):
+        method, path = method_of(scope), path_of(scope)
+        preflight = method == "OPTIONS" and _preflight(scope)
+        if preflight and gate.redact:
+            _hide(scope, gate, "", "")
+        if preflight or gate.passes(method, path, scope):
             await self.app(scope, receive, send)
             return
         decision, reservation = await self.decide(scope, method, path)
         if not decision.allowed and not gate.shadow:
             await _refuse(gate.refusal(decision, method), scope, receive, send)
             return
-        own = [(_field(name), value.encode("latin-1")) for name, value in gate.shown(decision).items()]
+        own, names = _encoded(gate.shown(decision))
         if reservation is not None:
-            await _Exchange(self, reservation, scope, own).run(receive, send)
+            await _Exchange(self, reservation, scope, own, names).run(receive, send)
         elif own:
-            names = frozenset(name for name, _ in own)
 
-            async def sending(message: Message) -> None:
-                await send(_with(message, own, names) if message["type"] in _STARTS else message)
+            def sending(message: Message) -> Awaitable[None]:  # the server's own awaitable: no coroutine more a message
+                return send(_with(message, own, names) if message["type"] in _STARTS else message)
 
             await self.app(scope, receive, sending)
         else:
@@ -97,8 +99,7 @@ class QuotaMiddleware:
         except UNDECIDED as error:
             decision, held = gate.undecided(error), None
         scope.setdefault("state", {})["quota"] = decision
-        if gate.report is not None:
-            gate.report(decision, scope)
+        gate.tell(decision, scope)
         return decision, held if held and decision.key else None
 
     async def _held(self, holding: Coroutine[Any, Any, Any]) -> Any:
@@ -125,19 +126,15 @@ class QuotaMiddleware:
     def _present(self, scope: Scope) -> str | None:
         """The key that a request presents; hidden from the application and the server's logs, if it is to be."""
         gate, wanted = self.gate, self._wanted
-        found: dict[str, bytes] = {}
+        found: dict[str, str] = {}
         for field, value in scope["headers"]:
             if field in wanted:
-                name = field.decode()
-                found[name] = value if name not in found else found[name] + b"," + value
-
-        def header(name: str) -> str | None:
-            return found[name].decode("latin-1") if name in found else None
-
-        query = scope.get("query_string", b"").decode("latin-1")
-        secret, source = find_key(header, query, gate.key)
-        if source and gate.redact:
-            _hide(scope, source, hidden(secret), query)
+                name, text = wanted[field], value.decode("latin-1")
+                found[name] = f"{found[name]},{text}" if name in found else text
+        query = scope.get("query_string", b"").decode("latin-1") if gate.parameters else ""
+        secret, source = find_key(found.get, query, gate.key)
+        if gate.redact and (source or gate.parameters):
+            _hide(scope, gate, source, hidden(secret))
         return secret
 
 
@@ -157,25 +154,44 @@ def _field(name: str) -> bytes:
     return name.lower().encode()
 
 
+@lru_cache(maxsize=64)
+def _fields(*names: str) -> tuple[tuple[bytes, ...], frozenset[bytes]]:
+    fields = tuple(map(_field, names))
+    return fields, frozenset(fields)
+
+
+def _encoded(headers: dict[str, str]) -> tuple[Pairs, frozenset[bytes]]:
+    """Headers as ASGI has them, and their names."""
+    fields, names = _fields(*headers)
+    return list(zip(fields, map(str.encode, headers.values()), strict=True)), names
+
+
+def method_of(scope: Scope) -> str:
+    """The method in capitals, as some servers and frameworks take any; a WebSocket upgrade is a GET."""
+    method: str = scope.get("method", "GET")
+    return method.upper()
+
+
 def path_of(scope: Scope) -> str:
     """The path below where the application is mounted."""
     path: str = scope["path"]
     root = scope.get("root_path", "")
     below = path[len(root) :] if root and path.startswith(root) else path
-    return below if below[:1] in ("", "/") else path
+    return (below or "/") if below[:1] in ("", "/") else path
 
 
 def _preflight(scope: Scope) -> bool:
     return any(name == b"access-control-request-method" for name, _ in scope["headers"])
 
 
-def _hide(scope: Scope, source: str, shown: str, query: str) -> None:
-    """Hide the key in the scope itself, where the server's access log looks too."""
-    if source[0] == "?":
-        scope["query_string"] = hide_parameter(query, source, shown).encode("latin-1")
-        return
-    field = source.encode()
-    scope["headers"] = [(name, shown.encode() if name == field else value) for name, value in scope["headers"]]
+def _hide(scope: Scope, gate: Gate, source: str, shown: str) -> None:
+    """Hide keys in the scope itself, where the server's access log looks: in the query wherever the key was found."""
+    if source and source[0] != "?":
+        field, value = source.encode(), shown.encode()
+        scope["headers"] = [(name, value if name == field else kept) for name, kept in scope["headers"]]
+    if gate.parameters and scope.get("query_string"):
+        query = scope["query_string"].decode("latin-1")
+        scope["query_string"] = hide_parameters(query, gate.parameters, f"{source[1:]}=", shown).encode("latin-1")
 
 
 def _with(message: Message, own: Pairs, names: frozenset[bytes]) -> Message:
@@ -193,7 +209,7 @@ async def _refuse(answer: Answer, scope: Scope, receive: Receive, send: Send) ->
         if kind not in scope.get("extensions", {}):
             await send({"type": "websocket.close", "code": 1008, "reason": answer.reason})
             return
-    fields = [(_field(name), value.encode("latin-1")) for name, value in answer.headers]
+    fields, _ = _encoded(dict(answer.headers))
     await send({"type": f"{kind}.start", "status": answer.status, "headers": fields})
     await send({"type": f"{kind}.body", "body": answer.body})
 
@@ -201,12 +217,14 @@ async def _refuse(answer: Answer, scope: Scope, receive: Receive, send: Send) ->
 class _Exchange:
     """One response whose units are held, settled when it has ended: before its last part is sent, or as it fails."""
 
-    def __init__(self, middleware: QuotaMiddleware, reservation: Held, scope: Scope, own: Pairs) -> None:
+    def __init__(
+        self, middleware: QuotaMiddleware, reservation: Held, scope: Scope, own: Pairs, names: frozenset[bytes]
+    ) -> None:
         self._middleware = middleware
         self._reservation: Any = reservation
         self._scope = scope
         self._own = own
-        self._names = frozenset(name for name, _ in own)
+        self._names = names
         self._status: int | None = None
         self._gone = False
         self._closing = False
@@ -263,8 +281,7 @@ class _Exchange:
         try:
             if commit:
                 decision = await ask(reservation.commit, actual)
-                if gate.report is not None:
-                    gate.report(decision, self._scope)
+                gate.tell(decision, self._scope)
             else:
                 await ask(reservation.cancel)
         except QuotaError:

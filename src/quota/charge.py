@@ -295,8 +295,6 @@ def level_at(bucket: Bucket, now: int) -> int:
 def bounds(course: Course, record: Record, meter: Meter) -> tuple[int, int, int]:
     """For the fast path: (the readings up to which nothing refuses and nothing happens, until when that holds)."""
     ceiling = quiet = 2**200
-    until = 2**200 if record.due is None else record.due
-    until = min(until, record.at - record.at % DAY_US + DAY_US)
     for line in course.lines:
         if isinstance(line, QuotaLine):
             slot: Slot = meter.slot(line.name)  # type: ignore[assignment] # a settled record has every slot
@@ -305,12 +303,17 @@ def bounds(course: Course, record: Record, meter: Meter) -> tuple[int, int, int]
             for percent in line.alerts:
                 if percent > slot.alerted:
                     quiet = min(quiet, slot.base - (-percent * whole // 100) - 1)
-            until = min(until, slot.end)
-    return ceiling, min(quiet, ceiling), until
+    return ceiling, min(quiet, ceiling), quiet_until(record)
+
+
+def quiet_until(record: Record) -> int:
+    """Until when nothing is due of a record, whatever is called: no hold lapses, no day and no window ends."""
+    ends = [slot.end for meter in record.meters for slot in meter.slots if slot.name and slot.end > record.at]
+    return min([record.at - record.at % DAY_US + DAY_US, *ends, *([] if record.due is None else [record.due])])
 
 
 def _due(record: Record, now: int) -> bool:
-    return (record.due is not None and record.due <= now) or record.at // DAY_US != now // DAY_US
+    return not record.at - record.at % DAY_US <= now < quiet_until(record)
 
 
 def _current(record: Record, course: Course | None, line: Line, now: int) -> bool:
@@ -333,18 +336,25 @@ def _settle(record: Record, now: int, terms: Terms) -> None:
                 record.give_back(found[1], found[3])
         record.find_due()
     today = now // DAY_US
-    if record.at // DAY_US == today:
-        return
-    rows = [row for row in record.history() if row[4] >= today - terms.retention]
-    record.rows = rows or None
-    for meter in record.meters:
+    turned = record.at // DAY_US != today
+    if turned:
+        record.rows = [row for row in record.history() if row[4] >= today - terms.retention] or None
+    _end_windows(record, now)
+    for meter in record.meters if turned else ():
         if meter.total == meter.days[-1][1]:
             meter.days.pop()
         meter.days = [entry for entry in meter.days if entry[0] >= today - terms.retention]
         meter.days.append((today, meter.total))
-        meter.slots = [slot for slot in meter.slots if slot.end > now]
-    if record.refunds:
+        meter.slots = [slot for slot in meter.slots if slot.matters_until() > now]
+    if turned and record.refunds:
         record.refunds = {id_: until for id_, until in record.refunds.items() if until > now} or None
+
+
+def _end_windows(record: Record, now: int) -> None:
+    """Note what meters read where windows ended: it may be known no more when their limits are called next."""
+    for meter, slot in [(m, s) for m in record.meters for s in m.slots]:
+        if slot.name and record.at < slot.end <= now:
+            slot.base, slot.since, slot.extra, slot.alerted = meter.total, slot.end, 0, 0
 
 
 def _place(record: Record, api: str, line: Line, now: int) -> None:

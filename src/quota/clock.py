@@ -19,7 +19,7 @@ monotonic = time.monotonic
 """Bounds waits (``StoreBusy``); never decides an admission."""
 
 pause = time.sleep
-"""Lets other threads run, while one of them holds a lock."""
+"""Waits for others' turns, in seconds."""
 
 
 def system_clock() -> int:

@@ -5,14 +5,22 @@ Every error keeps its evidence as attributes and as ``args``, so it survives pic
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .decision import Decision
 
 
+_SECRET = re.compile(r"(?<![0-9A-Za-z])[0-9A-Za-z][0-9A-Za-z_-]{0,15}_[0-9A-Za-z]{30}([0-9A-Za-z]{4})(?![0-9A-Za-z])")
+_MOST_SHOWN = 120
+
+
 class QuotaError(Exception):
     """The root of every error that quota raises on purpose."""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self}>"  # not its args, which hold what came in as it came
 
 
 class InvalidValue(QuotaError, ValueError):
@@ -25,7 +33,7 @@ class InvalidValue(QuotaError, ValueError):
         self.accepted = accepted
 
     def __str__(self) -> str:
-        return f"{self.field}: {shown(self.value)} is not accepted; expected {self.accepted}"
+        return f"{_hide(self.field)}: {shown(self.value)} is not accepted; expected {self.accepted}"
 
 
 class InvalidPlan(InvalidValue):
@@ -148,10 +156,19 @@ def check_text(
     return value
 
 
+def _hide(text: str) -> str:
+    """A text without the secrets in it: one given in place of an id or a cost would end in a log."""
+    return _SECRET.sub(r"****\1", text)
+
+
 def shown(value: Any) -> str:
-    """A bounded ``repr`` that survives what it prints (lone surrogates, huge values, a failing ``__repr__``)."""
+    """A bounded ``repr`` that survives what it prints (lone surrogates, huge values, a failing ``__repr__``).
+
+    Of what has the shape of a minted secret only the last four characters are shown.
+    """
     try:
         text = ascii(value)
     except Exception as error:  # noqa: BLE001 -- a broken repr must not hide the mistake it is shown for
         text = f"<{type(value).__name__} whose repr raised {type(error).__name__}>"
-    return text if len(text) <= 120 else text[:117] + "..."
+    text = _hide(text[: 40 * _MOST_SHOWN])
+    return text if len(text) <= _MOST_SHOWN else text[: _MOST_SHOWN - 3] + "..."

@@ -9,7 +9,7 @@ from fastapi.openapi.models import APIKey, APIKeyIn, HTTPBearer
 from fastapi.requests import HTTPConnection
 from fastapi.security.base import SecurityBase
 
-from .asgi import QuotaMiddleware, path_of
+from .asgi import QuotaMiddleware, method_of, path_of
 from .decision import Decision
 from .errors import InvalidValue
 from .gate import Answer, Settings
@@ -20,7 +20,8 @@ class Refused(HTTPException):
     """A request that ``QuotaKey`` refused; ``decision`` says why. ``refused`` answers it with the problem's details."""
 
     def __init__(self, decision: Decision, answer: Answer) -> None:
-        super().__init__(answer.status, decision.problem()["detail"], decision.headers())
+        fields = {name: value for name, value in answer.headers if not name.startswith("Content-")}
+        super().__init__(answer.status, decision.problem()["detail"], fields)
         self.decision = decision
         self.answer = answer
 
@@ -58,7 +59,7 @@ class QuotaKey(SecurityBase):
         scope, front = connection.scope, self._front
         if front.app is not scope["app"]:
             front = self._front = QuotaMiddleware(scope["app"], self._ledger, **self._settings)
-        method = scope.get("method", "GET")
+        method = method_of(scope)
         decision, _ = await front.decide(scope, method, path_of(scope))
         if decision.allowed or front.gate.shadow:
             response.headers.update(front.gate.shown(decision))

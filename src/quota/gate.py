@@ -6,14 +6,15 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
+from inspect import iscoroutinefunction
 from typing import Any, Literal, NamedTuple, Required, TypedDict
 
 import attrs
 
 from .charge import Verdict
-from .clock import span_us, system_clock
+from .clock import DAY_US, span_us, system_clock
 from .decision import Decision, Details, Reason
-from .errors import ClockSkew, InvalidValue, StoreBusy, StoreUnavailable
+from .errors import ClockSkew, InvalidValue, StoreBusy, StoreUnavailable, check_text
 from .http import PROBLEM_TYPE, PROFILES, check_sources, headers, problem
 from .plan import Cost, parse_cost
 
@@ -38,7 +39,8 @@ Request = Any
 class Settings(TypedDict, total=False):
     """The keywords of ``quota.wsgi.QuotaMiddleware`` and ``quota.asgi.QuotaMiddleware``; only the first is required.
 
-    A callable is given the WSGI ``environ`` or the ASGI ``scope``.
+    A callable is given the WSGI ``environ`` or the ASGI ``scope``, and is not async. One that raises is an error of the
+    application's, and nothing is charged; of ``report`` and ``actual`` it is logged.
 
     - ``on_unavailable``: ``"deny"`` (503) or ``"allow"`` when the ledger cannot decide.
     - ``key``: where the key is presented: header names, ``"authorization"`` for its Bearer token, ``"?name"`` for a
@@ -55,8 +57,8 @@ class Settings(TypedDict, total=False):
       if the status is a success.
     - ``ttl``: how long units are held (a timedelta, or microseconds), an hour by default; a response that ends later
       is charged all the same, and what a process that died held is back then.
-    - ``exempt``: what passes unasked: ``"/health"``, ``"/static/*"``, ``"GET /docs"``, or a callable. CORS preflights
-      always do, as they never carry a key (Fetch, section 3.3).
+    - ``exempt``: what passes unasked and untouched: ``"/health"``, ``"/static/*"``, ``"GET /docs"`` (HEAD too), or a
+      callable. CORS preflights always pass, as they never carry a key (Fetch, section 3.3).
     - ``shadow``: decide, count and report, but never refuse.
     - ``style``: refusals as ``"problem"`` details (RFC 9457) or as ``"api_gateway"`` writes them.
     - ``profile``: the headers of ``Decision.headers``, or None for none.
@@ -113,7 +115,19 @@ def _sources(key: Any) -> Any:
 
 
 def _span(ttl: timedelta | int) -> int:
-    return span_us(ttl, "ttl")
+    span = span_us(ttl, "ttl")
+    if not 0 < span <= 366 * DAY_US:
+        raise InvalidValue("ttl", ttl, "a timedelta or microseconds, above zero and at most 366 days")
+    return span
+
+
+def _api(_: Any, field: Any, value: object) -> None:
+    if value != "":
+        check_text(field.name, value)
+
+
+_CALLED = ("key", "route", "cost", "success", "actual", "exempt", "report")
+"""The settings that may be callables, called and never awaited: a coroutine is true, whatever it would come to."""
 
 
 def _below_400(status: int) -> bool:
@@ -128,7 +142,7 @@ class Gate:
     key: Any = attrs.field(default="x-api-key", converter=_sources)
     route: Callable[[Request], str | None] | None = attrs.field(default=None, validator=_function)
     cost: Any = None
-    api: str = ""
+    api: str = attrs.field(default="", validator=_api)
     charge: str = attrs.field(default="arrival", validator=_one_of("arrival", "success", "response"))
     success: Callable[[int], bool] = attrs.field(default=_below_400, validator=_function)
     actual: Callable[[Request], Cost | None] | None = attrs.field(default=None, validator=_function)
@@ -141,16 +155,21 @@ class Gate:
     redact: bool = attrs.field(default=True, validator=_flag)
     _template: Callable[[str, str], str | None] | None = attrs.field(default=None, alias="template")
     _names: dict[tuple[str, str], str | None] = attrs.field(init=False, factory=dict)
+    parameters: tuple[str, ...] = attrs.field(init=False)
     _exact: frozenset[tuple[str, str]] = attrs.field(init=False)
     _under: tuple[tuple[str, str], ...] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        for name in _CALLED:
+            value = getattr(self, name)
+            if iscoroutinefunction(value) or iscoroutinefunction(getattr(value, "__call__", None)):  # noqa: B004 -- which
+                raise InvalidValue(name, value, "a callable that is not async")
         if self.cost is not None and not callable(self.cost):
             parse_cost(self.cost)
-        if not isinstance(self.api, str):
-            raise InvalidValue("api", self.api, "text")
         if self.actual is not None and self.charge != "response":
             raise InvalidValue("actual", self.actual, "nothing, unless charge='response'")
+        sources = () if callable(self.key) else self.key
+        object.__setattr__(self, "parameters", tuple(f"{source[1:]}=" for source in sources if source[0] == "?"))
         patterns = [] if callable(self.exempt) else [_pattern(pattern) for pattern in _several(self.exempt)]
         object.__setattr__(self, "_exact", frozenset(p for p in patterns if not p[1].endswith("*")))
         object.__setattr__(self, "_under", tuple((m, path[:-1]) for m, path in patterns if path.endswith("*")))
@@ -159,11 +178,14 @@ class Gate:
         """Whether a request passes unasked. A path with dot segments never passes by the path that it begins with."""
         if callable(self.exempt):
             return bool(self.exempt(request))
-        if ("", path) in self._exact or (method, path) in self._exact:
-            return True
-        if not self._under or not {".", ".."}.isdisjoint(path.split("/")):
+        if not self._exact and not self._under:
             return False
-        return any(own in ("", method) and path.startswith(start) for own, start in self._under)
+        methods = ("", "GET", "HEAD") if method == "HEAD" else ("", method)
+        if any((own, path) in self._exact for own in methods):
+            return True
+        if not {".", ".."}.isdisjoint(path.split("/")):
+            return False
+        return any(own in methods and path.startswith(start) for own, start in self._under)
 
     def name(self, method: str, path: str, request: Request) -> str | None:
         """What the plan calls the request's route; None for one that no plan can name."""
@@ -175,13 +197,20 @@ class Gate:
         except KeyError:
             pass
         known = "GET" if method == "HEAD" else method
-        template = self._template(known, path) if self._template else None
+        template = self._find(known, path)
         name = _named(f"{known} {template or path or '/'}")
         if len(self._names) >= _NAMES:
             self._names.clear()
         if len(path) <= _LONGEST:
             self._names[place] = name
         return name
+
+    def _find(self, method: str, path: str) -> str | None:
+        try:
+            return self._template(method, path) if self._template else None
+        except Exception as error:  # noqa: BLE001 -- a converter of the application's may raise anything
+            log.warning("naming %.64r by its path: the framework cannot be asked from outside: %r", path, error)
+            return None
 
     def price(self, request: Request) -> Cost | None:
         """What the request costs; None leaves it to the plan."""
@@ -194,6 +223,14 @@ class Gate:
         log.warning("%s without asking the ledger: %s", "admitting" if allowed else "refusing", error)
         verdict = Verdict(allowed=allowed, now=system_clock(), standings=())
         return Decision(Details(Reason.STORE_UNAVAILABLE, None, None, None, {"requests": 1}, verdict))
+
+    def tell(self, decision: Decision, request: Request) -> None:
+        """Report a decision. What reports may fail: the request goes on, so that what it holds is settled."""
+        if self.report is not None:
+            try:
+                self.report(decision, request)
+            except Exception:
+                log.exception("a decision could not be reported")
 
     def shown(self, decision: Decision) -> dict[str, str]:
         """The headers that an admitted response carries."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from .charge import Line, QuotaLine
 from .errors import InvalidValue
@@ -85,10 +85,13 @@ def _ietf(rows: list[Row], now: int) -> dict[str, str]:
     is the limit's unit as it stands, unless it is the default, requests.
     """
     policies, states = [], []
-    for row in rows:
-        name, policy = _policy(row[0])
+    for line, used, extra, until, _ in rows:
+        name, policy = _policy(line)
         policies.append(policy)
-        states.append(f"{name};r={_integer(_remaining(row))};t={_integer(_seconds(row[3], now))}")
+        left, wait = line.limit + extra - used, -((now - until) // _SECOND_US)
+        if not (0 <= left <= _LARGEST and 0 <= wait <= _LARGEST):  # in line: every admission tells these
+            left, wait = _integer(max(0, left)), _integer(max(0, wait))
+        states.append(f"{name};r={left};t={wait}")
     return {"RateLimit-Policy": ", ".join(policies), "RateLimit": ", ".join(states)}
 
 
@@ -245,7 +248,15 @@ def hidden(secret: str | None) -> str:
     return "****" if secret is None or secret == UNKNOWN else "****" + secret[-4:]
 
 
-def hide_parameter(query: str, source: str, shown: str) -> str:
-    """A query with the value of the parameter hidden."""
-    start = source[1:] + "="
-    return "&".join(start + shown if part.startswith(start) else part for part in query.split("&"))
+def hide_parameters(query: str, starts: Iterable[str], found: str = "", shown: str = "") -> str:
+    """A query with the values of parameters hidden; ``starts`` are their names with ``=``.
+
+    Of the one where the key was ``found``, ``shown`` is left: quoted, so that it ends where it ended.
+    """
+    hide = {start: "****" for start in starts if start in query}
+    if not hide:
+        return query
+    if found in hide:
+        hide[found] = quote(shown, safe="*")
+    parts = (part.partition("=") for part in query.split("&"))
+    return "&".join(name + mark + hide.get(name + mark, value) for name, mark, value in parts)

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
+from functools import cache
 from hashlib import sha256
 from sys import intern
 from types import MappingProxyType
@@ -56,8 +57,17 @@ def _base62(number: int, length: int) -> str:
     return text
 
 
+@cache
+def _pairs() -> tuple[str, ...]:
+    return tuple(high + low for high in _BASE62 for low in _BASE62)
+
+
 def _checksum(body: str) -> str:
-    return _base62(crc32(body.encode("ascii")), _CHECK)
+    """Two digits at a time: every presented secret pays for this."""
+    pairs = _pairs()
+    rest, last = divmod(crc32(body.encode("ascii")), 62 * 62)
+    first, middle = divmod(rest, 62 * 62)
+    return pairs[first] + pairs[middle] + pairs[last]
 
 
 def mistyped(secret: str) -> bool:
@@ -140,6 +150,8 @@ def _to_metadata(metadata: object) -> Mapping[str, str]:
 
 
 def _to_secrets(secrets: Iterable[Secret]) -> tuple[Secret, ...]:
+    if not isinstance(secrets, Iterable):
+        raise InvalidValue("secrets", type(secrets), "what Secret.of makes of each secret")
     return tuple(secrets)
 
 

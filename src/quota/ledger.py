@@ -10,23 +10,38 @@ import functools
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import timedelta
 from hashlib import sha256
+from inspect import iscoroutinefunction
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from .administration import Step
 from .charge import MAX_UNITS
 from .clock import Clock, system_clock
 from .decision import Decision, Quick
-from .errors import StoreBusy, StoreUnavailable
+from .errors import InvalidValue, StoreBusy, StoreUnavailable
 from .key import ApiKey
 from .plan import Cost
 from .reservation import AsyncReservation, Reservation
-from .steps import DEFAULT, Presented, Step, Steps, Unavailable
+from .steps import DEFAULT, Presented, Steps, Unavailable
 from .store import Store, open_store, tell_clock
 from .stores._lane import Lane, plain, wait_for
 from .stores.memory import MemoryStore
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+def _opened(store: Any, *, asynchronous: bool) -> Any:
+    """The store that was given, opened, or made."""
+    if store is None:
+        return MemoryStore()
+    opened = open_store(store, asynchronous=asynchronous) if isinstance(store, str) else store
+    if isinstance(opened, type) or not callable(getattr(opened, "apply", None)):
+        raise InvalidValue("store", opened, "a store, or the URL of one")
+    if not asynchronous and iscoroutinefunction(opened.apply):
+        # Its answers would be coroutines, and a coroutine is truthy: every call would be let in.
+        raise InvalidValue("store", type(opened), "a store that is not awaited; this one is for AsyncLedger")
+    return opened
 
 
 def _sync(step: Callable[Concatenate[Any, P], Step[T]]) -> Callable[Concatenate[Ledger, P], T]:
@@ -64,7 +79,7 @@ class Ledger:
     ) -> None:
         self._steps = Steps(clock=clock, on_unavailable=on_unavailable)
         self._clock = clock
-        opened = MemoryStore() if store is None else open_store(store) if isinstance(store, str) else store
+        opened = _opened(store, asynchronous=False)
         self.store: Store = opened
         tell_clock(opened, clock)
         self._lanes: dict[Any, Lane] = opened.lanes if isinstance(opened, MemoryStore) else {}
@@ -149,32 +164,27 @@ class Ledger:
                     else:
                         bucket = lane.bucket
                         level = bucket.level - throttle.drain * (now - bucket.at)
-                        level = max(level, 0)
-                        poured = level + units * throttle.scale
+                        poured = units * throttle.scale + (level if level > 0 else 0)  # noqa: FURB136 -- a call
                         if total > lane.ceiling or poured > throttle.burst:
                             allowed = False
-                            decision._level = level
+                            decision._level = max(0, level)
                         elif total <= lane.quiet:
                             allowed = True
                             decision._level = bucket.level = poured
                             bucket.at = now
                     if allowed:
-                        lane.total = total
-                        lane.at = now
+                        lane.total, lane.at = total, now
                 lock.release()
             except BaseException:
                 if lock._is_owned():
                     lock.release()
                 raise
             if allowed is not None:
-                decision.allowed = allowed
-                decision._frame = lane
-                decision._now = now
-                decision._cost = units
+                decision.allowed, decision._frame = allowed, lane
+                decision._now, decision._cost = now, units
                 decision._total = total if allowed else total - units
                 return decision
-            if not lane.turn(now):
-                break
+            lane = lane if lane.turn(now) else None
         return self._ask(self._steps.consume_at(now, secret, cost, api, route, request_id))
 
     def reserve(
@@ -223,8 +233,7 @@ class AsyncLedger:
         self, store: Any = None, *, clock: Clock = system_clock, on_unavailable: Unavailable = "raise"
     ) -> None:
         self._steps = Steps(clock=clock, on_unavailable=on_unavailable)
-        opened = open_store(store, asynchronous=True) if isinstance(store, str) else store
-        self.store: Any = MemoryStore() if store is None else opened
+        self.store: Any = _opened(store, asynchronous=True)
         tell_clock(self.store, clock)
 
     async def _call(self, method: str, *args: Any) -> Any:

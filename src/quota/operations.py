@@ -34,6 +34,7 @@ from .clock import DAY_US, EPOCH, to_us
 from .decision import Decision, Details, LimitStatus, Reason, no_window, reason_of, refusal, status_of
 from .errors import InvalidCost, InvalidValue, RequestMismatch, ReservationClosed, UnknownKey
 from .key import new_number, new_token
+from .plan import UsagePlan
 from .record import Record
 from .store import Entry, Request
 
@@ -42,7 +43,8 @@ from .store import Entry, Request
 class UsageRecord:
     """One quota on one UTC day: units ``used`` that day and what ``remaining`` of its window at the day's end.
 
-    ``limit`` is the quota's name. What API Gateway's GetUsage tells, by limit.
+    ``limit`` is the quota's name, behind its route where several routes have one of that name. What API Gateway's
+    GetUsage tells, by limit.
     """
 
     day: date
@@ -116,7 +118,8 @@ def _tokens(party: Party) -> tuple[int, int]:
 def _fingerprint(request: Request) -> list[Any]:
     kind = "reserve" if request.op == "reserve" else "consume"
     takes = None if request.takes is None else sorted(request.takes.items())
-    return [kind, request.api, request.route, takes and [list(pair) for pair in takes]]
+    prints: list[Any] = [kind, request.api, request.route, takes and [list(pair) for pair in takes]]
+    return [*prints, request.ttl] if request.op == "reserve" else prints
 
 
 def _remember(request: Request, details: Details, record: Record, until: int) -> None:
@@ -141,7 +144,7 @@ def _replay(request: Request, memo: list[Any], entry: Entry, party: Party) -> De
     if fingerprint != _fingerprint(request):
         raise RequestMismatch(request_id, f"was used for another call: {fingerprint}")
     if id_ in (party.key.refunds or {}):
-        raise RequestMismatch(request_id, "its charge was refunded")
+        raise RequestMismatch(request_id, "its charge was refunded, or its reservation cancelled")
     verdict = Verdict(
         allowed=True, now=now, standings=tuple(_decode_standing(s) for s in standings),
         crossed=tuple((name, percent) for name, percent in crossed),
@@ -202,11 +205,10 @@ def _commit(request: Request, entry: Entry | None, party: Party | None, terms: T
     held: dict[str, int] = {}
     actual: Mapping[str, int] = {}
     counted: dict[str, int] = {}
+    takes: list[list[Any]] = []
     for record in party.records():
-        found = record.release(request.id)
-        if found is None:
-            continue
-        _, taken_at, still_open, takes = found
+        # An account may have dropped a hold that lapsed before its key did: what was used is recorded all the same.
+        _, taken_at, still_open, takes = record.release(request.id) or [0, now, False, takes]
         held = {unit: units for _, route, unit, units in takes if not route}
         actual = held if request.takes is None else request.takes
         kept, more = [], []
@@ -220,7 +222,7 @@ def _commit(request: Request, entry: Entry | None, party: Party | None, terms: T
                 if units > had:
                     more.append([api, route, unit, units - had])
                     counted[unit] = units - had
-        groups = [(at, part) for at, part in ((taken_at, kept), (now, more)) if part]
+        groups = groups or [(at, part) for at, part in ((taken_at, kept), (now, more)) if part]
         add(record, more, now)
     poured = {unit: units - held.get(unit, 0) for unit, units in actual.items() if units > held.get(unit, 0)}
     verdict = mark(party, course, counted, poured, now) if course else Verdict(allowed=True, now=now, standings=())
@@ -240,6 +242,9 @@ def _cancel(request: Request, entry: Entry | None, party: Party | None, terms: T
         found = record.release(request.id)
         if found is not None and found[2]:
             record.give_back(found[1], found[3])
+    memo = (party.key.requests or {}).get(request.request_id or "")
+    if memo is not None and memo[3] == request.id:
+        party.key.refunds = {**(party.key.refunds or {}), memo[2]: memo[0]}
 
 
 def _refund(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> int:
@@ -253,9 +258,11 @@ def _refund(request: Request, entry: Entry | None, party: Party | None, terms: T
     wanted = None if request.takes is None else dict(request.takes)
     until = given = 0
     for at, takes in reversed(groups):
-        part = [[api, route, unit, units if wanted is None else min(units, wanted.get(unit, 0))]
-                for api, route, unit, units in takes]  # fmt: skip
-        open_for = [(record, record.open_until(at, part, now)) for record in party.records()]
+        part = [[api, route, unit, units if wanted is None else min(units, wanted[unit])]
+                for api, route, unit, units in takes if wanted is None or wanted.get(unit)]  # fmt: skip
+        together = [row for other, rows in groups if other == at for row in rows]
+        records = [record for record in party.records() if record.token in tokens]
+        open_for = [(record, record.open_until(at, together, now)) for record in records]
         if not any(end for _, end in open_for):
             continue
         for record, end in open_for:
@@ -320,12 +327,10 @@ def _usage(request: Request, entry: Entry | None, party: Party | None, terms: Te
     now = party.instant(request.now, terms)
     course = _course(entry, request)
     work = party.settled(course, now, terms)
-    rows = [row for record in work.records() for row in record.history()]
     today = now // DAY_US
     found = {
-        (day, name): UsageRecord(EPOCH.date() + timedelta(days=day), api, name, used, max(0, limit - window_used))
-        for api, _, _, name, day, limit, used, window_used, _ in rows
-        if api == request.api
+        (day, name): UsageRecord(EPOCH.date() + timedelta(days=day), request.api, name, used, remaining)
+        for day, name, used, remaining in _rows(work, entry.plans.get(request.api), request.api)
     }
     for standing in weigh(read(work, course, now), {}, now).standings if course else ():
         if isinstance(standing.line, QuotaLine):
@@ -334,6 +339,23 @@ def _usage(request: Request, entry: Entry | None, party: Party | None, terms: Te
             used = found[today, name].used if (today, name) in found else 0
             found[today, name] = UsageRecord(EPOCH.date() + timedelta(days=today), request.api, name, used, remaining)
     return [record for (day, _), record in sorted(found.items(), key=_by_day) if first <= day <= last]
+
+
+def _rows(party: Party, plan: UsagePlan | None, api: str) -> list[tuple[int, str, int, int]]:
+    """(day, name, used, remaining) of each quota: from the record that counts it, told apart by route where need be."""
+    lines = [line for route in ("", *plan.routes) for line in plan.course(route).lines] if plan else []
+    held = {(line.route, line.name): (party.holder(line), line.unit) for line in lines}
+    found = {
+        (day, route, name): (used, max(0, limit - window_used))
+        for record in reversed(party.records())
+        for of, route, unit, name, day, limit, used, window_used, _ in record.history()
+        if of == api and held.get((route, name), (record, unit)) == (record, unit)
+    }
+    places = {(route, name) for _, route, name in found} | set(held)
+    alike = {name for route, name in places if sum(other == name for _, other in places) > 1}
+    return [
+        (day, f"{route} {name}" if route and name in alike else name, *row) for (day, route, name), row in found.items()
+    ]
 
 
 def _by_day(item: tuple[tuple[int, str], UsageRecord]) -> tuple[int, str]:

@@ -112,8 +112,11 @@ class Period:
             InvalidValue: for an instant that is not a whole number, or outside of these years.
         """
         current = self._current
-        if current[0] <= now_us < current[1]:
-            return current
+        try:
+            if current[0] <= now_us < current[1]:
+                return current
+        except TypeError:
+            pass  # told below
         if type(now_us) is not int or not FIRST_US <= now_us < LAST_US:
             raise InvalidValue("now_us", now_us, "whole microseconds since the epoch, of the years 1 to 9999")
         start, end = self._find(now_us)

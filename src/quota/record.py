@@ -13,6 +13,7 @@ from .clock import DAY_US
 
 MINUTE_US = 60_000_000
 HOUR_US = 3_600_000_000
+_NEVER = 2**53
 
 
 _unused: dict[int, tuple[int, int]] = {}
@@ -23,7 +24,7 @@ class Slot:
     """One quota's current window, ``[start, end)``: ``base`` is what the meter read at ``since``.
 
     ``since`` is the start, unless the limit's period changed and what was used carried over, or the reading at the
-    start was not known.
+    start was not known; or the end, where the window has ended and its limit was not called since.
     """
 
     __slots__ = ("alerted", "base", "end", "extra", "limit", "name", "since", "start")
@@ -39,6 +40,10 @@ class Slot:
         self.alerted = alerted
         self.limit = limit
         self.since = since
+
+    def matters_until(self) -> int:
+        """Until when anything may be asked of it: where it has ended, the window that follows begins at its reading."""
+        return self.end + max(2 * (self.end - self.start), 2 * DAY_US) if self.since == self.end else self.end
 
     def encode(self) -> list[Any]:
         return [self.name, self.start, self.end, self.base, self.extra, self.alerted, self.limit, self.since]
@@ -158,10 +163,11 @@ class Record:
     def copy(self) -> Record:
         """A record of its own: changing one never changes the other."""
         twin = Record.decode(self.encode())
-        twin.holds = self.holds and {id_: list(hold) for id_, hold in self.holds.items()}
-        twin.requests = self.requests and dict(self.requests)
-        twin.refunds = self.refunds and dict(self.refunds)
-        twin.rows = self.rows and [list(row) for row in self.rows]
+        # An empty one is copied too: shared, it would take in what only one of the records holds.
+        twin.holds = {id_: list(hold) for id_, hold in (self.holds or {}).items()} or None
+        twin.requests = dict(self.requests or {}) or None
+        twin.refunds = dict(self.refunds or {}) or None
+        twin.rows = [list(row) for row in self.rows or ()] or None
         return twin
 
     def become(self, other: Record) -> None:
@@ -272,13 +278,17 @@ class Record:
         return rows
 
     def dead_after(self, retention: int) -> tuple[int, int]:
-        """(when nothing here matters any more: two windows late, history told; until when it knows the counts)."""
+        """(when nothing here matters any more: two windows late, buckets empty, history told; until when it counts)."""
+        if not self.at:
+            return _NEVER, 0  # it was forgotten: what takes its place may be refused an answer, which it is not
         dead = self.at + retention * DAY_US
         floor = self.at + 1
         for meter in self.meters:
             for slot in meter.slots:
                 dead = max(dead, slot.end + 2 * (slot.end - slot.start))
                 floor = max(floor, slot.end)
+            for bucket in meter.buckets:
+                dead = max(dead, bucket.at - -bucket.level // bucket.drain)
         for expires, _, _, _ in (self.holds or {}).values():
             dead = max(dead, expires + DAY_US)
         for memo in (self.requests or {}).values():

@@ -13,12 +13,15 @@ Template = Callable[[str, str], str | None]
 def templates(app: Any) -> Template | None:
     """How the application names its routes, behind any middleware that keeps it in ``.app``; None where unknown.
 
-    Known: Starlette and FastAPI, Flask and whatever has a Werkzeug ``url_map``, Django.
+    Known: Starlette and FastAPI, Flask and whatever has a Werkzeug ``url_map``, Django; mounts of Starlette's and of
+    Werkzeug's dispatcher.
     """
     for _ in range(64):
         owner = getattr(app, "__self__", app)
         if callable(getattr(getattr(owner, "url_map", None), "bind", None)):
             return _werkzeug(owner.url_map)
+        if isinstance(getattr(owner, "mounts", None), dict):
+            return _dispatcher(owner)
         if isinstance(getattr(owner, "routes", None), list):
             return lambda method, path, router=owner: _starlette(router.routes, method, path)  # type: ignore[misc] # bound
         if type(owner).__module__.startswith("django.core.handlers."):
@@ -38,6 +41,22 @@ def _werkzeug(url_map: Any) -> Template:
         except HTTPException:
             return None
         return str(rule.rule)
+
+    return find
+
+
+def _dispatcher(dispatcher: Any) -> Template:
+    """The longest mount that a path begins with, part by part, has it; else the application at the root."""
+    mounts = {prefix: templates(app) for prefix, app in dispatcher.mounts.items()}
+    rest = templates(dispatcher.app)
+
+    def find(method: str, path: str) -> str | None:
+        prefix = path
+        while prefix and prefix not in mounts:
+            prefix = prefix.rpartition("/")[0]
+        known = mounts.get(prefix, rest)
+        template = known(method, path[len(prefix) :] or "/") if known else None
+        return template and prefix + template
 
     return find
 

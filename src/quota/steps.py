@@ -5,22 +5,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from datetime import date, datetime, timedelta
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Literal
 
 import attrs
 
+from .administration import Administration, Step, key_id, same
 from .charge import Verdict
-from .clock import DAY_US, EPOCH, Clock, span_us, system_clock, to_datetime, to_us
+from .clock import DAY_US, EPOCH, Clock, span_us, system_clock, to_us
 from .decision import Decision, Details, LimitStatus, Reason, refusal
 from .errors import InvalidCost, InvalidValue, NotAllowed, ReservationClosed, check_text
-from .key import ApiKey, IssuedKey, Secret, digest, import_secret, mint, mistyped, new_id, new_token
+from .key import ApiKey, digest, mistyped, new_token
 from .operations import UsageRecord
-from .plan import Cost, UsagePlan, check_route, parse_cost, whole
+from .plan import Cost, check_route, parse_cost, whole
 from .store import Request
 
-T = TypeVar("T")
 Presented = str | ApiKey | None
 Unavailable = Literal["raise", "deny", "allow"]
 
@@ -35,167 +34,14 @@ class _Default(int):
 DEFAULT = _Default(1)
 
 
-@attrs.frozen(eq=False)
-class Step(Generic[T]):
-    """Ask ``method`` of the store, then ``conclude``, which alone answers when ``method`` is empty.
-
-    ``deciding``: the request may be decided without the store, where the caller said so.
-    """
-
-    method: str
-    args: tuple[Any, ...]
-    conclude: Callable[[Any], T]
-    deciding: Request | None = None
-
-
-def same(answer: Any) -> Any:
-    """The store's answer as it is."""
-    return answer
-
-
-class Steps:
+class Steps(Administration):
     """The pure steps of every method, and the settings of a ledger."""
 
     def __init__(self, *, clock: Clock = system_clock, on_unavailable: Unavailable = "raise") -> None:
-        if not callable(clock):
-            raise InvalidValue("clock", clock, "a callable returning whole microseconds since the epoch")
+        super().__init__(clock)
         if on_unavailable not in ("raise", "deny", "allow"):
             raise InvalidValue("on_unavailable", on_unavailable, "'raise', 'deny' or 'allow'")
-        self._clock = clock
         self._on_unavailable = on_unavailable
-
-    def _now(self) -> int:
-        now = self._clock()
-        if type(now) is not int:
-            raise InvalidValue("clock", now, "a callable returning whole microseconds since the epoch")
-        return now
-
-    def add_plan(self, plan: UsagePlan) -> Step[UsagePlan]:
-        """Add a usage plan. An equal one again changes nothing, a different one of its id is ``PlanConflict``."""
-        return Step("put_plan", (_plan(plan), False), lambda _: plan)
-
-    def replace_plan(self, plan: UsagePlan) -> Step[UsagePlan]:
-        """Add or replace a usage plan. It binds on the next call everywhere, and what was used stays used."""
-        return Step("put_plan", (_plan(plan), True), lambda _: plan)
-
-    def remove_plan(self, plan: UsagePlan | str) -> Step[None]:
-        """Remove a usage plan; its keys are then on no plan. Raises ``UnknownPlan``."""
-        return Step("drop_plan", (_plan_id(plan),), same)
-
-    def get_plan(self, plan: UsagePlan | str) -> Step[UsagePlan]:
-        """The usage plan as it is now. Raises ``UnknownPlan``."""
-        return Step("get_plan", (_plan_id(plan),), same)
-
-    def list_plans(self, key: ApiKey | str | None = None) -> Step[list[UsagePlan]]:
-        """All usage plans by id; or those that a key is on, by api. Raises ``UnknownKey``."""
-        return Step("list_plans", (), same) if key is None else Step("plans_of", (_key_id(key),), same)
-
-    def issue_key(
-        self,
-        name: str,
-        plan: UsagePlan | str | None = None,
-        *,
-        id: str | None = None,  # noqa: A002 -- the public contract
-        account: str | None = None,
-        expires_at: datetime | None = None,
-        prefix: str = "qk",
-        metadata: Mapping[str, str] | None = None,
-    ) -> Step[IssuedKey]:
-        """Make an API key with a secret of its own, on a plan if one is given: ``key, secret = issue_key("Key123")``.
-
-        The secret is returned once and never stored. ``account``: whose usage is counted, by default the key's own.
-        Raises ``UnknownPlan``, ``PlanConflict`` for an id that is taken, ``InvalidValue`` for a field out of bounds.
-        """
-        return self._add_key(mint(prefix), name, plan, id, account, expires_at, metadata)
-
-    def import_key(
-        self,
-        secret: str,
-        name: str,
-        plan: UsagePlan | str | None = None,
-        *,
-        id: str | None = None,  # noqa: A002 -- the public contract
-        account: str | None = None,
-        expires_at: datetime | None = None,
-        metadata: Mapping[str, str] | None = None,
-    ) -> Step[IssuedKey]:
-        """Make an API key of a secret from elsewhere, 20 to 128 visible ASCII characters; else as ``issue_key``.
-
-        Raises ``InvalidSecret``, and ``PlanConflict`` when another key has this secret.
-        """
-        return self._add_key(import_secret(secret), name, plan, id, account, expires_at, metadata)
-
-    def _add_key(
-        self,
-        secret: str,
-        name: str,
-        plan: UsagePlan | str | None,
-        id_: str | None,
-        account: str | None,
-        expires_at: datetime | None,
-        metadata: Mapping[str, str] | None,
-    ) -> Step[IssuedKey]:
-        id_ = new_id() if id_ is None else id_
-        key = ApiKey(
-            id=id_, name=name, account=id_ if account is None else account, created_at=to_datetime(self._now()),
-            expires_at=expires_at, metadata=metadata or {}, secrets=(Secret.of(secret),),
-        )  # fmt: skip
-        issued = IssuedKey(key, secret)
-        return Step("add_key", (key, None if plan is None else _plan_id(plan)), lambda _: issued)
-
-    def rotate_key(self, key: ApiKey | str, overlap: timedelta | int = timedelta(0)) -> Step[IssuedKey]:
-        """Give a key a new secret; the old ones go on for ``overlap`` (microseconds when an int), never beyond the key.
-
-        Rotation never touches usage. Raises ``UnknownKey``.
-        """
-        overlap_us = span_us(overlap, "overlap")
-        if overlap_us < 0:
-            raise InvalidValue("overlap", overlap, "zero or more")
-        now = self._now()
-        found: list[str] = []
-
-        def change(old: ApiKey) -> ApiKey:
-            found[:] = [mint(old.secrets[0].prefix if old.secrets and old.secrets[0].prefix else "qk")]
-            kept = []
-            for secret in old.secrets:
-                ends = [to_us(end) for end in (secret.expires_at, old.expires_at) if end is not None]
-                until = min([now + overlap_us, *ends])
-                if until > now:
-                    kept.append(attrs.evolve(secret, expires_at=to_datetime(until)))
-            return attrs.evolve(old, secrets=(Secret.of(found[0]), *kept))
-
-        return Step("change_key", (_key_id(key), change), lambda new: IssuedKey(new, found[0]))
-
-    def enable_key(self, key: ApiKey | str) -> Step[ApiKey]:
-        """Let a key be used again. Raises ``UnknownKey``."""
-        return Step("change_key", (_key_id(key), lambda old: attrs.evolve(old, enabled=True)), same)
-
-    def disable_key(self, key: ApiKey | str) -> Step[ApiKey]:
-        """Refuse a key from the very next call on; its counts stay. Raises ``UnknownKey``."""
-        return Step("change_key", (_key_id(key), lambda old: attrs.evolve(old, enabled=False)), same)
-
-    def remove_key(self, key: ApiKey | str) -> Step[None]:
-        """Remove a key and its counts; those of an account it shared stay. Raises ``UnknownKey``."""
-        return Step("drop_key", (_key_id(key),), same)
-
-    def get_key(self, key: ApiKey | str) -> Step[ApiKey]:
-        """The key as it is now. Raises ``UnknownKey``."""
-        return Step("get_key", (_key_id(key),), same)
-
-    def list_keys(self) -> Step[list[ApiKey]]:
-        """All keys, by id."""
-        return Step("list_keys", (), same)
-
-    def associate(self, key: ApiKey | str, plan: UsagePlan | str) -> Step[None]:
-        """Put a key on a plan; from another one for the same api it is moved, and what was used stays used.
-
-        Raises ``UnknownKey``, ``UnknownPlan``.
-        """
-        return Step("associate", (_key_id(key), _plan_id(plan)), same)
-
-    def dissociate(self, key: ApiKey | str, plan: UsagePlan | str) -> Step[None]:
-        """Take a key off a plan. Raises ``UnknownKey``, ``UnknownPlan``, ``PlanConflict`` when it is not on it."""
-        return Step("dissociate", (_key_id(key), _plan_id(plan)), same)
 
     def consume(
         self,
@@ -253,22 +99,17 @@ class Steps:
         now: int,
     ) -> Request:
         takes = None if cost is DEFAULT else parse_cost(cost)
-        if api:
-            check_text("api", api)
-        elif api != "":
-            raise InvalidValue("api", api, "text")
-        if route is not None:
-            check_route(route)
+        _check_where(api, route)
         if request_id is not None:
             check_text("request_id", request_id)
-        hashed = key_id = None
+        hashed = known = None
         if isinstance(secret, str):
             hashed = None if not secret else b"" if mistyped(secret) else digest(secret)
         elif isinstance(secret, ApiKey):
-            key_id = secret.id
+            known = secret.id
         elif secret is not None:
             raise InvalidValue("secret", type(secret), "a str, an ApiKey or None")
-        return Request(op, now, hashed, key_id, api, route, takes, request_id)
+        return Request(op, now, hashed, known, api, route, takes, request_id)
 
     def _decide(self, request: Request) -> Step[Decision]:
         if request.digest is None and request.key_id is None:
@@ -298,10 +139,14 @@ class Steps:
 
     def close(self, request: Request, decision: Decision, op: str, id_: str, actual: Cost | None) -> Step[Any]:
         """Commit or cancel a reservation."""
-        if not decision.allowed or decision.key is None:
+        if not decision.allowed:
             raise ReservationClosed(id_)
         takes = None if actual is None else parse_cost(actual, "actual", 0)
-        close = Request(op, self._now(), None, decision.key.id, request.api, request.route, takes, id=id_)
+        if decision.key is None:  # allowed without the store: nothing is held
+            return Step("", (), lambda _: decision)
+        close = Request(
+            op, self._now(), None, decision.key.id, request.api, request.route, takes, request.request_id, id_
+        )
         return Step("apply", (close,), same)
 
     def refund(self, decision: Decision, units: Cost | None = None) -> Step[int]:
@@ -348,7 +193,8 @@ class Steps:
         self, op: str, key: ApiKey | str, limit: str, units: int, api: str, route: str | None
     ) -> Step[LimitStatus]:
         check_text("limit", limit, longest=2048)
-        request = Request(op, self._now(), None, _key_id(key), api, route, args=(limit, units))
+        _check_where(api, route)
+        request = Request(op, self._now(), None, key_id(key), api, route, args=(limit, units))
         return Step("apply", (request,), same)
 
     def forget(self, key: ApiKey | str) -> Step[None]:
@@ -356,7 +202,7 @@ class Steps:
 
         A shared account's counts go too only where they lie in the future. Raises ``UnknownKey``.
         """
-        return Step("apply", (Request("forget", self._now(), None, _key_id(key)),), same)
+        return Step("apply", (Request("forget", self._now(), None, key_id(key)),), same)
 
     def usage(
         self,
@@ -370,8 +216,9 @@ class Steps:
 
         Today is always there. A limit by account tells the account's usage. Raises ``UnknownKey``, ``InvalidValue``.
         """
+        _check_where(api, None)
         days = (_day("since", since, -(10**6)), _day("until", until, 10**7))
-        request = Request("usage", self._now(), None, _key_id(key), api, args=days)
+        request = Request("usage", self._now(), None, key_id(key), api, args=days)
         return Step("apply", (request,), same)
 
     def without_store(self, request: Request, error: Exception) -> Decision:
@@ -384,18 +231,11 @@ class Steps:
         return Decision(Details(Reason.STORE_UNAVAILABLE, None, None, None, takes, verdict))
 
 
-def _plan(plan: object) -> UsagePlan:
-    if not isinstance(plan, UsagePlan):
-        raise InvalidValue("plan", plan, "a UsagePlan")
-    return plan
-
-
-def _plan_id(plan: UsagePlan | str) -> str:
-    return plan.id if isinstance(plan, UsagePlan) else check_text("plan", plan)
-
-
-def _key_id(key: ApiKey | str) -> str:
-    return key.id if isinstance(key, ApiKey) else check_text("key", key)
+def _check_where(api: object, route: object) -> None:
+    if api != "":
+        check_text("api", api)
+    if route is not None:
+        check_route(route)
 
 
 def _day(field: str, day: date | str | None, default: int) -> int:

@@ -104,7 +104,10 @@ COMMON = ("max_skew", "request_ttl", "retention")
 
 def split_url(url: str) -> tuple[SplitResult, dict[str, str]]:
     """A URL without its query, and the query's options."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise InvalidValue("store", url.partition("@")[2] or url.partition(":")[0], "a URL") from None
     return parts._replace(query=""), dict(parse_qsl(parts.query, keep_blank_values=True))
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from .decision import Decision
 from .errors import InvalidValue, QuotaError
 from .gate import UNDECIDED, Gate, Settings, log, merged
-from .http import find_key, hidden, hide_parameter
+from .http import find_key, hidden, hide_parameters
 from .ledger import Ledger
 from .reservation import Reservation
 from .routes import templates
@@ -40,17 +40,19 @@ class QuotaMiddleware:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         gate = self._gate
-        method, path = environ["REQUEST_METHOD"], environ.get("PATH_INFO", "")
+        method, path = environ["REQUEST_METHOD"].upper(), environ.get("PATH_INFO") or "/"
         if not path.isascii():
             path = path.encode("latin-1", "replace").decode("utf-8", "replace")
-        preflight = method == "OPTIONS" and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ
-        if preflight or gate.passes(method, path, environ):
+        if method == "OPTIONS" and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ:
+            if gate.redact:
+                _hide(environ, gate, "", "")
+            return self.app(environ, start_response)
+        if gate.passes(method, path, environ):
             return self.app(environ, start_response)
         secret = gate.key(environ) if callable(gate.key) else _present(environ, gate)
         decision, reservation = self._decide(secret, gate.name(method, path, environ), environ)
         environ["quota.decision"] = decision
-        if gate.report is not None:
-            gate.report(decision, environ)
+        gate.tell(decision, environ)
         if not decision.allowed and not gate.shadow:
             answer = gate.refusal(decision, method)
             start_response(answer.reason, answer.headers)
@@ -86,18 +88,20 @@ def _present(environ: WSGIEnvironment, gate: Gate) -> str | None:
         return environ.get("HTTP_" + name.upper().replace("-", "_"))
 
     secret, source = find_key(header, environ.get("QUERY_STRING", ""), gate.key)
-    if not source or not gate.redact:
-        return secret
-    shown = hidden(secret)
-    if source[0] != "?":
+    if gate.redact and (source or gate.parameters):
+        _hide(environ, gate, source, hidden(secret))
+    return secret
+
+
+def _hide(environ: WSGIEnvironment, gate: Gate, source: str, shown: str) -> None:
+    """Hide the key where it was found, and any in the URLs that servers log, wherever the key was found."""
+    if source and source[0] != "?":
         environ["HTTP_" + source.upper().replace("-", "_")] = shown
-        return secret
-    for name in _URLS:
+    for name in _URLS if gate.parameters else ():
         url = environ.get(name, "")
         before, mark, query = ("", "", url) if name == "QUERY_STRING" else url.partition("?")
         if query:
-            environ[name] = before + mark + hide_parameter(query, source, shown)
-    return secret
+            environ[name] = before + mark + hide_parameters(query, gate.parameters, f"{source[1:]}=", shown)
 
 
 class _Exchange:
@@ -159,8 +163,7 @@ class _Exchange:
         try:
             if commit:
                 decision = reservation.commit(actual)
-                if gate.report is not None:
-                    gate.report(decision, self._environ)
+                gate.tell(decision, self._environ)
             else:
                 reservation.cancel()
         except QuotaError:

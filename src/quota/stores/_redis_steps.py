@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from ..charge import Party
 from ..clock import DAY_US
-from ..errors import ClockSkew
+from ..errors import ClockSkew, StoreBusy, StoreUnavailable
 from ..key import ApiKey, new_number, new_token
 from ..operations import perform
 from ..record import Record
 from ..store import Entry, Request
 from ._redis_directory import Directory
-from ._redis_script import COMMIT, DECIDE
-from ._redis_wire import Call, Trip, pack, run, to_json, to_text
+from ._redis_script import COMMIT, DECIDE, LEAVE
+from ._redis_wire import Call, InLine, Pause, Trip, pack, run, to_json, to_text
 from ._remote import Copy, Lane, open_lane, read_memo
 
 _STALE, _WAIT, _OPENED, _LOST = 0, -1, -2, -3
-_PATIENT = 2
-"""After how many attempts in vain a writer takes a turn."""
+_PLAIN = ("consume", "peek", "usage")
+"""What the server may decide by itself, or what changes nothing."""
+_SHORTEST, _LONGEST = 0.000_5, 0.008
+"""Seconds between looks at whether another writer's turn is over."""
 
 
 class _Tag:
@@ -73,6 +76,17 @@ def _encode_record(record: Record, version: str) -> dict[str, str]:
     return fields
 
 
+class _Way:
+    """How one call gets past others: whether it stands in line in its process, whose turn it is, how long it pauses."""
+
+    __slots__ = ("in_line", "patience", "turn")
+
+    def __init__(self) -> None:
+        self.in_line = False
+        self.patience = _SHORTEST
+        self.turn = ""
+
+
 class Decisions(Directory):
     """Requests on records."""
 
@@ -81,21 +95,27 @@ class Decisions(Directory):
             yield from self._look_around()
         ref: Any = request.digest or request.key_id or ""
         copy = self._copies.get(ref)
-        turn = ""
-        for attempt in self._attempts():
+        way = _Way()
+        for _ in self._attempts():
             if copy is None:
                 copy = yield from self._look(request.digest, request.key_id or "")
                 if copy is None:
                     return perform(request, None, None, self.terms)
                 self._copies.put(ref, copy)
-            if attempt > _PATIENT and not turn:
-                turn = str(new_number())
-            done, result = yield from self._attempt(copy, request, turn)
+            if not way.in_line and (way.turn or request.op not in _PLAIN):
+                yield InLine(self._use("a", copy.entry.key.account), self.timeout)
+                way.in_line = True
+            done, result = yield from self._attempt(copy, request, way.turn)
             if done:
                 return result
             if result == _STALE:
                 self._copies.drop(ref)
                 copy = None
+            elif result == _WAIT:
+                yield Pause(way.patience)
+                way.patience = min(2 * way.patience, _LONGEST)
+            elif result == _LOST:
+                way.turn = way.turn or str(new_number())
 
     def _attempt(self, copy: Copy, request: Request, turn: str) -> Trip[tuple[bool, Any]]:
         """One trip, or two where the rule decides here: (True, the answer), or (False, why not)."""
@@ -188,7 +208,12 @@ class Decisions(Directory):
         if lane is not None and found.memo is None and (old is None or old.tag.data != lane.tag.data):  # noqa: SIM102
             if lane.amounts(lane.course.cost if request.takes is None else request.takes) is not None:
                 return False, _OPENED
-        result = perform(request, copy.entry, found.party, self.terms)
+        try:
+            result = perform(request, copy.entry, found.party, self.terms)
+        finally:
+            if turn and not found.party.changed:
+                with suppress(StoreBusy, StoreUnavailable):  # it ends by itself then
+                    yield self._leave(copy, turn)
         if not found.party.changed:
             return True, result
         fresh = [str(new_number()) for _ in found.states]
@@ -231,6 +256,11 @@ class Decisions(Directory):
             writes += [["HSET", index + 2, *fields[i : i + 1000]] for i in range(0, len(fields), 1000)]
             writes.append(["PEXPIRE", index + 2, str(self._lifetime_ms(record))])
         return run(COMMIT, keys, to_json([checks, writes]))
+
+    def _leave(self, copy: Copy, turn: str) -> Call:
+        """Give a turn back that was not used; what is written ends it by itself."""
+        keys = [self._stamps, *self._record_keys(copy.entry)]
+        return run(LEAVE, keys, turn)
 
     def _lifetime_ms(self, record: Record) -> int:
         """How long a record matters from now on, were it charged until its day ends: relative, and never short."""

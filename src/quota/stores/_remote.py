@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..charge import MAX_UNITS, Course, Party, QuotaLine, Reading, Standing, Terms, metered, weigh
-from ..clock import DAY_US, to_us
+from ..charge import MAX_UNITS, Course, Party, QuotaLine, Reading, Standing, Terms, metered, quiet_until, weigh
+from ..clock import to_us
 from ..decision import Decision, Details, Reason, reason_of
 from ..key import ApiKey
 from ..operations import _decode_standing, _encode_standing, _fingerprint, usable
@@ -170,9 +170,7 @@ def _lay_lines(lane: Lane, party: Party, request: Request) -> bool:
     """Work out how far each meter may go and until when that holds, as ``charge.bounds`` does."""
     records = party.records()
     places = {(index, position): order for order, (index, position, *_) in enumerate(lane.meters)}
-    until = min(MAX_UNITS, *(record.at - record.at % DAY_US + DAY_US for record in records))
-    until = min([until, *(record.due for record in records if record.due is not None)])
-    until = min([until, *_expiries(lane.key, request.digest)])
+    until = min([MAX_UNITS, *map(quiet_until, records), *_expiries(lane.key, request.digest)])
     lane.places, lane.buckets = [], []
     for line in lane.course.lines:
         record = party.holder(line)
@@ -180,7 +178,7 @@ def _lay_lines(lane: Lane, party: Party, request: Request) -> bool:
         meter = record.meter(lane.course.api, line.route, line.unit)
         position = record.meters.index(meter)  # type: ignore[arg-type] # settled
         order = places[index, position]
-        if type(line) is QuotaLine:
+        if isinstance(line, QuotaLine):
             slot = meter.slot(line.name)  # type: ignore[union-attr] # settled
             if slot is None or slot.limit != line.limit:
                 return False
@@ -191,21 +189,11 @@ def _lay_lines(lane: Lane, party: Party, request: Request) -> bool:
             ceiling = min(ceiling, top if top <= MAX_UNITS else _BEYOND)
             lane.meters[order] = (index, position, unit, min(quiet, calm), ceiling)
             lane.places.append((line, order, slot.base, slot.extra, slot.end))
-            until = min(until, slot.end)
         else:
             names = [bucket.name for bucket in meter.buckets]  # type: ignore[union-attr] # settled
             lane.places.append((line, len(lane.meters) + len(lane.buckets), 0, 0, 0))
-            lane.buckets.append(
-                (
-                    index,
-                    position,
-                    names.index(line.name),
-                    lane.units.index(line.unit),
-                    line.drain,
-                    line.scale,
-                    line.burst,
-                )
-            )  # type: ignore[union-attr] # a throttle
+            bucket, unit = names.index(line.name), lane.units.index(line.unit)
+            lane.buckets.append((index, position, bucket, unit, line.drain, line.scale, line.burst))
     lane.until = until
     return True
 

@@ -71,8 +71,8 @@ class MemoryStore:
     def __init__(
         self, *, stripes: int = 64, max_skew: float = 300, request_ttl: float = 86_400, retention: int = 35
     ) -> None:
-        if type(stripes) is not int or stripes < 1:
-            raise InvalidValue("stripes", stripes, "a whole number of locks, at least 1")
+        if type(stripes) is not int or not 1 <= stripes <= 65_536:
+            raise InvalidValue("stripes", stripes, "a whole number of locks, 1 to 65536")
         self.terms = make_terms(max_skew=max_skew, request_ttl=request_ttl, retention=retention)
         self._stripes = [Stripe(deque) for _ in range(stripes)]
         self._directory = threading.RLock()

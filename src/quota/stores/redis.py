@@ -7,6 +7,8 @@ directory entry is fresh, ``secrets``, ``keys``, ``accounts`` and ``plans`` are 
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from typing import Any
 from urllib.parse import urlencode
 
@@ -19,7 +21,7 @@ from redis.retry import Retry
 from ..errors import InvalidValue
 from ..store import COMMON, split_url, whole_option
 from ._redis_steps import Decisions
-from ._redis_wire import Call, awaited, failure, synchronous
+from ._redis_wire import Call, Lines, awaited, failure, synchronous
 
 
 def _driver_options(timeout: float, retry: Any) -> dict[str, Any]:
@@ -39,6 +41,8 @@ class RedisStore(Decisions):
     Exact on one primary. A failover may lose the last charges that the replica had not seen.
     """
 
+    blocking = True
+
     def __init__(
         self,
         client: Any = None,
@@ -50,6 +54,7 @@ class RedisStore(Decisions):
         **options: Any,
     ) -> None:
         super().__init__(namespace, timeout, check_clock, options)
+        self._lines = Lines(threading.Lock)
         self._owned = client is None
         if client is None:
             retry = Retry(NoBackoff(), 0)
@@ -166,6 +171,7 @@ class AsyncRedisStore(Decisions):
         **options: Any,
     ) -> None:
         super().__init__(namespace, timeout, check_clock, options)
+        self._lines = Lines(asyncio.Lock)
         self._owned = client is None
         if client is None:
             retry = redis.asyncio.retry.Retry(NoBackoff(), 0)

@@ -1,0 +1,270 @@
+"""Limits: quotas and throttles, what a call costs, and the text form they are written in.
+
+1000/day, 50000/month in Europe/Paris, 10/s burst 20, 90000 tokens/minute by account as budget
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from fractions import Fraction
+from math import gcd
+from types import MappingProxyType
+from typing import Any
+
+import attrs
+
+from .charge import MAX_UNITS
+from .errors import InvalidCost, InvalidPlan, check_text
+from .period import Period, parse_period
+
+Cost = int | Mapping[str, int]
+"""Units of one call: a positive integer counts ``requests``; a mapping says how many of each unit."""
+
+REQUESTS = "requests"
+_PER_US = {"second": 1_000_000, "minute": 60_000_000, "hour": 3_600_000_000, "day": 86_400_000_000}
+_PER_WORDS = {"s": "second", "sec": "second", "m": "minute", "min": "minute", "h": "hour", "d": "day"}
+_NAME = re.compile(r"[^\s,/](?:[^,\n\r\t]*[^\s,])?\Z")
+_UNIT = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}\Z")
+_UNITS_OF_A_COST = 16
+_MOST_DIGITS = 50
+
+
+def whole(field: str, value: object, least: int = 1, error: type[InvalidPlan | InvalidCost] = InvalidPlan) -> int:
+    """A whole number of units in range, or the error that says so."""
+    if type(value) is not int or not least <= value <= MAX_UNITS:
+        raise error(field, value, f"a whole number from {least} to {MAX_UNITS}")
+    return value
+
+
+def parse_cost(cost: object, field: str = "cost", least: int = 1) -> Mapping[str, int]:
+    """The units of a call, by unit. ``least=0`` admits that nothing was used (a commit).
+
+    Raises:
+        InvalidCost: for anything but whole numbers in range, or when no unit is taken at all.
+    """
+    if type(cost) is int or not isinstance(cost, Mapping):
+        return {REQUESTS: whole(field, cost, least, InvalidCost)}
+    for unit, units in cost.items():
+        _check_unit(field, unit, InvalidCost)
+        whole(f"{field}[{unit!r}]", units, 0, InvalidCost)
+    if len(cost) > _UNITS_OF_A_COST or (least and not any(cost.values())):
+        raise InvalidCost(field, dict(cost), f"1 to {_UNITS_OF_A_COST} units, at least one of them above zero")
+    return MappingProxyType(dict(cost))
+
+
+def _check_unit(field: str, unit: object, error: type[InvalidPlan | InvalidCost] = InvalidPlan) -> str:
+    if not isinstance(unit, str) or not _UNIT.match(unit):
+        raise error(field, unit, "a unit's name such as 'requests', at most 64 ASCII letters, digits, '_', '.' and '-'")
+    return unit
+
+
+def _check_by(by: object) -> str:
+    if by not in ("key", "account"):
+        raise InvalidPlan("by", by, "'key' or 'account'")
+    return str(by)
+
+
+def _check_name(name: object, default: str) -> str:
+    if name is None:
+        return default
+    check_text("name", name, error=InvalidPlan, longest=128)
+    if not _NAME.match(str(name)):
+        raise InvalidPlan("name", name, "text without ',' or line breaks, not beginning or ending in a space or '/'")
+    return str(name)
+
+
+def _to_period(period: object) -> Period:
+    return period if isinstance(period, Period) else parse_period(period)  # type: ignore[arg-type] # it checks
+
+
+def _suffix(limit: Quota | Throttle, default: str) -> str:
+    by = " by account" if limit.by == "account" else ""
+    return by + (f" as {limit.name}" if limit.name != default else "")
+
+
+@attrs.frozen
+class Quota:
+    """At most ``limit`` units per calendar window of ``period``, all of them at any moment of it.
+
+    ``period`` is a ``Period`` or its text (``"day"``, ``"month in Europe/Paris"``). ``unit`` is what is counted.
+    ``by="account"`` counts the account's keys together. ``overage`` more units are admitted beyond the limit and shown
+    in ``Decision.over``. ``name`` is what the count is kept under; by default the unit and the period.
+
+    Raises:
+        InvalidPlan: naming the field that cannot be meant.
+    """
+
+    limit: int = attrs.field()
+    period: Period = attrs.field(converter=_to_period)
+    unit: str = attrs.field(default=REQUESTS, kw_only=True)
+    by: str = attrs.field(default="key", kw_only=True)
+    name: str = attrs.field(default=None, kw_only=True)
+    overage: int = attrs.field(default=0, kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        whole("limit", self.limit)
+        _check_unit("unit", self.unit)
+        _check_by(self.by)
+        whole("overage", self.overage, 0)
+        whole("limit + overage", self.limit + self.overage)
+        object.__setattr__(self, "name", _check_name(self.name, self._default_name))
+
+    @property
+    def _default_name(self) -> str:
+        return f"{self.unit}/{self.period}"
+
+    def __str__(self) -> str:
+        unit = "" if self.unit == REQUESTS else f" {self.unit}"
+        overage = f" overage {self.overage}" if self.overage else ""
+        return f"{self.limit}{unit}/{self.period}{overage}{_suffix(self, self._default_name)}"
+
+
+def _to_rate(rate: object) -> Fraction:
+    accepted = "a positive number: an int, a Fraction, a Decimal or a text such as '0.5', below 2^53"
+    if isinstance(rate, (bool, float)):
+        raise InvalidPlan("rate", rate, accepted + " (floats are not exact)")
+    try:
+        if isinstance(rate, str) and "e" in rate.lower():
+            rate = Decimal(rate)
+        if isinstance(rate, Decimal) and rate.is_finite() and abs(rate.adjusted()) > _MOST_DIGITS:
+            raise InvalidPlan("rate", rate, accepted)  # else a fraction of a thousand million digits would be made
+        exact = Fraction(rate)  # type: ignore[call-overload] # a wrong type is what is being found out
+    except (TypeError, ValueError, ArithmeticError):
+        raise InvalidPlan("rate", rate, accepted) from None
+    if not 0 < exact <= MAX_UNITS:
+        raise InvalidPlan("rate", rate, accepted)
+    return Fraction(exact)
+
+
+@attrs.frozen
+class Throttle:
+    """A token bucket: ``rate`` units each ``per`` (second, minute, hour, day), at most ``burst`` of them at once.
+
+    ``rate`` is exact: an int, a Fraction, a Decimal or a text (``Throttle("0.5")`` is one unit each two seconds).
+    ``burst`` is by default the rate, rounded up: one ``per`` worth. Over any interval t at most burst + rate x t units
+    are admitted (API Gateway's throttling uses the same algorithm).
+
+    Raises:
+        InvalidPlan: naming the field that cannot be meant.
+    """
+
+    rate: Fraction = attrs.field(converter=_to_rate)
+    per: str = attrs.field(default="second")
+    burst: int = attrs.field(default=None, kw_only=True)
+    unit: str = attrs.field(default=REQUESTS, kw_only=True)
+    by: str = attrs.field(default="key", kw_only=True)
+    name: str = attrs.field(default=None, kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        if type(self.per) is not str or self.per not in _PER_US:
+            raise InvalidPlan("per", self.per, "'second', 'minute', 'hour' or 'day'")
+        if self.burst is None:
+            object.__setattr__(self, "burst", -(-self.rate.numerator // self.rate.denominator))
+        whole("burst", self.burst)
+        _check_unit("unit", self.unit)
+        _check_by(self.by)
+        scale, drain = self._measure()
+        if self.burst * scale > MAX_UNITS or drain > MAX_UNITS:
+            accepted = f"at most {MAX_UNITS // scale} at the exact rate {self.rate}/{self.per}"
+            raise InvalidPlan("burst", self.burst, accepted)
+        object.__setattr__(self, "name", _check_name(self.name, "throttle"))
+
+    def _measure(self) -> tuple[int, int]:
+        """(scale, drain): units count ``scale`` each and ``drain`` of that goes every microsecond, exactly."""
+        scale, drain = self.rate.denominator * _PER_US[self.per], self.rate.numerator
+        shared = gcd(scale, drain)
+        return scale // shared, drain // shared
+
+    def __str__(self) -> str:
+        unit = "" if self.unit == REQUESTS else f" {self.unit}"
+        return f"{_decimal(self.rate)}{unit}/{self.per} burst {self.burst}{_suffix(self, 'throttle')}"
+
+
+def _decimal(rate: Fraction) -> str:
+    """Decimal where that is exact, else a fraction."""
+    for digits in range(19):
+        if (rate * 10**digits).denominator == 1:
+            text = f"{(rate * 10**digits).numerator:0{digits + 1}d}"
+            return f"{text[:-digits]}.{text[-digits:]}" if digits else text
+    return str(rate)
+
+
+Limit = Quota | Throttle
+
+
+def check_distinct(field: str, limits: Sequence[Limit]) -> None:
+    """Limits that are kept side by side have names of their own."""
+    seen: set[str] = set()
+    for limit in limits:
+        if limit.name in seen:
+            raise InvalidPlan(field, limit.name, "limits with distinct names; name one of them with name= or 'as NAME'")
+        seen.add(limit.name)
+
+
+_HEAD = re.compile(r"\s*(?P<amount>[^\s/]+(?:/[0-9]+(?=/|\s))?)(?:\s+(?P<unit>[^\s/]+))?\s*/\s*(?P<rest>.*)", re.DOTALL)
+_OPTION = re.compile(r"\s+(?P<word>burst|overage|by|as)\s+")
+_EXPECTED = "limits such as '1000/day', '50000 tokens/month in Europe/Paris overage 100' or '10/s burst 20'"
+
+
+def parse_limits(text: str) -> tuple[Limit, ...]:
+    """Limits from their text form; an error points at the character where it went wrong."""
+    limits: list[Limit] = []
+    at = 0
+    if not text.strip():
+        raise InvalidPlan("limits", text, f"{_EXPECTED}, separated by ','; a plan without limits has limits=()")
+    for part in text.split(","):
+        try:
+            limits.append(parse_limit(part))
+        except InvalidPlan as error:
+            shown = str(error.value)
+            inside = part.find(shown) if shown else len(part.rstrip())  # what is missing is missing at the end
+            column = at + (inside if inside >= 0 else len(part) - len(part.lstrip())) + 1
+            raise InvalidPlan(f"limits, character {column} ({error.field})", error.value, error.accepted) from None
+        at += len(part) + 1
+    check_distinct("limits", limits)
+    return tuple(limits)
+
+
+def parse_limit(text: str) -> Limit:
+    """One limit from its text form, as ``str()`` of a limit writes it."""
+    head = _HEAD.match(text)
+    if head is None:
+        raise InvalidPlan("limit", text.strip(), _EXPECTED)
+    period, options = _split_options(head["rest"])
+    amount, unit = head["amount"], head["unit"] or REQUESTS
+    common: dict[str, Any] = {"unit": unit, "by": options.get("by", "key"), "name": options.get("as")}
+    per = _PER_WORDS.get(period, period)
+    if "burst" in options or per == "second":
+        if "overage" in options:
+            raise InvalidPlan("overage", options["overage"], "no overage: a throttle has none")
+        if per not in _PER_US:
+            raise InvalidPlan("per", period, "second, minute, hour or day before 'burst'")
+        burst = _digits("burst", options["burst"]) if "burst" in options else None
+        if re.fullmatch(r"[0-9]+(\.[0-9]+|/[0-9]+)?", amount) is None:
+            raise InvalidPlan("rate", amount, "a positive number such as 10, 0.5 or 1/3")
+        return Throttle(amount, per, burst=burst, **common)  # type: ignore[arg-type] # the converters' types
+    overage = _digits("overage", options.get("overage", "0"))
+    return Quota(_digits("limit", amount), period, overage=overage, **common)  # type: ignore[arg-type, unused-ignore] # its converter's
+
+
+def _split_options(rest: str) -> tuple[str, dict[str, str]]:
+    """The period, and the options behind it; a name goes on to the end."""
+    options: dict[str, str] = {}
+    found = _OPTION.search(rest)
+    period = (rest[: found.start()] if found else rest).strip()
+    while found:
+        word = found["word"]
+        if word in options:
+            raise InvalidPlan("limit", word, "each option once")
+        following = None if word == "as" else _OPTION.search(rest, found.end())
+        options[word] = rest[found.end() : following.start() if following else None].strip()
+        found = following
+    return period, options
+
+
+def _digits(field: str, text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 16:
+        raise InvalidPlan(field, text, f"a whole number, at most {MAX_UNITS}")
+    return int(text)

@@ -1,0 +1,70 @@
+"""What the machine plays with: small plans, few names, and steps of time that meet their boundaries."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+
+from hypothesis import strategies as st
+
+from ..plan import Quota, Throttle, UsagePlan
+from .model import DAY
+
+START = datetime(2026, 1, 29, 23, 40, tzinfo=timezone.utc)
+
+PERIODS = st.sampled_from(["minute", "hour", "day", "week", "month"])
+REQUESTS = st.just("requests")
+UNITS = st.sampled_from(["requests", "requests", "tokens"])
+PARTIES = st.sampled_from(["key", "key", "account"])
+
+
+def _limits(
+    *, quotas: bool = True, throttles: bool = True, units: st.SearchStrategy[str] = REQUESTS,
+    by: st.SearchStrategy[str] = st.just("key"), names: tuple[str | None, ...] = (None,), most: int = 3,
+) -> st.SearchStrategy[list[Quota | Throttle]]:  # fmt: skip
+    quota = st.builds(
+        Quota, st.integers(1, 12), PERIODS, unit=units, by=by, name=st.sampled_from(names),
+        overage=st.sampled_from([0, 0, 3]),
+    )  # fmt: skip
+    throttle = st.builds(
+        Throttle, st.sampled_from(["1", "3", "0.5", "1/3", "7"]), st.sampled_from(["second", "minute"]),
+        burst=st.integers(1, 6), unit=units, by=by, name=st.sampled_from(names),
+    )  # fmt: skip
+    kinds = [quota] * (2 if quotas else 0) + [throttle] * (1 if throttles else 0)
+    return st.lists(st.one_of(kinds), max_size=most, unique_by=lambda limit: limit.name)
+
+
+# Each history looks at one corner of the world or at all of it: bugs hide where few things meet often.
+FOCUS = {
+    "all": _limits(units=UNITS, by=PARTIES, names=(None, None, "x", "y")),
+    "plain": _limits(throttles=False),
+    "throttled": _limits(quotas=False, names=(None, None, "x"), most=2),
+    "both": _limits(),
+    "one name": _limits(throttles=False, names=("x",), most=1),
+    "accounts": _limits(by=PARTIES, names=(None, "x")),
+}
+COSTS = st.one_of(
+    st.none(),
+    st.integers(1, 4).map(lambda n: {"requests": n}),
+    st.fixed_dictionaries({"requests": st.integers(0, 2), "tokens": st.integers(1, 4)}),
+)
+APIS = st.sampled_from(["", "", "", "b"])
+ROUTES = st.sampled_from([None, None, "r", "s"])
+PLAN_IDS = st.sampled_from(["p", "q", "b"])
+KEY_IDS = st.sampled_from(["k1", "k2", "k3"])
+REQUEST_IDS = st.sampled_from([None, None, None, "once", "twice"])
+STEPS = st.sampled_from([
+    0, 1, 999_999, 1_000_000, 20_000_000, 60_000_000, 1_200_000_000, 3_600_000_000, 12 * 3_600_000_000, DAY, 5 * DAY,
+    40 * DAY, -1, -30_000_000, -299_999_999, -400_000_000,
+])  # fmt: skip
+
+
+@st.composite
+def plans(draw: st.DrawFn, focus: str) -> UsagePlan:
+    """A small plan; the third one governs another api."""
+    id_ = draw(PLAN_IDS)
+    limits = FOCUS[focus]
+    odd = focus in ("all", "accounts")
+    routes = {"r": draw(limits)} if odd and draw(st.booleans()) else {}
+    costs = {"s": draw(st.sampled_from([2, {"tokens": 1}]))} if odd and draw(st.booleans()) else {}
+    alerts = draw(st.sampled_from([(80, 100), (), (50,)]))
+    return UsagePlan(id_, draw(limits), api="b" if id_ == "b" else "", routes=routes, costs=costs, alerts=alerts)

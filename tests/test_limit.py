@@ -1,0 +1,222 @@
+"""Quotas, throttles, costs and their text form: what is accepted, what is refused and how it is said."""
+
+import pickle
+from decimal import Decimal
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quota import InvalidCost, InvalidPlan, Period, Quota, Throttle
+from quota.charge import MAX_UNITS
+from quota.limit import parse_cost, parse_limit, parse_limits
+
+BAD_NUMBERS = [0, -1, True, False, 1.0, float("nan"), float("inf"), 2**53, 2**63, "1", None, b"1", [1]]
+BAD_TEXTS = ["", "a,b", " a", "a ", "/a", "a\n", "\ud800", "x" * 129, 1, b"a"]
+
+
+@pytest.mark.parametrize("limit", BAD_NUMBERS)
+def test_a_quota_s_limit_is_a_whole_number(limit):
+    """Zero, negative, bool, float, NaN and what no engine counts exactly are named and refused."""
+    with pytest.raises(InvalidPlan) as raised:
+        Quota(limit, "day")
+    error = raised.value
+    assert (error.field, error.accepted) == ("limit", f"a whole number from 1 to {MAX_UNITS}")
+    assert error.value is limit
+    assert str(error).startswith("limit: ")
+
+
+@pytest.mark.parametrize("overage", [-1, True, 0.5, MAX_UNITS])
+def test_a_quota_s_overage_is_a_whole_number(overage):
+    """It may be zero, and the limit with it stays countable."""
+    with pytest.raises(InvalidPlan, match="overage"):
+        Quota(1, "day", overage=overage)
+    assert Quota(MAX_UNITS - 1, "day", overage=1).overage == 1
+
+
+@pytest.mark.parametrize("unit", ["", "a b", "1a", "x" * 65, "é", "\ud800", None, 1])
+def test_a_unit_is_a_short_word(unit):
+    """A unit is ASCII: it stands in texts and headers. Quotas, throttles and costs say so alike."""
+    for make in (lambda: Quota(1, "day", unit=unit), lambda: Throttle(1, unit=unit)):
+        with pytest.raises(InvalidPlan, match="unit"):
+            make()
+    with pytest.raises(InvalidCost, match="unit"):
+        parse_cost({unit: 1})
+
+
+@pytest.mark.parametrize("by", ["", "team", None, 1])
+def test_whose_count_it_is(by):
+    """A limit counts by key or by account."""
+    for make in (lambda: Quota(1, "day", by=by), lambda: Throttle(1, by=by)):
+        with pytest.raises(InvalidPlan, match="by: .*'key' or 'account'"):
+            make()
+
+
+@pytest.mark.parametrize("name", BAD_TEXTS)
+def test_a_name_can_be_read_back(name):
+    """A name with a comma, spaces around it or a line break could not be read back from the text form."""
+    for make in (lambda: Quota(1, "day", name=name), lambda: Throttle(1, name=name)):
+        with pytest.raises(InvalidPlan, match="name"):
+            make()
+
+
+def test_names_by_default():
+    """A quota is named by its unit and period, a throttle ``throttle``."""
+    assert Quota(1, "month in Europe/Paris", unit="tokens").name == "tokens/month in Europe/Paris"
+    assert Throttle(1).name == "throttle"
+
+
+@pytest.mark.parametrize(
+    "rate",
+    [
+        0,
+        -1,
+        True,
+        1.5,
+        float("nan"),
+        "",
+        "x",
+        "1/0",
+        2**53,
+        None,
+        [],
+        "nan",
+        Decimal("Infinity"),
+        "1e999999999",
+        "1e-999999999",
+        Decimal("1e999999999"),
+        Decimal("1e-999999999"),
+        "9" * 5000,
+    ],
+)
+def test_a_rate_is_exact(rate):
+    """No floats, nothing that is not a positive number."""
+    with pytest.raises(InvalidPlan, match="rate"):
+        Throttle(rate)
+
+
+@pytest.mark.parametrize(("rate", "exact", "burst"), [
+    (5, Fraction(5), 5), ("0.5", Fraction(1, 2), 1), ("1/3", Fraction(1, 3), 1), (Decimal("2.5"), Fraction(5, 2), 3),
+    (Fraction(7, 2), Fraction(7, 2), 4),
+])  # fmt: skip
+def test_a_burst_by_default_is_one_per_of_rate(rate, exact, burst):
+    """The rate is kept exactly, and the bucket holds one ``per`` worth, rounded up."""
+    throttle = Throttle(rate)
+    assert (throttle.rate, throttle.burst) == (exact, burst)
+
+
+@pytest.mark.parametrize("per", ["", "week", "s", None, 1, []])
+def test_a_throttle_s_per(per):
+    """A rate is per second, minute, hour or day."""
+    with pytest.raises(InvalidPlan, match="per: .*'second', 'minute', 'hour' or 'day'"):
+        Throttle(1, per)
+
+
+@pytest.mark.parametrize("burst", BAD_NUMBERS[:-3])
+def test_a_burst_is_a_whole_number(burst):
+    """As a quota's limit."""
+    with pytest.raises(InvalidPlan, match="burst"):
+        Throttle(1, burst=burst)
+
+
+def test_a_burst_that_cannot_be_counted_exactly():
+    """The message says how large it may be at this rate, and that much it may be."""
+    with pytest.raises(InvalidPlan, match="at most 104249 at the exact rate 1/day") as raised:
+        Throttle(1, "day", burst=104_250)
+    assert raised.value.field == "burst"
+    assert Throttle(1, "day", burst=104_249).burst == 104_249
+    with pytest.raises(InvalidPlan, match="burst"):
+        Throttle(Fraction(MAX_UNITS - 1, 999_999_999_989), burst=1)
+
+
+UNITS = st.sampled_from(["requests", "tokens", "a.b-c_D9"])
+NAMES = st.one_of(st.none(), st.sampled_from(["x", "per day", "burst 3", "by account", "as", "budget é"]))
+BY = st.sampled_from(["key", "account"])
+PERIODS = st.sampled_from([
+    Period("day"), Period("month", zone="Europe/Paris"), Period("week", offset=2), Period("minute", count=15),
+    Period("year"),
+])  # fmt: skip
+QUOTAS = st.builds(Quota, st.integers(1, 10**6), PERIODS, unit=UNITS, by=BY, name=NAMES, overage=st.integers(0, 5))
+THROTTLES = st.builds(
+    Throttle, st.fractions(Fraction(1, 100), 1000, max_denominator=100),
+    st.sampled_from(["second", "minute", "hour", "day"]), burst=st.integers(1, 1000), unit=UNITS, by=BY, name=NAMES,
+)  # fmt: skip
+
+
+@given(st.one_of(QUOTAS, THROTTLES))
+def test_the_text_form_is_the_limit(limit):
+    """``str()`` of a limit reads back as an equal limit, and so does a pickle."""
+    assert parse_limit(str(limit)) == limit
+    assert pickle.loads(pickle.dumps(limit)) == limit
+
+
+@pytest.mark.parametrize(("text", "limit"), [
+    ("1000/day", Quota(1000, "day")),
+    ("90000 tokens/minute", Quota(90_000, "minute", unit="tokens")),
+    ("10/s", Throttle(10)),
+    ("10/s burst 20", Throttle(10, burst=20)),
+    ("0.5/min burst 3 by account as slow", Throttle("0.5", "minute", burst=3, by="account", name="slow")),
+    ("1/3/s burst 2", Throttle(Fraction(1, 3), burst=2)),
+    ("1/3 requests/s burst 2", Throttle(Fraction(1, 3), burst=2)),
+    ("  5 / 2 week  overage 3  as x y", Quota(5, "2 week", overage=3, name="x y")),
+    ("5/day as by account", Quota(5, "day", name="by account")),
+    ("5/day by account as a", Quota(5, "day", by="account", name="a")),
+])  # fmt: skip
+def test_texts(text, limit):
+    """What people write, and what it means."""
+    assert parse_limit(text) == limit
+
+
+@pytest.mark.parametrize(("text", "column", "field"), [
+    ("5/day, 100/mnth", 12, "period"),
+    ("5/day,0/day", 7, "limit"),
+    ("5/day, x", 8, "limit"),
+    ("5/day, 7/s overage 3", 20, "overage"),
+    ("5/week burst 3", 3, "per"),
+    ("5/day, 1e3/s", 8, "rate"),
+    ("5/day overage -1", 15, "overage"),
+    ("5/day burst 1 burst 2", 7, "limit"),
+    ("5/day, ", 7, "limit"), ("5/day, 10/ , 3/s", 11, "period"),
+    ("5/day, 5 a b/day", 8, "limit"),
+    ("5/day by team", 10, "by"),
+    ("5/day as /x", 10, "name"),
+])  # fmt: skip
+def test_a_message_points_at_the_character(text, column, field):
+    """Where it went wrong, which part of the text form that is, and what would be accepted."""
+    with pytest.raises(InvalidPlan) as raised:
+        parse_limits(text)
+    assert raised.value.field == f"limits, character {column} ({field})"
+    assert raised.value.accepted
+
+
+def test_no_text_is_no_plan_without_limits():
+    """Nothing in the text form is a slip; a plan without limits says so."""
+    with pytest.raises(InvalidPlan, match=r"limits=\(\)"):
+        parse_limits(" ")
+
+
+def test_limits_of_one_text_have_names_of_their_own():
+    """Two counts under one name could not be told apart."""
+    with pytest.raises(InvalidPlan, match="distinct names"):
+        parse_limits("5/day, 6/day")
+    assert len(parse_limits("5/day, 6/day as six")) == 2
+
+
+@pytest.mark.parametrize("cost", [*BAD_NUMBERS, {}, {"requests": 0}, {"requests": -1}, {"requests": True}, {"requests": 1.0},
+                                  {f"u{n}": 1 for n in range(17)}])  # fmt: skip
+def test_a_cost_takes_something(cost):
+    """A negative cost would refund, a bool is a slip, nothing at all is no call."""
+    with pytest.raises(InvalidCost):
+        parse_cost(cost)
+
+
+def test_what_was_used_may_be_nothing():
+    """A commit may say that nothing was used; a cost is a copy that cannot be changed afterwards."""
+    assert parse_cost(0, "actual", 0) == {"requests": 0}
+    given_cost = {"requests": 1, "tokens": 0}
+    cost = parse_cost(given_cost)
+    given_cost["tokens"] = 5
+    assert cost == {"requests": 1, "tokens": 0}
+    with pytest.raises(TypeError):
+        cost["tokens"] = 1

@@ -1,0 +1,106 @@
+"""Usage plans: values that are checked when made, compiled once, and survive every way of storing them."""
+
+import copy
+import json
+import pickle
+
+import pytest
+
+from quota import InvalidPlan, Quota, Throttle, UsagePlan
+from quota.plan import decode_plan, encode_plan
+
+FULL = UsagePlan(
+    "gold", "1000/day, 10/s burst 20, 90000 tokens/minute by account as budget", name="Gold", api="pets",
+    routes={"GET /export": "3/day as exports", "POST /chat": [Throttle(1, burst=2), "5 tokens/hour"]},
+    costs={"GET /export": 20, "POST /chat": {"requests": 1, "tokens": 5}}, alerts=(50, 100, 50),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda plan: pickle.loads(pickle.dumps(plan)),
+                                   lambda plan: decode_plan(json.loads(json.dumps(encode_plan(plan))))])  # fmt: skip
+def test_a_plan_is_a_value(again):
+    """Copied, pickled or stored as JSON it is equal, costs and routes included."""
+    assert again(FULL) == FULL
+    assert hash(again(FULL)) == hash(FULL)
+    assert again(FULL).routes == FULL.routes
+    assert again(FULL).costs == FULL.costs
+    assert str(again(FULL)) == "1000/day, 10/second burst 20, 90000 tokens/minute by account as budget"
+
+
+def test_defaults():
+    """A plan is named by its id, governs the only API, and tells of 80 and 100 percent."""
+    plan = UsagePlan("p", ())
+    assert (plan.name, plan.api, plan.limits, plan.routes, plan.costs, plan.alerts) == ("p", "", (), {}, {}, (80, 100))
+    assert FULL.alerts == (50, 100)
+
+
+def test_nothing_of_a_plan_can_be_changed():
+    """Not its fields, its routes or its costs, nor by what it was made of."""
+    costs = {"r": {"requests": 1}}
+    plan = UsagePlan("p", [Quota(1, "day")], costs=costs, routes={"r": "1/s"})
+    costs["r"]["requests"] = 100
+    assert plan.costs["r"] == {"requests": 1}
+    for change in (
+        lambda: setattr(plan, "limits", ()), lambda: plan.routes.update(x=()), lambda: plan.costs.clear(),
+        lambda: plan.costs["r"].clear(),
+    ):  # fmt: skip
+        with pytest.raises(AttributeError):
+            change()
+
+
+@pytest.mark.parametrize("limits", [Quota(5, "day"), [Quota(5, "day")], "5/day", ["5/day"], (Quota(5, "day"),)])
+def test_limits_are_given_in_any_form(limits):
+    """One limit, several, their text, or texts among them."""
+    assert UsagePlan("p", limits).limits == (Quota(5, "day"),)
+
+
+@pytest.mark.parametrize(("field", "change"), [
+    ("id", {"id": ""}), ("id", {"id": "a\nb"}), ("id", {"id": "x" * 257}), ("id", {"id": 5}), ("id", {"id": "\ud800"}),
+    ("limits", {"limits": 5}), ("limits", {"limits": b"5/day"}), ("limits", {"limits": {"5/day": 1}}),
+    ("limits", {"limits": [5]}), ("limits", {"limits": None}), ("limits", {"limits": [Quota(1, "day"), Quota(2, "day")]}),
+    ("name", {"name": ""}), ("api", {"api": "\n"}), ("api", {"api": None}),
+    ("routes", {"routes": "r"}), ("routes", {"routes": [("r", "5/day")]}), ("route", {"routes": {"": "5/day"}}),
+    ("route", {"routes": {"x" * 1025: "5/day"}}), ("limits", {"routes": {"r": 5}}),
+    ("costs", {"costs": "r"}), ("costs['r']", {"costs": {"r": 0}}), ("costs['r']", {"costs": {"r": 1.5}}),
+    ("route", {"costs": {5: 0}}), ("route", {"costs": {5: 1}}), ("route", {"costs": {"": 5}}), ("route", {"costs": {"\ud800": 1}}),
+    ("alerts", {"alerts": 80}), ("alerts", {"alerts": "80"}), ("alerts", {"alerts": (0,)}), ("alerts", {"alerts": (80.5,)}),
+    ("alerts", {"alerts": (1001,)}), ("alerts", {"alerts": (True,)}),
+])  # fmt: skip
+def test_what_cannot_be_meant(field, change):
+    """The field, the value and what would be accepted; nothing is made."""
+    with pytest.raises(InvalidPlan) as raised:
+        UsagePlan(**{"id": "p", "limits": "5/day", **change})
+    assert raised.value.field == field
+    assert raised.value.accepted in str(raised.value)
+
+
+def test_a_route_s_limits_beside_the_plan_s():
+    """A throttle of a route overrides the plan's of its unit, a quota adds to it, and each is a name of its own."""
+    plan = UsagePlan(
+        "p",
+        "10/day, 5/s, 7 tokens/s burst 7 as slow",
+        routes={"r": "2/day, 1/s", "s": [Quota(3, "hour")]},
+        costs={"t": 2},
+    )
+    assert [line.name for line in plan.course(None).lines] == ["requests/day", "throttle", "slow"]
+    assert [line.name for line in plan.course("r").lines] == ["requests/day", "slow", "r requests/day", "r throttle"]
+    assert [line.name for line in plan.course("s").lines] == ["requests/day", "throttle", "slow", "requests/hour"]
+    assert [line.name for line in plan.course("t").lines] == ["requests/day", "throttle", "slow"]
+    assert (plan.course("t").cost, plan.course("r").cost) == ({"requests": 2}, {"requests": 1})
+    assert plan.course("unheard of") is plan.course(None)
+    assert plan.course("r") is plan.course("r")
+    with pytest.raises(InvalidPlan, match=r"routes\['r'\]"):
+        UsagePlan(
+            "p", [Quota(1, "day", name="r x"), Quota(1, "hour", name="x")], routes={"r": [Quota(1, "week", name="x")]}
+        )
+
+
+@pytest.mark.parametrize(("limit", "seconds"), [
+    (Quota(1, "day"), 86_400), (Quota(1, "15 minute"), 900), (Quota(1, "2 week"), 1_209_600), (Quota(1, "month"), None),
+    (Quota(1, "day in Europe/Paris"), None), (Quota(1, "minute in Europe/Paris"), 60), (Throttle(2, burst=5), 3),
+    (Throttle(1000, burst=1), 1), (Throttle("0.5", burst=3), 6),
+])  # fmt: skip
+def test_how_long_windows_are_where_all_are_alike(limit, seconds):
+    """For headers: seconds of every window, or None; of a throttle, until a full bucket is empty."""
+    (line,) = UsagePlan("p", limit).course(None).lines
+    assert line.length == seconds
