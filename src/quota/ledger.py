@@ -118,7 +118,7 @@ class Ledger:
     forget = _sync(Steps.forget)
     usage = _sync(Steps.usage)
 
-    def consume(  # noqa: C901, PLR0912, PLR0915 -- the fast path, in line: a call more is a tenth of its time
+    def consume(  # noqa: C901, PLR0912 -- the fast path, in line: a call more is a tenth of its time
         self,
         secret: Presented,
         cost: Cost = DEFAULT,
