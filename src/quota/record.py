@@ -81,8 +81,6 @@ class Meter:
         self.total = 0
         self.minute = 0
         self.hour = 0
-        if day not in _unused:
-            _unused.clear()
         self.days = [_unused.setdefault(day, (day, 0))]
         self.slots: list[Slot] = []
         self.buckets: list[Bucket] | tuple[()] = ()

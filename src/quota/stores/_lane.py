@@ -8,11 +8,12 @@ record asks for them back first (``hand_back``), under the same lock.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from ..charge import Course, Line, QuotaLine, ThrottleLine, bounds
+from ..charge import Course, Line, QuotaLine, Terms, ThrottleLine, bounds
 from ..clock import pause, to_us
 from ..errors import StoreBusy
 from ..key import ApiKey
@@ -46,9 +47,9 @@ class Stripe:
 
     __slots__ = ("busy", "floor", "lock", "round")
 
-    def __init__(self, new_round: Callable[[], Any]) -> None:
+    def __init__(self) -> None:
         self.lock: Any = threading.RLock()
-        self.round = new_round()
+        self.round: deque[Seat | Account] = deque()
         self.floor = 0
         self.busy = False
 
@@ -75,6 +76,63 @@ class Stripe:
                 yield
             finally:
                 self.busy = False
+
+    def prune(self, now: int, terms: Terms) -> None:
+        """Look over one record for each change: what lies dead for two windows is forgotten behind the floor."""
+        if len(self.round) < 2:
+            return
+        place = self.round.popleft()
+        record = place.record
+        if record is None:
+            return
+        lane = place.lane if isinstance(place, Seat) else None
+        if lane is not None:
+            lane.hand_back()
+        dead_at, floor = record.dead_after(terms.retention)
+        if dead_at + terms.max_skew > now:
+            self.round.append(place)
+            return
+        self.floor = max(self.floor, floor)
+        if lane is not None:
+            lane.shut()
+        place.record = None
+
+
+class Account:
+    """Whose usage is counted where it is not one key's own: the keys that share it, and what they used together."""
+
+    __slots__ = ("members", "name", "record", "shared", "stripe")
+
+    def __init__(self, name: str, stripe: Stripe) -> None:
+        self.name = name
+        self.stripe = stripe
+        self.members: list[Seat] = []
+        self.shared = False
+        self.record: Record | None = None
+
+
+class On:
+    """The plans that a key is on, by api: one object for all keys that are on the same. ``plans``: looked up."""
+
+    __slots__ = ("ids", "plans")
+
+    def __init__(self, ids: Mapping[str, str]) -> None:
+        self.ids = ids
+        self.plans: Mapping[str, UsagePlan] | None = None
+
+
+class Seat:
+    """One key's place in the store. ``account``: None while the key is the only one of an account of its own name."""
+
+    __slots__ = ("account", "key", "lane", "on", "record", "stripe")
+
+    def __init__(self, key: ApiKey, account: Account | None, stripe: Stripe, on: On) -> None:
+        self.key = key
+        self.account = account
+        self.stripe = stripe
+        self.on = on
+        self.record: Record | None = None
+        self.lane = Lane(self)
 
 
 class Track:

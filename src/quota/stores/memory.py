@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from operator import attrgetter
@@ -18,44 +17,7 @@ from ..operations import perform, usable
 from ..plan import REQUESTS, UsagePlan
 from ..record import Record
 from ..store import COMMON, Entry, Request, make_terms, split_url, whole_option
-from ._lane import Lane, Stripe, Track
-
-
-class _Account:
-    """Whose usage is counted where it is not one key's own: the keys that share it, and what they used together."""
-
-    __slots__ = ("members", "name", "record", "shared", "stripe")
-
-    def __init__(self, name: str, stripe: Stripe) -> None:
-        self.name = name
-        self.stripe = stripe
-        self.members: list[_Seat] = []
-        self.shared = False
-        self.record: Record | None = None
-
-
-class _On:
-    """The plans that a key is on, by api: one object for all keys that are on the same. ``plans``: looked up."""
-
-    __slots__ = ("ids", "plans")
-
-    def __init__(self, ids: Mapping[str, str]) -> None:
-        self.ids = ids
-        self.plans: Mapping[str, UsagePlan] | None = None
-
-
-class _Seat:
-    """One key's place in the store. ``account``: None while the key is the only one of an account of its own name."""
-
-    __slots__ = ("account", "key", "lane", "on", "record", "stripe")
-
-    def __init__(self, key: ApiKey, account: _Account | None, stripe: Stripe, on: _On) -> None:
-        self.key = key
-        self.account = account
-        self.stripe = stripe
-        self.on = on
-        self.record: Record | None = None
-        self.lane = Lane(self)
+from ._lane import Account, Lane, On, Seat, Stripe, Track
 
 
 class MemoryStore:
@@ -74,15 +36,15 @@ class MemoryStore:
         if type(stripes) is not int or not 1 <= stripes <= 65_536:
             raise InvalidValue("stripes", stripes, "a whole number of locks, 1 to 65536")
         self.terms = make_terms(max_skew=max_skew, request_ttl=request_ttl, retention=retention)
-        self._stripes = [Stripe(deque) for _ in range(stripes)]
+        self._stripes = [Stripe() for _ in range(stripes)]
         self._directory = threading.RLock()
         self._plans: dict[str, UsagePlan] = {}
-        self._accounts: dict[str, _Account] = {}
+        self._accounts: dict[str, Account] = {}
         self._tracks: dict[str, Track] = {}
-        self._ons: dict[frozenset[tuple[str, str]], _On] = {}
+        self._ons: dict[frozenset[tuple[str, str]], On] = {}
         self.lanes: dict[bytes | str, Lane] = {}  # of every key, by its id and by its secrets' digests
 
-    def _seat(self, ref: bytes | str | None) -> _Seat | None:
+    def _seat(self, ref: bytes | str | None) -> Seat | None:
         lane = self.lanes.get(ref) if ref else None
         return None if lane is None else lane.seat
 
@@ -106,7 +68,7 @@ class MemoryStore:
                     stripe.busy = False
                 return answer
 
-    def _perform(self, request: Request, seat: _Seat) -> Any:
+    def _perform(self, request: Request, seat: Seat) -> Any:
         account = seat.account
         seat.lane.close()
         shared = account is not None and account.shared
@@ -115,21 +77,21 @@ class MemoryStore:
         result = perform(request, entry, party, self.terms)
         if party.changed:
             self._keep(seat, party)
-            self._prune(seat.stripe, request.now)
+            seat.stripe.prune(request.now, self.terms)
         self._open_lane(request, seat, entry, party)
         return result
 
-    def _look_up(self, on: _On) -> Mapping[str, UsagePlan]:
+    def _look_up(self, on: On) -> Mapping[str, UsagePlan]:
         on.plans = plans = {api: self._plans[id_] for api, id_ in on.ids.items()}
         return plans
 
-    def _party(self, seat: _Seat) -> Party:
+    def _party(self, seat: Seat) -> Party:
         account, floor = seat.account, seat.stripe.floor
         own = seat.record or Record(new_number(), floor)
         joint = (account.record or Record(new_number(), floor)) if account and account.shared else None
         return Party(own, joint, owned=False)
 
-    def _keep(self, seat: _Seat, party: Party) -> None:
+    def _keep(self, seat: Seat, party: Party) -> None:
         if seat.record is None:
             seat.stripe.round.append(seat)
             seat.record = party.key
@@ -137,27 +99,7 @@ class MemoryStore:
             seat.stripe.round.append(seat.account)
             seat.account.record = party.account
 
-    def _prune(self, stripe: Stripe, now: int) -> None:
-        """Look over one record for each change: what lies dead for two windows is forgotten behind the floor."""
-        if len(stripe.round) < 2:
-            return
-        place = stripe.round.popleft()
-        record = place.record
-        if record is None:
-            return
-        lane = place.lane if isinstance(place, _Seat) else None
-        if lane is not None:
-            lane.hand_back()
-        dead_at, floor = record.dead_after(self.terms.retention)
-        if dead_at + self.terms.max_skew > now:
-            stripe.round.append(place)
-            return
-        stripe.floor = max(stripe.floor, floor)
-        if lane is not None:
-            lane.shut()
-        place.record = None
-
-    def _open_lane(self, request: Request, seat: _Seat, entry: Entry, party: Party) -> None:
+    def _open_lane(self, request: Request, seat: Seat, entry: Entry, party: Party) -> None:
         """Open the fast path again where its bounds still hold, or work out new ones for what was just decided."""
         record, lane, now = seat.record, seat.lane, request.now
         if record is None or entry.shared or now < record.at:
@@ -179,7 +121,7 @@ class MemoryStore:
             lane.open(record)
             self._refer(seat, now)
 
-    def _refer(self, seat: _Seat, now: int = 0) -> None:
+    def _refer(self, seat: Seat, now: int = 0) -> None:
         """Let a key be found by its id and its secrets; one that has expired is served by no fast path."""
         self.lanes[seat.key.id] = seat.lane
         for secret in seat.key.secrets:
@@ -197,7 +139,7 @@ class MemoryStore:
             yield
 
     @contextmanager
-    def _at_rest(self, key_id: str) -> Iterator[_Seat]:
+    def _at_rest(self, key_id: str) -> Iterator[Seat]:
         """The directory and one key at rest; its fast path is closed."""
         with self._directory:
             seat = self._seat(key_id)
@@ -207,8 +149,8 @@ class MemoryStore:
                 seat.lane.shut()
                 yield seat
 
-    def _on(self, ids: dict[str, str]) -> _On:
-        return self._ons.setdefault(frozenset(ids.items()), _On(ids))
+    def _on(self, ids: dict[str, str]) -> On:
+        return self._ons.setdefault(frozenset(ids.items()), On(ids))
 
     def put_plan(self, plan: UsagePlan, replace: bool) -> None:
         with self._everything():
@@ -228,7 +170,7 @@ class MemoryStore:
         if track is not None:
             track.live = False
 
-    def _all_seats(self) -> list[_Seat]:
+    def _all_seats(self) -> list[Seat]:
         return [lane.seat for ref, lane in self.lanes.items() if type(ref) is str]
 
     def _move(self, plan: UsagePlan, old_api: str) -> None:
@@ -268,19 +210,19 @@ class MemoryStore:
             stripe = self._stripes[hash(key.account) % len(self._stripes)]
             with stripe.at_rest():
                 account = self._account_of(key, stripe)
-                seat = _Seat(key, account, stripe, self._on({} if plan is None else {plan.api: plan.id}))
+                seat = Seat(key, account, stripe, self._on({} if plan is None else {plan.api: plan.id}))
                 if account is not None:
                     account.members.append(seat)
                 self._refer(seat)
 
-    def _account_of(self, key: ApiKey, stripe: Stripe) -> _Account | None:
+    def _account_of(self, key: ApiKey, stripe: Stripe) -> Account | None:
         """The account that a key joins, shared from its second key on; None for a key's own, which nobody shares."""
         account = self._accounts.get(key.account)
         first = self._seat(key.account)
         if account is None:
             if key.account == key.id:
                 return None
-            account = self._accounts[key.account] = _Account(key.account, stripe)
+            account = self._accounts[key.account] = Account(key.account, stripe)
             if first is not None and first.account is None:
                 account.members.append(first)
                 first.account = account
@@ -288,7 +230,7 @@ class MemoryStore:
             self._split(account)
         return account
 
-    def _split(self, account: _Account) -> None:
+    def _split(self, account: Account) -> None:
         """A second key joins: what the first one used is the account's count, and goes on being its own."""
         first = account.members[0]
         first.lane.shut()
@@ -298,7 +240,7 @@ class MemoryStore:
             account.record.requests = None
             account.stripe.round.append(account)
 
-    def _check_digests(self, key: ApiKey, seat: _Seat | None) -> None:
+    def _check_digests(self, key: ApiKey, seat: Seat | None) -> None:
         for secret in key.secrets:
             if self._seat(secret.digest) not in (None, seat):
                 raise PlanConflict(key.id, "another API key has this secret")
