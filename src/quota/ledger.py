@@ -167,7 +167,7 @@ class Ledger:
                         poured = units * throttle.scale + (level if level > 0 else 0)  # noqa: FURB136 -- a call
                         if total > lane.ceiling or poured > throttle.burst:
                             allowed = False
-                            decision._level = max(0, level)
+                            decision._level = level if level > 0 else 0  # noqa: FURB136 -- a call
                         elif total <= lane.quiet:
                             allowed = True
                             decision._level = bucket.level = poured
