@@ -73,7 +73,7 @@ BUGS = {
         "charge.py", "base, since = min((slot.base, slot.since), known(record, meter, start))",
         "base, since = meter.total, start"),
     "the fast path does not note the minute": (
-        "stores/_lane.py", "            record.turn_minute(now)\n", ""),
+        "stores/_lane.py", "                record.turn_minute(now)\n", ""),
     "the fast path outlives a plan change": (
         "ledger.py", " and (track := lane.track).live", " and (track := lane.track)"),
     "the fast path outlives a disabled key": (
