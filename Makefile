@@ -44,7 +44,7 @@ format: .venv/.test  ## what ruff can put right by itself
 	@$(BIN)/ruff check --fix-only
 	@$(BIN)/ruff format
 
-bench: .venv/.test .venv/.bench  ## measure against the floor and the peers
+bench: .venv/.test .venv/.bench  ## measure against the floor and the peers; writes benchmarks/RESULTS.md
 	@$(BIN)/python -m benchmarks
 
 check-bench: .venv/.test .venv/.bench  ## hold the code to benchmarks/budget.toml

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import gc
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import perf_counter_ns
 from typing import NamedTuple
 
-Loop = Callable[[int], None]
+Loop = Callable[[int], object]
 """Does its work so many times."""
 
 
@@ -24,7 +24,7 @@ class Timing(NamedTuple):
 
 
 class Ratio(NamedTuple):
-    """One contender's time over another's, paired round by round: median and the middle half."""
+    """One contender's figure over another's, paired round by round: median and the middle half."""
 
     median: float
     low: float
@@ -51,16 +51,21 @@ def calls(function: Callable[..., object], *args: object) -> Loop:
     return loop
 
 
-def interleave(contenders: dict[str, Loop], rounds: int = 15, round_ms: float = 12) -> dict[str, Timing]:
-    """Time each contender in turn, ``rounds`` times over, each for about ``round_ms``."""
+def interleave(
+    contenders: dict[str, Loop], rounds: int = 15, round_ms: float = 12, clock: Callable[[], int] = perf_counter_ns
+) -> dict[str, Timing]:
+    """Time each contender in turn, ``rounds`` times over, each for about ``round_ms``.
+
+    ``clock``: ``time.process_time_ns`` where nothing waits, so that other processes do not count.
+    """
     counts = {}
     for name, loop in contenders.items():
         loop(50)
         times = 200
         while True:
-            start = perf_counter_ns()
+            start = clock()
             loop(times)
-            spent = perf_counter_ns() - start
+            spent = clock() - start
             if spent > 1e6 * round_ms / 4:
                 break
             times *= 2
@@ -72,17 +77,27 @@ def interleave(contenders: dict[str, Loop], rounds: int = 15, round_ms: float = 
     try:
         for _ in range(rounds):
             for name, loop in contenders.items():
-                start = perf_counter_ns()
+                start = clock()
                 loop(counts[name])
-                timings[name].rounds.append((perf_counter_ns() - start) / counts[name])
+                timings[name].rounds.append((clock() - start) / counts[name])
     finally:
         if enabled:
             gc.enable()
     return timings
 
 
+def spread(values: Sequence[float]) -> Ratio:
+    """The median and the middle half of what was found."""
+    found = sorted(values)
+    quarter = len(found) // 4
+    return Ratio(statistics.median(found), found[quarter], found[-1 - quarter])
+
+
 def ratio(one: Timing, other: Timing) -> Ratio:
     """``one``'s time as a multiple of ``other``'s."""
-    pairs = sorted(a / b for a, b in zip(one.rounds, other.rounds, strict=True))
-    quarter = len(pairs) // 4
-    return Ratio(statistics.median(pairs), pairs[quarter], pairs[-1 - quarter])
+    return spread([a / b for a, b in zip(one.rounds, other.rounds, strict=True)])
+
+
+def ratios(timings: dict[str, Timing], of: dict[str, tuple[str, str]]) -> dict[str, Ratio]:
+    """Ratios by name, each of two contenders."""
+    return {name: ratio(timings[one], timings[other]) for name, (one, other) in of.items()}

@@ -233,7 +233,7 @@ def long_functions(module):
 
 
 LONG_FILES = {
-    "charge": (440, "the rule, all of it in one place"),
+    "charge": (441, "the rule, all of it in one place"),
     "period": (330, "one argument: the zone's clock, the windows on it, and their text"),
     "testing.model": (520, "an independent model says everything again, and in its own words"),
 }
@@ -408,7 +408,7 @@ def test_covered():
     """The coverage that must be whole is measured on floors 0 to 2, but for what needs a server or a file."""
     report = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["coverage"]["report"]
     here = {module.name for module in modules(SRC) if module.floor < 3 and module.top != "stores"}
-    expected = {*here, "stores.__init__", "stores.memory"}
+    expected = {*here, "stores.__init__", "stores._lane", "stores.memory"}
     assert sorted(f"*/quota/{name.replace('.', '/')}.py" for name in expected) == sorted(report["include"])
 
 
@@ -431,7 +431,7 @@ def test_start_up_loads(tmp_path):
     loaded = fresh(code, tmp_path)
     ours = {name.partition(".")[2] for name in loaded if name.startswith("quota.")}
     assert ours <= {module.name for module in modules(SRC) if module.floor < 3} - {"http"} | {"stores"}
-    assert not ours & {name for name in ours if name.startswith("stores.")} - {"stores.memory"}
+    assert not ours & {name for name in ours if name.startswith("stores.")} - {"stores._lane", "stores.memory"}
     others = {name.partition(".")[0] for name in loaded} - {"quota"}
     assert {name for name in others if not name.startswith("_")} <= AT_ONCE
     assert others <= sys.stdlib_module_names

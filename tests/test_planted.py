@@ -14,9 +14,12 @@ from hypothesis import Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 import quota
-from scenarios import SCENARIOS
+import scenarios
+import scenarios_fast
 
 PACKAGE = Path(__file__).parent.parent / "src" / "quota"
+
+SCENARIOS = scenarios.SCENARIOS | scenarios_fast.SCENARIOS
 
 BUGS = {
     # The rule
@@ -70,11 +73,27 @@ BUGS = {
         "charge.py", "base, since = min((slot.base, slot.since), known(record, meter, start))",
         "base, since = meter.total, start"),
     "the fast path does not note the minute": (
-        "ledger.py", "lane.turn = record.turn_minute(now)", "lane.turn = now"),
+        "stores/_lane.py", "                record.turn_minute(now)\n", ""),
     "the fast path outlives a plan change": (
-        "ledger.py", " or not lane.live[0]", ""),
+        "ledger.py", " and (track := lane.track).live", " and (track := lane.track)"),
     "the fast path outlives a disabled key": (
-        "stores/memory.py", "                self._close_lanes(seat)\n", ""),
+        "stores/memory.py", "                seat.lane.shut()\n", ""),
+    "the fast path keeps its count to itself": (
+        "stores/_lane.py", "            self.meter.total = self.total\n", ""),
+    "the fast path keeps the time to itself": (
+        "stores/_lane.py", "            self.seat.record.at = self.at\n", ""),
+    "the fast path outlives its key's expiry": (
+        "stores/_lane.py", "expiries = [key.expires_at, *(", "expiries = [None, *("),
+    "the fast path outlives its secret's expiry": (
+        "stores/_lane.py", "expiries = [key.expires_at, *(secret.expires_at for secret in key.secrets)]", "expiries = [key.expires_at]"),
+    "an expired secret is served by the fast path of another": (
+        "stores/memory.py", "Lane(seat) if expired else seat.lane", "seat.lane"),
+    "the fast path serves a route of its own": (
+        "stores/_lane.py", "        and route not in lane.track.own\n", ""),
+    "the fast path takes any route": (
+        "stores/_lane.py", "        and route.isprintable()\n", ""),
+    "the fast path goes on where the record was changed": (
+        "stores/memory.py", "if lane.version == record.version and", "if lane.version >= 0 and"),
     "the fast path admits one unit too many": (
         "ledger.py", "True if total <= lane.quiet else", "True if total <= lane.quiet + 1 else"),
     "the fast path forgets the throttle": (

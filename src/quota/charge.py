@@ -258,7 +258,8 @@ def mark(party: Party, course: Course, counted: Mapping[str, int], poured: Mappi
             bucket: Bucket = meter.bucket(line.name)  # type: ignore[assignment] # settled
             bucket.level = level_at(bucket, now) + poured.get(line.unit, 0) * line.scale
             bucket.at = now
-    return attrs.evolve(weigh(read(party, course, now), {}, now), crossed=tuple(crossed))
+    verdict = weigh(read(party, course, now), {}, now)
+    return attrs.evolve(verdict, crossed=tuple(crossed)) if crossed else verdict
 
 
 def charge(party: Party, course: Course, takes: Mapping[str, int], now: int, terms: Terms, *, dry: bool) -> Verdict:

@@ -6,7 +6,7 @@ import enum
 import threading
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 
@@ -58,15 +58,23 @@ class LimitStatus:
     window: int | None = attrs.field(default=None, eq=False, repr=False)
 
 
-@attrs.frozen
-class Frame:
+class Frame(Protocol):
     """What all decisions of one key on one course share while no window rolls. ``slots``: (line, base, extra, end)."""
 
     key: ApiKey
-    plan: UsagePlan
-    course: Course
-    tokens: tuple[int, int]
-    slots: tuple[tuple[Any, int, int, int], ...]
+    slots: tuple[tuple[Line, int, int, int], ...]
+
+    @property
+    def plan(self) -> UsagePlan:
+        """The usage plan that decides."""
+
+    @property
+    def course(self) -> Course:
+        """Its limits."""
+
+    @property
+    def tokens(self) -> tuple[int, int]:
+        """The records' own numbers."""
 
 
 @attrs.define(eq=False)
@@ -241,6 +249,14 @@ class Decision:
         standings = tuple(attrs.evolve(s, line=bare_line(s.line)) for s in verdict.standings)
         bare = attrs.evolve(verdict, standings=standings)
         return Decision, (attrs.evolve(details, verdict=bare, takes=dict(details.takes)),)
+
+
+class Quick(Decision):
+    """A decision of the fast path, which fills in what it knows: made in half the time of one with an ``__init__``."""
+
+    __slots__ = ()
+
+    __init__ = object.__init__
 
 
 def bare_line(line: Line) -> Line:

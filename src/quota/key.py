@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from functools import cache
 from hashlib import sha256
+from sys import intern
 from types import MappingProxyType
 from typing import Any
 from zlib import crc32
@@ -27,6 +28,7 @@ _BODY = 28
 _CHECK = 6
 _HINT = 4
 _MOST_METADATA = 64
+_NO_METADATA: Mapping[str, str] = MappingProxyType({})
 _PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,15}\Z")
 _MINTED = re.compile(rf"([A-Za-z0-9][A-Za-z0-9_-]{{0,15}})_[0-9A-Za-z]{{{_BODY + _CHECK}}}\Z")
 _FOREIGN = re.compile(r"[!-~]{20,128}\Z")
@@ -113,7 +115,7 @@ def new_number() -> int:
     return _random_bits(52)
 
 
-@attrs.frozen
+@attrs.frozen(weakref_slot=False)
 class Secret:
     """One secret of a key, as stored: its SHA-256 ``digest``, a ``hint`` (its last four characters), its prefix."""
 
@@ -133,7 +135,7 @@ class Secret:
     def of(cls, secret: str) -> Secret:
         """What is kept of a secret."""
         minted = _MINTED.match(secret)
-        return cls(digest(secret), secret[-_HINT:], None, minted[1] if minted else "")
+        return cls(digest(secret), secret[-_HINT:], None, intern(minted[1]) if minted else "")
 
 
 def _to_metadata(metadata: object) -> Mapping[str, str]:
@@ -144,7 +146,7 @@ def _to_metadata(metadata: object) -> Mapping[str, str]:
     for name, value in metadata.items():
         check_text("metadata", name)
         check_text(f"metadata[{name!r}]", value, least=0, longest=4096)
-    return MappingProxyType(dict(metadata))
+    return MappingProxyType(dict(metadata)) if metadata else _NO_METADATA
 
 
 def _to_secrets(secrets: Iterable[Secret]) -> tuple[Secret, ...]:
@@ -158,7 +160,7 @@ def _instant(field: str, value: datetime | None) -> None:
         to_us(value, field)
 
 
-@attrs.frozen
+@attrs.frozen(weakref_slot=False)
 class ApiKey:
     """An identity that clients present secrets of. ``account``: whose usage is counted, fixed when issued."""
 

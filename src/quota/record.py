@@ -16,6 +16,10 @@ HOUR_US = 3_600_000_000
 _NEVER = 2**62
 
 
+_unused: dict[int, tuple[int, int]] = {}
+"""Days on which nothing was counted before: one each for all the meters that begin on them."""
+
+
 class Slot:
     """One quota's current window, ``[start, end)``: ``base`` is what the meter read at ``since``.
 
@@ -77,7 +81,7 @@ class Meter:
         self.total = 0
         self.minute = 0
         self.hour = 0
-        self.days = [(day, 0)]
+        self.days = [_unused.setdefault(day, (day, 0))]
         self.slots: list[Slot] = []
         self.buckets: list[Bucket] | tuple[()] = ()
 
@@ -176,7 +180,7 @@ class Record:
         meter = self.meter(api, route, unit)
         if meter is None:
             meter = Meter(api, route, unit, now // DAY_US)
-            self.meters.append(meter)
+            self.meters = [*self.meters, meter]  # appending would make room for three more in every key's record
             self.version += 1
         return meter
 

@@ -1,26 +1,18 @@
-"""The middlewares: what a request takes longer, against slowapi and flask-limiter, as ratios of one run.
+"""What a request takes longer behind quota's middlewares than behind slowapi's and flask-limiter's, in one run.
 
-    python benchmarks/bench_web.py [seconds per contestant]
-
-Bare applications are called as a server calls them, without a socket. All count one limit a day by the same header, in
-memory, and tell it in headers. Contestants take turns in short rounds of processor time; a round's overhead is its time
-less that of the bare application in the same round, and each ratio is the median over the rounds. Exits with 1 where a
-bar is missed.
+Bare applications (Starlette, Flask) are called as a server calls them, without a socket. All count one limit a day by
+the same header, in memory, and tell it in headers. Contestants take turns in short rounds of processor time; a round's
+overhead is its time less that of the bare application in the same round, and each ratio is of overheads. slowapi by its
+two middlewares and by its decorator, flask-limiter by default limits and by its decorator, both with their headers on.
 """
-
-# ruff: noqa: E402 -- the path comes first
 
 from __future__ import annotations
 
 import asyncio
-import statistics
-import sys
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
-
-sys.path[:0] = [str(Path(__file__).parents[1] / name) for name in ("src", "tests")]
+from typing import Any
 
 import flask
 import flask_limiter
@@ -31,14 +23,16 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
+from benchmarks.measure import Ratio, Timing, ratio
 from quota import Ledger, UsagePlan
 from quota.asgi import QuotaMiddleware as InFrontOfASGI
 from quota.wsgi import QuotaMiddleware as InFrontOfWSGI
 
-ROUNDS = 15
-BATCH = 200
+TITLE = "In front of web applications"
+VERSIONS = ("slowapi", "flask-limiter", "starlette", "flask")
+BATCH = 100
+SECONDS = 0.05
 LIMIT = "1000000000/day"
-BAR = 0.25
 
 
 def ledger() -> tuple[Ledger, str]:
@@ -154,70 +148,57 @@ def wsgi_batch(app: flask.Flask, secret: str) -> Callable[[], None]:
     return run
 
 
-def overheads(contestants: dict[str, Callable[[], None]], seconds: float) -> dict[str, list[float]]:
-    """Microseconds a request on top of the first contestant, the bare application, round by round."""
+def overheads(contestants: dict[str, Callable[[], None]], rounds: int) -> dict[str, Timing]:
+    """Nanoseconds a request on top of the first contestant, the bare application, round by round."""
     for run in contestants.values():
         run()
-    found: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(ROUNDS):
+    first, *others = contestants
+    found = {name: Timing(name if name == first else f"{name}, on top", []) for name in contestants}
+    for _ in range(rounds):
         times = {}
         for name, run in contestants.items():
-            count, start = 0, time.process_time()
-            while time.process_time() - start < seconds / ROUNDS:
+            count, start = 0, time.process_time_ns()
+            while time.process_time_ns() - start < SECONDS * 1e9:
                 run()
                 count += BATCH
-            times[name] = (time.process_time() - start) / count * 1e6
-        first, *others = times
-        found[first].append(times[first])
+            times[name] = (time.process_time_ns() - start) / count
+        found[first].rounds.append(times[first])
         for name in others:
-            found[name].append(times[name] - times[first])
+            found[name].rounds.append(times[name] - times[first])
     return found
 
 
-def report(found: dict[str, list[float]], ours: str, bars: dict[str, float]) -> bool:
-    """Print what was found; whether every bar is kept."""
-    kept = True
-    for name, rounds in found.items():
-        share = statistics.median(own / other for own, other in zip(found[ours], rounds, strict=True))
-        verdict = f"   bar {bars[name]}   {'ok' if share <= bars[name] else 'MISSED'}" if name in bars else ""
-        kept = kept and not verdict.endswith("MISSED")
-        print(f"{name:44} {statistics.median(rounds):8.1f} us   ours is {share:5.2f} of it{verdict}")
-    return kept
-
-
-def main() -> int:
-    warnings.simplefilter("ignore")
-    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 1.0
+def measure(rounds: int) -> dict[str, Any]:
+    """Overheads of requests as shares of the peers'."""
     made, secret = ledger()
-    found = overheads(
-        {
-            "bare Starlette, whole": asgi_batch(starlette(), secret),
-            "quota": asgi_batch(with_quota_asgi(made), secret),
-            "quota, no headers": asgi_batch(with_quota_asgi(made, profile=None), secret),
-            "quota, no route": asgi_batch(with_quota_asgi(made, route=lambda scope: None), secret),
-            "quota, charging successes": asgi_batch(with_quota_asgi(made, charge="success"), secret),
-            "slowapi, SlowAPIMiddleware": asgi_batch(with_slowapi("SlowAPIMiddleware"), secret),
-            "slowapi, SlowAPIASGIMiddleware": asgi_batch(with_slowapi("SlowAPIASGIMiddleware"), secret),
-            "slowapi, decorator": asgi_batch(with_slowapi("decorator"), secret),
-        },
-        seconds,
-    )
-    kept = report(found, "quota", {"slowapi, SlowAPIMiddleware": BAR, "slowapi, SlowAPIASGIMiddleware": BAR})
-    found = overheads(
-        {
-            "bare Flask, whole": wsgi_batch(flask_app(), secret),
-            "quota": wsgi_batch(with_quota_wsgi(made), secret),
-            "quota, no headers": wsgi_batch(with_quota_wsgi(made, profile=None), secret),
-            "quota, no route": wsgi_batch(with_quota_wsgi(made, route=lambda environ: None), secret),
-            "quota, charging successes": wsgi_batch(with_quota_wsgi(made, charge="success"), secret),
-            "flask-limiter, default limits": wsgi_batch(flask_app("default"), secret),
-            "flask-limiter, decorator": wsgi_batch(flask_app("decorator"), secret),
-        },
-        seconds,
-    )
-    kept &= report(found, "quota", {"flask-limiter, default limits": BAR, "flask-limiter, decorator": BAR})
-    return int(not kept)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the peers' own
+        starlettes = overheads(
+            {
+                "bare Starlette": asgi_batch(starlette(), secret),
+                "quota, ASGI": asgi_batch(with_quota_asgi(made), secret),
+                "quota, ASGI, no headers": asgi_batch(with_quota_asgi(made, profile=None), secret),
+                "quota, ASGI, charging successes": asgi_batch(with_quota_asgi(made, charge="success"), secret),
+                "slowapi, SlowAPIMiddleware": asgi_batch(with_slowapi("SlowAPIMiddleware"), secret),
+                "slowapi, SlowAPIASGIMiddleware": asgi_batch(with_slowapi("SlowAPIASGIMiddleware"), secret),
+                "slowapi, decorator": asgi_batch(with_slowapi("decorator"), secret),
+            },
+            rounds,
+        )
+        flasks = overheads(
+            {
+                "bare Flask": wsgi_batch(flask_app(), secret),
+                "quota, WSGI": wsgi_batch(with_quota_wsgi(made), secret),
+                "quota, WSGI, no headers": wsgi_batch(with_quota_wsgi(made, profile=None), secret),
+                "quota, WSGI, charging successes": wsgi_batch(with_quota_wsgi(made, charge="success"), secret),
+                "flask-limiter, default limits": wsgi_batch(flask_app("default"), secret),
+                "flask-limiter, decorator": wsgi_batch(flask_app("decorator"), secret),
+            },
+            rounds,
+        )
+    found: dict[str, Ratio] = {}
+    for ours, timings in (("quota, ASGI", starlettes), ("quota, WSGI", flasks)):
+        for name in timings:
+            if name.startswith(("slowapi", "flask-limiter")):
+                found[f"{ours} / {name}"] = ratio(timings[ours], timings[name])
+    return {"timings": starlettes | flasks, "ratios": found}

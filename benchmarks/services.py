@@ -1,0 +1,125 @@
+"""The calls that services make besides the plainest one, against the same floor and against limits doing as many hits.
+
+Weighted and several units, routes with and without limits of their own, an api, two keys on one account, a request id
+(the retry of a call is exactly once), reading the answer. limits: `FixedWindowRateLimiter` on `MemoryStorage`, a hit for
+each limit, then `get_window_stats` where the answer is read; its hits are neither atomic nor authenticated.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from typing import Any
+
+from benchmarks.measure import Loop, calls, interleave, ratios
+from benchmarks.memory import HUGE, ONE, floor
+from quota import Ledger, UsagePlan
+
+TITLE = "In memory: the calls of services"
+VERSIONS = ("limits",)
+
+
+def opened(limits: str, **plan: Any) -> tuple[Ledger, Any, str]:
+    """A ledger with one key on one plan."""
+    ledger = Ledger()
+    ledger.add_plan(UsagePlan("p", limits, **plan))
+    key, secret = ledger.issue_key("bench", "p", id="bench")
+    return ledger, key, secret
+
+
+def loop(ledger: Ledger, who: Any, cost: Any = 1, **options: Any) -> Loop:
+    """The loop around ``consume`` with more than a key."""
+    consume = ledger.consume
+    if options:
+
+        def run(times: int) -> None:
+            for _ in range(times):
+                consume(who, cost, **options)
+    else:
+
+        def run(times: int) -> None:
+            for _ in range(times):
+                consume(who, cost)
+
+    run(3)
+    return run
+
+
+def with_ids() -> Loop:
+    ledger, key, _ = opened(ONE)
+    names = map(str, itertools.count())
+
+    def run(times: int) -> None:
+        for _ in range(times):
+            ledger.consume(key, request_id=next(names))
+
+    return run
+
+
+def reading(read: Any) -> Loop:
+    ledger, key, _ = opened(ONE)
+
+    def run(times: int) -> None:
+        for _ in range(times):
+            read(ledger.consume(key))
+
+    return run
+
+
+def _limits() -> dict[str, Loop]:
+    from limits import parse, storage, strategies
+
+    window = strategies.FixedWindowRateLimiter(storage.MemoryStorage())
+    one, two = parse(ONE), parse(f"{HUGE}/month")
+
+    def both(key: str) -> bool:
+        return window.hit(one, key) and window.hit(two, key, "tokens", cost=5)
+
+    def stats(key: str) -> object:
+        window.hit(one, key)
+        return window.get_window_stats(one, key)
+
+    return {
+        "limits, one hit": calls(window.hit, one, "key"),
+        "limits, two hits": calls(both, "key"),
+        "limits, hit + stats": calls(stats, "key"),
+    }
+
+
+def measure(rounds: int) -> dict[str, Any]:
+    """Every figure off the plainest path, as ratios."""
+    plain, key, secret = opened(ONE)
+    routed, routed_key, _ = opened(ONE, routes={"/reports": f"{HUGE}/hour"})
+    governed, governed_key, _ = opened(ONE, api="shop")
+    tokens, tokens_key, _ = opened(f"{ONE}, {HUGE} tokens/month")
+    joint, joint_key, _ = opened(f"{ONE} by account")
+    joint.issue_key("second", "p", account="bench")
+    full, full_key, _ = opened("2/day", routes={"/reports": f"{HUGE}/hour"})
+    contenders: dict[str, Loop] = {
+        "floor": calls(floor(), "key"),
+        "known key": calls(plain.consume, key),
+        "cost of 3": loop(plain, key, 3),
+        "cost by unit, one unit": loop(plain, key, {"requests": 1}),
+        "cost by unit, two units": loop(tokens, tokens_key, {"requests": 1, "tokens": 5}),
+        "route without limits of its own": loop(plain, key, route="/items"),
+        "the same by secret": loop(plain, secret, route="/items"),
+        "route with a quota of its own": loop(routed, routed_key, route="/reports"),
+        "refused on that route": loop(full, full_key, route="/reports"),
+        "api": loop(governed, governed_key, api="shop"),
+        "two keys on one account": loop(joint, joint_key),
+        "request id": with_ids(),
+        "peek": calls(plain.peek, key),
+        "unknown secret": calls(plain.consume, "a-foreign-secret-nobody-has"),
+        "decision.limits read": reading(lambda decision: decision.limits),
+        "decision.headers() read": reading(lambda decision: decision.headers()),
+        **_limits(),
+    }
+    timings = interleave(contenders, rounds, clock=time.process_time_ns)
+    ours = [name for name in contenders if name != "floor" and not name.startswith("limits, ")]
+    of = {f"{name} / floor": (name, "floor") for name in ours}
+    of |= {f"limits / {name}": ("limits, one hit", name) for name in ours if "two units" not in name}
+    of["limits / cost by unit, two units"] = ("limits, two hits", "cost by unit, two units")
+    of["limits / route with a quota of its own"] = ("limits, two hits", "route with a quota of its own")
+    of["limits / decision.limits read"] = ("limits, hit + stats", "decision.limits read")
+    of["limits / decision.headers() read"] = ("limits, hit + stats", "decision.headers() read")
+    return {"timings": timings, "ratios": ratios(timings, of)}
