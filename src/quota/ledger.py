@@ -67,7 +67,7 @@ class Ledger:
         opened = MemoryStore() if store is None else open_store(store) if isinstance(store, str) else store
         self.store: Store = opened
         tell_clock(opened, clock)
-        self._lanes: dict[Any, Lane] = opened.lanes if isinstance(opened, MemoryStore) else {}
+        self._lanes: dict[Any, Lane] = getattr(opened, "lanes", {})
 
     def _ask(self, step: Step[T]) -> T:
         if not step.method:

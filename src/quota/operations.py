@@ -33,7 +33,9 @@ from .charge import (
 from .clock import DAY_US, EPOCH, to_us
 from .decision import Decision, Details, LimitStatus, Reason, no_window, reason_of, refusal, status_of
 from .errors import InvalidCost, InvalidValue, RequestMismatch, ReservationClosed, UnknownKey
-from .key import new_number, new_token
+from .key import ApiKey, new_number, new_token
+from .leases import Leased, affordable, close_name, first_end, give_back, held, leased_on, remember, waiting
+from .plan import UsagePlan
 from .record import Record
 from .store import Entry, Request
 
@@ -42,7 +44,8 @@ from .store import Entry, Request
 class UsageRecord:
     """One quota on one UTC day: units ``used`` that day and what ``remaining`` of its window at the day's end.
 
-    ``limit`` is the quota's name. What API Gateway's GetUsage tells, by limit.
+    ``limit`` is the quota's name. What API Gateway's GetUsage tells, by limit. ``leased``: so many of ``used`` are out
+    on leases (``LeasedStore``) and were not reported as spent; what was spent for sure is ``used - leased``.
     """
 
     day: date
@@ -50,6 +53,7 @@ class UsageRecord:
     limit: str
     used: int
     remaining: int
+    leased: int = 0
 
 
 def perform(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> Any:
@@ -320,24 +324,119 @@ def _usage(request: Request, entry: Entry | None, party: Party | None, terms: Te
     now = party.instant(request.now, terms)
     course = _course(entry, request)
     work = party.settled(course, now, terms)
-    rows = [row for record in work.records() for row in record.history()]
+    rows = [(record, row) for record in work.records() for row in record.history()]
     today = now // DAY_US
     found = {
-        (day, name): UsageRecord(EPOCH.date() + timedelta(days=day), api, name, used, max(0, limit - window_used))
-        for api, _, _, name, day, limit, used, window_used, _ in rows
+        (day, name): UsageRecord(
+            EPOCH.date() + timedelta(days=day), api, name, used, max(0, limit - window_used),
+            leased_on(record, [api, route, unit], day),
+        )
+        for record, (api, route, unit, name, day, limit, used, window_used, _) in rows
         if api == request.api
-    }
+    }  # fmt: skip
     for standing in weigh(read(work, course, now), {}, now).standings if course else ():
         if isinstance(standing.line, QuotaLine):
             remaining = max(0, standing.line.limit + standing.extra - standing.used)
             name = standing.line.name
-            used = found[today, name].used if (today, name) in found else 0
-            found[today, name] = UsageRecord(EPOCH.date() + timedelta(days=today), request.api, name, used, remaining)
+            empty = UsageRecord(EPOCH.date() + timedelta(days=today), request.api, name, 0, 0)
+            found[today, name] = attrs.evolve(found.get((today, name), empty), remaining=remaining)
     return [record for (day, _), record in sorted(found.items(), key=_by_day) if first <= day <= last]
 
 
 def _by_day(item: tuple[tuple[int, str], UsageRecord]) -> tuple[int, str]:
     return item[0]
+
+
+def _lease(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> Leased:
+    """Settle the bid's lease before, and lease anew; charge this call by itself where that is not worth it.
+
+    ``args``: a ``Bid``. The call itself is not charged where units are leased: its process spends them.
+    """
+    (bid,) = request.args
+    plan = entry.plans.get(request.api) if entry else None
+    if entry is None or party is None or plan is None or usable(request, entry) is not Reason.OK:
+        return Leased(_consume(request, entry, party, terms), kept=True)
+    lease = held(party, bid.name)
+    if lease is not None and lease[0] > bid.number:
+        return Leased()
+    now = party.instant(request.now, terms)
+    if lease is not None and lease[0] < bid.number:
+        _settle(request, entry, party, terms)
+        give_back(party, bid, now, last=False)
+    course = plan.course(request.route)
+    if lease is not None and lease[0] == bid.number and lease[4]:
+        return _leased(party, course, {unit: n for _, _, unit, n in lease[4]}, lease[3], now, terms, entry.key, plan)
+    takes = course.cost if request.takes is None else request.takes
+    units = affordable(party.settled(course, now, terms), course, takes, bid, now)
+    if units is not None:
+        charge(party, course, units, now, terms, dry=False)
+        remember(party, bid, course, units, now)
+        return _leased(party, course, units, now, now, terms, entry.key, plan)
+    if bid.only:
+        return Leased()
+    decision = _consume(attrs.evolve(request, op="consume"), entry, party, terms)
+    return _told(decision, party, course, now, terms)
+
+
+def _leased(
+    party: Party, course: Course, units: Mapping[str, int], at: int, now: int, terms: Terms, key: ApiKey,
+    plan: UsagePlan,
+) -> Leased:  # fmt: skip
+    """A lease, and where the limits stand with it."""
+    work = party.settled(course, now, terms)
+    readings = tuple(read(work, course, now))
+    return Leased(None, units, at, first_end(work, readings), readings, _tokens(party), key, plan)
+
+
+def _told(decision: Decision, party: Party, course: Course, now: int, terms: Terms) -> Leased:
+    """A decision on its own; of a refusal, also where the limits stand and whether leases may bring more."""
+    if decision.allowed:
+        return Leased(decision)
+    work = party.settled(course, now, terms)
+    readings = tuple(read(work, course, now))
+    details = decision._details()
+    return Leased(
+        decision, {}, now, first_end(work, readings), readings, _tokens(party), details.key, details.plan,
+        waiting(party, decision, course, now),
+    )  # fmt: skip
+
+
+def _look(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> Leased:
+    """``peek`` for a process that leases: of a refusal, also whether leases may bring more."""
+    decision = _consume(attrs.evolve(request, op="peek"), entry, party, terms)
+    plan = entry.plans.get(request.api) if entry else None
+    if party is None or plan is None or usable(request, entry) is not Reason.OK:
+        return Leased(decision)
+    return _told(decision, party, plan.course(request.route), party.instant(request.now, terms), terms)
+
+
+def _renew(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> UsagePlan | None:
+    """The plan, where the bid's lease may be spent on: known, the key usable and no quota overdrawn. Changes nothing."""
+    (bid,) = request.args
+    if entry is None or party is None or usable(request, entry) is not Reason.OK:
+        return None
+    lease, plan = held(party, bid.name), entry.plans.get(request.api)
+    if plan is None or lease is None or lease[0] != bid.number or not lease[4]:
+        return None
+    now = party.instant(request.now, terms)
+    course = plan.course(request.route)
+    for line, reading, extra, _ in read(party.settled(course, now, terms), course, now):
+        if isinstance(line, QuotaLine) and reading > line.limit + line.overage + extra:
+            return None
+    return plan
+
+
+def _return(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> None:
+    """Give back what is left of a lease; no other follows under its name. ``args``: a ``Bid``."""
+    (bid,) = request.args
+    if entry is None or party is None:
+        return
+    now = party.instant(request.now, terms)
+    if held(party, bid.name) is not None:
+        _settle(request, entry, party, terms)
+        give_back(party, bid, now, last=True)
+    elif bid.calls:
+        close_name(party, bid, now)
 
 
 _OPERATIONS: Mapping[str, Callable[[Request, Entry | None, Party | None, Terms], Any]] = MappingProxyType(
@@ -352,5 +451,9 @@ _OPERATIONS: Mapping[str, Callable[[Request, Entry | None, Party | None, Terms],
         "set_remaining": _adjust,
         "forget": _forget,
         "usage": _usage,
+        "lease": _lease,
+        "look": _look,
+        "renew": _renew,
+        "return": _return,
     }
 )

@@ -111,10 +111,10 @@ class Record:
     remembered, so a call from before it is refused an answer. ``token`` tells this record from one forgotten earlier.
     ``version`` moves whenever anything but a plain charge changed the record. ``holds``: id -> [expires, taken_at,
     open, takes]. ``requests``: request_id -> memo. ``refunds``: decision id -> until when it is remembered. ``rows``:
-    finished days.
+    finished days. ``leases``: name -> what its process holds, see ``leases.py``.
     """
 
-    __slots__ = ("at", "due", "floor", "holds", "meters", "refunds", "requests", "rows", "token", "version")
+    __slots__ = ("at", "due", "floor", "holds", "leases", "meters", "refunds", "requests", "rows", "token", "version")
 
     def __init__(self, token: int = 0, floor: int = 0) -> None:
         self.at = 0
@@ -127,6 +127,7 @@ class Record:
         self.requests: dict[str, list[Any]] | None = None
         self.refunds: dict[str, int] | None = None
         self.rows: list[list[Any]] | None = None
+        self.leases: dict[str, list[Any]] | None = None
 
     def meter(self, api: str, route: str, unit: str) -> Meter | None:
         for meter in self.meters:
@@ -136,16 +137,18 @@ class Record:
 
     def encode(self) -> list[Any]:
         """Lists, strings and integers only: JSON holds it exactly."""
+        leases = [self.leases] if self.leases else []  # most records never have any: they pay nothing
         return [
             self.at, self.floor, self.token, self.version, self.due, [meter.encode() for meter in self.meters],
-            self.holds, self.requests, self.refunds, self.rows,
+            self.holds, self.requests, self.refunds, self.rows, *leases,
         ]  # fmt: skip
 
     @classmethod
     def decode(cls, data: list[Any]) -> Record:
         record = cls()
         (record.at, record.floor, record.token, record.version, record.due, meters,
-         record.holds, record.requests, record.refunds, record.rows) = data  # fmt: skip
+         record.holds, record.requests, record.refunds, record.rows, *leases) = data  # fmt: skip
+        record.leases = leases[0] if leases else None
         record.meters = [Meter.decode(meter) for meter in meters]
         return record
 
@@ -156,6 +159,7 @@ class Record:
         twin.requests = self.requests and dict(self.requests)
         twin.refunds = self.refunds and dict(self.refunds)
         twin.rows = self.rows and [list(row) for row in self.rows]
+        twin.leases = self.leases and {name: list(lease) for name, lease in self.leases.items()}
         return twin
 
     def become(self, other: Record) -> None:
