@@ -38,7 +38,7 @@ class Bid:
 
     ``calls``: as many calls like this one it would cover. ``share``: millionths of a limit that all leases together
     may hold. ``life``: microseconds that the process will be taken to be alive. ``only``: nothing is charged where
-    there is no lease to be had.
+    there is no lease to be had. ``again``: it was sent before, and no answer came.
     """
 
     name: str
@@ -48,6 +48,7 @@ class Bid:
     share: int = 0
     life: int = 0
     only: bool = False
+    again: bool = False
 
 
 @attrs.frozen
@@ -103,10 +104,10 @@ def give_back(party: Party, bid: Bid, now: int, *, last: bool) -> None:
     party.changed = True
 
 
-def close_name(party: Party, bid: Bid, now: int) -> None:
-    """A lease was asked for and never seen: should the message still come, it finds its number gone by."""
+def close_name(party: Party, bid: Bid, now: int, *, last: bool) -> None:
+    """The bid was made before and may still be under way: should it come, it finds its number gone by."""
     leases = party.key.leases = party.key.leases or {}
-    leases[bid.name] = [bid.number + 1, now, now + bid.life, now, []]
+    leases[bid.name] = [bid.number + last, now, now + bid.life, now, []]
     party.key.version += 1
     party.changed = True
 

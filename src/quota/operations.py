@@ -357,14 +357,14 @@ def _lease(request: Request, entry: Entry | None, party: Party | None, terms: Te
     if entry is None or party is None or plan is None or usable(request, entry) is not Reason.OK:
         return Leased(_consume(request, entry, party, terms), kept=True)
     lease = held(party, bid.name)
-    if lease is not None and lease[0] > bid.number:
+    if lease is not None and (lease[0] > bid.number or (lease[0] == bid.number and not lease[4])):
         return Leased()
     now = party.instant(request.now, terms)
     if lease is not None and lease[0] < bid.number:
         _settle(request, entry, party, terms)
         give_back(party, bid, now, last=False)
     course = plan.course(request.route)
-    if lease is not None and lease[0] == bid.number and lease[4]:
+    if lease is not None and lease[0] == bid.number:
         return _leased(party, course, {unit: n for _, _, unit, n in lease[4]}, lease[3], now, terms, entry.key, plan)
     takes = course.cost if request.takes is None else request.takes
     units = affordable(party.settled(course, now, terms), course, takes, bid, now)
@@ -372,6 +372,8 @@ def _lease(request: Request, entry: Entry | None, party: Party | None, terms: Te
         charge(party, course, units, now, terms, dry=False)
         remember(party, bid, course, units, now)
         return _leased(party, course, units, now, now, terms, entry.key, plan)
+    if lease is None and bid.again:
+        close_name(party, bid, now, last=False)
     if bid.only:
         return Leased()
     decision = _consume(attrs.evolve(request, op="consume"), entry, party, terms)
@@ -411,7 +413,7 @@ def _look(request: Request, entry: Entry | None, party: Party | None, terms: Ter
 
 
 def _renew(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> UsagePlan | None:
-    """The plan, where the bid's lease may be spent on: known, the key usable and no quota overdrawn. Changes nothing."""
+    """The plan, where the bid's lease may be spent on: known, the key usable, no quota overdrawn. Changes nothing."""
     (bid,) = request.args
     if entry is None or party is None or usable(request, entry) is not Reason.OK:
         return None
@@ -435,8 +437,8 @@ def _return(request: Request, entry: Entry | None, party: Party | None, terms: T
     if held(party, bid.name) is not None:
         _settle(request, entry, party, terms)
         give_back(party, bid, now, last=True)
-    elif bid.calls:
-        close_name(party, bid, now)
+    elif bid.again:
+        close_name(party, bid, now, last=True)
 
 
 _OPERATIONS: Mapping[str, Callable[[Request, Entry | None, Party | None, Terms], Any]] = MappingProxyType(

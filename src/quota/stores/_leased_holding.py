@@ -43,24 +43,27 @@ class Lane:
 
 
 class Purse:
-    """One lease at a time. ``number``: of the latest that the store answered for; ``used``: of it, once it is closed.
+    """One lease at a time, under one name.
 
+    ``number``: of the latest that the store answered for. ``used``: of that, once it is closed, and ``due`` until the
+    store was told.
     ``units`` may be spent and ``spent`` counts them, from ``asked`` until ``until`` by this process's clock, when the
     store is asked again; at ``end`` a window ends. ``at``: the store's instant of the lease. ``doubt``: the store was
-    asked for the next one and its answer was never seen.
+    asked for the next one and its answer was never seen. ``returning``: it was asked to take all back, and may yet: no
+    other lease of this number may be spent before that is over.
     """
 
     __slots__ = (
-        "asked", "at", "buckets", "course", "doubt", "end", "key", "known", "lane", "name", "number", "open", "plan",
-        "readings", "spent", "tokens", "units", "until", "used",
+        "asked", "at", "buckets", "course", "doubt", "due", "end", "key", "known", "lane", "name", "number", "open",
+        "plan", "readings", "returning", "spent", "tokens", "units", "until", "used",
     )  # fmt: skip
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.number = 0
         self.used: dict[str, int] = {}
-        self.open = False
-        self.doubt = False
+        self.open = self.due = False
+        self.doubt = self.returning = False
         self.lane: Lane | None = None
         self.spent: dict[str, Meter] = {}
         self.units: Mapping[str, int] = {}
@@ -72,9 +75,19 @@ class Purse:
         self.plan: UsagePlan
         self.course: Course
 
+    def answered(self, number: int) -> None:
+        """The store did what it was asked, under this number."""
+        self.number, self.used = number, {}
+        self.due = self.doubt = self.returning = False
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is held and nothing is owed to the store."""
+        return not (self.open or self.due or self.doubt)
+
     def bid(self, calls: int, share: int, life: int, *, only: bool = False) -> Bid:
         """What to ask the store for next, telling it what was used."""
-        return Bid(self.name, self.number + 1, self.used, calls, share, life, only)
+        return Bid(self.name, self.number + 1, self.used, calls, share, life, only, self.doubt)
 
     def fill(self, leased: Leased, request: Request, refresh: int) -> None:
         """Hold a lease that was asked for at the request's instant."""
@@ -115,7 +128,7 @@ class Purse:
     def close(self) -> None:
         """Spend no more of it; what was spent is told to the store with the next request."""
         if self.open:
-            self.open = False
+            self.open, self.due = False, True
             self.used = {unit: meter.total for unit, meter in self.spent.items() if meter.total}
         if self.lane is not None:
             self.lane.version = -1
@@ -232,7 +245,7 @@ class Holding:
 
     ``lock`` guards what is spent. ``gate`` is held by whoever asks the store on behalf of the holding. ``calls``: how
     many calls the next lease should cover; 0 while the key is used too seldom. ``last``: when the store was asked.
-    ``patience``: after how many calls to ask for a lease again, since the last one was not worth it; ``waited``: so far.
+    ``patience``: after how many calls to bid for a lease again, as the last was not worth it; ``waited``: so far.
     """
 
     __slots__ = (
@@ -262,7 +275,7 @@ class Holding:
     @property
     def idle(self) -> bool:
         """Whether nothing is held and nothing is owed to the store."""
-        return not any(purse.open or purse.used or purse.doubt for purse in (self.purse, self.spare))
+        return self.purse.idle and self.spare.idle
 
     def answer(self, request: Request, epoch: int) -> Decision | None:
         """Decide here, if that can be done; the caller holds the lock."""

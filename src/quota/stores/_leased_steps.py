@@ -193,17 +193,20 @@ class Leasing:
             decision: Decision = yield "apply", (request,)
             if decision.allowed or decision.reason is not Reason.QUOTA_EXCEEDED:
                 return decision
-        bid = purse.bid(max(1, holding.calls), self._millionths if holding.calls else 0, self._life())
-        return (yield from self._bid(holding, purse, request, bid))
+        return (yield from self._bid(holding, purse, request))
 
-    def _bid(self, holding: Holding, purse: Purse, request: Request, bid: Bid) -> Trip[Decision | None]:
+    def _bid(self, holding: Holding, purse: Purse, request: Request, *, only: bool = False) -> Trip[Decision | None]:
         """One bid, and what comes of it. An answer that is lost leaves all as it is: the same bid is sent again."""
+        if purse.returning:
+            yield from self._return(holding, purse, request.now)
+        share = self._millionths if holding.calls else 0
+        bid = purse.bid(max(1, holding.calls), share, self._life(), only=only)
         purse.doubt = True
         leased: Leased = yield "apply", (attrs.evolve(request, op="lease", args=(bid,)),)
         if leased.kept:
             return leased.decision
         with holding.lock:
-            purse.number, purse.used, purse.doubt = bid.number, {}, False
+            purse.answered(bid.number)
             if leased.units:
                 purse.fill(leased, request, self._refresh_us)
                 holding.key_id, holding.account = purse.key.id, purse.key.account
@@ -239,10 +242,10 @@ class Leasing:
         used_up = 2 * holding.purse.total() >= sum(holding.purse.units.values())
         if used_up:
             holding.calls = min(max(FIRST, holding.calls) * 4, _MOST_CALLS)
-        bid = spare.bid(max(LEAST, holding.calls), self._millionths, self._life(), only=True)
-        yield from self._bid(holding, spare, request, bid)
+        holding.calls = max(LEAST, holding.calls)
+        yield from self._bid(holding, spare, request, only=True)
 
-    def _peek(self, holding: Holding, request: Request) -> Trip[Decision]:
+    def _peek(self, request: Request) -> Trip[Decision]:
         """What ``consume`` would answer."""
         leased: Leased = yield "apply", (attrs.evolve(request, op="look"),)
         decision: Decision = leased.decision  # type: ignore[assignment] # a look is always answered
@@ -265,20 +268,21 @@ class Leasing:
     def _give_back(self, holding: Holding, now: int) -> Trip[None]:
         """Return all that a holding did not spend."""
         for purse in (holding.purse, holding.spare):
-            was_open = purse.open
             self._close(holding, purse)
-            if not (was_open or purse.used or purse.doubt):
-                continue
-            bid = purse.bid(int(purse.doubt), 0, self._life())
-            purse.doubt = True
-            ref = holding.key_id or holding.ref
-            digest, key_id = (ref, None) if isinstance(ref, bytes) else (None, ref)
-            yield "apply", (Request("return", now, digest, key_id, holding.api, args=(bid,)),)
-            purse.number, purse.used, purse.doubt = bid.number + 1, {}, False
+            if not purse.idle:
+                yield from self._return(holding, purse, now)
         holding.calls = 0
         with holding.lock:
             holding.refused = None
         self._emptied(holding)
+
+    def _return(self, holding: Holding, purse: Purse, now: int) -> Trip[None]:
+        bid = purse.bid(0, 0, self._life())
+        purse.doubt = purse.returning = True
+        ref = holding.key_id or holding.ref
+        digest, key_id = (ref, None) if isinstance(ref, bytes) else (None, ref)
+        yield "apply", (Request("return", now, digest, key_id, holding.api, args=(bid,)),)
+        purse.answered(bid.number + 1)
 
     def _of_key(self, now: int, ref: bytes | str) -> Trip[list[Holding]]:
         """What is held here of a key, by its id or a digest, and of the keys that share its account."""

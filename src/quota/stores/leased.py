@@ -82,7 +82,7 @@ class LeasedStore(Leasing):
             return decision
         if request.op == "peek":
             self._settle_key(request.now, request.digest or request.key_id or "")
-            return self._run(self._peek(holding, request))
+            return self._run(self._peek(request))
         with holding.gate:
             decision = self._run(self._decide(holding, request))
         self.tend(request.now)
@@ -256,7 +256,7 @@ class AsyncLeasedStore(Leasing):
     async def _ask_store(self, holding: Holding, request: Request) -> Any:
         if request.op == "peek":
             await self._settle_key(request.now, request.digest or request.key_id or "")
-            return await self._run(self._peek(holding, request))
+            return await self._run(self._peek(request))
         async with holding.gate:
             decision = await self._run(self._decide(holding, request))
         if self._open and None not in self._tasks:
