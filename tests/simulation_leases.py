@@ -101,7 +101,7 @@ class World:
         self.admitted = self.refunded = self.unheard = 0
         self.by_window, self.decisions, self.refunding = {}, [], {}
         self.entries, self.spent, self.gone = {}, {}, {}
-        self.disabled_at, self.twice = None, False
+        self.disabled_at, self.over_at, self.twice = None, None, False
 
     def _clock(self):
         return lambda: self.now
@@ -130,7 +130,15 @@ class World:
             if slot is not None:
                 used = self.meter().total - slot.base
                 assert used <= self.limit + slot.extra, f"{used} are charged of {self.limit}"
+                if request.op == "lease" and answer.units:
+                    self.capped(slot)
         return answer
+
+    def capped(self, slot):
+        """All leases of live holders together stay within their share."""
+        live = [lease for lease in self.leases().values() if lease[2] > self.record().at]
+        most = (self.limit + slot.extra) * int(self.share * 1_000_000) // 1_000_000
+        assert sum(take[3] for lease in live for take in lease[4]) <= most, f"more than {most} are out on lease"
 
     def see_bid(self, bid):
         """What a holder reports; a lease that nobody ever held, since its request came too late, is burned."""
@@ -190,11 +198,10 @@ class World:
 
     def bound(self, holder):
         """What was changed elsewhere binds within one refresh, unless the store could not be asked."""
-        if self.disabled_at is None:
-            return
-        late = self.now - self.disabled_at
-        allowed = self.refresh * SECOND * (2 if holder.stepped >= self.disabled_at else 1)
-        assert late <= allowed or holder.network.failed_at >= self.disabled_at, f"a key was revoked {late} us ago"
+        for since, what in ((self.disabled_at, "the key was disabled"), (self.over_at, "the plan was lowered")):
+            if since is not None and holder.network.failed_at < since:
+                allowed = self.refresh * SECOND * (2 if holder.stepped >= since else 1)
+                assert self.now - since <= allowed, f"{what} {self.now - since} us ago"
 
     def do_calls(self):
         dice = self.random
@@ -224,6 +231,13 @@ class World:
         where = self.random.choice([self.operator, self.random.choice(self.holders).ledger])
         self.guarded(where.replace_plan, self.plan())
         self.limit = self.operator.get_plan("p").limits[0].limit
+        self.see_over()
+
+    def see_over(self):
+        """Since when more is counted than the limit allows, leases included."""
+        slot = self.slot()
+        over = slot is not None and self.meter().total - slot.base > self.limit + slot.extra and slot.end > self.now
+        self.over_at = (self.over_at or self.now) if over else None
 
     def guarded(self, call, *args):
         try:
@@ -237,7 +251,7 @@ class World:
             self.disabled_at = self.now
         else:
             self.operator.enable_key("k")
-            self.disabled_at, self.twice = None, False
+            self.disabled_at, self.over_at, self.twice = None, None, False
 
     def do_refund(self):
         if not self.decisions:
@@ -311,6 +325,7 @@ class World:
             if lease[0] not in self.leases():
                 self.gone[lease] = units
         self.entries = self.outstanding()
+        self.see_over()
 
     def account(self):
         """granted = spent + leased + free: every unit that the record counts is one of these, and no other is."""

@@ -413,19 +413,13 @@ def _look(request: Request, entry: Entry | None, party: Party | None, terms: Ter
 
 
 def _renew(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> UsagePlan | None:
-    """The plan, where the bid's lease may be spent on: known, the key usable, no quota overdrawn. Changes nothing."""
+    """The plan by which the bid's lease may be spent on; None where it, or the key, is not good. Changes nothing."""
     (bid,) = request.args
     if entry is None or party is None or usable(request, entry) is not Reason.OK:
         return None
-    lease, plan = held(party, bid.name), entry.plans.get(request.api)
-    if plan is None or lease is None or lease[0] != bid.number or not lease[4]:
-        return None
-    now = party.instant(request.now, terms)
-    course = plan.course(request.route)
-    for line, reading, extra, _ in read(party.settled(course, now, terms), course, now):
-        if isinstance(line, QuotaLine) and reading > line.limit + line.overage + extra:
-            return None
-    return plan
+    party.instant(request.now, terms)
+    lease = held(party, bid.name)
+    return entry.plans.get(request.api) if lease and lease[0] == bid.number and lease[4] else None
 
 
 def _return(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> None:
