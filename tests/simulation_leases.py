@@ -5,6 +5,7 @@ made up. Messages are lost, answers are lost, messages come late or twice, clock
 or leave, plans and keys change. After every step all units must be accounted for.
 """
 
+import asyncio
 import importlib
 import random
 from datetime import datetime, timezone
@@ -22,7 +23,8 @@ class Package:
         self.Ledger, self.ManualClock, self.UsagePlan = root.Ledger, root.ManualClock, root.UsagePlan
         self.StoreUnavailable, self.ClockSkew = root.StoreUnavailable, root.ClockSkew
         self.MemoryStore = importlib.import_module(f"{name}.stores.memory").MemoryStore
-        self.LeasedStore = importlib.import_module(f"{name}.stores.leased").LeasedStore
+        leased = importlib.import_module(f"{name}.stores.leased")
+        self.LeasedStore, self.AsyncLeasedStore, self.AsyncLedger = leased.LeasedStore, leased.AsyncLeasedStore, root.AsyncLedger
 
 
 class Network:
@@ -63,16 +65,56 @@ class Network:
         pass
 
 
+class AwaitedNetwork(Network):
+    """The same, where the loop has its turn before the store acts and before its answer is there."""
+
+    async def apply(self, request):
+        await asyncio.sleep(0)
+        answer = Network.apply(self, request)
+        await asyncio.sleep(0)
+        return answer
+
+
+class Awaited:
+    """An AsyncLedger driven call by call. Some callers are cancelled on the way, others go on."""
+
+    def __init__(self, world, ledger):
+        self.world, self.ledger = world, ledger
+
+    def __getattr__(self, name):
+        def call(*args, **kwargs):
+            return self.world.loop.run_until_complete(self._call(name, args, kwargs))
+
+        return call
+
+    async def _call(self, name, args, kwargs):
+        world = self.world
+        task = asyncio.ensure_future(getattr(self.ledger, "aclose" if name == "close" else name)(*args, **kwargs))
+        if name == "consume" and world.random.random() < world.losses:
+            for _ in range(world.random.randrange(6)):
+                await asyncio.sleep(0)
+            task.cancel()
+        try:
+            return await task
+        except asyncio.CancelledError:
+            raise world.package.StoreUnavailable("cancelled; the outcome is unknown") from None
+
+
 class Holder:
     """A process: its ledger, its clock, and what its callers were told."""
 
     def __init__(self, world, number):
-        self.network = Network(world, number)
+        self.network = (AwaitedNetwork if world.loop else Network)(world, number)
         self.clock = world.package.ManualClock(world.now)
         self.skew = world.random.choice([0, 0, 1, -1]) * world.random.randrange(2 * SECOND)
         self.stepped = -1
-        self.store = world.package.LeasedStore(self.network, refresh=world.refresh, share=world.share)
-        self.ledger = world.package.Ledger(self.store, clock=self.clock)
+        package, options = world.package, {"refresh": world.refresh, "share": world.share}
+        if world.loop:
+            self.store = package.AsyncLeasedStore(self.network, **options)
+            self.ledger = Awaited(world, package.AsyncLedger(self.store, clock=self.clock))
+        else:
+            self.store = package.LeasedStore(self.network, **options)
+            self.ledger = package.Ledger(self.store, clock=self.clock)
 
     def purses(self):
         for holding in self.store._holdings.values():
@@ -82,7 +124,8 @@ class Holder:
 class World:
     """One history. ``losses``: how likely each kind of fault of a message is."""
 
-    def __init__(self, seed, package):
+    def __init__(self, seed, package, loop=None):
+        self.loop = loop
         self.seed, self.package, self.random = seed, package, random.Random(seed)
         dice = self.random
         self.now = START
@@ -365,9 +408,25 @@ class World:
         assert self.twice or not left & alive, "a clean shutdown left units on lease"
 
 
-def simulate(seed, package=None, steps=40):
+def simulate(seed, package=None, steps=40, *, awaited=False):
     """One history; its seed and what was done are told when it fails."""
-    world = World(seed, package or Package())
+    loop = asyncio.new_event_loop() if awaited else None
+    try:
+        return play(World(seed, package or Package(), loop), steps)
+    finally:
+        if loop is not None:
+            loop.run_until_complete(_quiet(asyncio.all_tasks(loop)))
+            loop.close()
+
+
+async def _quiet(tasks):
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def play(world, steps):
+    """All steps of a history, and its end."""
     try:
         for _ in range(steps):
             world.step()

@@ -39,8 +39,7 @@ BUGS = {
     "a refresh never comes": [(HOLDING, "now, min(now + refresh, self.end)", "now, self.end")],
     "a refresh asks nothing": [(STEPS, '                plan = yield "apply", (ask,)\n', '                plan = purse.plan if ask else (yield "apply", (ask,))\n')],
     "a renewal does not look at the key": [(
-        OPERATIONS, "    if entry is None or party is None or usable(request, entry) is not Reason.OK:\n        return None\n    party.instant",
-        "    if entry is None or party is None:\n        return None\n    party.instant")],
+        OPERATIONS, "usable(request, entry) is not Reason.OK:\n        return None\n    lease, plan", "False:\n        return None\n    lease, plan")],
     "a clock stepped back prolongs a lease": [
         (HOLDING, "not self.asked <= request.now < self.until", "not request.now < self.until"),
         (HOLDING, "lane.record.at, lane.version = self.at,", "lane.record.at, lane.version = 0,")],
@@ -49,6 +48,17 @@ BUGS = {
     "closing settles nothing": [(STEPS, "for holding in self._holdings.values() if not holding.idle]", "for holding in self._holdings.values() if False]")],
     "a crash frees its holder's name": [(LEASES, "lively + DAY_US < now)", "lively + DAY_US < now) or lively < now")],
 }  # fmt: skip
+
+SOONEST = {
+    "a repeated bid gets another lease": 5,
+    "a bid that comes late is answered": 5,
+    "a lease outlives its window": 128,
+    "a refresh never comes": 14,
+    "a refresh asks nothing": 5,
+    "a renewal does not look at the key": 168,
+    "a clock stepped back prolongs a lease": 299,
+}
+"""Histories that showed a bug that few do; where they no longer do, others are looked for."""
 
 
 def plant(folder, number, pieces):
@@ -81,14 +91,15 @@ def caught(package, seeds):
 @pytest.mark.parametrize("bug", BUGS)
 def test_the_simulation_catches(bug, tmp_path):
     """One planted bug, seen within some histories."""
-    assert caught(plant(tmp_path, list(BUGS).index(bug), BUGS[bug]), range(400)) is not None
+    package = plant(tmp_path, list(BUGS).index(bug), BUGS[bug])
+    assert caught(package, [SOONEST.get(bug, 1), *range(400)]) is not None
 
 
 @pytest.mark.parametrize("part", range(4))
 def test_histories(part):
     """Every unit is accounted for after every step of every history."""
-    for seed in range(part * 50, part * 50 + 50):
-        simulate(seed)
+    for seed in range(part * 30, part * 30 + 30):
+        simulate(seed, awaited=seed % 3 == 0)
 
 
 @pytest.mark.slow
@@ -96,7 +107,7 @@ def test_histories(part):
 def test_many_histories(part):
     """As above, twelve thousand times."""
     for seed in range(10_000 + part * 240, 10_000 + part * 240 + 240):
-        simulate(seed)
+        simulate(seed, awaited=seed % 3 == 0)
 
 
 def test_a_seed_replays():

@@ -127,6 +127,15 @@ def remember(party: Party, bid: Bid, course: Course, units: Mapping[str, int], n
         record.version += 1
 
 
+def revive(party: Party, bid: Bid, now: int) -> None:
+    """The lease's process is alive."""
+    for record in party.records():
+        if record.leases and bid.name in record.leases:
+            record.leases[bid.name][2] = now + bid.life
+            record.version += 1
+    party.changed = True
+
+
 def _over(lease: list[Any], now: int) -> bool:
     """Whether nothing can come of a lease any more, late messages of its process included."""
     _, until, lively, _, takes = lease

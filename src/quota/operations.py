@@ -34,7 +34,7 @@ from .clock import DAY_US, EPOCH, to_us
 from .decision import Decision, Details, LimitStatus, Reason, no_window, reason_of, refusal, status_of
 from .errors import InvalidCost, InvalidValue, RequestMismatch, ReservationClosed, UnknownKey
 from .key import ApiKey, new_number, new_token
-from .leases import Leased, affordable, close_name, first_end, give_back, held, leased_on, remember, waiting
+from .leases import Leased, affordable, close_name, first_end, give_back, held, leased_on, remember, revive, waiting
 from .plan import UsagePlan
 from .record import Record
 from .store import Entry, Request
@@ -413,13 +413,17 @@ def _look(request: Request, entry: Entry | None, party: Party | None, terms: Ter
 
 
 def _renew(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> UsagePlan | None:
-    """The plan by which the bid's lease may be spent on; None where it, or the key, is not good. Changes nothing."""
+    """The plan by which the bid's lease may be spent on; None where it, or the key, is not good."""
     (bid,) = request.args
     if entry is None or party is None or usable(request, entry) is not Reason.OK:
         return None
-    party.instant(request.now, terms)
-    lease = held(party, bid.name)
-    return entry.plans.get(request.api) if lease and lease[0] == bid.number and lease[4] else None
+    lease, plan = held(party, bid.name), entry.plans.get(request.api)
+    if plan is None or lease is None or lease[0] != bid.number or not lease[4]:
+        return None
+    now = party.instant(request.now, terms)
+    if lease[2] < now + bid.life // 2:
+        revive(party, bid, now)
+    return plan
 
 
 def _return(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> None:

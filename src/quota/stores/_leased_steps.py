@@ -31,7 +31,6 @@ FIRST = 16
 _MOST_CALLS = 2**40
 _LONGEST = 64
 """The most calls that go by themselves between two bids that are not worth it: a limit is small, or nearly spent."""
-_MINUTE_US = 60 * MILLION
 
 
 class Leasing:
@@ -129,7 +128,8 @@ class Leasing:
             purse.close()
 
     def _life(self) -> int:
-        return _MINUTE_US + 4 * self._refresh_us
+        """How long this process is taken to be alive without being heard of."""
+        return 4 * self._refresh_us
 
     def _decide(self, holding: Holding, request: Request) -> Trip[Decision]:
         """A plain ``consume``, from what is held or from the store."""
@@ -153,7 +153,7 @@ class Leasing:
     def _renew(self, holding: Holding, purse: Purse, request: Request) -> Trip[None]:
         """At a refresh: go on with what is held, if the store agrees or cannot be asked; else close it."""
         if request.now < purse.end:
-            ask = attrs.evolve(request, op="renew", args=(Bid(purse.name, purse.number),))
+            ask = attrs.evolve(request, op="renew", args=(Bid(purse.name, purse.number, life=self._life()),))
             try:
                 plan = yield "apply", (ask,)
             except UNREACHABLE:
