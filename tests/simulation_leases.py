@@ -24,7 +24,11 @@ class Package:
         self.StoreUnavailable, self.ClockSkew = root.StoreUnavailable, root.ClockSkew
         self.MemoryStore = importlib.import_module(f"{name}.stores.memory").MemoryStore
         leased = importlib.import_module(f"{name}.stores.leased")
-        self.LeasedStore, self.AsyncLeasedStore, self.AsyncLedger = leased.LeasedStore, leased.AsyncLeasedStore, root.AsyncLedger
+        self.LeasedStore, self.AsyncLeasedStore, self.AsyncLedger = (
+            leased.LeasedStore,
+            leased.AsyncLeasedStore,
+            root.AsyncLedger,
+        )
 
 
 class Network:
@@ -433,6 +437,6 @@ def play(world, steps):
         world.finish()
     except AssertionError as error:
         raise AssertionError(
-            f"seed {seed}, after {len(world.log)} steps ({', '.join(world.log[-8:])}): {error}"
+            f"seed {world.seed}, after {len(world.log)} steps ({', '.join(world.log[-8:])}): {error}"
         ) from error
     return world

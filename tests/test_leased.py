@@ -71,7 +71,9 @@ class AsyncOneHolder(OneHolder):
         return Awaited(AsyncLedger(store, clock=self.clock))
 
 
-TestAsyncSmallLimits = type("Small", (AsyncOneHolder,), {"open": staticmethod(lambda: AsyncLeasedStore(MemoryStore()))}).TestCase
+TestAsyncSmallLimits = type(
+    "Small", (AsyncOneHolder,), {"open": staticmethod(lambda: AsyncLeasedStore(MemoryStore()))}
+).TestCase
 TestAsyncSmallLimits.settings = settings(stateful_step_count=25)
 
 
@@ -254,7 +256,11 @@ def test_throttles_keep_their_bound(shared, clock, seed):
     holders = [holder(shared, clock, "400/s burst 2000", share=0.5) for _ in range(3)]
     events = []
     for _ in range(3000):
-        out = sum(sum(take[3] for take in lease[4]) for lease in (record_of(shared).leases or {}).values()) if events else 0
+        out = (
+            sum(sum(take[3] for take in lease[4]) for lease in (record_of(shared).leases or {}).values())
+            if events
+            else 0
+        )
         if dice.choice(holders).consume(SECRET):
             events.append((clock(), out))
         clock.advance(dice.choice([0, 0, 500, 1500, 200_000 if dice.random() < 0.02 else 0]))

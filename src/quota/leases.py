@@ -197,13 +197,3 @@ def first_end(party: Party, readings: tuple[Reading, ...]) -> int:
     """When the first window ends, or the first hold lapses: until then only charges move these readings."""
     ends = [end for line, _, _, end in readings if isinstance(line, QuotaLine)]
     return min([2**200, *ends, *(record.due for record in party.records() if record.due is not None)])
-
-
-def leased_on(record: Record, meter: list[str], day: int) -> int:
-    """Units leased on a day that were not reported as spent."""
-    return sum(
-        take[3]
-        for _, _, _, taken_at, takes in (record.leases or {}).values()
-        for take in takes
-        if taken_at // DAY_US == day and take[:3] == meter
-    )

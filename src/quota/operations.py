@@ -33,9 +33,7 @@ from .charge import (
 from .clock import DAY_US, EPOCH, to_us
 from .decision import Decision, Details, LimitStatus, Reason, no_window, reason_of, refusal, status_of
 from .errors import InvalidCost, InvalidValue, RequestMismatch, ReservationClosed, UnknownKey
-from .key import ApiKey, new_number, new_token
-from .leases import Leased, affordable, close_name, first_end, give_back, held, leased_on, remember, revive, waiting
-from .plan import UsagePlan
+from .key import new_number, new_token
 from .record import Record
 from .store import Entry, Request
 
@@ -62,7 +60,12 @@ def perform(request: Request, entry: Entry | None, party: Party | None, terms: T
     Raises:
         ClockSkew, RequestMismatch, ReservationClosed, UnknownKey, InvalidValue: nothing changed then.
     """
-    return _OPERATIONS[request.op](request, entry, party, terms)
+    operation = _OPERATIONS.get(request.op)
+    if operation is None:
+        from .lease_operations import OPERATIONS  # noqa: PLC0415 -- loaded where something is leased
+
+        operation = OPERATIONS[request.op]
+    return operation(request, entry, party, terms)
 
 
 def usable(request: Request, entry: Entry | None) -> Reason:
@@ -329,7 +332,7 @@ def _usage(request: Request, entry: Entry | None, party: Party | None, terms: Te
     found = {
         (day, name): UsageRecord(
             EPOCH.date() + timedelta(days=day), api, name, used, max(0, limit - window_used),
-            leased_on(record, [api, route, unit], day),
+            record.leased([api, route, unit], day),
         )
         for record, (api, route, unit, name, day, limit, used, window_used, _) in rows
         if api == request.api
@@ -347,98 +350,6 @@ def _by_day(item: tuple[tuple[int, str], UsageRecord]) -> tuple[int, str]:
     return item[0]
 
 
-def _lease(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> Leased:
-    """Settle the bid's lease before, and lease anew; charge this call by itself where that is not worth it.
-
-    ``args``: a ``Bid``. The call itself is not charged where units are leased: its process spends them.
-    """
-    (bid,) = request.args
-    plan = entry.plans.get(request.api) if entry else None
-    if entry is None or party is None or plan is None or usable(request, entry) is not Reason.OK:
-        return Leased(_consume(request, entry, party, terms), kept=True)
-    lease = held(party, bid.name)
-    if lease is not None and (lease[0] > bid.number or (lease[0] == bid.number and not lease[4])):
-        return Leased()
-    now = party.instant(request.now, terms)
-    if lease is not None and lease[0] < bid.number:
-        _settle(request, entry, party, terms)
-        give_back(party, bid, now, last=False)
-    course = plan.course(request.route)
-    if lease is not None and lease[0] == bid.number:
-        return _leased(party, course, {unit: n for _, _, unit, n in lease[4]}, lease[3], now, terms, entry.key, plan)
-    takes = course.cost if request.takes is None else request.takes
-    units = affordable(party.settled(course, now, terms), course, takes, bid, now)
-    if units is not None:
-        charge(party, course, units, now, terms, dry=False)
-        remember(party, bid, course, units, now)
-        return _leased(party, course, units, now, now, terms, entry.key, plan)
-    if lease is None and bid.again:
-        close_name(party, bid, now, last=False)
-    if bid.only:
-        return Leased()
-    decision = _consume(attrs.evolve(request, op="consume"), entry, party, terms)
-    return _told(decision, party, course, now, terms)
-
-
-def _leased(
-    party: Party, course: Course, units: Mapping[str, int], at: int, now: int, terms: Terms, key: ApiKey,
-    plan: UsagePlan,
-) -> Leased:  # fmt: skip
-    """A lease, and where the limits stand with it."""
-    work = party.settled(course, now, terms)
-    readings = tuple(read(work, course, now))
-    return Leased(None, units, at, first_end(work, readings), readings, _tokens(party), key, plan)
-
-
-def _told(decision: Decision, party: Party, course: Course, now: int, terms: Terms) -> Leased:
-    """A decision on its own; of a refusal, also where the limits stand and whether leases may bring more."""
-    if decision.allowed:
-        return Leased(decision)
-    work = party.settled(course, now, terms)
-    readings = tuple(read(work, course, now))
-    details = decision._details()
-    return Leased(
-        decision, {}, now, first_end(work, readings), readings, _tokens(party), details.key, details.plan,
-        waiting(party, decision, course, now),
-    )  # fmt: skip
-
-
-def _look(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> Leased:
-    """``peek`` for a process that leases: of a refusal, also whether leases may bring more."""
-    decision = _consume(attrs.evolve(request, op="peek"), entry, party, terms)
-    plan = entry.plans.get(request.api) if entry else None
-    if party is None or plan is None or usable(request, entry) is not Reason.OK:
-        return Leased(decision)
-    return _told(decision, party, plan.course(request.route), party.instant(request.now, terms), terms)
-
-
-def _renew(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> UsagePlan | None:
-    """The plan by which the bid's lease may be spent on; None where it, or the key, is not good."""
-    (bid,) = request.args
-    if entry is None or party is None or usable(request, entry) is not Reason.OK:
-        return None
-    lease, plan = held(party, bid.name), entry.plans.get(request.api)
-    if plan is None or lease is None or lease[0] != bid.number or not lease[4]:
-        return None
-    now = party.instant(request.now, terms)
-    if lease[2] < now + bid.life // 2:
-        revive(party, bid, now)
-    return plan
-
-
-def _return(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> None:
-    """Give back what is left of a lease; no other follows under its name. ``args``: a ``Bid``."""
-    (bid,) = request.args
-    if entry is None or party is None:
-        return
-    now = party.instant(request.now, terms)
-    if held(party, bid.name) is not None:
-        _settle(request, entry, party, terms)
-        give_back(party, bid, now, last=True)
-    elif bid.again:
-        close_name(party, bid, now, last=True)
-
-
 _OPERATIONS: Mapping[str, Callable[[Request, Entry | None, Party | None, Terms], Any]] = MappingProxyType(
     {
         "consume": _consume,
@@ -451,9 +362,5 @@ _OPERATIONS: Mapping[str, Callable[[Request, Entry | None, Party | None, Terms],
         "set_remaining": _adjust,
         "forget": _forget,
         "usage": _usage,
-        "lease": _lease,
-        "look": _look,
-        "renew": _renew,
-        "return": _return,
     }
 )

@@ -256,6 +256,11 @@ class Record:
         """When the next hold lapses."""
         self.due = min((end for end, _, still, _ in (self.holds or {}).values() if still), default=None)
 
+    def leased(self, meter: list[str], day: int) -> int:
+        """Units leased on a day that were not reported as spent."""
+        leases = (self.leases or {}).values()
+        return sum(take[3] for *_, at, takes in leases for take in takes if at // DAY_US == day and take[:3] == meter)
+
     def history(self) -> list[list[Any]]:
         """Per quota and day: [api, route, unit, name, day, limit, used that day, used in the window, since when]."""
         rows = list(self.rows or ())

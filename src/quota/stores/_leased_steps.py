@@ -6,9 +6,7 @@ holding, so that a holding asks one thing at a time.
 
 from __future__ import annotations
 
-import itertools
 import os
-import threading
 import weakref
 from collections.abc import Generator
 from typing import Any, TypeVar
@@ -20,7 +18,8 @@ from ..decision import Decision, Reason
 from ..errors import ClockSkew, InvalidValue, StoreBusy, StoreUnavailable
 from ..leases import LEAST, MILLION, Bid, Leased
 from ..store import Request
-from ._leased_holding import Holding, Lane, Purse, Refused, temper
+from ._leased_holding import Holding, Purse, Refused, temper
+from ._leased_index import Holdings
 
 T = TypeVar("T")
 Trip = Generator[tuple[str, tuple[Any, ...]], Any, T]
@@ -33,91 +32,32 @@ _LONGEST = 64
 """The most calls that go by themselves between two bids that are not worth it: a limit is small, or nearly spent."""
 
 
-class Leasing:
-    """What the sync and the async store share: settings, holdings, steps."""
+def plain(request: Request) -> bool:
+    """Whether a call may be decided from a lease."""
+    return request.op in ("consume", "peek") and request.request_id is None
+
+
+class Leasing(Holdings):
+    """What the sync and the async store share: settings and steps."""
 
     def __init__(self, refresh: float, share: float, most_keys: int) -> None:
         if type(refresh) not in (int, float) or not 0.001 <= refresh <= 86_400:
             raise InvalidValue("refresh", refresh, "seconds, from 0.001 to 86400")
         if type(share) not in (int, float) or not 0 <= share <= 1:
             raise InvalidValue("share", share, "a part of each limit, from 0 to 1")
+        super().__init__(most_keys)
         self.refresh = refresh
         self.share = share
-        self.lanes: dict[bytes | str, Lane] = {}
         self._refresh_us = int(refresh * MILLION)
         self._millionths = int(share * MILLION)
-        self._most_keys = most_keys
         self._clock: Clock = system_clock
-        self._holdings: dict[tuple[Any, ...], Holding] = {}
-        self._open: dict[Holding, None] = {}
-        self._accounts: dict[str, dict[Holding, None]] = {}
-        self._known: dict[bytes | str, str] = {}
         self._epoch = 0
         self._closed = False
-        self._directory = threading.Lock()
         _born.add(self)
 
     def use_clock(self, clock: Clock) -> None:
         """Told by a ledger which clock it reads: a refresh is counted by it."""
         self._clock = clock
-
-    def _new_gate(self) -> Any:
-        raise NotImplementedError
-
-    def abandon(self) -> None:
-        """Forget what is held without telling the store: it belongs to the process that this one was forked from."""
-        for holding in list(self._holdings.values()):
-            for purse in (holding.purse, holding.spare):
-                purse.close()
-        self.lanes.clear()
-        self._holdings, self._open, self._accounts, self._known = {}, {}, {}, {}
-        self._directory = threading.Lock()
-
-    def _holding(self, request: Request) -> Holding:
-        """Where calls like this one are spent."""
-        ref: bytes | str = request.digest or request.key_id or ""
-        takes = request.takes
-        kind = None if takes is None or (len(takes) == 1 and "requests" in takes) else tuple(sorted(takes))
-        place = (ref, request.api, request.route, kind)
-        holding = self._holdings.get(place)
-        if holding is None:
-            with self._directory:
-                if len(self._holdings) >= self._most_keys:
-                    self._evict()
-                holding = self._holdings.setdefault(place, Holding(ref, request.api, self._new_gate()))
-        return holding
-
-    def _evict(self) -> None:
-        """Forget some holdings that hold nothing; the oldest are looked at first."""
-        for place, holding in [pair for pair, _ in zip(self._holdings.items(), range(64), strict=False)]:
-            del self._holdings[place]
-            if holding.idle:
-                self.lanes.pop(holding.ref, None)
-            else:
-                self._holdings[place] = holding
-
-    def _opened(self, holding: Holding) -> None:
-        """It was filled or renewed: the latest one is the last in line to be looked at for idleness."""
-        with self._directory:
-            self._open.pop(holding, None)
-            self._open[holding] = None
-            self._accounts.setdefault(holding.account, {})[holding] = None
-        self._know(holding.ref, holding.account)
-        self._know(holding.key_id, holding.account)
-
-    def _know(self, ref: bytes | str, account: str) -> None:
-        """Whose key is presented so: it stays so for good."""
-        if len(self._known) >= 2 * self._most_keys:
-            self._known.clear()
-        self._known[ref] = account
-
-    def _emptied(self, holding: Holding) -> None:
-        with self._directory:
-            self._open.pop(holding, None)
-            siblings = self._accounts.get(holding.account, {})
-            siblings.pop(holding, None)
-            if not siblings:
-                self._accounts.pop(holding.account, None)
 
     def _local(self, holding: Holding, request: Request) -> Decision | None:
         with holding.lock:
@@ -296,25 +236,6 @@ class Leasing:
                 return []
             self._know(ref, key.account)
         return self._of_account(self._known.get(ref, ""))
-
-    def _of_account(self, account: str) -> list[Holding]:
-        with self._directory:
-            return list(self._accounts.get(account, ()))
-
-    def _of_plan(self, plan_id: str) -> list[Holding]:
-        with self._directory:
-            return [h for h in self._open if any(p.open and p.plan.id == plan_id for p in (h.purse, h.spare))]
-
-    def _idle(self, now: int) -> list[Holding]:
-        """Some of those that were neither filled nor renewed for two refreshes."""
-        with self._directory:
-            oldest = list(itertools.islice(self._open, 4))
-        return [holding for holding in oldest if now >= holding.asked + 2 * self._refresh_us]
-
-    def _owing(self) -> list[Holding]:
-        """All that hold units or owe the store an account of them."""
-        with self._directory:
-            return [holding for holding in self._holdings.values() if not holding.idle]
 
 
 _born: weakref.WeakSet[Leasing] = weakref.WeakSet()
