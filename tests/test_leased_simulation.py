@@ -24,6 +24,7 @@ BUGS = {
     "a lease is given back whole, whatever was used": [(LEASES, "units - bid.used.get(unit, 0)", "units")],
     "a repeated bid gets another lease": [(
         OPERATIONS, "    if lease is not None and lease[0] == bid.number:\n        return _leased", "    if False:\n        return _leased")],
+    "a lease whose bid comes again after its window is handed out": [(LEASES, "units if same and not rolled else None", "units")],
     "a bid that comes late is answered": [(
         OPERATIONS, "lease[0] > bid.number or (lease[0] == bid.number and not lease[4])", "False")],
     "the cap is ignored": [(LEASES, "[all_may // holders, all_may - out, room // (2 * holders), *calm]", "[room // (2 * holders), *calm]")],
@@ -52,12 +53,16 @@ BUGS = {
 
 SOONEST = {
     "a repeated bid gets another lease": 5,
+    "a lease whose bid comes again after its window is handed out": 10_559,
     "a bid that comes late is answered": 5,
-    "a lease outlives its window": 128,
-    "a refresh never comes": 14,
+    "a lease outlives its window": 11,
+    "a refresh never comes": 21,
     "a refresh asks nothing": 5,
-    "a renewal does not look at the key": 168,
+    "a renewal does not look at the key": 115,
     "a clock stepped back prolongs a lease": 299,
+    "a late return takes back the next lease": 263,
+    "closing settles nothing": 3,
+    "a crash frees its holder's name": 11,
 }
 """Histories that showed a bug that few do; where they no longer do, others are looked for."""
 

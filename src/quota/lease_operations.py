@@ -11,7 +11,7 @@ import attrs
 from .charge import Course, Party, Terms, charge, read
 from .decision import Decision, Reason
 from .key import ApiKey
-from .leases import Leased, affordable, close_name, first_end, give_back, held, remember, revive, waiting
+from .leases import Leased, affordable, close_name, first_end, give_back, granted, held, remember, revive, waiting
 from .operations import _consume as consume
 from .operations import _settle as settle
 from .operations import _tokens as tokens_of
@@ -38,7 +38,11 @@ def lease_(request: Request, entry: Entry | None, party: Party | None, terms: Te
         give_back(party, bid, now, last=False)
     course = plan.course(request.route)
     if lease is not None and lease[0] == bid.number:
-        return _leased(party, course, {unit: n for _, _, unit, n in lease[4]}, lease[3], now, terms, entry.key, plan)
+        units = granted(lease, course, now)
+        if units is not None:
+            return _leased(party, course, units, lease[3], now, terms, entry.key, plan)
+        settle(request, entry, party, terms)
+        give_back(party, bid, now, last=True)
     takes = course.cost if request.takes is None else request.takes
     units = affordable(party.settled(course, now, terms), course, takes, bid, now)
     if units is not None and charge(party, course, units, now, terms, dry=False).allowed:

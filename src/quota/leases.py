@@ -104,6 +104,15 @@ def give_back(party: Party, bid: Bid, now: int, *, last: bool) -> None:
     party.changed = True
 
 
+def granted(lease: list[Any], course: Course, now: int) -> dict[str, int] | None:
+    """The units of a lease whose bid comes again; None when they are for windows or meters that are not now's."""
+    _, _, _, taken_at, takes = lease
+    units = {unit: n for _, _, unit, n in takes}
+    same = metered(course, units) == [list(take) for take in takes]
+    rolled = any(line.window(now)[0] > taken_at for line in course.lines if isinstance(line, QuotaLine))
+    return units if same and not rolled else None
+
+
 def close_name(party: Party, bid: Bid, now: int, *, last: bool) -> None:
     """The bid was made before and may still be under way: should it come, it finds its number gone by."""
     leases = party.key.leases = party.key.leases or {}
