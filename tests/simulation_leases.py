@@ -163,10 +163,10 @@ class World:
     def execute(self, request):
         """Let the shared store act. A lone charge that nobody may hear of is counted."""
         before = self.total()
-        if request.op in ("lease", "return"):
-            self.see_bid(request.args[0])
+        orphans = self.see_bid(request.args[0]) if request.op in ("lease", "return") else {}
         answer = self.shared.apply(request)
         self.see_pruned()
+        self.gone |= {lease: units for lease, units in orphans.items() if lease not in self.entries}
         grown = self.total() - before
         decision = answer if request.op == "consume" else answer.decision if request.op == "lease" else None
         if decision is not None and decision.allowed and not decision.replayed:
@@ -188,12 +188,14 @@ class World:
         assert sum(take[3] for lease in live for take in lease[4]) <= most, f"more than {most} are out on lease"
 
     def see_bid(self, bid):
-        """What a holder reports; a lease that nobody ever held, since its request came too late, is burned."""
+        """What a holder reports. Returns leases that nobody ever held, as their requests came too late: to be burned."""
+        orphans = {}
         for lease, units in self.outstanding().items():
             if lease[0] == bid.name and lease[1] == bid.number - 1:
                 self.spent[lease] = max(sum(bid.used.values()), self.spent.get(lease, 0))
             elif lease[0] == bid.name and lease[1] < bid.number - 1:
-                self.gone[lease] = units
+                orphans[lease] = units
+        return orphans
 
     def record(self):
         return self.shared._seats["k"].record

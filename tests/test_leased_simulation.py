@@ -25,6 +25,9 @@ BUGS = {
     "a repeated bid gets another lease": [(
         OPERATIONS, "    if lease is not None and lease[0] == bid.number:\n        return _leased", "    if False:\n        return _leased")],
     "a lease whose bid comes again after its window is handed out": [(LEASES, "units if same and not rolled else None", "units")],
+    "a lease whose bid comes again after its window is taken back": [(
+        OPERATIONS, "            return Leased()\n        return _leased",
+        "            settle(request, entry, party, terms)\n            give_back(party, bid, now, last=True)\n            return Leased()\n        return _leased")],
     "a bid that comes late is answered": [(
         OPERATIONS, "lease[0] > bid.number or (lease[0] == bid.number and not lease[4])", "False")],
     "the cap is ignored": [(LEASES, "[all_may // holders, all_may - out, room // (2 * holders), *calm]", "[room // (2 * holders), *calm]")],
@@ -54,6 +57,7 @@ BUGS = {
 SOONEST = {
     "a repeated bid gets another lease": 5,
     "a lease whose bid comes again after its window is handed out": 10_559,
+    "a lease whose bid comes again after its window is taken back": 35_282,
     "a bid that comes late is answered": 5,
     "a lease outlives its window": 11,
     "a refresh never comes": 21,

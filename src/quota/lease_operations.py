@@ -39,10 +39,9 @@ def lease_(request: Request, entry: Entry | None, party: Party | None, terms: Te
     course = plan.course(request.route)
     if lease is not None and lease[0] == bid.number:
         units = granted(lease, course, now)
-        if units is not None:
-            return _leased(party, course, units, lease[3], now, terms, entry.key, plan)
-        settle(request, entry, party, terms)
-        give_back(party, bid, now, last=True)
+        if units is None:  # its next bid gives it back; whether this one is late, nobody can tell
+            return Leased()
+        return _leased(party, course, units, lease[3], now, terms, entry.key, plan)
     takes = course.cost if request.takes is None else request.takes
     units = affordable(party.settled(course, now, terms), course, takes, bid, now)
     if units is not None and charge(party, course, units, now, terms, dry=False).allowed:
