@@ -88,6 +88,13 @@ def test_a_lease_that_nobody_received_goes_back(shared):
     assert list(leases(shared)) == ["holder-a"]
 
 
+def test_a_lease_that_its_holder_never_knew_of_is_burned(shared):
+    """Its bid came when two later ones were answered: nothing tells that it was not spent."""
+    ask(shared, "lease", bid(1))
+    ask(shared, "lease", bid(4))
+    assert (total(shared), leases(shared)["holder-a"][4][0][3]) == (32, 16)
+
+
 def test_a_lease_is_for_its_windows(shared):
     """Asked for again when its window is over it is not handed out; the next bid gives it back and gets another one."""
     ask(shared, "lease", bid(1))
@@ -165,6 +172,10 @@ def test_an_account_is_leased_with_its_keys(shared):
     assert [record.meters[0].total for record in (seat.record, seat.account.record)] == [22, 22]
     ask(shared, "lease", bid(1, name="late-a"), key="l")
     assert [len(record.leases) for record in (seat.record, seat.account.record)] == [1, 2]
+    del seat.account.record.leases["late-a"]  # as one of too many
+    assert ask(shared, "renew", bid(1, name="late-a"), at=3 * SECOND, key="l")
+    ask(shared, "return", bid(2, name="late-a"), key="l")
+    assert [record.meters[0].total for record in (shared._seats["l"].record, seat.account.record)] == [0, 38]
 
 
 def test_a_record_remembers_so_many_leases(shared):

@@ -23,13 +23,14 @@ BUGS = {
         LEASES, "record.leases[bid.name] = [bid.number + last, until, now + bid.life, taken_at, []]", "record.leases[bid.name] = lease")],
     "a lease is given back whole, whatever was used": [(LEASES, "units - bid.used.get(unit, 0)", "units")],
     "a repeated bid gets another lease": [(
-        OPERATIONS, "    if lease is not None and lease[0] == bid.number:\n        return _leased", "    if False:\n        return _leased")],
+        OPERATIONS, "    if lease is not None and lease[0] >= bid.number:\n", "    if lease is not None and lease[0] > bid.number:\n")],
     "a lease whose bid comes again after its window is handed out": [(LEASES, "units if same and not rolled else None", "units")],
     "a lease whose bid comes again after its window is taken back": [(
-        OPERATIONS, "            return Leased()\n        return _leased",
-        "            settle(request, entry, party, terms)\n            give_back(party, bid, now, last=True)\n            return Leased()\n        return _leased")],
+        OPERATIONS, "        # A lease that is not",
+        ("        if lease[0] == bid.number and not units:\n            settle(request, entry, party, terms)\n"
+        "            give_back(party, bid, now, last=True)\n        # A lease that is not"))],
     "a bid that comes late is answered": [(
-        OPERATIONS, "lease[0] > bid.number or (lease[0] == bid.number and not lease[4])", "False")],
+        OPERATIONS, "    if lease is not None and lease[0] >= bid.number:\n", "    if lease is not None and lease[0] == bid.number:\n")],
     "the cap is ignored": [(LEASES, "[all_may // holders, all_may - out, room // (2 * holders), *calm]", "[room // (2 * holders), *calm]")],
     "more is handed out than was charged": [(
         OPERATIONS, "        remember(party, bid, course, units, now)\n",

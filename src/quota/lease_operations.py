@@ -29,19 +29,15 @@ def lease_(request: Request, entry: Entry | None, party: Party | None, terms: Te
     plan = entry.plans.get(request.api) if entry else None
     if entry is None or party is None or plan is None or usable(request, entry) is not Reason.OK:
         return Leased(consume(request, entry, party, terms), kept=True)
+    now, course = party.instant(request.now, terms), plan.course(request.route)
     lease = held(party, bid.name)
-    if lease is not None and (lease[0] > bid.number or (lease[0] == bid.number and not lease[4])):
-        return Leased()
-    now = party.instant(request.now, terms)
-    if lease is not None and lease[0] < bid.number:
+    if lease is not None and lease[0] >= bid.number:
+        units = granted(lease, course, now) if lease[0] == bid.number else None
+        # A lease that is not handed out again is given back by its next bid; whether this one is late, nobody can tell.
+        return _leased(party, course, units, lease[3], now, terms, entry.key, plan) if units else Leased()
+    if lease is not None:
         settle(request, entry, party, terms)
         give_back(party, bid, now, last=False)
-    course = plan.course(request.route)
-    if lease is not None and lease[0] == bid.number:
-        units = granted(lease, course, now)
-        if units is None:  # its next bid gives it back; whether this one is late, nobody can tell
-            return Leased()
-        return _leased(party, course, units, lease[3], now, terms, entry.key, plan)
     takes = course.cost if request.takes is None else request.takes
     units = affordable(party.settled(course, now, terms), course, takes, bid, now)
     if units is not None and charge(party, course, units, now, terms, dry=False).allowed:
