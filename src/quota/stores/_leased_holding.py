@@ -6,11 +6,12 @@ import threading
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
-from ..charge import Course, QuotaLine, Reading, ThrottleLine, Verdict, level_at, metered, weigh
+from ..charge import Course, QuotaLine, Reading, ThrottleLine, Verdict, metered, weigh
 from ..clock import to_us
 from ..decision import Decision, Details, Frame, Reason, reason_of
 from ..key import ApiKey, new_token
 from ..leases import Bid, Leased
+from ..moves import level_at
 from ..plan import REQUESTS, UsagePlan
 from ..record import MINUTE_US, Bucket, Meter, Record
 from ..store import Request
@@ -101,7 +102,7 @@ class Purse:
         for line, level, _, now in leased.readings:
             if isinstance(line, ThrottleLine):
                 before = max(0, level - leased.units.get(line.unit, 0) * line.scale)
-                self.buckets[line] = Bucket(line.name, line.scale, line.drain, before, now, live=True)
+                self.buckets[line] = Bucket(line.name, line.scale, line.drain, before, now)
         self.open, self.known = True, 0
         self.extend(request.now, refresh)
 

@@ -60,15 +60,20 @@ class Window:
 
 @attrs.define(eq=False)
 class Level:
-    """A throttle's bucket: ``level`` units at ``at``."""
+    """A throttle's bucket: ``level`` units at ``at``; ``echo`` units at ``since`` are in some other bucket too."""
 
     rate: Fraction
     level: Fraction
     at: int
-    live: bool = True
+    echo: Fraction = Fraction(0)
+    since: int = 0
 
     def now(self, now: int) -> Fraction:
         return max(Fraction(0), self.level - self.rate * (now - self.at))
+
+    def fresh(self, now: int) -> Fraction:
+        """What no other bucket has heard of."""
+        return self.now(now) - max(Fraction(0), self.echo - self.rate * (now - self.since))
 
 
 @attrs.define(eq=False)
@@ -141,6 +146,7 @@ class Model:
         self.windows: dict[tuple[Place, str], Window] = {}
         self.seen: dict[Place, list[tuple[int, int]]] = {}
         self.levels: dict[tuple[Place, str], Level] = {}
+        self.charged: dict[tuple[str, str, str], list[Limit]] = {}
 
     # The directory
 
@@ -189,6 +195,8 @@ class Model:
                 del table[found]  # type: ignore[attr-defined, unused-ignore]
         for place in [place for place in self.seen if place[0] == party]:
             del self.seen[place]
+        for who in [who for who in self.charged if ("key", who[0]) == party]:
+            del self.charged[who]
 
     def forget(self, id_: str, now: int) -> None:
         key = self.keys[id_]
@@ -251,49 +259,116 @@ class Model:
             return old
         return Window(start, end, min(old.since, start), old.extra, old.alerted)
 
-    def level(self, key: Member, api: str, limit: Limit, route: str | None, now: int) -> Level:
-        """The bucket that a throttle would have at an instant."""
-        spec = limit.spec
-        assert isinstance(spec, Throttle)
-        place = self.place(key, api, limit)
-        rate = spec.rate / _PER[spec.per]
-        unit_of_level = (
-            spec.rate.denominator * _PER[spec.per] // _gcd(spec.rate.denominator * _PER[spec.per], spec.rate.numerator)
-        )
+    def throttles(self, plan: UsagePlan, unit: str) -> list[Limit]:
+        """All of a plan, whatever the route."""
+        names = [limit.name for limit in plan.limits]
+        found = [Limit(limit, "", limit.name) for limit in plan.limits]
+        for route, own in plan.routes.items():
+            found += [Limit(lim, route, f"{route} {lim.name}" if lim.name in names else lim.name) for lim in own]
+        return [limit for limit in found if isinstance(limit.spec, Throttle) and limit.spec.unit == unit]
 
-        def converted(level: Level) -> Fraction:
-            return Fraction(ceil(level.now(now) * unit_of_level), unit_of_level)
+    def buckets(self, key: Member, plan: UsagePlan | None, api: str, now: int) -> dict[tuple[Place, str], Level]:
+        """All buckets as they would be if the key were charged under this plan."""
+        levels = {of: attrs.evolve(level) for of, level in self.levels.items()}
+        for unit in ("requests", "tokens"):
+            limits = self.throttles(plan, unit) if plan else []
+            last = self.charged.get((key.id, api, unit), [])
+            if limits and last and limits != last:
+                self._turn(key, api, last, limits, levels, now)
+            for limit in limits:
+                of = self.place(key, api, limit), limit.name
+                if of in levels and levels[of].rate != _rate(limit):
+                    levels[of] = self._as(levels[of], limit, now)
+        return levels
 
-        own = self.levels.get((place, limit.name))
-        if own is not None and own.live:
-            return Level(rate, converted(own), now)
-        live = [level for (where, _), level in self.levels.items() if where == place and level.live]
-        slower = [level for level in live if level.rate <= rate]
-        missed = min(map(converted, slower)) if slower else max(map(converted, live), default=Fraction(0))
-        return Level(rate, max(missed, converted(own) if own else Fraction(0)), now)
+    def _as(self, level: Level, limit: Limit, now: int) -> Level:
+        """A bucket at a limit's own rate, in its own smallest part of a unit, rounded up."""
+        whole, fresh = _ceiled(level.now(now), limit), _ceiled(level.fresh(now), limit)
+        return Level(_rate(limit), whole, now, whole - fresh, now)
+
+    def _turn(
+        self, key: Member, api: str, last: list[Limit], limits: list[Limit],
+        levels: dict[tuple[Place, str], Level], now: int,
+    ) -> None:  # fmt: skip
+        """Another plan: each of its buckets hears of the calls that it was not told of."""
+        asleep = now - self.at.get(("key", key.id), 0)
+        of = {limit: (self.place(key, api, limit), limit.name) for limit in (*last, *limits)}
+        own: Party = ("key", key.id)
+        old: dict[str, list[Limit]] = {}
+        for limit in last:
+            old.setdefault(limit.route, []).append(limit)
+        routes = {limit.route for limit in limits}
+        now_charged = {of[limit] for limit in limits}
+        told: set[Limit] = set()
+        found: list[tuple[Limit, Level]] = []
+
+        def known(limit: Limit) -> Level | None:
+            spec = limit.spec
+            assert isinstance(spec, Throttle)
+            forgotten = of[limit][0][0] != own and asleep >= ceil(spec.burst / _rate(limit))
+            return None if forgotten else levels.get(of[limit])
+
+        def heard(by: Limit, limits: list[Limit], what: str) -> Fraction:
+            """The least that is safe to believe of buckets that all heard the same calls."""
+            all_ = [level for level in map(known, limits) if level is not None]
+            slow = [level for level in all_ if level.rate <= _rate(by)]
+            amounts = [_ceiled(getattr(level, what)(now), by) for level in slow or all_]
+            return (min if slow else max)(amounts, default=Fraction(0))
+
+        for limit in limits:
+            spec = limit.spec
+            assert isinstance(spec, Throttle)
+            mine = levels.get(of[limit])
+            level = self._as(mine, limit, now) if mine else Level(_rate(limit), Fraction(0), now)
+            whole, fresh = level.now(now), level.fresh(now)
+            tell = [] if limit.route else [limits_ for route, limits_ in old.items() if route not in routes]
+            # Calls on this route went the same way before, or the way of calls on no route in particular.
+            way = limit.route if limit.route in old else ""
+            went = old.get(way, [])
+            if way != limit.route or of[limit] not in [of[other] for other in went]:
+                holder = of[limit][0][0]
+                beside = [other for other in went if of[other][0][0] == holder]
+                across = [other for other in went if of[other][0][0] != holder]
+                if way == limit.route:
+                    across = [other for other in across if of[other] not in now_charged]
+                if beside and way == limit.route:
+                    fresh = max(fresh, heard(limit, beside, "fresh"))
+                if beside or way != limit.route or holder == own:
+                    whole = max(whole, heard(limit, beside or across, "now"))
+                else:
+                    tell.append(across)
+            more = min(sum(heard(limit, group, "fresh") for group in tell), max(Fraction(0), spec.burst - whole))
+            whole = max([whole + more, *(heard(limit, group, "now") for group in tell)])
+            told.update(other for group in tell for other in group)
+            fresh += more
+            found.append((limit, Level(_rate(limit), whole, now, whole - fresh, now)))
+        for limit in told:
+            if (level_ := known(limit)) is not None:
+                level_.echo, level_.since = level_.now(now), now
+        emptied = [of[limit] for limit in last if of[limit] not in now_charged and (left := known(limit)) and not left.now(now)]
+        filled = {limit.route for limit, level in found if level.level}
+        levels.update((of[limit], level) for limit, level in found if limit.route in filled)
+        for gone in emptied:
+            levels.pop(gone, None)
 
     def settle(self, key: Member, api: str, route: str | None, now: int) -> None:
-        """Time passes for good: windows roll and buckets join."""
-        for party in self.parties(key):
-            self.at[party] = now
+        """Time passes for good: windows roll and buckets change hands."""
         plan = self.plans.get(key.plans.get(api, ""))
         limits = self.limits(plan, route) if plan else []
+        self.levels = self.buckets(key, plan, api, now)
+        for unit in ("requests", "tokens"):
+            if plan and (throttles := self.throttles(plan, unit)):
+                self.charged[key.id, api, unit] = throttles
+        for party in self.parties(key):
+            self.at[party] = now
         for limit in limits:
+            place = self.place(key, api, limit)
             if isinstance(limit.spec, Quota):
-                place = self.place(key, api, limit)
                 current = self.current(place, limit, now)
                 self.windows[place, limit.name] = current
                 self.seen.setdefault(place, []).append((current.since, current.end))
-        joined = {
-            (self.place(key, api, limit), limit.name): self.level(key, api, limit, route, now)
-            for limit in limits
-            if isinstance(limit.spec, Throttle)
-        }
-        touched = {place for place, _ in joined}
-        for (place, _), level in self.levels.items():
-            if place in touched:
-                level.live = False
-        self.levels.update(joined)
+            else:
+                self.levels.setdefault((place, limit.name), Level(_rate(limit), Fraction(0), now))
 
     # Decisions
 
@@ -309,6 +384,7 @@ class Model:
         over = 0
         never = quota = False
         lapses: list[tuple[int, int]] = []
+        levels = self.buckets(key, plan, api, now)
         for limit in self.limits(plan, route):
             units = takes.get(limit.spec.unit, 0)
             place = self.place(key, api, limit)
@@ -327,8 +403,9 @@ class Model:
                 lapses.append((current.end, spec.limit + spec.overage if units > spec.limit + spec.overage else -1))
             else:
                 spec_ = limit.spec
-                rate = spec_.rate / _PER[spec_.per]
-                level = self.level(key, api, limit, route, now).level
+                rate = _rate(limit)
+                bucket = levels.get((place, limit.name))
+                level = bucket.now(now) if bucket else Fraction(0)
                 told.append((limit.name, ceil(level), max(0, floor(spec_.burst - level)), now + ceil(level / rate)))
                 if units and level + units > spec_.burst:
                     violated.append(limit.name)
@@ -415,10 +492,11 @@ class Model:
         return (
             len(self.events), dict(self.at), {k: attrs.evolve(v) for k, v in self.windows.items()},
             {k: list(v) for k, v in self.seen.items()}, {k: attrs.evolve(v) for k, v in self.levels.items()},
+            dict(self.charged),
         )  # fmt: skip
 
     def _restore(self, saved: tuple[Any, ...]) -> None:
-        count, self.at, self.windows, self.seen, self.levels = saved
+        count, self.at, self.windows, self.seen, self.levels, self.charged = saved
         del self.events[count:]
 
     def commit(
@@ -510,7 +588,14 @@ class Model:
         return max(0, whole + current.extra - used)
 
 
-def _gcd(one: int, other: int) -> int:
-    while other:
-        one, other = other, one % other
-    return one
+def _rate(limit: Limit) -> Fraction:
+    """Units each microsecond."""
+    spec = limit.spec
+    assert isinstance(spec, Throttle)
+    return spec.rate / _PER[spec.per]
+
+
+def _ceiled(level: Fraction, limit: Limit) -> Fraction:
+    """Rounded up to the smallest part of a unit that the limit's rate needs: what makes a microsecond's drain whole."""
+    parts = _rate(limit).denominator
+    return Fraction(ceil(level * parts), parts)
