@@ -10,7 +10,12 @@ of one window, never too little, save for what lies further back than history is
 
 *Throttles.* A token bucket whose level is kept in units times ``scale`` and falls by ``drain`` each microsecond: a rate
 of n/d units per p microseconds is scale d*p/g and drain n/g, so nothing is ever divided. A bucket that joins takes over
-the level of those it replaces, so that toggling plans refills nothing.
+the level of those it replaces, so that toggling plans refills nothing (``moves.py``).
+
+*Routes.* What calls on a route used is known from when a plan of the key first gave that route limits of its own, and
+for the calls under such plans: a route's quota that comes in the middle of a window counts these and no others. The
+plan's own quotas count every call all along. A route's throttle begins at the level of the plan's that it overrides,
+and where it goes, what it let through is poured into the plan's.
 
 *Time* never runs backwards for a record. What is due at an instant (holds that lapse, days that end, windows that roll)
 is settled on a copy, which takes the record's place only when something was admitted: a refusal changes nothing.

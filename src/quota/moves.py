@@ -1,16 +1,16 @@
 """What a change of plan does to throttles: a part of the rule, as pure as ``charge.py``, which alone calls it.
 
-The key's own meter remembers the places of the throttles that it was last charged under. Where the plan has others, the
-calls were charged to other buckets than they will be, and the new ones take over what they did not see: from buckets of
-another name, of the key instead of the account, of the plan instead of a route, and the other way round. So no toggling
-of plans lets one key take more than the larger plan would; where keys share a bucket, one of them may find it fuller
-than its own calls made it, for as long as that drains. A bucket that is charged all along takes nothing over from one
-beside it, and no unit is poured into one twice.
+The key's own meter remembers the throttles that it was last charged under. Where its plan has others, its calls were
+charged to other buckets than they will be, and those take over what they did not see: from buckets of other names, of
+the key in place of the account, of the plan in place of a route, and the other way round. So whatever the toggling,
+what one key takes of a limit is never more than the larger of its plans would let it take. A key's bucket that comes
+beside its account's, which stays as tight, begins empty. Where keys share a bucket, one of them may find what it takes
+over fuller than its own calls made it, for as long as that drains.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import attrs
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @attrs.frozen(eq=False)
 class _Former:
-    """Where the key's calls were charged under the plan before; ``stays``: and are under this one."""
+    """Where the key's calls were charged under the plan before; ``stays``: and are, at most as much, under this one."""
 
     record: Record
     meter: Meter
@@ -39,53 +39,52 @@ def move(party: Party, api: str, unit: str, throttles: Throttles, now: int) -> N
     left, origin.places = origin.places, places
     if not left:
         return
-    after = {(party.holder(line), line.route, line.name) for line in lines}
+    after = {(party.holder(line), line.route, line.name): line for line in lines}
     before: dict[str, list[_Former]] = {}
-    for route, name, shared, full in left:
+    for route, name, shared, scale, drain, burst in left:
         record = party.record(shared=shared)
         meter = record.metered(api, route, unit, now)
         # What an idle key left in a bucket that it shares is gone when a full one would be.
-        bucket = meter.bucket(name) if record is party.key or now < party.key.at + full else None
-        before.setdefault(route, []).append(_Former(record, meter, name, bucket, (record, route, name) in after))
-    poured: set[Bucket] = set()
-    joined = [(line, *_joined(party, api, line, before, {line.route for line in lines}, poured, now)) for line in lines]
-    for bucket in poured:
-        bucket.lent, bucket.since = level_at(bucket, now), now
+        mine = record is party.key or now < party.key.at - -burst // drain
+        new = after.get((record, route, name))
+        stays = new is not None and new.drain * scale <= drain * new.scale and new.burst * scale <= burst * new.scale
+        before.setdefault(route, []).append(_Former(record, meter, name, meter.bucket(name) if mine else None, stays))
+    dropped = [formers for route, formers in before.items() if all(line.route != route for line in lines)]
+    joined = [(line, *_joined(party, api, line, before, dropped, now)) for line in lines]
+    if any(not line.route for line in lines):
+        for bucket in [former.bucket for formers in dropped for former in formers if former.bucket is not None]:
+            bucket.lent, bucket.since = level_at(bucket, now), now
     filled = {line.route for line, level, _ in joined if level}
     for line, level, own in joined:
         if line.route in filled:
             put(party.holder(line).metered(api, line.route, unit, now), line, level, own, now)
     for former in [former for formers in before.values() for former in formers]:
-        if former.bucket is not None and not former.stays and not level_at(former.bucket, now):
+        gone = (former.record, former.meter.route, former.name) not in after
+        if gone and former.bucket is not None and not level_at(former.bucket, now):
             former.meter.buckets = [bucket for bucket in former.meter.buckets if bucket is not former.bucket]
 
 
 def _joined(
-    party: Party, api: str, line: ThrottleLine, before: Mapping[str, list[_Former]], routes: Container[str],
-    poured: set[Bucket], now: int,
+    party: Party, api: str, line: ThrottleLine, before: Mapping[str, list[_Former]], dropped: list[list[_Former]],
+    now: int,
 ) -> tuple[int, int]:  # fmt: skip
     """One throttle under another plan: its bucket's level, and how much of that no other bucket holds.
 
-    What was charged the same calls, or more, tells the least that the level must be. What was charged calls that this
-    bucket knows nothing of (the key's own before the account's, a route's before the plan's) is poured in, once.
+    What was charged the same calls, or more, tells the least that the level must be. The calls on a route that has no
+    throttle of its own any more are news to the plan's: what they left is poured in, once.
     """
     record = party.holder(line)
     meter = record.meter(api, line.route, line.unit)
     level, own = converted(meter.bucket(line.name) if meter else None, line, now)
     alike = line.route in before
     formers = before.get(line.route if alike else "", [])
-    pours = [] if line.route else [dropped for route, dropped in before.items() if route not in routes]
     if not alike or all(former.record is not record or former.name != line.name for former in formers):
-        same = [former for former in formers if former.record is record]
-        away = [former for former in formers if former.record is not record and not (alike and former.stays)]
-        if same or not alike or record is party.key:
-            whole, part = _missed(line, same or away, now)
-            level, own = max(level, whole), max(own, part if same and alike else 0)
-        else:
-            pours.append(away)
-    found = [_missed(line, formers, now) for formers in pours]
+        beside = [former for former in formers if former.record is record]
+        across = [former for former in formers if not (alike and former.stays and record is party.key)]
+        whole, part = _missed(line, beside or across, now)
+        level, own = max(level, whole), max(own, part if alike else 0)
+    found = [] if line.route else [_missed(line, formers, now) for formers in dropped]
     more = min(sum(part for _, part in found), max(0, line.burst - level))
-    poured.update(former.bucket for formers in pours for former in formers if former.bucket is not None)
     return max([level + more, *(whole for whole, _ in found)]), own + more
 
 

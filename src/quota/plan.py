@@ -80,9 +80,10 @@ class UsagePlan:
     """A named set of limits. ``limits`` is a sequence of ``Quota`` and ``Throttle``, or their text form.
 
     ``api``: which API the plan governs; a key has at most one plan per api (API Gateway: one plan per stage).
-    ``routes``: route -> limits of its own; a throttle overrides the plan's throttles of its unit, a quota adds to the
-    plan's. ``costs``: route -> what one call costs unless the call says otherwise. ``alerts``: percents of a quota
-    whose crossing shows in ``Decision.crossed``, each once per window.
+    ``routes``: route -> limits of its own, each with its own count: a throttle overrides the plan's throttles of its
+    unit, a quota adds to the plan's and counts the calls on that route since the key was on a plan that limits it.
+    ``costs``: route -> what one call costs unless the call says otherwise. ``alerts``: percents of a quota whose
+    crossing shows in ``Decision.crossed``, each once per window.
 
     Raises:
         InvalidPlan: naming the field, the value and what is accepted.
@@ -107,8 +108,8 @@ class UsagePlan:
         lines = [line for route in ("", *self.routes) for line in self._lines(route) if line.route == route]
         for unit in dict.fromkeys(line.unit for line in lines if isinstance(line, ThrottleLine)):
             own = tuple(line for line in lines if isinstance(line, ThrottleLine) and line.unit == unit)
-            places = tuple((line.route, line.name, line.shared, -(-line.burst // line.drain)) for line in own)
-            self._throttles[unit] = places, own
+            places = [(line.route, line.name, line.shared, line.scale, line.drain, line.burst) for line in own]
+            self._throttles[unit] = tuple(places), own
         for route in ("", *self.routes):
             names = [line.name for line in self.course(route).lines]
             if len(set(names)) < len(names):

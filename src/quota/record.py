@@ -15,8 +15,8 @@ MINUTE_US = 60_000_000
 HOUR_US = 3_600_000_000
 _NEVER = 2**62
 
-Place = tuple[str, str, bool, int]
-"""Of a throttle: route, name, whether the account's keys share it, microseconds in which a full bucket drains."""
+Place = tuple[str, str, bool, int, int, int]
+"""A throttle's route and name, whether the account's keys share its bucket, its scale, drain and burst."""
 
 
 _unused: dict[int, tuple[int, int]] = {}
@@ -120,7 +120,7 @@ class Meter:
         meter.slots = [Slot(*slot) for slot in slots]
         meter.buckets = [Bucket(*bucket) for bucket in buckets] or ()
         if places:
-            meter.places = tuple((route, name, shared, full) for route, name, shared, full in places[0])
+            meter.places = tuple(tuple(place) for place in places[0])
         return meter
 
 
@@ -307,8 +307,8 @@ class Record:
                 floor = max(floor, slot.end)
             for bucket in meter.buckets:
                 dead = max(dead, min(bucket.at - -bucket.level // bucket.drain, _NEVER))
-            for _, _, shared, full in meter.places:
-                dead = max(dead, min(self.at + full, _NEVER) if shared else 0)
+            for _, _, shared, _, drain, burst in meter.places:
+                dead = max(dead, min(self.at - -burst // drain, _NEVER) if shared else 0)
         for expires, _, _, _ in (self.holds or {}).values():
             dead = max(dead, expires + DAY_US)
         for memo in (self.requests or {}).values():

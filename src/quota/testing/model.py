@@ -294,62 +294,63 @@ class Model:
         asleep = now - self.at.get(("key", key.id), 0)
         of = {limit: (self.place(key, api, limit), limit.name) for limit in (*last, *limits)}
         own: Party = ("key", key.id)
+        routes = {limit.route for limit in limits}
         old: dict[str, list[Limit]] = {}
         for limit in last:
             old.setdefault(limit.route, []).append(limit)
-        routes = {limit.route for limit in limits}
-        now_charged = {of[limit] for limit in limits}
-        told: set[Limit] = set()
-        found: list[tuple[Limit, Level]] = []
 
         def known(limit: Limit) -> Level | None:
-            spec = limit.spec
-            assert isinstance(spec, Throttle)
-            forgotten = of[limit][0][0] != own and asleep >= ceil(spec.burst / _rate(limit))
+            forgotten = of[limit][0][0] != own and asleep >= ceil(_burst(limit) / _rate(limit))
             return None if forgotten else levels.get(of[limit])
 
-        def heard(by: Limit, limits: list[Limit], what: str) -> Fraction:
-            """The least that is safe to believe of buckets that all heard the same calls."""
+        def heard(by: Limit, limits: list[Limit]) -> tuple[Fraction, Fraction]:
+            """The least that is safe to believe of buckets that all heard the same calls; and what only they heard."""
             all_ = [level for level in map(known, limits) if level is not None]
             slow = [level for level in all_ if level.rate <= _rate(by)]
-            amounts = [_ceiled(getattr(level, what)(now), by) for level in slow or all_]
-            return (min if slow else max)(amounts, default=Fraction(0))
+            least = min if slow else max
+            return (
+                least((_ceiled(level.now(now), by) for level in slow or all_), default=Fraction(0)),
+                least((_ceiled(level.fresh(now), by) for level in slow or all_), default=Fraction(0)),
+            )
 
+        def goes_on(limit: Limit) -> bool:
+            """The bucket is charged as before, and lets no more through than before."""
+            return any(
+                of[new] == of[limit] and _rate(new) <= _rate(limit) and _burst(new) <= _burst(limit) for new in limits
+            )
+
+        homeless = [limits_ for route, limits_ in old.items() if route not in routes]
+        found: list[tuple[Limit, Level]] = []
         for limit in limits:
-            spec = limit.spec
-            assert isinstance(spec, Throttle)
             mine = levels.get(of[limit])
             level = self._as(mine, limit, now) if mine else Level(_rate(limit), Fraction(0), now)
             whole, fresh = level.now(now), level.fresh(now)
-            tell = [] if limit.route else [limits_ for route, limits_ in old.items() if route not in routes]
             # Calls on this route went the same way before, or the way of calls on no route in particular.
             way = limit.route if limit.route in old else ""
             went = old.get(way, [])
             if way != limit.route or of[limit] not in [of[other] for other in went]:
                 holder = of[limit][0][0]
-                beside = [other for other in went if of[other][0][0] == holder]
-                across = [other for other in went if of[other][0][0] != holder]
-                if way == limit.route:
-                    across = [other for other in across if of[other] not in now_charged]
-                if beside and way == limit.route:
-                    fresh = max(fresh, heard(limit, beside, "fresh"))
-                if beside or way != limit.route or holder == own:
-                    whole = max(whole, heard(limit, beside or across, "now"))
-                else:
-                    tell.append(across)
-            more = min(sum(heard(limit, group, "fresh") for group in tell), max(Fraction(0), spec.burst - whole))
-            whole = max([whole + more, *(heard(limit, group, "now") for group in tell)])
-            told.update(other for group in tell for other in group)
-            fresh += more
+                told = [other for other in went if of[other][0][0] == holder]
+                if not told:
+                    told = [o for o in went if holder != own or way != limit.route or not goes_on(o)]
+                believed, only = heard(limit, told)
+                whole = max(whole, believed)
+                fresh = max(fresh, only) if way == limit.route else fresh
+            if not limit.route:
+                news = [heard(limit, group) for group in homeless]
+                more = min(sum(only for _, only in news), max(Fraction(0), _burst(limit) - whole))
+                whole = max([whole + more, *(believed for believed, _ in news)])
+                fresh += more
             found.append((limit, Level(_rate(limit), whole, now, whole - fresh, now)))
-        for limit in told:
+        for limit in [limit for group in homeless for limit in group if "" in routes]:
             if (level_ := known(limit)) is not None:
                 level_.echo, level_.since = level_.now(now), now
-        emptied = [of[limit] for limit in last if of[limit] not in now_charged and (left := known(limit)) and not left.now(now)]
+        taken = {of[limit] for limit in limits}
+        for limit in last:
+            if of[limit] not in taken and (level_ := known(limit)) is not None and not level_.now(now):
+                del levels[of[limit]]
         filled = {limit.route for limit, level in found if level.level}
         levels.update((of[limit], level) for limit, level in found if limit.route in filled)
-        for gone in emptied:
-            levels.pop(gone, None)
 
     def settle(self, key: Member, api: str, route: str | None, now: int) -> None:
         """Time passes for good: windows roll and buckets change hands."""
@@ -593,6 +594,12 @@ def _rate(limit: Limit) -> Fraction:
     spec = limit.spec
     assert isinstance(spec, Throttle)
     return spec.rate / _PER[spec.per]
+
+
+def _burst(limit: Limit) -> int:
+    spec = limit.spec
+    assert isinstance(spec, Throttle)
+    return spec.burst
 
 
 def _ceiled(level: Fraction, limit: Limit) -> Fraction:

@@ -41,6 +41,7 @@ FOCUS = {
     "both": _limits(),
     "one name": _limits(throttles=False, names=("x",), most=1),
     "accounts": _limits(by=PARTIES, names=(None, "x")),
+    "toggled": _limits(quotas=False, by=PARTIES, names=(None, None, "x"), most=2),
 }
 COSTS = st.one_of(
     st.none(),
@@ -63,7 +64,7 @@ def plans(draw: st.DrawFn, focus: str) -> UsagePlan:
     """A small plan; the third one governs another api."""
     id_ = draw(PLAN_IDS)
     limits = FOCUS[focus]
-    odd = focus in ("all", "accounts")
+    odd = focus in ("all", "accounts", "toggled")
     routes = {"r": draw(limits)} if odd and draw(st.booleans()) else {}
     costs = {"s": draw(st.sampled_from([2, {"tokens": 1}]))} if odd and draw(st.booleans()) else {}
     alerts = draw(st.sampled_from([(80, 100), (), (50,)]))
