@@ -96,7 +96,7 @@ BUGS = {
     "the plan of a key's last call is not remembered": (
         "moves.py", "left, origin.places = origin.places, places", "left = origin.places"),
     "a bucket that was left empty is not dropped": (
-        "moves.py", "if gone and former.bucket is not None", "if False and former.bucket is not None"),
+        "moves.py", "if not level_at(bucket, now):", "if False:"),
     # Plan changes
     "a new or renamed limit starts from nothing": (
         "charge.py", "    if record.at < start:\n        return meter.total, start\n", "    return meter.total, start\n"),

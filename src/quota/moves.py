@@ -49,19 +49,21 @@ def move(party: Party, api: str, unit: str, throttles: Throttles, now: int) -> N
         new = after.get((record, route, name))
         stays = new is not None and new.drain * scale <= drain * new.scale and new.burst * scale <= burst * new.scale
         before.setdefault(route, []).append(_Former(record, meter, name, meter.bucket(name) if mine else None, stays))
-    dropped = [formers for route, formers in before.items() if all(line.route != route for line in lines)]
+    routes = {line.route for line in lines}
+    dropped = [formers for route, formers in before.items() if route not in routes]
     joined = [(line, *_joined(party, api, line, before, dropped, now)) for line in lines]
-    if any(not line.route for line in lines):
-        for bucket in [former.bucket for formers in dropped for former in formers if former.bucket is not None]:
-            bucket.lent, bucket.since = level_at(bucket, now), now
     filled = {line.route for line, level, _ in joined if level}
     for line, level, own in joined:
         if line.route in filled:
             put(party.holder(line).metered(api, line.route, unit, now), line, level, own, now)
     for former in [former for formers in before.values() for former in formers]:
-        gone = (former.record, former.meter.route, former.name) not in after
-        if gone and former.bucket is not None and not level_at(former.bucket, now):
-            former.meter.buckets = [bucket for bucket in former.meter.buckets if bucket is not former.bucket]
+        bucket, route = former.bucket, former.meter.route
+        if bucket is None or (former.record, route, former.name) in after:
+            continue
+        if not level_at(bucket, now):
+            former.meter.buckets = [other for other in former.meter.buckets if other is not bucket]
+        elif routes & {"", route}:
+            bucket.lent, bucket.since = level_at(bucket, now), now
 
 
 def _joined(

@@ -342,13 +342,15 @@ class Model:
                 whole = max([whole + more, *(believed for believed, _ in news)])
                 fresh += more
             found.append((limit, Level(_rate(limit), whole, now, whole - fresh, now)))
-        for limit in [limit for group in homeless for limit in group if "" in routes]:
-            if (level_ := known(limit)) is not None:
-                level_.echo, level_.since = level_.now(now), now
-        taken = {of[limit] for limit in limits}
+        charged = {of[limit] for limit in limits}
         for limit in last:
-            if of[limit] not in taken and (level_ := known(limit)) is not None and not level_.now(now):
+            gone = known(limit)
+            if gone is None or of[limit] in charged:
+                continue
+            if not gone.now(now):
                 del levels[of[limit]]
+            elif limit.route in routes or "" in routes:
+                gone.echo, gone.since = gone.now(now), now
         filled = {limit.route for limit, level in found if level.level}
         levels.update((of[limit], level) for limit, level in found if limit.route in filled)
 
