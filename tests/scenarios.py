@@ -155,9 +155,11 @@ def a_route_s_throttle_that_goes_is_poured_into_the_plan_s_once(q):
     ledger.add_plan(q.UsagePlan("plain", throttle))
     assert ledger.consume(key, 10)
     assert ledger.consume(key, 10, route="/r")
-    used = [ledger.associate(key, plan) or ledger.consume(key, route="/r").limits[0].used
-            for plan in ("plain", "p", "renamed", "plain", "p", "plain")]  # fmt: skip
-    assert used == [21, 22, 23, 24, 25, 26]
+    used = []
+    for plan in ("plain", "p", "renamed", "plain", "p", "plain"):
+        ledger.associate(key, plan)
+        used += [ledger.consume(key, route=route).limits[0].used for route in ("/r", None)]
+    assert used == [21, 22, 23, 23, 24, 24, 27, 28, 29, 29, 31, 32]
 
 
 def a_route_s_throttle_that_goes_fills_the_plan_s_at_most(q):
