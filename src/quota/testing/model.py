@@ -1,11 +1,12 @@
 """An independent model of the ledger: a log of what was taken, summed from scratch at every question.
 
 It shares no code with the rule: windows are computed here, levels are fractions, counts are sums over the log. It knows
-UTC periods of one unit, which is what the machine plays with.
+the periods that the machine plays with.
 """
 
 from __future__ import annotations
 
+from calendar import monthrange
 from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 from fractions import Fraction
@@ -14,6 +15,7 @@ from typing import Any
 
 import attrs
 
+from ..period import Period
 from ..plan import Quota, Throttle, UsagePlan
 
 DAY = 86_400_000_000
@@ -114,8 +116,33 @@ class Answer:
     events: tuple[Event, ...] = ()
 
 
-def window(every: str, now: int) -> tuple[int, int]:
-    """The UTC calendar window around an instant."""
+def window(period: Period, now: int) -> tuple[int, int]:
+    """The calendar window around an instant: in UTC, in Kolkata (always 5:30 ahead) or from an anchor."""
+    if period.anchor is not None:
+        return _anchored(period.every, period.anchor, now)
+    if period.count > 1:  # a century
+        return _us(datetime(2001, 1, 1, tzinfo=timezone.utc)), _us(datetime(2101, 1, 1, tzinfo=timezone.utc))
+    ahead = 19_800_000_000 if period.zone == "Asia/Kolkata" else 0
+    start, end = _calendar(period.every, now + ahead)
+    return start - ahead, end - ahead
+
+
+def _anchored(every: str, anchor: datetime, now: int) -> tuple[int, int]:
+    """From an instant on, day by day or month by month: the 31st comes back after February."""
+    if every == "day":
+        start = now - (now - _us(anchor)) % DAY
+        return start, start + DAY
+    end = 0
+    for months in range(12 * 30):
+        year, month = divmod(12 * anchor.year + anchor.month - 1 + months, 12)
+        last = monthrange(year, month + 1)[1]
+        start, end = end, _us(anchor.replace(year=year, month=month + 1, day=min(anchor.day, last)))
+        if now < end:
+            break
+    return start, end
+
+
+def _calendar(every: str, now: int) -> tuple[int, int]:
     if every in ("minute", "hour"):
         return now - now % _PER[every], now - now % _PER[every] + _PER[every]
     day = (_EPOCH + timedelta(microseconds=now)).replace(hour=0, minute=0, second=0, microsecond=0)
@@ -251,7 +278,7 @@ class Model:
 
     def current(self, place: Place, limit: Limit, now: int) -> Window:
         """The window that a quota would be in at an instant; remembered only by ``settle``."""
-        start, end = window(limit.spec.period.every, now)  # type: ignore[union-attr]
+        start, end = window(limit.spec.period, now)  # type: ignore[union-attr]
         old = self.windows.get((place, limit.name))
         if old is None or old.end <= now:
             return Window(start, end, start)
