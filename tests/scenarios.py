@@ -347,6 +347,16 @@ def a_request_id_is_charged_once(q):
     assert not ledger.consume(secret, 2, request_id="a").replayed
 
 
+def a_reservation_s_retry_is_the_same_hold(q):
+    ledger, _, key, secret = _ledger(q, "10/day")
+    first, again = (ledger.reserve(secret, 4, ttl=DAY, request_id="a") for _ in range(2))
+    assert (again.id, again.decision.replayed) == (first.id, True)
+    assert _standing(ledger, key) == {"requests/day": 4}
+    again.commit(1)
+    assert _raises(q.ReservationClosed, first.commit)
+    assert _standing(ledger, key) == {"requests/day": 1}
+
+
 def a_refused_call_charges_nobody(q):
     ledger, _, key, secret = _ledger(q, [q.Quota(1, "day"), q.Quota(10, "day", by="account", name="team")])
     other, _ = ledger.issue_key("second", "p", account="k")

@@ -42,7 +42,7 @@ class AwaitedReservation:
 
     def __init__(self, reservation, runner):
         self._reservation, self._runner = reservation, runner
-        self.decision = reservation.decision
+        self.decision, self.id = reservation.decision, reservation.id
         self._expires = reservation._expires
 
     def __bool__(self):
@@ -74,11 +74,11 @@ class ShortMemory(Machine):
 TestMemory = machine(MemoryStore).TestCase
 TestMemory.settings = settings(stateful_step_count=40)
 TestGeneral = machine(GeneralStore).TestCase
-TestGeneral.settings = settings(stateful_step_count=40)
+TestGeneral.settings = settings(max_examples=80, stateful_step_count=40)
 TestAwaited = AsyncMachine.TestCase
-TestAwaited.settings = settings(stateful_step_count=25)
+TestAwaited.settings = settings(max_examples=80, stateful_step_count=25)
 TestShortMemory = ShortMemory.TestCase
-TestShortMemory.settings = settings(max_examples=25, stateful_step_count=40)
+TestShortMemory.settings = settings(max_examples=20, stateful_step_count=40)
 
 
 @pytest.mark.slow
