@@ -414,12 +414,21 @@ def forgotten_charges_are_not_refunded(q):
     assert _standing(ledger, key) == {"requests/day": 2}
 
 
+def what_a_key_took_before_it_was_forgotten_is_not_refunded_to_its_account(q):
+    ledger, _, first, _ = _two_keys(q, "10/day by account")
+    before = ledger.consume(first, 3)
+    ledger.forget("k")
+    assert ledger.refund(before) == 0
+
+
 def a_clock_stepped_back_grants_nothing(q):
     ledger, clock, key, _ = _ledger(q, "2/minute")
     clock.set(datetime(2026, 3, 10, 12, 1, 0, tzinfo=timezone.utc))
     assert ledger.consume(key, 2)
     clock.advance(-timedelta(seconds=20))
-    assert not ledger.consume(key)
+    decision = ledger.consume(key)
+    assert not decision
+    assert decision.retry_at == decision.limits[0].resets_at == datetime(2026, 3, 10, 12, 2, tzinfo=timezone.utc)
     clock.advance(-timedelta(minutes=5))
     assert _raises(q.ClockSkew, lambda: ledger.consume(key))
 
