@@ -198,7 +198,7 @@ class World:
         return orphans
 
     def record(self):
-        return self.shared._seats["k"].record
+        return self.shared.lanes["k"].seat.record
 
     def meter(self):
         record = self.record()

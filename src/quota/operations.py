@@ -349,7 +349,7 @@ def _usage(request: Request, entry: Entry | None, party: Party | None, terms: Te
 
 
 def _rows(party: Party, plan: UsagePlan | None, api: str) -> list[tuple[Any, ...]]:
-    """(day, name, used, remaining, leased) of each quota: from the record that counts it, told apart by route where need be."""
+    """(day, name, used, remaining, leased) of each quota: of the record that counts it, routes apart where need be."""
     lines = [line for route in ("", *plan.routes) for line in plan.course(route).lines] if plan else []
     held = {(line.route, line.name): (party.holder(line), line.unit) for line in lines}
     found = {

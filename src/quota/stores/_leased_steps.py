@@ -60,11 +60,11 @@ class Leasing(Holdings):
         self._clock = clock
 
     def _local(self, holding: Holding, request: Request) -> Decision | None:
-        with holding.lock:
+        with holding.rest.at_rest():
             return holding.answer(request, self._epoch)
 
     def _close(self, holding: Holding, purse: Purse) -> None:
-        with holding.lock:
+        with holding.rest.at_rest():
             purse.close()
 
     def _life(self) -> int:
@@ -109,11 +109,11 @@ class Leasing(Holdings):
         self._close(holding, purse)
 
     def _extend(self, holding: Holding, purse: Purse, now: int, *, alone: bool = False) -> None:
-        with holding.lock:
+        with holding.rest.at_rest():
             purse.extend(now, self._refresh_us, alone=alone)
             if purse.lane is not None:
-                purse.lane.version = -1
-            purse.open_lane(self.lanes, holding.ref, holding.lock)
+                purse.lane.until = 0
+            purse.open_lane(self.lanes, holding.ref, holding.rest.lock)
         self._opened(holding)
 
     def _ask(self, holding: Holding, request: Request) -> Trip[Decision | None]:
@@ -145,7 +145,7 @@ class Leasing(Holdings):
         leased: Leased = yield "apply", (attrs.evolve(request, op="lease", args=(bid,)),)
         if leased.kept:
             return leased.decision
-        with holding.lock:
+        with holding.rest.at_rest():
             purse.answered(bid.number)
             if leased.units:
                 purse.fill(leased, request, self._refresh_us)
@@ -154,7 +154,7 @@ class Leasing(Holdings):
                 holding.patience = holding.waited = 0
                 self._opened(holding)
                 if purse is holding.purse:
-                    purse.open_lane(self.lanes, holding.ref, holding.lock)
+                    purse.open_lane(self.lanes, holding.ref, holding.rest.lock)
                 return holding.answer(request, self._epoch) if not bid.only else None
             decision = leased.decision
             if bid.calls >= LEAST:
@@ -212,7 +212,7 @@ class Leasing(Holdings):
             if not purse.idle:
                 yield from self._return(holding, purse, now)
         holding.calls = 0
-        with holding.lock:
+        with holding.rest.at_rest():
             holding.refused = None
         self._emptied(holding)
 
