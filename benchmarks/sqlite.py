@@ -5,7 +5,8 @@
 
 *bare* is the least that SQL can do: one statement in a transaction of its own, on a table of one row, by hand.
 PyrateLimiter's SQLiteBucket is opened as its documentation says and kept short. Everything is in one folder, on the disk
-of the folder that the program is started in; contenders take turns, and ratios are of neighbouring rounds.
+of the folder that the program is started in; contenders take turns, and ratios are of neighbouring rounds. At normal
+nothing waits for the disk, so there the processor's time is told too: what others do to the machine hardly shows in it.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ ONE = f"{HUGE}/day"
 THREE = f"{HUGE}/day, {HUGE}/month, 100000000/s burst 100000000"
 MARKS = {
     "normal: speed of consume, of bare": 0.45,
+    "normal, processor time: speed of consume, of bare": 0.45,
     "normal: three limits, of bare": 0.45,
     "full: speed of consume, of bare": 0.75,
     "full: speed of consume, of PyrateLimiter": 8.0,
@@ -141,7 +143,8 @@ def processes(folder: Path, durability: str, rounds: int) -> dict[str, Ratio]:
 
 def measure(rounds: int) -> dict[str, Any]:
     """Every figure of the SQLite store. Speeds: how many calls, as a multiple of the other's."""
-    timings, ratios = {}, {}
+    timings: dict[str, Any] = {}
+    ratios: dict[str, Ratio] = {}
     with tempfile.TemporaryDirectory(dir=".") as name:
         folder = Path(name).absolute()
         for durability in ("normal", "full"):
@@ -157,6 +160,10 @@ def measure(rounds: int) -> dict[str, Any]:
                 "PyrateLimiter": pyrate(folder / f"{durability}-pyrate.db"),
             }
             found = interleave(contenders, rounds, round_ms=40)
+            if durability == "normal":
+                own = {name: contenders[name] for name in ("bare", "consume")}
+                busy = interleave(own, 2 * rounds, round_ms=20, clock=time.process_time_ns)
+                ratios["normal, processor time: speed of consume, of bare"] = ratio(busy["bare"], busy["consume"])
             ledger.close()
             timings |= {f"{durability}: {what}": timing for what, timing in found.items()}
             ratios |= {
@@ -231,7 +238,7 @@ def main(arguments: list[str]) -> int:
         return 0
     found = measure(int(arguments[0]) if arguments else 15)
     for name, timing in found["timings"].items():
-        print(f"{name:48} {timing.median / 1000:9.1f} us")
+        print(f"{name:52} {timing.median / 1000:9.1f} us")
     missed = 0
     for name, value in found["ratios"].items():
         mark = MARKS.get(name)
@@ -239,7 +246,7 @@ def main(arguments: list[str]) -> int:
         good = value.median < LONGEST_S if waits else mark is None or value.median >= mark
         missed += not good
         told = f"below {LONGEST_S}" if waits else "" if mark is None else f"at least {mark}"
-        print(f"{name:48} {value!s:24} {told:16} {'' if not told else 'ok' if good else 'MISSED'}")
+        print(f"{name:52} {value!s:24} {told:16} {'' if not told else 'ok' if good else 'MISSED'}")
     return int(missed > 0)
 
 

@@ -514,6 +514,17 @@ def test_a_reservation_charges_the_account_too(ledger):
         ledger.reserve(first, 1, ttl=HOUR).commit(-1)
 
 
+@pytest.mark.parametrize("cost", [{"tokens": 9}, {"requests": 1, "tokens": 9}])
+def test_a_bare_number_commits_requests_and_nothing_else(ledger, clock, cost):
+    """Of a hold of tokens it would be a commit of no tokens at all: an error that names them, and the hold stays."""
+    secret = on(ledger, "10/day, 50 tokens/day")
+    held = ledger.reserve(secret, cost, ttl=HOUR)
+    with pytest.raises(InvalidCost, match="tokens"):
+        held.commit(5)
+    assert held.commit({"tokens": 5}).limits[1].used == 5
+    assert ledger.reserve(secret, {"requests": 2}, ttl=HOUR).commit(1).limits[0].used == 1
+
+
 def test_a_reservation_on_a_plan_that_went(ledger):
     """What was used is counted all the same, though no limit is left to tell of."""
     secret = on(ledger)

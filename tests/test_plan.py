@@ -97,6 +97,7 @@ def test_a_route_s_limits_beside_the_plan_s():
 
 @pytest.mark.parametrize(("limit", "seconds"), [
     (Quota(1, "day"), 86_400), (Quota(1, "15 minute"), 900), (Quota(1, "2 week"), 1_209_600), (Quota(1, "month"), None),
+    (Quota(1, "15 minute in Europe/Paris"), 900), (Quota(1, "45 minute in Europe/Paris"), None),
     (Quota(1, "day in Europe/Paris"), None), (Quota(1, "minute in Europe/Paris"), 60), (Throttle(2, burst=5), 3),
     (Throttle(1000, burst=1), 1), (Throttle("0.5", burst=3), 6),
 ])  # fmt: skip

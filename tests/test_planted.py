@@ -171,7 +171,7 @@ BUGS = {
         "record.py", "return self.end + max(2 * (self.end - self.start), 2 * DAY_US) if self.since == self.end else self.end",
         "return self.end"),
     "a bucket is pruned before it is empty": (
-        "record.py", "                dead = max(dead, bucket.at - -bucket.level // bucket.drain)\n", "                pass\n"),
+        "record.py", "                dead = max(dead, min(bucket.at - -bucket.level // bucket.drain, _NEVER))\n", "                pass\n"),
     "a refund reaches an account that was forgotten": (
         "operations.py", "for record in party.records() if record.token in tokens]", "for record in party.records()]"),
     "a cancelled reservation is retried": (

@@ -13,6 +13,7 @@ import warnings
 import pytest
 
 from quota import Ledger, StoreBusy, UsagePlan
+from quota.stores import _sqlite_handles
 from quota.stores._sqlite_turns import Line, Threads, pause
 from quota.stores.sqlite import SQLiteStore
 from receipts import Change, check_ceiling, check_receipts, justify_denials
@@ -341,6 +342,38 @@ def test_a_thread_that_waits_a_little_is_not_overtaken_for_ever():
     stop.set()
     thread.join()
     assert all(got)
+
+
+def peek_until(path, secret, end, results):
+    with Ledger(SQLiteStore(path, durability="normal")) as ledger:
+        assert ledger.peek(secret)
+        results.put("at work")
+        while not end.is_set():
+            assert ledger.peek(secret)
+
+
+def test_readers_that_overlap_for_ever_do_not_make_the_log_grow(path, monkeypatch):
+    """SQLite begins its log anew when nobody reads it: with somebody always reading it is cut all the same."""
+    monkeypatch.setattr(_sqlite_handles, "_LONG_LOG", 200_000)
+    ledger, _, secret = ledger_on(path, limits="1000000/year")
+    end, results = SPAWN.Event(), SPAWN.Queue()
+    readers = [SPAWN.Process(target=peek_until, args=(path, secret, end, results)) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    assert [results.get(timeout=60) for _ in readers] == ["at work"] * 3
+    sizes = []
+    for _ in range(1500):
+        ledger.consume(secret)
+        sizes.append(os.path.getsize(path + "-wal"))
+    end.set()
+    for reader in readers:
+        reader.join()
+        assert reader.exitcode == 0
+    # Fifteen hundred charges write six million bytes.
+    assert max(sizes) < 2_000_000, max(sizes)
+    assert used(ledger, secret) == 1500
+    ledger.close()
+    assert whole(path) == "ok"
 
 
 # Forks

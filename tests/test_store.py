@@ -20,7 +20,7 @@ def test_a_url_opens_a_store_with_its_options():
 @pytest.mark.parametrize("url", [
     "", "memory", "mysql://x", "memory://host", "memory:///path", "memory://?nonsense=1", "memory://?stripes=0",
     "memory://?stripes=-1", "memory://?stripes=x", "memory://?stripes=", "memory://?stripes=1234567890",
-    "memory://?retention=1.5", "memory://[x", "redis://[x",
+    "memory://?retention=1.5", "memory://[x",
 ])  # fmt: skip
 def test_a_url_that_names_no_store(url):
     """A clear error, with what would be accepted."""

@@ -6,7 +6,7 @@ Time is microseconds since the epoch. A call is a charge: units taken from every
 remembers the meter's reading at the start of its window. A limit that is new, renamed or back from another plan finds
 its base among the readings that are known (``known``), so whatever was taken counts under every plan. Where the
 reading at the very start is not known, the latest earlier one stands: a change of plan may count too much for the rest
-of one window, never too little.
+of one window, never too little, save for what lies further back than history is kept.
 
 *Throttles.* A token bucket whose level is kept in units times ``scale`` and falls by ``drain`` each microsecond: a rate
 of n/d units per p microseconds is scale d*p/g and drain n/g, so nothing is ever divided. A bucket that joins takes over

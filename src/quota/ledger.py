@@ -82,7 +82,7 @@ class Ledger:
         opened = _opened(store, asynchronous=False)
         self.store: Store = opened
         tell_clock(opened, clock)
-        self._lanes: dict[Any, Lane] = opened.lanes if isinstance(opened, MemoryStore) else {}
+        self._lanes: dict[Any, Lane] = getattr(opened, "lanes", {})
 
     def _ask(self, step: Step[T]) -> T:
         if not step.method:

@@ -44,7 +44,8 @@ class UsageRecord:
     """One quota on one UTC day: units ``used`` that day and what ``remaining`` of its window at the day's end.
 
     ``limit`` is the quota's name, behind its route where several routes have one of that name. What API Gateway's
-    GetUsage tells, by limit.
+    GetUsage tells, by limit. ``leased``: so many of ``used`` are out on leases (``LeasedStore``) and were not reported
+    as spent; what was spent for sure is ``used - leased``.
     """
 
     day: date
@@ -52,6 +53,7 @@ class UsageRecord:
     limit: str
     used: int
     remaining: int
+    leased: int = 0
 
 
 def perform(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> Any:
@@ -60,7 +62,12 @@ def perform(request: Request, entry: Entry | None, party: Party | None, terms: T
     Raises:
         ClockSkew, RequestMismatch, ReservationClosed, UnknownKey, InvalidValue: nothing changed then.
     """
-    return _OPERATIONS[request.op](request, entry, party, terms)
+    operation = _OPERATIONS.get(request.op)
+    if operation is None:
+        from .lease_operations import OPERATIONS  # noqa: PLC0415 -- loaded where something is leased
+
+        operation = OPERATIONS[request.op]
+    return operation(request, entry, party, terms)
 
 
 def usable(request: Request, entry: Entry | None) -> Reason:
@@ -329,24 +336,24 @@ def _usage(request: Request, entry: Entry | None, party: Party | None, terms: Te
     work = party.settled(course, now, terms)
     today = now // DAY_US
     found = {
-        (day, name): UsageRecord(EPOCH.date() + timedelta(days=day), request.api, name, used, remaining)
-        for day, name, used, remaining in _rows(work, entry.plans.get(request.api), request.api)
+        (day, name): UsageRecord(EPOCH.date() + timedelta(days=day), request.api, name, *row)
+        for day, name, *row in _rows(work, entry.plans.get(request.api), request.api)
     }
     for standing in weigh(read(work, course, now), {}, now).standings if course else ():
         if isinstance(standing.line, QuotaLine):
             remaining = max(0, standing.line.limit + standing.extra - standing.used)
             name = standing.line.name
-            used = found[today, name].used if (today, name) in found else 0
-            found[today, name] = UsageRecord(EPOCH.date() + timedelta(days=today), request.api, name, used, remaining)
+            empty = UsageRecord(EPOCH.date() + timedelta(days=today), request.api, name, 0, 0)
+            found[today, name] = attrs.evolve(found.get((today, name), empty), remaining=remaining)
     return [record for (day, _), record in sorted(found.items(), key=_by_day) if first <= day <= last]
 
 
-def _rows(party: Party, plan: UsagePlan | None, api: str) -> list[tuple[int, str, int, int]]:
-    """(day, name, used, remaining) of each quota: from the record that counts it, told apart by route where need be."""
+def _rows(party: Party, plan: UsagePlan | None, api: str) -> list[tuple[Any, ...]]:
+    """(day, name, used, remaining, leased) of each quota: from the record that counts it, told apart by route where need be."""
     lines = [line for route in ("", *plan.routes) for line in plan.course(route).lines] if plan else []
     held = {(line.route, line.name): (party.holder(line), line.unit) for line in lines}
     found = {
-        (day, route, name): (used, max(0, limit - window_used))
+        (day, route, name): (used, max(0, limit - window_used), record.leased([of, route, unit], day))
         for record in reversed(party.records())
         for of, route, unit, name, day, limit, used, window_used, _ in record.history()
         if of == api and held.get((route, name), (record, unit)) == (record, unit)

@@ -152,7 +152,8 @@ def _line(limit: Limit, route: str, name: str, alerts: tuple[int, ...]) -> Line:
     shared = limit.by == "account"
     if isinstance(limit, Quota):
         period = limit.period
-        fixed = period.anchor is None and (period.zone == "UTC" or period.every == "minute")
+        alike = period.every == "minute" and 15 % period.count == 0  # clocks change by quarters of an hour
+        fixed = period.anchor is None and (period.zone == "UTC" or alike)
         length = _FIXED.get(period.every, 0) * period.count if fixed else 0
         return QuotaLine(
             name, limit.unit, shared, route, limit.limit, limit.overage, alerts, period.window, length or None

@@ -13,7 +13,7 @@ from .clock import DAY_US
 
 MINUTE_US = 60_000_000
 HOUR_US = 3_600_000_000
-_NEVER = 2**53
+_NEVER = 2**62
 
 
 _unused: dict[int, tuple[int, int]] = {}
@@ -120,10 +120,10 @@ class Record:
     remembered, so a call from before it is refused an answer. ``token`` tells this record from one forgotten earlier.
     ``version`` moves whenever anything but a plain charge changed the record. ``holds``: id -> [expires, taken_at,
     open, takes]. ``requests``: request_id -> memo. ``refunds``: decision id -> until when it is remembered. ``rows``:
-    finished days.
+    finished days. ``leases``: name -> what its process holds, see ``leases.py``.
     """
 
-    __slots__ = ("at", "due", "floor", "holds", "meters", "refunds", "requests", "rows", "token", "version")
+    __slots__ = ("at", "due", "floor", "holds", "leases", "meters", "refunds", "requests", "rows", "token", "version")
 
     def __init__(self, token: int = 0, floor: int = 0) -> None:
         self.at = 0
@@ -136,6 +136,7 @@ class Record:
         self.requests: dict[str, list[Any]] | None = None
         self.refunds: dict[str, int] | None = None
         self.rows: list[list[Any]] | None = None
+        self.leases: dict[str, list[Any]] | None = None
 
     def meter(self, api: str, route: str, unit: str) -> Meter | None:
         for meter in self.meters:
@@ -145,16 +146,18 @@ class Record:
 
     def encode(self) -> list[Any]:
         """Lists, strings and integers only: JSON holds it exactly."""
+        leases = [self.leases] if self.leases else []  # most records never have any: they pay nothing
         return [
             self.at, self.floor, self.token, self.version, self.due, [meter.encode() for meter in self.meters],
-            self.holds, self.requests, self.refunds, self.rows,
+            self.holds, self.requests, self.refunds, self.rows, *leases,
         ]  # fmt: skip
 
     @classmethod
     def decode(cls, data: list[Any]) -> Record:
         record = cls()
         (record.at, record.floor, record.token, record.version, record.due, meters,
-         record.holds, record.requests, record.refunds, record.rows) = data  # fmt: skip
+         record.holds, record.requests, record.refunds, record.rows, *leases) = data  # fmt: skip
+        record.leases = leases[0] if leases else None
         record.meters = [Meter.decode(meter) for meter in meters]
         return record
 
@@ -166,6 +169,7 @@ class Record:
         twin.requests = dict(self.requests or {}) or None
         twin.refunds = dict(self.refunds or {}) or None
         twin.rows = [list(row) for row in self.rows or ()] or None
+        twin.leases = {name: list(lease) for name, lease in (self.leases or {}).items()} or None
         return twin
 
     def become(self, other: Record) -> None:
@@ -262,6 +266,11 @@ class Record:
         """When the next hold lapses."""
         self.due = min((end for end, _, still, _ in (self.holds or {}).values() if still), default=None)
 
+    def leased(self, meter: list[str], day: int) -> int:
+        """Units leased on a day that were not reported as spent."""
+        leases = (self.leases or {}).values()
+        return sum(take[3] for *_, at, takes in leases for take in takes if at // DAY_US == day and take[:3] == meter)
+
     def history(self) -> list[list[Any]]:
         """Per quota and day: [api, route, unit, name, day, limit, used that day, used in the window, since when]."""
         rows = list(self.rows or ())
@@ -286,7 +295,7 @@ class Record:
                 dead = max(dead, slot.end + 2 * (slot.end - slot.start))
                 floor = max(floor, slot.end)
             for bucket in meter.buckets:
-                dead = max(dead, bucket.at - -bucket.level // bucket.drain)
+                dead = max(dead, min(bucket.at - -bucket.level // bucket.drain, _NEVER))
         for expires, _, _, _ in (self.holds or {}).values():
             dead = max(dead, expires + DAY_US)
         for memo in (self.requests or {}).values():

@@ -50,7 +50,8 @@ class Reservation(_Held):
         """Turn the hold into what was used, by default all of it: the rest goes back, more is recorded all the same.
 
         Returns a decision that may be refunded. Raises ``ReservationClosed`` when it was committed or cancelled before
-        (or refused), ``InvalidCost`` for units that are not whole numbers, zero or more.
+        (or refused), ``InvalidCost`` for units that are not whole numbers, zero or more, and for a bare number, which
+        counts requests, where other units are held.
         """
         decision: Decision = self._close("commit", self.id, actual)
         self.settled = True

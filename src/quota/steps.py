@@ -17,7 +17,7 @@ from .decision import Decision, Details, LimitStatus, Reason, refusal
 from .errors import InvalidCost, InvalidValue, NotAllowed, ReservationClosed, check_text
 from .key import ApiKey, digest, mistyped, new_token
 from .operations import UsageRecord
-from .plan import Cost, check_route, parse_cost, whole
+from .plan import REQUESTS, Cost, check_route, parse_cost, whole
 from .store import Request
 
 Presented = str | ApiKey | None
@@ -142,6 +142,9 @@ class Steps(Administration):
         if not decision.allowed:
             raise ReservationClosed(id_)
         takes = None if actual is None else parse_cost(actual, "actual", 0)
+        held = decision._details().takes
+        if isinstance(actual, int) and set(held) != {REQUESTS}:
+            raise InvalidCost("actual", actual, f"how many of each unit that is held: {', '.join(held)}")
         if decision.key is None:  # allowed without the store: nothing is held
             return Step("", (), lambda _: decision)
         close = Request(

@@ -132,11 +132,14 @@ def make_terms(*, max_skew: float = 300, request_ttl: float = 86_400, retention:
 def open_store(url: str, *, asynchronous: bool = False) -> Any:
     """The store that a URL names: ``memory://``, ``sqlite:///path``, ``postgresql://...``, ``redis://...``.
 
+    ``leased+`` before any of the last three: spent from leases (``LeasedStore``).
     A store takes its own options out of the query and hands the rest to its driver. ``asynchronous``: the twin of a
     remote store that ``AsyncLedger`` awaits. Raises ``InvalidValue`` for a URL that names no store.
     """
     scheme, separator, _ = url.partition(":")
-    module = _STORES.get(scheme.lower()) if separator else None
+    scheme = scheme.lower()
+    leased = scheme.startswith("leased+") and scheme.partition("+")[2] in _STORES
+    module = ("leased" if leased else _STORES.get(scheme)) if separator else None
     if module is None:
         raise InvalidValue("store", url.partition("@")[2] or url, f"a URL of {', '.join(sorted(_STORES))}")
     return import_module(f".stores.{module}", __package__).open_url(url, asynchronous=asynchronous)

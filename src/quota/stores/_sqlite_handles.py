@@ -27,6 +27,9 @@ _NEXT_PAUSE, _LINE_PAUSE, _LONG = 0.0003, 0.001, 0.25
 
 _MOST_IDLE = 4
 
+_LONG_LOG = 8 << 20
+"""Bytes beyond which the log is cut: readers that overlap for ever keep SQLite from beginning it anew by itself."""
+
 _all: weakref.WeakSet[Handles] = weakref.WeakSet()
 _left_behind: list[sqlite3.Connection] = []
 
@@ -54,6 +57,7 @@ class Handles:
         self._reading = 0
         self._shut = False
         self._time_ends = 0.0
+        self._longest_log = _LONG_LOG
         self._kept = Kept(Line(self.path + "-turn"))
 
     def write(self, work: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -92,9 +96,22 @@ class Handles:
             if writer is not None:
                 writer.db.close()
             writer = self._kept.writer = self._open(deadline)
+        self._cut_log(writer.db)
         self._stand_in_line(writer.db, deadline)
         self._time_ends = monotonic() + _TIME
         return writer.db
+
+    def _cut_log(self, db: sqlite3.Connection) -> None:
+        """Cut a log that has grown long, which waits a moment for those who read it; in vain, not soon again."""
+        try:
+            size = os.stat(self.path + "-wal").st_size  # noqa: PTH116 -- as in _moved
+        except OSError:
+            return
+        if size > self._longest_log:
+            db.execute("PRAGMA busy_timeout = 300")
+            (in_vain, _, _) = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            db.execute("PRAGMA busy_timeout = 0")
+            self._longest_log = _LONG_LOG + (size if in_vain else 0)
 
     def _stand_in_line(self, db: sqlite3.Connection, deadline: float) -> None:
         line, since, is_next = self._kept.line, monotonic(), False

@@ -147,7 +147,7 @@ class Machine(DirectoryMachine):
             self.model.cancel(id_, f"hold {index}", api, route, self.now)
         if again:
             raises(ReservationClosed, held.cancel)
-            raises(ReservationClosed, lambda: held.commit(1))
+            raises(ReservationClosed, lambda: held.commit({"requests": 1}))
 
     @precondition(lambda self: self.taken)
     @rule(which=st.integers(0, 30), part=st.one_of(st.none(), st.integers(1, 2)))

@@ -1,0 +1,188 @@
+"""The leased store awaited: the same steps, driven by the running loop, whose tasks fill leases ahead of need."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from ..errors import ClockSkew
+from ..key import ApiKey
+from ..plan import UsagePlan
+from ..store import Request, open_store, tell_clock
+from ._leased_holding import Holding
+from ._leased_steps import SKEWED, Leasing, Trip, plain
+
+
+class AsyncLeasedStore(Leasing):
+    """``LeasedStore`` for ``AsyncLedger``: over a store whose methods may be coroutines; no threads.
+
+    What is held is spent without a single suspension. Leases are filled and renewed ahead of need, and idle ones given
+    back, by tasks of the running loop.
+    """
+
+    def __init__(self, store: Any, *, refresh: float = 1.0, share: float = 0.005, most_keys: int = 65_536) -> None:
+        super().__init__(refresh, share, most_keys)
+        self.store = open_store(store, asynchronous=True) if isinstance(store, str) else store
+        self.exact_across_failover: bool = self.store.exact_across_failover
+        self._tasks: dict[Holding | None, asyncio.Task[None]] = {}
+
+    def use_clock(self, clock: Callable[[], int]) -> None:
+        super().use_clock(clock)
+        tell_clock(self.store, clock)
+
+    def _new_gate(self) -> Any:
+        return asyncio.Lock()
+
+    async def _call(self, method: str, args: tuple[Any, ...]) -> Any:
+        function = getattr(self.store, method)
+        if getattr(self.store, "blocking", False):
+            return await asyncio.to_thread(function, *args)
+        answer = function(*args)
+        return await answer if isinstance(answer, Awaitable) else answer
+
+    async def _run(self, trip: Trip[Any]) -> Any:
+        try:
+            method, args = next(trip)
+            while True:
+                try:
+                    answer = await self._call(method, args)
+                except BaseException as error:  # noqa: BLE001 -- the steps decide what comes of it
+                    method, args = trip.throw(error)
+                else:
+                    method, args = trip.send(answer)
+        except StopIteration as stop:
+            return stop.value
+
+    def apply(self, request: Request) -> Any:
+        """Decide from what is held, at once; else a coroutine that asks the store."""
+        if not plain(request):
+            return self._pass(request)
+        holding = self._holding(request)
+        decision = self._local(holding, request)
+        if decision is None:
+            return self._ask_store(holding, request)
+        if request.op == "consume" and self._wanting(holding, request.now) and holding not in self._tasks:
+            self._start(holding, self._ahead(holding, request))
+        return decision
+
+    async def _pass(self, request: Request) -> Any:
+        await self._settle_key(request.now, request.digest or request.key_id or "")
+        return await self._run(self._pass_on(request))
+
+    async def _ask_store(self, holding: Holding, request: Request) -> Any:
+        if request.op == "peek":
+            await self._settle_key(request.now, request.digest or request.key_id or "")
+            return await self._run(self._peek(request))
+        async with holding.gate:
+            decision = await self._run(self._decide(holding, request))
+        if self._open and None not in self._tasks:
+            self._start(None, self._tend_on())
+        return decision
+
+    def _start(self, what: Holding | None, work: Coroutine[Any, Any, None]) -> None:
+        task = self._tasks[what] = asyncio.get_running_loop().create_task(work)
+        task.add_done_callback(lambda _: self._tasks.pop(what, None))
+
+    async def _ahead(self, holding: Holding, request: Request) -> None:
+        """Fill or renew before it must be: who asks next never waits."""
+        with contextlib.suppress(*SKEWED):
+            async with holding.gate:
+                await self._run(self._prepare(holding, request))
+
+    async def _tend_on(self) -> None:
+        """While anything is held: give back what lies idle, once per refresh."""
+        while self._open and not self._closed:
+            await asyncio.sleep(self.refresh)
+            await self.tend()
+
+    async def tend(self, now: int | None = None) -> None:
+        """Give idle leases back, as far as the store can be asked."""
+        now = self._clock() if now is None else now
+        for holding in self._untouched(now - 2 * self._refresh_us):
+            with contextlib.suppress(*SKEWED):
+                await self._settle([holding], now)
+
+    async def _settle_key(self, now: int, ref: bytes | str) -> None:
+        with contextlib.suppress(ClockSkew):
+            await self._settle(await self._run(self._of_key(now, ref)), now)
+
+    async def _settle(self, holdings: list[Holding], now: int) -> None:
+        for holding in holdings:
+            with contextlib.suppress(ClockSkew):
+                async with holding.gate:
+                    await self._run(self._give_back(holding, now))
+
+    def abandon(self) -> None:
+        super().abandon()
+        self._tasks = {}
+
+    async def _changing(self, holdings: list[Holding], method: str, *args: Any) -> Any:
+        await self._settle(holdings, self._clock())
+        return await self._change(method, *args)
+
+    async def _change_of(self, method: str, key_id: str, *args: Any) -> Any:
+        await self._settle_key(self._clock(), key_id)
+        return await self._change(method, key_id, *args)
+
+    async def _change(self, method: str, *args: Any) -> Any:
+        try:
+            return await self._call(method, args)
+        finally:
+            self._epoch += 1
+
+    async def put_plan(self, plan: UsagePlan, replace: bool) -> None:
+        await self._changing(self._of_plan(plan.id), "put_plan", plan, replace)
+
+    async def drop_plan(self, plan_id: str) -> None:
+        await self._changing(self._of_plan(plan_id), "drop_plan", plan_id)
+
+    async def add_key(self, key: ApiKey, plan_id: str | None) -> None:
+        await self._changing(self._of_account(key.account), "add_key", key, plan_id)
+
+    async def change_key(self, key_id: str, change: Callable[[ApiKey], ApiKey]) -> ApiKey:
+        changed: ApiKey = await self._change_of("change_key", key_id, change)
+        return changed
+
+    async def drop_key(self, key_id: str) -> None:
+        await self._change_of("drop_key", key_id)
+
+    async def associate(self, key_id: str, plan_id: str) -> None:
+        await self._change_of("associate", key_id, plan_id)
+
+    async def dissociate(self, key_id: str, plan_id: str) -> None:
+        await self._change_of("dissociate", key_id, plan_id)
+
+    async def get_plan(self, plan_id: str) -> UsagePlan:
+        plan: UsagePlan = await self._call("get_plan", (plan_id,))
+        return plan
+
+    async def list_plans(self) -> list[UsagePlan]:
+        plans: list[UsagePlan] = await self._call("list_plans", ())
+        return plans
+
+    async def get_key(self, key_id: str) -> ApiKey:
+        key: ApiKey = await self._call("get_key", (key_id,))
+        return key
+
+    async def list_keys(self) -> list[ApiKey]:
+        keys: list[ApiKey] = await self._call("list_keys", ())
+        return keys
+
+    async def plans_of(self, key_id: str) -> list[UsagePlan]:
+        plans: list[UsagePlan] = await self._call("plans_of", (key_id,))
+        return plans
+
+    async def close(self) -> None:
+        """Settle all leases, as far as the store can be asked (else they are burned), and close the store."""
+        self._closed = True
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        now = self._clock()
+        for holding in self._owing():
+            with contextlib.suppress(*SKEWED):
+                await self._settle([holding], now)
+        await self._call("close", ())

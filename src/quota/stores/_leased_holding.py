@@ -1,0 +1,291 @@
+"""What a process holds of one key on one course, and how it spends that by itself: no I/O, under the caller's lock."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, MutableMapping
+from typing import Any
+
+from ..charge import Course, QuotaLine, Reading, ThrottleLine, Verdict, level_at, metered, weigh
+from ..clock import to_us
+from ..decision import Decision, Details, Frame, Reason, reason_of
+from ..key import ApiKey, new_token
+from ..leases import Bid, Leased
+from ..plan import REQUESTS, UsagePlan
+from ..record import MINUTE_US, Bucket, Meter, Record
+from ..store import Request
+
+_BEYOND = 2**200
+
+
+class Lane:
+    """The ledger's fast path over a lease: what it reads of a lane is all here, in this process's own memory."""
+
+    __slots__ = (
+        "bucket", "burst", "ceiling", "drain", "frame", "live", "lock", "meter", "quiet", "record", "scale", "turn",
+        "until", "version",
+    )  # fmt: skip
+
+    frame: Frame
+    lock: threading.Lock
+    record: Record
+    meter: Meter
+    bucket: Bucket | None
+    live: list[bool]
+    version: int
+    ceiling: int
+    quiet: int
+    until: int
+    turn: int
+    burst: int
+    scale: int
+    drain: int
+
+
+class Purse:
+    """One lease at a time, under one name.
+
+    ``number``: of the latest that the store answered for. ``used``: of that, once it is closed, and ``due`` until the
+    store was told.
+    ``units`` may be spent and ``spent`` counts them, from ``asked`` until ``until`` by this process's clock, when the
+    store is asked again; at ``end`` a window ends. ``at``: the store's instant of the lease. ``doubt``: the store was
+    asked for the next one and its answer was never seen. ``returning``: it was asked to take all back, and may yet: no
+    other lease of this number may be spent before that is over.
+    """
+
+    __slots__ = (
+        "asked", "at", "buckets", "course", "doubt", "due", "end", "key", "known", "lane", "name", "number", "open",
+        "plan", "readings", "returning", "spent", "tokens", "units", "until", "used",
+    )  # fmt: skip
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.number = 0
+        self.used: dict[str, int] = {}
+        self.open = self.due = False
+        self.doubt = self.returning = False
+        self.lane: Lane | None = None
+        self.spent: dict[str, Meter] = {}
+        self.units: Mapping[str, int] = {}
+        self.asked = self.at = self.until = self.end = self.known = 0
+        self.readings: tuple[Reading, ...] = ()
+        self.buckets: dict[Any, Bucket] = {}
+        self.tokens = (0, 0)
+        self.key: ApiKey
+        self.plan: UsagePlan
+        self.course: Course
+
+    def answered(self, number: int) -> None:
+        """The store did what it was asked, under this number."""
+        self.number, self.used = number, {}
+        self.due = self.doubt = self.returning = False
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is held and nothing is owed to the store."""
+        return not (self.open or self.due or self.doubt)
+
+    def bid(self, calls: int, share: int, life: int, *, only: bool = False) -> Bid:
+        """What to ask the store for next, telling it what was used."""
+        return Bid(self.name, self.number + 1, self.used, calls, share, life, only, self.doubt)
+
+    def fill(self, leased: Leased, request: Request, refresh: int) -> None:
+        """Hold a lease that was asked for at the request's instant."""
+        self.key, self.plan = leased.key, leased.plan  # type: ignore[assignment] # a lease has both
+        self.course = self.plan.course(request.route)
+        self.units, self.at, self.readings, self.tokens = leased.units, leased.at, leased.readings, leased.tokens
+        self.spent = {unit: Meter(request.api, "", unit, 0) for unit in leased.units}
+        expiries = [self.key.expires_at, *(s.expires_at for s in self.key.secrets if s.digest == request.digest)]
+        self.end = min([leased.end, *(to_us(expiry) for expiry in expiries if expiry is not None)])
+        self.buckets = {}
+        for line, level, _, now in leased.readings:
+            if isinstance(line, ThrottleLine):
+                before = max(0, level - leased.units.get(line.unit, 0) * line.scale)
+                self.buckets[line] = Bucket(line.name, line.scale, line.drain, before, now, live=True)
+        self.open, self.known = True, 0
+        self.extend(request.now, refresh)
+
+    def extend(self, now: int, refresh: int, *, alone: bool = False) -> None:
+        """Spend until the next refresh; unless ``alone``, without the store, no longer than the lease's minute lasts.
+
+        The record notes readings at the end of each minute, for limits that it may learn of later: what was leased
+        before such a note and is spent after it would count too early.
+        """
+        self.asked, self.until = now, min(now + refresh, self.end)
+        if not alone:
+            self.until = min(self.until, self.turn)
+        self.known = self.total()
+
+    @property
+    def turn(self) -> int:
+        """When the minute of the lease is over."""
+        return self.at - self.at % MINUTE_US + MINUTE_US
+
+    def total(self) -> int:
+        """Units spent, whatever their kind."""
+        return sum(meter.total for meter in self.spent.values())
+
+    def close(self) -> None:
+        """Spend no more of it; what was spent is told to the store with the next request."""
+        if self.open:
+            self.open, self.due = False, True
+            self.used = {unit: meter.total for unit, meter in self.spent.items() if meter.total}
+        if self.lane is not None:
+            self.lane.version = -1
+            self.lane = None
+
+    def covers(self, request: Request) -> bool:
+        """Whether enough is left for a call."""
+        takes = self.course.cost if request.takes is None else request.takes
+        return all(
+            unit in self.units and self.spent[unit].total + units <= self.units[unit]
+            for unit, units in takes.items() if units
+        )  # fmt: skip
+
+    def spend(self, request: Request) -> Decision | None:
+        """Take a call's units, or for a ``peek`` tell what that would answer; None where the store must be asked."""
+        if not self.open or not self.asked <= request.now < self.until or not self.covers(request):
+            return None
+        takes = self.course.cost if request.takes is None else request.takes
+        now = max(request.now, self.at)
+        dry = request.op == "peek"
+        readings: list[Reading] = []
+        for line, reading, extra, end in self.readings:
+            units = takes.get(line.unit, 0)
+            if isinstance(line, QuotaLine):
+                left = self.units[line.unit] - self.spent[line.unit].total if line.unit in self.units else 0
+                readings.append((line, reading - left + units, extra, end))
+            else:
+                bucket = self.buckets[line]
+                level = level_at(bucket, now) + units * line.scale
+                readings.append((line, level, 0, now))
+                if not dry:
+                    bucket.level, bucket.at = level, now
+        verdict = weigh(readings, {}, now)
+        if dry:
+            return Decision(Details(Reason.OK, None, self.key, self.plan, takes, verdict))
+        for unit, units in takes.items():
+            if units:
+                self.spent[unit].total += units
+        # In the name of the lease's own instant: there the record counted these units, and a refund finds them.
+        groups = ((self.at, metered(self.course, takes)),)
+        return Decision(Details(Reason.OK, None, self.key, self.plan, takes, verdict, groups, self.tokens))
+
+    def open_lane(self, lanes: MutableMapping[bytes | str, Lane], ref: bytes | str, lock: threading.Lock) -> None:
+        """Let the ledger spend by its fast path: plain requests on one course, within the minute of the lease."""
+        lines = [line for line, _, _, _ in self.readings]
+        throttles = [line for line in lines if isinstance(line, ThrottleLine)]
+        if len(throttles) > 1 or list(self.units) != [REQUESTS] or any(line.unit != REQUESTS for line in lines):
+            return
+        if self.course.api or self.course.cost != {REQUESTS: 1} or self.course.routed or self.asked >= self.turn:
+            return
+        units = self.units[REQUESTS]
+        lane = Lane()
+        lane.record = Record()
+        lane.record.at, lane.version = self.at, lane.record.version
+        lane.meter, lane.lock, lane.live = self.spent[REQUESTS], lock, [True]
+        lane.ceiling, lane.quiet, lane.turn = _BEYOND, units, _BEYOND
+        lane.until = min(self.until, self.turn)
+        lane.bucket, lane.burst, lane.scale, lane.drain = None, 0, 0, 0
+        if throttles:
+            (line,) = throttles
+            lane.bucket, lane.burst, lane.scale, lane.drain = self.buckets[line], _BEYOND, line.scale, line.drain
+        slots = tuple(
+            (line, 0, 0, 0) if isinstance(line, ThrottleLine) else (line, units - reading, extra, end)
+            for line, reading, extra, end in self.readings
+        )
+        lane.frame = Frame(self.key, self.plan, self.course, self.tokens, slots)
+        self.lane = lanes[ref] = lane
+
+
+class Refused:
+    """A quota's refusal, good until the next refresh: the store said that nothing is left, or only out on lease."""
+
+    __slots__ = ("asked", "course", "epoch", "leased", "until")
+
+    def __init__(self, leased: Leased, request: Request, refresh: int, epoch: int) -> None:
+        self.leased = leased
+        self.asked = request.now
+        self.epoch = epoch
+        self.course = leased.plan.course(request.route)  # type: ignore[union-attr] # a quota refused
+        self.until = min(request.now + refresh, leased.end)
+
+    def answer(self, request: Request) -> Decision | None:
+        """The refusal of another call; None where the store must be asked."""
+        leased = self.leased
+        if not max(self.asked, leased.at) <= request.now < self.until:
+            return None
+        takes = self.course.cost if request.takes is None else request.takes
+        readings: list[Reading] = [
+            (line, reading, extra, end) if isinstance(line, QuotaLine)
+            else (line, max(0, reading - line.drain * (request.now - leased.at)), 0, request.now)
+            for line, reading, extra, end in leased.readings
+        ]  # fmt: skip
+        verdict = weigh(readings, takes, request.now)
+        if verdict.allowed or reason_of(verdict) is Reason.THROTTLED:
+            return None
+        decision = Decision(Details(reason_of(verdict), None, leased.key, leased.plan, takes, verdict))
+        return temper(decision, self.until) if leased.waiting else decision
+
+
+def temper(decision: Decision, until: int) -> Decision:
+    """A refusal that is not final: units are out on lease and may come back by the next refresh."""
+    details = decision._details()
+    verdict = details.verdict
+    if verdict.retry_at is None or verdict.retry_at <= until:
+        return decision
+    sooner = Verdict(False, verdict.now, verdict.standings, verdict.crossed, until, verdict.too_large)  # noqa: FBT003
+    return Decision(
+        Details(details.reason, details.id, details.key, details.plan, details.takes, sooner, hold=details.hold)
+    )
+
+
+class Holding:
+    """One presented secret (or key) on one course with one set of units: two purses, so that one may be filled ahead.
+
+    ``lock`` guards what is spent. ``gate`` is held by whoever asks the store on behalf of the holding. ``calls``: how
+    many calls the next lease should cover; 0 while the key is used too seldom. ``last``: when the store was asked.
+    ``patience``: after how many calls to bid for a lease again, as the last was not worth it; ``waited``: so far.
+    """
+
+    __slots__ = (
+        "account", "api", "calls", "gate", "key_id", "last", "lock", "patience", "purse", "ref", "refused", "spare",
+        "waited",
+    )  # fmt: skip
+
+    def __init__(self, ref: bytes | str, api: str, gate: Any) -> None:
+        self.ref = ref
+        self.api = api
+        self.gate = gate
+        self.lock = threading.Lock()
+        token = new_token()
+        self.purse, self.spare = Purse(token + "a"), Purse(token + "b")
+        self.calls = 0
+        self.last: int | None = None
+        self.refused: Refused | None = None
+        self.patience = self.waited = 0
+        self.key_id = ""
+        self.account = ""
+
+    @property
+    def asked(self) -> int:
+        """When it was last filled or renewed."""
+        return max(self.purse.asked, self.spare.asked)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is held and nothing is owed to the store."""
+        return self.purse.idle and self.spare.idle
+
+    def answer(self, request: Request, epoch: int) -> Decision | None:
+        """Decide here, if that can be done; the caller holds the lock."""
+        decision = self.purse.spend(request)
+        if decision is None and self.spare.open:
+            decision = self.spare.spend(request)
+            if decision is not None and request.op == "consume":
+                self.purse.close()
+                self.purse, self.spare = self.spare, self.purse
+        if decision is None and self.refused is not None:
+            refused = self.refused
+            decision = refused.answer(request) if refused.epoch == epoch else None
+        return decision

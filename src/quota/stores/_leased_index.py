@@ -1,0 +1,105 @@
+"""Which holdings this process has: by what is presented, by account, by plan, and in the order of their last use."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from typing import Any
+
+from ..store import Request
+from ._leased_holding import Holding, Lane
+
+
+class Holdings:
+    """All holdings of a leased store. ``_open``: those that hold units; ``_known``: whose account a presented key is.
+
+    What holds nothing and was not asked for lately may be forgotten, so that any number of keys may come by.
+    """
+
+    def __init__(self, most_keys: int) -> None:
+        self.lanes: dict[bytes | str, Lane] = {}
+        self._most_keys = most_keys
+        self._forget_all()
+
+    def _forget_all(self) -> None:
+        self.lanes.clear()
+        self._holdings: dict[tuple[Any, ...], Holding] = {}
+        self._open: dict[Holding, None] = {}
+        self._accounts: dict[str, dict[Holding, None]] = {}
+        self._known: dict[bytes | str, str] = {}
+        self._directory = threading.Lock()
+
+    def _new_gate(self) -> Any:
+        raise NotImplementedError
+
+    def abandon(self) -> None:
+        """Forget what is held without telling the store: it belongs to the process that this one was forked from."""
+        for holding in list(self._holdings.values()):
+            for purse in (holding.purse, holding.spare):
+                purse.close()
+        self._forget_all()
+
+    def _holding(self, request: Request) -> Holding:
+        """Where calls like this one are spent."""
+        ref: bytes | str = request.digest or request.key_id or ""
+        takes = request.takes
+        kind = None if takes is None or (len(takes) == 1 and "requests" in takes) else tuple(sorted(takes))
+        place = (ref, request.api, request.route, kind)
+        holding = self._holdings.get(place)
+        if holding is None:
+            with self._directory:
+                if len(self._holdings) >= self._most_keys:
+                    self._evict()
+                holding = self._holdings.setdefault(place, Holding(ref, request.api, self._new_gate()))
+        return holding
+
+    def _evict(self) -> None:
+        """Forget some holdings that hold nothing; the oldest are looked at first."""
+        for place, holding in [pair for pair, _ in zip(self._holdings.items(), range(64), strict=False)]:
+            del self._holdings[place]
+            if holding.idle:
+                self.lanes.pop(holding.ref, None)
+            else:
+                self._holdings[place] = holding
+
+    def _opened(self, holding: Holding) -> None:
+        """It was filled or renewed: the latest one is the last in line to be looked at for idleness."""
+        with self._directory:
+            self._open.pop(holding, None)
+            self._open[holding] = None
+            self._accounts.setdefault(holding.account, {})[holding] = None
+        self._know(holding.ref, holding.account)
+        self._know(holding.key_id, holding.account)
+
+    def _know(self, ref: bytes | str, account: str) -> None:
+        """Whose key is presented so: it stays so for good."""
+        if len(self._known) >= 2 * self._most_keys:
+            self._known.clear()
+        self._known[ref] = account
+
+    def _emptied(self, holding: Holding) -> None:
+        with self._directory:
+            self._open.pop(holding, None)
+            siblings = self._accounts.get(holding.account, {})
+            siblings.pop(holding, None)
+            if not siblings:
+                self._accounts.pop(holding.account, None)
+
+    def _of_account(self, account: str) -> list[Holding]:
+        with self._directory:
+            return list(self._accounts.get(account, ()))
+
+    def _of_plan(self, plan_id: str) -> list[Holding]:
+        with self._directory:
+            return [h for h in self._open if any(p.open and p.plan.id == plan_id for p in (h.purse, h.spare))]
+
+    def _untouched(self, since: int) -> list[Holding]:
+        """Some of those that were neither filled nor renewed since an instant."""
+        with self._directory:
+            oldest = list(itertools.islice(self._open, 4))
+        return [holding for holding in oldest if holding.asked <= since]
+
+    def _owing(self) -> list[Holding]:
+        """All that hold units or owe the store an account of them."""
+        with self._directory:
+            return [holding for holding in {**self._open, **dict.fromkeys(self._holdings.values())} if not holding.idle]
