@@ -180,7 +180,7 @@ def _lay_lines(lane: Lane, party: Party, request: Request) -> bool:
         meter = record.meter(lane.course.api, line.route, line.unit)
         position = record.meters.index(meter)  # type: ignore[arg-type] # settled
         order = places[index, position]
-        if type(line) is QuotaLine:
+        if isinstance(line, QuotaLine):
             slot = meter.slot(line.name)  # type: ignore[union-attr] # settled
             if slot is None or slot.limit != line.limit:
                 return False
@@ -194,18 +194,12 @@ def _lay_lines(lane: Lane, party: Party, request: Request) -> bool:
             until = min(until, slot.end)
         else:
             names = [bucket.name for bucket in meter.buckets]  # type: ignore[union-attr] # settled
+            place = names.index(line.name)
+            if meter.buckets[place].level > MAX_UNITS:  # type: ignore[union-attr] # settled
+                return False
             lane.places.append((line, len(lane.meters) + len(lane.buckets), 0, 0, 0))
-            lane.buckets.append(
-                (
-                    index,
-                    position,
-                    names.index(line.name),
-                    lane.units.index(line.unit),
-                    line.drain,
-                    line.scale,
-                    line.burst,
-                )
-            )  # type: ignore[union-attr] # a throttle
+            unit, drain, scale, burst = lane.units.index(line.unit), line.drain, line.scale, line.burst
+            lane.buckets.append((index, position, place, unit, drain, scale, burst))
     lane.until = until
     return True
 

@@ -17,9 +17,10 @@ from redis.exceptions import AskError, MovedError, NoScriptError, RedisClusterEx
 from redis.retry import Retry
 
 from ..errors import InvalidValue
-from ..store import COMMON, split_url, whole_option
-from ._redis_steps import Decisions
-from ._redis_wire import Call, awaited, failure, synchronous
+from ..store import split_url
+from ._redis_steps import RedisSteps
+from ._redis_wire import Call, failure
+from ._remote_trips import awaited, own_options, synchronous
 
 
 def _driver_options(timeout: float, retry: Any) -> dict[str, Any]:
@@ -27,7 +28,7 @@ def _driver_options(timeout: float, retry: Any) -> dict[str, Any]:
     return {"retry": retry, "socket_timeout": timeout, "socket_connect_timeout": timeout}
 
 
-class RedisStore(Decisions):
+class RedisStore(RedisSteps):
     """A ledger on Redis (7 or later) or Valkey, shared by any number of processes and machines.
 
     ``client``: your own ``redis.Redis`` or ``redis.RedisCluster``; its pool is used, its retries are not, since a
@@ -106,19 +107,19 @@ class RedisStore(Decisions):
         except (RedisError, RedisClusterException, OSError) as error:
             raise failure(error, sent) from error
 
-    apply = synchronous(Decisions._apply)
-    put_plan = synchronous(Decisions._put_plan)
-    drop_plan = synchronous(Decisions._drop_plan)
-    get_plan = synchronous(Decisions._get_plan)
-    list_plans = synchronous(Decisions._list_plans)
-    add_key = synchronous(Decisions._add_key)
-    change_key = synchronous(Decisions._change_key)
-    drop_key = synchronous(Decisions._drop_key)
-    get_key = synchronous(Decisions._get_key)
-    list_keys = synchronous(Decisions._list_keys)
-    plans_of = synchronous(Decisions._plans_of)
-    associate = synchronous(Decisions._associate)
-    dissociate = synchronous(Decisions._dissociate)
+    apply = synchronous(RedisSteps._apply)
+    put_plan = synchronous(RedisSteps._put_plan)
+    drop_plan = synchronous(RedisSteps._drop_plan)
+    get_plan = synchronous(RedisSteps._get_plan)
+    list_plans = synchronous(RedisSteps._list_plans)
+    add_key = synchronous(RedisSteps._add_key)
+    change_key = synchronous(RedisSteps._change_key)
+    drop_key = synchronous(RedisSteps._drop_key)
+    get_key = synchronous(RedisSteps._get_key)
+    list_keys = synchronous(RedisSteps._list_keys)
+    plans_of = synchronous(RedisSteps._plans_of)
+    associate = synchronous(RedisSteps._associate)
+    dissociate = synchronous(RedisSteps._dissociate)
 
     def close(self) -> None:
         """Close the connections that this store opened; a client of yours stays open."""
@@ -149,7 +150,7 @@ class _NodePool:
         self._give_back(connection)
 
 
-class AsyncRedisStore(Decisions):
+class AsyncRedisStore(RedisSteps):
     """``RedisStore`` over ``redis.asyncio``, for ``AsyncLedger``: the same steps, awaited; no threads.
 
     Cancelling a call leaves it done or not done, never half done.
@@ -220,19 +221,19 @@ class AsyncRedisStore(Decisions):
         except (RedisError, RedisClusterException, OSError) as error:
             raise failure(error, sent) from error
 
-    apply = awaited(Decisions._apply)
-    put_plan = awaited(Decisions._put_plan)
-    drop_plan = awaited(Decisions._drop_plan)
-    get_plan = awaited(Decisions._get_plan)
-    list_plans = awaited(Decisions._list_plans)
-    add_key = awaited(Decisions._add_key)
-    change_key = awaited(Decisions._change_key)
-    drop_key = awaited(Decisions._drop_key)
-    get_key = awaited(Decisions._get_key)
-    list_keys = awaited(Decisions._list_keys)
-    plans_of = awaited(Decisions._plans_of)
-    associate = awaited(Decisions._associate)
-    dissociate = awaited(Decisions._dissociate)
+    apply = awaited(RedisSteps._apply)
+    put_plan = awaited(RedisSteps._put_plan)
+    drop_plan = awaited(RedisSteps._drop_plan)
+    get_plan = awaited(RedisSteps._get_plan)
+    list_plans = awaited(RedisSteps._list_plans)
+    add_key = awaited(RedisSteps._add_key)
+    change_key = awaited(RedisSteps._change_key)
+    drop_key = awaited(RedisSteps._drop_key)
+    get_key = awaited(RedisSteps._get_key)
+    list_keys = awaited(RedisSteps._list_keys)
+    plans_of = awaited(RedisSteps._plans_of)
+    associate = awaited(RedisSteps._associate)
+    dissociate = awaited(RedisSteps._dissociate)
 
     async def close(self) -> None:
         """Close the connections that this store opened; a client of yours stays open."""
@@ -246,11 +247,7 @@ def open_url(url: str, *, asynchronous: bool = False) -> RedisStore | AsyncRedis
     The store takes ``namespace``, ``timeout``, ``check_clock`` and the options of every store; the rest is redis-py's.
     """
     parts, options = split_url(url)
-    own: dict[str, Any] = {name: whole_option(options, name) for name in ("timeout", *COMMON) if name in options}
-    if "namespace" in options:
-        own["namespace"] = options.pop("namespace")
-    if "check_clock" in options:
-        own["check_clock"] = _boolean(options.pop("check_clock"))
+    own = own_options(options)
     rest = parts._replace(query=urlencode(options)).geturl()
     try:
         store = (AsyncRedisStore if asynchronous else RedisStore)(url=rest, **own)
@@ -261,9 +258,3 @@ def open_url(url: str, *, asynchronous: bool = False) -> RedisStore | AsyncRedis
             raise
         raise InvalidValue("store", ", ".join(options), f"options that redis-py has ({error})") from None
     return store
-
-
-def _boolean(text: str) -> bool:
-    if text not in ("true", "false"):
-        raise InvalidValue("check_clock", text, "true or false in the store's URL")
-    return text == "true"

@@ -1,0 +1,108 @@
+"""libpq for the store: one statement there and one answer back, within a deadline, and what an error means.
+
+The statements go to libpq itself: a cursor of the driver knows no deadline, and costs more than the store's own work.
+"""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Generator, Iterable, Sequence
+from typing import Any
+
+import attrs
+from psycopg import OperationalError, pq
+
+from ..errors import StoreBusy, StoreUnavailable
+from ._remote_trips import NOTHING, UNKNOWN
+
+READ, WRITE = select.POLLIN, select.POLLOUT
+_DONE = {pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK}
+_AGAIN = {"40001", "40P01"}
+_LOCKED = {"55P03"}
+
+
+class Again(Exception):
+    """A serialization failure or a deadlock: the server undid all of it."""
+
+
+@attrs.frozen
+class Call:
+    """One statement and its arguments as text; without arguments it may be several statements in one transaction."""
+
+    command: bytes
+    arguments: Sequence[bytes | None] | None = None
+
+
+def array(items: Iterable[object]) -> bytes:
+    """An array of numbers, as text; None is null."""
+    return ("{" + ",".join(["NULL" if item is None else str(item) for item in items]) + "}").encode()
+
+
+def texts(items: Iterable[str]) -> bytes:
+    """An array of any texts, as text."""
+    quoted = (item.replace("\\", "\\\\").replace('"', '\\"') for item in items)
+    return ("{" + ",".join([f'"{item}"' for item in quoted]) + "}").encode()
+
+
+def idle(connection: Any) -> bool:
+    """Whether an idle connection is still good: a server that went away has said so, or hung up."""
+    pgconn = connection.pgconn
+    if pgconn.status != pq.ConnStatus.OK:
+        return False
+    poll = select.poll()
+    poll.register(pgconn.socket, READ)
+    if poll.poll(0):
+        try:
+            pgconn.consume_input()
+        except OperationalError:
+            return False
+    return bool(pgconn.status == pq.ConnStatus.OK and pgconn.transaction_status == pq.TransactionStatus.IDLE)
+
+
+def exchange(connection: Any, call: Call) -> Generator[int, int, bytes]:
+    """Send and receive: yields which events it waits for, is sent those that came. Then ``verdict`` reads the answer.
+
+    The answer is whole only when the server is ready for the next call: it commits after its last row.
+    """
+    pgconn = connection.pgconn
+    if call.arguments is None:
+        pgconn.send_query(call.command)
+    else:
+        pgconn.send_query_params(call.command, call.arguments)
+    while pgconn.flush():
+        if (yield READ | WRITE) & READ:
+            pgconn.consume_input()
+    answer, refusal = b"", None
+    while True:
+        while pgconn.is_busy():
+            yield READ
+            pgconn.consume_input()
+        result = pgconn.get_result()
+        if result is None:
+            break
+        if result.status not in _DONE:
+            refusal = result
+        elif result.ntuples and result.nfields:
+            answer = result.get_value(0, 0) or b""
+    if refusal is not None or pgconn.status != pq.ConnStatus.OK:
+        raise refused(pgconn, refusal)
+    return answer
+
+
+def refused(pgconn: Any, result: Any) -> Exception:
+    """What the server's error means. An ``ERROR`` undid everything; whatever ends the session leaves it open."""
+    field = pq.DiagnosticField
+    severity = state = b""
+    if result is not None:
+        severity = result.error_field(field.SEVERITY_NONLOCALIZED) or b""
+        state = result.error_field(field.SQLSTATE) or b""
+    said = (result.error_field(field.MESSAGE_PRIMARY) if state else pgconn.error_message) or b"the connection was lost"
+    text = " ".join(said.decode(errors="replace").split())
+    code = state.decode()
+    if severity != b"ERROR":
+        return StoreUnavailable(f"{text}; {UNKNOWN}")
+    if code in _AGAIN:
+        return Again(text)
+    if code in _LOCKED:
+        return StoreBusy(f"{text}; {NOTHING}")
+    return StoreUnavailable(f"{text} ({code}); {NOTHING}")
