@@ -32,6 +32,16 @@ BEGIN
   RETURN {ns}.found(p_names, p_stamp_name, p_stamp, p_plans, p_request);
 END $quota$;
 
+-- Ends a turn in which nothing was written.
+CREATE OR REPLACE FUNCTION {ns}.release(p_wait text, p_names text[], p_turn bigint)
+RETURNS text LANGUAGE plpgsql SET enable_seqscan = off AS $quota$
+BEGIN
+  PERFORM set_config('lock_timeout', p_wait, true);
+  UPDATE {ns}.records SET turn_until = 0 WHERE name = p_names[1] AND turn = p_turn;
+  UPDATE {ns}.records SET turn_until = 0 WHERE name = p_names[2] AND turn = p_turn;
+  RETURN '1';
+END $quota$;
+
 -- A lane: '0' where the copy of the directory entry is stale, '-1' while it is another writer's turn, the server's
 -- microseconds where the clocks differ too much, 'allowed now reading...' where the lane decided, else everything.
 -- The key's meters and buckets come before the account's: p_meters has (place, unit, quiet, ceiling) of each meter,

@@ -35,23 +35,29 @@ INSERT INTO {ns}.directory VALUES ('stamps', '#', '{version}'), ('stamps', '!', 
   ON CONFLICT (part, name) DO UPDATE SET value = EXCLUDED.value WHERE EXCLUDED.name = '#';
 """
 
-GUARD = """
-SELECT pg_advisory_xact_lock({lock});
-DO $quota$
+MIGRATION = """
+SELECT set_config('lock_timeout', '{wait}', true);
+SELECT pg_advisory_xact_lock(487301543009); -- "quota" in ASCII
+DO $quota_do$
 DECLARE
-  v_found text;
+  v_found int := 0;
 BEGIN
   IF current_setting('server_encoding') <> 'UTF8' THEN
-    RAISE EXCEPTION 'the database is encoded in %%, a ledger needs UTF8', current_setting('server_encoding');
+    RAISE EXCEPTION 'the database is encoded in %, a ledger needs UTF8', current_setting('server_encoding');
   END IF;
   IF to_regclass('{ns}.directory') IS NOT NULL THEN
-    SELECT value INTO v_found FROM {ns}.directory WHERE part = 'stamps' AND name = '#';
-    IF v_found::int > {version} THEN
-      RAISE EXCEPTION 'schema %% is version %%, this version of quota knows {version}', '{ns}', v_found;
-    END IF;
+    SELECT value::int INTO v_found FROM {ns}.directory WHERE part = 'stamps' AND name = '#';
   END IF;
-END $quota$;
-""".replace("%%", "%")
+  IF v_found > {version} THEN
+    RAISE EXCEPTION 'schema {ns} is version %, this version of quota knows {version}', v_found;
+  END IF;
+  IF v_found < {version} OR {anyway} THEN
+    EXECUTE $quota_all${all}$quota_all$;
+  END IF;
+END $quota_do$;
+SELECT {version};
+"""
+"""One transaction: whoever comes at the same time waits, and finds that nothing is left to do."""
 
 READING = """
 CREATE OR REPLACE FUNCTION {ns}.look(p_digest text, p_key text)

@@ -13,7 +13,7 @@ from ..errors import InvalidValue, StoreUnavailable
 from ..record import Record
 from ..store import Entry, Request
 from ._postgres_rule import DECIDING
-from ._postgres_schema import GUARD, READING, TABLES, VERSION, WRITING
+from ._postgres_schema import MIGRATION, READING, TABLES, VERSION, WRITING
 from ._postgres_wire import Call, array, texts
 from ._remote import Copy, Lane
 from ._remote_directory import Check, Glance, Place, Write
@@ -22,12 +22,12 @@ from ._remote_trips import NOTHING, Trip, to_json
 
 _NAMESPACE = re.compile(r"(?!pg_)[a-z_][a-z0-9_]{0,47}\Z")
 _MOST = 2**62
-_MIGRATION_LOCK = 0x71756F7461  # "quota"
+_WIDEST = 2**62
+"""What a column holds; a larger count is in the encoded record alone, and no lane goes there."""
 
 
 def _bounded(number: int) -> int | None:
-    """A number as a column holds it; a larger one stays in the encoded record alone."""
-    return number if abs(number) <= _MOST else None
+    return number if abs(number) <= _WIDEST else None
 
 
 def _decode_record(found: list[Any] | None, floor: int) -> tuple[Record, State]:
@@ -78,7 +78,7 @@ class PostgresSteps(Decisions):
         self._commands = {
             name: f"SELECT {namespace}.{name}({', '.join(f'${i}' for i in range(1, count + 1))})".encode()
             for name, count in
-            {"look": 2, "read": 2, "list": 1, "change": 3, "keep": 14, "ask": 10, "spend": 17}.items()
+            {"look": 2, "read": 2, "list": 1, "change": 3, "keep": 14, "ask": 10, "spend": 17, "release": 3}.items()
         }  # fmt: skip
 
     def _call(self, name: str, *arguments: bytes | None) -> Call:
@@ -96,21 +96,25 @@ class PostgresSteps(Decisions):
             there = f"schema {self.namespace} is version {version}, this version of quota knows {VERSION}"
             raise StoreUnavailable(f"{there}; {NOTHING}")
         if version < VERSION:
-            yield from self._migrate()
+            yield from self._make(anyway=False)
         self._looked = True
 
     def _table(self, name: str) -> bytes:
         return f"{self.namespace}.{name}".encode()
 
-    def _migrate(self) -> Trip[int]:
-        """Make the schema what this version needs, in one transaction; whoever comes at the same time waits."""
-        script = f"{GUARD}{TABLES}{READING}{WRITING}{DECIDING}"
-        for word, value in (("{ns}", self.namespace), ("{version}", str(VERSION)), ("{lock}", str(_MIGRATION_LOCK))):
-            script = script.replace(word, value)
-        wait = f"SELECT set_config('lock_timeout', '{self._patience.decode()}', true);"
-        yield Call((wait + script + f"SELECT {VERSION};").encode())
+    def _make(self, *, anyway: bool) -> Trip[int]:
+        words = {"all": TABLES + READING + WRITING + DECIDING, "ns": self.namespace, "version": str(VERSION),
+                 "wait": self._patience.decode(), "anyway": str(anyway)}  # fmt: skip
+        script = MIGRATION
+        for word, value in words.items():
+            script = script.replace(f"{{{word}}}", value)
+        yield Call(script.encode())
         self._looked = True
         return VERSION
+
+    def _migrate(self) -> Trip[int]:
+        """Make the schema what this version needs, its functions anew, in one transaction. Gives its version."""
+        return self._make(anyway=True)
 
     def _glance(self, digest: bytes | None, key_id: str) -> Trip[Glance | None]:
         yield from self._ready()
@@ -137,6 +141,9 @@ class PostgresSteps(Decisions):
     def _change(self, checks: list[Check], writes: list[Write]) -> Trip[bool]:
         reply = yield self._call("change", self._patience, to_json(checks).encode(), to_json(writes).encode())
         return bool(reply == 1)
+
+    def _release(self, copy: Copy, turn: int) -> Call:
+        return self._call("release", self._patience, texts(refs(copy.entry)), _number(turn))
 
     def _wait(self) -> Trip[None]:
         yield Call(b"SELECT 1 FROM pg_sleep(0.002)", ())

@@ -10,7 +10,7 @@ from collections.abc import Generator, Iterable, Sequence
 from typing import Any
 
 import attrs
-from psycopg import OperationalError, pq
+from psycopg import pq
 
 from ..errors import StoreBusy, StoreUnavailable
 from ._remote_trips import NOTHING, UNKNOWN
@@ -45,18 +45,13 @@ def texts(items: Iterable[str]) -> bytes:
 
 
 def idle(connection: Any) -> bool:
-    """Whether an idle connection is still good: a server that went away has said so, or hung up."""
+    """Whether an idle connection is still good: one that has anything to read has been ended, or is about to be."""
     pgconn = connection.pgconn
-    if pgconn.status != pq.ConnStatus.OK:
+    if pgconn.status != pq.ConnStatus.OK or pgconn.transaction_status != pq.TransactionStatus.IDLE:
         return False
     poll = select.poll()
     poll.register(pgconn.socket, READ)
-    if poll.poll(0):
-        try:
-            pgconn.consume_input()
-        except OperationalError:
-            return False
-    return bool(pgconn.status == pq.ConnStatus.OK and pgconn.transaction_status == pq.TransactionStatus.IDLE)
+    return not poll.poll(0)
 
 
 def exchange(connection: Any, call: Call) -> Generator[int, int, bytes]:

@@ -16,7 +16,7 @@ from ..errors import InvalidValue, StoreUnavailable, check_text
 from ..key import ApiKey
 from ..record import Record
 from ..store import Entry, Request
-from ._redis_script import COMMIT, DECIDE, LOOK, READ
+from ._redis_script import COMMIT, DECIDE, LOOK, READ, RELEASE
 from ._redis_wire import Call, pack, plain, run
 from ._remote import Copy, Lane
 from ._remote_directory import Check, Glance, Place, Write
@@ -175,6 +175,9 @@ class RedisSteps(Decisions):
         elif turn:
             header["t"] = str(turn)
         return run(DECIDE, keys, to_json(header), str(request.now))
+
+    def _release(self, copy: Copy, turn: int) -> Call:
+        return run(RELEASE, self._record_keys(copy.entry), str(turn))
 
     def _spend(
         self, lane: Lane, request: Request, takes: Mapping[str, int], amounts: list[int], id_: str | None

@@ -16,8 +16,8 @@ from ._remote_directory import Directory
 from ._remote_trips import Trip
 
 STALE, WAIT, OPENED, LOST = 0, -1, -2, -3
-_PATIENT = 2
-"""After how many attempts in vain a writer takes a turn."""
+_PATIENT = {LOST: 2, OPENED: 8}
+"""How often a call may lose a write, or a lane that was just opened, before it takes a turn."""
 
 State = tuple[Any, Any, Any]
 """(version, count of plain charges, whose turn it is to write) of a record as it was found; a new one has none."""
@@ -63,6 +63,10 @@ class Decisions(Directory):
         """What a lane keeps for the engine; equal for equal lanes."""
         raise NotImplementedError
 
+    def _release(self, copy: Copy, turn: int) -> Any:
+        """The call that ends a turn in which nothing was written; a write ends its turn by itself."""
+        raise NotImplementedError
+
     def _wait(self) -> Trip[None]:
         """A moment, while another writer has its turn."""
         yield from ()
@@ -73,14 +77,13 @@ class Decisions(Directory):
         ref: Any = request.digest or request.key_id or ""
         copy = self._copies.get(ref)
         turn = 0
-        for attempt in self._attempts():
+        failed = dict.fromkeys(_PATIENT, 0)
+        for _ in self._attempts():
             if copy is None:
                 copy = yield from self._look(request.digest, request.key_id or "")
                 if copy is None:
                     return perform(request, None, None, self.terms)
                 self._copies.put(ref, copy)
-            if attempt > _PATIENT and not turn:
-                turn = new_number()
             done, result = yield from self._attempt(copy, request, turn)
             if done:
                 return result
@@ -89,6 +92,10 @@ class Decisions(Directory):
                 copy = None
             elif result == WAIT:
                 yield from self._wait()
+            else:
+                failed[result] += 1
+                if not turn and failed[result] >= _PATIENT[result]:
+                    turn = new_number()
 
     def _attempt(self, copy: Copy, request: Request, turn: int) -> Trip[tuple[bool, Any]]:
         """One trip, or two where the rule decides here: (True, the answer), or (False, why not)."""
@@ -119,7 +126,11 @@ class Decisions(Directory):
         if lane is not None and found.memo is None and (old is None or old.tag != lane.tag):  # noqa: SIM102
             if lane.amounts(lane.course.cost if request.takes is None else request.takes) is not None:
                 return False, OPENED
-        result = perform(request, copy.entry, found.party, self.terms)
+        try:
+            result = perform(request, copy.entry, found.party, self.terms)
+        finally:
+            if turn and not found.party.changed:
+                yield self._release(copy, turn)
         if not found.party.changed:
             return True, result
         fresh = [new_number() for _ in found.states]
