@@ -467,7 +467,7 @@ def test_counts_beyond_a_bigint_are_exact(store, clock, monkeypatch):
     for ledger in [Ledger(other, clock=clock) for other in (MemoryStore(), store)]:
         clock.set(START)
         ledger.add_plan(UsagePlan("p", "1000000/day, 9007199254740991 tokens/day, 1000 tokens/s burst 1000000"))
-        secret = ledger.issue_key("k", "p").secret
+        secret = ledger.issue_key("k", "p", id="k").secret
         stream = []
         for _ in range(3):
             held = [ledger.reserve(secret, 2, ttl=60_000_000) for _ in range(2)]

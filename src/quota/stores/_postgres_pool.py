@@ -12,11 +12,12 @@ from math import ceil
 from typing import Any
 
 import psycopg
+from psycopg import pq
 from psycopg_pool import PoolTimeout, TooManyRequests
 
 from ..clock import monotonic
 from ..errors import StoreBusy, StoreUnavailable
-from ._postgres_wire import READ, WRITE, idle
+from ._postgres_wire import READ, WRITE
 from ._remote_trips import NOTHING, UNKNOWN
 
 _FULL = (PoolTimeout, TooManyRequests)
@@ -40,30 +41,56 @@ def late(timeout: float) -> StoreUnavailable:
     return StoreUnavailable(f"the server did not answer within {timeout} s; {UNKNOWN}")
 
 
-def checked(connection: Any) -> Any:
+class Link:
+    """A connection, and what waiting on it needs."""
+
+    __slots__ = ("connection", "fd", "pgconn", "poll")
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+        self.pgconn = connection.pgconn
+        self.fd = self.pgconn.socket
+        self.poll = select.poll()
+        self.poll.register(self.fd, READ)
+
+    def good(self) -> bool:
+        """Whether an idle connection can be used: one that has anything to read was ended, or is about to be."""
+        pgconn = self.pgconn
+        ready = pgconn.status == pq.ConnStatus.OK and pgconn.transaction_status == pq.TransactionStatus.IDLE
+        return ready and not self.poll.poll(0)
+
+    def done(self) -> bool:
+        """Whether the server is done with a call that failed, so that the connection is good for another."""
+        return bool(self.pgconn.transaction_status == pq.TransactionStatus.IDLE)
+
+    def end(self) -> None:
+        """Hang up at once, whatever is under way."""
+        self.pgconn.finish()
+
+
+def checked(link: Link) -> Link:
     """A connection whose texts are UTF-8, as the store writes them."""
-    encoding = connection.pgconn.parameter_status(b"client_encoding")
+    encoding = link.pgconn.parameter_status(b"client_encoding")
     if encoding != b"UTF8":
         said = (encoding or b"unknown").decode()
         raise StoreUnavailable(f"the connection's client_encoding is {said}, the store needs UTF8; {NOTHING}")
-    return connection
+    return link
 
 
-def follow(connection: Any, steps: Generator[int, int, bytes], deadline: float, timeout: float) -> bytes:
+def follow(link: Link, steps: Generator[int, int, bytes], deadline: float, timeout: float) -> bytes:
     """Drive an exchange until its deadline."""
-    poll = select.poll()
-    fd = connection.pgconn.socket
+    poll = link.poll
+    waits_for = READ
     try:
         events = next(steps)
-        poll.register(fd, events)
         while True:
+            if events != waits_for:
+                poll.modify(link.fd, events)
+                waits_for = events
             ready = poll.poll(max(0, (deadline - monotonic()) * 1000))
             if not ready:
                 raise late(timeout)
-            wanted = steps.send(_heard(ready[0][1]))
-            if wanted != events:
-                events = wanted
-                poll.modify(fd, events)
+            events = steps.send(_heard(ready[0][1]))
     except StopIteration as stop:
         return bytes(stop.value)
 
@@ -73,10 +100,10 @@ def _heard(event: int) -> int:
     return event & WRITE | (READ if event & ~WRITE else 0)
 
 
-async def follow_async(connection: Any, steps: Generator[int, int, bytes], deadline: float, patience: float) -> bytes:
+async def follow_async(link: Link, steps: Generator[int, int, bytes], deadline: float, patience: float) -> bytes:
     """Drive an exchange on the running loop until its deadline; no thread waits."""
     loop = asyncio.get_running_loop()
-    fd = connection.pgconn.socket
+    fd = link.fd
     try:
         events = next(steps)
         while True:
@@ -110,48 +137,76 @@ class Connections:
     """At most ``most`` connections of the store's own; the one that was used last is used next."""
 
     def __init__(self, conninfo: str, timeout: float, most: int) -> None:
-        self._conninfo, self._timeout = conninfo, timeout
-        self._free = threading.BoundedSemaphore(most)
-        self._idle: deque[Any] = deque()
+        self._conninfo, self._timeout, self._most = conninfo, timeout, most
+        self._idle: deque[Link] = deque()
         self._process = os.getpid()
+        self._begin()
 
-    def _take_idle(self) -> Any:
+    def _begin(self) -> None:
+        self._idle.clear()
+        self._open = self._waiting = 0
+        self._freed = threading.Condition()
+
+    def take(self, deadline: float) -> Link:
         if self._process != os.getpid():
-            self._idle.clear()  # they are the parent's, which goes on using them
+            self._begin()  # what is idle is the parent's, which goes on using it
             self._process = os.getpid()
-        while self._idle:
+        while True:
             try:
-                connection = self._idle.pop()
+                link = self._idle.pop()
             except IndexError:
+                break
+            if link.good():
+                return link
+            link.end()
+            self._closed()
+        return self._wait(deadline) or self._connect()
+
+    def _wait(self, deadline: float) -> Link | None:
+        """One that is given back, or None where a new one may be opened."""
+        with self._freed:
+            self._waiting += 1
+            try:
+                while not self._idle and self._open >= self._most:
+                    if not self._freed.wait(max(0, deadline - monotonic())):
+                        raise TimeoutError
+                if self._idle:
+                    return self._idle.pop()
+                self._open += 1
                 return None
-            if idle(connection):
-                return connection
-            connection.close()
-        return None
+            except IndexError:  # another call was faster
+                raise TimeoutError from None
+            finally:
+                self._waiting -= 1
 
-    def take(self, deadline: float) -> Any:
-        if not self._free.acquire(timeout=max(0, deadline - monotonic())):
-            raise TimeoutError
+    def _connect(self) -> Link:
         try:
-            connection = self._take_idle()
-            if connection is None:
-                seconds = max(1, ceil(self._timeout))
-                connection = psycopg.connect(
-                    self._conninfo, autocommit=True, client_encoding="utf8", connect_timeout=seconds
-                )
+            seconds = max(1, ceil(self._timeout))
+            return Link(
+                psycopg.connect(self._conninfo, autocommit=True, client_encoding="utf8", connect_timeout=seconds)
+            )
         except BaseException:
-            self._free.release()
+            self._closed()
             raise
-        return connection
 
-    def give(self, connection: Any) -> None:
-        if not connection.closed:
-            self._idle.append(connection)
-        self._free.release()
+    def _closed(self) -> None:
+        with self._freed:
+            self._open -= 1
+            self._freed.notify()
+
+    def give(self, link: Link) -> None:
+        if link.connection.closed:
+            self._closed()
+            return
+        self._idle.append(link)
+        if self._waiting:
+            with self._freed:
+                self._freed.notify()
 
     def close(self) -> None:
         while self._idle:
-            self._idle.pop().close()
+            self._idle.pop().connection.close()
+            self._closed()
 
 
 class AsyncConnections:
@@ -160,35 +215,37 @@ class AsyncConnections:
     def __init__(self, conninfo: str, timeout: float, most: int) -> None:
         self._conninfo, self._timeout = conninfo, timeout
         self._free = asyncio.BoundedSemaphore(most)
-        self._idle: deque[Any] = deque()
+        self._idle: deque[Link] = deque()
 
-    async def take(self, deadline: float) -> Any:
+    async def take(self, deadline: float) -> Link:
         if self._free.locked():
             await asyncio.wait_for(self._free.acquire(), max(0, deadline - monotonic()))
         else:
             await self._free.acquire()
         try:
             while self._idle:
-                connection = self._idle.pop()
-                if idle(connection):
-                    return connection
-                connection.pgconn.finish()
+                link = self._idle.pop()
+                if link.good():
+                    return link
+                link.end()
             seconds = max(1, ceil(self._timeout))
-            return await psycopg.AsyncConnection.connect(
-                self._conninfo, autocommit=True, client_encoding="utf8", connect_timeout=seconds
+            return Link(
+                await psycopg.AsyncConnection.connect(
+                    self._conninfo, autocommit=True, client_encoding="utf8", connect_timeout=seconds
+                )
             )
         except BaseException:
             self._free.release()
             raise
 
-    async def give(self, connection: Any) -> None:
-        if not connection.closed:
-            self._idle.append(connection)
+    async def give(self, link: Link) -> None:
+        if not link.connection.closed:
+            self._idle.append(link)
         self._free.release()
 
     async def close(self) -> None:
         while self._idle:
-            await self._idle.pop().close()
+            await self._idle.pop().connection.close()
 
 
 class Borrowed:
@@ -197,11 +254,11 @@ class Borrowed:
     def __init__(self, pool: Any) -> None:
         self._pool = pool
 
-    def take(self, deadline: float) -> Any:
-        return self._pool.getconn(timeout=max(0.001, deadline - monotonic()))
+    def take(self, deadline: float) -> Link:
+        return Link(self._pool.getconn(timeout=max(0.001, deadline - monotonic())))
 
-    def give(self, connection: Any) -> None:
-        self._pool.putconn(connection)
+    def give(self, link: Link) -> None:
+        self._pool.putconn(link.connection)
 
     def close(self) -> None:
         """The pool is the caller's."""
@@ -213,11 +270,11 @@ class AsyncBorrowed:
     def __init__(self, pool: Any) -> None:
         self._pool = pool
 
-    async def take(self, deadline: float) -> Any:
-        return await self._pool.getconn(timeout=max(0.001, deadline - monotonic()))
+    async def take(self, deadline: float) -> Link:
+        return Link(await self._pool.getconn(timeout=max(0.001, deadline - monotonic())))
 
-    async def give(self, connection: Any) -> None:
-        await self._pool.putconn(connection)
+    async def give(self, link: Link) -> None:
+        await self._pool.putconn(link.connection)
 
     async def close(self) -> None:
         """The pool is the caller's."""

@@ -14,7 +14,7 @@ from ..record import Record
 from ..store import Entry, Request
 from ._postgres_rule import DECIDING
 from ._postgres_schema import MIGRATION, READING, TABLES, VERSION, WRITING
-from ._postgres_wire import Call, array, texts
+from ._postgres_wire import TYPES, Call, array, texts
 from ._remote import Copy, Lane
 from ._remote_directory import Check, Glance, Place, Write
 from ._remote_steps import Decisions, Found, State, new_record, refs
@@ -24,6 +24,13 @@ _NAMESPACE = re.compile(r"(?!pg_)[a-z_][a-z0-9_]{0,47}\Z")
 _MOST = 2**62
 _WIDEST = 2**62
 """What a column holds; a larger count is in the encoded record alone, and no lane goes there."""
+
+
+_FUNCTIONS = {
+    "look": "tt", "read": "TT", "list": "t", "change": "tjj", "keep": "tTtttIIIjjitti", "ask": "tTtttiitib",
+    "release": "tTi", "spend": "tTtttiiiIIIiiIttii",
+}  # fmt: skip
+"""The server's functions and the types of their arguments."""
 
 
 def _bounded(number: int) -> int | None:
@@ -76,13 +83,16 @@ class PostgresSteps(Decisions):
         # A call waits for two locks at most, and then the answer still has to come.
         self._patience = f"{max(1, int(timeout * 400))}ms".encode()
         self._commands = {
-            name: f"SELECT {namespace}.{name}({', '.join(f'${i}' for i in range(1, count + 1))})".encode()
-            for name, count in
-            {"look": 2, "read": 2, "list": 1, "change": 3, "keep": 14, "ask": 10, "spend": 17, "release": 3}.items()
-        }  # fmt: skip
+            name: (
+                f"SELECT {namespace}.{name}({', '.join(f'${i + 1}' for i in range(len(kinds)))})".encode(),
+                tuple(TYPES[kind] for kind in kinds),
+            )
+            for name, kinds in _FUNCTIONS.items()
+        }
 
     def _call(self, name: str, *arguments: bytes | None) -> Call:
-        return Call(self._commands[name], arguments)
+        command, types = self._commands[name]
+        return Call(command, arguments, types)
 
     def _look_around(self) -> Trip[None]:
         """Once per store: whether the schema is there and is this version's; it is made where there is none."""
@@ -180,9 +190,12 @@ class PostgresSteps(Decisions):
             meters += [meters_before[index] + position + 1, unit + 1, min(quiet, _MOST), min(ceiling, _MOST)]
         for index, position, place, unit, drain, scale, burst in lane.buckets:
             buckets += [places[index, position] + place + 1, unit + 1, drain, scale, burst]
+        # One meter that every call's unit counts on, and at most one bucket of the same unit.
+        sole = not copy.entry.shared and len(lane.meters) == len(lane.units) == 1 and len(lane.buckets) <= 1
         return (
             self._patience, *self._fresh(copy), self._far, _number(self.terms.max_skew), _number(lane.until),
             array(versions), array(meters), array(buckets),
+            _number(len(meters) + len(buckets) if sole else 0),
         )  # fmt: skip
 
     def _spend(
@@ -192,9 +205,10 @@ class PostgresSteps(Decisions):
         before = b"%d" % (request.now - self.terms.max_skew)
         if id_ is None:
             return self._call("spend", *lane.tag, now, array(amounts), None, None, None, before)
+        *tag, _ = lane.tag
         memo = to_json(lane.memo(request, takes, id_)).encode()
         until = b"%d" % (request.now + self.terms.request_ttl)
-        return self._call("spend", *lane.tag, now, array(amounts), self._request(request), memo, until, before)
+        return self._call("spend", *tag, b"0", now, array(amounts), self._request(request), memo, until, before)
 
     def _decode(self, entry: Entry, request: Request, reply: Sequence[Any]) -> Found:
         rows, memo, floor = reply

@@ -14,7 +14,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from ..clock import monotonic
-from ..errors import InvalidValue, StoreBusy, StoreUnavailable
+from ..errors import InvalidValue
 from ._postgres_pool import (
     AsyncBorrowed,
     AsyncConnections,
@@ -93,29 +93,17 @@ class PostgresStore(PostgresSteps):
     def _exchange(self, call: Call) -> bytes:
         deadline = monotonic() + self.timeout
         try:
-            connection = self._connections.take(deadline)
+            link = self._connections.take(deadline)
         except _DRIVER as error:
             raise not_connected(error) from error
-        done = False
         try:
-            checked(connection)
-            answer = follow(connection, exchange(connection, call), deadline, self.timeout)
-            done = True
-        except (Again, StoreBusy, StoreUnavailable):
-            done = self._quiet(connection)
-            raise
+            return follow(checked(link), exchange(link.pgconn, call), deadline, self.timeout)
         except _DRIVER as error:
             raise lost(error) from error
         finally:
-            if not done:
-                connection.pgconn.finish()
-            self._connections.give(connection)
-        return answer
-
-    @staticmethod
-    def _quiet(connection: Any) -> bool:
-        """Whether the server is done with a call that failed, so that the connection is good for another."""
-        return bool(connection.pgconn.transaction_status == psycopg.pq.TransactionStatus.IDLE)
+            if not link.done():
+                link.end()
+            self._connections.give(link)
 
     migrate = synchronous(PostgresSteps._migrate)
     apply = synchronous(PostgresSteps._apply)
@@ -175,24 +163,17 @@ class AsyncPostgresStore(PostgresSteps):
     async def _exchange(self, call: Call) -> bytes:
         deadline = monotonic() + self.timeout
         try:
-            connection = await self._connections.take(deadline)
+            link = await self._connections.take(deadline)
         except _DRIVER as error:
             raise not_connected(error) from error
-        done = False
         try:
-            checked(connection)
-            answer = await follow_async(connection, exchange(connection, call), deadline, self.timeout)
-            done = True
-        except (Again, StoreBusy, StoreUnavailable):
-            done = PostgresStore._quiet(connection)
-            raise
+            return await follow_async(checked(link), exchange(link.pgconn, call), deadline, self.timeout)
         except _DRIVER as error:
             raise lost(error) from error
         finally:
-            if not done:
-                connection.pgconn.finish()
-            await self._connections.give(connection)
-        return answer
+            if not link.done():
+                link.end()
+            await self._connections.give(link)
 
     migrate = awaited(PostgresSteps._migrate)
     apply = awaited(PostgresSteps._apply)
