@@ -251,7 +251,7 @@ def test_plain_charges_stay_in_their_page(admin, store, clock):
     for _ in range(300):
         ledger.consume(secret)
     name = f"{store.namespace}.records"
-    admin.execute(f"select pg_stat_force_next_flush(), pg_stat_clear_snapshot()")
+    admin.execute("select pg_stat_force_next_flush(), pg_stat_clear_snapshot()")
     assert admin.execute("select pg_relation_size(%s)", (name,)).fetchone()[0] <= 3 * 8192
     assert admin.execute("select pg_relation_size(%s)", (f"{name}_dead",)).fetchone()[0] <= 2 * 8192
 
@@ -329,7 +329,7 @@ def test_names_of_any_script_survive(store, clock):
     ledger = Ledger(store, clock=clock)
     plan = UsagePlan("план \U0001f600", "10/day", api="日本", routes={'a"b\\c': "5/day"})
     ledger.add_plan(plan)
-    key, secret = ledger.issue_key("ключ", plan, id="clé: {1,\"2\\\"}", metadata={"ü": "ß"})
+    key, secret = ledger.issue_key("ключ", plan, id='clé: {1,"2\\"}', metadata={"ü": "ß"})
     ledger.issue_key("second", plan, account=key.account)
     assert (ledger.get_key(key), ledger.get_plan(plan)) == (key, plan)
     decision = ledger.consume(secret, api="日本", route='a"b\\c', request_id="é:1")
@@ -694,10 +694,10 @@ def test_a_pool_of_the_callers_is_used_and_stays_open(server, clock):
 def test_a_pool_without_a_free_connection_is_busy(server, clock):
     """Bounds on connections, the caller's pool's and the store's own, are an error of their own: nothing was charged."""
     with ConnectionPool(server.url, min_size=1, max_size=1, open=True) as pool:
-        ledger = Ledger(PostgresStore(pool, namespace=namespace(), timeout=0.1), clock=clock)
+        ledger = Ledger(PostgresStore(pool, namespace=namespace(), timeout=1), clock=clock)
         with pool.connection(), pytest.raises(StoreBusy, match="nothing was charged"):
             ledger.list_keys()
-    store = PostgresStore(server.url, namespace=namespace(), timeout=0.1, connections=1)
+    store = PostgresStore(server.url, namespace=namespace(), timeout=1, connections=1)
     taken = store._connections.take(time.monotonic() + 1)
     with pytest.raises(StoreBusy, match="nothing was charged"):
         store.list_keys()

@@ -322,7 +322,7 @@ def test_the_directory_of_many_writers_is_whole(server, store, clock):
 
 def test_waiting_for_a_row_is_bounded(server, clock):
     """While another transaction holds the row, a call is busy within its timeout, never refused; nothing is charged."""
-    store = PostgresStore(server.url, namespace=namespace(), timeout=0.3)
+    store = PostgresStore(server.url, namespace=namespace(), timeout=1)
     ledger, key, secret = ledger_with(store, clock)
     ledger.consume(secret)
     with server.connect() as other:
@@ -332,7 +332,7 @@ def test_waiting_for_a_row_is_bounded(server, clock):
             started = time.monotonic()
             with pytest.raises(StoreBusy, match="nothing"):
                 call()
-            assert time.monotonic() - started < 2
+            assert time.monotonic() - started < 10
         assert used(ledger, secret) == 1
         other.execute("rollback")
     assert ledger.consume(secret).limits[0].used == 2
@@ -341,7 +341,7 @@ def test_waiting_for_a_row_is_bounded(server, clock):
 
 def test_waiting_for_a_turn_is_bounded(server, clock):
     """While another writer's turn does not end, a call is busy after the timeout, and nothing is charged."""
-    store = PostgresStore(server.url, namespace=namespace(), timeout=0.1)
+    store = PostgresStore(server.url, namespace=namespace(), timeout=1)
     ledger, key, secret = ledger_with(store, clock)
     ledger.consume(secret)
     with server.connect() as other:
@@ -401,13 +401,13 @@ def test_a_fault_at_any_message_leaves_none_or_one_whole_effect(store, clock, pr
 def test_a_silent_server_is_unavailable_within_the_timeout(store, clock, proxy, through):
     """A call ends when its timeout does, the next one makes a connection of its own."""
     direct, key, secret = ledger_with(store, clock)
-    ledger = through(store.namespace, timeout=0.3)
+    ledger = through(store.namespace, timeout=1)
     ledger.consume(secret)
     proxy.set("hang", only=b"spend(")
     started = time.monotonic()
     with pytest.raises(StoreUnavailable, match="unknown"):
         ledger.consume(secret)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 10
     assert ledger.consume(secret).limits[0].used == 2
 
 
@@ -459,7 +459,7 @@ def test_a_server_that_declines_did_nothing(store, clock, proxy, through, code, 
 def test_conflicts_without_end_are_busy(store, clock, proxy, through):
     """Serialization failures are retried within the timeout and no longer."""
     direct, key, secret = ledger_with(store, clock)
-    ledger = through(store.namespace, timeout=0.1)
+    ledger = through(store.namespace, timeout=1)
     ledger.consume(secret)
     body = b"SERROR\0VERROR\0C40001\0Mplanted\0\0"
     proxy.set("answer", answer=b"E" + (len(body) + 4).to_bytes(4, "big") + body + b"Z\0\0\0\5I", only=b"spend(",

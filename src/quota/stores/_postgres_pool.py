@@ -8,6 +8,7 @@ import select
 import threading
 from collections import deque
 from collections.abc import Generator
+from contextlib import suppress
 from math import ceil
 from typing import Any
 
@@ -167,15 +168,14 @@ class Connections:
         with self._freed:
             self._waiting += 1
             try:
-                while not self._idle and self._open >= self._most:
+                while True:
+                    with suppress(IndexError):
+                        return self._idle.pop()
+                    if self._open < self._most:
+                        self._open += 1
+                        return None
                     if not self._freed.wait(max(0, deadline - monotonic())):
                         raise TimeoutError
-                if self._idle:
-                    return self._idle.pop()
-                self._open += 1
-                return None
-            except IndexError:  # another call was faster
-                raise TimeoutError from None
             finally:
                 self._waiting -= 1
 

@@ -80,20 +80,23 @@ BEGIN
         AND p_plans = (SELECT value FROM {ns}.directory WHERE part = 'stamps' AND name = '*')
       RETURNING '1 ' || at || ' ' || totals[p_meters[1]] INTO v_after;
   ELSIF p_plain = 9 THEN
+    -- No more units than the bucket holds are multiplied: more could be more than there are numbers for.
     UPDATE {ns}.records SET at = greatest(at, p_now), moves = moves + 1,
         totals[p_meters[1]] = totals[p_meters[1]] + p_units[p_meters[2]],
         minutes = CASE WHEN at < p_now - p_now % 60000000 THEN totals ELSE minutes END,
         hours = CASE WHEN at < p_now - p_now % 3600000000 THEN totals ELSE hours END,
-        levels[p_buckets[1]] = p_units[p_buckets[2]] * p_buckets[4] + CASE WHEN greatest(at, p_now) - poured[p_buckets[1]] > levels[p_buckets[1]] / p_buckets[3] THEN 0
-            ELSE levels[p_buckets[1]] - p_buckets[3] * (greatest(at, p_now) - poured[p_buckets[1]]) END,
+        levels[p_buckets[1]] = least(p_units[p_buckets[2]], p_buckets[5] / p_buckets[4]) * p_buckets[4] +
+          CASE WHEN greatest(at, p_now) - poured[p_buckets[1]] > levels[p_buckets[1]] / p_buckets[3] THEN 0
+          ELSE levels[p_buckets[1]] - p_buckets[3] * (greatest(at, p_now) - poured[p_buckets[1]]) END,
         poured[p_buckets[1]] = greatest(at, p_now)
       WHERE name = p_names[1] AND version = p_versions[1] AND turn_until = 0
         AND p_now >= at - p_back AND greatest(at, p_now) < p_until
         AND totals[p_meters[1]] <= 9007199254740991
         AND totals[p_meters[1]] + p_units[p_meters[2]] <= p_meters[3]
-        AND CASE WHEN p_units[p_buckets[2]] > p_buckets[5] / p_buckets[4] THEN false
-          ELSE CASE WHEN greatest(at, p_now) - poured[p_buckets[1]] > levels[p_buckets[1]] / p_buckets[3] THEN 0
-            ELSE levels[p_buckets[1]] - p_buckets[3] * (greatest(at, p_now) - poured[p_buckets[1]]) END <= p_buckets[5] - p_units[p_buckets[2]] * p_buckets[4] END
+        AND p_units[p_buckets[2]] <= p_buckets[5] / p_buckets[4]
+        AND CASE WHEN greatest(at, p_now) - poured[p_buckets[1]] > levels[p_buckets[1]] / p_buckets[3] THEN 0
+          ELSE levels[p_buckets[1]] - p_buckets[3] * (greatest(at, p_now) - poured[p_buckets[1]]) END
+          <= p_buckets[5] - least(p_units[p_buckets[2]], p_buckets[5] / p_buckets[4]) * p_buckets[4]
         AND (p_far IS NULL OR abs(extract(epoch FROM clock_timestamp()) * 1000000 - p_now) <= p_far)
         AND p_stamp = (SELECT value FROM {ns}.directory WHERE part = 'stamps' AND name = p_stamp_name)
         AND p_plans = (SELECT value FROM {ns}.directory WHERE part = 'stamps' AND name = '*')

@@ -65,22 +65,25 @@ def exchange(pgconn: Any, call: Call) -> Generator[int, int, bytes]:
         if (yield READ | WRITE) & READ:
             pgconn.consume_input()
     answer, refusal = b"", None
-    while True:
-        while pgconn.is_busy():
-            yield READ
-            pgconn.consume_input()
-        result = pgconn.get_result()
-        if result is None:
-            break
-        if result.status not in _DONE:
+    while (result := (yield from _receive(pgconn))) is not None:
+        if result.status in _DONE:
+            if result.ntuples and result.nfields:
+                answer = result.get_value(0, 0) or b""
+        elif result.error_field(pq.DiagnosticField.SEVERITY_NONLOCALIZED) != b"ERROR":
+            raise refused(pgconn, result)
+        else:
             refusal = result
-            if result.error_field(pq.DiagnosticField.SEVERITY_NONLOCALIZED) != b"ERROR":
-                break
-        elif result.ntuples and result.nfields:
-            answer = result.get_value(0, 0) or b""
     if refusal is not None or pgconn.status != pq.ConnStatus.OK:
         raise refused(pgconn, refusal)
     return answer
+
+
+def _receive(pgconn: Any) -> Generator[int, int, Any]:
+    """The next result, None after the last."""
+    while pgconn.is_busy():
+        yield READ
+        pgconn.consume_input()
+    return pgconn.get_result()
 
 
 def refused(pgconn: Any, result: Any) -> Exception:
