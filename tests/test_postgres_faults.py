@@ -15,6 +15,7 @@ import uvloop
 from psycopg_pool import AsyncConnectionPool
 
 from quota import AsyncLedger, Ledger, ManualClock, StoreBusy, StoreUnavailable, UsagePlan
+from quota.store import Request
 from quota.stores.postgres import AsyncPostgresStore, PostgresStore
 from receipts import Receipt, check_receipts
 from servers import Postgres, PostgresProxy, free_port
@@ -354,6 +355,21 @@ def test_waiting_for_a_turn_is_bounded(server, clock):
         other.execute(f"update {store.namespace}.records set turn_until = 1")
     assert ledger.reserve(secret, 1, ttl=1_000_000)
     store.close()
+
+
+def test_a_turn_in_which_nothing_is_written_ends_at_once(server, store, clock):
+    """A writer that took its turn and then refused leaves nobody waiting for the rest of it."""
+    ledger, key, secret = ledger_with(store, clock, "3/day")
+    ledger.consume(secret)
+    copy = next(iter(store._copies._found.values()))
+    request = Request("reserve", START, key_id=key.id, takes={"requests": 9}, id="x", ttl=1)
+    steps = store._attempt(copy, request, 77)
+    call = next(steps)
+    with contextlib.suppress(StopIteration):
+        while True:
+            call = steps.send(store._send(call))
+    with server.connect() as other:
+        assert other.execute(f"select turn, turn_until from {store.namespace}.records").fetchall() == [(77, 0)]
 
 
 # The network

@@ -136,9 +136,10 @@ class _NodePool:
 
     async def get_connection(self) -> Any:
         connection = self._node.acquire_connection()
+        dirty = getattr(connection, "can_read", None) or connection.can_read_destructive  # before redis-py 8
         try:
             await connection.connect()
-            if await connection.can_read_destructive():
+            if await dirty():
                 await connection.disconnect()
                 await connection.connect()
         except BaseException:
