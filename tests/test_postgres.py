@@ -28,6 +28,7 @@ from quota import (
     UnknownPlan,
     UsagePlan,
 )
+from quota.cli import main
 from quota.errors import InvalidValue
 from quota.stores import _postgres_steps
 from quota.stores.memory import MemoryStore
@@ -647,6 +648,28 @@ def test_any_isolation_level_will_do(server, clock):
     run_threads([work] * 4)
     assert check_receipts(receipts) == 4 * 12 * 2 == used(ledger, secret)
     store.close()
+
+
+def test_the_command_line_migrates_checks_and_serves(admin, server, monkeypatch, capsys):
+    """quota store migrate makes the schema; keys are issued on it; check finds what does not fit; a newer one is refused."""
+    name = namespace()
+    monkeypatch.setenv("QUOTA_STORE", f"{server.url}?namespace={name}")
+
+    def quota(*arguments):
+        status = main(list(arguments))
+        said = capsys.readouterr()
+        return status, said.out + said.err
+
+    assert quota("store", "migrate", "--json")[1].split() == ["{", '"migrated":', "true,", '"version":', "1", "}"]
+    assert quota("plan", "add", "p", "5/day")[0] == 0
+    assert quota("key", "issue", "k", "--plan", "p")[0] == 0
+    assert quota("store", "check") == (0, "1 plans, 1 keys: all is well\n")
+    admin.execute(f"delete from {name}.directory where part = 'keys'")
+    status, said = quota("store", "check")
+    assert (status, "which is no key" in said) == (3, True), said
+    admin.execute(f"update {name}.directory set value = '9' where part = 'stamps' and name = '#'")
+    status, said = quota("store", "migrate")
+    assert (status, "version 9" in said) == (3, True), said
 
 
 # How it is opened

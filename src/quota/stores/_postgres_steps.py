@@ -13,7 +13,7 @@ from ..errors import InvalidValue, StoreUnavailable
 from ..record import Record
 from ..store import Entry, Request
 from ._postgres_rule import DECIDING
-from ._postgres_schema import MIGRATION, READING, TABLES, VERSION, WRITING
+from ._postgres_schema import CHECK, MIGRATION, READING, TABLES, VERSION, WRITING
 from ._postgres_wire import TYPES, Call, array, texts
 from ._remote import Copy, Lane
 from ._remote_directory import Check, Glance, Place, Write
@@ -125,6 +125,12 @@ class PostgresSteps(Decisions):
     def _migrate(self) -> Trip[int]:
         """Make the schema what this version needs, its functions anew, in one transaction. Gives its version."""
         return self._make(anyway=True)
+
+    def _check(self) -> Trip[list[str]]:
+        """What does not fit together in the tables, in words; nothing when all is well."""
+        yield from self._ready()
+        found = yield Call(CHECK.replace("{ns}", self.namespace).encode(), ())
+        return list(found)
 
     def _glance(self, digest: bytes | None, key_id: str) -> Trip[Glance | None]:
         yield from self._ready()

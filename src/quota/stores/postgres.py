@@ -106,6 +106,7 @@ class PostgresStore(PostgresSteps):
             self._connections.give(link)
 
     migrate = synchronous(PostgresSteps._migrate)
+    check = synchronous(PostgresSteps._check)
     apply = synchronous(PostgresSteps._apply)
     put_plan = synchronous(PostgresSteps._put_plan)
     drop_plan = synchronous(PostgresSteps._drop_plan)
@@ -176,6 +177,7 @@ class AsyncPostgresStore(PostgresSteps):
             await self._connections.give(link)
 
     migrate = awaited(PostgresSteps._migrate)
+    check = awaited(PostgresSteps._check)
     apply = awaited(PostgresSteps._apply)
     put_plan = awaited(PostgresSteps._put_plan)
     drop_plan = awaited(PostgresSteps._drop_plan)
