@@ -440,6 +440,35 @@ def test_a_connection_that_died_idle_is_replaced_before_anything_is_sent(server,
             assert ended.fetchall()
 
 
+def test_a_backend_killed_while_it_waits_charged_nothing_and_is_unknown(server, store, clock):
+    """The server ends the session in the middle of the function: the caller cannot know, and nothing is half done."""
+    ledger, key, secret = ledger_with(store, clock, "100/day, 100/day by account as team")
+    ledger.issue_key("second", "p", account="k")
+    ledger.consume(secret)
+    found = []
+
+    def call():
+        try:
+            found.append(ledger.consume(secret, 5, request_id="x"))
+        except StoreUnavailable as error:
+            found.append(str(error))
+
+    with server.connect() as other, server.connect() as watcher:
+        other.execute("begin")
+        other.execute(f"select from {store.namespace}.records where name like 'a:%' for update")
+        worker = threading.Thread(target=call)
+        worker.start()
+        waiting = "select pid from pg_stat_activity where wait_event_type = 'Lock'"
+        while not (pids := watcher.execute(waiting).fetchall()):
+            pass
+        watcher.execute("select pg_terminate_backend(%s)", pids[0])
+        worker.join()
+        other.execute("rollback")
+    assert "unknown" in found[0]
+    assert [s.used for s in ledger.peek(secret).limits] == [2, 2]
+    assert ledger.consume(secret, 5, request_id="x").replayed is False
+
+
 def test_an_unreachable_server_is_unavailable_and_nothing_was_charged(clock):
     """Nobody listens: the error says that nothing happened, and on_unavailable decides where it was asked to."""
     url = f"postgresql://quota@127.0.0.1:{free_port()}/postgres"

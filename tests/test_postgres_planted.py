@@ -404,7 +404,7 @@ BUGS = {
     "bodies stay behind": (WRITES, "    DELETE FROM {ns}.bodies WHERE name = r.name;\n", ""),
     "the floor stays low": (WRITES, "    v_floor := greatest(v_floor, r.floor, r.at + 1);\n", ""),
     "old memos stay behind": (WRITES, "o.until < p_before", "false"),
-    "a stale copy brings everything": (READS, "SELECT CASE WHEN {ns}.fresh(p_stamp_name, p_stamp, p_plans) THEN", "SELECT CASE WHEN true THEN"),
+    "a stale copy brings everything": (READS, "IF NOT {ns}.fresh(p_stamp_name, p_stamp, p_plans) THEN", "IF false THEN"),
 }  # fmt: skip
 
 

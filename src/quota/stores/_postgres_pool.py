@@ -218,9 +218,7 @@ class AsyncConnections:
         self._idle: deque[Link] = deque()
 
     async def take(self, deadline: float) -> Link:
-        if self._free.locked():
-            await asyncio.wait_for(self._free.acquire(), max(0, deadline - monotonic()))
-        else:
+        async with asyncio.timeout(max(0, deadline - monotonic())):
             await self._free.acquire()
         try:
             while self._idle:
@@ -274,7 +272,7 @@ class AsyncBorrowed:
         return Link(await self._pool.getconn(timeout=max(0.001, deadline - monotonic())))
 
     async def give(self, link: Link) -> None:
-        await self._pool.putconn(link.connection)
+        await asyncio.shield(self._pool.putconn(link.connection))
 
     async def close(self) -> None:
         """The pool is the caller's."""
