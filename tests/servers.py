@@ -28,6 +28,15 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def ended(process: subprocess.Popen) -> bool:
+    """Whether a process ended, now or within a moment."""
+    try:
+        process.wait(0.01)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
 class Valkey:
     """A Valkey server: ``options`` are its command line's. ``durable``: an append-only file, synced at each write."""
 
@@ -58,9 +67,8 @@ class Valkey:
                     if client.ping():
                         return
             except redis.RedisError:
-                if self.process.poll() is not None:
+                if ended(self.process):
                     break
-                time.sleep(0.01)
         raise RuntimeError((self.folder / "log").read_text())
 
     def kill(self) -> None:
@@ -137,7 +145,7 @@ class FaultProxy:
                     if fault in ("drop_reply", "half") or not reply:
                         return
                     if self.delay:
-                        time.sleep(self.delay)
+                        threading.Event().wait(self.delay)
                     client.sendall(reply)
         except OSError:
             return
@@ -247,9 +255,8 @@ class Postgres:
             try:
                 self.connect().close()
             except psycopg.OperationalError:
-                if self.process.poll() is not None:
+                if ended(self.process):
                     break
-                time.sleep(0.01)
             else:
                 return
         raise RuntimeError((self.root / "log").read_text())
