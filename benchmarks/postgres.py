@@ -88,7 +88,7 @@ def awaited(url: str, opened: ExitStack) -> dict[str, Loop]:
 def measure(rounds: int) -> dict[str, Any]:
     """Every figure of the PostgreSQL store, as ratios."""
     with ExitStack() as opened:
-        server = Postgres()
+        server = Postgres(disk=True)
         opened.callback(server.stop)
         connection = opened.enter_context(closing(server.connect()))
         contenders = {

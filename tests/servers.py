@@ -28,6 +28,12 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def roomy() -> str | None:
+    """A directory in memory with a gigabyte free; None for the usual one."""
+    memory = "/dev/shm"
+    return memory if os.path.isdir(memory) and shutil.disk_usage(memory).free > 2**30 else None
+
+
 def ended(process: subprocess.Popen) -> bool:
     """Whether a process ended, now or within a moment."""
     try:
@@ -212,12 +218,13 @@ class Pooler(PostgresProxy):
 class Postgres:
     """A PostgreSQL server of a wheel on a directory of its own. ``options``: settings, as ``name=value``.
 
-    ``fsync`` and ``synchronous_commit`` are on, as they are where it matters. It refuses to run as root, so as root it
-    runs as nobody.
+    ``fsync`` and ``synchronous_commit`` are on, as they are where it matters. Its data is in memory where there is room,
+    unless ``disk`` is asked for: what tests crash is the server, not the machine. ``replica_of``: the port of another
+    one, to stand by. It refuses to run as root, so as root it runs as nobody.
     """
 
-    def __init__(self, *options: str, cluster: Path | None = None) -> None:
-        self.root = Path(tempfile.mkdtemp(prefix="quota-postgres-"))
+    def __init__(self, *options: str, replica_of: int | None = None, disk: bool = False) -> None:
+        self.root = Path(tempfile.mkdtemp(prefix="quota-postgres-", dir=None if disk else roomy()))
         self.folder = self.root / "data"
         self.port = free_port()
         self.options = [part for option in options for part in ("-c", option)]
@@ -225,10 +232,10 @@ class Postgres:
         self.user = "nobody" if hasattr(os, "geteuid") and os.geteuid() == 0 else None
         if self.user:
             shutil.chown(self.root, self.user)
-        if cluster is None:
+        if replica_of is None:
             self._run("initdb", "-D", str(self.folder), "-U", "quota", "-A", "trust", "-E", "UTF8", "--no-locale", "-N")
         else:
-            self._run("pg_basebackup", "-d", f"host=127.0.0.1 port={cluster} user=quota", "-D", str(self.folder), "-R",
+            self._run("pg_basebackup", "-d", f"host=127.0.0.1 port={replica_of} user=quota", "-D", str(self.folder), "-R",
                       "-c", "fast")  # fmt: skip
         self.start()
 

@@ -109,7 +109,7 @@ def test_the_conformance_machine_over_postgres(server):
         return PostgresStore(server.url, namespace=store.namespace)
 
     tried = machine(lambda: PostgresStore(server.url, namespace=namespace()), reopened)
-    run_state_machine_as_test(tried, settings=settings(max_examples=12, stateful_step_count=30))
+    run_state_machine_as_test(tried, settings=settings(max_examples=8, stateful_step_count=30))
 
 
 def awaited_machine(server):
@@ -418,7 +418,7 @@ def test_a_decision_survives_a_pickle_and_refunds(store, clock):
 # Numbers
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(
     limits=st.lists(
         st.one_of(
