@@ -103,13 +103,19 @@ def used(ledger, secret, limit=0):
 
 def test_the_conformance_machine_over_postgres(server):
     """Every history agrees with the model, the store closed and reopened now and then."""
+    opened = []
+
+    def open_(name=None):
+        opened.append(PostgresStore(server.url, namespace=name or namespace()))
+        return opened[-1]
 
     def reopened(store):
         store.close()
-        return PostgresStore(server.url, namespace=store.namespace)
+        return open_(store.namespace)
 
-    tried = machine(lambda: PostgresStore(server.url, namespace=namespace()), reopened)
-    run_state_machine_as_test(tried, settings=settings(max_examples=8, stateful_step_count=30))
+    run_state_machine_as_test(machine(open_, reopened), settings=settings(max_examples=8, stateful_step_count=30))
+    for store in opened:  # a reservation of a store that was closed opens a connection again
+        store.close()
 
 
 def awaited_machine(server):
