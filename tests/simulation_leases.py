@@ -21,7 +21,7 @@ class Package:
     def __init__(self, name="quota"):
         root = importlib.import_module(name)
         self.Ledger, self.ManualClock, self.UsagePlan = root.Ledger, root.ManualClock, root.UsagePlan
-        self.StoreUnavailable, self.ClockSkew = root.StoreUnavailable, root.ClockSkew
+        self.StoreUnavailable, self.ClockSkew, self.RequestMismatch = root.StoreUnavailable, root.ClockSkew, root.RequestMismatch
         self.MemoryStore = importlib.import_module(f"{name}.stores.memory").MemoryStore
         leased = importlib.import_module(f"{name}.stores.leased")
         self.LeasedStore, self.AsyncLeasedStore, self.AsyncLedger = (
@@ -291,7 +291,7 @@ class World:
     def guarded(self, call, *args):
         try:
             return call(*args)
-        except (self.package.StoreUnavailable, self.package.ClockSkew):
+        except (self.package.StoreUnavailable, self.package.ClockSkew, self.package.RequestMismatch):
             return None
 
     def do_key(self):

@@ -157,6 +157,8 @@ class Leasing(Holdings):
                     purse.open_lane(self.lanes, holding.ref, holding.rest.lock)
                 return holding.answer(request, self._epoch) if not bid.only else None
             decision = leased.decision
+            # Granted before and not handed out again, its windows being over: still to be given back.
+            purse.due = decision is None and bid.again
             if bid.calls >= LEAST:
                 holding.patience, holding.waited = min(max(1, holding.patience * 2), _LONGEST), 0
             if decision is not None and decision.reason is Reason.QUOTA_EXCEEDED:
