@@ -21,7 +21,11 @@ class Package:
     def __init__(self, name="quota"):
         root = importlib.import_module(name)
         self.Ledger, self.ManualClock, self.UsagePlan = root.Ledger, root.ManualClock, root.UsagePlan
-        self.StoreUnavailable, self.ClockSkew, self.RequestMismatch = root.StoreUnavailable, root.ClockSkew, root.RequestMismatch
+        self.StoreUnavailable, self.ClockSkew, self.RequestMismatch = (
+            root.StoreUnavailable,
+            root.ClockSkew,
+            root.RequestMismatch,
+        )
         self.MemoryStore = importlib.import_module(f"{name}.stores.memory").MemoryStore
         leased = importlib.import_module(f"{name}.stores.leased")
         self.LeasedStore, self.AsyncLeasedStore, self.AsyncLedger = (

@@ -15,8 +15,8 @@ from .charge import Verdict
 from .clock import DAY_US, EPOCH, Clock, span_us, system_clock, to_us
 from .decision import Decision, Details, LimitStatus, Reason, refusal
 from .errors import InvalidCost, InvalidValue, NotAllowed, ReservationClosed, check_text
+from .history import UsageRecord
 from .key import ApiKey, digest, mistyped, new_token
-from .operations import UsageRecord
 from .plan import REQUESTS, Cost, check_route, parse_cost, whole
 from .store import Request
 

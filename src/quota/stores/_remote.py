@@ -14,7 +14,8 @@ from ..charge import MAX_UNITS, Course, Party, QuotaLine, Reading, Standing, Ter
 from ..clock import to_us
 from ..decision import Decision, Details, Reason, _lazy, reason_of
 from ..key import ApiKey
-from ..operations import _decode_standing, _encode_standing, _fingerprint, usable
+from ..memos import decode_standing, encode_standing, fingerprint
+from ..operations import usable
 from ..plan import UsagePlan
 from ..record import Record
 from ..store import Entry, Request
@@ -138,10 +139,10 @@ class Lane:
     def memo(self, request: Request, takes: Mapping[str, int], id_: str) -> list[Any]:
         """What is remembered of an admission besides what the server answers; ``read_memo`` puts them together."""
         lines = [
-            [_encode_standing(Standing(line, 0, extra, end)), index, base]
+            [encode_standing(Standing(line, 0, extra, end)), index, base]
             for line, index, base, extra, end in self.places
         ]
-        return [_fingerprint(request), id_, request.id, self.plan.id, sorted(takes.items()), lines,
+        return [fingerprint(request), id_, request.id, self.plan.id, sorted(takes.items()), lines,
                 metered(self.course, takes), list(self.tokens)]  # fmt: skip
 
 
@@ -150,10 +151,10 @@ def read_memo(now: int, found: Sequence[int], rest: list[Any], terms: Terms) -> 
     prints, id_, hold_id, plan_id, takes, lines, groups, tokens = rest
     readings: list[Reading] = []
     for encoded, index, base in lines:
-        empty = _decode_standing(encoded)
+        empty = decode_standing(encoded)
         quota = type(empty.line) is QuotaLine
         readings.append((empty.line, found[index] - base if quota else found[index], empty.extra, empty.resets_at))
-    standings = [_encode_standing(standing) for standing in weigh(readings, {}, now).standings]
+    standings = [encode_standing(standing) for standing in weigh(readings, {}, now).standings]
     until = now + terms.request_ttl
     return [until, prints, id_, hold_id, plan_id, takes, now, standings, [], [[now, groups]], tokens]
 
