@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..charge import Party
-from ..clock import DAY_US
 from ..errors import InvalidValue, StoreUnavailable
 from ..record import Record
 from ..store import Entry, Request
@@ -17,7 +16,7 @@ from ._postgres_schema import CHECK, MIGRATION, READING, TABLES, VERSION, WRITIN
 from ._postgres_wire import TYPES, Call, array, texts
 from ._remote import Copy, Lane
 from ._remote_directory import Check, Glance, Place, Write
-from ._remote_steps import Decisions, Found, State, new_record, refs
+from ._remote_steps import Decisions, Found, State, dead_by, new_record, refs
 from ._remote_trips import NOTHING, Trip, to_json
 
 _NAMESPACE = re.compile(r"(?!pg_)[a-z_][a-z0-9_]{0,47}\Z")
@@ -230,7 +229,15 @@ class PostgresSteps(Decisions):
         rows, bodies = [], []
         for name, record, version in zip(names, found.party.records(), versions, strict=True):
             record.requests = None
-            rows.append(_encode_record(name, record, version, *self._end(record)))
+            rows.append(
+                _encode_record(
+                    name,
+                    record,
+                    version,
+                    dead_by(copy.entry, record, self.terms),
+                    record.dead_after(self.terms.retention)[1],
+                )
+            )
             bodies.append(to_json(record.encode()))
         states = zip(*found.states, strict=True)
         return self._call(
@@ -239,12 +246,6 @@ class PostgresSteps(Decisions):
             None if kept is None else self._request(request), None if kept is None else to_json(kept).encode(),
             None if kept is None else _number(kept[0]),
         )  # fmt: skip
-
-    def _end(self, record: Record) -> tuple[int, int]:
-        """(when it is dead, until when it knows the counts), were it charged until its day ends, as a lane may."""
-        dead_at, floor = record.dead_after(self.terms.retention)
-        day_end = record.at - record.at % DAY_US + DAY_US
-        return max(dead_at, day_end + max(self.terms.retention * DAY_US, self.terms.request_ttl)), floor
 
 
 def read_reply(answer: bytes) -> Any:

@@ -11,7 +11,6 @@ import attrs
 from redis.exceptions import ResponseError
 
 from ..charge import Party
-from ..clock import DAY_US
 from ..errors import InvalidValue, StoreUnavailable, check_text
 from ..key import ApiKey
 from ..record import Record
@@ -20,7 +19,7 @@ from ._redis_script import COMMIT, DECIDE, LOOK, READ, RELEASE
 from ._redis_wire import Call, pack, plain, run
 from ._remote import Copy, Lane
 from ._remote_directory import Check, Glance, Place, Write
-from ._remote_steps import Decisions, Found, State, new_record, refs
+from ._remote_steps import Decisions, Found, State, dead_by, new_record, refs
 from ._remote_trips import NOTHING, Trip, to_json
 
 FORMAT = "1"
@@ -231,11 +230,10 @@ class RedisSteps(Decisions):
             fields = [part for pair in _encode_record(record, versions[index]).items() for part in pair]
             writes.append(["DEL", index + 2])
             writes += [["HSET", index + 2, *fields[i : i + 1000]] for i in range(0, len(fields), 1000)]
-            writes.append(["PEXPIRE", index + 2, str(self._lifetime_ms(record))])
+            writes.append(["PEXPIRE", index + 2, str(self._lifetime_ms(copy.entry, record))])
         return run(COMMIT, keys, to_json([checks, writes]))
 
-    def _lifetime_ms(self, record: Record) -> int:
-        """How long a record matters from now on, were it charged until its day ends: relative, and never short."""
-        dead_at, _ = record.dead_after(self.terms.retention)
-        life = max(dead_at - record.at, self.terms.request_ttl) + DAY_US + 2 * self.terms.max_skew
+    def _lifetime_ms(self, entry: Entry, record: Record) -> int:
+        """How long a record matters from now on: relative, and never short."""
+        life = dead_by(entry, record, self.terms) - record.at + 2 * self.terms.max_skew
         return life // 1000 + 1

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from ..charge import Party
+from ..charge import Party, Terms, ThrottleLine
+from ..clock import DAY_US
 from ..errors import ClockSkew, StoreBusy, StoreUnavailable
 from ..key import new_number, new_token
 from ..operations import perform
@@ -142,7 +143,10 @@ class Decisions(Directory):
         """Decide on the records by the rule and write back, or open a lane for the next try."""
         found = self._decode(copy.entry, request, reply)
         old = copy.lane(request)
-        lane = None if turn else self._open(copy, request, found.party, [version for version, _, _ in found.states])
+        # What a bucket that outlasts all else may get under a changed plan must be written before a lane pours it.
+        late = old is None and _drained(copy.entry) > self.terms.retention * DAY_US
+        versions = [version for version, _, _ in found.states]
+        lane = None if turn or late else self._open(copy, request, found.party, versions)
         if lane is not None and found.memo is None and (old is None or old.tag != lane.tag):  # noqa: SIM102
             if lane.amounts(lane.course.cost if request.takes is None else request.takes) is not None:
                 return False, OPENED
@@ -179,6 +183,19 @@ class Decisions(Directory):
         found.memo = memo
         if memo[-1][0] == found.party.key.token:
             found.party.key.requests = {str(request.request_id): memo}
+
+
+def dead_by(entry: Entry, record: Record, terms: Terms) -> int:
+    """When nothing in a record matters any more, were it charged until its day ends, as lanes may without saying so."""
+    dead_at, _ = record.dead_after(terms.retention)
+    day_end = record.at - record.at % DAY_US + DAY_US
+    return max(dead_at, day_end + max(terms.retention * DAY_US, terms.request_ttl, _drained(entry)))
+
+
+def _drained(entry: Entry) -> int:
+    """How long the fullest bucket of a key's plans takes to be empty."""
+    lines = [line for plan in entry.plans.values() for route in ("", *plan.routes) for line in plan.course(route).lines]
+    return max((-(-line.burst // line.drain) for line in lines if isinstance(line, ThrottleLine)), default=0)
 
 
 def refs(entry: Entry) -> list[str]:
