@@ -304,7 +304,7 @@ class World:
             self.disabled_at = self.now
         else:
             self.operator.enable_key("k")
-            self.disabled_at, self.over_at, self.twice = None, None, False
+            self.disabled_at = None
 
     def do_refund(self):
         if not self.decisions:

@@ -144,6 +144,12 @@ class Purse:
         """Units spent, whatever their kind."""
         return sum(meter.total for meter in self.spent.values())
 
+    def expire(self) -> None:
+        """The clock was stepped back: its readings no longer tell how long ago the store was asked, so ask it again."""
+        self.until = 0
+        if self.lane is not None:
+            self.lane.version = -1
+
     def close(self) -> None:
         """Spend no more of it; what was spent is told to the store with the next request."""
         if self.open:
@@ -295,6 +301,9 @@ class Holding:
 
     def answer(self, request: Request, epoch: int) -> Decision | None:
         """Decide here, if that can be done; the caller has the holding at rest."""
+        for purse in (self.purse, self.spare):
+            if request.now < purse.asked:
+                purse.expire()
         decision = self.purse.spend(request)
         if decision is None and self.spare.open:
             decision = self.spare.spend(request)

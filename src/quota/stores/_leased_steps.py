@@ -169,18 +169,19 @@ class Leasing(Holdings):
 
     def _wanting(self, holding: Holding, now: int) -> bool:
         """Whether it is time to prepare what comes after: half is spent, or the refresh is near."""
-        purse = holding.purse
-        if not purse.open:
+        purse, spare = holding.purse, holding.spare
+        if not purse.open or (spare.open and now < spare.until):
             return False
         if 4 * (now - purse.asked) >= 3 * (purse.until - purse.asked):
-            return not holding.spare.open
-        return not holding.spare.open and 2 * purse.total() >= sum(purse.units.values()) and holding.calls >= LEAST
+            return True
+        return 2 * purse.total() >= sum(purse.units.values()) and holding.calls >= LEAST
 
     def _prepare(self, holding: Holding, request: Request) -> Trip[None]:
         """Fill the other purse, ahead of need: it is spent when this one is used up or due."""
         spare = holding.spare
-        if spare.open or self._closed or not holding.purse.open:
+        if (spare.open and request.now < spare.until) or self._closed or not holding.purse.open:
             return
+        self._close(holding, spare)
         used_up = 2 * holding.purse.total() >= sum(holding.purse.units.values())
         if used_up:
             holding.calls = min(max(FIRST, holding.calls) * 4, _MOST_CALLS)
