@@ -82,6 +82,122 @@ def toggling_throttles_refills_nothing(q):
     assert not ledger.consume(key)
 
 
+def _spend(ledger, key, **where):
+    """How many calls are admitted at one instant."""
+    return sum(bool(ledger.consume(key, **where)) for _ in range(40))
+
+
+def _toggled(q, first, second, times=3, **where):
+    """What is admitted at one instant, plan after plan, of a key that shares its account; (limits, routes) each."""
+    told = []
+    for shared in (True, False):
+        ledger, _, key, _ = _ledger(q, "1/day")
+        if shared:
+            ledger.issue_key("second", "p", id="second", account="k")
+        for name, (limits, routes) in (("a", first), ("b", second)):
+            ledger.add_plan(q.UsagePlan(name, limits, routes=routes))
+        told.append([])
+        for plan in ("a", "b") * times:
+            ledger.associate(key, plan)
+            told[-1].append(_spend(ledger, key, **where))
+    return told
+
+
+def a_throttle_by_key_then_by_account_refills_nothing(q):
+    mine, ours = ("10/s burst 10", {}), ("10/s burst 10 by account", {})
+    for first, second in ((mine, ours), (ours, mine)):
+        assert _toggled(q, first, second) == [[10, 0, 0, 0, 0, 0]] * 2
+        wider = (second[0].replace("burst 10", "burst 12"), {})
+        assert _toggled(q, first, wider) == [[10, 2, 0, 0, 0, 0]] * 2
+
+
+def a_bucket_beside_one_that_stays_takes_over_what_it_must(q):
+    mine, ours = "10/s burst 10", "10/s burst 10 by account as ours"
+    assert _toggled(q, (mine, {}), (f"20/s burst 20, {ours}", {})) == [[10, 0, 0, 0, 0, 0]] * 2
+    assert _toggled(q, (ours, {}), (f"10/s burst 20 by account as ours, {mine}", {})) == [[10, 0, 0, 0, 0, 0]] * 2
+    for third in (ours, mine):
+        ledger, _, key, secret = _ledger(q, mine)
+        ledger.issue_key("second", "p", account="k")
+        assert ledger.consume(secret, 9)
+        for limits, admitted in ((f"{mine}, {ours}", 1), (third, 0)):
+            ledger.replace_plan(q.UsagePlan("p", limits))
+            assert _spend(ledger, key) == admitted
+
+
+def a_key_s_bucket_beside_its_account_s_begins_empty(q):
+    ours = "10/s burst 10 by account as ours"
+    ledger, _, secret, other = _two_keys(q, ours)
+    assert ledger.consume(secret)
+    assert ledger.consume(other, 8)
+    ledger.replace_plan(q.UsagePlan("p", f"{ours}, 1/s burst 1"))
+    assert (_spend(ledger, secret), _spend(ledger, other)) == (1, 0)
+
+
+def a_key_s_bucket_beside_its_account_s_that_is_faster_now_takes_over(q):
+    ledger, clock, secret, _ = _two_keys(q, "10/s burst 10 by account as ours")
+    assert ledger.consume(secret, 10)
+    ledger.replace_plan(q.UsagePlan("p", "20/s burst 10 by account as ours, 10/s burst 10"))
+    for _ in range(2):
+        clock.advance(timedelta(seconds=0.5))
+        assert _spend(ledger, secret) == 5
+
+
+def a_route_s_throttle_that_comes_and_goes_refills_nothing(q):
+    with_route = ("10/s burst 10", {"/r": "10/s burst 10"})
+    for first, second in ((("10/s burst 10", {}), with_route), (with_route, ("10/s burst 10", {}))):
+        assert _toggled(q, first, second, route="/r") == [[10, 0, 0, 0, 0, 0]] * 2
+
+
+def a_route_s_throttle_that_goes_is_poured_into_the_plan_s_once(q):
+    throttle = "100/s burst 100"
+    ledger, _, key, _ = _ledger(q, throttle, routes={"/r": throttle})
+    ledger.add_plan(q.UsagePlan("renamed", throttle, routes={"/r": f"{throttle} as other"}))
+    ledger.add_plan(q.UsagePlan("plain", throttle))
+    assert ledger.consume(key, 10)
+    assert ledger.consume(key, 10, route="/r")
+    used = []
+    for plan in ("plain", "p", "renamed", "plain", "p", "plain"):
+        ledger.associate(key, plan)
+        used += [ledger.consume(key, route=route).limits[0].used for route in ("/r", None)]
+    assert used == [21, 22, 23, 23, 24, 24, 27, 28, 29, 29, 31, 32]
+
+
+def a_route_s_throttle_that_goes_fills_the_plan_s_at_most(q):
+    ledger, _, key, _ = _ledger(q, "10/s burst 10", routes={"/r": "10/s burst 10"})
+    assert (_spend(ledger, key), _spend(ledger, key, route="/r")) == (10, 10)
+    ledger.replace_plan(q.UsagePlan("p", "10/s burst 10"))
+    assert ledger.consume(key).limits[0].used == 10
+
+
+def buckets_of_plans_that_are_gone_do_not_pile_up(q):
+    ledger, clock, key, _ = _ledger(q, "1/s burst 5")
+    for number in range(9):
+        ledger.replace_plan(q.UsagePlan("p", f"1/s burst 5 as n{number}"))
+        clock.advance(timedelta(seconds=5))
+        assert _spend(ledger, key) == 5
+    assert len(ledger.store.lanes["k"].seat.record.meters[0].buckets) <= 2
+
+
+def a_route_of_a_plan_that_stands_begins_empty(q):
+    ledger, _, key, _ = _ledger(q, "10/s burst 10", routes={"/r": "10/s burst 10"})
+    assert (_spend(ledger, key), _spend(ledger, key, route="/r")) == (10, 10)
+    ledger, clock, key, _ = _ledger(q, "10/s burst 10")
+    assert _spend(ledger, key) == 10
+    clock.advance(timedelta(seconds=1))
+    ledger.replace_plan(q.UsagePlan("p", "10/s burst 10", routes={"/r": "10/s burst 10"}))
+    assert (_spend(ledger, key), _spend(ledger, key, route="/r")) == (10, 10)
+
+
+def what_an_idle_key_left_in_a_shared_bucket_is_gone(q):
+    ledger, clock, first, second = _two_keys(q, "1/s burst 10 by account")
+    ledger.add_plan(q.UsagePlan("mine", "1/s burst 10"))
+    assert ledger.consume(first, 10)
+    clock.advance(timedelta(seconds=10))
+    assert ledger.consume(second, 10)
+    ledger.associate("k", "mine")
+    assert _spend(ledger, first) == 10
+
+
 def a_limit_that_joins_counts_what_its_window_saw(q):
     ledger, clock, key, _ = _ledger(q, "100/day")
     for _ in range(3):

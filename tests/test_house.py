@@ -25,23 +25,13 @@ SRC = ROOT / "src" / "quota"
 
 # Whatever is not named here stands on floor 3 and is imported by nothing below it.
 FLOORS = {
-    0: {"errors", "clock", "period", "record", "charge"},
+    0: {"errors", "clock", "period", "record", "moves", "charge"},
     1: {
-        "limit",
-        "plan",
-        "key",
-        "decision",
-        "store",
-        "leases",
-        "lease_operations",
-        "history",
-        "memos",
-        "operations",
-        "http",
+        "limit", "plan", "key", "decision", "store", "leases", "lease_operations", "history", "memos", "operations", "http",
     },
     2: {"__init__", "administration", "ledger", "steps", "reservation", "stores"},
-}
-PURE = {"record", "charge"}
+}  # fmt: skip
+PURE = {"record", "moves", "charge"}
 DRIVERS = {"redis": {"redis"}, "postgres": {"psycopg", "psycopg_pool"}}
 FACE = {
     "ApiKey", "AsyncLedger", "Clock", "Decision", "IssuedKey", "Ledger", "LimitStatus", "ManualClock", "Period", "Quota",
@@ -245,9 +235,9 @@ def long_functions(module):
 
 
 LONG_FILES = {
-    "charge": (441, "the rule, all of it in one place"),
+    "charge": (420, "the rule, all of it in one place"),
     "period": (330, "one argument: the zone's clock, the windows on it, and their text"),
-    "testing.model": (520, "an independent model says everything again, and in its own words"),
+    "testing.model": (620, "an independent model says everything again, and in its own words"),
 }
 """Files that argue for more than 320 lines: name -> (lines, why)."""
 

@@ -64,12 +64,21 @@ class AsyncMachine(Machine):
         return Awaited(AsyncLedger(store, clock=self.clock))
 
 
+class ShortMemory(Machine):
+    """One day of history and one stripe, so that records are pruned; limits that need no older readings."""
+
+    open = staticmethod(lambda: MemoryStore(stripes=1, retention=1))
+    focuses = ("odd windows", "toggled")
+
+
 TestMemory = machine(MemoryStore).TestCase
 TestMemory.settings = settings(stateful_step_count=40)
 TestGeneral = machine(GeneralStore).TestCase
 TestGeneral.settings = settings(stateful_step_count=40)
 TestAwaited = AsyncMachine.TestCase
 TestAwaited.settings = settings(stateful_step_count=25)
+TestShortMemory = ShortMemory.TestCase
+TestShortMemory.settings = settings(max_examples=25, stateful_step_count=40)
 
 
 @pytest.mark.slow

@@ -58,14 +58,45 @@ BUGS = {
         "charge.py", "waits.append(now + -(-excess // line.drain))", "waits.append(now + excess // line.drain)"),
     # Throttles
     "a bucket drains a unit too fast": (
-        "charge.py", "level = bucket.level - bucket.drain * (now - bucket.at)",
+        "moves.py", "level = bucket.level - bucket.drain * (now - bucket.at)",
         "level = bucket.level - bucket.drain * (now - bucket.at) - 1"),
     "a bucket's level is rounded down on conversion": (
-        "charge.py", "return -(-level_at(bucket, now) * line.scale // bucket.scale)",
-        "return level_at(bucket, now) * line.scale // bucket.scale"),
-    "toggling throttles refills them": (
-        "charge.py", "level = max(missed, _converted(own, line, now) if own else 0)",
-        "level = _converted(own, line, now) if own else 0"),
+        "moves.py", "return -(-level * line.scale // bucket.scale)", "return (level * line.scale // bucket.scale)"),
+    "toggling throttles refills them": ("moves.py", "    if not left:\n        return\n", "    return\n"),
+    "a renamed throttle is refilled": ("moves.py", "_missed(line, beside or across, now)", "_missed(line, [] if beside else across, now)"),
+    "a throttle by key turned by account is refilled, and the other way round": (
+        "moves.py", "_missed(line, beside or across, now)", "_missed(line, beside, now)"),
+    "a key's bucket that stays is not seen by the account's that joins": (
+        "moves.py", "if not (alike and former.stays and record is party.key)]", "if not (alike and former.stays)]"),
+    "an account's bucket that stays fills the key's that joins": (
+        "moves.py", "if not (alike and former.stays and record is party.key)]", "]"),
+    "an account's bucket that grows is not seen by the key's that joins": (
+        "moves.py", " and new.burst * scale <= burst * new.scale", ""),
+    "an account's bucket that is faster is not seen by the key's that joins": (
+        "moves.py", "new.drain * scale <= drain * new.scale and ", ""),
+    "a route's throttle that comes is refilled": (
+        "moves.py", 'before.get(line.route if alike else "", [])', "before.get(line.route, [])"),
+    "a route's throttle that goes leaves the plan's as it was": (
+        "moves.py", "[_missed(line, formers, now) for formers in dropped]", "[]"),
+    "a route's throttle that goes is not added to the plan's": (
+        "moves.py", "more = min(", "more = 0 and min("),
+    "a route's throttle that goes is poured again and again": (
+        "moves.py", "            bucket.lent, bucket.since = level_at(bucket, now), now\n", "            pass\n"),
+    "what a route's bucket began with is poured back": (
+        "moves.py", "level, own = max(level, whole), max(own, part if alike else 0)", "level = own = max(level, whole)"),
+    "what a route's bucket passed on to another is forgotten": (
+        "moves.py", "max(own, part if alike else 0)", "own"),
+    "what is poured overflows the bucket": (
+        "moves.py", "more = min(sum(part for _, part in found), max(0, line.burst - level))",
+        "more = sum(part for _, part in found)"),
+    "what an idle key left in a shared bucket is remembered": (
+        "moves.py", "mine = record is party.key or now < party.key.at - -burst // drain", "mine = True"),
+    "what an idle key left in a shared bucket is forgotten too soon": (
+        "moves.py", "now < party.key.at - -burst // drain", "False"),
+    "the plan of a key's last call is not remembered": (
+        "moves.py", "left, origin.places = origin.places, places", "left = origin.places"),
+    "a bucket that was left empty is not dropped": (
+        "moves.py", "if not level_at(bucket, now):", "if False:"),
     # Plan changes
     "a new or renamed limit starts from nothing": (
         "charge.py", "    if record.at < start:\n        return meter.total, start\n", "    return meter.total, start\n"),
@@ -125,6 +156,8 @@ BUGS = {
         "operations.py", "                if units < had:\n", "                if False:\n"),
     "a replay is charged again": (
         "operations.py", "if memo is not None and memo[0] > request.now:", "if False:"),
+    "a reservation's retry is told of another hold": (
+        "operations.py", "replayed=True, hold=hold_id", "replayed=True, hold=request.id"),
     "a replay of other parameters is answered": (
         "memos.py", "if prints != fingerprint(request):", "if False:"),
     "a refunded charge is replayed": (

@@ -425,6 +425,20 @@ def test_actual_tokens(kind):
     assert front(headers={"x-api-key": secret}).status == 429
 
 
+@pytest.mark.parametrize("how", ["said", "called"])
+def test_actual_that_cannot_be_committed(kind, how, caplog):
+    """A bare number counts requests, and tokens were held: what was held is kept, the response is not free."""
+    made, secret = ledger("1000 tokens/day as tokens, 100/day as calls")
+    settings = {"actual": lambda request: 642} if how == "called" else {}
+    front = Front(kind, Site(actual=642 if how == "said" else None), made, charge="response",
+                  cost={"tokens": 800, "requests": 1}, **settings)  # fmt: skip
+    assert front(headers={"x-api-key": secret}).status == 200
+    assert used(made, secret) == {"tokens": 800, "calls": 1}
+    made._clock.advance(timedelta(hours=2))
+    assert used(made, secret) == {"tokens": 800, "calls": 1}
+    assert "keeping what was held" in caplog.text
+
+
 def test_actual_from_a_callable(kind):
     """A callable may work out what was used, at the end of the response."""
     made, secret = ledger("100/day")

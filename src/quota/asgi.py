@@ -8,8 +8,8 @@ from functools import lru_cache
 from typing import Any, Unpack
 
 from .decision import Decision
-from .errors import InvalidValue, QuotaError
-from .gate import UNDECIDED, Answer, Gate, Settings, log
+from .errors import InvalidCost, InvalidValue, QuotaError
+from .gate import KEPT, UNDECIDED, Answer, Gate, Settings, log
 from .http import find_key, hidden, hide_parameters
 from .ledger import AsyncLedger, Ledger
 from .reservation import AsyncReservation, Reservation
@@ -280,7 +280,11 @@ class _Exchange:
         commit, actual = gate.kept(self._status, self._scope, self._scope["state"].get("quota_actual"))
         try:
             if commit:
-                decision = await ask(reservation.commit, actual)
+                try:
+                    decision = await ask(reservation.commit, actual)
+                except InvalidCost:
+                    log.exception(KEPT)
+                    decision = await ask(reservation.commit)
                 gate.tell(decision, self._scope)
             else:
                 await ask(reservation.cancel)

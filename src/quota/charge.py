@@ -10,7 +10,12 @@ of one window, never too little, save for what lies further back than history is
 
 *Throttles.* A token bucket whose level is kept in units times ``scale`` and falls by ``drain`` each microsecond: a rate
 of n/d units per p microseconds is scale d*p/g and drain n/g, so nothing is ever divided. A bucket that joins takes over
-the level of those it replaces, so that toggling plans refills nothing.
+the level of those it replaces, so that toggling plans refills nothing (``moves.py``).
+
+*Routes.* What calls on a route used is known from when a plan of the key first gave that route limits of its own, and
+for the calls under such plans: a route's quota that comes in the middle of a window counts these and no others. The
+plan's own quotas count every call all along. A route's throttle begins at the level of the plan's that it overrides,
+and where it goes, what it let through is poured into the plan's.
 
 *Time* never runs backwards for a record. What is due at an instant (holds that lapse, days that end, windows that roll)
 is settled on a copy, which takes the record's place only when something was admitted: a refusal changes nothing.
@@ -25,7 +30,8 @@ import attrs
 
 from .clock import DAY_US
 from .errors import ClockSkew
-from .record import HOUR_US, MINUTE_US, Bucket, Meter, Record, Slot
+from .moves import converted, level_at, move, put
+from .record import HOUR_US, MINUTE_US, Bucket, Meter, Place, Record, Slot
 
 MAX_UNITS = 2**53 - 1
 """The largest number of units a limit or a cost may have: exact in every engine, doubles included."""
@@ -71,11 +77,16 @@ class ThrottleLine:
 
 
 Line = QuotaLine | ThrottleLine
+Throttles = tuple[tuple[Place, ...], tuple[ThrottleLine, ...]]
+"""One unit's throttles of a whole plan, its routes' too: where each counts, and the lines."""
 
 
 @attrs.frozen(eq=False)
 class Course:
-    """What one call on (api, route) under one plan goes through. ``routed``: the route counts on a meter of its own."""
+    """What one call on (api, route) under one plan goes through. ``routed``: the route counts on a meter of its own.
+
+    ``throttles``: the whole plan's, by unit.
+    """
 
     plan: str
     api: str
@@ -83,6 +94,7 @@ class Course:
     routed: bool
     lines: tuple[Line, ...]
     cost: Mapping[str, int]
+    throttles: Mapping[str, Throttles]
 
 
 @attrs.frozen
@@ -123,7 +135,10 @@ class Party:
         return (self.key,) if self.account is None else (self.key, self.account)
 
     def holder(self, line: Line) -> Record:
-        return self.account if line.shared and self.account is not None else self.key
+        return self.record(shared=line.shared)
+
+    def record(self, *, shared: bool) -> Record:
+        return self.account if shared and self.account is not None else self.key
 
     def instant(self, now: int, terms: Terms) -> int:
         """``now``, or the latest instant recorded: time never runs backwards.
@@ -142,13 +157,20 @@ class Party:
 
     def current(self, course: Course | None, now: int) -> bool:
         """Whether nothing is due at ``now`` for these limits."""
-        return not any(_due(record, now) for record in self.records()) and all(
-            _current(self.holder(line), course, line, now) for line in (course.lines if course else ())
+        if any(_due(record, now) for record in self.records()):
+            return False
+        return course is None or (
+            all(_current(self.holder(line), course.api, line, now) for line in course.lines)
+            and all(self.places(course, unit) == places for unit, (places, _) in course.throttles.items())
         )
+
+    def places(self, course: Course, unit: str) -> tuple[Place, ...]:
+        """The throttles of the plan that the key was charged under last."""
+        meter = self.key.meter(course.api, "", unit)
+        return meter.places if meter is not None else ()
 
     def settled(self, course: Course | None, now: int, terms: Terms) -> Party:
         """The party as of ``now``: itself when nothing is due for these limits, else settled copies of its records."""
-        lines = course.lines if course else ()
         if self.current(course, now):
             return self
         owned = self.owned
@@ -160,10 +182,12 @@ class Party:
         )
         for record in work.records():
             _settle(record, now, terms)
-        for line in lines:
-            _place(work.holder(line), course.api, line, now)  # type: ignore[union-attr] # lines come of a course
-        for record in work.records():
-            _join_buckets(record, [line for line in lines if work.holder(line) is record], course, now)
+        if course is not None:
+            for unit, throttles in course.throttles.items():
+                if work.places(course, unit) != throttles[0]:
+                    move(work, course.api, unit, throttles, now)
+            for line in course.lines:
+                _place(work.holder(line), course.api, line, now)
         return work
 
     def keep(self, work: Party, now: int) -> None:
@@ -286,12 +310,6 @@ def metered(course: Course, takes: Mapping[str, int]) -> list[list[Any]]:
     return [[course.api, route, unit, units] for unit, units in takes.items() if units for route in routes]
 
 
-def level_at(bucket: Bucket, now: int) -> int:
-    """A bucket's level at ``now``, in units times its scale."""
-    level = bucket.level - bucket.drain * (now - bucket.at)
-    return max(0, level)
-
-
 def bounds(course: Course, record: Record, meter: Meter) -> tuple[int, int, int]:
     """For the fast path: (the readings up to which nothing refuses and nothing happens, until when that holds)."""
     ceiling = quiet = 2**200
@@ -316,15 +334,15 @@ def _due(record: Record, now: int) -> bool:
     return not record.at - record.at % DAY_US <= now < quiet_until(record)
 
 
-def _current(record: Record, course: Course | None, line: Line, now: int) -> bool:
-    meter = record.meter(course.api if course else "", line.route, line.unit)
+def _current(record: Record, api: str, line: Line, now: int) -> bool:
+    meter = record.meter(api, line.route, line.unit)
     if meter is None:
         return False
     if isinstance(line, QuotaLine):
         slot = meter.slot(line.name)
         return slot is not None and (slot.start, slot.end) == line.window(now)
     bucket = meter.bucket(line.name)
-    return bucket is not None and bucket.live and bucket.scale == line.scale and bucket.drain == line.drain
+    return bucket is not None and bucket.scale == line.scale and bucket.drain == line.drain
 
 
 def _settle(record: Record, now: int, terms: Terms) -> None:
@@ -358,9 +376,12 @@ def _end_windows(record: Record, now: int) -> None:
 
 
 def _place(record: Record, api: str, line: Line, now: int) -> None:
-    """Give a quota the slot of its window at ``now``; a throttle is placed by ``_join_buckets``."""
+    """Give a quota the slot of its window at ``now``, a throttle its bucket at its rate."""
     meter = record.metered(api, line.route, line.unit, now)
     if not isinstance(line, QuotaLine):
+        bucket = meter.bucket(line.name)
+        if bucket is None or (bucket.scale, bucket.drain) != (line.scale, line.drain):
+            put(meter, line, *converted(bucket, line, now), now)
         return
     start, end = line.window(now)
     slot = meter.slot(line.name)
@@ -396,46 +417,3 @@ def known(record: Record, meter: Meter, start: int) -> tuple[int, int]:
     ]
     before = [point for point in points if point[1] <= start]
     return max(before) if before else min(points)
-
-
-def _join_buckets(record: Record, lines: list[Line], course: Course | None, now: int) -> None:
-    """Make the buckets of these throttles live, each at the level that its predecessors leave it."""
-    for meter in record.meters:
-        if course is None or meter.api != course.api or meter.route not in ("", course.route):
-            continue
-        joining = [
-            line for line in lines
-            if isinstance(line, ThrottleLine) and line.route == meter.route and line.unit == meter.unit
-        ]  # fmt: skip
-        if not joining:
-            continue
-        before = [bucket for bucket in meter.buckets if bucket.live]
-        waiting = [bucket for bucket in meter.buckets if not bucket.live and level_at(bucket, now) > 0]
-        joined = [_joined(line, before, meter.bucket(line.name), now) for line in joining]
-        names = {bucket.name for bucket in joined}
-        for bucket in before:
-            bucket.live = False
-        meter.buckets = joined + [bucket for bucket in before + waiting if bucket.name not in names]
-
-
-def _joined(line: ThrottleLine, before: list[Bucket], own: Bucket | None, now: int) -> Bucket:
-    """One throttle's bucket on joining: its own level, or more where the charges it missed may have left more.
-
-    A slower bucket's level is at least what this one's would be, so the lowest of those is safe; where all were
-    faster, the highest is what they promised to keep.
-    """
-    if own is not None and own.live:
-        level = _converted(own, line, now)
-    else:
-        slower = [b for b in before if b.drain * line.scale <= line.drain * b.scale]
-        missed = (
-            min(_converted(b, line, now) for b in slower)
-            if slower
-            else max((_converted(b, line, now) for b in before), default=0)
-        )
-        level = max(missed, _converted(own, line, now) if own else 0)
-    return Bucket(line.name, line.scale, line.drain, level, now, live=True)
-
-
-def _converted(bucket: Bucket, line: ThrottleLine, now: int) -> int:
-    return -(-level_at(bucket, now) * line.scale // bucket.scale)

@@ -20,6 +20,8 @@ from .plan import Cost, parse_cost
 
 log = logging.getLogger(__name__)
 
+KEPT = "keeping what was held: what was used cannot be known"
+
 UNDECIDED = (StoreBusy, StoreUnavailable, ClockSkew)
 """Why a ledger cannot decide; ``on_unavailable`` says what then."""
 
@@ -269,7 +271,7 @@ class Gate:
                     parse_cost(actual, "actual", 0)
                     return True, actual
             except Exception:
-                log.exception("keeping what was held: what was used cannot be known")
+                log.exception(KEPT)
                 return True, None
         return status is not None and self.success(status), None
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from .charge import Course, Line, QuotaLine, ThrottleLine
+from .charge import Course, Line, QuotaLine, ThrottleLine, Throttles
 from .errors import InvalidCost, InvalidPlan, check_text
 from .limit import REQUESTS, Cost, Limit, Quota, Throttle, check_distinct, parse_cost, parse_limits, whole
 
@@ -80,9 +80,10 @@ class UsagePlan:
     """A named set of limits. ``limits`` is a sequence of ``Quota`` and ``Throttle``, or their text form.
 
     ``api``: which API the plan governs; a key has at most one plan per api (API Gateway: one plan per stage).
-    ``routes``: route -> limits of its own; a throttle overrides the plan's throttles of its unit, a quota adds to the
-    plan's. ``costs``: route -> what one call costs unless the call says otherwise. ``alerts``: percents of a quota
-    whose crossing shows in ``Decision.crossed``, each once per window.
+    ``routes``: route -> limits of its own, each with its own count: a throttle overrides the plan's throttles of its
+    unit, a quota adds to the plan's and counts the calls on that route since the key was on a plan that limits it.
+    ``costs``: route -> what one call costs unless the call says otherwise. ``alerts``: percents of a quota whose
+    crossing shows in ``Decision.crossed``, each once per window.
 
     Raises:
         InvalidPlan: naming the field, the value and what is accepted.
@@ -96,6 +97,7 @@ class UsagePlan:
     costs: Mapping[str, Cost] = attrs.field(default={}, kw_only=True, converter=_to_costs, hash=False)
     alerts: tuple[int, ...] = attrs.field(default=(80, 100), kw_only=True, converter=_to_alerts)
     _courses: dict[str, Course] = attrs.field(init=False, factory=dict, eq=False, repr=False)
+    _throttles: dict[str, Throttles] = attrs.field(init=False, factory=dict, eq=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         check_text("id", self.id, error=InvalidPlan)
@@ -103,6 +105,11 @@ class UsagePlan:
             object.__setattr__(self, "name", self.id)
         check_text("name", self.name, error=InvalidPlan)
         check_text("api", self.api, error=InvalidPlan, least=0)
+        lines = [line for route in ("", *self.routes) for line in self._lines(route) if line.route == route]
+        for unit in dict.fromkeys(line.unit for line in lines if isinstance(line, ThrottleLine)):
+            own = tuple(line for line in lines if isinstance(line, ThrottleLine) and line.unit == unit)
+            places = [(line.route, line.name, line.shared, line.scale, line.drain, line.burst) for line in own]
+            self._throttles[unit] = tuple(places), own
         for route in ("", *self.routes):
             names = [line.name for line in self.course(route).lines]
             if len(set(names)) < len(names):
@@ -117,6 +124,11 @@ class UsagePlan:
         return course
 
     def _compile(self, route: str) -> Course:
+        cost = parse_cost(self.costs.get(route, 1))
+        own = bool(self.routes.get(route))
+        return Course(self.id, self.api, route, own, tuple(self._lines(route)), cost, self._throttles)
+
+    def _lines(self, route: str) -> list[Line]:
         own = self.routes.get(route, ())
         overridden = {limit.unit for limit in own if isinstance(limit, Throttle)}
         names = {limit.name for limit in self.limits}
@@ -125,12 +137,10 @@ class UsagePlan:
             for limit in self.limits
             if not (isinstance(limit, Throttle) and limit.unit in overridden)
         ]
-        taken = {line.name for line in lines}
         for limit in own:
-            name = f"{route} {limit.name}" if limit.name in taken or limit.name in names else limit.name
+            name = f"{route} {limit.name}" if limit.name in names else limit.name
             lines.append(_line(limit, route, name, self.alerts))
-        cost = parse_cost(self.costs.get(route, 1))
-        return Course(self.id, self.api, route, bool(own), tuple(lines), cost)
+        return lines
 
     def __str__(self) -> str:
         return ", ".join(map(str, self.limits))

@@ -15,6 +15,9 @@ MINUTE_US = 60_000_000
 HOUR_US = 3_600_000_000
 _NEVER = 2**62
 
+Place = tuple[str, str, bool, int, int, int]
+"""A throttle's route and name, whether the account's keys share its bucket, its scale, drain and burst."""
+
 
 _unused: dict[int, tuple[int, int]] = {}
 """Days on which nothing was counted before: one each for all the meters that begin on them."""
@@ -52,27 +55,31 @@ class Slot:
 class Bucket:
     """One throttle's level at ``at``, in units times ``scale``, falling by ``drain`` each microsecond.
 
-    ``live``: the latest plan charged it; a bucket that waits for its plan to come back is not.
+    ``lent``: how much of the level at ``since`` another bucket holds as well: what it began with, or has passed on.
     """
 
-    __slots__ = ("at", "drain", "level", "live", "name", "scale")
+    __slots__ = ("at", "drain", "lent", "level", "name", "scale", "since")
 
-    def __init__(self, name: str, scale: int, drain: int, level: int, at: int, live: bool) -> None:  # noqa: FBT001 -- plain data
+    def __init__(self, name: str, scale: int, drain: int, level: int, at: int, lent: int = 0, since: int = 0) -> None:
         self.name = name
         self.scale = scale
         self.drain = drain
         self.level = level
         self.at = at
-        self.live = live
+        self.lent = lent
+        self.since = since
 
     def encode(self) -> list[Any]:
-        return [self.name, self.scale, self.drain, self.level, self.at, self.live]
+        return [self.name, self.scale, self.drain, self.level, self.at, self.lent, self.since]
 
 
 class Meter:
-    """All ever taken of one unit (``total``), and its readings at the start of the last minute, hour, days."""
+    """All ever taken of one unit (``total``), and its readings at the start of the last minute, hour, days.
 
-    __slots__ = ("api", "buckets", "days", "hour", "minute", "route", "slots", "total", "unit")
+    ``places``: of the unit's throttles in the plan that the key was last charged under; on its own meter of no route.
+    """
+
+    __slots__ = ("api", "buckets", "days", "hour", "minute", "places", "route", "slots", "total", "unit")
 
     def __init__(self, api: str, route: str, unit: str, day: int) -> None:
         self.api = api
@@ -84,6 +91,7 @@ class Meter:
         self.days = [_unused.setdefault(day, (day, 0))]
         self.slots: list[Slot] = []
         self.buckets: list[Bucket] | tuple[()] = ()
+        self.places: tuple[Place, ...] = ()
 
     def slot(self, name: str) -> Slot | None:
         for slot in self.slots:
@@ -101,15 +109,18 @@ class Meter:
         return [
             self.api, self.route, self.unit, self.total, self.minute, self.hour, self.days,
             [slot.encode() for slot in self.slots], [bucket.encode() for bucket in self.buckets],
+            *([self.places] if self.places else ()),
         ]  # fmt: skip
 
     @classmethod
     def decode(cls, data: list[Any]) -> Meter:
         meter = cls(data[0], data[1], data[2], 0)
-        _, _, _, meter.total, meter.minute, meter.hour, days, slots, buckets = data
+        _, _, _, meter.total, meter.minute, meter.hour, days, slots, buckets, *places = data
         meter.days = [(day, total) for day, total in days]
         meter.slots = [Slot(*slot) for slot in slots]
         meter.buckets = [Bucket(*bucket) for bucket in buckets] or ()
+        if places:
+            meter.places = tuple(tuple(place) for place in places[0])
         return meter
 
 
@@ -296,6 +307,8 @@ class Record:
                 floor = max(floor, slot.end)
             for bucket in meter.buckets:
                 dead = max(dead, min(bucket.at - -bucket.level // bucket.drain, _NEVER))
+            for _, _, shared, _, drain, burst in meter.places:
+                dead = max(dead, min(self.at - -burst // drain, _NEVER) if shared else 0)
         for expires, _, _, _ in (self.holds or {}).values():
             dead = max(dead, expires + DAY_US)
         for memo in (self.requests or {}).values():

@@ -7,8 +7,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Unpack
 
 from .decision import Decision
-from .errors import InvalidValue, QuotaError
-from .gate import UNDECIDED, Gate, Settings, log, merged
+from .errors import InvalidCost, InvalidValue, QuotaError
+from .gate import KEPT, UNDECIDED, Gate, Settings, log, merged
 from .http import find_key, hidden, hide_parameters
 from .ledger import Ledger
 from .reservation import Reservation
@@ -162,7 +162,11 @@ class _Exchange:
         commit, actual = gate.kept(self._status, self._environ, self._environ.get("quota.actual"))
         try:
             if commit:
-                decision = reservation.commit(actual)
+                try:
+                    decision = reservation.commit(actual)
+                except InvalidCost:
+                    log.exception(KEPT)
+                    decision = reservation.commit()
                 gate.tell(decision, self._environ)
             else:
                 reservation.cancel()

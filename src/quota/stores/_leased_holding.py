@@ -7,11 +7,12 @@ from typing import Any
 
 import attrs
 
-from ..charge import Course, Line, QuotaLine, Reading, ThrottleLine, Verdict, level_at, metered, weigh
+from ..charge import Course, Line, QuotaLine, Reading, ThrottleLine, Verdict, metered, weigh
 from ..clock import to_us
 from ..decision import Decision, Details, Reason, reason_of
 from ..key import ApiKey, new_token
 from ..leases import Bid, Leased
+from ..moves import level_at
 from ..plan import REQUESTS, UsagePlan
 from ..record import MINUTE_US, Bucket, Meter
 from ..store import Request
@@ -120,7 +121,7 @@ class Purse:
         for line, level, _, now in leased.readings:
             if isinstance(line, ThrottleLine):
                 before = max(0, level - leased.units.get(line.unit, 0) * line.scale)
-                self.buckets[line] = Bucket(line.name, line.scale, line.drain, before, now, live=True)
+                self.buckets[line] = Bucket(line.name, line.scale, line.drain, before, now)
         self.open, self.known = True, 0
         self.extend(request.now, refresh)
 
@@ -148,7 +149,7 @@ class Purse:
         """The clock was stepped back: its readings no longer tell how long ago the store was asked, so ask it again."""
         self.until = 0
         if self.lane is not None:
-            self.lane.version = -1
+            self.lane.until = 0
 
     def close(self) -> None:
         """Spend no more of it; what was spent is told to the store with the next request."""

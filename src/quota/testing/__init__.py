@@ -18,9 +18,9 @@ from hypothesis.stateful import invariant, precondition, rule
 from ..decision import Decision
 from ..errors import ClockSkew, QuotaError, RequestMismatch, ReservationClosed
 from ..plan import Quota
-from .directory import DirectoryMachine, equal, raises, us_of
+from .directory import Book, DirectoryMachine, equal, raises, units_of, us_of
 from .model import DAY, Answer, Skewed
-from .strategies import APIS, COSTS, KEY_IDS, REQUEST_IDS, ROUTES
+from .strategies import APIS, COSTS, KEY_IDS, MANY, REQUEST_IDS, ROUTES
 
 
 class Machine(DirectoryMachine):
@@ -45,6 +45,7 @@ class Machine(DirectoryMachine):
         self._same(decision, expected)
         if decision and key:
             self.taken.append((id_, key.era, decision, expected, False))
+            self._book(id_, api).use(units_of(decision.cost))
             if request_id is not None:
                 key.memos[request_id] = (expected.at + DAY, ("consume", cost, api, route), decision, expected)
 
@@ -65,6 +66,10 @@ class Machine(DirectoryMachine):
             self._same(decision, expected)
             if decision:
                 self.taken.append((id_, key.era, decision, expected, False))
+                self._book(id_, "").use(units_of(decision.cost))
+
+    def _book(self, id_: str, api: str) -> Book:
+        return self.books.setdefault((id_, api), Book())
 
     def _replayed(self, id_: str, memo: tuple[Any, ...], call: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         _, remembered, first, expected = memo
@@ -98,20 +103,46 @@ class Machine(DirectoryMachine):
         api=APIS,
         route=ROUTES,
         ttl=st.sampled_from([1, 5_000_000, 7200_000_000, 3 * DAY]),
+        request_id=REQUEST_IDS,
     )
-    def reserve(self, id_: str, cost: Any, api: str, route: str | None, ttl: int) -> None:
+    def reserve(self, id_: str, cost: Any, api: str, route: str | None, ttl: int, request_id: str | None) -> None:
         key = self.model.keys.get(id_)
         mark = f"hold {len(self.held)}"
+        call = ("reserve", cost, api, route, ttl)
+
+        def reserve() -> Any:
+            return self.ledger.reserve(
+                self._presented(id_), cost, ttl=ttl, api=api, route=route, request_id=request_id
+            )  # fmt: skip
+
+        memo = key.memos.get(request_id or "") if key and key.enabled else None
+        if memo is not None and memo[0] > self.now:
+            self._reserved_again(memo, call, reserve)
+            return
         try:
             expected = self.model.consume(id_ if key else None, cost, api, route, self.now, ttl=ttl, hold=mark)
         except Skewed:
-            raises(ClockSkew, lambda: self.ledger.reserve(self._presented(id_), cost, ttl=ttl, api=api, route=route))
+            raises(ClockSkew, reserve)
             return
-        held = self.ledger.reserve(self._presented(id_), cost, ttl=ttl, api=api, route=route)
+        held = reserve()
         self._same(held.decision, expected)
         if held and key:
             self.held.append((id_, key.era, held, api, route))
+            self._book(id_, api).hold(held.id, expected.at + ttl, units_of(held.decision.cost))
             raises(QuotaError, lambda: self.ledger.refund(held.decision))
+            if request_id is not None:
+                key.memos[request_id] = (expected.at + DAY, call, held, expected)
+
+    def _reserved_again(self, memo: tuple[Any, ...], call: tuple[Any, ...], reserve: Callable[[], Any]) -> None:
+        """The retry of a reservation holds what the first one holds, and either of them closes it."""
+        _, remembered, first, expected = memo
+        if remembered != call or first.id in self.spent:
+            raises(RequestMismatch, reserve)
+            return
+        again = reserve()
+        equal((again.decision.replayed, again.id, bool(again)), (True, first.id, True), "a reservation's replay")
+        self._same(again.decision, expected)
+        self.held = [(*entry[:2], again, *entry[3:]) if entry[2].id == first.id else entry for entry in self.held]
 
     @precondition(lambda self: self.held)
     @rule(which=st.integers(0, 30), actual=COSTS, commit=st.booleans(), again=st.booleans())
@@ -145,6 +176,8 @@ class Machine(DirectoryMachine):
             self.taken.append((id_, era, decision, Answer(True, "OK", events=done), False))
         else:
             self.model.cancel(id_, f"hold {index}", api, route, self.now)
+            self.spent.add(held.id)
+        self._book(id_, api).close(held.id, units_of(decision.cost) if commit else 0, now)
         if again:
             raises(ReservationClosed, held.cancel)
             raises(ReservationClosed, lambda: held.commit({"requests": 1}))
@@ -175,6 +208,7 @@ class Machine(DirectoryMachine):
         equal(self.ledger.refund(decision, units), wanted, "units given back")
         if wanted:
             self.spent.add(decision.id)
+            self._book(id_, expected.events[0].api).give_back(wanted)
 
     @rule(
         id_=KEY_IDS,
@@ -206,6 +240,23 @@ class Machine(DirectoryMachine):
     def everyone_stands_where_the_model_says(self) -> None:
         for id_ in self.model.keys:
             self._peek(id_, {"requests": 1}, "", None, {"cost": 1})
+
+    @precondition(lambda self: self.focus == "audited")
+    @invariant()
+    def every_unit_taken_is_used_or_held_or_was_given_back(self) -> None:
+        """By what the ledger answered, and by what it tells now of the quotas that count everything."""
+        for (id_, api), book in self.books.items():
+            key = self.model.keys[id_]
+            equal(book.taken, book.used + book.back + book.holding(0), f"all that {id_} took")
+            if not key.enabled or api not in key.plans:
+                continue
+            try:
+                now = self.model.instant(key, self.now)
+            except Skewed:
+                continue
+            decision = self.ledger.peek(self._presented(id_), dict.fromkeys(("requests", "tokens"), MANY), api=api)
+            told = sum(status.used for status in decision.limits if status.name.startswith("all "))
+            equal(told, book.used + book.holding(now), f"what {id_} used and holds")
 
     @rule(id_=KEY_IDS)
     def usage(self, id_: str) -> None:

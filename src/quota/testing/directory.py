@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
+import attrs
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
@@ -14,8 +15,51 @@ from ..decision import Decision
 from ..errors import ClockSkew, PlanConflict
 from ..ledger import Ledger
 from ..plan import UsagePlan
-from .model import Answer, Model
+from .model import DAY, Answer, Model
 from .strategies import FOCUS, KEY_IDS, PLAN_IDS, START, STEPS, plans
+
+
+@attrs.define
+class Book:
+    """What one key was told, added up: every unit that was taken is used, held or was given back, and one of these."""
+
+    taken: int = 0
+    used: int = 0
+    back: int = 0
+    held: dict[str, tuple[int, int]] = attrs.field(factory=dict)
+
+    def use(self, units: int) -> None:
+        self.taken += units
+        self.used += units
+
+    def hold(self, id_: str, expires: int, units: int) -> None:
+        self.taken += units
+        self.held[id_] = expires, units
+
+    def close(self, id_: str, used: int, now: int) -> None:
+        """A hold is over; what it was used for beyond itself, or after it lapsed, is taken anew."""
+        self.lapse(now)
+        _, units = self.held.pop(id_, (0, 0))
+        self.taken += max(0, used - units)
+        self.used += used
+        self.back += max(0, units - used)
+
+    def give_back(self, units: int) -> None:
+        self.used -= units
+        self.back += units
+
+    def lapse(self, now: int) -> None:
+        """Holds that are over gave themselves back."""
+        for id_ in [id_ for id_, (expires, _) in self.held.items() if expires <= now]:
+            self.back += self.held.pop(id_)[1]
+
+    def holding(self, now: int) -> int:
+        return sum(units for expires, units in self.held.values() if expires > now)
+
+
+def units_of(cost: int | Mapping[str, int]) -> int:
+    """Of whatever unit, together."""
+    return cost if isinstance(cost, int) else sum(cost.values())
 
 
 class DirectoryMachine(RuleBasedStateMachine):
@@ -23,6 +67,7 @@ class DirectoryMachine(RuleBasedStateMachine):
 
     open: Callable[[], Any]
     reopen: Callable[[Any], Any] | None = None
+    focuses: tuple[str, ...] = tuple(sorted(FOCUS))
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,6 +78,7 @@ class DirectoryMachine(RuleBasedStateMachine):
         self.taken: list[tuple[str, int, Decision, Answer, bool]] = []
         self.held: list[tuple[str, int, Any, str, str | None]] = []
         self.spent: set[str] = set()
+        self.books: dict[tuple[str, str], Book] = {}
         self.focus = "all"
 
     def _ledger(self, store: Any) -> Any:
@@ -45,10 +91,10 @@ class DirectoryMachine(RuleBasedStateMachine):
     def now(self) -> int:
         return self.clock._now_us
 
-    @initialize(focus=st.sampled_from(sorted(FOCUS)), data=st.data())
-    def begin(self, focus: str, data: Any) -> None:
-        self.focus = focus
-        plan = data.draw(plans(focus))
+    @initialize(data=st.data())
+    def begin(self, data: Any) -> None:
+        self.focus = data.draw(st.sampled_from(self.focuses))
+        plan = data.draw(plans(self.focus))
         self._replace(plan)
         self.issue("k1", None, plan.id)
 
@@ -75,7 +121,7 @@ class DirectoryMachine(RuleBasedStateMachine):
         instants = sorted(
             {us_of(s.resets_at) for s in decision.limits} | ({us_of(r)} if (r := decision.retry_at) else set())
         )
-        later = [instant for instant in instants if instant + delta > self.now]
+        later = [instant for instant in instants if self.now < instant + delta < self.now + 400 * DAY]
         if later:
             self.clock.set(later[0] + delta)
 
@@ -121,12 +167,18 @@ class DirectoryMachine(RuleBasedStateMachine):
         if id_ in self.model.keys and id_ != "k1":
             self.ledger.remove_key(id_)
             self.model.remove_key(id_)
+            self._lose(id_)
 
     @rule(id_=KEY_IDS)
     def forget(self, id_: str) -> None:
         if id_ in self.model.keys:
             self.ledger.forget(id_)
             self.model.forget(id_, self.now)
+            self._lose(id_)
+
+    def _lose(self, id_: str) -> None:
+        """A key's counts are gone."""
+        self.books = {of: book for of, book in self.books.items() if of[0] != id_}
 
     def _presented(self, id_: str) -> Any:
         return self.secrets.get(id_, "nobody knows this secret")

@@ -1,11 +1,12 @@
 """An independent model of the ledger: a log of what was taken, summed from scratch at every question.
 
 It shares no code with the rule: windows are computed here, levels are fractions, counts are sums over the log. It knows
-UTC periods of one unit, which is what the machine plays with.
+the periods that the machine plays with.
 """
 
 from __future__ import annotations
 
+from calendar import monthrange
 from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 from fractions import Fraction
@@ -14,6 +15,7 @@ from typing import Any
 
 import attrs
 
+from ..period import Period
 from ..plan import Quota, Throttle, UsagePlan
 
 DAY = 86_400_000_000
@@ -60,15 +62,20 @@ class Window:
 
 @attrs.define(eq=False)
 class Level:
-    """A throttle's bucket: ``level`` units at ``at``."""
+    """A throttle's bucket: ``level`` units at ``at``; ``echo`` units at ``since`` are in some other bucket too."""
 
     rate: Fraction
     level: Fraction
     at: int
-    live: bool = True
+    echo: Fraction = Fraction(0)
+    since: int = 0
 
     def now(self, now: int) -> Fraction:
         return max(Fraction(0), self.level - self.rate * (now - self.at))
+
+    def fresh(self, now: int) -> Fraction:
+        """What no other bucket has heard of."""
+        return self.now(now) - max(Fraction(0), self.echo - self.rate * (now - self.since))
 
 
 @attrs.define(eq=False)
@@ -109,8 +116,33 @@ class Answer:
     events: tuple[Event, ...] = ()
 
 
-def window(every: str, now: int) -> tuple[int, int]:
-    """The UTC calendar window around an instant."""
+def window(period: Period, now: int) -> tuple[int, int]:
+    """The calendar window around an instant: in UTC, in Kolkata (always 5:30 ahead) or from an anchor."""
+    if period.anchor is not None:
+        return _anchored(period.every, period.anchor, now)
+    if period.count > 1:  # a century
+        return _us(datetime(2001, 1, 1, tzinfo=timezone.utc)), _us(datetime(2101, 1, 1, tzinfo=timezone.utc))
+    ahead = 19_800_000_000 if period.zone == "Asia/Kolkata" else 0
+    start, end = _calendar(period.every, now + ahead)
+    return start - ahead, end - ahead
+
+
+def _anchored(every: str, anchor: datetime, now: int) -> tuple[int, int]:
+    """From an instant on, day by day or month by month: the 31st comes back after February."""
+    if every == "day":
+        start = now - (now - _us(anchor)) % DAY
+        return start, start + DAY
+    end = 0
+    for months in range(12 * 30):
+        year, month = divmod(12 * anchor.year + anchor.month - 1 + months, 12)
+        last = monthrange(year, month + 1)[1]
+        start, end = end, _us(anchor.replace(year=year, month=month + 1, day=min(anchor.day, last)))
+        if now < end:
+            break
+    return start, end
+
+
+def _calendar(every: str, now: int) -> tuple[int, int]:
     if every in ("minute", "hour"):
         return now - now % _PER[every], now - now % _PER[every] + _PER[every]
     day = (_EPOCH + timedelta(microseconds=now)).replace(hour=0, minute=0, second=0, microsecond=0)
@@ -141,6 +173,7 @@ class Model:
         self.windows: dict[tuple[Place, str], Window] = {}
         self.seen: dict[Place, list[tuple[int, int]]] = {}
         self.levels: dict[tuple[Place, str], Level] = {}
+        self.charged: dict[tuple[str, str, str], list[Limit]] = {}
 
     # The directory
 
@@ -189,6 +222,8 @@ class Model:
                 del table[found]  # type: ignore[attr-defined, unused-ignore]
         for place in [place for place in self.seen if place[0] == party]:
             del self.seen[place]
+        for who in [who for who in self.charged if ("key", who[0]) == party]:
+            del self.charged[who]
 
     def forget(self, id_: str, now: int) -> None:
         key = self.keys[id_]
@@ -243,7 +278,7 @@ class Model:
 
     def current(self, place: Place, limit: Limit, now: int) -> Window:
         """The window that a quota would be in at an instant; remembered only by ``settle``."""
-        start, end = window(limit.spec.period.every, now)  # type: ignore[union-attr]
+        start, end = window(limit.spec.period, now)  # type: ignore[union-attr]
         old = self.windows.get((place, limit.name))
         if old is None or old.end <= now:
             return Window(start, end, start)
@@ -251,49 +286,119 @@ class Model:
             return old
         return Window(start, end, min(old.since, start), old.extra, old.alerted)
 
-    def level(self, key: Member, api: str, limit: Limit, route: str | None, now: int) -> Level:
-        """The bucket that a throttle would have at an instant."""
-        spec = limit.spec
-        assert isinstance(spec, Throttle)
-        place = self.place(key, api, limit)
-        rate = spec.rate / _PER[spec.per]
-        unit_of_level = (
-            spec.rate.denominator * _PER[spec.per] // _gcd(spec.rate.denominator * _PER[spec.per], spec.rate.numerator)
-        )
+    def throttles(self, plan: UsagePlan, unit: str) -> list[Limit]:
+        """All of a plan, whatever the route."""
+        names = [limit.name for limit in plan.limits]
+        found = [Limit(limit, "", limit.name) for limit in plan.limits]
+        for route, own in plan.routes.items():
+            found += [Limit(lim, route, f"{route} {lim.name}" if lim.name in names else lim.name) for lim in own]
+        return [limit for limit in found if isinstance(limit.spec, Throttle) and limit.spec.unit == unit]
 
-        def converted(level: Level) -> Fraction:
-            return Fraction(ceil(level.now(now) * unit_of_level), unit_of_level)
+    def buckets(self, key: Member, plan: UsagePlan | None, api: str, now: int) -> dict[tuple[Place, str], Level]:
+        """All buckets as they would be if the key were charged under this plan."""
+        levels = {of: attrs.evolve(level) for of, level in self.levels.items()}
+        for unit in ("requests", "tokens"):
+            limits = self.throttles(plan, unit) if plan else []
+            last = self.charged.get((key.id, api, unit), [])
+            if limits and last and limits != last:
+                self._turn(key, api, last, limits, levels, now)
+            for limit in limits:
+                of = self.place(key, api, limit), limit.name
+                if of in levels and levels[of].rate != _rate(limit):
+                    levels[of] = self._as(levels[of], limit, now)
+        return levels
 
-        own = self.levels.get((place, limit.name))
-        if own is not None and own.live:
-            return Level(rate, converted(own), now)
-        live = [level for (where, _), level in self.levels.items() if where == place and level.live]
-        slower = [level for level in live if level.rate <= rate]
-        missed = min(map(converted, slower)) if slower else max(map(converted, live), default=Fraction(0))
-        return Level(rate, max(missed, converted(own) if own else Fraction(0)), now)
+    def _as(self, level: Level, limit: Limit, now: int) -> Level:
+        """A bucket at a limit's own rate, in its own smallest part of a unit, rounded up."""
+        whole, fresh = _ceiled(level.now(now), limit), _ceiled(level.fresh(now), limit)
+        return Level(_rate(limit), whole, now, whole - fresh, now)
+
+    def _turn(
+        self, key: Member, api: str, last: list[Limit], limits: list[Limit],
+        levels: dict[tuple[Place, str], Level], now: int,
+    ) -> None:  # fmt: skip
+        """Another plan: each of its buckets hears of the calls that it was not told of."""
+        asleep = now - self.at.get(("key", key.id), 0)
+        of = {limit: (self.place(key, api, limit), limit.name) for limit in (*last, *limits)}
+        own: Party = ("key", key.id)
+        routes = {limit.route for limit in limits}
+        old: dict[str, list[Limit]] = {}
+        for limit in last:
+            old.setdefault(limit.route, []).append(limit)
+
+        def known(limit: Limit) -> Level | None:
+            forgotten = of[limit][0][0] != own and asleep >= ceil(_burst(limit) / _rate(limit))
+            return None if forgotten else levels.get(of[limit])
+
+        def heard(by: Limit, limits: list[Limit]) -> tuple[Fraction, Fraction]:
+            """The least that is safe to believe of buckets that all heard the same calls; and what only they heard."""
+            all_ = [level for level in map(known, limits) if level is not None]
+            slow = [level for level in all_ if level.rate <= _rate(by)]
+            least = min if slow else max
+            return (
+                least((_ceiled(level.now(now), by) for level in slow or all_), default=Fraction(0)),
+                least((_ceiled(level.fresh(now), by) for level in slow or all_), default=Fraction(0)),
+            )
+
+        def goes_on(limit: Limit) -> bool:
+            """The bucket is charged as before, and lets no more through than before."""
+            return any(
+                of[new] == of[limit] and _rate(new) <= _rate(limit) and _burst(new) <= _burst(limit) for new in limits
+            )
+
+        homeless = [limits_ for route, limits_ in old.items() if route not in routes]
+        found: list[tuple[Limit, Level]] = []
+        for limit in limits:
+            mine = levels.get(of[limit])
+            level = self._as(mine, limit, now) if mine else Level(_rate(limit), Fraction(0), now)
+            whole, fresh = level.now(now), level.fresh(now)
+            # Calls on this route went the same way before, or the way of calls on no route in particular.
+            way = limit.route if limit.route in old else ""
+            went = old.get(way, [])
+            if way != limit.route or of[limit] not in [of[other] for other in went]:
+                holder = of[limit][0][0]
+                told = [other for other in went if of[other][0][0] == holder]
+                if not told:
+                    told = [o for o in went if holder != own or way != limit.route or not goes_on(o)]
+                believed, only = heard(limit, told)
+                whole = max(whole, believed)
+                fresh = max(fresh, only) if way == limit.route else fresh
+            if not limit.route:
+                news = [heard(limit, group) for group in homeless]
+                more = min(sum(only for _, only in news), max(Fraction(0), _burst(limit) - whole))
+                whole = max([whole + more, *(believed for believed, _ in news)])
+                fresh += more
+            found.append((limit, Level(_rate(limit), whole, now, whole - fresh, now)))
+        charged = {of[limit] for limit in limits}
+        for limit in last:
+            gone = known(limit)
+            if gone is None or of[limit] in charged:
+                continue
+            if not gone.now(now):
+                del levels[of[limit]]
+            elif limit.route in routes or "" in routes:
+                gone.echo, gone.since = gone.now(now), now
+        filled = {limit.route for limit, level in found if level.level}
+        levels.update((of[limit], level) for limit, level in found if limit.route in filled)
 
     def settle(self, key: Member, api: str, route: str | None, now: int) -> None:
-        """Time passes for good: windows roll and buckets join."""
-        for party in self.parties(key):
-            self.at[party] = now
+        """Time passes for good: windows roll and buckets change hands."""
         plan = self.plans.get(key.plans.get(api, ""))
         limits = self.limits(plan, route) if plan else []
+        self.levels = self.buckets(key, plan, api, now)
+        for unit in ("requests", "tokens"):
+            if plan and (throttles := self.throttles(plan, unit)):
+                self.charged[key.id, api, unit] = throttles
+        for party in self.parties(key):
+            self.at[party] = now
         for limit in limits:
+            place = self.place(key, api, limit)
             if isinstance(limit.spec, Quota):
-                place = self.place(key, api, limit)
                 current = self.current(place, limit, now)
                 self.windows[place, limit.name] = current
                 self.seen.setdefault(place, []).append((current.since, current.end))
-        joined = {
-            (self.place(key, api, limit), limit.name): self.level(key, api, limit, route, now)
-            for limit in limits
-            if isinstance(limit.spec, Throttle)
-        }
-        touched = {place for place, _ in joined}
-        for (place, _), level in self.levels.items():
-            if place in touched:
-                level.live = False
-        self.levels.update(joined)
+            else:
+                self.levels.setdefault((place, limit.name), Level(_rate(limit), Fraction(0), now))
 
     # Decisions
 
@@ -309,6 +414,7 @@ class Model:
         over = 0
         never = quota = False
         lapses: list[tuple[int, int]] = []
+        levels = self.buckets(key, plan, api, now)
         for limit in self.limits(plan, route):
             units = takes.get(limit.spec.unit, 0)
             place = self.place(key, api, limit)
@@ -327,8 +433,9 @@ class Model:
                 lapses.append((current.end, spec.limit + spec.overage if units > spec.limit + spec.overage else -1))
             else:
                 spec_ = limit.spec
-                rate = spec_.rate / _PER[spec_.per]
-                level = self.level(key, api, limit, route, now).level
+                rate = _rate(limit)
+                bucket = levels.get((place, limit.name))
+                level = bucket.now(now) if bucket else Fraction(0)
                 told.append((limit.name, ceil(level), max(0, floor(spec_.burst - level)), now + ceil(level / rate)))
                 if units and level + units > spec_.burst:
                     violated.append(limit.name)
@@ -415,10 +522,11 @@ class Model:
         return (
             len(self.events), dict(self.at), {k: attrs.evolve(v) for k, v in self.windows.items()},
             {k: list(v) for k, v in self.seen.items()}, {k: attrs.evolve(v) for k, v in self.levels.items()},
+            dict(self.charged),
         )  # fmt: skip
 
     def _restore(self, saved: tuple[Any, ...]) -> None:
-        count, self.at, self.windows, self.seen, self.levels = saved
+        count, self.at, self.windows, self.seen, self.levels, self.charged = saved
         del self.events[count:]
 
     def commit(
@@ -510,7 +618,20 @@ class Model:
         return max(0, whole + current.extra - used)
 
 
-def _gcd(one: int, other: int) -> int:
-    while other:
-        one, other = other, one % other
-    return one
+def _rate(limit: Limit) -> Fraction:
+    """Units each microsecond."""
+    spec = limit.spec
+    assert isinstance(spec, Throttle)
+    return spec.rate / _PER[spec.per]
+
+
+def _burst(limit: Limit) -> int:
+    spec = limit.spec
+    assert isinstance(spec, Throttle)
+    return spec.burst
+
+
+def _ceiled(level: Fraction, limit: Limit) -> Fraction:
+    """Rounded up to the smallest part of a unit that the limit's rate needs: what makes a microsecond's drain whole."""
+    parts = _rate(limit).denominator
+    return Fraction(ceil(level * parts), parts)

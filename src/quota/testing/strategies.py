@@ -12,6 +12,14 @@ from .model import DAY
 START = datetime(2026, 1, 29, 23, 40, tzinfo=timezone.utc)
 
 PERIODS = st.sampled_from(["minute", "hour", "day", "week", "month"])
+ODD_PERIODS = [
+    "hour in Asia/Kolkata", "day in Asia/Kolkata", "month in Asia/Kolkata", "day from 2026-01-05T09:17:23+00:00",
+    "month from 2025-10-31T23:50:00+00:00",
+]  # fmt: skip
+"""Windows that begin on no hour or day of UTC."""
+MANY = 10**12
+EVER = [Quota(MANY - 1, "100 year", unit=unit, name=f"all {unit}") for unit in ("requests", "tokens")]
+"""What counts everything, and refuses nothing."""
 REQUESTS = st.just("requests")
 UNITS = st.sampled_from(["requests", "requests", "tokens"])
 PARTIES = st.sampled_from(["key", "key", "account"])
@@ -41,6 +49,14 @@ FOCUS = {
     "both": _limits(),
     "one name": _limits(throttles=False, names=("x",), most=1),
     "accounts": _limits(by=PARTIES, names=(None, "x")),
+    "audited": _limits(units=UNITS).map(lambda limits: [*limits, *EVER]),
+    "odd windows": st.tuples(
+        *(
+            st.builds(Quota, st.integers(1, 12), st.just(period), name=st.just(f"odd {number}"))
+            for number, period in enumerate(ODD_PERIODS)
+        )
+    ).map(list),
+    "toggled": _limits(quotas=False, by=PARTIES, names=(None, None, "x"), most=2),
 }
 COSTS = st.one_of(
     st.none(),
@@ -63,7 +79,7 @@ def plans(draw: st.DrawFn, focus: str) -> UsagePlan:
     """A small plan; the third one governs another api."""
     id_ = draw(PLAN_IDS)
     limits = FOCUS[focus]
-    odd = focus in ("all", "accounts")
+    odd = focus in ("all", "accounts", "toggled", "odd windows")
     routes = {"r": draw(limits)} if odd and draw(st.booleans()) else {}
     costs = {"s": draw(st.sampled_from([2, {"tokens": 1}]))} if odd and draw(st.booleans()) else {}
     alerts = draw(st.sampled_from([(80, 100), (), (50,)]))
