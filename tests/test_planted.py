@@ -159,9 +159,9 @@ BUGS = {
     "a reservation's retry is told of another hold": (
         "operations.py", "replayed=True, hold=hold_id", "replayed=True, hold=request.id"),
     "a replay of other parameters is answered": (
-        "operations.py", "if fingerprint != _fingerprint(request):", "if False:"),
+        "memos.py", "if prints != fingerprint(request):", "if False:"),
     "a refunded charge is replayed": (
-        "operations.py", "if id_ in (party.key.refunds or {}):", "if False:"),
+        "memos.py", "if id_ in (party.key.refunds or {}):", "if False:"),
     # Accounts, routes, alerts, grants
     "the account is charged though the key refused": (
         "charge.py", "    if not verdict.allowed:\n        return verdict\n",
@@ -193,7 +193,7 @@ BUGS = {
     "a day's history counts the wrong day": (
         "record.py", "if row[4] == day:", "if row[4] == day + 1:"),
     "a key's history tells its account's": (
-        "operations.py", "if of == api and held.get((route, name), (record, unit)) == (record, unit)", "if of == api"),
+        "history.py", "if of == api and held.get((route, name), (record, unit)) == (record, unit)", "if of == api"),
     # What lies long apart
     "a window that ended unseen is not noted": (
         "charge.py", "            slot.base, slot.since, slot.extra, slot.alerted = meter.total, slot.end, 0, 0\n", "            pass\n"),
@@ -210,7 +210,7 @@ BUGS = {
     "a cancelled reservation is retried": (
         "operations.py", "if memo is not None and memo[3] == request.id:", "if False:"),
     "a retry may hold for another time": (
-        "operations.py", 'return [*prints, request.ttl] if request.op == "reserve" else prints', "return prints"),
+        "memos.py", 'return [*prints, request.ttl] if request.op == "reserve" else prints', "return prints"),
     "copies of records share what they hold": (
         "record.py", "(self.holds or {}).items()} or None", "(self.holds or {}).items()} or self.holds"),
     "a late commit misses the account": (

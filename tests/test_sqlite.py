@@ -1,7 +1,6 @@
 """The SQLite store: the contract, freshness across connections, the directory, what is bounded, backup, its URL."""
 
 import itertools
-import json
 import os
 import sqlite3
 import threading
@@ -26,7 +25,6 @@ from quota import (
     UnknownPlan,
     UsagePlan,
 )
-from quota.cli import main
 from quota.errors import InvalidValue
 from quota.stores.memory import MemoryStore
 from quota.stores.sqlite import SQLiteStore
@@ -617,22 +615,3 @@ def test_a_store_that_nobody_holds_any_more_closes_itself(path):
     del ledger
     gc.collect()
     assert open_files(path) == 0
-
-
-def test_the_command_line_works_on_a_file(path, tmp_path, capsys):
-    """migrate, check, prune and backup; everything else as on any store."""
-    url = f"sqlite:///{path}"
-
-    def json_of(*arguments):
-        assert main([*arguments, "--store", url, "--json"]) == 0
-        return json.loads(capsys.readouterr().out)
-
-    assert json_of("store", "migrate") == {"migrated": True, "version": 1}
-    assert json_of("plan", "add", "p", "2/day")["id"] == "p"
-    issued = json_of("key", "issue", "Ann", "--plan", "p")
-    (tmp_path / "secret").write_text(issued["secret"])
-    assert json_of("store", "check") == {"ok": True, "problems": [], "plans": 1, "keys": 1}
-    assert json_of("store", "prune") == {"pruned": 0}
-    copy = tmp_path / "copy.db"
-    assert json_of("store", "backup", str(copy)) == {"backup": str(copy), "bytes": copy.stat().st_size}
-    assert main(["store", "backup", str(copy), "--store", url]) == 2

@@ -24,8 +24,10 @@ ELSEWHERE = {
     "test_readme": "reads the repository",
     "test_vendored": "is this",
     "test_planted": "copies and renames the library itself",
+    "test_cli_sqlite": "needs typer",
+    "test_sqlite_faults": "starts interpreters that know the library by its name",
 }
-LONG = {"test_interleavings", "test_small_world"}
+LONG = {"test_interleavings", "test_small_world", "test_sqlite_processes"}
 """What takes its time on any copy alike: left to the slow run."""
 CORE = {"test_http", "test_key", "test_machine", "test_period", "test_small_world"}
 ALONE = '''

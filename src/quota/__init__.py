@@ -20,9 +20,9 @@ from .errors import (
     UnknownKey,
     UnknownPlan,
 )
+from .history import UsageRecord
 from .key import ApiKey, IssuedKey
 from .ledger import AsyncLedger, Ledger
-from .operations import UsageRecord
 from .period import Period
 from .plan import Quota, Throttle, UsagePlan
 from .reservation import Reservation

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from .clock import ManualClock, to_datetime
 from .decision import Decision
+from .history import UsageRecord
 from .key import ApiKey
 from .ledger import Ledger
 from .logs import open_log
-from .operations import UsageRecord
 from .plan import UsagePlan
 from .replay import replay
 from .report import Report, describe

@@ -185,7 +185,8 @@ class Ledger:
                 decision._total = total if allowed else total - units
                 return decision
             lane = lane if lane.turn(now) else None
-        return self._ask(self._steps.consume_at(now, secret, cost, api, route, request_id))
+        hashed = ref if kind is str else None
+        return self._ask(self._steps.consume_at(now, secret, cost, api, route, request_id, hashed))
 
     def reserve(
         self,

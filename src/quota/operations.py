@@ -7,53 +7,30 @@ waits, reads a clock or knows an engine.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import date, timedelta
 from types import MappingProxyType
 from typing import Any
-
-import attrs
 
 from .charge import (
     MAX_UNITS,
     Course,
-    Line,
     Party,
     QuotaLine,
     Standing,
     Terms,
-    ThrottleLine,
     Verdict,
     add,
     charge,
     mark,
     metered,
-    read,
-    weigh,
 )
-from .clock import DAY_US, EPOCH, to_us
-from .decision import Decision, Details, LimitStatus, Reason, no_window, reason_of, refusal, status_of
-from .errors import InvalidCost, InvalidValue, RequestMismatch, ReservationClosed, UnknownKey
+from .clock import DAY_US, to_us
+from .decision import Decision, Details, LimitStatus, Reason, reason_of, refusal, status_of
+from .errors import InvalidCost, InvalidValue, ReservationClosed, UnknownKey
+from .history import UsageRecord, by_day
 from .key import new_number, new_token
-from .plan import UsagePlan
+from .memos import remember, replay
 from .record import Record
 from .store import Entry, Request
-
-
-@attrs.frozen
-class UsageRecord:
-    """One quota on one UTC day: units ``used`` that day and what ``remaining`` of its window at the day's end.
-
-    ``limit`` is the quota's name, behind its route where several routes have one of that name. What API Gateway's
-    GetUsage tells, by limit. ``leased``: so many of ``used`` are out on leases (``LeasedStore``) and were not reported
-    as spent; what was spent for sure is ``used - leased``.
-    """
-
-    day: date
-    api: str
-    limit: str
-    used: int
-    remaining: int
-    leased: int = 0
 
 
 def perform(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> Any:
@@ -95,7 +72,7 @@ def _consume(request: Request, entry: Entry | None, party: Party | None, terms: 
         return refusal(reason, request.now, request.takes or {"requests": 1}, entry.key if entry else None)
     memo = (party.key.requests or {}).get(request.request_id) if request.request_id is not None else None
     if memo is not None and memo[0] > request.now:
-        return _replay(request, memo, entry, party)
+        return replay(request, memo, entry, party)
     plan = entry.plans.get(request.api)
     if plan is None:
         return refusal(Reason.NO_PLAN, request.now, request.takes or {"requests": 1}, entry.key)
@@ -114,73 +91,12 @@ def _consume(request: Request, entry: Entry | None, party: Party | None, terms: 
     )
     if request.request_id is not None:
         details.id = new_token()
-        _remember(request, details, party.key, verdict.now + terms.request_ttl)
+        remember(request, details, party.key, verdict.now + terms.request_ttl)
     return Decision(details)
 
 
 def _tokens(party: Party) -> tuple[int, int]:
     return party.key.token, party.account.token if party.account else 0
-
-
-def _fingerprint(request: Request) -> list[Any]:
-    kind = "reserve" if request.op == "reserve" else "consume"
-    takes = None if request.takes is None else sorted(request.takes.items())
-    prints: list[Any] = [kind, request.api, request.route, takes and [list(pair) for pair in takes]]
-    return [*prints, request.ttl] if request.op == "reserve" else prints
-
-
-def _remember(request: Request, details: Details, record: Record, until: int) -> None:
-    """Keep an admission for its retries; two old ones are looked at for each new one, so no call pays for all."""
-    if record.requests is None:
-        record.requests = {}
-    for old in [id_ for id_, _ in zip(record.requests, range(2), strict=False)]:
-        if record.requests[old][0] <= details.verdict.now:
-            del record.requests[old]
-    verdict = details.verdict
-    record.requests[str(request.request_id)] = [
-        until, _fingerprint(request), details.id, request.id, details.plan.id if details.plan else "",
-        sorted(details.takes.items()), verdict.now, [_encode_standing(s) for s in verdict.standings],
-        [list(pair) for pair in verdict.crossed], [list(group) for group in details.metered], list(details.tokens),
-    ]  # fmt: skip
-    record.version += 1
-
-
-def _replay(request: Request, memo: list[Any], entry: Entry, party: Party) -> Decision:
-    _, fingerprint, id_, hold_id, plan_id, takes, now, standings, crossed, groups, tokens = memo
-    request_id = str(request.request_id)
-    if fingerprint != _fingerprint(request):
-        raise RequestMismatch(request_id, f"was used for another call: {fingerprint}")
-    if id_ in (party.key.refunds or {}):
-        raise RequestMismatch(request_id, "its charge was refunded, or its reservation cancelled")
-    verdict = Verdict(
-        allowed=True, now=now, standings=tuple(_decode_standing(s) for s in standings),
-        crossed=tuple((name, percent) for name, percent in crossed),
-    )  # fmt: skip
-    plan = next((plan for plan in entry.plans.values() if plan.id == plan_id), None)
-    return Decision(
-        Details(
-            Reason.OK, id_, entry.key, plan, dict(takes), verdict, tuple((at, held) for at, held in groups),
-            (tokens[0], tokens[1]), replayed=True, hold=hold_id,
-        )
-    )  # fmt: skip
-
-
-def _encode_standing(standing: Standing) -> list[Any]:
-    line = standing.line
-    numbers = [line.overage] if isinstance(line, QuotaLine) else [line.scale, line.drain, line.burst]
-    return [line.name, line.unit, line.shared, line.route, line.limit, line.length,
-            standing.used, standing.extra, standing.resets_at, numbers]  # fmt: skip
-
-
-def _decode_standing(data: list[Any]) -> Standing:
-    name, unit, shared, route, limit, length, used, extra, resets_at, numbers = data
-    line: Line
-    if len(numbers) == 1:
-        line = QuotaLine(name, unit, shared, route, limit, numbers[0], (), no_window, length)
-    else:
-        scale, drain, burst = numbers
-        line = ThrottleLine(name, unit, shared, route, limit, scale, drain, burst, length)
-    return Standing(line, used, extra, resets_at)
 
 
 def _found(request: Request, entry: Entry | None, party: Party | None) -> tuple[Entry, Party]:
@@ -328,45 +244,13 @@ def _forget(request: Request, entry: Entry | None, party: Party | None, terms: T
 
 
 def _usage(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> list[UsageRecord]:
-    """The quotas of an api by UTC day. ``args``: first and last day, as days since the epoch."""
+    """The quotas of an api by UTC day. ``args``: the first and the last, in days since the epoch."""
     entry, party = _found(request, entry, party)
     first, last = request.args
     now = party.instant(request.now, terms)
     course = _course(entry, request)
     work = party.settled(course, now, terms)
-    today = now // DAY_US
-    found = {
-        (day, name): UsageRecord(EPOCH.date() + timedelta(days=day), request.api, name, *row)
-        for day, name, *row in _rows(work, entry.plans.get(request.api), request.api)
-    }
-    for standing in weigh(read(work, course, now), {}, now).standings if course else ():
-        if isinstance(standing.line, QuotaLine):
-            remaining = max(0, standing.line.limit + standing.extra - standing.used)
-            name = standing.line.name
-            empty = UsageRecord(EPOCH.date() + timedelta(days=today), request.api, name, 0, 0)
-            found[today, name] = attrs.evolve(found.get((today, name), empty), remaining=remaining)
-    return [record for (day, _), record in sorted(found.items(), key=_by_day) if first <= day <= last]
-
-
-def _rows(party: Party, plan: UsagePlan | None, api: str) -> list[tuple[Any, ...]]:
-    """(day, name, used, remaining, leased) of each quota: from the record that counts it, told apart by route where need be."""
-    lines = [line for route in ("", *plan.routes) for line in plan.course(route).lines] if plan else []
-    held = {(line.route, line.name): (party.holder(line), line.unit) for line in lines}
-    found = {
-        (day, route, name): (used, max(0, limit - window_used), record.leased([of, route, unit], day))
-        for record in reversed(party.records())
-        for of, route, unit, name, day, limit, used, window_used, _ in record.history()
-        if of == api and held.get((route, name), (record, unit)) == (record, unit)
-    }
-    places = {(route, name) for _, route, name in found} | set(held)
-    alike = {name for route, name in places if sum(other == name for _, other in places) > 1}
-    return [
-        (day, f"{route} {name}" if route and name in alike else name, *row) for (day, route, name), row in found.items()
-    ]
-
-
-def _by_day(item: tuple[tuple[int, str], UsageRecord]) -> tuple[int, str]:
-    return item[0]
+    return by_day(work, entry.plans.get(request.api), course, request.api, now, first, last)
 
 
 _OPERATIONS: Mapping[str, Callable[[Request, Entry | None, Party | None, Terms], Any]] = MappingProxyType(

@@ -15,8 +15,8 @@ from .charge import Verdict
 from .clock import DAY_US, EPOCH, Clock, span_us, system_clock, to_us
 from .decision import Decision, Details, LimitStatus, Reason, refusal
 from .errors import InvalidCost, InvalidValue, NotAllowed, ReservationClosed, check_text
+from .history import UsageRecord
 from .key import ApiKey, digest, mistyped, new_token
-from .operations import UsageRecord
 from .plan import REQUESTS, Cost, check_route, parse_cost, whole
 from .store import Request
 
@@ -81,12 +81,19 @@ class Steps(Administration):
         return attrs.evolve(step, conclude=lambda answer: _required(step.conclude(answer)))
 
     def consume_at(
-        self, now: int, secret: Presented, cost: Cost, api: str, route: str | None, request_id: str | None
+        self,
+        now: int,
+        secret: Presented,
+        cost: Cost,
+        api: str,
+        route: str | None,
+        request_id: str | None,
+        hashed: bytes | None,
     ) -> Step[Decision]:
-        """``consume`` with the clock read already."""
+        """``consume`` with the clock read already, and a secret hashed."""
         if type(now) is not int:
             raise InvalidValue("clock", now, "a callable returning whole microseconds since the epoch")
-        return self._decide(self._request("consume", secret, cost, api, route, request_id, now))
+        return self._decide(self._request("consume", secret, cost, api, route, request_id, now, hashed))
 
     def _request(
         self,
@@ -97,14 +104,15 @@ class Steps(Administration):
         route: str | None,
         request_id: str | None,
         now: int,
+        hashed: bytes | None = None,
     ) -> Request:
         takes = None if cost is DEFAULT else parse_cost(cost)
         _check_where(api, route)
         if request_id is not None:
             check_text("request_id", request_id)
-        hashed = known = None
+        known = None
         if isinstance(secret, str):
-            hashed = None if not secret else b"" if mistyped(secret) else digest(secret)
+            hashed = None if not secret else b"" if mistyped(secret) else hashed or digest(secret)
         elif isinstance(secret, ApiKey):
             known = secret.id
         elif secret is not None:

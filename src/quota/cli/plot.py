@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..clock import DAY_US, to_datetime
+from ..history import UsageRecord
 from ..key import ApiKey
-from ..operations import UsageRecord
 from ..plan import Quota
 from ..record import HOUR_US
 from ..report import Report

@@ -16,8 +16,8 @@ from rich.text import Text
 
 from ..clock import to_us
 from ..decision import Decision, LimitStatus
+from ..history import UsageRecord
 from ..key import ApiKey
-from ..operations import UsageRecord
 from ..plan import UsagePlan, encode_plan
 
 Cell = str | Text

@@ -10,9 +10,9 @@ import typer
 
 from ..clock import system_clock, to_datetime
 from ..decision import Decision, LimitStatus
+from ..history import UsageRecord
 from ..key import ApiKey
 from ..ledger import Ledger
-from ..operations import UsageRecord
 from ..plan import Quota, UsagePlan
 from .charts import daily
 from .common import (

@@ -2,45 +2,64 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
-from ..charge import Course, QuotaLine, Reading, ThrottleLine, Verdict, metered, weigh
+import attrs
+
+from ..charge import Course, Line, QuotaLine, Reading, ThrottleLine, Verdict, metered, weigh
 from ..clock import to_us
-from ..decision import Decision, Details, Frame, Reason, reason_of
+from ..decision import Decision, Details, Reason, reason_of
 from ..key import ApiKey, new_token
 from ..leases import Bid, Leased
 from ..moves import level_at
 from ..plan import REQUESTS, UsagePlan
-from ..record import MINUTE_US, Bucket, Meter, Record
+from ..record import MINUTE_US, Bucket, Meter
 from ..store import Request
+from ._lane import Stripe
 
 _BEYOND = 2**200
 
 
+class Track:
+    """What the ledger's fast path asks about a lane's course. ``own``: routes with limits or costs of their own."""
+
+    __slots__ = ("live", "own", "throttle")
+
+    def __init__(self, plan: UsagePlan, throttle: ThrottleLine | None) -> None:
+        self.live = True
+        self.own = frozenset(plan.routes) | frozenset(plan.costs)
+        self.throttle = throttle
+
+
 class Lane:
-    """The ledger's fast path over a lease: what it reads of a lane is all here, in this process's own memory."""
+    """The ledger's fast path over a lease: what it reads of a lane is all here, in this process's own memory.
+
+    While it is there it counts what is spent (``total``), in place of the purse's meter.
+    """
 
     __slots__ = (
-        "bucket", "burst", "ceiling", "drain", "frame", "live", "lock", "meter", "quiet", "record", "scale", "turn",
-        "until", "version",
+        "at", "bucket", "ceiling", "course", "key", "lock", "plan", "quiet", "slots", "tokens", "total", "track",
+        "until",
     )  # fmt: skip
 
-    frame: Frame
-    lock: threading.Lock
-    record: Record
-    meter: Meter
-    bucket: Bucket | None
-    live: list[bool]
-    version: int
+    at: int
+    bucket: Bucket
     ceiling: int
+    course: Course
+    key: ApiKey
+    lock: Any
+    plan: UsagePlan
     quiet: int
+    slots: tuple[tuple[Line, int, int, int], ...]
+    tokens: tuple[int, int]
+    total: int
+    track: Track
     until: int
-    turn: int
-    burst: int
-    scale: int
-    drain: int
+
+    def turn(self, now: int) -> bool:  # noqa: ARG002 -- of the memory store's lanes
+        """No minute begins on a lease: it is asked for anew."""
+        return False
 
 
 class Purse:
@@ -66,7 +85,7 @@ class Purse:
         self.open = self.due = False
         self.doubt = self.returning = False
         self.lane: Lane | None = None
-        self.spent: dict[str, Meter] = {}
+        self.spent: dict[str, Meter | Lane] = {}
         self.units: Mapping[str, int] = {}
         self.asked = self.at = self.until = self.end = self.known = 0
         self.readings: tuple[Reading, ...] = ()
@@ -126,13 +145,19 @@ class Purse:
         """Units spent, whatever their kind."""
         return sum(meter.total for meter in self.spent.values())
 
+    def expire(self) -> None:
+        """The clock was stepped back: its readings no longer tell how long ago the store was asked, so ask it again."""
+        self.until = 0
+        if self.lane is not None:
+            self.lane.until = 0
+
     def close(self) -> None:
         """Spend no more of it; what was spent is told to the store with the next request."""
         if self.open:
             self.open, self.due = False, True
             self.used = {unit: meter.total for unit, meter in self.spent.items() if meter.total}
         if self.lane is not None:
-            self.lane.version = -1
+            self.lane.until = 0
             self.lane = None
 
     def covers(self, request: Request) -> bool:
@@ -172,7 +197,7 @@ class Purse:
         groups = ((self.at, metered(self.course, takes)),)
         return Decision(Details(Reason.OK, None, self.key, self.plan, takes, verdict, groups, self.tokens))
 
-    def open_lane(self, lanes: MutableMapping[bytes | str, Lane], ref: bytes | str, lock: threading.Lock) -> None:
+    def open_lane(self, lanes: MutableMapping[bytes | str, Lane], ref: bytes | str, lock: Any) -> None:
         """Let the ledger spend by its fast path: plain requests on one course, within the minute of the lease."""
         lines = [line for line, _, _, _ in self.readings]
         throttles = [line for line in lines if isinstance(line, ThrottleLine)]
@@ -182,21 +207,18 @@ class Purse:
             return
         units = self.units[REQUESTS]
         lane = Lane()
-        lane.record = Record()
-        lane.record.at, lane.version = self.at, lane.record.version
-        lane.meter, lane.lock, lane.live = self.spent[REQUESTS], lock, [True]
-        lane.ceiling, lane.quiet, lane.turn = _BEYOND, units, _BEYOND
+        lane.key, lane.plan, lane.course, lane.tokens = self.key, self.plan, self.course, self.tokens
+        lane.lock, lane.at, lane.total = lock, self.at, self.spent[REQUESTS].total
+        lane.ceiling, lane.quiet = _BEYOND, units
         lane.until = min(self.until, self.turn)
-        lane.bucket, lane.burst, lane.scale, lane.drain = None, 0, 0, 0
-        if throttles:
-            (line,) = throttles
-            lane.bucket, lane.burst, lane.scale, lane.drain = self.buckets[line], _BEYOND, line.scale, line.drain
-        slots = tuple(
+        for line in throttles:
+            lane.bucket = self.buckets[line]
+        lane.track = Track(self.plan, attrs.evolve(throttles[0], burst=_BEYOND) if throttles else None)
+        lane.slots = tuple(
             (line, 0, 0, 0) if isinstance(line, ThrottleLine) else (line, units - reading, extra, end)
             for line, reading, extra, end in self.readings
         )
-        lane.frame = Frame(self.key, self.plan, self.course, self.tokens, slots)
-        self.lane = lanes[ref] = lane
+        self.lane = self.spent[REQUESTS] = lanes[ref] = lane
 
 
 class Refused:
@@ -244,13 +266,13 @@ def temper(decision: Decision, until: int) -> Decision:
 class Holding:
     """One presented secret (or key) on one course with one set of units: two purses, so that one may be filled ahead.
 
-    ``lock`` guards what is spent. ``gate`` is held by whoever asks the store on behalf of the holding. ``calls``: how
+    ``rest`` guards what is spent. ``gate`` is held by whoever asks the store on behalf of the holding. ``calls``: how
     many calls the next lease should cover; 0 while the key is used too seldom. ``last``: when the store was asked.
     ``patience``: after how many calls to bid for a lease again, as the last was not worth it; ``waited``: so far.
     """
 
     __slots__ = (
-        "account", "api", "calls", "gate", "key_id", "last", "lock", "patience", "purse", "ref", "refused", "spare",
+        "account", "api", "calls", "gate", "key_id", "last", "patience", "purse", "ref", "refused", "rest", "spare",
         "waited",
     )  # fmt: skip
 
@@ -258,7 +280,7 @@ class Holding:
         self.ref = ref
         self.api = api
         self.gate = gate
-        self.lock = threading.Lock()
+        self.rest = Stripe()
         token = new_token()
         self.purse, self.spare = Purse(token + "a"), Purse(token + "b")
         self.calls = 0
@@ -279,7 +301,10 @@ class Holding:
         return self.purse.idle and self.spare.idle
 
     def answer(self, request: Request, epoch: int) -> Decision | None:
-        """Decide here, if that can be done; the caller holds the lock."""
+        """Decide here, if that can be done; the caller has the holding at rest."""
+        for purse in (self.purse, self.spare):
+            if request.now < purse.asked:
+                purse.expire()
         decision = self.purse.spend(request)
         if decision is None and self.spare.open:
             decision = self.spare.spend(request)

@@ -60,11 +60,11 @@ class Leasing(Holdings):
         self._clock = clock
 
     def _local(self, holding: Holding, request: Request) -> Decision | None:
-        with holding.lock:
+        with holding.rest.at_rest():
             return holding.answer(request, self._epoch)
 
     def _close(self, holding: Holding, purse: Purse) -> None:
-        with holding.lock:
+        with holding.rest.at_rest():
             purse.close()
 
     def _life(self) -> int:
@@ -109,11 +109,11 @@ class Leasing(Holdings):
         self._close(holding, purse)
 
     def _extend(self, holding: Holding, purse: Purse, now: int, *, alone: bool = False) -> None:
-        with holding.lock:
+        with holding.rest.at_rest():
             purse.extend(now, self._refresh_us, alone=alone)
             if purse.lane is not None:
-                purse.lane.version = -1
-            purse.open_lane(self.lanes, holding.ref, holding.lock)
+                purse.lane.until = 0
+            purse.open_lane(self.lanes, holding.ref, holding.rest.lock)
         self._opened(holding)
 
     def _ask(self, holding: Holding, request: Request) -> Trip[Decision | None]:
@@ -145,7 +145,7 @@ class Leasing(Holdings):
         leased: Leased = yield "apply", (attrs.evolve(request, op="lease", args=(bid,)),)
         if leased.kept:
             return leased.decision
-        with holding.lock:
+        with holding.rest.at_rest():
             purse.answered(bid.number)
             if leased.units:
                 purse.fill(leased, request, self._refresh_us)
@@ -154,9 +154,11 @@ class Leasing(Holdings):
                 holding.patience = holding.waited = 0
                 self._opened(holding)
                 if purse is holding.purse:
-                    purse.open_lane(self.lanes, holding.ref, holding.lock)
+                    purse.open_lane(self.lanes, holding.ref, holding.rest.lock)
                 return holding.answer(request, self._epoch) if not bid.only else None
             decision = leased.decision
+            # Granted before and not handed out again, its windows being over: still to be given back.
+            purse.due = decision is None and bid.again
             if bid.calls >= LEAST:
                 holding.patience, holding.waited = min(max(1, holding.patience * 2), _LONGEST), 0
             if decision is not None and decision.reason is Reason.QUOTA_EXCEEDED:
@@ -167,18 +169,19 @@ class Leasing(Holdings):
 
     def _wanting(self, holding: Holding, now: int) -> bool:
         """Whether it is time to prepare what comes after: half is spent, or the refresh is near."""
-        purse = holding.purse
-        if not purse.open:
+        purse, spare = holding.purse, holding.spare
+        if not purse.open or (spare.open and now < spare.until):
             return False
         if 4 * (now - purse.asked) >= 3 * (purse.until - purse.asked):
-            return not holding.spare.open
-        return not holding.spare.open and 2 * purse.total() >= sum(purse.units.values()) and holding.calls >= LEAST
+            return True
+        return 2 * purse.total() >= sum(purse.units.values()) and holding.calls >= LEAST
 
     def _prepare(self, holding: Holding, request: Request) -> Trip[None]:
         """Fill the other purse, ahead of need: it is spent when this one is used up or due."""
         spare = holding.spare
-        if spare.open or self._closed or not holding.purse.open:
+        if (spare.open and request.now < spare.until) or self._closed or not holding.purse.open:
             return
+        self._close(holding, spare)
         used_up = 2 * holding.purse.total() >= sum(holding.purse.units.values())
         if used_up:
             holding.calls = min(max(FIRST, holding.calls) * 4, _MOST_CALLS)
@@ -212,7 +215,7 @@ class Leasing(Holdings):
             if not purse.idle:
                 yield from self._return(holding, purse, now)
         holding.calls = 0
-        with holding.lock:
+        with holding.rest.at_rest():
             holding.refused = None
         self._emptied(holding)
 

@@ -42,7 +42,7 @@ if lane.s then
   if math.abs(server - now) > lane.s then return server end
 end
 
--- A writer that lost takes a turn: for a moment others wait. Only advice: every write checks what it read.
+-- A writer that lost twice takes a turn: for a moment others wait. Only advice: every write checks what it read.
 local function milliseconds()
   local time = redis.call('TIME')
   return time[1] * 1000 + math.floor(time[2] / 1000)
@@ -182,11 +182,11 @@ end
 return 1
 """)
 
-LEAVE = Script("""
--- KEYS: stamps, the key's record[, the account's]. ARGV: whose turn it is to be no more.
-for i = 2, #KEYS do
-  local turn = redis.call('HGET', KEYS[i], 'w')
-  if turn and string.match(turn, '^%d+') == ARGV[1] then redis.call('HDEL', KEYS[i], 'w') end
+RELEASE = Script("""
+-- KEYS: records. ARGV: a turn. Ends the turn, in which nothing was written.
+for _, key in ipairs(KEYS) do
+  local turn = redis.call('HGET', key, 'w')
+  if turn and string.match(turn, '^(%d+) ') == ARGV[1] then redis.call('HDEL', key, 'w') end
 end
 return 1
 """)

@@ -1,62 +1,51 @@
-"""The Redis store's decisions: one script call on a fresh lane, else the rule on the records and a checked write."""
+"""The Redis store's calls: the directory in hashes, records and memos beside it, all in one hash slot."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from contextlib import suppress
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import attrs
+from redis.exceptions import ResponseError
+
 from ..charge import Party
-from ..clock import DAY_US
-from ..errors import ClockSkew, StoreBusy, StoreUnavailable
-from ..key import ApiKey, new_number, new_token
-from ..operations import perform
+from ..errors import InvalidValue, StoreUnavailable, check_text
+from ..key import ApiKey
 from ..record import Record
 from ..store import Entry, Request
-from ._redis_directory import Directory
-from ._redis_script import COMMIT, DECIDE, LEAVE
-from ._redis_wire import Call, InLine, Pause, Trip, pack, run, to_json, to_text
-from ._remote import Copy, Lane, open_lane, read_memo
+from ._redis_script import COMMIT, DECIDE, LOOK, READ, RELEASE
+from ._redis_wire import Call, pack, plain, run
+from ._remote import Copy, Lane
+from ._remote_directory import Check, Glance, Place, Write
+from ._remote_steps import Decisions, Found, State, dead_by, new_record, refs
+from ._remote_trips import NOTHING, Trip, to_json
 
-_STALE, _WAIT, _OPENED, _LOST = 0, -1, -2, -3
-_PLAIN = ("consume", "peek", "usage")
-"""What the server may decide by itself, or what changes nothing."""
-_SHORTEST, _LONGEST = 0.000_5, 0.008
-"""Seconds between looks at whether another writer's turn is over."""
+FORMAT = "1"
+"""Of everything that is stored; another one is refused rather than misread."""
+
+_COMMANDS = {"put": "HSET", "del": "HDEL", "clear": "DEL", "copy": "COPY", "move": "RENAME"}
 
 
+@attrs.frozen
 class _Tag:
     """What a lane keeps for the wire: where its records are, its call up to the instant, arguments with the units."""
 
-    __slots__ = ("count", "data", "head", "keys")
-
-    def __init__(self, keys: list[str], data: str, units: int) -> None:
-        self.keys = keys
-        self.data = data
-        self.head = pack([str(len(keys)), *keys, data])
-        self.count = 2 + len(keys) + 1 + units
+    keys: tuple[str, ...]
+    data: str
+    head: bytes
+    count: int
 
 
-class _Found:
-    """Records as they were found: what a write must still find, and the party to decide on."""
-
-    __slots__ = ("memo", "party", "states")
-
-    def __init__(self, party: Party, states: list[State], memo: list[Any] | None) -> None:
-        self.party = party
-        self.states = states
-        self.memo = memo
-
-
-State = tuple[str | None, str | None, str | None]
-"""(version, count of plain charges, whose turn it is to write) of a record as it was found."""
+def _text(data: bytes | None) -> str | None:
+    return None if data is None else data.decode()
 
 
 def _decode_record(flat: list[bytes]) -> tuple[Record, State]:
     """A record from its hash; a new one from nothing."""
     if not flat:
-        return Record(new_number()), (None, None, None)
+        return new_record(), (None, None, None)
     state = {flat[i].decode(): flat[i + 1] for i in range(0, len(flat), 2)}
     data = json.loads(state["b"])
     data[0] = int(state["at"])
@@ -64,11 +53,13 @@ def _decode_record(flat: list[bytes]) -> tuple[Record, State]:
         meter[3:6] = int(state[f"t{i}"]), int(state[f"m{i}"]), int(state[f"h{i}"])
         for j, bucket in enumerate(meter[8]):
             bucket[3:5] = int(state[f"l{i}.{j}"]), int(state[f"a{i}.{j}"])
-    return Record.decode(data), (state["v"].decode(), state["c"].decode(), to_text(state.get("w")))
+    return Record.decode(data), (state["v"].decode(), state["c"].decode(), _text(state.get("w")))
 
 
-def _encode_record(record: Record, version: str) -> dict[str, str]:
-    fields = {"v": version, "c": "0", "at": str(record.at), "n": str(len(record.meters)), "b": to_json(record.encode())}
+def _encode_record(record: Record, version: int) -> dict[str, str]:
+    fields = {
+        "v": str(version), "c": "0", "at": str(record.at), "n": str(len(record.meters)), "b": to_json(record.encode()),
+    }  # fmt: skip
     for i, meter in enumerate(record.meters):
         fields |= {f"t{i}": str(meter.total), f"m{i}": str(meter.minute), f"h{i}": str(meter.hour)}
         for j, bucket in enumerate(meter.buckets):
@@ -76,71 +67,87 @@ def _encode_record(record: Record, version: str) -> dict[str, str]:
     return fields
 
 
-class _Way:
-    """How one call gets past others: whether it stands in line in its process, whose turn it is, how long it pauses."""
+class RedisSteps(Decisions):
+    """What both Redis stores do, as steps that yield calls."""
 
-    __slots__ = ("in_line", "patience", "turn")
+    exact_across_failover = False
 
-    def __init__(self) -> None:
-        self.in_line = False
-        self.patience = _SHORTEST
-        self.turn = ""
+    def __init__(self, namespace: str, timeout: float, check_clock: bool | None, options: Mapping[str, Any]) -> None:
+        check_text("namespace", namespace, longest=128)
+        if "{" in namespace or "}" in namespace:
+            raise InvalidValue("namespace", namespace, "text without braces, which mark the hash tag")
+        super().__init__(namespace, timeout, check_clock, options)
+        self._prefix = f"{{{namespace}}}:"
+        self._stamps = self._prefix + "stamps"
 
+    def _look_around(self) -> Trip[None]:
+        """Once per store: whether the server may throw live counts away."""
+        self._looked = True
+        try:
+            reply = yield plain("INFO", "memory")
+        except StoreUnavailable as error:
+            if isinstance(error.__cause__, ResponseError):
+                return
+            self._looked = False
+            raise
+        lines = dict(line.split(":", 1) for line in reply.decode().splitlines() if ":" in line)
+        policy = lines.get("maxmemory_policy", "noeviction")
+        if policy != "noeviction" and lines.get("maxmemory", "0") != "0":
+            warnings.warn(
+                f"the server evicts keys when memory is full (maxmemory-policy {policy}): live windows may be "
+                "lost and units granted twice; set it to noeviction", RuntimeWarning, stacklevel=4,
+            )  # fmt: skip
 
-class Decisions(Directory):
-    """Requests on records."""
+    def _at(self, part: str, name: str) -> tuple[str, str]:
+        """A place as a key and a field."""
+        return (f"{self._prefix}use:{name}", "v") if part == "use" else (self._prefix + part, name)
 
-    def _apply(self, request: Request) -> Trip[Any]:
-        if not self._looked:
-            yield from self._look_around()
-        ref: Any = request.digest or request.key_id or ""
-        copy = self._copies.get(ref)
-        way = _Way()
-        for _ in self._attempts():
-            if copy is None:
-                copy = yield from self._look(request.digest, request.key_id or "")
-                if copy is None:
-                    return perform(request, None, None, self.terms)
-                self._copies.put(ref, copy)
-            if not way.in_line and (way.turn or request.op not in _PLAIN):
-                yield InLine(self._use("a", copy.entry.key.account), self.timeout)
-                way.in_line = True
-            done, result = yield from self._attempt(copy, request, way.turn)
-            if done:
-                return result
-            if result == _STALE:
-                self._copies.drop(ref)
-                copy = None
-            elif result == _WAIT:
-                yield Pause(way.patience)
-                way.patience = min(2 * way.patience, _LONGEST)
-            elif result == _LOST:
-                way.turn = way.turn or str(new_number())
+    def _glance(self, digest: bytes | None, key_id: str) -> Trip[Glance | None]:
+        keys = [self._prefix + part for part in ("stamps", "secrets", "keys", "accounts", "plans")]
+        reply = yield run(LOOK, keys, digest.hex() if digest else "", key_id)
+        if reply == 0:
+            return None
+        stamp, plans_stamp, version, seat_text, account_text, *plan_texts = reply
+        if version is not None and version.decode() != FORMAT:
+            written = f"{self._prefix} is written in format {version.decode()}"
+            raise StoreUnavailable(f"{written}, this version of quota reads {FORMAT}; {NOTHING}")
+        texts = [_text(text) for text in plan_texts]
+        return stamp.decode(), plans_stamp.decode(), seat_text.decode(), _text(account_text), texts
 
-    def _attempt(self, copy: Copy, request: Request, turn: str) -> Trip[tuple[bool, Any]]:
-        """One trip, or two where the rule decides here: (True, the answer), or (False, why not)."""
-        lane = None if turn else copy.lane(request)
-        amounts = None
-        if lane is not None:
-            takes = lane.course.cost if request.takes is None else request.takes
-            amounts = lane.amounts(takes)
-            if amounts is not None:
-                id_ = None if request.request_id is None else new_token()
-                reply = yield self._spend(lane, request, takes, amounts, id_)
-                if type(reply) is bytes:
-                    allowed, now, *found = map(int, reply.split())
-                    return True, lane.conclude(bool(allowed), takes, now, found, id_ if allowed else None)
-        if amounts is None:
-            reply = yield self._ask(copy, request, turn)
-        if type(reply) is not int:
-            return (yield from self._decide(copy, request, reply, turn))
-        if reply > 0:
-            raise ClockSkew(request.now, reply)
-        return False, reply
+    def _read(self, *places: Place) -> Trip[list[str | None]]:
+        fields = [self._at(*place) for place in places]
+        keys = list(dict.fromkeys(key for key, _ in fields))
+        arguments = [part for key, field in fields for part in (str(keys.index(key) + 1), field)]
+        reply = yield run(READ, keys, *arguments)
+        return [_text(value) for value in reply]
+
+    def _values(self, part: str) -> Trip[list[str]]:
+        return [text.decode() for text in (yield plain("HVALS", self._prefix + part))]
+
+    def _change(self, checks: list[Check], writes: list[Write]) -> Trip[bool]:
+        keys: dict[str, int] = {}
+
+        def place(key: str) -> int:
+            return keys.setdefault(key, len(keys) + 1)
+
+        wanted: list[list[Any]] = []
+        for part, name, value in checks:
+            key, field = self._at(part, name)
+            wanted.append([place(key), field, False if value is None else value])
+        encoded: list[list[Any]] = []
+        for kind, *rest in writes:
+            if kind in ("put", "del"):
+                part, *arguments = rest
+                encoded.append([_COMMANDS[kind], place(self._prefix + part), *arguments])
+            else:
+                numbers = [place(self._at("use", name)[0]) for name in rest]
+                encoded.append([_COMMANDS[kind], *numbers, *(["REPLACE"] if kind == "copy" else [])])
+        encoded.append(["HSETNX", place(self._stamps), "#", FORMAT])
+        reply = yield run(COMMIT, list(keys), to_json([wanted, encoded]))
+        return bool(reply == 1)
 
     def _record_keys(self, entry: Entry) -> list[str]:
-        keys = [self._use("k", entry.key.id)]
-        return [*keys, self._use("a", entry.key.account)] if entry.shared else keys
+        return [f"{self._prefix}use:{ref}" for ref in refs(entry)]
 
     def _memo_key(self, key: ApiKey, request: Request) -> str:
         return f"{self._prefix}req:{len(key.id)}:{key.id}:{request.request_id}"
@@ -158,15 +165,18 @@ class Decisions(Directory):
         header = {"f": f"k:{copy.entry.key.id}", "r": stamp, "p": plans, "n": 2 if copy.entry.shared else 1}
         return header | ({"s": max(self.terms.max_skew, 1)} if self.check_clock else {})
 
-    def _ask(self, copy: Copy, request: Request, turn: str) -> Call:
+    def _ask(self, copy: Copy, request: Request, turn: int) -> Call:
         """Bring the records, for the rule to decide on."""
         keys = self._all_keys(copy.entry, request)
         header = self._header(copy)
         if request.op in ("peek", "usage"):
             header["o"] = True
         elif turn:
-            header["t"] = turn
+            header["t"] = str(turn)
         return run(DECIDE, keys, to_json(header), str(request.now))
+
+    def _release(self, copy: Copy, turn: int) -> Call:
+        return run(RELEASE, self._record_keys(copy.entry), str(turn))
 
     def _spend(
         self, lane: Lane, request: Request, takes: Mapping[str, int], amounts: list[int], id_: str | None
@@ -179,13 +189,7 @@ class Decisions(Directory):
         memo = to_json(lane.memo(request, takes, id_))
         return run(DECIDE, [*tag.keys, self._memo_key(lane.key, request)], tag.data, *rest, memo, self._memo_ms)
 
-    def _open(self, copy: Copy, request: Request, party: Party, versions: list[str | None]) -> Lane | None:
-        """Open the lane of calls like this one, where it can serve."""
-        if request.op != "consume":
-            return None
-        lane = open_lane(request, copy.entry, party) if all(versions) else None
-        if lane is None:
-            return None
+    def _tag(self, copy: Copy, lane: Lane, party: Party, versions: Sequence[Any]) -> _Tag:  # noqa: ARG002
         names: list[list[str]] = [[str(version), "v", "at", "c", "w"] for version in versions]
         meters, buckets = [], []
         for index, meter, unit, quiet, ceiling in lane.meters:
@@ -195,55 +199,27 @@ class Decisions(Directory):
             names[index] += [f"l{meter}.{bucket}", f"a{meter}.{bucket}"]
             place = len(names[index]) - 2
             buckets.append([index + 1, place, place + 1, unit + 1, drain, scale, burst])
-        data = self._header(copy) | {"k": self.terms.max_skew, "u": lane.until, "v": names, "m": meters, "b": buckets}
-        lane.tag = _Tag([self._stamps, *self._record_keys(copy.entry)], to_json(data), len(lane.units))
-        copy.lanes[lane.course] = lane
-        return lane
+        header = self._header(copy)
+        data = to_json(header | {"k": self.terms.max_skew, "u": lane.until, "v": names, "m": meters, "b": buckets})
+        keys = [self._stamps, *self._record_keys(copy.entry)]
+        head = pack([str(len(keys)), *keys, data])
+        return _Tag(tuple(keys), data, head, 2 + len(keys) + 1 + len(lane.units))
 
-    def _decide(self, copy: Copy, request: Request, reply: list[Any], turn: str) -> Trip[tuple[bool, Any]]:
-        """Decide on the records by the rule and write back, or open a lane for the next try."""
-        found = self._decode(copy.entry, request, reply)
-        old = copy.lane(request)
-        lane = None if turn else self._open(copy, request, found.party, [version for version, _, _ in found.states])
-        if lane is not None and found.memo is None and (old is None or old.tag.data != lane.tag.data):  # noqa: SIM102
-            if lane.amounts(lane.course.cost if request.takes is None else request.takes) is not None:
-                return False, _OPENED
-        try:
-            result = perform(request, copy.entry, found.party, self.terms)
-        finally:
-            if turn and not found.party.changed:
-                with suppress(StoreBusy, StoreUnavailable):  # it ends by itself then
-                    yield self._leave(copy, turn)
-        if not found.party.changed:
-            return True, result
-        fresh = [str(new_number()) for _ in found.states]
-        done = yield self._write(copy, request, found, fresh)
-        if done != 1:
-            return False, _LOST
-        self._open(copy, request, found.party, list(fresh))
-        return True, result
-
-    def _decode(self, entry: Entry, request: Request, reply: list[Any]) -> _Found:
+    def _decode(self, entry: Entry, request: Request, reply: Sequence[Any]) -> Found:
         decoded = [_decode_record(flat) for flat in reply[: 2 if entry.shared else 1]]
-        key = decoded[0][0]
-        party = Party(key, decoded[1][0] if entry.shared else None, owned=True)
-        memo = None
+        party = Party(decoded[0][0], decoded[1][0] if entry.shared else None, owned=True)
+        found = Found(party, [state for _, state in decoded])
         if request.request_id is not None and reply[-1]:
             answer, _, rest = reply[-1].rpartition(b"\n")
-            memo = json.loads(rest)
-            if answer:
-                _, now, *found = map(int, answer.split())
-                memo = read_memo(now, found, memo, self.terms)
-            if memo[-1][0] == key.token:
-                key.requests = {request.request_id: memo}
-        return _Found(party, [state for _, state in decoded], memo)
+            self._recall(found, request, answer.decode(), json.loads(rest))
+        return found
 
-    def _write(self, copy: Copy, request: Request, found: _Found, versions: list[str]) -> Call:
+    def _write(self, copy: Copy, request: Request, found: Found, versions: list[int]) -> Call:
         keys = self._all_keys(copy.entry, request)
         stamp, plans = copy.stamps
         checks: list[list[Any]] = [[1, f"k:{copy.entry.key.id}", stamp], [1, "*", plans or False]]
         # First what needs memory: a server that has none left refuses it, and then nothing was done.
-        writes: list[list[Any]] = [["HSET", 2, "v", versions[0]]]
+        writes: list[list[Any]] = [["HSET", 2, "v", str(versions[0])]]
         for index, record in enumerate(found.party.records()):
             for field, value in zip("vcw", found.states[index], strict=True):
                 checks.append([index + 2, field, value or False])
@@ -254,16 +230,10 @@ class Decisions(Directory):
             fields = [part for pair in _encode_record(record, versions[index]).items() for part in pair]
             writes.append(["DEL", index + 2])
             writes += [["HSET", index + 2, *fields[i : i + 1000]] for i in range(0, len(fields), 1000)]
-            writes.append(["PEXPIRE", index + 2, str(self._lifetime_ms(record))])
+            writes.append(["PEXPIRE", index + 2, str(self._lifetime_ms(copy.entry, record))])
         return run(COMMIT, keys, to_json([checks, writes]))
 
-    def _leave(self, copy: Copy, turn: str) -> Call:
-        """Give a turn back that was not used; what is written ends it by itself."""
-        keys = [self._stamps, *self._record_keys(copy.entry)]
-        return run(LEAVE, keys, turn)
-
-    def _lifetime_ms(self, record: Record) -> int:
-        """How long a record matters from now on, were it charged until its day ends: relative, and never short."""
-        dead_at, _ = record.dead_after(self.terms.retention)
-        life = max(dead_at - record.at, self.terms.request_ttl) + DAY_US + 2 * self.terms.max_skew
+    def _lifetime_ms(self, entry: Entry, record: Record) -> int:
+        """How long a record matters from now on: relative, and never short."""
+        life = dead_by(entry, record, self.terms) - record.at + 2 * self.terms.max_skew
         return life // 1000 + 1

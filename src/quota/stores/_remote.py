@@ -12,9 +12,10 @@ from typing import Any
 
 from ..charge import MAX_UNITS, Course, Party, QuotaLine, Reading, Standing, Terms, metered, quiet_until, weigh
 from ..clock import to_us
-from ..decision import Decision, Details, Reason, reason_of
+from ..decision import Decision, Details, Reason, _lazy, reason_of
 from ..key import ApiKey
-from ..operations import _decode_standing, _encode_standing, _fingerprint, usable
+from ..memos import decode_standing, encode_standing, fingerprint
+from ..operations import usable
 from ..plan import UsagePlan
 from ..record import Record
 from ..store import Entry, Request
@@ -60,6 +61,25 @@ class Copies:
         self._found.pop(ref, None)
 
 
+class _Told(Decision):
+    """What a server decided on a lane: the whole answer is worked out when something of it is asked for."""
+
+    __slots__ = ("_told",)
+
+    _told: tuple[Lane, Mapping[str, int], Sequence[int], str | None]
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "_full":
+            raise AttributeError(name)
+        lane, takes, found, id_ = self._told
+        with _lazy:
+            try:
+                return object.__getattribute__(self, "_full")  # another thread was first
+            except AttributeError:
+                self._full = lane.details(self.allowed, takes, self._now, found, id_)
+        return self._full
+
+
 class Lane:
     """One key's plain way through one course.
 
@@ -102,17 +122,27 @@ class Lane:
         self, allowed: bool, takes: Mapping[str, int], now: int, found: Sequence[int], id_: str | None = None
     ) -> Decision:
         """The decision, from what the server answered; ``id_`` where it is remembered under one."""
+        decision = _Told.__new__(_Told)
+        decision.allowed = allowed
+        decision._now = now
+        decision._told = (self, takes, found, id_)
+        return decision
+
+    def details(
+        self, allowed: bool, takes: Mapping[str, int], now: int, found: Sequence[int], id_: str | None
+    ) -> Details:
+        """The whole answer."""
         verdict = weigh(self.readings(found, now), {} if allowed else takes, now)
         groups = ((now, metered(self.course, takes)),) if allowed else ()
-        return Decision(Details(reason_of(verdict), id_, self.key, self.plan, takes, verdict, groups, self.tokens))
+        return Details(reason_of(verdict), id_, self.key, self.plan, takes, verdict, groups, self.tokens)
 
     def memo(self, request: Request, takes: Mapping[str, int], id_: str) -> list[Any]:
         """What is remembered of an admission besides what the server answers; ``read_memo`` puts them together."""
         lines = [
-            [_encode_standing(Standing(line, 0, extra, end)), index, base]
+            [encode_standing(Standing(line, 0, extra, end)), index, base]
             for line, index, base, extra, end in self.places
         ]
-        return [_fingerprint(request), id_, request.id, self.plan.id, sorted(takes.items()), lines,
+        return [fingerprint(request), id_, request.id, self.plan.id, sorted(takes.items()), lines,
                 metered(self.course, takes), list(self.tokens)]  # fmt: skip
 
 
@@ -121,10 +151,10 @@ def read_memo(now: int, found: Sequence[int], rest: list[Any], terms: Terms) -> 
     prints, id_, hold_id, plan_id, takes, lines, groups, tokens = rest
     readings: list[Reading] = []
     for encoded, index, base in lines:
-        empty = _decode_standing(encoded)
+        empty = decode_standing(encoded)
         quota = type(empty.line) is QuotaLine
         readings.append((empty.line, found[index] - base if quota else found[index], empty.extra, empty.resets_at))
-    standings = [_encode_standing(standing) for standing in weigh(readings, {}, now).standings]
+    standings = [encode_standing(standing) for standing in weigh(readings, {}, now).standings]
     until = now + terms.request_ttl
     return [until, prints, id_, hold_id, plan_id, takes, now, standings, [], [[now, groups]], tokens]
 
@@ -191,9 +221,12 @@ def _lay_lines(lane: Lane, party: Party, request: Request) -> bool:
             lane.places.append((line, order, slot.base, slot.extra, slot.end))
         else:
             names = [bucket.name for bucket in meter.buckets]  # type: ignore[union-attr] # settled
+            place = names.index(line.name)
+            if meter.buckets[place].level > MAX_UNITS:  # type: ignore[union-attr] # settled
+                return False
             lane.places.append((line, len(lane.meters) + len(lane.buckets), 0, 0, 0))
-            bucket, unit = names.index(line.name), lane.units.index(line.unit)
-            lane.buckets.append((index, position, bucket, unit, line.drain, line.scale, line.burst))
+            unit, drain, scale, burst = lane.units.index(line.unit), line.drain, line.scale, line.burst
+            lane.buckets.append((index, position, place, unit, drain, scale, burst))
     lane.until = until
     return True
 

@@ -17,6 +17,8 @@ from ..store import Request
 
 Moving = bytes | str
 
+_LAST = 2**62
+
 to_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
@@ -99,14 +101,18 @@ def keep(db: Connection, found: Found, terms: Terms) -> None:
         db.execute("UPDATE counts SET moving = ? WHERE party = ?", (moving, found.party))
     else:
         found.version = new_number()
-        # Rounded up to a day, so that the index on it is seldom touched; looked at again before anything goes.
-        dead_at = -(-record.dead_after(terms.retention)[0] // DAY_US) * DAY_US
+        dead_at = _due(record.dead_after(terms.retention)[0])
         db.execute("INSERT OR REPLACE INTO counts VALUES (?, ?, ?)", (found.party, found.version, moving))
         db.execute(
             "INSERT INTO records VALUES (?, ?, ?) ON CONFLICT (party) DO UPDATE SET dead_at = excluded.dead_at, "
             "body = excluded.body", (found.party, dead_at, body),
         )  # fmt: skip
     found.moving, found.body = moving, body
+
+
+def _due(dead_at: int) -> int:
+    """When to look at a record again: at a day's end, so that the index on it is seldom touched; 64 bits at most."""
+    return min(-(-dead_at // DAY_US) * DAY_US, _LAST)
 
 
 def drop(db: Connection, party: int) -> None:
@@ -174,7 +180,7 @@ def _bury(db: Connection, party: int, now: int, terms: Terms) -> bool:
     (memos,) = db.execute("SELECT max(until) FROM memos WHERE party = ?", (party,)).fetchone()
     dead_at = max(dead_at, memos or 0)
     if dead_at + terms.max_skew > now:
-        db.execute("UPDATE records SET dead_at = ? WHERE party = ?", (-(-dead_at // DAY_US) * DAY_US, party))
+        db.execute("UPDATE records SET dead_at = ? WHERE party = ?", (_due(dead_at), party))
         return False
     db.execute("UPDATE ledger SET floor = max(floor, ?)", (floor,))
     drop(db, party)

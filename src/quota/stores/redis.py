@@ -8,7 +8,6 @@ directory entry is fresh, ``secrets``, ``keys``, ``accounts`` and ``plans`` are 
 from __future__ import annotations
 
 import asyncio
-import threading
 from typing import Any
 from urllib.parse import urlencode
 
@@ -19,9 +18,10 @@ from redis.exceptions import AskError, MovedError, NoScriptError, RedisClusterEx
 from redis.retry import Retry
 
 from ..errors import InvalidValue
-from ..store import COMMON, split_url, whole_option
-from ._redis_steps import Decisions
-from ._redis_wire import Call, Lines, awaited, failure, synchronous
+from ..store import split_url
+from ._redis_steps import RedisSteps
+from ._redis_wire import Call, failure
+from ._remote_trips import awaited, own_options, synchronous
 
 
 def _driver_options(timeout: float, retry: Any) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def _driver_options(timeout: float, retry: Any) -> dict[str, Any]:
     return {"retry": retry, "socket_timeout": timeout, "socket_connect_timeout": timeout}
 
 
-class RedisStore(Decisions):
+class RedisStore(RedisSteps):
     """A ledger on Redis (7 or later) or Valkey, shared by any number of processes and machines.
 
     ``client``: your own ``redis.Redis`` or ``redis.RedisCluster``; its pool is used, its retries are not, since a
@@ -40,8 +40,6 @@ class RedisStore(Decisions):
 
     Exact on one primary. A failover may lose the last charges that the replica had not seen.
     """
-
-    blocking = True
 
     def __init__(
         self,
@@ -54,7 +52,6 @@ class RedisStore(Decisions):
         **options: Any,
     ) -> None:
         super().__init__(namespace, timeout, check_clock, options)
-        self._lines = Lines(threading.Lock)
         self._owned = client is None
         if client is None:
             retry = Retry(NoBackoff(), 0)
@@ -111,19 +108,19 @@ class RedisStore(Decisions):
         except (RedisError, RedisClusterException, OSError) as error:
             raise failure(error, sent) from error
 
-    apply = synchronous(Decisions._apply)
-    put_plan = synchronous(Decisions._put_plan)
-    drop_plan = synchronous(Decisions._drop_plan)
-    get_plan = synchronous(Decisions._get_plan)
-    list_plans = synchronous(Decisions._list_plans)
-    add_key = synchronous(Decisions._add_key)
-    change_key = synchronous(Decisions._change_key)
-    drop_key = synchronous(Decisions._drop_key)
-    get_key = synchronous(Decisions._get_key)
-    list_keys = synchronous(Decisions._list_keys)
-    plans_of = synchronous(Decisions._plans_of)
-    associate = synchronous(Decisions._associate)
-    dissociate = synchronous(Decisions._dissociate)
+    apply = synchronous(RedisSteps._apply)
+    put_plan = synchronous(RedisSteps._put_plan)
+    drop_plan = synchronous(RedisSteps._drop_plan)
+    get_plan = synchronous(RedisSteps._get_plan)
+    list_plans = synchronous(RedisSteps._list_plans)
+    add_key = synchronous(RedisSteps._add_key)
+    change_key = synchronous(RedisSteps._change_key)
+    drop_key = synchronous(RedisSteps._drop_key)
+    get_key = synchronous(RedisSteps._get_key)
+    list_keys = synchronous(RedisSteps._list_keys)
+    plans_of = synchronous(RedisSteps._plans_of)
+    associate = synchronous(RedisSteps._associate)
+    dissociate = synchronous(RedisSteps._dissociate)
 
     def close(self) -> None:
         """Close the connections that this store opened; a client of yours stays open."""
@@ -140,9 +137,10 @@ class _NodePool:
 
     async def get_connection(self) -> Any:
         connection = self._node.acquire_connection()
+        dirty = getattr(connection, "can_read", None) or connection.can_read_destructive  # before redis-py 8
         try:
             await connection.connect()
-            if await connection.can_read_destructive():
+            if await dirty():
                 await connection.disconnect()
                 await connection.connect()
         except BaseException:
@@ -154,11 +152,14 @@ class _NodePool:
         self._give_back(connection)
 
 
-class AsyncRedisStore(Decisions):
+class AsyncRedisStore(RedisSteps):
     """``RedisStore`` over ``redis.asyncio``, for ``AsyncLedger``: the same steps, awaited; no threads.
 
     Cancelling a call leaves it done or not done, never half done.
     """
+
+    blocking = False
+    _lock = asyncio.Lock
 
     def __init__(
         self,
@@ -171,7 +172,6 @@ class AsyncRedisStore(Decisions):
         **options: Any,
     ) -> None:
         super().__init__(namespace, timeout, check_clock, options)
-        self._lines = Lines(asyncio.Lock)
         self._owned = client is None
         if client is None:
             retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
@@ -226,19 +226,19 @@ class AsyncRedisStore(Decisions):
         except (RedisError, RedisClusterException, OSError) as error:
             raise failure(error, sent) from error
 
-    apply = awaited(Decisions._apply)
-    put_plan = awaited(Decisions._put_plan)
-    drop_plan = awaited(Decisions._drop_plan)
-    get_plan = awaited(Decisions._get_plan)
-    list_plans = awaited(Decisions._list_plans)
-    add_key = awaited(Decisions._add_key)
-    change_key = awaited(Decisions._change_key)
-    drop_key = awaited(Decisions._drop_key)
-    get_key = awaited(Decisions._get_key)
-    list_keys = awaited(Decisions._list_keys)
-    plans_of = awaited(Decisions._plans_of)
-    associate = awaited(Decisions._associate)
-    dissociate = awaited(Decisions._dissociate)
+    apply = awaited(RedisSteps._apply)
+    put_plan = awaited(RedisSteps._put_plan)
+    drop_plan = awaited(RedisSteps._drop_plan)
+    get_plan = awaited(RedisSteps._get_plan)
+    list_plans = awaited(RedisSteps._list_plans)
+    add_key = awaited(RedisSteps._add_key)
+    change_key = awaited(RedisSteps._change_key)
+    drop_key = awaited(RedisSteps._drop_key)
+    get_key = awaited(RedisSteps._get_key)
+    list_keys = awaited(RedisSteps._list_keys)
+    plans_of = awaited(RedisSteps._plans_of)
+    associate = awaited(RedisSteps._associate)
+    dissociate = awaited(RedisSteps._dissociate)
 
     async def close(self) -> None:
         """Close the connections that this store opened; a client of yours stays open."""
@@ -252,11 +252,7 @@ def open_url(url: str, *, asynchronous: bool = False) -> RedisStore | AsyncRedis
     The store takes ``namespace``, ``timeout``, ``check_clock`` and the options of every store; the rest is redis-py's.
     """
     parts, options = split_url(url)
-    own: dict[str, Any] = {name: whole_option(options, name) for name in ("timeout", *COMMON) if name in options}
-    if "namespace" in options:
-        own["namespace"] = options.pop("namespace")
-    if "check_clock" in options:
-        own["check_clock"] = _boolean(options.pop("check_clock"))
+    own = own_options(options)
     rest = parts._replace(query=urlencode(options)).geturl()
     try:
         store = (AsyncRedisStore if asynchronous else RedisStore)(url=rest, **own)
@@ -267,9 +263,3 @@ def open_url(url: str, *, asynchronous: bool = False) -> RedisStore | AsyncRedis
             raise
         raise InvalidValue("store", ", ".join(options), f"options that redis-py has ({error})") from None
     return store
-
-
-def _boolean(text: str) -> bool:
-    if text not in ("true", "false"):
-        raise InvalidValue("check_clock", text, "true or false in the store's URL")
-    return text == "true"

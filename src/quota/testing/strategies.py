@@ -50,10 +50,12 @@ FOCUS = {
     "one name": _limits(throttles=False, names=("x",), most=1),
     "accounts": _limits(by=PARTIES, names=(None, "x")),
     "audited": _limits(units=UNITS).map(lambda limits: [*limits, *EVER]),
-    "odd windows": st.tuples(*(
-        st.builds(Quota, st.integers(1, 12), st.just(period), name=st.just(f"odd {number}"))
-        for number, period in enumerate(ODD_PERIODS)
-    )).map(list),
+    "odd windows": st.tuples(
+        *(
+            st.builds(Quota, st.integers(1, 12), st.just(period), name=st.just(f"odd {number}"))
+            for number, period in enumerate(ODD_PERIODS)
+        )
+    ).map(list),
     "toggled": _limits(quotas=False, by=PARTIES, names=(None, None, "x"), most=2),
 }
 COSTS = st.one_of(
