@@ -392,13 +392,17 @@ def test_every_rule_is_planted():
 
 def test_properties_are_held_by_tests_that_exist():
     """Every test that the table of properties names is there; and it names one for each property."""
-    rows = re.findall(r"^\| (?!property|---)(.+?) \| (.+) \|$", (ROOT / "tests" / "README.md").read_text(), re.MULTILINE)
+    rows = re.findall(
+        r"^\| (?!property|---)(.+?) \| (.+) \|$", (ROOT / "tests" / "README.md").read_text(), re.MULTILINE
+    )
     assert len(rows) == 28
     for held, tests in rows:
         names = re.findall(r"`(\w+\.py)::(\w+)`", tests)
         assert names, held
         for file, name in names:
-            assert re.search(rf"^(def {name}\(|class {name}\b|{name} = )", (ROOT / "tests" / file).read_text(), re.MULTILINE), name
+            assert re.search(
+                rf"^(def {name}\(|class {name}\b|{name} = )", (ROOT / "tests" / file).read_text(), re.MULTILINE
+            ), name
 
 
 def test_face():

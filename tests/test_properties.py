@@ -10,7 +10,10 @@ from quota import Ledger, ManualClock, Quota, Throttle, UsagePlan
 START = datetime(2026, 1, 31, 23, 59, 58, tzinfo=timezone.utc)
 QUOTAS = st.builds(Quota, st.integers(1, 9), st.sampled_from(["minute", "hour", "day", "month"]))
 THROTTLES = st.builds(
-    Throttle, st.sampled_from(["1", "3", "0.5", "1/3", "7"]), st.sampled_from(["second", "minute"]), burst=st.integers(1, 9)
+    Throttle,
+    st.sampled_from(["1", "3", "0.5", "1/3", "7"]),
+    st.sampled_from(["second", "minute"]),
+    burst=st.integers(1, 9),
 )
 LIMITS = st.lists(st.one_of(QUOTAS, THROTTLES), min_size=1, max_size=3, unique_by=lambda limit: limit.name)
 COSTS = st.lists(st.integers(1, 5), max_size=8)

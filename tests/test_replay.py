@@ -43,7 +43,9 @@ def test_a_plain_script_finds_the_same_figures(lines):
 
 def test_ten_thousand_lines_take_less_than_a_second():
     """Of the processor, on the sample month after month; the best of three, as other work may share its caches."""
-    months = [f"/{month}/{year}:" for year in (2026, 2027) for month in "Jan Feb Mar Apr May Jun Jul Aug Sep Oct".split()]
+    months = [
+        f"/{month}/{year}:" for year in (2026, 2027) for month in "Jan Feb Mar Apr May Jun Jul Aug Sep Oct".split()
+    ]
     sample = SAMPLE.read_text().splitlines()
     lines = [line.replace("/Jan/2026:", month) for month in months for line in sample][:10_000]
     assert len(lines) == 10_000
