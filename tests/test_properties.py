@@ -2,7 +2,7 @@
 
 from datetime import datetime, timedelta, timezone
 
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from quota import Ledger, ManualClock, Quota, Throttle, UsagePlan
@@ -109,7 +109,6 @@ def test_retry_at_is_exact(limits, costs, cost, wait):
     assert ledger.consume(key, cost)
 
 
-@settings(max_examples=50)
 @given(throttle=THROTTLES, waits=st.lists(st.integers(0, 20_000_000), max_size=40))
 def test_over_any_interval_at_most_the_burst_and_the_rate_s_worth(throttle, waits):
     """A throttle's promise, from every admission to every later one; a full burst is the whole burst."""

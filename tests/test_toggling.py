@@ -42,7 +42,6 @@ def _toggle(plans, calls, *, shared):
     return admitted
 
 
-@settings(max_examples=400)
 @given(plans=st.tuples(st.tuples(OWN, ROUTED), st.tuples(OWN, ROUTED)), calls=CALLS, shared=st.booleans())
 def test_toggling_two_plans_admits_no_more_than_the_larger(plans, calls, shared):
     """By key or by account, renamed, alone or several, on a route that comes and goes: at one instant nothing drains."""
