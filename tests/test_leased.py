@@ -621,3 +621,14 @@ def test_an_answer_lost_until_its_window_was_over(shared, clock):
     ledger.close()
     (lease,) = record_of(shared).leases.values()
     assert (lease[4], record_of(shared).meters[0].total) == ([], 1)
+
+
+def test_a_clock_stepped_back_asks_again(shared, clock):
+    """How long ago the store was asked is not known any more: what others changed binds at once, and for good."""
+    ledger = holder(shared, clock)
+    consume(ledger, 100)
+    Ledger(shared, clock=clock).disable_key("k")
+    clock.advance(-2 * SECOND)
+    assert ledger.consume(SECRET).reason.value == "DISABLED_KEY"
+    clock.advance(2 * SECOND)
+    assert ledger.consume(SECRET).reason.value == "DISABLED_KEY"
