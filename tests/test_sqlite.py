@@ -11,6 +11,7 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
+from awaited import Awaited
 from quota import (
     AsyncLedger,
     ClockSkew,
@@ -29,7 +30,7 @@ from quota.errors import InvalidValue
 from quota.stores.memory import MemoryStore
 from quota.stores.sqlite import SQLiteStore
 from quota.testing import Machine, machine
-from sqlite_files import DAY, START, Awaited, ledger_on, reopened, used, whole
+from sqlite_files import DAY, START, ledger_on, reopened, used, whole
 
 
 @pytest.fixture
