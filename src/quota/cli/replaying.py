@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
@@ -18,15 +17,20 @@ from ..replay import replay as run
 from ..report import Report, iso, plain, share, to_json
 from ..suggest import SHAPE, Suggestion, Watcher, to_percent
 from .charts import traffic
-from .common import JsonOption, PlotOption, StoreOption, WrongUse, opened
-from .show import BAD, GOOD, print_json, print_table, say
+from .common import JsonOption, PlotOption, StoreOption, WrongUse, complete_plan, opened
+from .show import BAD, GOOD, console, print_json, print_table, say
 
 _LONG = 4 << 20
 _MOST_PLANS = 20
 
 PlansOption = Annotated[
     list[str] | None,
-    typer.Option("--plan", metavar="LIMITS", help="'300/day, 2/s burst 20', or the id of a plan in the store; repeat."),
+    typer.Option(
+        "--plan",
+        metavar="LIMITS",
+        help="'300/day, 2/s burst 20', or the id of a plan in the store; repeat.",
+        autocompletion=complete_plan,
+    ),
 ]
 TopOption = Annotated[int, typer.Option("--top", min=0, max=10**6, help="How many of the clients hit hardest to show.")]
 
@@ -103,7 +107,7 @@ def _progress(lines: LogFile) -> Iterator[Callable[[int], object] | None]:
         yield None
         return
     columns = (TextColumn("{task.fields[lines]:>13,} lines"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+    with Progress(*columns, console=console(stderr=True, soft_wrap=False), transient=True) as shown:
         task = shown.add_task("", total=lines.size, lines=0)
         yield lambda number: shown.update(task, completed=lines.position, lines=number)
 
