@@ -224,6 +224,16 @@ def test_charts_are_no_wider_than_80(folder):
     assert 75 < max(map(len, chart)) <= 80
 
 
+@pytest.mark.parametrize(("columns", "hardest"), [(80, 2), (120, 3)])
+def test_plans_side_by_side_leave_room_for_their_limits(folder, columns, hardest):
+    """On a narrow terminal whom each hits hardest stands only below; the first line fits."""
+    plans = [word for text in ("100/day, 30/minute", "20/day as a-name-of-some-length") for word in ("--plan", text)]
+    lines = screen("replay", str(SAMPLE), *plans, columns=columns)
+    assert "100/day, 30/minute" in next(line for line in lines if line.startswith("plan1 "))
+    assert sum("hit hardest" in line for line in lines) == hardest
+    assert lines[0].endswith("23:52:15Z")
+
+
 def test_a_terminal_is_asked_and_no_is_no(folder):
     """The key is there until the answer is yes; Ctrl-C is no."""
     for answer, status, there in (("n\r", 130, True), ("\x03", 130, True), ("y\r", 0, False)):

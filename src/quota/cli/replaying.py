@@ -11,14 +11,15 @@ import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from ..clock import to_datetime
 from ..logs import LogFile, field_of, open_log
 from ..plan import UsagePlan
 from ..replay import replay as run
-from ..report import Report, iso, plain, share, to_json
+from ..report import Report, plain, share, to_json
 from ..suggest import SHAPE, Suggestion, Watcher, to_percent
 from .charts import traffic
 from .common import JsonOption, PlotOption, StoreOption, WrongUse, complete_plan, opened
-from .show import BAD, GOOD, console, print_json, print_table, say
+from .show import BAD, GOOD, at, console, fits, print_json, print_table, say
 
 _LONG = 4 << 20
 _MOST_PLANS = 20
@@ -137,7 +138,8 @@ def _show(reports: Sequence[Report], top: int) -> None:
 
 def _show_log(report: Report) -> None:
     """What the log is, whatever the plan."""
-    when = "" if report.first is None or report.last is None else f", {iso(report.first)} to {iso(report.last)}"
+    ends = [at(to_datetime(instant)) for instant in (report.first, report.last) if instant is not None]
+    when = f", {' to '.join(ends)}" if ends else ""
     say(f"{report.total:,} requests of {len(report.clients):,} clients (by {report.key}){when}")
     if report.out_of_order:
         late = f", {report.too_late:,} too late for that: they count at the latest time" if report.too_late else ""
@@ -149,7 +151,7 @@ def _show_log(report: Report) -> None:
 
 
 def _show_side_by_side(reports: Sequence[Report]) -> None:
-    rows = []
+    rows: list[Sequence[str]] = []
     for report in reports:
         hit = report.hardest(1)
         rows.append((
@@ -158,7 +160,9 @@ def _show_side_by_side(reports: Sequence[Report]) -> None:
             f"{plain(hit[0][0], 40)} ({hit[0][1]:,})" if hit else "",
         ))  # fmt: skip
     say()
-    columns = ("plan", "limits", "allowed", "refused", "share", "clients refused", "hit hardest")
+    columns = ["plan", "limits", "allowed", "refused", "share", "clients refused", "hit hardest"]
+    if not fits([columns, *rows]):  # it stands below, and the limits need the room
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
     print_table(columns, rows, right=("allowed", "refused", "share", "clients refused"))
 
 

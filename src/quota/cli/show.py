@@ -214,7 +214,7 @@ def show_limits(limits: Iterable[LimitStatus], now: datetime, violated: Sequence
     columns = ("limit", "used", "of", "remaining", "", "resets")
     for width, briefly in ((20, False), (20, True), (10, True)):
         rows = [_limit_row(status, now, status.name in violated, width, briefly=briefly) for status in found]
-        if not sys.stdout.isatty() or _width((columns, *rows)) <= console().width:
+        if fits((columns, *rows)):
             break
     if rows:
         print_table(columns, rows, right=("used", "of", "remaining"), whole=("", "resets"))
@@ -230,6 +230,7 @@ def _limit_row(status: LimitStatus, now: datetime, refused: bool, width: int, *,
     ]  # fmt: skip
 
 
-def _width(rows: Sequence[Sequence[Cell]]) -> int:
-    """How wide a terminal's table is that nothing folds."""
-    return sum(max(cell_len(str(row[at])) for row in rows) + 3 for at in range(len(rows[0]))) - 3
+def fits(rows: Sequence[Sequence[Cell]]) -> bool:
+    """Whether a table, its columns' names among the rows, is shown without folding anything."""
+    width = sum(max(cell_len(str(row[at])) for row in rows) + 3 for at in range(len(rows[0]))) - 3
+    return not sys.stdout.isatty() or width <= console().width
