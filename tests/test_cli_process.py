@@ -219,7 +219,7 @@ def test_limits_are_a_row_each_on_any_terminal(folder, columns):
 
 def test_charts_are_no_wider_than_80(folder):
     """The longest row, whose bar is full, too."""
-    chart = [line for line in screen("replay", str(SAMPLE), "--plan", "100/day") if re.match("  2026.*[█▒]", line)]
+    chart = [line for line in screen("replay", str(SAMPLE), "--plan", "2000/day") if re.match("  2026.*[█▒]", line)]
     assert len(chart) > 24
     assert 75 < max(map(len, chart)) <= 80
 
