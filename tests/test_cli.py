@@ -442,7 +442,7 @@ def test_what_changes_nothing_makes_no_store(capsys, monkeypatch, tmp_path):
     (tmp_path / "plans.csv").write_text("name,key,usageplanids\nn,a-secret-from-elsewhere,gold\n")
     store = ["--store", "sqlite:///new.db"]
     for arguments, status in (
-        (["issue", "x", "--plan", "gold"], 3), (["import", "--csv", "keys.csv", "--strict"], 2),
+        (["issue", "x", "--plan", "gold"], 3), (["import", "--csv", "keys.csv", "--strict"], 3),
         (["import", "--csv", "plans.csv", "--strict"], 3), (["import", "--csv", "plans.csv"], 3),
     ):  # fmt: skip
         assert main(["key", *arguments, *store]) == status

@@ -18,16 +18,9 @@ from .show import print_json, say, tell
 def import_table(store: str | None, name: str, text: str, *, strict: bool, as_json: bool) -> None:
     """Import the rows of a file; one whose key is there already replaces its name, description, state and plans."""
     rows, warnings = parse_csv("standard input" if name == "-" else name, text)
-    if strict and warnings:  # before a store is made for nothing
-        raise _refused(name, warnings)
-    with opened(store, create=not any(row.plans for row in rows)) as ledger:
+    # A store is not made for what will be refused.
+    with opened(store, create=not (strict and warnings) and not any(row.plans for row in rows)) as ledger:
         _import(ledger, name, rows, warnings, strict=strict, as_json=as_json)
-
-
-def _refused(name: str, warnings: list[str]) -> WrongUse:
-    for warning in warnings:
-        tell(f"{name}: {warning}")
-    return WrongUse(f"{name}: nothing is imported: --strict, and {len(warnings)} warnings")
 
 
 def _import(ledger: Ledger, name: str, rows: list[CsvKey], warnings: list[str], *, strict: bool, as_json: bool) -> None:
@@ -35,7 +28,9 @@ def _import(ledger: Ledger, name: str, rows: list[CsvKey], warnings: list[str], 
     known = {secret.digest: key for key in ledger.list_keys() for secret in key.secrets}
     wanted = [(row, _plans(row, plans, warnings)) for row in rows]
     if strict and warnings:
-        raise _refused(name, warnings)
+        for warning in warnings:
+            tell(f"{name}: {warning}")
+        raise WrongUse(f"{name}: nothing is imported: --strict, and {len(warnings)} warnings")
     undo: list[Callable[[], object]] = []
     done: dict[str, list[str]] = {"imported": [], "replaced": []}
     try:
