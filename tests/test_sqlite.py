@@ -488,6 +488,18 @@ def test_levels_beyond_64_bits_are_kept(path, clock):
 # The file
 
 
+def test_a_damaged_file_has_no_backup(path, tmp_path):
+    """A copy of what is damaged would be found out when it is needed."""
+    ledger, *_ = ledger_on(path)
+    ledger.close()
+    with open(path, "r+b") as file:
+        file.seek(4096)
+        file.write(b"\xaa" * (5 * 4096))
+    with pytest.raises(StoreUnavailable, match="damaged"):
+        SQLiteStore(path).backup(tmp_path / "copy.db")
+    assert not any(name.startswith("copy") for name in os.listdir(tmp_path))
+
+
 def test_a_backup_while_running_is_one_moment(path, tmp_path):
     """Taken under fire it opens whole, holds what a moment held, is one file, and never replaces another."""
     ledger, key, secret = ledger_on(path, limits="1000000/day")
