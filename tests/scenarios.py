@@ -347,6 +347,16 @@ def a_request_id_is_charged_once(q):
     assert not ledger.consume(secret, 2, request_id="a").replayed
 
 
+def a_reservation_s_retry_is_the_same_hold(q):
+    ledger, _, key, secret = _ledger(q, "10/day")
+    first, again = (ledger.reserve(secret, 4, ttl=DAY, request_id="a") for _ in range(2))
+    assert (again.id, again.decision.replayed) == (first.id, True)
+    assert _standing(ledger, key) == {"requests/day": 4}
+    again.commit(1)
+    assert _raises(q.ReservationClosed, first.commit)
+    assert _standing(ledger, key) == {"requests/day": 1}
+
+
 def a_refused_call_charges_nobody(q):
     ledger, _, key, secret = _ledger(q, [q.Quota(1, "day"), q.Quota(10, "day", by="account", name="team")])
     other, _ = ledger.issue_key("second", "p", account="k")
@@ -404,12 +414,21 @@ def forgotten_charges_are_not_refunded(q):
     assert _standing(ledger, key) == {"requests/day": 2}
 
 
+def what_a_key_took_before_it_was_forgotten_is_not_refunded_to_its_account(q):
+    ledger, _, first, _ = _two_keys(q, "10/day by account")
+    before = ledger.consume(first, 3)
+    ledger.forget("k")
+    assert ledger.refund(before) == 0
+
+
 def a_clock_stepped_back_grants_nothing(q):
     ledger, clock, key, _ = _ledger(q, "2/minute")
     clock.set(datetime(2026, 3, 10, 12, 1, 0, tzinfo=timezone.utc))
     assert ledger.consume(key, 2)
     clock.advance(-timedelta(seconds=20))
-    assert not ledger.consume(key)
+    decision = ledger.consume(key)
+    assert not decision
+    assert decision.retry_at == decision.limits[0].resets_at == datetime(2026, 3, 10, 12, 2, tzinfo=timezone.utc)
     clock.advance(-timedelta(minutes=5))
     assert _raises(q.ClockSkew, lambda: ledger.consume(key))
 

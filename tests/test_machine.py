@@ -35,11 +35,11 @@ class ShortMemory(Machine):
 TestMemory = machine(MemoryStore).TestCase
 TestMemory.settings = settings(stateful_step_count=40)
 TestGeneral = machine(GeneralStore).TestCase
-TestGeneral.settings = settings(stateful_step_count=40)
+TestGeneral.settings = settings(max_examples=80, stateful_step_count=40)
 TestAwaited = AsyncMachine.TestCase
-TestAwaited.settings = settings(stateful_step_count=25)
+TestAwaited.settings = settings(max_examples=80, stateful_step_count=25)
 TestShortMemory = ShortMemory.TestCase
-TestShortMemory.settings = settings(max_examples=25, stateful_step_count=40)
+TestShortMemory.settings = settings(max_examples=20, stateful_step_count=40)
 
 
 @pytest.mark.slow

@@ -168,7 +168,7 @@ BUGS = {
         ("    if not verdict.allowed:\n        if party.account is not None:\n"
          "            add(party.account, metered(course, takes), now)\n        return verdict\n")),
     "keys of one account do not see each other": (
-        "charge.py", "return self.account if line.shared and self.account is not None else self.key", "return self.key"),
+        "charge.py", "return self.account if shared and self.account is not None else self.key", "return self.key"),
     "a second key wipes what the account used": (
         "stores/memory.py", "            account.record = first.record.copy()\n",
         "            account.record = Record(new_number(), 0)\n"),

@@ -103,7 +103,7 @@ class Machine(DirectoryMachine):
         api=APIS,
         route=ROUTES,
         ttl=st.sampled_from([1, 5_000_000, 7200_000_000, 3 * DAY]),
-        request_id=REQUEST_IDS,
+        request_id=st.sampled_from([None, "once", "twice"]),
     )
     def reserve(self, id_: str, cost: Any, api: str, route: str | None, ttl: int, request_id: str | None) -> None:
         key = self.model.keys.get(id_)
@@ -143,6 +143,16 @@ class Machine(DirectoryMachine):
         equal((again.decision.replayed, again.id, bool(again)), (True, first.id, True), "a reservation's replay")
         self._same(again.decision, expected)
         self.held = [(*entry[:2], again, *entry[3:]) if entry[2].id == first.id else entry for entry in self.held]
+
+    @precondition(lambda self: any(key.memos for key in self.model.keys.values()))
+    @rule(id_=KEY_IDS, request_id=st.sampled_from(["once", "twice"]))
+    def retry(self, id_: str, request_id: str) -> None:
+        """Once more what a request id stands for."""
+        key = self.model.keys.get(id_)
+        memo = key.memos.get(request_id) if key else None
+        if memo is not None:
+            kind, *call = memo[1]
+            getattr(self, kind)(id_, *call, request_id)
 
     @precondition(lambda self: self.held)
     @rule(which=st.integers(0, 30), actual=COSTS, commit=st.booleans(), again=st.booleans())

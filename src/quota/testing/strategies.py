@@ -66,7 +66,7 @@ COSTS = st.one_of(
 APIS = st.sampled_from(["", "", "", "b"])
 ROUTES = st.sampled_from([None, None, "r", "s"])
 PLAN_IDS = st.sampled_from(["p", "q", "b"])
-KEY_IDS = st.sampled_from(["k1", "k2", "k3"])
+KEY_IDS = st.sampled_from(["k1", "k1", "k1", "k2", "k3"])  # the first is there from the beginning
 REQUEST_IDS = st.sampled_from([None, None, None, "once", "twice"])
 STEPS = st.sampled_from([
     0, 1, 999_999, 1_000_000, 20_000_000, 60_000_000, 1_200_000_000, 3_600_000_000, 12 * 3_600_000_000, DAY, 5 * DAY,
