@@ -115,7 +115,7 @@ class Holder:
         self.network = (AwaitedNetwork if world.loop else Network)(world, number)
         self.clock = world.package.ManualClock(world.now)
         self.skew = world.random.choice([0, 0, 1, -1]) * world.random.randrange(2 * SECOND)
-        self.stepped = -1
+        self.back = 0
         package, options = world.package, {"refresh": world.refresh, "share": world.share}
         if world.loop:
             self.store = package.AsyncLeasedStore(self.network, **options)
@@ -253,7 +253,7 @@ class World:
         """What was changed elsewhere binds within one refresh, unless the store could not be asked."""
         for since, what in ((self.disabled_at, "the key was disabled"), (self.over_at, "the plan was lowered")):
             if since is not None and holder.network.failed_at < since:
-                allowed = self.refresh * SECOND * (2 if holder.stepped >= since else 1)
+                allowed = self.refresh * SECOND + holder.back  # by the holder's clock: a step back is not seen at once
                 assert self.now - since <= allowed, f"{what} {self.now - since} us ago"
 
     def do_calls(self):
@@ -325,8 +325,8 @@ class World:
 
     def do_skew(self):
         holder = self.random.choice(self.holders)
-        holder.skew = self.random.choice([0, SECOND, -SECOND, 100 * SECOND, -100 * SECOND])
-        holder.stepped = self.now
+        before, holder.skew = holder.skew, self.random.choice([0, SECOND, -SECOND, 100 * SECOND, -100 * SECOND])
+        holder.back += max(0, before - holder.skew)
 
     def do_cut(self):
         holder = self.random.choice(self.holders)

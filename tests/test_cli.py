@@ -109,6 +109,35 @@ def test_the_message_points_at_the_character(quota):
     assert "character 14" in quota.fails("plan", "add", "p", "1000/day, 50/mnth")
 
 
+def test_a_message_names_the_route_and_what_is_missing(quota):
+    """Of several texts of one command, which; and the end, where something should have followed."""
+    said = quota.fails("plan", "add", "p", "1/day", "--route", "GET /x=1/s burst 2", "--route", "GET /y=3/dya")
+    assert "routes['GET /y']: limits, character 3 (period): 'dya'" in said
+    assert "character 21 (burst): ''" in quota.fails("plan", "add", "p", "1000/day, 10/s burst")
+    assert "character 14 (overage): ''" in quota.fails("plan", "add", "p", "5/day overage")
+
+
+def test_a_bar_is_full_where_nothing_remains(shop):
+    """Whatever was granted or taken from what remains."""
+
+    def shown():
+        assert shop("check", "ada", "--route", "GET /x") in (0, 1)
+        return next(line.split()[4] for line in shop.out.splitlines() if line.startswith("requests/day"))
+
+    assert shop("consume", "ada", "--cost", "5") == 0
+    assert shop("set-remaining", "ada", "requests/day", "0") == 0
+    assert shown() == "█" * 20
+    assert shop("set-remaining", "ada", "requests/day", "15") == 0
+    assert shown() == "█" * 6 + "░" * 14
+
+
+def test_days_that_are_none_are_told(shop):
+    """Since behind until is wrong use; days without usage are said to be so."""
+    assert "no day is meant" in shop.fails("usage", "ada", "--since", "2026-01-02", "--until", "2026-01-01")
+    assert shop("usage", "ada", "--since", "2026-01-02", "--until", "2026-01-02") == 0
+    assert "nothing was used on these days" in shop.out
+
+
 @pytest.mark.parametrize("arguments", [
     ("plan", "add"), ("plan", "add", "p"), ("plan", "add", "p", "1/day", "--from", "-"), ("plan", "add", "p", "1/day", "--route", "x"),
     ("plan", "add", "p", "1/day", "--cost", "GET /=x"), ("plan", "add", "p", "1/day", "--alert", "0"), ("plan", "add", "", "1/day"),
@@ -401,7 +430,25 @@ def test_the_store_is_told_by_option_or_environment(capsys, monkeypatch, tmp_pat
     assert "no store quota.db yet" in capsys.readouterr().err
     assert main(["plan", "list", "--store", f"sqlite:///{tmp_path}/other.db"]) == 3
     assert "other.db" in capsys.readouterr().err
+    assert main(["plan", "list", "--store", "usage.db"]) == 2
+    assert "sqlite:///usage.db" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_changes_nothing_makes_no_store(capsys, monkeypatch, tmp_path):
+    """A key on a plan that cannot be there yet; a CSV file that is refused."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "keys.csv").write_text("name,key\nn,short\n")
+    (tmp_path / "plans.csv").write_text("name,key,usageplanids\nn,a-secret-from-elsewhere,gold\n")
+    store = ["--store", "sqlite:///new.db"]
+    for arguments, status in (
+        (["issue", "x", "--plan", "gold"], 3), (["import", "--csv", "keys.csv", "--strict"], 3),
+        (["import", "--csv", "plans.csv", "--strict"], 3), (["import", "--csv", "plans.csv"], 3),
+    ):  # fmt: skip
+        assert main(["key", *arguments, *store]) == status
+        assert capsys.readouterr().err.splitlines()[-1].startswith("quota: ")
+        assert not (tmp_path / "new.db").exists()
+    assert main(["key", "issue", "x", *store]) == 0
 
 
 def test_a_driver_that_is_missing_is_told(capsys, monkeypatch):

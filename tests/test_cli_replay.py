@@ -13,7 +13,7 @@ import pytest
 from commands import Quota, validate
 from quota import Ledger, ManualClock, UsagePlan
 from quota.cli.charts import daily, traffic
-from quota.cli.plot import plot_reports
+from quota.cli.plot import _figure, plot_reports
 from quota.demo import SAMPLE
 from quota.replay import replay
 from quota.report import to_json
@@ -164,7 +164,7 @@ def test_replays_are_drawn(quota, tmp_path):
     assert "#e69f00" in first
     assert "pattern" in first
     reports = replay(
-        SAMPLE.read_text().splitlines(), [UsagePlan("a", "100/day, 1/s burst 10"), UsagePlan("b", "300/day")]
+        SAMPLE.read_text().splitlines(), [UsagePlan("plan1", "100/day, 1/s burst 10"), UsagePlan("plan2", "300/day")]
     )
     plot_reports(tmp_path / "again.svg", "sample.log", reports)
     assert (tmp_path / "again.svg").read_text() == first
@@ -203,6 +203,18 @@ def test_usage_is_drawn(quota, tmp_path):
     assert quota.json("usage", "ada", "--plot", tmp_path / "x.svg")["days"]
     (tmp_path / "d.svg").mkdir()
     quota.fails("usage", "ada", "--plot", tmp_path / "d.svg")
+
+
+def test_pictures_hold_long_and_foreign_names(quota, tmp_path):
+    """A title is cut before the picture's edge; a letter that no font has is no warning; several plans are told apart."""
+    figure, _ = _figure(1, "Used by day (UTC): " + "W" * 300)
+    assert figure._suptitle.get_window_extent().x1 <= figure.bbox.x1
+    assert "..." in figure._suptitle.get_text()
+    quota("plan", "add", "p", "10/day")
+    quota("key", "issue", "名前", "--plan", "p", "--id", "n")
+    quota("consume", "n")
+    assert quota("usage", "n", "--plot", tmp_path / "n.png") == 0
+    assert quota.err == ""
 
 
 def test_without_matplotlib_it_is_said_how_to_get_it(quota, monkeypatch):

@@ -17,10 +17,29 @@ def test_the_developer_guide_s_example():
     assert A not in repr(parse_csv("f", text))
 
 
-@pytest.mark.parametrize("text", [f"\ufeffKEY , NAME\r\n{A},n\r\n", f"name,more,key\nn,x,{A}\n", f"name,key\nn,{A}"])
+@pytest.mark.parametrize("text", [f"\ufeffKEY , NAME\r\n{A},n\r\n", f"name,more,key\nn,x,{A}\n", f"key,name\n{A},n"])
 def test_the_least_that_is_a_table(text):
     """A byte order mark, Windows' line ends, unknown columns, no line end at the end."""
     assert parse_csv("f", text) == ([CsvKey(2, "n", A)], [])
+
+
+def test_what_may_have_been_cut_within_its_key_is_told():
+    """A file that ends in a key, without a line end: half a key may be long enough to be one."""
+    keys, warnings = parse_csv("f", f"name,key\nn,{A}\nm,{B[:-3]}")
+    assert [key.secret for key in keys] == [A, B[:-3]]
+    assert warnings == ["line 3: nothing is behind its Key, not even a line end: is the key whole?"]
+
+
+def test_spaces_around_quoted_cells_are_trimmed():
+    """Before and behind the quotes; inside, quotes, commas and line breaks are the cell's own."""
+    text = f'"name" , "key" ,description,"usageplanids"  \r\n "n" , "{A}" , "a ""b"" , c" , "p, q" \r\nm,{B},5" disk , r\r\n'
+    keys, warnings = parse_csv("f", text)
+    assert [(key.name, key.secret, key.description, key.plans) for key in keys] == [
+        ("n", A, 'a "b" , c', ("p", "q")), ("m", B, '5" disk', ("r",)),
+    ]  # fmt: skip
+    assert warnings == []
+    with pytest.raises(InvalidValue, match="complete"):
+        parse_csv("f", f'name,key,description\nn,{A},"x" \nm,{B},"half of')
 
 
 @pytest.mark.parametrize(("row", "warning"), [

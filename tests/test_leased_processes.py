@@ -10,7 +10,7 @@ import pytest
 from quota import Ledger, UsagePlan
 from quota.store import open_store
 from quota.stores.leased import LeasedStore
-from servers import Valkey
+from servers import Postgres, Valkey
 
 LIMIT, SHARE, PROCESSES = 150_000, 0.004, 6
 PLAN = UsagePlan("p", f"{LIMIT}/month", alerts=())
@@ -23,14 +23,26 @@ def valkey():
     found.stop()
 
 
-@pytest.fixture(params=["valkey"])
+@pytest.fixture(scope="module")
+def postgres():
+    found = Postgres()
+    yield found.url
+    found.stop()
+
+
+@pytest.fixture
+def sqlite(tmp_path):
+    return f"sqlite:///{tmp_path / 'usage.db'}"
+
+
+@pytest.fixture(params=["valkey", "postgres", "sqlite"])
 def url(request):
     """Each shared store by its URL: a fixture's name is all that another one takes."""
     return request.getfixturevalue(request.param)
 
 
 def separate(url, namespace):
-    return f"{url}?namespace={namespace}"
+    return url if url.startswith("sqlite:") else f"{url}?namespace={namespace}"
 
 
 def work(url, secret, pipe, calls, leave):

@@ -24,7 +24,6 @@ BUGS = {
     "a lease is given back whole, whatever was used": [(LEASES, "units - bid.used.get(unit, 0)", "units")],
     "a repeated bid gets another lease": [(
         OPERATIONS, "    if lease is not None and lease[0] >= bid.number:\n", "    if lease is not None and lease[0] > bid.number:\n")],
-    "a lease whose bid comes again after its window is handed out": [(LEASES, "units if same and not rolled else None", "units")],
     "a lease whose bid comes again after its window is taken back": [(
         OPERATIONS, "        # A lease that is not",
         ("        if lease[0] == bid.number and not units:\n            settle(request, entry, party, terms)\n"
@@ -38,7 +37,7 @@ BUGS = {
     "one unit too many is spent": [(
         HOLDING, "self.spent[unit].total + units <= self.units[unit]", "self.spent[unit].total + units <= self.units[unit] + 1")],
     "the fast path spends one unit too many": [(HOLDING, "lane.quiet = _BEYOND, units\n", "lane.quiet = _BEYOND, units + 1\n")],
-    "a closed lease is spent on": [(HOLDING, "            self.lane.until = 0\n", "")],
+    "a closed lease is spent on": [(HOLDING, "            self.lane.until = 0\n            self.lane = None\n", "            self.lane = None\n")],
     "a lease outlives its window": [
         (HOLDING, "now, min(now + refresh, self.end)", "now, now + refresh"),
         (HOLDING, "        if not alone:\n", "        if False:\n"), (HOLDING, "min(self.until, self.turn)\n        for", "self.until\n        for")],
@@ -46,9 +45,6 @@ BUGS = {
     "a refresh asks nothing": [(STEPS, '                plan = yield "apply", (ask,)\n', '                plan = purse.plan if ask else (yield "apply", (ask,))\n')],
     "a renewal does not look at the key": [(
         OPERATIONS, "usable(request, entry) is not Reason.OK:\n        return None\n    lease, plan", "False:\n        return None\n    lease, plan")],
-    "a clock stepped back prolongs a lease": [
-        (HOLDING, "not self.asked <= request.now < self.until", "not request.now < self.until"),
-        (HOLDING, "lane.lock, lane.at, lane.total = lock, self.at,", "lane.lock, lane.at, lane.total = lock, 0,")],
     "what was used is not told": [(HOLDING, "self.used = {unit: meter.total for unit, meter in self.spent.items() if meter.total}", "self.used = {}")],
     "a late return takes back the next lease": [(STEPS, "        if purse.returning:\n", "        if False:\n")],
     "closing settles nothing": [(INDEX, "if not holding.idle]", "if False]")],
@@ -57,14 +53,12 @@ BUGS = {
 
 SOONEST = {
     "a repeated bid gets another lease": 5,
-    "a lease whose bid comes again after its window is handed out": 10_559,
     "a lease whose bid comes again after its window is taken back": 101,
     "a bid that comes late is answered": 5,
     "a lease outlives its window": 452,
     "a refresh never comes": 21,
     "a refresh asks nothing": 22,
     "a renewal does not look at the key": 115,
-    "a clock stepped back prolongs a lease": 299,
     "a late return takes back the next lease": 263,
     "closing settles nothing": 3,
     "a crash frees its holder's name": 11,
@@ -109,8 +103,14 @@ def test_the_simulation_catches(bug, tmp_path):
 @pytest.mark.parametrize("part", range(4))
 def test_histories(part):
     """Every unit is accounted for after every step of every history."""
-    for seed in range(part * 30, part * 30 + 30):
+    for seed in range(part * 25, part * 25 + 25):
         simulate(seed, awaited=seed % 3 == 0)
+
+
+@pytest.mark.parametrize("seed", [10_559, 30_079, 30_164, 31_701, 31_725, 35_282, 35_291, 38_415, 38_586])
+def test_histories_that_failed_once(seed):
+    """Each was a bug of the leases, or of how units are accounted for here."""
+    simulate(seed, awaited=seed % 3 == 0)
 
 
 @pytest.mark.slow

@@ -1,10 +1,9 @@
 """The conformance machine over the memory store: by its fast path, by the general way alone, and awaited."""
 
-import asyncio
-
 import pytest
 from hypothesis import settings
 
+from awaited import Awaited
 from quota import AsyncLedger
 from quota.stores.memory import MemoryStore
 from quota.testing import Machine, machine
@@ -15,44 +14,6 @@ class GeneralStore(MemoryStore):
 
     def _open_lane(self, request, seat, entry, party):
         pass
-
-
-class Awaited:
-    """An AsyncLedger driven step by step, so that the same machine can play with it."""
-
-    def __init__(self, ledger):
-        self._ledger = ledger
-        self._runner = asyncio.Runner()
-        self.store = ledger.store
-
-    def close(self):
-        self._runner.run(self._ledger.aclose())
-        self._runner.close()
-
-    def __getattr__(self, name):
-        def call(*args, **kwargs):
-            answer = self._runner.run(getattr(self._ledger, name)(*args, **kwargs))
-            return AwaitedReservation(answer, self._runner) if name == "reserve" else answer
-
-        return call
-
-
-class AwaitedReservation:
-    """A reservation whose commit and cancel are awaited at once."""
-
-    def __init__(self, reservation, runner):
-        self._reservation, self._runner = reservation, runner
-        self.decision, self.id = reservation.decision, reservation.id
-        self._expires = reservation._expires
-
-    def __bool__(self):
-        return bool(self._reservation)
-
-    def commit(self, actual=None):
-        return self._runner.run(self._reservation.commit(actual))
-
-    def cancel(self):
-        return self._runner.run(self._reservation.cancel())
 
 
 class AsyncMachine(Machine):

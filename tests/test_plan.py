@@ -60,7 +60,7 @@ def test_limits_are_given_in_any_form(limits):
     ("limits", {"limits": [5]}), ("limits", {"limits": None}), ("limits", {"limits": [Quota(1, "day"), Quota(2, "day")]}),
     ("name", {"name": ""}), ("api", {"api": "\n"}), ("api", {"api": None}),
     ("routes", {"routes": "r"}), ("routes", {"routes": [("r", "5/day")]}), ("route", {"routes": {"": "5/day"}}),
-    ("route", {"routes": {"x" * 1025: "5/day"}}), ("limits", {"routes": {"r": 5}}),
+    ("route", {"routes": {"x" * 1025: "5/day"}}), ("routes['r']: limits", {"routes": {"r": 5}}),
     ("costs", {"costs": "r"}), ("costs['r']", {"costs": {"r": 0}}), ("costs['r']", {"costs": {"r": 1.5}}),
     ("route", {"costs": {5: 0}}), ("route", {"costs": {5: 1}}), ("route", {"costs": {"": 5}}), ("route", {"costs": {"\ud800": 1}}),
     ("alerts", {"alerts": 80}), ("alerts", {"alerts": "80"}), ("alerts", {"alerts": (0,)}), ("alerts", {"alerts": (80.5,)}),

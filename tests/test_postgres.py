@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import run_state_machine_as_test
 from psycopg_pool import ConnectionPool, NullConnectionPool
 
+from awaited import Awaited
 from quota import (
     AsyncLedger,
     ClockSkew,
@@ -35,7 +36,7 @@ from quota.stores.memory import MemoryStore
 from quota.stores.postgres import AsyncPostgresStore, PostgresStore
 from quota.testing import Machine, machine
 from receipts import Receipt, check_receipts
-from remote import Awaited, Calls
+from remote import Calls
 from servers import Pooler, Postgres
 
 START = int(datetime(2026, 3, 10, 12, tzinfo=timezone.utc).timestamp()) * 1_000_000

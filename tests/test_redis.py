@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import run_state_machine_as_test
 
+from awaited import Awaited
 from quota import (
     AsyncLedger,
     ClockSkew,
@@ -41,7 +42,7 @@ from quota.stores.memory import MemoryStore
 from quota.stores.redis import AsyncRedisStore, RedisStore
 from quota.testing import Machine, machine
 from receipts import Receipt, check_receipts
-from remote import Awaited, Calls
+from remote import Calls
 from servers import FaultProxy, Valkey, free_port
 
 START = int(datetime(2026, 3, 10, 12, tzinfo=timezone.utc).timestamp()) * 1_000_000

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
+from awaited import Awaited
 from quota import (
     AsyncLedger,
     ClockSkew,
@@ -29,7 +30,7 @@ from quota.errors import InvalidValue
 from quota.stores.memory import MemoryStore
 from quota.stores.sqlite import SQLiteStore
 from quota.testing import Machine, machine
-from sqlite_files import DAY, START, Awaited, ledger_on, reopened, used, whole
+from sqlite_files import DAY, START, ledger_on, reopened, used, whole
 
 
 @pytest.fixture
@@ -485,6 +486,18 @@ def test_levels_beyond_64_bits_are_kept(path, clock):
 
 
 # The file
+
+
+def test_a_damaged_file_has_no_backup(path, tmp_path):
+    """A copy of what is damaged would be found out when it is needed."""
+    ledger, *_ = ledger_on(path)
+    ledger.close()
+    with open(path, "r+b") as file:
+        file.seek(4096)
+        file.write(b"\xaa" * (5 * 4096))
+    with pytest.raises(StoreUnavailable, match="damaged"):
+        SQLiteStore(path).backup(tmp_path / "copy.db")
+    assert not any(name.startswith("copy") for name in os.listdir(tmp_path))
 
 
 def test_a_backup_while_running_is_one_moment(path, tmp_path):

@@ -27,7 +27,11 @@ ELSEWHERE = {
     "test_cli_sqlite": "needs typer",
     "test_sqlite_faults": "starts interpreters that know the library by its name",
 }
-LONG = {"test_interleavings", "test_small_world", "test_sqlite_processes"}
+LONG = {
+    "test_interleavings", "test_leased", "test_leased_processes", "test_leased_simulation", "test_scheduler",
+    "test_small_world", "test_sqlite", "test_sqlite_crash", "test_sqlite_faults", "test_sqlite_planted",
+    "test_sqlite_processes", "test_threads",
+}  # fmt: skip
 """What takes its time on any copy alike: left to the slow run."""
 CORE = {"test_http", "test_key", "test_machine", "test_period", "test_small_world"}
 ALONE = '''

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from importlib.util import find_spec
-from typing import Any
+from typing import NoReturn
 
 from .errors import QuotaError
+from .output import answer
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -18,25 +18,30 @@ def main(arguments: list[str] | None = None) -> int:
         from .cli import main as whole  # noqa: PLC0415 -- only where the extra is
 
         return int(whole(arguments))
+    return answer(lambda: _run(arguments))
+
+
+def _run(arguments: list[str] | None) -> int:
     options = _parser().parse_args(arguments)
-    stdout: Any = sys.stdout
-    if hasattr(stdout, "reconfigure"):
-        stdout.reconfigure(errors="backslashreplace")  # a log holds any character, a terminal may not
     try:
         options.run(options)
-        stdout.flush()
     except QuotaError as error:
         print(f"quota: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # the reader has seen enough, as head does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
     except KeyboardInterrupt:
         return 130
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """In one line, as everything that goes wrong."""
+        print(f"quota: {message}; every command and option comes with: pip install 'quota[cli]'", file=sys.stderr)
+        sys.exit(2)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("quota", epilog="The other commands come with the extra 'cli' (typer and rich).")
+    parser = _Parser("quota", epilog="The other commands come with: pip install 'quota[cli]' (typer and rich).")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     demo = commands.add_parser("demo", help="the mission step by step, then a recorded log")
     demo.set_defaults(run=_demo)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 
 import attrs
 
@@ -13,6 +14,7 @@ from .key import digest, import_secret
 _COLUMNS = ("name", "key", "description", "enabled", "usageplanids")
 _REQUIRED = ("name", "key")
 _LONGEST = 4096
+_QUOTED = re.compile(r'("(?:[^"]|"")*+")[ \t]*+')
 
 
 @attrs.frozen
@@ -36,7 +38,8 @@ def parse_csv(name: str, text: str) -> tuple[list[CsvKey], list[str]]:
     Raises:
         InvalidValue: for a file that is no such table from its first line to its last (one that was cut short too).
     """
-    reader = csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""), skipinitialspace=True, strict=True)
+    trimmed = _QUOTED.sub(r"\1", text.removeprefix("\ufeff"))  # strict CSV has nothing between a quote and its comma
+    reader = csv.reader(io.StringIO(trimmed, newline=""), skipinitialspace=True, strict=True)
     keys: dict[bytes, CsvKey] = {}
     warnings: list[str] = []
     cut = 0
@@ -64,6 +67,8 @@ def parse_csv(name: str, text: str) -> tuple[list[CsvKey], list[str]]:
         raise InvalidValue(f"{name} line {reader.line_num}", str(error), "CSV, complete") from None
     if cut == reader.line_num and not text.endswith("\n"):
         raise InvalidValue(f"{name} line {cut}", "its last line", "a whole row and a line end (is the file complete?)")
+    if keys and header[-1] == "key" and not text.endswith("\n"):
+        warnings.append(f"line {reader.line_num}: nothing is behind its Key, not even a line end: is the key whole?")
     return list(keys.values()), warnings
 
 

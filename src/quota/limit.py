@@ -204,7 +204,7 @@ def check_distinct(field: str, limits: Sequence[Limit]) -> None:
 
 
 _HEAD = re.compile(r"\s*(?P<amount>[^\s/]+(?:/[0-9]+(?=/|\s))?)(?:\s+(?P<unit>[^\s/]+))?\s*/\s*(?P<rest>.*)", re.DOTALL)
-_OPTION = re.compile(r"\s+(?P<word>burst|overage|by|as)\s+")
+_OPTION = re.compile(r"\s+(?P<word>burst|overage|by|as)(?:\s+|$)")
 _EXPECTED = "limits such as '1000/day', '50000 tokens/month in Europe/Paris overage 100' or '10/s burst 20'"
 
 

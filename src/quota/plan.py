@@ -42,7 +42,14 @@ def _to_limits(limits: object) -> tuple[Limit, ...]:
 def _to_routes(routes: object) -> Mapping[str, tuple[Limit, ...]]:
     if not isinstance(routes, Mapping):
         raise InvalidPlan("routes", routes, "a mapping from route to limits")
-    return MappingProxyType({check_route(route): _to_limits(limits) for route, limits in routes.items()})
+    found = {}
+    for route, limits in routes.items():
+        name = check_route(route)
+        try:
+            found[name] = _to_limits(limits)
+        except InvalidPlan as error:
+            raise InvalidPlan(f"routes[{name!r}]: {error.field}", error.value, error.accepted) from None
+    return MappingProxyType(found)
 
 
 def _to_costs(costs: object) -> Mapping[str, Cost]:

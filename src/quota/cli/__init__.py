@@ -11,9 +11,10 @@ import typer.core
 
 from .. import __version__
 from ..errors import ClockSkew, QuotaError, StoreBusy, StoreUnavailable
+from ..output import UNWRITTEN, answer
 from ..report import plain
 from . import gateway, keys, plans, replaying, stores, use
-from .common import OK, UNAVAILABLE, WRONG_USE, root_store
+from .common import OK, UNAVAILABLE, WRONG_USE, Unshown, root_store
 
 _ClickException: type[Exception] = typer.BadParameter.__mro__[2]
 """Whatever Click it is: newer Typers bring a copy of their own."""
@@ -72,33 +73,32 @@ def _version(wanted: bool) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return its exit status. Whatever goes wrong is one line on standard error."""
-    stdout: Any = sys.stdout
-    if hasattr(stdout, "reconfigure"):
-        stdout.reconfigure(errors="backslashreplace")  # a log or a name holds any character, a terminal may not
-    try:
-        status = _run(arguments)
-        stdout.flush()
-    except BrokenPipeError:  # the reader has seen enough, as head does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
-        return OK
-    return status
+    return answer(lambda: _run(arguments))
 
 
 def _run(arguments: list[str] | None) -> int:
     command = typer.main.get_command(build(plain=not sys.stdout.isatty()))
     token = root_store.set(None)
     try:
-        return int(command.main(args=arguments, prog_name="quota", standalone_mode=False) or OK)
+        status = int(command.main(args=arguments, prog_name="quota", standalone_mode=False) or OK)
     except typer.Exit as done:
         return int(done.exit_code)
-    except BrokenPipeError:
+    except SystemExit as done:
+        if isinstance(done.__context__, BrokenPipeError):  # Click's answer to it is status 1, which is a refusal here
+            raise done.__context__ from None
         raise
     except (Exception, KeyboardInterrupt) as error:
+        if isinstance(error, OSError) and error.filename is None:
+            raise  # standard output's
         status, message = _told(error)
         if status == _BUG and os.environ.get("QUOTA_DEBUG"):
             raise
         if message:
             print(f"quota: {plain(message, 2000)}", file=sys.stderr)
+        return status
+    else:
+        if status == _INTERRUPTED:  # some Typers tell it so
+            print("quota: stopped", file=sys.stderr)
         return status
     finally:
         root_store.reset(token)
@@ -109,7 +109,7 @@ def _told(error: BaseException) -> tuple[int, str]:
     if isinstance(error, (StoreBusy, StoreUnavailable, ClockSkew)):
         return UNAVAILABLE, str(error)
     if isinstance(error, QuotaError):
-        return WRONG_USE, str(error)
+        return UNWRITTEN if isinstance(error, Unshown) else WRONG_USE, str(error)
     if isinstance(error, (typer.Abort, KeyboardInterrupt)):
         return _INTERRUPTED, "stopped"
     if type(error).__name__ == "NoArgsIsHelpError":

@@ -12,7 +12,8 @@ from ..record import HOUR_US
 from ..report import Counts
 from .show import BAD, GOOD, QUIET, can_show
 
-_WIDTH = 40
+_WIDTH = 38
+"""So that no line is longer than 80."""
 _MOST_HOURS = 72
 _MOST_ROWS = 62
 _EIGHTHS = " ▏▎▍▌▋▊▉"

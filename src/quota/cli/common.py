@@ -45,9 +45,10 @@ ApiOption = Annotated[str, typer.Option("--api", help="Which API the call is to,
 RouteOption = Annotated[str | None, typer.Option("--route", help="The route, as the plan names it.")]
 
 
-def _complete(incomplete: str, ids: Callable[[Ledger], list[str]]) -> list[str]:
+def _complete(context: typer.Context, incomplete: str, ids: Callable[[Ledger], list[str]]) -> list[str]:
     """Ids for the shell to complete: of a local store alone, and never an error."""
-    url = os.environ.get("QUOTA_STORE") or DEFAULT_STORE
+    said = [part.params.get("store") for part in (context, context.find_root())]
+    url = next(filter(None, [*said, os.environ.get("QUOTA_STORE")]), DEFAULT_STORE)
     try:
         if sqlite_path(url) is None:
             return []
@@ -57,14 +58,14 @@ def _complete(incomplete: str, ids: Callable[[Ledger], list[str]]) -> list[str]:
         return []
 
 
-def complete_key(incomplete: str) -> list[str]:
+def complete_key(ctx: typer.Context, incomplete: str) -> list[str]:
     """The ids of keys that begin so."""
-    return _complete(incomplete, lambda ledger: [key.id for key in ledger.list_keys()])
+    return _complete(ctx, incomplete, lambda ledger: [key.id for key in ledger.list_keys()])
 
 
-def complete_plan(incomplete: str) -> list[str]:
+def complete_plan(ctx: typer.Context, incomplete: str) -> list[str]:
     """The ids of plans that begin so."""
-    return _complete(incomplete, lambda ledger: [plan.id for plan in ledger.list_plans()])
+    return _complete(ctx, incomplete, lambda ledger: [plan.id for plan in ledger.list_plans()])
 
 
 KeyArgument = Annotated[
@@ -80,10 +81,16 @@ class WrongUse(QuotaError):
     """A command that cannot be meant: the message says it all."""
 
 
+class Unshown(QuotaError):
+    """A secret that could not be printed, and what was done about it."""
+
+
 @contextmanager
 def opened(store: str | None, *, create: bool = False) -> Iterator[Ledger]:
     """The ledger on the store that was asked for. ``create``: whether it may be a new file."""
     url = store or root_store.get() or os.environ.get("QUOTA_STORE") or DEFAULT_STORE
+    if ":" not in url:
+        raise WrongUse(f"the store {url!r} is no URL; a file is meant by sqlite:///{url}")
     path = sqlite_path(url)
     if path is not None and not create and not path.exists():
         raise StoreUnavailable(f"there is no store {path} yet; adding a plan or issuing a key makes it")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
+import attrs
 import typer
 
 from ..clock import system_clock, to_datetime
@@ -14,6 +18,7 @@ from .common import (
     KeyArgument,
     PlanArgument,
     StoreOption,
+    Unshown,
     WrongUse,
     YesOption,
     complete_plan,
@@ -61,14 +66,15 @@ def issue(
     """Issue a key. Its secret goes to standard output, once: it is stored nowhere."""
     metadata = to_pairs("meta", meta or [], "NAME=VALUE")
     expires_at = None if expires is None else to_instant("expires", expires)
-    with opened(store, create=True) as ledger:
+    with opened(store, create=not plan) as ledger:
         plans = _check_plans(ledger, plan)
         issued = ledger.issue_key(
             name, plans[0] if plans else None, id=id_, account=account, expires_at=expires_at, prefix=prefix,
             metadata=metadata,
         )  # fmt: skip
         _attach(ledger, issued.key, plans[1:])
-        _show_issued(ledger, issued, "issued", as_json=as_json)
+        with _shown("the key is removed again", lambda: ledger.remove_key(issued.key)):
+            _show_issued(ledger, issued, "issued", as_json=as_json)
 
 
 @app.command("import", epilog="Example: quota key import 'Partner' --plan gold < secret.txt")
@@ -93,15 +99,14 @@ def import_(
     if csv is not None:
         if any(value is not None for value in (name, plan, id_, account, expires, meta)) or source != "-":
             raise WrongUse("--csv says the keys: only --strict, --store and --json go with it")
-        with opened(store, create=True) as ledger:
-            import_table(ledger, csv, read_text(csv), strict=strict, as_json=as_json)
+        import_table(store, csv, read_text(csv), strict=strict, as_json=as_json)
         return
     if name is None or strict:
         raise WrongUse("a key has a name: quota key import NAME < secret.txt (or --csv FILE, with --strict or not)")
     metadata = to_pairs("meta", meta or [], "NAME=VALUE")
     expires_at = None if expires is None else to_instant("expires", expires)
     secret = read_secret(source)
-    with opened(store, create=True) as ledger:
+    with opened(store, create=not plan) as ledger:
         plans = _check_plans(ledger, plan)
         imported = ledger.import_key(
             secret, name, plans[0] if plans else None, id=id_, account=account, expires_at=expires_at, metadata=metadata
@@ -112,7 +117,10 @@ def import_(
 
 @app.command("list", epilog="Example: quota key list --plan gold")
 def list_(
-    plan: Annotated[str | None, typer.Option("--plan", help="Only keys on this plan.")] = None,
+    plan: Annotated[
+        str | None,
+        typer.Option("--plan", metavar="PLAN", help="Only keys on this plan.", autocompletion=complete_plan),
+    ] = None,
     account: Annotated[str | None, typer.Option("--account", help="Only keys of this account.")] = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
@@ -155,8 +163,14 @@ def rotate(
     """Give a key a new secret, on standard output, once. What it used stays used."""
     length = to_span("overlap", overlap)
     with opened(store) as ledger:
-        rotated = ledger.rotate_key(find_key(ledger, key), length)
-        _show_issued(ledger, rotated, "rotated", as_json=as_json)
+        found = find_key(ledger, key)
+        rotated = ledger.rotate_key(found, length)
+
+        def back(now: ApiKey) -> ApiKey:
+            return attrs.evolve(now, secrets=found.secrets) if now.secrets == rotated.key.secrets else now
+
+        with _shown("the key has its old ones again", lambda: ledger.store.change_key(found.id, back)):
+            _show_issued(ledger, rotated, "rotated", as_json=as_json)
 
 
 @app.command(epilog="Example: quota key enable 8f3k2m9x1q")
@@ -229,6 +243,17 @@ def _attach(ledger: Ledger, key: ApiKey, plans: list[str]) -> None:
 
 def _hints(key: ApiKey) -> str:
     return ", ".join(f"...{secret.hint}" for secret in key.secrets)
+
+
+@contextmanager
+def _shown(undone: str, undo: Callable[[], object]) -> Iterator[None]:
+    """A secret that nobody could see is of no use to anybody: what made it is undone."""
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        undo()
+        raise Unshown(f"the secret could not be written ({error.strerror or error}): {undone}") from None
 
 
 def _show_issued(ledger: Ledger, issued: IssuedKey, done: str, *, as_json: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from importlib.util import find_spec
@@ -41,13 +42,21 @@ def _figure(panels: int, title: str) -> tuple[Any, list[Any]]:
 
     figure = Figure(figsize=(9, 1.2 + 2.8 * panels), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(_literal(title), x=0.01, ha="left", fontsize=13)
+    shown = figure.suptitle(_literal(title), x=0.01, ha="left", fontsize=13)
+    with warnings.catch_warnings(action="ignore"):  # a letter that no font has is drawn as a box
+        while shown.get_window_extent().x1 > figure.bbox.x1:
+            title = _short(title, len(title) * 9 // 10)
+            shown.set_text(_literal(title))
     axes = figure.subplots(panels, 1, squeeze=False)[:, 0]
     for ax in axes:
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(axis="y", color="#dddddd", linewidth=0.8)
         ax.set_axisbelow(True)
     return figure, list(axes)
+
+
+def _short(text: str, longest: int) -> str:
+    return text if len(text) <= longest else text[: longest - 3] + "..."
 
 
 def _literal(text: str) -> str:
@@ -62,7 +71,8 @@ def _save(figure: Any, path: Path) -> None:
     with mpl.rc_context({"svg.hashsalt": "quota", "svg.fonttype": "path"}):
         metadata = {"Date": None} if path.suffix.lower() == ".svg" else {"Software": None}
         try:
-            figure.savefig(path, dpi=150, metadata=metadata)
+            with warnings.catch_warnings(action="ignore"):  # as above
+                figure.savefig(path, dpi=150, metadata=metadata)
         except OSError as error:
             raise WrongUse(f"--plot {path}: {error.strerror or error}") from None
 
@@ -91,7 +101,7 @@ def _days_axis(ax: Any, instants: Sequence[datetime]) -> None:
 def plot_usage(path: Path, key: ApiKey, quotas: Mapping[str, Quota], records: Sequence[UsageRecord]) -> None:
     """Units used by day against each quota; for windows of several days also what the window had used by then."""
     names = list(dict.fromkeys(record.limit for record in records)) or ["nothing used"]
-    figure, axes = _figure(len(names), f"{key.name}: used by day (UTC)")
+    figure, axes = _figure(len(names), f"Used by day (UTC): {key.name}")
     for ax, name in zip(axes, names, strict=True):
         rows = [record for record in records if record.limit == name]
         quota = quotas.get(name)
@@ -125,12 +135,12 @@ def _frame(ax: Any, instants: Sequence[datetime], *, by_day: bool) -> None:
 
 
 def _title(ax: Any, text: str) -> None:
-    ax.set_title(_literal(text if len(text) <= _TITLE else text[: _TITLE - 3] + "..."), loc="left", fontsize=11)
+    ax.set_title(_literal(_short(text, _TITLE)), loc="left", fontsize=11)
 
 
 def plot_reports(path: Path, log: str, reports: Sequence[Report]) -> None:
     """Requests by hour, or by day for long logs, allowed and refused: one panel a plan, on one scale."""
-    figure, axes = _figure(len(reports), f"{Path(log).name}: what each plan would have done")
+    figure, axes = _figure(len(reports), f"What each plan would have done: {Path(log).name}")
     hours = sorted({hour for report in reports for hour in report.hours})
     by_day = bool(hours) and hours[-1] - hours[0] > _MOST_HOURS * HOUR_US
     length = DAY_US if by_day else HOUR_US
@@ -146,7 +156,8 @@ def plot_reports(path: Path, log: str, reports: Sequence[Report]) -> None:
             linewidth=0.3, label=f"refused: {report.refused:,}",
         )  # fmt: skip
         most = max([most, *(sum(counts) for _, counts in table)])
-        _title(ax, str(report.plan) or "no limits")
+        name = f"{report.plan.id}: " if len(reports) > 1 else ""
+        _title(ax, f"{name}{report.plan or 'no limits'}")
         ax.set_ylabel("requests a day" if by_day else "requests an hour")
         _frame(ax, middle, by_day=by_day)
     for ax in axes:

@@ -8,25 +8,30 @@ from contextlib import contextmanager
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from ..clock import to_datetime
 from ..logs import LogFile, field_of, open_log
 from ..plan import UsagePlan
 from ..replay import replay as run
-from ..report import Report, iso, plain, share, to_json
+from ..report import Report, plain, share, to_json
 from ..suggest import SHAPE, Suggestion, Watcher, to_percent
 from .charts import traffic
-from .common import JsonOption, PlotOption, StoreOption, WrongUse, opened
-from .show import BAD, GOOD, print_json, print_table, say
+from .common import JsonOption, PlotOption, StoreOption, WrongUse, complete_plan, opened
+from .show import BAD, GOOD, at, console, fits, print_json, print_table, say
 
 _LONG = 4 << 20
 _MOST_PLANS = 20
 
 PlansOption = Annotated[
     list[str] | None,
-    typer.Option("--plan", metavar="LIMITS", help="'300/day, 2/s burst 20', or the id of a plan in the store; repeat."),
+    typer.Option(
+        "--plan",
+        metavar="LIMITS",
+        help="'300/day, 2/s burst 20', or the id of a plan in the store; repeat.",
+        autocompletion=complete_plan,
+    ),
 ]
 TopOption = Annotated[int, typer.Option("--top", min=0, max=10**6, help="How many of the clients hit hardest to show.")]
 
@@ -103,7 +108,7 @@ def _progress(lines: LogFile) -> Iterator[Callable[[int], object] | None]:
         yield None
         return
     columns = (TextColumn("{task.fields[lines]:>13,} lines"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+    with Progress(*columns, console=console(stderr=True, soft_wrap=False), transient=True) as shown:
         task = shown.add_task("", total=lines.size, lines=0)
         yield lambda number: shown.update(task, completed=lines.position, lines=number)
 
@@ -133,7 +138,8 @@ def _show(reports: Sequence[Report], top: int) -> None:
 
 def _show_log(report: Report) -> None:
     """What the log is, whatever the plan."""
-    when = "" if report.first is None or report.last is None else f", {iso(report.first)} to {iso(report.last)}"
+    ends = [at(to_datetime(instant)) for instant in (report.first, report.last) if instant is not None]
+    when = f", {' to '.join(ends)}" if ends else ""
     say(f"{report.total:,} requests of {len(report.clients):,} clients (by {report.key}){when}")
     if report.out_of_order:
         late = f", {report.too_late:,} too late for that: they count at the latest time" if report.too_late else ""
@@ -145,7 +151,7 @@ def _show_log(report: Report) -> None:
 
 
 def _show_side_by_side(reports: Sequence[Report]) -> None:
-    rows = []
+    rows: list[Sequence[str]] = []
     for report in reports:
         hit = report.hardest(1)
         rows.append((
@@ -154,7 +160,9 @@ def _show_side_by_side(reports: Sequence[Report]) -> None:
             f"{plain(hit[0][0], 40)} ({hit[0][1]:,})" if hit else "",
         ))  # fmt: skip
     say()
-    columns = ("plan", "limits", "allowed", "refused", "share", "clients refused", "hit hardest")
+    columns = ["plan", "limits", "allowed", "refused", "share", "clients refused", "hit hardest"]
+    if not fits([columns, *rows]):  # it stands below, and the limits need the room
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
     print_table(columns, rows, right=("allowed", "refused", "share", "clients refused"))
 
 

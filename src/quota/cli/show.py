@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -27,9 +28,15 @@ GOOD, WARN, BAD, QUIET = "cyan", "yellow", "bold red", "dim"
 _SPANS = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
 
 
-def console(*, stderr: bool = False) -> Console:
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Rich ends the program here, with status 1: a refusal. That is for the command to say."""
+        raise  # noqa: PLE0704 -- it is called while the error is handled
+
+
+def console(*, stderr: bool = False, soft_wrap: bool = True) -> Console:
     """A console that shows text as it is: nothing in a name is markup."""
-    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    return _Console(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=soft_wrap)
 
 
 def say(text: Cell = "", style: str | None = None) -> None:
@@ -47,16 +54,24 @@ def print_json(data: Any) -> None:
     print(json.dumps(data, indent=2))
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[Cell]], right: Sequence[str] = ()) -> None:
-    """A table; when piped, plain columns two spaces apart that nothing cuts or wraps. ``right``: aligned there."""
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[Cell]], right: Sequence[str] = (), whole: Sequence[str] = ()
+) -> None:
+    """A table; when piped, plain columns two spaces apart that nothing cuts or wraps.
+
+    ``right``: aligned there. These, and those in ``whole``, are not folded where a terminal is narrow.
+    """
     found = [list(row) for row in rows]
     if sys.stdout.isatty():
         table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
         for column in columns:
-            table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+            aligned = column in right
+            table.add_column(
+                column, justify="right" if aligned else "left", overflow="fold", no_wrap=aligned or column in whole
+            )
         for row in found:
             table.add_row(*row)
-        Console(highlight=False, markup=False, emoji=False).print(table)
+        console(soft_wrap=False).print(table)
         return
     lines = [list(columns), *([str(cell) for cell in row] for row in found)]
     widths = [max(len(line[at]) for line in lines) for at in range(len(columns))]
@@ -101,9 +116,11 @@ def span(seconds: int) -> str:
     return f"{max(0, seconds)} s"
 
 
-def after(instant: datetime, now: datetime) -> str:
-    """``2026-01-16 00:00:00Z (in 14 h 59 min)``."""
+def after(instant: datetime, now: datetime, *, briefly: bool = False) -> str:
+    """``2026-01-16 00:00:00Z (in 14 h 59 min)``; briefly ``in 14 h 59 min``."""
     seconds = -((to_us(now) - to_us(instant)) // 1_000_000)
+    if briefly:
+        return f"in {span(seconds)}"
     return f"{at(instant)} (in {span(seconds)})" if seconds > 0 else at(instant)
 
 
@@ -192,13 +209,28 @@ _HINTS = {
 
 
 def show_limits(limits: Iterable[LimitStatus], now: datetime, violated: Sequence[str] = ()) -> None:
-    """Where limits stand, with a bar and when each is empty again."""
-    rows = [
-        (
-            Text(status.name, style=BAD if status.name in violated else ""), f"{status.used:,}", f"{status.limit:,}",
-            f"{status.remaining:,}", bar(status.used, status.limit),
-            after(status.resets_at, now) if status.used else "nothing used",
-        ) for status in limits
-    ]  # fmt: skip
+    """Where limits stand, with a bar and when each is empty again; in few words on a narrow terminal."""
+    found = list(limits)
+    columns = ("limit", "used", "of", "remaining", "", "resets")
+    for width, briefly in ((20, False), (20, True), (10, True)):
+        rows = [_limit_row(status, now, status.name in violated, width, briefly=briefly) for status in found]
+        if fits((columns, *rows)):
+            break
     if rows:
-        print_table(("limit", "used", "of", "remaining", "", "resets"), rows, right=("used", "of", "remaining"))
+        print_table(columns, rows, right=("used", "of", "remaining"), whole=("", "resets"))
+
+
+def _limit_row(status: LimitStatus, now: datetime, refused: bool, width: int, *, briefly: bool) -> list[Cell]:
+    # What was granted or taken moves what is full: remaining alone tells.
+    whole = status.used + status.remaining if status.remaining else min(status.used, status.limit)
+    return [
+        Text(status.name, style=BAD if refused else ""), f"{status.used:,}", f"{status.limit:,}",
+        f"{status.remaining:,}", bar(status.used, whole, width),
+        after(status.resets_at, now, briefly=briefly) if status.used else "nothing used",
+    ]  # fmt: skip
+
+
+def fits(rows: Sequence[Sequence[Cell]]) -> bool:
+    """Whether a table, its columns' names among the rows, is shown without folding anything."""
+    width = sum(max(cell_len(str(row[at])) for row in rows) + 3 for at in range(len(rows[0]))) - 3
+    return not sys.stdout.isatty() or width <= console().width

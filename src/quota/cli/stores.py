@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -71,6 +72,9 @@ def backup(
         step = _step(ledger, "backup")
         if file.exists():
             raise WrongUse(f"{file} is there already: a backup never replaces a file")
+        folder = file.absolute().parent
+        if not folder.is_dir() or not os.access(folder, os.W_OK):
+            raise WrongUse(f"{file}: {folder} is no directory that can be written to")
         step(file)
     if as_json:
         print_json({"backup": str(file), "bytes": file.stat().st_size})

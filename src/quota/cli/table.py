@@ -11,13 +11,19 @@ from ..key import ApiKey, Secret, digest, new_id
 from ..keys_csv import CsvKey, parse_csv
 from ..ledger import Ledger
 from ..plan import UsagePlan
-from .common import WrongUse
+from .common import WrongUse, opened
 from .show import print_json, say, tell
 
 
-def import_table(ledger: Ledger, name: str, text: str, *, strict: bool, as_json: bool) -> None:
+def import_table(store: str | None, name: str, text: str, *, strict: bool, as_json: bool) -> None:
     """Import the rows of a file; one whose key is there already replaces its name, description, state and plans."""
     rows, warnings = parse_csv("standard input" if name == "-" else name, text)
+    # A store is not made for what will be refused.
+    with opened(store, create=not (strict and warnings) and not any(row.plans for row in rows)) as ledger:
+        _import(ledger, name, rows, warnings, strict=strict, as_json=as_json)
+
+
+def _import(ledger: Ledger, name: str, rows: list[CsvKey], warnings: list[str], *, strict: bool, as_json: bool) -> None:
     plans = {plan.id: plan for plan in ledger.list_plans()}
     known = {secret.digest: key for key in ledger.list_keys() for secret in key.secrets}
     wanted = [(row, _plans(row, plans, warnings)) for row in rows]

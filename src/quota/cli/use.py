@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
+from contextlib import suppress
+from datetime import date, timedelta
 from typing import Annotated
 
 import typer
@@ -23,6 +24,7 @@ from .common import (
     PlotOption,
     RouteOption,
     StoreOption,
+    WrongUse,
     complete_key,
     find_key,
     opened,
@@ -104,10 +106,11 @@ def _caller(ledger: Ledger, text: str) -> ApiKey | str:
 
 
 def _answer(decision: Decision, *, as_json: bool, would: bool = False) -> None:
-    if as_json:
-        print_json(decision_data(decision))
-    else:
-        show_decision(decision, would=would)
+    with suppress(BrokenPipeError):  # whoever stopped reading may still ask for the exit status
+        if as_json:
+            print_json(decision_data(decision))
+        else:
+            show_decision(decision, would=would)
     if not decision:
         raise typer.Exit(REFUSED)
 
@@ -123,6 +126,7 @@ def usage(
     as_json: JsonOption = False,
 ) -> None:
     """Show where a key's limits stand, when they are empty again, and what it used by day."""
+    _check_days(since, until)
     if plot is not None:
         from .plot import check_plot  # noqa: PLC0415 -- matplotlib is slow, and an extra
 
@@ -150,6 +154,13 @@ def usage(
         say(f"drawn: {plot}")
 
 
+def _check_days(since: str | None, until: str | None) -> None:
+    """Days that are none are the ledger's to refuse."""
+    with suppress(ValueError):
+        if since is not None and until is not None and date.fromisoformat(since) > date.fromisoformat(until):
+            raise WrongUse(f"--since {since} is after --until {until}: no day is meant")
+
+
 def _quotas(plans: Sequence[UsagePlan], api: str) -> dict[str, Quota]:
     plan = next((plan for plan in plans if plan.api == api), None)
     return {limit.name: limit for limit in plan.limits if isinstance(limit, Quota)} if plan else {}
@@ -162,6 +173,8 @@ def _show_usage(key: ApiKey, decision: Decision, records: list[UsageRecord], pla
         show_limits(decision.limits, decision.at)
     else:
         say(f"calls are refused: {decision.reason.value}")
+    if not records:
+        say("nothing was used on these days")
     for name in dict.fromkeys(record.limit for record in records):
         say()
         say(f"{name}, used by day (UTC)")

@@ -81,9 +81,10 @@ class PostgresSteps(Decisions):
         super().__init__(namespace, timeout, check_clock, options)
         # A call waits for two locks at most, and then the answer still has to come.
         self._patience = f"{max(1, int(timeout * 400))}ms".encode()
+        self._schema = f'"{namespace}"'  # a name may be a word of the language
         self._commands = {
             name: (
-                f"SELECT {namespace}.{name}({', '.join(f'${i + 1}' for i in range(len(kinds)))})".encode(),
+                f"SELECT {self._schema}.{name}({', '.join(f'${i + 1}' for i in range(len(kinds)))})".encode(),
                 tuple(TYPES[kind] for kind in kinds),
             )
             for name, kinds in _FUNCTIONS.items()
@@ -98,7 +99,7 @@ class PostgresSteps(Decisions):
         found = yield Call(b"SELECT coalesce(to_regclass($1) IS NOT NULL, false)::int", (self._table("directory"),))
         version = 0
         if found:
-            query = f"SELECT value FROM {self.namespace}.directory WHERE part = $1 AND name = $2"  # noqa: S608 -- checked
+            query = f"SELECT value FROM {self._schema}.directory WHERE part = $1 AND name = $2"  # noqa: S608 -- checked
             text = yield Call(query.encode(), (b"stamps", b"#"))
             version = text or 0
         if version > VERSION:
@@ -109,10 +110,10 @@ class PostgresSteps(Decisions):
         self._looked = True
 
     def _table(self, name: str) -> bytes:
-        return f"{self.namespace}.{name}".encode()
+        return f"{self._schema}.{name}".encode()
 
     def _make(self, *, anyway: bool) -> Trip[int]:
-        words = {"all": TABLES + READING + WRITING + DECIDING, "ns": self.namespace, "version": str(VERSION),
+        words = {"all": TABLES + READING + WRITING + DECIDING, "ns": self._schema, "version": str(VERSION),
                  "wait": self._patience.decode(), "anyway": str(anyway)}  # fmt: skip
         script = MIGRATION
         for word, value in words.items():
@@ -128,7 +129,7 @@ class PostgresSteps(Decisions):
     def _check(self) -> Trip[list[str]]:
         """What does not fit together in the tables, in words; nothing when all is well."""
         yield from self._ready()
-        found = yield Call(CHECK.replace("{ns}", self.namespace).encode(), ())
+        found = yield Call(CHECK.replace("{ns}", self._schema).encode(), ())
         return list(found)
 
     def _glance(self, digest: bytes | None, key_id: str) -> Trip[Glance | None]:

@@ -12,7 +12,7 @@ from sqlite3 import Connection
 from typing import Any
 
 from ..charge import Course, Party
-from ..decision import Decision, Details, _lazy
+from ..decision import Decision
 from ..operations import perform
 from ..record import MINUTE_US, Bucket, Meter, Record
 from ..store import Request
@@ -23,29 +23,6 @@ from ._sqlite_records import Found, drop, fetch_memos, keep, keep_memos, load, m
 _MOST_COPIES = 65_536
 _FRESH = "SELECT version, moving, (SELECT plans FROM ledger) FROM counts WHERE party = ?"
 _MOVE = "UPDATE counts SET moving = ? WHERE party = ?"
-
-
-class LaneDecision(Decision):
-    """A decision that a lane made, told in full once somebody asks."""
-
-    __slots__ = ("_lane", "_readings", "_takes", "_told")
-
-    _lane: Lane
-    _readings: list[int]
-    _takes: Mapping[str, int]
-    _told: Details | None
-
-    @property
-    def _full(self) -> Details:  # type: ignore[override] # asked for, never set
-        if self._told is None:
-            with _lazy:
-                if self._told is None:
-                    lane = self._lane
-                    self._told = lane.conclude(self.allowed, self._takes, self._now, self._readings)._full
-        return self._told
-
-
-_new = object.__new__
 
 
 class Plain:
@@ -85,14 +62,7 @@ class Plain:
         else:
             units = [(unit, 1) for _, unit, _, _ in self.meters] + [(b[1], b[3]) for b in self.buckets]
             readings = [r - amounts[unit] * scale for r, (unit, scale) in zip(readings, units, strict=True)]
-        decision = _new(LaneDecision)
-        decision.allowed = fits
-        decision._lane = lane
-        decision._told = None
-        decision._now = now
-        decision._takes = lane.course.cost if takes is None else takes
-        decision._readings = readings
-        return decision
+        return lane.conclude(fits, lane.course.cost if takes is None else takes, now, readings)
 
     def _weigh(self, amounts: list[int], now: int) -> tuple[list[int], bool, bool]:
         """What meters and buckets would read; whether that fits below all ceilings, and nothing happens on the way."""

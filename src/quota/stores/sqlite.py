@@ -106,6 +106,9 @@ def _copy_to(db: sqlite3.Connection, path: Path) -> None:
     try:
         with closing(sqlite3.connect(path, isolation_level=None)) as copy:
             db.backup(copy)
+            (said,) = copy.execute("PRAGMA quick_check(1)").fetchone()
+            if said != "ok":
+                raise StoreUnavailable(f"the copy is damaged, as the file is; no backup was made at {path}")
             # Whole in one file, whoever moves it where.
             copy.execute("PRAGMA journal_mode = DELETE")
     except sqlite3.Error as error:
