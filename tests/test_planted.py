@@ -157,7 +157,7 @@ BUGS = {
     "a replay is charged again": (
         "operations.py", "if memo is not None and memo[0] > request.now:", "if False:"),
     "a reservation's retry is told of another hold": (
-        "operations.py", "replayed=True, hold=hold_id", "replayed=True, hold=request.id"),
+        "memos.py", "replayed=True, hold=hold_id", "replayed=True, hold=request.id"),
     "a replay of other parameters is answered": (
         "memos.py", "if prints != fingerprint(request):", "if False:"),
     "a refunded charge is replayed": (
