@@ -35,7 +35,7 @@ def sqlite(tmp_path):
     return f"sqlite:///{tmp_path / 'usage.db'}"
 
 
-@pytest.fixture(params=["valkey", "postgres", "sqlite"])
+@pytest.fixture(params=["valkey", *(pytest.param(name, marks=pytest.mark.slow) for name in ("postgres", "sqlite"))])
 def url(request):
     """Each shared store by its URL: a fixture's name is all that another one takes."""
     return request.getfixturevalue(request.param)

@@ -149,7 +149,7 @@ async def storm(url, secret, requests, clients):
     return [answer for batch in batches for answer in batch]
 
 
-@pytest.mark.parametrize("charge", ["arrival", "success"])
+@pytest.mark.parametrize("charge", [pytest.param("arrival", marks=pytest.mark.slow), "success"])
 def test_exactly_a_thousand(ledger, serve, charge):
     """Four workers and sixty-four clients at once against a limit of 1,000 get exactly 1,000 successes."""
     ledger.add_plan(UsagePlan("PlanA", "1000/month"))
