@@ -152,7 +152,8 @@ class Machine(DirectoryMachine):
         memo = key.memos.get(request_id) if key else None
         if memo is not None:
             kind, *call = memo[1]
-            getattr(Machine, kind)(self, id_, *call, request_id)  # whatever a subclass leaves of its calls
+            again = Machine.reserve if kind == "reserve" else Machine.consume
+            again(self, id_, *call, request_id)
 
     @precondition(lambda self: self.held)
     @rule(which=st.integers(0, 30), actual=COSTS, commit=st.booleans(), again=st.booleans())
