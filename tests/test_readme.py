@@ -1,4 +1,4 @@
-"""Every Python block of the README and of docs/ runs, and every ``# ->`` says what really comes out."""
+"""Every Python block of the README runs, and every ``# ->`` says what really comes out."""
 
 import ast
 import re
