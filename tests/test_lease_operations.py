@@ -115,6 +115,25 @@ def test_a_lease_is_for_its_meters(shared):
     assert [meter.total for meter in shared.lanes["k"].seat.record.meters] == [16, 16]
 
 
+def test_a_lowered_limit_binds_a_lease_that_nobody_received(shared):
+    """Asked for again it is not handed out: nobody could spend it yet, and the limit counts more than it allows by now."""
+    ask(shared, "lease", bid(1))
+    shared.put_plan(UsagePlan("p", "15/minute", alerts=()), replace=True)
+    assert ask(shared, "lease", bid(1, again=True)) == Leased()
+    assert ask(shared, "lease", bid(2)).units == {"requests": 7}  # the other one went back before
+    assert total(shared) == 7
+
+
+def test_a_lowered_throttle_binds_a_lease_that_nobody_received(shared):
+    """The same where the bucket holds more than its burst is by now."""
+    shared.put_plan(UsagePlan("p", "1/s burst 100", alerts=()), replace=True)
+    assert ask(shared, "lease", bid(1)).units == {"requests": 16}
+    assert ask(shared, "lease", bid(1, again=True)).units == {"requests": 16}
+    shared.put_plan(UsagePlan("p", "1/s burst 15", alerts=()), replace=True)
+    assert ask(shared, "lease", bid(1, again=True)) == Leased()
+    assert total(shared) == 16
+
+
 def test_where_no_lease_is_to_be_had(shared):
     """The call is charged by itself, or nothing is where only a lease was asked for."""
     assert ask(shared, "lease", bid(1, calls=3)).decision.allowed

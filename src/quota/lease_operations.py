@@ -32,7 +32,7 @@ def lease_(request: Request, entry: Entry | None, party: Party | None, terms: Te
     now, course = party.instant(request.now, terms), plan.course(request.route)
     lease = held(party, bid.name)
     if lease is not None and lease[0] >= bid.number:
-        units = granted(lease, course, now) if lease[0] == bid.number else None
+        units = granted(party.settled(course, now, terms), lease, course, now) if lease[0] == bid.number else None
         # A lease that is not handed out again is given back by its next bid; whether this one is late, nobody can tell.
         return _leased(party, course, units, lease[3], now, terms, entry.key, plan) if units else Leased()
     if lease is not None:

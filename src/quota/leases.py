@@ -104,13 +104,23 @@ def give_back(party: Party, bid: Bid, now: int, *, last: bool) -> None:
     party.changed = True
 
 
-def granted(lease: list[Any], course: Course, now: int) -> dict[str, int] | None:
-    """The units of a lease whose bid comes again; None when they are for windows or meters that are not now's."""
+def granted(party: Party, lease: list[Any], course: Course, now: int) -> dict[str, int] | None:
+    """The units of a lease whose bid comes again, of a settled party.
+
+    None when they are for windows or meters that are not now's, or when a limit was lowered below what it counts: its
+    process holds none of them yet, so the lower limit binds at once.
+    """
     _, _, _, taken_at, takes = lease
     units = {unit: n for _, _, unit, n in takes}
-    same = metered(course, units) == [list(take) for take in takes]
-    rolled = any(line.window(now)[0] > taken_at for line in course.lines if isinstance(line, QuotaLine))
-    return units if same and not rolled else None
+    if metered(course, units) != [list(take) for take in takes]:
+        return None
+    for line, reading, extra, _ in read(party, course, now):
+        if isinstance(line, QuotaLine):
+            if line.window(now)[0] > taken_at or reading > line.limit + line.overage + extra:
+                return None
+        elif reading > line.burst:
+            return None
+    return units
 
 
 def close_name(party: Party, bid: Bid, now: int, *, last: bool) -> None:
