@@ -1,5 +1,6 @@
 """Faults of the SQLite store: full, read-only, removed and foreign files, schemas, exceptions inside, zones that change."""
 
+import math
 import os
 import resource
 import shutil
@@ -272,11 +273,13 @@ def test_an_exception_inside_a_decision_undoes_it_all(path, monkeypatch, error, 
     ledger.close()
 
 
-def test_an_exception_while_committing_undoes_it_all(path, monkeypatch):
-    """A signal's exception that comes up as COMMIT returns: it was committed, and the next call knows."""
+@pytest.mark.parametrize("statement", ["COMMIT", "UPDATE"])
+def test_an_exception_while_committing_is_not_an_answer(path, monkeypatch, statement):
+    """A signal's exception that comes up as the last statement returns: it was committed, and the next call knows."""
     ledger, _, secret = ledger_on(path)
     ledger.consume(secret)
     handles = ledger.store._handles
+    handles._time_ends = 0.0 if statement == "COMMIT" else math.inf
     writer = handles._kept.writer
     db = writer.db
 
@@ -286,7 +289,7 @@ def test_an_exception_while_committing_undoes_it_all(path, monkeypatch):
 
         def execute(self, sql, *args):
             answer = db.execute(sql, *args)
-            if sql == "COMMIT":
+            if sql.startswith(statement):
                 raise KeyboardInterrupt
             return answer
 

@@ -67,10 +67,26 @@ class Handles:
             StoreBusy: others had the file until the timeout.
             StoreUnavailable: SQLite could not; nothing is changed.
         """
-        deadline = monotonic() + self.timeout
+        return self.swap_or_write(None, work, *args, **kwargs)
+
+    def swap_or_write(
+        self, swap: Callable[Concatenate[sqlite3.Connection, P], T | None] | None,
+        work: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs,
+    ) -> T:  # fmt: skip
+        """As ``write``; but try ``swap`` first, where it is this process's time.
+
+        ``swap`` runs a statement that is a transaction of its own, and does all or nothing; None when it did nothing.
+        """
+        now = monotonic()
+        deadline = now + self.timeout
         threads = self._threads
         try:
-            db = self._begin(threads.take(deadline), deadline)
+            in_turn = threads.take(deadline)
+            if swap is not None and in_turn and now < self._time_ends and self._kept.writer is not None:
+                swapped = swap(self._kept.writer.db, *args, **kwargs)
+                if swapped is not None:
+                    return swapped
+            db = self._begin(in_turn, deadline)
             answer = work(db, *args, **kwargs)
             db.execute("COMMIT")
         except sqlite3.Error as error:

@@ -3,12 +3,16 @@
 A *copy* is what this process last saw of a key: its directory entry and its decoded records. Inside the transaction one
 look at ``counts`` and ``ledger`` tells whether it is fresh. On a fresh copy a plain charge runs in the lane that the
 rule opened for it (``_remote.Lane``) and writes a few numbers; everything else is ``operations.perform``.
+
+A process that has the file to itself for a moment expects its copy to be fresh: it decides first, and one guarded
+statement, a transaction of its own, swaps the numbers if the copy was. What the rule decided on is then what was stored
+at that instant, as though it had looked inside.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from sqlite3 import Connection
+from sqlite3 import Connection, OperationalError
 from typing import Any
 
 from ..charge import Course, Party
@@ -19,10 +23,12 @@ from ..store import Request
 from ._remote import Lane, open_lane
 from ._sqlite_directory import Directory, Seat
 from ._sqlite_records import Found, drop, fetch_memos, keep, keep_memos, load, memos_of, pack, prune, unpack
+from ._sqlite_schema import is_busy
 
 _MOST_COPIES = 65_536
 _FRESH = "SELECT version, moving, (SELECT plans FROM ledger) FROM counts WHERE party = ?"
 _MOVE = "UPDATE counts SET moving = ? WHERE party = ?"
+_SWAP = "UPDATE counts SET moving = ? WHERE party = ? AND version = ? AND moving = ? AND (SELECT plans FROM ledger) = ?"
 
 
 class Plain:
@@ -144,7 +150,7 @@ class Decisions(Directory):
         if ref not in self._copies and self._handles.read(self._look, request) is None:
             # A secret that nobody has is refused without a turn.
             return perform(request, None, None, self.terms)
-        return self._handles.write(self._decide, request, ref)
+        return self._handles.swap_or_write(self._swap, self._decide, request, ref)
 
     def _undone(self) -> None:
         """Still in turn, after a transaction was rolled back: its copy may have been moved by what never was."""
@@ -177,6 +183,33 @@ class Decisions(Directory):
                         db.execute(_MOVE, (one.moving, one.party))
                 return decision
         return self._perform(db, request, copy)
+
+    def _swap(self, db: Connection, request: Request, ref: Any) -> Decision | None:
+        """A plain charge of one record, on a copy that is found to have been fresh; else None, and nothing is done."""
+        copy = self._copies.get(ref)
+        if copy is None or len(copy.found) > 1 or request.op != "consume" or request.request_id is not None:
+            return None
+        self._at_work = ref
+        plain, found = copy.plain(request), copy.found[0]
+        decision = None if plain is None else plain.decide(request.takes, request.now)
+        if decision is None:
+            return None
+        known = found.version, found.moving, copy.plans
+        moving = pack(found.record) if decision.allowed else found.moving
+        try:
+            if decision.allowed:
+                fresh = db.execute(_SWAP, (moving, found.party, *known)).rowcount == 1
+            else:
+                fresh = db.execute(_FRESH, (found.party,)).fetchone() == known
+        except OperationalError as error:
+            if not is_busy(error):
+                raise
+            fresh = False
+        if fresh:
+            found.moving = moving
+            return decision
+        unpack(found.record, found.moving)  # type: ignore[arg-type] # a record with lanes was stored
+        return None
 
     def _copy(self, db: Connection, request: Request, ref: Any) -> Copy | None:
         """A copy of what is stored now."""
