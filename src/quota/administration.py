@@ -20,7 +20,7 @@ from .store import Request
 T = TypeVar("T")
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)  # as Request
 class Step(Generic[T]):
     """Ask ``method`` of the store, then ``conclude``, which alone answers when ``method`` is empty.
 

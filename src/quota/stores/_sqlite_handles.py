@@ -22,8 +22,8 @@ T = TypeVar("T")
 _TIME = 0.010
 """Seconds for which a process may go on taking turns while others wait."""
 
-_NEXT_PAUSE, _LINE_PAUSE, _LONG = 0.0003, 0.001, 0.25
-"""How often the next in line asks for the file, the others for its place; when to go past a next that is stuck."""
+_GLANCE, _NEXT_PAUSE, _LINE_PAUSE, _LONG = 0.0001, 0.0003, 0.001, 0.25
+"""How soon and how often the next in line looks at the file, the others for its place; when to pass a stuck next."""
 
 _MOST_IDLE = 4
 
@@ -57,6 +57,7 @@ class Handles:
         self._reading = 0
         self._shut = False
         self._time_ends = 0.0
+        self._seen = 0
         self._longest_log = _LONG_LOG
         self._kept = Kept(Line(self.path + "-turn"))
 
@@ -130,20 +131,36 @@ class Handles:
             self._longest_log = _LONG_LOG + (size if in_vain else 0)
 
     def _stand_in_line(self, db: sqlite3.Connection, deadline: float) -> None:
-        line, since, is_next = self._kept.line, monotonic(), False
+        """Be the next, and begin once whoever has the file has used its time, or does not use it."""
+        line, since, waited = self._kept.line, monotonic(), False
+        next_since = None
         try:
             while True:
-                is_next = is_next or line.enter()
                 now = monotonic()
+                if next_since is None and line.enter():
+                    next_since = now
+                used = next_since is not None and (self._is_quiet(db) or now > next_since + _TIME)
                 # The next may have been stopped: the line is for fairness, SQLite's own lock for exclusion.
-                if (is_next or now > since + _LONG) and try_begin(db):
+                if (used or now > since + _LONG) and try_begin(db):
                     return
                 if now >= deadline:
                     raise StoreBusy(f"{self.path} was in use by others for {self.timeout} s; {NOTHING}")
-                pause(min(_NEXT_PAUSE if is_next else _LINE_PAUSE, deadline - now))
+                pause(min(_LINE_PAUSE if next_since is None else _NEXT_PAUSE if waited else _GLANCE, deadline - now))
+                waited = next_since is not None
         finally:
-            if is_next:
+            if next_since is not None:
                 line.leave()
+
+    def _is_quiet(self, db: sqlite3.Connection) -> bool:
+        """Whether no other process has written since this was last asked."""
+        try:
+            (version,) = db.execute("PRAGMA data_version").fetchone()
+        except sqlite3.OperationalError as error:
+            if not is_busy(error):
+                raise
+            return False
+        seen, self._seen = self._seen, version
+        return bool(seen == version)
 
     def _undo(self, *, broken: bool = False) -> None:
         """Take back what a failed transaction did; a connection that SQLite failed on is opened anew next time."""
