@@ -66,7 +66,7 @@ def test_keys_of_one_plan_share_what_is_equal():
     for key in keys:
         ledger.consume(key, 1000)
     first, second = (ledger.store.lanes[key.id] for key in keys)
-    for name in ("until", "end", "quiet", "ceiling", "slots", "track"):
+    for name in ("until", "bounds", "quiet", "track"):
         assert getattr(first, name) is getattr(second, name), name
     assert first is not second
 

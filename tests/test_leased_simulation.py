@@ -36,7 +36,7 @@ BUGS = {
         "        units = {unit: n + 1 for unit, n in units.items()}\n        remember(party, bid, course, units, now)\n")],
     "one unit too many is spent": [(
         HOLDING, "self.spent[unit].total + units <= self.units[unit]", "self.spent[unit].total + units <= self.units[unit] + 1")],
-    "the fast path spends one unit too many": [(HOLDING, "lane.quiet = _BEYOND, units\n", "lane.quiet = _BEYOND, units + 1\n")],
+    "the fast path spends one unit too many": [(HOLDING, "lane.quiet = units\n", "lane.quiet = units + 1\n")],
     "a closed lease is spent on": [(HOLDING, "            self.lane.until = 0\n            self.lane = None\n", "            self.lane = None\n")],
     "a lease outlives its window": [
         (HOLDING, "now, min(now + refresh, self.end)", "now, now + refresh"),

@@ -58,11 +58,24 @@ class LimitStatus:
     window: int | None = attrs.field(default=None, eq=False, repr=False)
 
 
+@attrs.define
+class Bounds:
+    """How far a key may go while no window rolls: equal for most keys of a plan, which then share one object.
+
+    ``ceiling``: the total above which a quota refuses. ``end``: until when all this holds. ``slots``: (line, base,
+    extra, end) of every limit.
+    """
+
+    ceiling: int
+    end: int
+    slots: tuple[tuple[Line, int, int, int], ...]
+
+
 class Frame(Protocol):
-    """What all decisions of one key on one course share while no window rolls. ``slots``: (line, base, extra, end)."""
+    """What all decisions of one key on one course share while no window rolls."""
 
     key: ApiKey
-    slots: tuple[tuple[Line, int, int, int], ...]
+    bounds: Bounds
 
     @property
     def plan(self) -> UsagePlan:
@@ -136,7 +149,7 @@ class Decision:
         now, course = self._now, frame.course
         readings: list[Reading] = [
             (line, self._total - base, extra, end) if isinstance(line, QuotaLine) else (line, self._level, 0, now)
-            for line, base, extra, end in frame.slots
+            for line, base, extra, end in frame.bounds.slots
         ]
         verdict = weigh(readings, {} if self.allowed else takes, now)
         groups = ((now, [[course.api, "", REQUESTS, self._cost]]),) if self.allowed else ()

@@ -59,7 +59,7 @@ def _rows(decision: Decision) -> list[Row]:
             (line, total - base, extra, end, False)
             if isinstance(line, QuotaLine)
             else (line, -(-decision._level // line.scale), 0, now - -decision._level // line.drain, False)
-            for line, base, extra, end in decision._frame.slots
+            for line, base, extra, end in decision._frame.bounds.slots
         ]
     verdict = decision._details().verdict
     latest = _FOREVER if verdict.retry_at is None else verdict.retry_at

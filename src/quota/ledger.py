@@ -160,12 +160,12 @@ class Ledger:
                     total = lane.total + units
                     throttle = track.throttle
                     if throttle is None:
-                        allowed = True if total <= lane.quiet else False if total > lane.ceiling else None
+                        allowed = True if total <= lane.quiet else False if total > lane.bounds.ceiling else None
                     else:
                         bucket = lane.bucket
                         level = bucket.level - throttle.drain * (now - bucket.at)
                         poured = units * throttle.scale + (level if level > 0 else 0)  # noqa: FURB136 -- a call
-                        if total > lane.ceiling or poured > throttle.burst:
+                        if total > lane.bounds.ceiling or poured > throttle.burst:
                             allowed = False
                             decision._level = level if level > 0 else 0  # noqa: FURB136 -- a call
                         elif total <= lane.quiet:

@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from ..charge import Course, Line, QuotaLine, Terms, ThrottleLine, bounds
+from ..charge import Course, QuotaLine, Terms, ThrottleLine, bounds
 from ..clock import pause, to_us
+from ..decision import Bounds
 from ..errors import StoreBusy
 from ..key import ApiKey
 from ..plan import REQUESTS, UsagePlan
@@ -183,19 +184,19 @@ class _Hot:
 class Lane(_Hot):
     """The fast path of one key: what ``bounds`` worked out, good from ``at`` until the record changes otherwise.
 
-    ``until``: when the next minute begins, 0 while closed. ``end``: until when the bounds hold. ``quiet``, ``ceiling``:
-    the totals up to which nothing happens, and nothing is refused. ``version``: the record's when they were worked out.
-    What decisions read of it (a ``Frame``) never changes: another window is another lane.
+    ``until``: when the next minute begins, 0 while closed. ``quiet``: the total up to which nothing happens.
+    ``version``: the record's when the bounds were worked out. What decisions read of it (a ``Frame``) never changes:
+    another window is another lane.
+
+    With six slots beside the hot ones a lane takes 128 bytes, and Python's allocator begins each at a cache line: what
+    is hot is one line, not two. ``__slots__`` of seven would undo that.
     """
 
-    __slots__ = ("bucket", "ceiling", "end", "key", "meter", "seat", "slots", "token", "version")
+    __slots__ = ("bounds", "bucket", "key", "seat", "token", "version")
 
+    bounds: Bounds
     bucket: Bucket
-    ceiling: int
-    end: int
     key: ApiKey
-    meter: Meter
-    slots: tuple[tuple[Line, int, int, int], ...]
     token: int
 
     def __init__(self, seat: Any) -> None:
@@ -219,29 +220,32 @@ class Lane(_Hot):
     def lay(self, track: Track, record: Record, meter: Meter, now: int) -> None:
         """Work out the bounds of a record on which nothing is due."""
         course, key = track.course, self.seat.key
-        self.track, self.key, self.meter = track, key, meter
+        self.track, self.key = track, key
         self.token = record.token
         ceiling, quiet, end = bounds(course, record, meter)
         expiries = [key.expires_at, *(secret.expires_at for secret in key.secrets)]
         ends = [end, *(to_us(expiry) for expiry in expiries if expiry is not None)]
-        self.end = track.share("end", min(end for end in ends if end > now))
-        self.ceiling = track.share("ceiling", ceiling)
-        self.quiet = self.ceiling if quiet == ceiling else track.share("quiet", quiet)
         if track.throttle is not None:
             self.bucket = meter.bucket(track.throttle.name)  # type: ignore[assignment] # a settled record has it
         slots = []
         for line in course.lines:
             slot = meter.slot(line.name) if isinstance(line, QuotaLine) else None
             slots.append((line, slot.base, slot.extra, slot.end) if slot else (line, 0, 0, 0))
-        self.slots = track.share("slots", tuple(slots))
+        self.bounds = track.share("bounds", Bounds(ceiling, min(end for end in ends if end > now), tuple(slots)))
+        self.quiet = self.bounds.ceiling if quiet == ceiling else track.share("quiet", quiet)
         self.version = record.version  # last: what was interrupted before is worked out again
+
+    @property
+    def meter(self) -> Meter:
+        """What is counted on while the lane is closed."""
+        return self.seat.record.meter("", "", REQUESTS)  # type: ignore[no-any-return] # a lane was laid on it
 
     def open(self, record: Record) -> None:
         """Own the count from now on."""
         self.at = record.at
         self.total = self.meter.total
         turn = record.at - record.at % MINUTE_US + MINUTE_US
-        self.until = self.track.share("until", min(turn, self.end))
+        self.until = self.track.share("until", min(turn, self.bounds.end))
 
     def hand_back(self) -> None:
         """Bring the record up to date with an open lane."""
@@ -267,13 +271,13 @@ class Lane(_Hot):
             stripe.check()
             try:
                 stripe.busy = True
-                if not (0 < self.until <= now < self.end and self.at <= now and self.track.live):
+                if not (0 < self.until <= now < self.bounds.end and self.at <= now and self.track.live):
                     return False
                 record = self.seat.record
                 self.close()
                 record.turn_minute(now)
                 self.open(record)
-                self.until = self.track.share("until", min(now - now % MINUTE_US + MINUTE_US, self.end))
+                self.until = self.track.share("until", min(now - now % MINUTE_US + MINUTE_US, self.bounds.end))
                 return True
             finally:
                 stripe.busy = False

@@ -7,9 +7,9 @@ from typing import Any
 
 import attrs
 
-from ..charge import Course, Line, QuotaLine, Reading, ThrottleLine, Verdict, metered, weigh
+from ..charge import Course, QuotaLine, Reading, ThrottleLine, Verdict, metered, weigh
 from ..clock import to_us
-from ..decision import Decision, Details, Reason, reason_of
+from ..decision import Bounds, Decision, Details, Reason, reason_of
 from ..key import ApiKey, new_token
 from ..leases import Bid, Leased
 from ..moves import level_at
@@ -39,19 +39,17 @@ class Lane:
     """
 
     __slots__ = (
-        "at", "bucket", "ceiling", "course", "key", "lock", "plan", "quiet", "slots", "tokens", "total", "track",
-        "until",
+        "at", "bounds", "bucket", "course", "key", "lock", "plan", "quiet", "tokens", "total", "track", "until",
     )  # fmt: skip
 
     at: int
+    bounds: Bounds
     bucket: Bucket
-    ceiling: int
     course: Course
     key: ApiKey
     lock: Any
     plan: UsagePlan
     quiet: int
-    slots: tuple[tuple[Line, int, int, int], ...]
     tokens: tuple[int, int]
     total: int
     track: Track
@@ -209,15 +207,16 @@ class Purse:
         lane = Lane()
         lane.key, lane.plan, lane.course, lane.tokens = self.key, self.plan, self.course, self.tokens
         lane.lock, lane.at, lane.total = lock, self.at, self.spent[REQUESTS].total
-        lane.ceiling, lane.quiet = _BEYOND, units
+        lane.quiet = units
         lane.until = min(self.until, self.turn)
         for line in throttles:
             lane.bucket = self.buckets[line]
         lane.track = Track(self.plan, attrs.evolve(throttles[0], burst=_BEYOND) if throttles else None)
-        lane.slots = tuple(
+        slots = tuple(
             (line, 0, 0, 0) if isinstance(line, ThrottleLine) else (line, units - reading, extra, end)
             for line, reading, extra, end in self.readings
         )
+        lane.bounds = Bounds(_BEYOND, self.end, slots)
         self.lane = self.spent[REQUESTS] = lanes[ref] = lane
 
 

@@ -104,7 +104,7 @@ class MemoryStore:
         record, lane, now = seat.record, seat.lane, request.now
         if record is None or entry.shared or now < record.at:
             return
-        if lane.version == record.version and lane.track.live and now < lane.end:
+        if lane.version == record.version and lane.track.live and now < lane.bounds.end:
             lane.open(record)
             return
         plan = entry.plans.get("")
