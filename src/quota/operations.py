@@ -29,7 +29,7 @@ from .errors import InvalidCost, InvalidValue, ReservationClosed, UnknownKey
 from .history import UsageRecord, by_day
 from .key import new_number, new_token
 from .memos import remember, replay
-from .record import Record
+from .record import Meter, Record, Slot
 from .store import Entry, Request
 
 
@@ -211,10 +211,8 @@ def _adjust(request: Request, entry: Entry | None, party: Party | None, terms: T
     line = find_quota(course, name, request.route)
     _settle(request, entry, party, terms)
     record = party.holder(line)
-    meter = record.meter(request.api, line.route, line.unit)
-    slot = meter.slot(line.name) if meter else None
-    if meter is None or slot is None:
-        raise InvalidValue("limit", name, "a quota of the key's plan")
+    meter: Meter = record.meter(request.api, line.route, line.unit)  # type: ignore[assignment] # settled
+    slot: Slot = meter.slot(line.name)  # type: ignore[assignment] # settled
     extra = slot.extra + units if request.op == "grant" else units + meter.total - slot.base - line.limit
     if not -MAX_UNITS <= extra <= MAX_UNITS - line.limit - line.overage:
         raise InvalidCost("units", units, f"so many that limit, overage and grants stay below {MAX_UNITS}")
