@@ -516,6 +516,26 @@ def a_late_commit_reaches_the_account(q):
     assert held.commit(4).limits[0].used == 5
 
 
+def a_faster_throttle_binds_from_the_first_refusal(q):
+    ledger, clock, key, _ = _ledger(q, "1/minute burst 1")
+    ledger.consume(key)
+    ledger.replace_plan(q.UsagePlan("p", "1/s burst 1"))
+    assert ledger.peek(key).retry_after == ledger.consume(key).retry_after == 1
+    clock.advance(timedelta(seconds=1))
+    assert ledger.consume(key)
+
+
+def a_look_under_another_plan_changes_no_bucket(q):
+    ledger, clock, key, _ = _ledger(q, "1/minute burst 1")
+    ledger.add_plan(q.UsagePlan("fast", "1/s burst 1"))
+    ledger.consume(key)
+    ledger.associate(key, "fast")
+    assert not ledger.peek(key)
+    ledger.associate(key, "p")
+    clock.advance(timedelta(seconds=30))
+    assert ledger.consume(key).retry_after == 30
+
+
 def _raises(error, call):
     try:
         call()

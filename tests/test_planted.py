@@ -31,8 +31,10 @@ BUGS = {
         "charge.py", "units > 0 and reading + units > line.limit + line.overage + extra",
         "units > 0 and reading == line.limit + line.overage + extra"),
     "a refused call is charged": (
-        "charge.py", "    if not verdict.allowed:\n        return verdict\n",
-        "    if not verdict.allowed:\n        party.keep(work, now)\n        take(party, course, takes, now)\n        return verdict\n"),
+        "charge.py", "    if not verdict.allowed:\n        if work.moved and not dry:\n",
+        "    if not verdict.allowed:\n        take(party, course, takes, now)\n        if True:\n"),
+    "a refusal forgets what became of a bucket": ("charge.py", "        if work.moved and not dry:\n", "        if False:\n"),
+    "a look keeps what became of a bucket": ("charge.py", "        if work.moved and not dry:\n", "        if work.moved:\n"),
     "a peek is charged": ("charge.py", "    if dry:\n", "    if False:\n"),
     "the last limit alone decides": (
         "charge.py", "return Verdict(not waits, now,", "return Verdict(not standings or not standings[-1].refused, now,"),
@@ -164,9 +166,9 @@ BUGS = {
         "memos.py", "if id_ in (party.key.refunds or {}):", "if False:"),
     # Accounts, routes, alerts, grants
     "the account is charged though the key refused": (
-        "charge.py", "    if not verdict.allowed:\n        return verdict\n",
+        "charge.py", "    if not verdict.allowed:\n",
         ("    if not verdict.allowed:\n        if party.account is not None:\n"
-         "            add(party.account, metered(course, takes), now)\n        return verdict\n")),
+         "            add(party.account, metered(course, takes), now)\n")),
     "keys of one account do not see each other": (
         "charge.py", "return self.account if shared and self.account is not None else self.key", "return self.key"),
     "a second key wipes what the account used": (

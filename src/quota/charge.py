@@ -121,15 +121,18 @@ class Verdict:
 
 
 class Party:
-    """The records that one key's calls charge: its own, and its account's when other keys share it."""
+    """The records that one key's calls charge: its own, and its account's when other keys share it.
 
-    __slots__ = ("account", "changed", "key", "owned")
+    ``moved``: a change of plan turned buckets into others, which is kept even when the call is refused.
+    """
+
+    __slots__ = ("account", "changed", "key", "moved", "owned")
 
     def __init__(self, key: Record, account: Record | None = None, *, owned: bool) -> None:
         self.key = key
         self.account = account
         self.owned = owned
-        self.changed = False
+        self.changed = self.moved = False
 
     def records(self) -> tuple[Record, ...]:
         return (self.key,) if self.account is None else (self.key, self.account)
@@ -185,9 +188,9 @@ class Party:
         if course is not None:
             for unit, throttles in course.throttles.items():
                 if work.places(course, unit) != throttles[0]:
-                    move(work, course.api, unit, throttles, now)
+                    work.moved |= move(work, course.api, unit, throttles, now)
             for line in course.lines:
-                _place(work.holder(line), course.api, line, now)
+                work.moved |= _place(work.holder(line), course.api, line, now)
         return work
 
     def keep(self, work: Party, now: int) -> None:
@@ -296,6 +299,9 @@ def charge(party: Party, course: Course, takes: Mapping[str, int], now: int, ter
     work = party.settled(course, now, terms)
     verdict = weigh(read(work, course, now), takes, now)
     if not verdict.allowed:
+        if work.moved and not dry:
+            # Buckets drain as this plan has it from now on, as the time to retry was reckoned.
+            party.keep(work, now)
         return verdict
     if dry:
         twin = Party(work.key.copy(), work.account and work.account.copy(), owned=True)
@@ -375,20 +381,21 @@ def _end_windows(record: Record, now: int) -> None:
             slot.base, slot.since, slot.extra, slot.alerted = meter.total, slot.end, 0, 0
 
 
-def _place(record: Record, api: str, line: Line, now: int) -> None:
-    """Give a quota the slot of its window at ``now``, a throttle its bucket at its rate."""
+def _place(record: Record, api: str, line: Line, now: int) -> bool:
+    """Give a quota the slot of its window at ``now``, a throttle its bucket at its rate; whether it had another."""
     meter = record.metered(api, line.route, line.unit, now)
     if not isinstance(line, QuotaLine):
         bucket = meter.bucket(line.name)
         if bucket is None or (bucket.scale, bucket.drain) != (line.scale, line.drain):
             put(meter, line, *converted(bucket, line, now), now)
-        return
+            return bucket is not None
+        return False
     start, end = line.window(now)
     slot = meter.slot(line.name)
     if slot is None or slot.end <= now:
         (base, since), extra, alerted = known(record, meter, start), 0, 0
     elif (slot.start, slot.end) == (start, end):
-        return
+        return False
     else:
         # The period changed: what was used carries over, and the window that is left stays known while it lasts.
         base, since = min((slot.base, slot.since), known(record, meter, start))
@@ -399,6 +406,7 @@ def _place(record: Record, api: str, line: Line, now: int) -> None:
     if slot is not None:
         meter.slots.remove(slot)
     meter.slots.append(Slot(line.name, start, end, base, extra, alerted, line.limit, since))
+    return False
 
 
 def known(record: Record, meter: Meter, start: int) -> tuple[int, int]:

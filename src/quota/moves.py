@@ -32,13 +32,13 @@ class _Former:
     stays: bool
 
 
-def move(party: Party, api: str, unit: str, throttles: Throttles, now: int) -> None:
-    """Bring a settled party's buckets of one unit to the plan of these throttles."""
+def move(party: Party, api: str, unit: str, throttles: Throttles, now: int) -> bool:
+    """Bring a settled party's buckets of one unit to the plan of these throttles; whether it was under another."""
     places, lines = throttles
     origin = party.key.metered(api, "", unit, now)
     left, origin.places = origin.places, places
     if not left:
-        return
+        return False
     after = {(party.holder(line), line.route, line.name): line for line in lines}
     before: dict[str, list[_Former]] = {}
     for route, name, shared, scale, drain, burst in left:
@@ -64,6 +64,7 @@ def move(party: Party, api: str, unit: str, throttles: Throttles, now: int) -> N
             former.meter.buckets = [other for other in former.meter.buckets if other is not bucket]
         elif routes & {"", route}:
             bucket.lent, bucket.since = level_at(bucket, now), now
+    return True
 
 
 def _joined(

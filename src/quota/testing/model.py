@@ -308,6 +308,19 @@ class Model:
                     levels[of] = self._as(levels[of], limit, now)
         return levels
 
+    def moved(self, key: Member, plan: UsagePlan, api: str, route: str | None) -> bool:
+        """Whether this plan's throttles are others than the key, or the bucket, was charged under last."""
+        last = {unit: self.charged.get((key.id, api, unit), []) for unit in ("requests", "tokens")}
+        now = {unit: self.throttles(plan, unit) for unit in last}
+        told = [[(lim.route, lim.name, lim.spec.by, _rate(lim), _burst(lim)) for lim in limits]
+                for found in (last, now) for limits in found.values()]  # fmt: skip
+        rates = [(self.levels.get((self.place(key, api, limit), limit.name)), limit) for limit in self.limits(plan, route)
+                 if isinstance(limit.spec, Throttle)]  # fmt: skip
+        return (
+            any(last[unit] and now[unit] and told[place] != told[place + 2] for place, unit in enumerate(last))
+            or any(level is not None and level.rate != _rate(limit) for level, limit in rates)
+        )  # fmt: skip
+
     def _as(self, level: Level, limit: Limit, now: int) -> Level:
         """A bucket at a limit's own rate, in its own smallest part of a unit, rounded up."""
         whole, fresh = _ceiled(level.now(now), limit), _ceiled(level.fresh(now), limit)
@@ -506,6 +519,8 @@ class Model:
         now = self.instant(key, now)
         answer = self.weigh(key, plan, api, route, takes, now)
         if not answer.allowed:
+            if not dry and self.moved(key, plan, api, route):
+                self.settle(key, api, route, now)
             return answer
         saved = self._snapshot() if dry else None
         self.settle(key, api, route, now)
