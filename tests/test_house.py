@@ -235,9 +235,9 @@ def long_functions(module):
 
 
 LONG_FILES = {
-    "charge": (420, "the rule, all of it in one place"),
+    "charge": (430, "the rule, all of it in one place"),
     "period": (330, "one argument: the zone's clock, the windows on it, and their text"),
-    "testing.model": (640, "an independent model says everything again, and in its own words"),
+    "testing.model": (660, "an independent model says everything again, and in its own words"),
 }
 """Files that argue for more than 320 lines: name -> (lines, why)."""
 

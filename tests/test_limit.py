@@ -168,6 +168,18 @@ def test_texts(text, limit):
     assert parse_limit(text) == limit
 
 
+@pytest.mark.parametrize(("throttle", "text"), [
+    (Throttle(3, "minute"), "3/minute burst 3"),
+    (Throttle("0.5", burst=3, unit="tokens"), "0.5 tokens/second burst 3"),
+    (Throttle(Fraction(1, 2**18), burst=1), "0.000003814697265625/second burst 1"),
+    (Throttle(Fraction(1, 2**19), burst=1), "1/524288/second burst 1"),
+])  # fmt: skip
+def test_a_throttle_s_text(throttle, text):
+    """Decimal up to eighteen digits, else a fraction: exact either way."""
+    assert str(throttle) == text
+    assert parse_limit(text) == throttle
+
+
 @pytest.mark.parametrize(("text", "column", "field"), [
     ("5/day, 100/mnth", 12, "period"),
     ("5/day,0/day", 7, "limit"),

@@ -5,7 +5,11 @@ from datetime import datetime, timedelta, timezone
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quota import Ledger, ManualClock, Throttle, UsagePlan
+from quota import ApiKey, Ledger, ManualClock, Throttle, UsagePlan
+from quota.charge import Party
+from quota.operations import perform
+from quota.record import Record
+from quota.store import Entry, Request, make_terms
 
 START = 1_773_144_030_000_000
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -185,8 +189,9 @@ def test_what_was_lent_drains():
     ledger.consume(key, 5)
     ledger.associate(key, "two")
     ledger.consume(key, 3, route="r")
+    ledger.consume(key, 2)
     ledger._clock.advance(4_000_000)
-    assert left(ledger, key, "one") == 16  # 4 are left of 8
+    assert left(ledger, key, "one") == 14  # 3 are left of 7, and 3 that the route had for itself
 
 
 def test_an_account_takes_over_from_its_key_and_back():
@@ -250,14 +255,14 @@ def test_a_keys_throttle_beside_a_wider_one_of_its_account_does_not():
 
 def test_an_empty_bucket_of_a_plan_left_behind_goes():
     """A key that changes plans for years keeps no bucket of each."""
-    plans = [UsagePlan(f"p{n}", f"1/s burst 5 as t{n}") for n in range(5)]
+    plans = [UsagePlan(f"p{n}", f"1/s burst 5 as same, 1/s burst 5 as t{n}") for n in range(5)]
     ledger, (key,) = made(*plans)
     for plan in plans * 2:
         ledger.associate(key, plan)
         ledger.consume(key)
         ledger._clock.advance(60_000_000)
     (meter,) = ledger.store.lanes["k0"].seat.record.meters
-    assert [bucket.name for bucket in meter.buckets] == ["t4"]
+    assert sorted(bucket.name for bucket in meter.buckets) == ["same", "t4"]
 
 
 def test_other_units_and_apis_are_not_moved():
@@ -275,6 +280,127 @@ def test_other_units_and_apis_are_not_moved():
     assert {limit.name: limit.used for limit in decision.limits} == {"b": 5, "t": 8}
     ledger.associate(key, "maps two")
     assert ledger.consume(key, api="maps").limits[0].used == 3
+
+
+def used(ledger, key, units=1, **where):
+    """What each limit counts after one more call."""
+    return {limit.name: limit.used for limit in ledger.consume(key, units, **where).limits}
+
+
+def test_a_throttle_that_goes_on_hears_nothing_of_others():
+    """It was charged the same calls by itself, however slow it is made."""
+    plans = [
+        UsagePlan(id_, f"1/s burst 20 as slow, {fast}/s burst 10 as fast") for id_, fast in (("one", 5), ("two", 3))
+    ]
+    ledger, (key,) = made(*plans)
+    ledger.consume(key, 9)
+    ledger._clock.advance(1_000_000)
+    ledger.associate(key, "two")
+    assert used(ledger, key) == {"slow": 9, "fast": 5}
+
+
+def test_a_routes_throttle_of_another_name_takes_over():
+    """From the route's, not from the plan's."""
+    one, two = (
+        UsagePlan(id_, "1/s burst 20 as all", routes={"r": f"1/s burst 10 as {name}"})
+        for id_, name in (("one", "x"), ("two", "y"))
+    )
+    ledger, (key,) = made(one, two, UsagePlan("three", "1/s burst 20 as all"))
+    ledger.consume(key, 2)
+    ledger.consume(key, 4, route="r")
+    ledger.associate(key, "two")
+    assert used(ledger, key, route="r") == {"y": 5}
+    ledger.associate(key, "three")
+    assert used(ledger, key) == {"all": 2 + 5 + 1}
+
+
+def test_a_routes_throttle_of_the_plans_old_name_takes_over():
+    """A name says nothing of where calls were charged."""
+    ledger, (key,) = made(
+        UsagePlan("one", "1/s burst 10 as x"), UsagePlan("two", "9/day", routes={"r": "1/s burst 10 as x"})
+    )
+    ledger.consume(key, 4)
+    ledger.associate(key, "two")
+    assert used(ledger, key, route="r") == {"requests/day": 5, "x": 5}
+
+
+def test_a_keys_own_bucket_tells_more_than_its_accounts():
+    """What other keys left in the account's is no news of this one, where it has a bucket of its own."""
+    ledger, (one, two) = made(
+        UsagePlan("one", "5/s burst 10 as own, 1/s burst 20 by account as team"),
+        UsagePlan("two", "2/s burst 10 as new, 1/s burst 21 by account as team"), keys=2, account="team",
+    )  # fmt: skip
+    ledger.consume(two, 5)
+    ledger.consume(one, 2)
+    ledger.associate(one, "two")
+    assert used(ledger, one) == {"new": 3, "team": 8}
+
+
+def test_what_is_poured_in_is_exact_to_the_microsecond():
+    """Neither a part of a unit more nor one less; a full bucket gets nothing, one that nobody called gives nothing."""
+    routes = {"a": "1/s burst 5", "never": "1/s burst 5"}
+    for own, on_the_route in ((20, 3), (2, 4), (4, 0)):
+        ledger, (key,) = made(UsagePlan("one", "1/s burst 20", routes=routes), UsagePlan("two", "1/s burst 20"))
+        ledger.consume(key, own)
+        if on_the_route:
+            ledger.consume(key, on_the_route, route="a")
+        assert left(ledger, key, "two") == max(0, 20 - own - on_the_route)
+        assert ledger.consume(key).retry_at == EPOCH + timedelta(microseconds=START + 1_000_000)
+
+
+def test_what_routes_gave_the_plan_is_not_given_twice():
+    """Back on the routes and back again: only what was taken since is poured in."""
+    one = UsagePlan("one", "1/s burst 50", routes={"a": "1/s burst 20", "b": "1/s burst 20"})
+    ledger, (key,) = made(one, UsagePlan("two", "1/s burst 50"))
+    for route, units in (("a", 4), ("b", 3), (None, 2)):
+        ledger.consume(key, units, route=route)
+    ledger.associate(key, "two")
+    assert used(ledger, key) == {"throttle": 10}
+    ledger.associate(key, "one")
+    ledger.consume(key, 1, route="a")
+    ledger.associate(key, "two")
+    assert used(ledger, key) == {"throttle": 12}
+
+
+def test_what_routes_hold_is_theirs_while_others_are_throttled():
+    """A plan that throttles another route takes nothing over from these: they still have it to give."""
+    ledger, (key,) = made(
+        UsagePlan("plain", "1/s burst 50"),
+        UsagePlan("routes", "99/day", routes={"a": "1/s burst 20", "b": "1/s burst 20"}),
+        UsagePlan("other", "99/day", routes={"c": "1/s burst 20"}),
+    )
+    ledger.consume(key, 2)
+    ledger.associate(key, "routes")
+    ledger.consume(key, 3, route="a")
+    ledger.consume(key, 4, route="b")
+    ledger.associate(key, "other")
+    ledger.consume(key, 1, route="c")
+    ledger.associate(key, "routes")
+    ledger.consume(key, 1, route="a")
+    ledger.associate(key, "plain")
+    assert used(ledger, key) == {"throttle": 2 + 3 + 4 + 1 + 1}
+
+
+def test_levels_stay_whole_numbers():
+    """From a finer scale to a coarser one they are rounded up."""
+    ledger, (key,) = made(UsagePlan("one", "7/minute burst 10 as a"), UsagePlan("two", "1/s burst 10 as b"))
+    ledger.consume(key)
+    ledger._clock.advance(1)
+    ledger.associate(key, "two")
+    ledger.consume(key)
+    (meter,) = ledger.store.lanes["k0"].seat.record.meters
+    assert [(type(bucket.level), bucket.level) for bucket in meter.buckets if bucket.name == "b"] == [(int, 2_000_000)]
+
+
+def test_a_refusal_under_the_plan_as_it_was_keeps_nothing():
+    """There is nothing to write: neither when the throttles are new nor when they are the same."""
+    plan = UsagePlan("p", "5/day, 1/s burst 3")
+    entry, party = Entry(ApiKey("k", "k", "k"), {"": plan}), Party(Record(1), None, owned=False)
+    for units, allowed in ((6, False), (2, True), (2, False)):
+        party.changed = False
+        request = Request("consume", START, None, "k", takes={"requests": units})
+        assert perform(request, entry, party, make_terms()).allowed is allowed
+        assert party.changed is allowed
 
 
 RATES = st.builds(

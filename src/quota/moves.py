@@ -45,7 +45,7 @@ def move(party: Party, api: str, unit: str, throttles: Throttles, now: int) -> b
         record = party.record(shared=shared)
         meter = record.metered(api, route, unit, now)
         # What an idle key left in a bucket that it shares is gone when a full one would be.
-        mine = record is party.key or now < party.key.at - -burst // drain
+        mine = record is party.key or (now - party.key.at) * drain < burst
         new = after.get((record, route, name))
         stays = new is not None and new.drain * scale <= drain * new.scale and new.burst * scale <= burst * new.scale
         before.setdefault(route, []).append(_Former(record, meter, name, meter.bucket(name) if mine else None, stays))
@@ -71,7 +71,7 @@ def _joined(
     party: Party, api: str, line: ThrottleLine, before: Mapping[str, list[_Former]], dropped: list[list[_Former]],
     now: int,
 ) -> tuple[int, int]:  # fmt: skip
-    """One throttle under another plan: its bucket's level, and how much of that no other bucket holds.
+    """One throttle under another plan: its bucket's level, and how much of a route's no other bucket holds.
 
     What was charged the same calls, or more, tells the least that the level must be. The calls on a route that has no
     throttle of its own any more are news to the plan's: what they left is poured in, once.
@@ -88,7 +88,7 @@ def _joined(
         level, own = max(level, whole), max(own, part if alike else 0)
     found = [] if line.route else [_missed(line, formers, now) for formers in dropped]
     more = min(sum(part for _, part in found), max(0, line.burst - level))
-    return max([level + more, *(whole for whole, _ in found)]), own + more
+    return max([level + more, *(whole for whole, _ in found)]), own
 
 
 def level_at(bucket: Bucket, now: int) -> int:
