@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from quota import InvalidCost, InvalidPlan, Period, Quota, Throttle
 from quota.charge import MAX_UNITS
-from quota.limit import parse_cost, parse_limit, parse_limits
+from quota.limit import _MOST_DIGITS, parse_cost, parse_limit, parse_limits
 
 BAD_NUMBERS = [0, -1, True, False, 1.0, float("nan"), float("inf"), 2**53, 2**63, "1", None, b"1", [1]]
 BAD_TEXTS = ["", "a,b", " a", "a ", "/a", "a\n", "\ud800", "x" * 129, 1, b"a"]
@@ -92,12 +92,24 @@ def test_names_by_default():
 )
 def test_a_rate_is_exact(rate):
     """No floats, nothing that is not a positive number."""
-    with pytest.raises(InvalidPlan, match="rate"):
+    with pytest.raises(InvalidPlan) as raised:
         Throttle(rate)
+    assert raised.value.field == "rate"
+    assert raised.value.accepted.startswith("a positive number")
+    assert repr(raised.value.value) in (repr(rate), f"Decimal('{str(rate).upper().replace('E9', 'E+9')}')")
+
+
+def test_a_rate_of_so_many_digits_is_still_worked_out():
+    """One more, and it is refused before a fraction is made of it."""
+    for digits, field in ((_MOST_DIGITS, "burst"), (_MOST_DIGITS + 1, "rate")):
+        with pytest.raises(InvalidPlan) as raised:
+            Throttle(Decimal(f"1e-{digits}"))
+        assert raised.value.field == field
 
 
 @pytest.mark.parametrize(("rate", "exact", "burst"), [
     (5, Fraction(5), 5), ("0.5", Fraction(1, 2), 1), ("1/3", Fraction(1, 3), 1), (Decimal("2.5"), Fraction(5, 2), 3),
+    ("5e-1", Fraction(1, 2), 1), ("5E1", Fraction(50), 50),
     (Fraction(7, 2), Fraction(7, 2), 4),
 ])  # fmt: skip
 def test_a_burst_by_default_is_one_per_of_rate(rate, exact, burst):
@@ -161,6 +173,7 @@ def test_the_text_form_is_the_limit(limit):
     ("1/3 requests/s burst 2", Throttle(Fraction(1, 3), burst=2)),
     ("  5 / 2 week  overage 3  as x y", Quota(5, "2 week", overage=3, name="x y")),
     ("5/day as by account", Quota(5, "day", name="by account")),
+    ("5/day as x by account", Quota(5, "day", name="x by account")),
     ("5/day by account as a", Quota(5, "day", by="account", name="a")),
 ])  # fmt: skip
 def test_texts(text, limit):
@@ -190,7 +203,8 @@ def test_a_throttle_s_text(throttle, text):
     ("5/day overage -1", 15, "overage"),
     ("5/day burst 1 burst 2", 7, "limit"),
     ("5/day, ", 7, "limit"), ("5/day, 10/ , 3/s", 11, "period"),
-    ("5/day, 5 a b/day", 8, "limit"),
+    ("5/day, 5 a b/day", 8, "limit"), ("5/day, 6/day as six, x", 22, "limit"),
+    ("5/day,  3/7000000000000000/s", 9, "burst"),  # the burst by default, which is nowhere in the text
     ("5/day by team", 10, "by"),
     ("5/day as /x", 10, "name"),
 ])  # fmt: skip

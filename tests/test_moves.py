@@ -389,7 +389,8 @@ def test_levels_stay_whole_numbers():
     ledger.associate(key, "two")
     ledger.consume(key)
     (meter,) = ledger.store.lanes["k0"].seat.record.meters
-    assert [(type(bucket.level), bucket.level) for bucket in meter.buckets if bucket.name == "b"] == [(int, 2_000_000)]
+    assert [bucket.level for bucket in meter.buckets if bucket.name == "b"] == [2_000_000]
+    assert {type(n) for bucket in meter.buckets for n in (bucket.level, bucket.at, bucket.lent, bucket.since)} == {int}
 
 
 def test_a_refusal_under_the_plan_as_it_was_keeps_nothing():

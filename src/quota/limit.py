@@ -128,9 +128,9 @@ def _to_rate(rate: object) -> Fraction:
     try:
         if isinstance(rate, str) and "e" in rate.lower():
             rate = Decimal(rate)
-        if isinstance(rate, Decimal) and rate.is_finite() and abs(rate.adjusted()) > _MOST_DIGITS:
-            raise InvalidPlan("rate", rate, accepted)  # else a fraction of a thousand million digits would be made
-        exact = Fraction(rate)  # type: ignore[call-overload] # a wrong type is what is being found out
+        # A fraction of a thousand million digits is never made; what would be one is refused below.
+        long = isinstance(rate, Decimal) and rate.is_finite() and abs(rate.adjusted()) > _MOST_DIGITS
+        exact = Fraction(0 if long else rate)  # type: ignore[call-overload] # a wrong type is what is being found out
     except (TypeError, ValueError, ArithmeticError):
         raise InvalidPlan("rate", rate, accepted) from None
     if not 0 < exact <= MAX_UNITS:
