@@ -37,7 +37,9 @@ class OneHolder(Machine):
     """Limits large enough to lease: one process alone must answer as though there were no leases.
 
     Each key is always presented in the same way, on one course and in one unit: what it holds otherwise is another
-    lease, and leased units count as used to all but their holder.
+    lease, and leased units count as used to all but their holder. The clock only goes on: what is not needed goes back
+    at whatever call comes next, and the record has then been changed at that instant, so that a clock that is stepped
+    back is told so sooner than the model thinks.
     """
 
     open = staticmethod(lambda: LeasedStore(MemoryStore(), share=0.5))
@@ -58,6 +60,10 @@ class OneHolder(Machine):
     def hammer(self, id_, times):
         Machine.hammer(self, id_, times, known=False)
 
+    @rule(steps=st.lists(STEPS, min_size=1, max_size=2))
+    def tick(self, steps):
+        Machine.tick(self, [abs(step) for step in steps])
+
     def every_unit_taken_is_used_or_held_or_was_given_back(self):
         """Not held here, where leased units count as used until they are back: the simulation keeps those books."""
 
@@ -67,15 +73,7 @@ TestOneHolder.settings = settings(stateful_step_count=40)
 
 
 class AsyncOneHolder(OneHolder):
-    """The same, awaited: with leases filled ahead of need.
-
-    What was filled and is not needed goes back at whatever call comes next, and the record has then been changed at that
-    instant: a clock that is stepped back is told so sooner than the model thinks. So this one's clock only goes on.
-    """
-
-    @rule(steps=st.lists(STEPS, min_size=1, max_size=2))
-    def tick(self, steps):
-        Machine.tick(self, [abs(step) for step in steps])
+    """The same, awaited: with leases filled ahead of need."""
 
     open = staticmethod(lambda: AsyncLeasedStore(MemoryStore(), share=0.5, refresh=1000))
 

@@ -47,7 +47,7 @@ BUGS = {
         "charge.py", "takes.get(s.line.unit, 0) > s.line.limit + s.line.overage", "False"),
     # Time
     "a clock stepped back rewinds a window": (
-        "charge.py", "                now = record.at\n", "                pass\n"),
+        "charge.py", "            now = max(now, record.at)\n", ""),
     "a clock far behind refuses nothing": (
         "charge.py", "if now < record.at - terms.max_skew:", "if False:"),
     "a window never rolls": (
@@ -64,7 +64,7 @@ BUGS = {
         "level = bucket.level - bucket.drain * (now - bucket.at) - 1"),
     "a bucket's level is rounded down on conversion": (
         "moves.py", "return -(-level * line.scale // bucket.scale)", "return (level * line.scale // bucket.scale)"),
-    "toggling throttles refills them": ("moves.py", "    if not left:\n        return\n", "    return\n"),
+    "toggling throttles refills them": ("moves.py", "    if not left:\n        return False\n", "    return False\n"),
     "a renamed throttle is refilled": ("moves.py", "_missed(line, beside or across, now)", "_missed(line, [] if beside else across, now)"),
     "a throttle by key turned by account is refilled, and the other way round": (
         "moves.py", "_missed(line, beside or across, now)", "_missed(line, beside, now)"),
@@ -92,9 +92,9 @@ BUGS = {
         "moves.py", "more = min(sum(part for _, part in found), max(0, line.burst - level))",
         "more = sum(part for _, part in found)"),
     "what an idle key left in a shared bucket is remembered": (
-        "moves.py", "mine = record is party.key or now < party.key.at - -burst // drain", "mine = True"),
+        "moves.py", "mine = record is party.key or (now - party.key.at) * drain < burst", "mine = True"),
     "what an idle key left in a shared bucket is forgotten too soon": (
-        "moves.py", "now < party.key.at - -burst // drain", "False"),
+        "moves.py", "(now - party.key.at) * drain < burst", "False"),
     "the plan of a key's last call is not remembered": (
         "moves.py", "left, origin.places = origin.places, places", "left = origin.places"),
     "a bucket that was left empty is not dropped": (
@@ -183,7 +183,7 @@ BUGS = {
         "plan.py", "cost = parse_cost(self.costs.get(route, 1))", "cost = parse_cost(1)"),
     "an alert fires again": ("charge.py", "                    slot.alerted = percent\n", ""),
     "an alert is late by a unit": (
-        "charge.py", "used * 100 >= percent * (line.limit + slot.extra)", "used * 100 > percent * (line.limit + slot.extra)"),
+        "charge.py", "(meter.total - slot.base) * 100 >= full", "(meter.total - slot.base) * 100 > full"),
     "the fast path swallows an alert": (
         "charge.py", "                if percent > slot.alerted:\n                    quiet", "                if False:\n                    quiet"),
     "a grant outlives its window": (

@@ -36,6 +36,9 @@ from .record import HOUR_US, MINUTE_US, Bucket, Meter, Place, Record, Slot
 MAX_UNITS = 2**53 - 1
 """The largest number of units a limit or a cost may have: exact in every engine, doubles included."""
 
+BEYOND = 2**200
+"""More than anything counts."""
+
 
 @attrs.frozen
 class Terms:
@@ -128,7 +131,7 @@ class Party:
 
     __slots__ = ("account", "changed", "key", "moved", "owned")
 
-    def __init__(self, key: Record, account: Record | None = None, *, owned: bool) -> None:
+    def __init__(self, key: Record, account: Record | None = None, *, owned: bool = False) -> None:
         self.key = key
         self.account = account
         self.owned = owned
@@ -150,10 +153,9 @@ class Party:
             ClockSkew: when ``now`` is further behind than ``max_skew``, or before what is still remembered.
         """
         for record in self.records():
-            if now < record.at:
-                if now < record.at - terms.max_skew:
-                    raise ClockSkew(now, record.at)
-                now = record.at
+            if now < record.at - terms.max_skew:
+                raise ClockSkew(now, record.at)
+            now = max(now, record.at)
             if now < record.floor:
                 raise ClockSkew(now, record.floor)
         return now
@@ -275,18 +277,20 @@ def mark(party: Party, course: Course, counted: Mapping[str, int], poured: Mappi
         if isinstance(line, QuotaLine):
             slot: Slot = meter.slot(line.name)  # type: ignore[assignment] # settled
             slot.limit = line.limit
-            used = meter.total - slot.base if counted.get(line.unit) else -1
-            for percent in line.alerts:
-                if percent > slot.alerted and used * 100 >= percent * (line.limit + slot.extra):
+            for percent in line.alerts if counted.get(line.unit) else ():
+                full = percent * (line.limit + slot.extra)
+                if percent > slot.alerted and (meter.total - slot.base) * 100 >= full:
                     crossed.append((line.name, percent))
                     slot.alerted = percent
-                    record.version += 1
+                    record.outdate()
         else:
             bucket: Bucket = meter.bucket(line.name)  # type: ignore[assignment] # settled
             bucket.level = level_at(bucket, now) + poured.get(line.unit, 0) * line.scale
             bucket.at = now
     verdict = weigh(read(party, course, now), {}, now)
-    return attrs.evolve(verdict, crossed=tuple(crossed)) if crossed else verdict
+    if crossed:
+        verdict = attrs.evolve(verdict, crossed=tuple(crossed))
+    return verdict
 
 
 def charge(party: Party, course: Course, takes: Mapping[str, int], now: int, terms: Terms, *, dry: bool) -> Verdict:
@@ -304,7 +308,7 @@ def charge(party: Party, course: Course, takes: Mapping[str, int], now: int, ter
             party.keep(work, now)
         return verdict
     if dry:
-        twin = Party(work.key.copy(), work.account and work.account.copy(), owned=True)
+        twin = Party(work.key.copy(), work.account and work.account.copy())
         return take(twin, course, takes, now)
     party.keep(work, now)
     return take(party, course, takes, now)
@@ -318,7 +322,7 @@ def metered(course: Course, takes: Mapping[str, int]) -> list[list[Any]]:
 
 def bounds(course: Course, record: Record, meter: Meter) -> tuple[int, int, int]:
     """For the fast path: (the readings up to which nothing refuses and nothing happens, until when that holds)."""
-    ceiling = quiet = 2**200
+    ceiling = quiet = BEYOND
     for line in course.lines:
         if isinstance(line, QuotaLine):
             slot: Slot = meter.slot(line.name)  # type: ignore[assignment] # a settled record has every slot

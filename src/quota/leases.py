@@ -18,7 +18,7 @@ from typing import Any
 
 import attrs
 
-from .charge import Course, Party, QuotaLine, Reading, metered, read
+from .charge import BEYOND, Course, Party, QuotaLine, Reading, metered, read
 from .clock import DAY_US
 from .decision import Decision
 from .key import ApiKey
@@ -215,4 +215,4 @@ def waiting(party: Party, decision: Decision, course: Course, now: int) -> bool:
 def first_end(party: Party, readings: tuple[Reading, ...]) -> int:
     """When the first window ends, or the first hold lapses: until then only charges move these readings."""
     ends = [end for line, _, _, end in readings if isinstance(line, QuotaLine)]
-    return min([2**200, *ends, *(record.due for record in party.records() if record.due is not None)])
+    return min([BEYOND, *ends, *(record.due for record in party.records() if record.due is not None)])

@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from ..charge import Course, QuotaLine, Reading, ThrottleLine, Verdict, metered, weigh
+from ..charge import BEYOND, Course, QuotaLine, Reading, ThrottleLine, Verdict, metered, weigh
 from ..clock import to_us
 from ..decision import Bounds, Decision, Details, Reason, reason_of
 from ..key import ApiKey, new_token
@@ -17,8 +17,6 @@ from ..plan import REQUESTS, UsagePlan
 from ..record import MINUTE_US, Bucket, Meter
 from ..store import Request
 from ._lane import Stripe
-
-_BEYOND = 2**200
 
 
 class Track:
@@ -211,12 +209,12 @@ class Purse:
         lane.until = min(self.until, self.turn)
         for line in throttles:
             lane.bucket = self.buckets[line]
-        lane.track = Track(self.plan, attrs.evolve(throttles[0], burst=_BEYOND) if throttles else None)
+        lane.track = Track(self.plan, attrs.evolve(throttles[0], burst=BEYOND) if throttles else None)
         slots = tuple(
             (line, 0, 0, 0) if isinstance(line, ThrottleLine) else (line, units - reading, extra, end)
             for line, reading, extra, end in self.readings
         )
-        lane.bounds = Bounds(_BEYOND, self.end, slots)
+        lane.bounds = Bounds(BEYOND, self.end, slots)
         self.lane = self.spent[REQUESTS] = lanes[ref] = lane
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..charge import MAX_UNITS, Course, Party, QuotaLine, Reading, Standing, Terms, metered, quiet_until, weigh
+from ..charge import BEYOND, MAX_UNITS, Course, Party, QuotaLine, Reading, Standing, Terms, metered, quiet_until, weigh
 from ..clock import to_us
 from ..decision import Decision, Details, Reason, _lazy, reason_of
 from ..key import ApiKey
@@ -20,7 +20,6 @@ from ..plan import UsagePlan
 from ..record import Record
 from ..store import Entry, Request
 
-_BEYOND = 2**200
 _MOST_METERS = 500
 
 
@@ -191,7 +190,7 @@ def _lay_meters(lane: Lane, course: Course, records: Sequence[Record]) -> None:
             for position, meter in enumerate(record.meters)
             if meter.unit == unit and meter.api == course.api and meter.route in routes
         ]
-        lane.meters += [(*place, order, MAX_UNITS, _BEYOND) for place in places]
+        lane.meters += [(*place, order, MAX_UNITS, BEYOND) for place in places]
         if len(places) == len(routes) * len(records):
             lane.counted.add(unit)
 
@@ -216,7 +215,7 @@ def _lay_lines(lane: Lane, party: Party, request: Request) -> bool:
             top = slot.base + whole + line.overage
             calm = min([top, *(slot.base - (-p * whole // 100) - 1 for p in line.alerts if p > slot.alerted)])
             _, _, unit, quiet, ceiling = lane.meters[order]
-            ceiling = min(ceiling, top if top <= MAX_UNITS else _BEYOND)
+            ceiling = min(ceiling, top if top <= MAX_UNITS else BEYOND)
             lane.meters[order] = (index, position, unit, min(quiet, calm), ceiling)
             lane.places.append((line, order, slot.base, slot.extra, slot.end))
         else:
