@@ -198,7 +198,7 @@ def impure(module):
     if module.name not in PURE:
         return
     for node, name, relative in imports(module):
-        if not relative and name not in {"__future__", "attrs", "collections.abc", "typing"}:
+        if not relative and name not in {"__future__", "attrs", "collections.abc", "itertools", "typing"}:
             yield f"{module.name}:{node.lineno} imports {name}"
     for node in ast.walk(module.tree):
         divides = isinstance(node, (ast.BinOp, ast.AugAssign)) and isinstance(node.op, ast.Div)
@@ -235,7 +235,7 @@ def long_functions(module):
 
 
 LONG_FILES = {
-    "charge": (430, "the rule, all of it in one place"),
+    "charge": (440, "the rule, all of it in one place"),
     "period": (330, "one argument: the zone's clock, the windows on it, and their text"),
     "testing.model": (660, "an independent model says everything again, and in its own words"),
 }

@@ -66,6 +66,8 @@ SAID = [
     (lambda: UsagePlan("p", (), routes={"x" * 1025: ()}), "route", "x" * 1025, PRINTABLE.format(1024)),
     (lambda: UsagePlan("p", "1/week as r x, 1/hour as x", routes={"r": "1/day as x"}), "routes['r']", ["r x", "x", "r x"],
      "limits with names of their own"),
+    (lambda: UsagePlan("p", (), routes={"r": "5/mnth"}), "routes['r']: limits, character 3 (period)", "mnth",
+     "one of minute, hour, day, week, month, year"),
     (lambda: UsagePlan("p", (), costs=5), "costs", 5, "a mapping from route to cost"),
     (lambda: UsagePlan("p", (), costs={"r": 0}), "costs['r']", 0, WHOLE),
     (lambda: UsagePlan("p", (), costs={"": 0}), "route", "", PRINTABLE.format(1024)),

@@ -88,6 +88,7 @@ def test_a_route_s_limits_beside_the_plan_s():
     assert [line.name for line in plan.course("t").lines] == ["requests/day", "throttle", "slow"]
     assert (plan.course("t").cost, plan.course("r").cost) == ({"requests": 2}, {"requests": 1})
     assert plan.course("unheard of") is plan.course(None)
+    assert [plan.course(route).route for route in (None, "unheard of", "r")] == ["", "", "r"]
     assert plan.course("r") is plan.course("r")
     with pytest.raises(InvalidPlan, match=r"routes\['r'\]"):
         UsagePlan(
@@ -99,7 +100,7 @@ def test_a_route_s_limits_beside_the_plan_s():
     (Quota(1, "day"), 86_400), (Quota(1, "15 minute"), 900), (Quota(1, "2 week"), 1_209_600), (Quota(1, "month"), None),
     (Quota(1, "15 minute in Europe/Paris"), 900), (Quota(1, "45 minute in Europe/Paris"), None),
     (Quota(1, "day in Europe/Paris"), None), (Quota(1, "minute in Europe/Paris"), 60), (Throttle(2, burst=5), 3),
-    (Throttle(1000, burst=1), 1), (Throttle("0.5", burst=3), 6),
+    (Throttle(1000, burst=1), 1), (Throttle("0.5", burst=3), 6), (Throttle(1, burst=10_000_000), 10_000_000),
 ])  # fmt: skip
 def test_how_long_windows_are_where_all_are_alike(limit, seconds):
     """For headers: seconds of every window, or None; of a throttle, until a full bucket is empty."""

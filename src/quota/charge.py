@@ -18,12 +18,14 @@ plan's own quotas count every call all along. A route's throttle begins at the l
 and where it goes, what it let through is poured into the plan's.
 
 *Time* never runs backwards for a record. What is due at an instant (holds that lapse, days that end, windows that roll)
-is settled on a copy, which takes the record's place only when something was admitted: a refusal changes nothing.
+is settled on a copy, which takes the record's place only when something was admitted: a refusal changes nothing, but
+for one that is the first to find the key's throttles changed, from which on they drain as the new plan has it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import pairwise
 from typing import Any
 
 import attrs
@@ -91,7 +93,6 @@ class Course:
     ``throttles``: the whole plan's, by unit.
     """
 
-    plan: str
     api: str
     route: str
     routed: bool
@@ -197,7 +198,7 @@ class Party:
 
     def keep(self, work: Party, now: int) -> None:
         """Make the settled copies the truth: one change, at ``now``."""
-        for record, new in zip(self.records(), work.records(), strict=True):
+        for record, new in zip(self.records(), work.records(), strict=True):  # pragma: no mutate -- as many of each
             if record is not new:
                 record.become(new)
             record.stamp(now)
@@ -282,7 +283,7 @@ def mark(party: Party, course: Course, counted: Mapping[str, int], poured: Mappi
                 if percent > slot.alerted and (meter.total - slot.base) * 100 >= full:
                     crossed.append((line.name, percent))
                     slot.alerted = percent
-                    record.outdate()
+                    record.version += 1  # pragma: no mutate -- any number that it was not
         else:
             bucket: Bucket = meter.bucket(line.name)  # type: ignore[assignment] # settled
             bucket.level = level_at(bucket, now) + poured.get(line.unit, 0) * line.scale
@@ -425,7 +426,7 @@ def known(record: Record, meter: Meter, start: int) -> tuple[int, int]:
         (meter.hour, record.at - record.at % HOUR_US),
         *((slot.base, slot.since) for slot in meter.slots),
         *((total, day * DAY_US) for day, total in meter.days),
-        *((after, (day + 1) * DAY_US) for (day, _), (_, after) in zip(meter.days, meter.days[1:], strict=False)),
+        *((after, (day + 1) * DAY_US) for (day, _), (_, after) in pairwise(meter.days)),
     ]
     before = [point for point in points if point[1] <= start]
     return max(before) if before else min(points)

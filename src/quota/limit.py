@@ -44,7 +44,9 @@ def parse_cost(cost: object, field: str = "cost", least: int = 1) -> Mapping[str
     Raises:
         InvalidCost: for anything but whole numbers in range, or when no unit is taken at all.
     """
-    if type(cost) is int or not isinstance(cost, Mapping):
+    if type(cost) is int or not isinstance(
+        cost, Mapping
+    ):  # pragma: no mutate -- an int is no mapping: asked first, it is fast
         return {REQUESTS: whole(field, cost, least, InvalidCost)}
     for unit, units in cost.items():
         _check_unit(field, unit, InvalidCost)
@@ -60,10 +62,9 @@ def _check_unit(field: str, unit: object, error: type[InvalidPlan | InvalidCost]
     return unit
 
 
-def _check_by(by: object) -> str:
+def _check_by(by: object) -> None:
     if by not in ("key", "account"):
         raise InvalidPlan("by", by, "'key' or 'account'")
-    return str(by)
 
 
 def _check_name(name: object, default: str) -> str:

@@ -117,7 +117,7 @@ class UsagePlan:
             own = tuple(line for line in lines if isinstance(line, ThrottleLine) and line.unit == unit)
             places = [(line.route, line.name, line.shared, line.scale, line.drain, line.burst) for line in own]
             self._throttles[unit] = tuple(places), own
-        for route in ("", *self.routes):
+        for route in (None, *self.routes):
             names = [line.name for line in self.course(route).lines]
             if len(set(names)) < len(names):
                 raise InvalidPlan(f"routes[{route!r}]", names, "limits with names of their own")
@@ -133,7 +133,7 @@ class UsagePlan:
     def _compile(self, route: str) -> Course:
         cost = parse_cost(self.costs.get(route, 1))
         own = bool(self.routes.get(route))
-        return Course(self.id, self.api, route, own, tuple(self._lines(route)), cost, self._throttles)
+        return Course(self.api, route, own, tuple(self._lines(route)), cost, self._throttles)
 
     def _lines(self, route: str) -> list[Line]:
         own = self.routes.get(route, ())
@@ -176,7 +176,7 @@ def _line(limit: Limit, route: str, name: str, alerts: tuple[int, ...]) -> Line:
             name, limit.unit, shared, route, limit.limit, limit.overage, alerts, period.window, length or None
         )
     scale, drain = limit._measure()
-    length = -(-limit.burst * scale // drain // 1_000_000) or 1
+    length = -(-limit.burst * scale // drain // 1_000_000)
     return ThrottleLine(name, limit.unit, shared, route, limit.burst, scale, drain, limit.burst * scale, length)
 
 

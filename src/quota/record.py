@@ -213,10 +213,6 @@ class Record:
                     meter.hour = meter.total
         return minute + MINUTE_US
 
-    def outdate(self) -> None:
-        """Something changed that no plain charge does."""
-        self.version += 1
-
     def stamp(self, now: int) -> None:
         """Something was taken or given at ``now``."""
         self.turn_minute(now)
