@@ -105,6 +105,10 @@ EXAMPLES = [
     ("month offset 27", "2026-03-01T12:34:56Z", "2026-02-28T00:00Z", "2026-03-28T00:00Z"),
     ("month offset 1", "2026-03-01T12:34:56Z", "2026-02-02T00:00Z", "2026-03-02T00:00Z"),
     ("3 month offset 5", "2026-01-05T23:00Z", "2025-10-06T00:00Z", "2026-01-06T00:00Z"),
+    ("month", "2003-05-15T00:00Z", "2003-05-01T00:00Z", "2003-06-01T00:00Z"),
+    ("month", "2000-02-29T12:00Z", "2000-02-01T00:00Z", "2000-03-01T00:00Z"),
+    ("month", "1900-02-28T12:00Z", "1900-02-01T00:00Z", "1900-03-01T00:00Z"),
+    ("month", "0400-03-01T00:00Z", "0400-03-01T00:00Z", "0400-04-01T00:00Z"),
     # Zones: summer time, midnight that is missing, repeated, inside a gap, seen twice; a day that is missing
     ("day in Europe/Paris", "2026-03-29T12:00Z", "2026-03-29T00:00+01:00", "2026-03-30T00:00+02:00"),
     ("day in Europe/Paris", "2026-10-25T12:00Z", "2026-10-25T00:00+02:00", "2026-10-26T00:00+01:00"),
@@ -157,6 +161,16 @@ EXAMPLES = [
     ("day in Europe/Paris from 2026-10-25T02:30:00+01:00", "2026-10-25T01:30Z", "2026-10-25T02:30+01:00", "2026-10-26T02:30+01:00"),
     ("day in Europe/Paris from 2026-10-25T02:30:00+01:00", "2026-10-25T01:00Z", "2026-10-24T02:30+02:00", "2026-10-25T02:30+01:00"),
 ]  # fmt: skip
+
+
+def test_the_furthest_that_a_clock_has_shown():
+    """While a clock repeats what it showed it has shown no more than before it was set back, to the microsecond."""
+    tz, hour = ZoneInfo("Europe/Paris"), 3_600_000_000
+    back = 1_792_890_000_000_000  # 2026-10-25 01:00 UTC: 03:00 is 02:00 again
+    last = back + 2 * hour - 1
+    assert [module._furthest(tz, now) for now in (back - 1, back, back + hour - 1)] == [last, last, last]
+    assert [module._furthest(tz, now) for now in (back - hour, back + hour)] == [back + hour, last + 1]
+    assert module._furthest(None, back) == back
 
 
 @pytest.mark.parametrize(("text", "now", "start", "end"), EXAMPLES)

@@ -300,9 +300,7 @@ def _shown(tz: tzinfo | None, reading: int, *, past_gap: bool) -> int:
     if tz is None:
         return reading
     instant = reading - _ahead_showing(tz, reading)
-    if past_gap and (ahead := _ahead(tz, instant)) != reading - instant:
-        return _turn(tz, reading - ahead, instant)
-    return instant
+    return _turn(tz, reading - _ahead(tz, instant), instant) if past_gap else instant
 
 
 def _furthest(tz: tzinfo | None, now: int) -> int:
