@@ -221,6 +221,16 @@ def test_a_fresh_decision_takes_one_round_trip(client, clock, call, accounts):
 # Freshness
 
 
+def test_what_a_disabled_key_used_is_not_read(store, clock, monkeypatch):
+    """It is refused about as soon as a key that nobody has: its records are not decoded."""
+    ledger, key, secret = ledger_with(store, clock)
+    ledger.consume(secret)
+    ledger.disable_key(key)
+    ledger.consume(secret)
+    monkeypatch.setattr(RedisStore, "_decode", None)
+    assert ledger.consume(secret).reason.value == ledger.peek(secret).reason.value == "DISABLED_KEY"
+
+
 def test_what_another_process_changes_binds_on_the_next_call(store, clock):
     """Disabling, rotation, another plan, a replaced plan, dissociation and removal are seen at once elsewhere."""
     here, key, secret = ledger_with(store, clock)

@@ -8,9 +8,10 @@ from typing import Any
 
 from ..charge import Party, Terms, ThrottleLine
 from ..clock import DAY_US
+from ..decision import Reason
 from ..errors import ClockSkew, StoreBusy, StoreUnavailable
 from ..key import new_number, new_token
-from ..operations import perform
+from ..operations import perform, usable
 from ..record import Record
 from ..store import Entry, Request
 from ._remote import Copy, Lane, open_lane, read_memo
@@ -22,6 +23,8 @@ _PATIENT = {LOST: 1, OPENED: 8}
 """How often a call may lose a write, or a lane that was just opened, before it takes a turn."""
 _PLAIN = ("consume", "peek", "usage")
 """What the server may decide by itself, or what changes nothing."""
+_CHARGES = ("consume", "peek", "reserve")
+"""What a key must be usable for."""
 _SHORTEST, _LONGEST = 0.000_5, 0.008
 """Seconds between looks at whether another writer's turn is over."""
 
@@ -141,6 +144,9 @@ class Decisions(Directory):
 
     def _decide(self, copy: Copy, request: Request, reply: Sequence[Any], turn: int) -> Trip[tuple[bool, Any]]:
         """Decide on the records by the rule and write back, or open a lane for the next try."""
+        if request.op in _CHARGES and not turn and usable(request, copy.entry) is not Reason.OK:
+            # Undecoded: a disabled key is refused about as soon as one that nobody has.
+            return True, perform(request, copy.entry, None, self.terms)
         found = self._decode(copy.entry, request, reply)
         old = copy.lane(request)
         # What a bucket that outlasts all else may get under a changed plan must be written before a lane pours it.
