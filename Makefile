@@ -29,11 +29,11 @@ help:  ## this list
 demo: .venv/.core  ## the walk-through on the real library, then a log replayed
 	@$(BIN)/python -m quota demo
 
-test: .venv/.test  ## the suite, in minutes
-	@$(BIN)/python -m pytest
+test: .venv/.test  ## the suite, in minutes, on all processors
+	@$(BIN)/python -m pytest -n auto --dist worksteal
 
 test-slow: .venv/.test  ## the long campaigns
-	@QUOTA_PROFILE=$${QUOTA_PROFILE:-nightly} $(BIN)/python -m pytest -m slow
+	@QUOTA_PROFILE=$${QUOTA_PROFILE:-nightly} $(BIN)/python -m pytest -m slow -n auto --dist worksteal
 
 check: .venv/.test  ## ruff and mypy --strict
 	@$(BIN)/ruff check

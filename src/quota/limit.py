@@ -44,9 +44,8 @@ def parse_cost(cost: object, field: str = "cost", least: int = 1) -> Mapping[str
     Raises:
         InvalidCost: for anything but whole numbers in range, or when no unit is taken at all.
     """
-    if type(cost) is int or not isinstance(
-        cost, Mapping
-    ):  # pragma: no mutate -- an int is no mapping: asked first, it is fast
+    # An int is no mapping, and whether something is one takes long to find out.
+    if type(cost) is int or not isinstance(cost, Mapping):  # pragma: no mutate
         return {REQUESTS: whole(field, cost, least, InvalidCost)}
     for unit, units in cost.items():
         _check_unit(field, unit, InvalidCost)
