@@ -327,6 +327,8 @@ def test_bounds_of_the_fast_path():
     assert bounds(course, party.key, meter) == (7, 5, MIDNIGHT + DAY)
     charge(party, course, {"requests": 2}, NOON, TERMS, dry=False)
     assert bounds(course, party.key, meter) == (7, 7, MIDNIGHT + DAY)
+    large, course = party_on(UsagePlan("p", "1000/day", alerts=(50,)))
+    assert bounds(course, large.key, large.key.meters[0]) == (1000, 499, MIDNIGHT + DAY)
     throttled, course = party_on(UsagePlan("p", "1/s burst 5"))
     assert bounds(course, throttled.key, throttled.key.meters[0]) == (BEYOND, BEYOND, MIDNIGHT + DAY)
 

@@ -181,16 +181,18 @@ def test_texts(text, limit):
     assert parse_limit(text) == limit
 
 
-@pytest.mark.parametrize(("throttle", "text"), [
+@pytest.mark.parametrize(("limit", "text"), [
+    (Quota(5, "day", overage=3), "5/day overage 3"),
+    (Quota(5, "day", unit="tokens", by="account", name="n"), "5 tokens/day by account as n"),
     (Throttle(3, "minute"), "3/minute burst 3"),
     (Throttle("0.5", burst=3, unit="tokens"), "0.5 tokens/second burst 3"),
     (Throttle(Fraction(1, 2**18), burst=1), "0.000003814697265625/second burst 1"),
     (Throttle(Fraction(1, 2**19), burst=1), "1/524288/second burst 1"),
 ])  # fmt: skip
-def test_a_throttle_s_text(throttle, text):
-    """Decimal up to eighteen digits, else a fraction: exact either way."""
-    assert str(throttle) == text
-    assert parse_limit(text) == throttle
+def test_a_limit_s_text(limit, text):
+    """Only what is not so by default; a rate is decimal up to eighteen digits, else a fraction: exact either way."""
+    assert str(limit) == text
+    assert parse_limit(text) == limit
 
 
 @pytest.mark.parametrize(("text", "column", "field"), [

@@ -207,14 +207,14 @@ def test_an_account_takes_over_from_its_key_and_back():
 
 def test_what_an_idle_key_left_in_its_accounts_bucket_is_gone():
     """When a full bucket would have drained since its last call, the account's level is others' doing."""
-    ledger, (one, two) = made(
-        UsagePlan("team", "1/s burst 10 by account"), UsagePlan("key", "1/s burst 10"), keys=2, account="team"
-    )
-    ledger.consume(one, 4)
-    ledger._clock.advance(10_000_000)
-    ledger.consume(two, 9)
-    assert left(ledger, one, "key") == 10
-    assert left(ledger, two, "key") == 1
+    for rate, idle in ((1, 10_000_000), (3, 3_333_334)):
+        plans = UsagePlan("team", f"{rate}/s burst 10 by account"), UsagePlan("key", f"{rate}/s burst 10")
+        ledger, (one, two) = made(*plans, keys=2, account="team")
+        ledger.consume(one, 4)
+        ledger._clock.advance(idle)
+        ledger.consume(two, 9)
+        assert left(ledger, one, "key") == 10
+        assert left(ledger, two, "key") == 1
 
 
 def test_up_to_the_instant_a_full_bucket_would_have_drained_it_may_be_the_keys():
