@@ -52,7 +52,7 @@ check-bench: .venv/.test .venv/.bench  ## hold the code to benchmarks/budget.tom
 
 coverage: .venv/.test  ## branch coverage of floors 0 to 2 with the memory store: 100 % or it fails
 	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m pytest -q
+	@$(BIN)/coverage run -m pytest -q -n auto --dist worksteal
 	@$(BIN)/coverage combine -q
 	@$(BIN)/coverage report --skip-covered
 

@@ -167,7 +167,7 @@ def test_a_window_that_ended_is_kept_while_its_reading_may_be_asked():
 
 def test_a_limit_that_was_left_knows_what_its_window_holds():
     """Its window ended at an instant that is no day's, no hour's start: the first call from then on notes the reading."""
-    one, two = UsagePlan("p", "99/day in Asia/Kathmandu"), UsagePlan("p", "99/month")
+    one, two = UsagePlan("p", "99/day in Asia/Kathmandu"), UsagePlan("p", "99/month, 99/hour")
     turn = MIDNIGHT + 18 * HOUR + 15 * MINUTE
     for first in (turn, turn + 1):
         ask = Asked("99/day in Asia/Kathmandu")

@@ -163,7 +163,7 @@ class Party:
 
     def current(self, course: Course | None, now: int) -> bool:
         """Whether nothing is due at ``now`` for these limits."""
-        if any(_due(record, now) for record in self.records()):
+        if any(now >= quiet_until(record) for record in self.records()):
             return False
         return course is None or (
             all(_current(self.holder(line), course.api, line, now) for line in course.lines)
@@ -227,6 +227,7 @@ def weigh(readings: Iterable[Reading], takes: Mapping[str, int], now: int) -> Ve
     """What taking ``takes`` on top of these readings would get; every limit that refuses is told."""
     standings = []
     waits: list[int] = []
+    large: list[int] = []
     never = False
     for line, reading, extra, end in readings:
         units = takes.get(line.unit, 0)
@@ -235,6 +236,8 @@ def weigh(readings: Iterable[Reading], takes: Mapping[str, int], now: int) -> Ve
             standings.append(Standing(line, reading, extra, end, refused))
             if refused:
                 waits.append(end)
+            if units > line.limit + line.overage:
+                large.append(end)
         else:
             excess = reading + units * line.scale - line.burst
             refused = units > 0 and excess > 0
@@ -244,14 +247,8 @@ def weigh(readings: Iterable[Reading], takes: Mapping[str, int], now: int) -> Ve
             if refused:
                 waits.append(now + -(-excess // line.drain))
     retry_at = max(waits, default=None)
-    if retry_at is not None and not never:
-        # By then these windows are over, and what a grant lets through now is gone with them.
-        never = any(
-            isinstance(s.line, QuotaLine)
-            and s.resets_at <= retry_at
-            and takes.get(s.line.unit, 0) > s.line.limit + s.line.overage
-            for s in standings
-        )
+    # When the window of a quota that is too small for this ends, what a grant lets through now is gone with it.
+    never = never or (retry_at is not None and any(end <= retry_at for end in large))
     return Verdict(not waits, now, tuple(standings), (), None if never else retry_at, never)
 
 
@@ -339,10 +336,6 @@ def quiet_until(record: Record) -> int:
     """Until when nothing is due of a record, whatever is called: no hold lapses, no day and no window ends."""
     ends = [slot.end for meter in record.meters for slot in meter.slots if slot.name and slot.end > record.at]
     return min([record.at - record.at % DAY_US + DAY_US, *ends, *([] if record.due is None else [record.due])])
-
-
-def _due(record: Record, now: int) -> bool:
-    return not record.at - record.at % DAY_US <= now < quiet_until(record)
 
 
 def _current(record: Record, api: str, line: Line, now: int) -> bool:
