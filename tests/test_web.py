@@ -58,7 +58,9 @@ def test_exactly_the_limit(kind, made):
     assert used(*made) == {"requests/day": 3}
 
 
-@pytest.mark.parametrize("presented", [None, "", "short", mint(), UNKNOWN])
+@pytest.mark.parametrize(
+    "presented", [None, "", "short", mint(), UNKNOWN], ids=["none", "empty", "short", "minted", "mistyped"]
+)
 def test_no_usable_key(kind, made, presented):
     """Without a usable key the answer is 403, the same for all, and the application is not asked."""
     front = Front(kind, Site(), made[0])
