@@ -3,6 +3,7 @@
 import inspect
 
 from quota import ApiKey, Ledger, ManualClock, Reason, UsagePlan
+from quota import decision as decision_module
 from quota.charge import Party
 from quota.key import Secret, digest
 from quota.operations import perform
@@ -55,3 +56,27 @@ def test_an_account_that_its_last_key_leaves_is_forgotten():
 def test_the_default_cost_reads_as_one():
     """In help and in editors."""
     assert repr(inspect.signature(Ledger.consume).parameters["cost"].default) == "1"
+
+
+def test_a_decision_is_worked_out_once(monkeypatch):
+    """By whichever thread asks first, while the others wait."""
+    ledger = Ledger(clock=ManualClock(START))
+    ledger.add_plan(UsagePlan("p", "9/day"))
+    _, secret = ledger.issue_key("k", "p")
+    decision = [ledger.consume(secret) for _ in range(2)][-1]
+
+    class OtherWasFirst:
+        def __enter__(self):
+            decision._full = "worked out"
+
+        def __exit__(self, *error):
+            pass
+
+    monkeypatch.setattr(decision_module, "_lazy", OtherWasFirst())
+    assert decision._details() == "worked out"
+
+
+def test_a_pickled_limit_leaves_its_windows_behind():
+    """They are functions of the plan; what a decision tells is all there."""
+    line = UsagePlan("p", "9/day").course(None).lines[0]
+    assert decision_module.bare_line(line).window(7) == (7, 7)

@@ -308,10 +308,12 @@ def _furthest(tz: tzinfo | None, now: int) -> int:
     if tz is None:
         return now
     ahead = _ahead(tz, now)
-    before = _ahead_showing(tz, now + ahead)
+    # A reading near it does too: where nothing turned, what follows comes to the same.
+    before = _ahead_showing(tz, now + ahead)  # pragma: no mutate
     if before <= ahead:
         return now + ahead
-    return _turn(tz, now - (before - ahead), now) + before - 1
+    since = now - (before - ahead)  # pragma: no mutate -- or any instant before it and after another turn
+    return _turn(tz, since, now) + before - 1
 
 
 def _turn(tz: tzinfo, before: int, after: int) -> int:
