@@ -23,7 +23,7 @@ from .key import ApiKey
 from .plan import Cost
 from .reservation import AsyncReservation, Reservation
 from .steps import DEFAULT, Presented, Steps, Unavailable
-from .store import Store, open_store, tell_clock
+from .store import Request, Store, open_store, tell_clock
 from .stores._lane import Lane, plain, wait_for
 from .stores.memory import MemoryStore
 
@@ -94,6 +94,13 @@ class Ledger:
                 raise
             answer = self._steps.without_store(step.deciding, error)
         return step.conclude(answer)
+
+    def _charge(self, asked: Request | Decision) -> Decision:
+        """As ``_ask``, but in half the time: of a call that is not on the fast path."""
+        try:
+            return self.store.apply(asked) if type(asked) is Request else asked  # type: ignore[return-value]
+        except (StoreBusy, StoreUnavailable) as error:
+            return self._steps.without_store(asked, error)  # type: ignore[arg-type] # a store was asked
 
     add_plan = _sync(Steps.add_plan)
     replace_plan = _sync(Steps.replace_plan)
@@ -186,7 +193,7 @@ class Ledger:
                 return decision
             lane = lane if lane.turn(now) else None
         hashed = ref if kind is str else None
-        return self._ask(self._steps.consume_at(now, secret, cost, api, route, request_id, hashed))
+        return self._charge(self._steps.consume_at(now, secret, cost, api, route, request_id, hashed))
 
     def reserve(
         self,

@@ -89,11 +89,12 @@ class Steps(Administration):
         route: str | None,
         request_id: str | None,
         hashed: bytes | None,
-    ) -> Step[Decision]:
-        """``consume`` with the clock read already, and a secret hashed."""
+    ) -> Request | Decision:
+        """``consume`` with the clock read already, and a secret hashed: what to ask the store, or the answer."""
         if type(now) is not int:
             raise InvalidValue("clock", now, "a callable returning whole microseconds since the epoch")
-        return self._decide(self._request("consume", secret, cost, api, route, request_id, now, hashed))
+        request = self._request("consume", secret, cost, api, route, request_id, now, hashed)
+        return request if request.digest or request.key_id else self._decide(request).conclude(None)
 
     def _request(
         self,
@@ -107,7 +108,8 @@ class Steps(Administration):
         hashed: bytes | None = None,
     ) -> Request:
         takes = None if cost is DEFAULT else parse_cost(cost)
-        _check_where(api, route)
+        if api != "" or route is not None:
+            _check_where(api, route)
         if request_id is not None:
             check_text("request_id", request_id)
         known = None
