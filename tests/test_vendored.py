@@ -30,7 +30,8 @@ ELSEWHERE = {
 LONG = {
     "test_interleavings", "test_leased", "test_leased_processes", "test_leased_simulation", "test_scheduler",
     "test_small_world", "test_sqlite", "test_sqlite_crash", "test_sqlite_faults", "test_sqlite_planted",
-    "test_lease_operations", "test_sqlite_processes", "test_threads", "test_toggling",
+    "test_lease_operations", "test_replay", "test_replay_million", "test_sqlite_processes", "test_suggest",
+    "test_threads", "test_toggling", "test_web",
 }  # fmt: skip
 """What takes its time on any copy alike: left to the slow run."""
 CORE = {"test_http", "test_key", "test_machine", "test_period", "test_small_world"}
