@@ -56,8 +56,9 @@ coverage: .venv/.test  ## branch coverage of floors 0 to 2 with the memory store
 	@$(BIN)/coverage combine -q
 	@$(BIN)/coverage report --skip-covered
 
+# Few examples of each property: what kills a mutant should be a test that says why.
 mutate: .venv/.mutate  ## mutation testing of the rule, the periods and the plans: no survivor that is not argued in place
-	@$(BIN)/mutmut run
+	@QUOTA_PROFILE=$${QUOTA_PROFILE:-smoke} $(BIN)/mutmut run
 	@! $(BIN)/mutmut results | grep -E ': (survived|no tests)$$'
 
 clean:  ## remove everything that make made
