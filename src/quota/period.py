@@ -143,7 +143,7 @@ class Period:
         else:
             n = (_month(reading) - self._origin) // (_MONTHS[self.every] * self.count)
         while (start := self._begin(n)) > now:
-            n -= 1
+            n -= 1  # pragma: no mutate -- what goes too far comes back below
         while (end := self._begin(n + 1)) <= now:
             n, start = n + 1, end
         return _split(start, end, length, now) if length else (start, end)
