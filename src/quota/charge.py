@@ -227,8 +227,7 @@ def weigh(readings: Iterable[Reading], takes: Mapping[str, int], now: int) -> Ve
     """What taking ``takes`` on top of these readings would get; every limit that refuses is told."""
     standings = []
     waits: list[int] = []
-    large: list[int] = []
-    never = False
+    large: list[int] = []  # since when a limit can never take so much
     for line, reading, extra, end in readings:
         units = takes.get(line.unit, 0)
         if isinstance(line, QuotaLine):
@@ -241,14 +240,15 @@ def weigh(readings: Iterable[Reading], takes: Mapping[str, int], now: int) -> Ve
         else:
             excess = reading + units * line.scale - line.burst
             refused = units > 0 and excess > 0
-            never = never or (refused and units > line.limit)
+            if units > line.limit:
+                large.append(now)
             used, rest = -(-reading // line.scale), -(-reading // line.drain)
             standings.append(Standing(line, used, 0, now + rest, refused))
             if refused:
                 waits.append(now + -(-excess // line.drain))
     retry_at = max(waits, default=None)
     # When the window of a quota that is too small for this ends, what a grant lets through now is gone with it.
-    never = never or (retry_at is not None and any(end <= retry_at for end in large))
+    never = retry_at is not None and any(since <= retry_at for since in large)
     return Verdict(not waits, now, tuple(standings), (), None if never else retry_at, never)
 
 
