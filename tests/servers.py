@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psycopg
@@ -27,14 +28,11 @@ _ports = itertools.count(10_000 + os.getpid() % 1_000 * 20)
 
 def free_port() -> int:
     """A port that is free, and that no system gives to outgoing connections: nobody takes it before its server does."""
-    for port in _ports:
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
+    while True:
+        port = next(_ports)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
             return port
-    raise RuntimeError("ports do not end")
 
 
 def roomy() -> str | None:

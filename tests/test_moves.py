@@ -170,25 +170,27 @@ def test_what_is_poured_in_stops_at_the_burst():
     assert room(ledger, key) == 1
 
 
-def test_what_a_route_lent_is_not_poured_in_twice():
-    """The route took over what the plan held; coming back, the plan gets only what is new."""
-    ledger, (key,) = made(
-        UsagePlan("one", "1/s burst 20"), UsagePlan("two", "1/s burst 20", routes={"r": "1/s burst 20"})
+def lent():
+    """A route took over the 5 that its plan held, and 3 more."""
+    one, two = (
+        UsagePlan(id_, "1/s burst 20", routes=own) for id_, own in (("one", {}), ("two", {"r": "1/s burst 20"}))
     )
+    ledger, (key,) = made(one, two)
     ledger.consume(key, 5)
     ledger.associate(key, "two")
     ledger.consume(key, 3, route="r")
+    return ledger, key
+
+
+def test_what_a_route_lent_is_not_poured_in_twice():
+    """Coming back, the plan gets only what is new."""
+    ledger, key = lent()
     assert left(ledger, key, "one") == 12  # 5 and 3
 
 
 def test_what_was_lent_drains():
     """What the plan's bucket and the route's both held has drained from both meanwhile; what came since is the route's."""
-    ledger, (key,) = made(
-        UsagePlan("one", "1/s burst 20"), UsagePlan("two", "1/s burst 20", routes={"r": "1/s burst 20"})
-    )
-    ledger.consume(key, 5)
-    ledger.associate(key, "two")
-    ledger.consume(key, 3, route="r")
+    ledger, key = lent()
     ledger.consume(key, 2)
     ledger._clock.advance(4_000_000)
     assert left(ledger, key, "one") == 14  # 3 are left of 7, and 3 that the route had for itself

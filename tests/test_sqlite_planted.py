@@ -32,7 +32,7 @@ BUGS = {
         "_sqlite_steps.py", "        unpack(found.record, found.moving)  # type: ignore[arg-type] # a record", "        # a record"),
     "a swap in vain is an answer": ("_sqlite_steps.py", ".rowcount == 1", ".rowcount >= 0"),
     "a swap leaves the account out": ("_sqlite_steps.py", "copy is None or len(copy.found) > 1", "copy is None"),
-    "a swap remembers no request id": (
+    "a lane remembers no request id": (
         "_sqlite_steps.py", '!= "consume" or request.request_id is not None', '!= "consume"'),
     "a swap refuses by a stale copy": (
         "_sqlite_steps.py", "fresh = db.execute(_FRESH, (found.party,)).fetchone() == known", "fresh = True"),

@@ -96,7 +96,7 @@ class Ledger:
         return step.conclude(answer)
 
     def _charge(self, asked: Request | Decision) -> Decision:
-        """As ``_ask``, but in half the time: of a call that is not on the fast path."""
+        """``_ask`` for a call that is not on the fast path: it needs no step made for it."""
         try:
             return self.store.apply(asked) if type(asked) is Request else asked  # type: ignore[return-value]
         except (StoreBusy, StoreUnavailable) as error:

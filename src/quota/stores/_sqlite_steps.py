@@ -129,7 +129,9 @@ class Copy:
         return True
 
     def plain(self, request: Request) -> Plain | None:
-        """The lane that calls like this one have, if any."""
+        """The lane that calls like this one have, if any: plain charges that nobody need remember by an id."""
+        if request.op != "consume" or request.request_id is not None:
+            return None
         plan = self.seat.entry.plans.get(request.api)
         return None if plan is None else self.lanes.get(plan.course(request.route))
 
@@ -173,9 +175,8 @@ class Decisions(Directory):
             copy = self._copy(db, request, ref)
             if copy is None:
                 return perform(request, None, None, self.terms)
-        elif request.op == "consume" and request.request_id is None:
-            plain = copy.plain(request)
-            decision = None if plain is None else plain.decide(request.takes, request.now)
+        elif (plain := copy.plain(request)) is not None:
+            decision = plain.decide(request.takes, request.now)
             if decision is not None:
                 if decision.allowed:
                     for one in copy.found:
@@ -187,11 +188,11 @@ class Decisions(Directory):
     def _swap(self, db: Connection, request: Request, ref: Any) -> Decision | None:
         """A plain charge of one record, on a copy that is found to have been fresh; else None, and nothing is done."""
         copy = self._copies.get(ref)
-        if copy is None or len(copy.found) > 1 or request.op != "consume" or request.request_id is not None:
+        plain = None if copy is None or len(copy.found) > 1 else copy.plain(request)
+        if copy is None or plain is None:
             return None
         self._at_work = ref
-        plain, found = copy.plain(request), copy.found[0]
-        decision = None if plain is None else plain.decide(request.takes, request.now)
+        found, decision = copy.found[0], plain.decide(request.takes, request.now)
         if decision is None:
             return None
         known = found.version, found.moving, copy.plans

@@ -309,17 +309,14 @@ class Model:
         return levels
 
     def moved(self, key: Member, plan: UsagePlan, api: str, route: str | None) -> bool:
-        """Whether this plan's throttles are others than the key, or the bucket, was charged under last."""
-        last = {unit: self.charged.get((key.id, api, unit), []) for unit in ("requests", "tokens")}
-        now = {unit: self.throttles(plan, unit) for unit in last}
-        told = [[(lim.route, lim.name, lim.spec.by, _rate(lim), _burst(lim)) for lim in limits]
-                for found in (last, now) for limits in found.values()]  # fmt: skip
-        rates = [(self.levels.get((self.place(key, api, limit), limit.name)), limit) for limit in self.limits(plan, route)
-                 if isinstance(limit.spec, Throttle)]  # fmt: skip
-        return (
-            any(last[unit] and now[unit] and told[place] != told[place + 2] for place, unit in enumerate(last))
-            or any(level is not None and level.rate != _rate(limit) for level, limit in rates)
-        )  # fmt: skip
+        """Whether this plan's throttles are others than the key, or a bucket of this course, was charged under last."""
+        for unit in ("requests", "tokens"):
+            last, now = self.charged.get((key.id, api, unit), []), self.throttles(plan, unit)
+            if last and now and [_shape(limit) for limit in last] != [_shape(limit) for limit in now]:
+                return True
+        throttles = [limit for limit in self.limits(plan, route) if isinstance(limit.spec, Throttle)]
+        levels = [(self.levels.get((self.place(key, api, limit), limit.name)), limit) for limit in throttles]
+        return any(level is not None and level.rate != _rate(limit) for level, limit in levels)
 
     def _as(self, level: Level, limit: Limit, now: int) -> Level:
         """A bucket at a limit's own rate, in its own smallest part of a unit, rounded up."""
@@ -638,6 +635,11 @@ def _rate(limit: Limit) -> Fraction:
     spec = limit.spec
     assert isinstance(spec, Throttle)
     return spec.rate / _PER[spec.per]
+
+
+def _shape(limit: Limit) -> tuple[Any, ...]:
+    """What makes a throttle another one."""
+    return limit.route, limit.name, limit.spec.by, _rate(limit), _burst(limit)
 
 
 def _burst(limit: Limit) -> int:
