@@ -536,6 +536,16 @@ def a_look_under_another_plan_changes_no_bucket(q):
     assert ledger.consume(key).retry_after == 30
 
 
+def a_limit_that_comes_after_a_long_rest_counts_from_its_window(q):
+    ledger, clock, key, _ = _ledger(q, "99/year")
+    ledger.consume(key, 3)
+    clock.advance(40 * DAY)
+    ledger.consume(key)
+    clock.advance(DAY)
+    ledger.replace_plan(q.UsagePlan("p", "99/year, 99/month"))
+    assert _used(ledger, key, "requests/month") == 1
+
+
 def _raises(error, call):
     try:
         call()

@@ -118,20 +118,30 @@ def test_a_hold_lapses_once_and_at_its_end():
 
 
 def test_days_that_are_over_are_noted_and_forgotten():
-    """One entry for each day's beginning on which something was used before, none for idle days, as far as history."""
+    """One entry for each day's beginning on which something was used, none for idle days but the first that is kept."""
     terms = Terms(retention=3)
     party, course = Party(Record(1)), UsagePlan("p", "99/day").course(None)
     first = NOON // DAY
     for day in (0, 1, 3, 4, 5):
         charge(party, course, {"requests": 1}, NOON + day * DAY, terms, dry=False)
-    assert party.key.meters[0].days == [(first + 3, 2), (first + 4, 3), (first + 5, 4)]
+    assert party.key.meters[0].days == [(first + 2, 2), (first + 3, 2), (first + 4, 3), (first + 5, 4)]
     charge(party, course, {"requests": 1}, NOON + 7 * DAY, terms, dry=False)
     assert party.key.meters[0].days == [(first + 4, 3), (first + 5, 4), (first + 7, 5)]
     work = party.settled(course, NOON + 9 * DAY, terms)
-    assert work.key.meters[0].days == [(first + 7, 5), (first + 9, 6)]
+    assert work.key.meters[0].days == [(first + 6, 5), (first + 7, 5), (first + 9, 6)]
     work.keep(work, NOON + 9 * DAY)
     again = work.settled(course, NOON + 10 * DAY, terms)
     assert again.key.meters[0].days == [(first + 7, 5), (first + 10, 6)]
+
+
+def test_what_was_used_before_a_long_rest_is_no_window_s_of_now():
+    """Idle for longer than history is kept: a limit that comes then counts from its window's start all the same."""
+    for later in (0, DAY):
+        ask = Asked("99/year")
+        ask(requests=3)
+        ask(now=NOON + 40 * DAY, requests=1)
+        decision = ask(now=NOON + 40 * DAY + later, plan=UsagePlan("p", "99/year, 99/month"))
+        assert {limit.name: limit.used for limit in decision.limits} == {"requests/year": 5, "requests/month": 2}
 
 
 def test_refunds_are_remembered_until_their_time():

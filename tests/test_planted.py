@@ -33,6 +33,8 @@ BUGS = {
     "a refused call is charged": (
         "charge.py", "    if not verdict.allowed:\n        if work.moved and not dry:\n",
         "    if not verdict.allowed:\n        take(party, course, takes, now)\n        if True:\n"),
+    "what was used before a long rest counts in a window after it": (
+        "charge.py", "if len(meter.days) < len(days) and", "if False and"),
     "a refusal forgets what became of a bucket": ("charge.py", "        if work.moved and not dry:\n", "        if False:\n"),
     "a look keeps what became of a bucket": ("charge.py", "        if work.moved and not dry:\n", "        if work.moved:\n"),
     "a peek is charged": ("charge.py", "    if dry:\n", "    if False:\n"),

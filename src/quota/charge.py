@@ -365,8 +365,11 @@ def _settle(record: Record, now: int, terms: Terms) -> None:
     for meter in record.meters if turned else ():
         if meter.total == meter.days[-1][1]:
             meter.days.pop()
-        meter.days = [entry for entry in meter.days if entry[0] >= today - terms.retention]
-        meter.days.append((today, meter.total))
+        days, horizon = [*meter.days, (today, meter.total)], today - terms.retention
+        meter.days = [entry for entry in days if entry[0] >= horizon]
+        if len(meter.days) < len(days) and meter.days[0][0] > horizon:
+            # Nothing was used from the day that is forgotten to the first that is kept.
+            meter.days.insert(0, (horizon, meter.days[0][1]))
         meter.slots = [slot for slot in meter.slots if slot.matters_until() > now]
     if turned and record.refunds:
         record.refunds = {id_: until for id_, until in record.refunds.items() if until > now} or None
