@@ -6,126 +6,27 @@ the end show that the same scenarios, on a store with one mistake, find it.
 
 from __future__ import annotations
 
-import inspect
-import itertools
-import sys
-import textwrap
-import threading
 from datetime import timedelta
 
 import pytest
 
-import quota
-from quota import Ledger, ManualClock, Reason, UsagePlan
+from interleavings import DAY, MINUTE, NEW, OLD, Scenarios, World, attempt, files, one_of, plant
+from quota import Ledger, Reason, UsagePlan
 from quota.charge import Party
 from quota.decision import Decision
 from quota.errors import ClockSkew, PlanConflict, RequestMismatch, ReservationClosed, UnknownPlan
-from quota.stores import _lane
 from quota.stores._lane import Lane
 from quota.stores.memory import MemoryStore
-from receipts import Change, Denial, Receipt, check_ceiling, check_receipts, justify_denials
-from scheduler import Deadlock, Found, explore, replay
+from receipts import check_receipts
+from scheduler import Deadlock, Found
 
-CORE = [
-    f"{next(iter(quota.__path__))}/{name}.py"
-    for name in (
-        "charge", "decision", "ledger", "operations", "period", "plan", "record", "reservation", "steps", "store",
-        "stores/memory", "stores/_lane",
-    )
-]  # fmt: skip
+CORE = files(
+    "charge", "decision", "ledger", "operations", "period", "plan", "record", "reservation", "steps", "store",
+    "stores/memory", "stores/_lane",
+)  # fmt: skip
 """All that a call passes through but ``key.py`` and ``errors.py``, which share nothing between threads."""
 
-NOON = 1_700_049_600_000_000
-DAY = 86_400_000_000
-MINUTE = 60_000_000
-OLD, NEW = "a-foreign-secret-of-one", "a-foreign-secret-of-two"
-
-
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch):
-    """A thread that finds a lock taken tries once more, not a hundred times: trying has no side effects to explore."""
-    monkeypatch.setattr(_lane, "TRIES", 1)
-
-
-class World:
-    """A ledger with one key on one plan, and the receipts of what is consumed through it."""
-
-    def __init__(self, limits, *, alerts=(), warm=0):
-        self.clock = ManualClock(NOON)
-        self.ledger = Ledger(MemoryStore(stripes=1), clock=self.clock)
-        self.ledger.add_plan(UsagePlan("PlanA", limits, alerts=alerts))
-        self.key = self.ledger.import_key(OLD, "Key123", plan="PlanA", id="Key123").key
-        self.limit = int(limits.partition("/")[0])
-        self.changes = [Change(0, 0, self.limit)]
-        self.ticks = itertools.count(1)
-        self.receipts, self.denials = [], []
-        for _ in range(warm):
-            self.consume()
-
-    def timed(self, call, *args, **options):
-        """(what a call returned, when it began, when it ended)."""
-        begun = next(self.ticks)
-        return call(*args, **options), begun, next(self.ticks)
-
-    def consume(self, secret=OLD, cost=1, **options):
-        """Consume; keep the receipt of the first limit, or the denial."""
-        decision, begun, ended = self.timed(self.ledger.consume, secret, cost, **options)
-        if decision:
-            self.receipts.append(Receipt(begun, ended, cost, decision.limits[0].used))
-        elif decision.reason in (Reason.QUOTA_EXCEEDED, Reason.COST_TOO_LARGE):
-            self.denials.append(Denial(begun, ended, cost))
-        return decision
-
-    def change(self, limit, call, *args):
-        """Do what puts another limit in force."""
-        _, begun, ended = self.timed(call, *args)
-        self.changes.append(Change(begun, ended, limit))
-
-    def revoke(self, call, *args):
-        """Do what no admission may come after, not even of a call that was under way."""
-        call(*args)
-        self.last = self.counted()
-
-    def counted(self):
-        """What the key's first limit has counted today, usable or not."""
-        return sum(row.used for row in self.ledger.usage("Key123"))
-
-    def used(self):
-        decision = self.ledger.peek(self.key)
-        return decision.limits[0].used - bool(decision)
-
-    def settle(self, start=0):
-        """Receipts tile, denials had a cause, no admission passed its limit, and the ledger counts what they say."""
-        total = check_receipts(self.receipts, start)
-        justify_denials(self.receipts, self.denials, self.changes, start)
-        check_ceiling(self.receipts, self.changes)
-        assert self.used() == total
-        return total
-
-
-SCENARIOS = {}
-
-
-def scenario(limits, **options):
-    """Keep a scenario: a function of a world that gives its threads and what must hold when they have ended."""
-
-    def keep(make):
-        SCENARIOS[make.__name__] = make, {"limits": limits, **options}
-        return make
-
-    return keep
-
-
-def run(name, schedule=None, **options):
-    """Explore a scenario, or replay a schedule of it."""
-    make, given = SCENARIOS[name]
-
-    def threads(world):
-        calls, world.check = make(world)
-        return calls
-
-    parts = lambda: World(**given), threads, lambda world, results: world.check(*results)
-    return explore(*parts, files=CORE, **options) if schedule is None else replay(*parts, schedule, files=CORE)
+scenario = Scenarios(World, CORE)
 
 
 def a_new_life(w, first, second):
@@ -137,21 +38,6 @@ def a_new_life(w, first, second):
     elif first:
         assert first.limits[0].used == 2
     assert sorted(decision.limits[0].used for decision in second) == list(range(1, used + 1))
-
-
-def attempt(error, call, *args, **options):
-    """What a call returns, or the error that it may raise."""
-    try:
-        return call(*args, **options)
-    except error as raised:
-        return raised
-
-
-def one_of(error, results):
-    """Exactly one of two calls raised; what the other returned."""
-    (wrong,) = [result for result in results if isinstance(result, error)]
-    (right,) = [result for result in results if result is not wrong]
-    return right
 
 
 # consume against consume
@@ -826,41 +712,27 @@ def prune(w):
     return [lambda: attempt(ClockSkew, w.ledger.consume, OLD), next_year], check
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize("name", scenario)
 def test_interleavings_with_one_preemption(name):
     """Two hundred of them, others at each run: nothing is found, though a call was switched away from in nearly all."""
-    report = run(name, limit=200)
+    report = scenario.run(name, limit=200)
     assert report.preempted > min(report.schedules, 200) - 50
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize("name", scenario)
 def test_every_interleaving_with_one_preemption(name):
     """Exhaustive: nothing is found, though one of the calls was switched away from in all but two schedules."""
-    report = run(name)
+    report = scenario.run(name)
     assert report.preempted == report.schedules - 2 > 50
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize("name", scenario)
 def test_interleavings_with_two_preemptions(name):
     """Three thousand of them, drawn with a seed: nothing is found."""
-    report = run(name, preemptions=2, limit=3000, seed=len(name))
+    report = scenario.run(name, preemptions=2, limit=3000, seed=len(name))
     assert report.preempted > 2900
-
-
-def plant(monkeypatch, owner, name, changes):
-    """One mistake in a method: its source with something changed, in the same file for the scheduler."""
-    module, method = sys.modules[owner.__module__], vars(owner)[name]
-    method = getattr(method, "fget", method)
-    own = method.__code__.co_filename == module.__file__
-    source = textwrap.dedent(inspect.getsource(method.__code__ if own else method))
-    for old, new in changes.items():
-        assert source.count(old) == 1, f"{owner.__name__}.{name} does not say {old!r} once"
-        source = source.replace(old, new)
-    scope = {**vars(module), "threading": threading}
-    exec(compile(source, module.__file__, "exec"), scope)
-    monkeypatch.setattr(owner, name, scope[name])
 
 
 PLANTED = {
@@ -948,9 +820,9 @@ def test_planted_races_are_found(monkeypatch, what, name):
     """A store with one mistake is caught by exploring the same scenario, and by replaying what was found."""
     plant(monkeypatch, *PLANTED[what][0])
     with pytest.raises(Found) as found:
-        run(name)
+        scenario.run(name)
     with pytest.raises(Found) as again:
-        run(name, schedule=found.value.schedule)
+        scenario.run(name, schedule=found.value.schedule)
     assert again.value.schedule == found.value.schedule
 
 
@@ -959,4 +831,4 @@ def test_a_planted_deadlock_is_found(monkeypatch):
     order = {"with stripe.lock:": "with stripe.lock, self._directory:"}
     plant(monkeypatch, MemoryStore, "apply", order)
     with pytest.raises(Deadlock):
-        run("lower_the_limit_at_first")
+        scenario.run("lower_the_limit_at_first")

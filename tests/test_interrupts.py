@@ -2,38 +2,56 @@
 
 from __future__ import annotations
 
+import dis
 import opcode
 import signal
 import sys
 import threading
+from functools import cache
 
 import pytest
 
+from interleavings import plant
 from quota import Ledger, ManualClock, StoreBusy, UsagePlan
-from quota.stores import _lane, memory
+from quota.stores import _lane, _leased_holding, _leased_index, _leased_steps, leased, memory
+from quota.stores._leased_holding import Purse
+from quota.stores._leased_steps import Leasing
+from quota.stores.leased import LeasedStore
+from quota.stores.memory import MemoryStore
 
 NOON = 1_700_049_600_000_000
-FILES = {sys.modules[Ledger.__module__].__file__, _lane.__file__, memory.__file__}
+MODULES = sys.modules[Ledger.__module__], _lane, memory
+LEASING = sys.modules[Ledger.__module__], leased, _leased_holding, _leased_index, _leased_steps
+
+
+@cache
+def handler(code, offset):
+    """Where an exception that is raised at an opcode is handled."""
+    spans = dis._parse_exception_table(code)
+    return next((span.target for span in spans if span.start <= offset < span.end), None)
 
 
 class Interrupting:
     """Raises KeyboardInterrupt at the n-th instant: after a call has returned, where signals are looked for."""
 
-    def __init__(self, at):
+    def __init__(self, at, modules=MODULES):
         self.left = at
         self.before = {}
+        self.files = {module.__file__ for module in modules}
 
     def __call__(self, frame, event, arg):
-        if frame.f_code.co_filename not in FILES:
+        if frame.f_code.co_filename not in self.files:
             return None
         frame.f_trace_opcodes = True
         return self.step
 
     def step(self, frame, event, arg):
         if event == "opcode":
-            previous = self.before.get(frame)
-            self.before[frame] = opcode.opname[frame.f_code.co_code[frame.f_lasti]]
-            if previous == "CALL":
+            called = self.before.get(frame)
+            is_call = opcode.opname[frame.f_code.co_code[frame.f_lasti]] == "CALL"
+            self.before[frame] = frame.f_lasti if is_call else None
+            # Python raises where the call is, this one opcode later: where a ``with`` ends in between, they differ.
+            if called is not None and handler(frame.f_code, called) == handler(frame.f_code, frame.f_lasti):
                 self.left -= 1
                 if self.left == 0:
                     raise KeyboardInterrupt
@@ -83,6 +101,79 @@ def test_an_interrupt_leaves_no_lock_taken(options, later):
     assert instants > 5
 
 
+def consume(ledger, secret):
+    ledger.consume(secret)
+
+
+def reserve(ledger, secret):
+    ledger.reserve(secret, 1, ttl=60_000_000)
+
+
+def close(ledger, secret):
+    ledger.close()
+
+
+def interrupted(limits, calls, later, then, op=consume):
+    """Interrupt an operation after some calls at each instant in turn, make more calls, and close; how many instants."""
+    instants = 0
+    while True:
+        clock, shared = ManualClock(NOON), MemoryStore()
+        ledger = Ledger(LeasedStore(shared, share=1), clock=clock)
+        ledger.add_plan(UsagePlan("p", limits))
+        key, secret = ledger.issue_key("k", "p", id="k")
+        assert all(ledger.consume(secret) for _ in range(calls))
+        clock.advance(later)
+        trace = sys.gettrace()
+        sys.settrace(Interrupting(instants + 1, LEASING))
+        try:
+            op(ledger, secret)
+        except KeyboardInterrupt:
+            instants += 1
+        else:
+            break
+        finally:
+            sys.settrace(trace)
+        assert from_elsewhere(lambda: all(ledger.consume(secret) for _ in range(then)))
+        ledger.close()
+        (row,) = Ledger(shared, clock=clock).usage(key)
+        assert row.used - calls - then in (0, 1), f"after {instants} calls"
+        assert row.leased == 0, f"after {instants} calls"
+    return instants
+
+
+@pytest.mark.parametrize(
+    ("calls", "later"), [(1, 0), (2, 0), (16, 0), (17, 0), (18, 0), (3, 1_000_000), (18, 1_000_000), (3, 60_000_000)]
+)
+@pytest.mark.parametrize("limits", ["9000/day", "9000/day, 1000/s burst 1000, 900/minute burst 900 as slow"])
+@pytest.mark.parametrize("then", [0, 40])
+def test_an_interrupt_burns_nothing_that_is_leased(limits, calls, later, then):
+    """The same of a process that leases, while it spends, takes a lease, has spent one, and renews it."""
+    assert interrupted(limits, calls, later, then) > 5
+
+
+@pytest.mark.parametrize("op", [reserve, close])
+@pytest.mark.parametrize("then", [0, 40])
+def test_an_interrupt_burns_nothing_that_is_given_back(op, then):
+    """The same while what is held is settled."""
+    assert interrupted("9000/day", 3, 0, then, op) > 5
+
+
+PLANTED = {
+    "closed before it is known what was used": (Purse, "close", {"if self.open:": "if self.open:\n        self.due, self.open = True, False"}),
+    "a lease that is not owed until it is filled": (Purse, "answered", {"self.due = granted": "self.due = False"}),
+    "an outcome taken for known": (Leasing, "_bid", {"purse.doubt = True": "pass"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("bug", PLANTED)
+def test_planted_bugs_of_interrupted_leases_are_found(monkeypatch, bug):
+    """Each is seen at one of these instants."""
+    plant(monkeypatch, *PLANTED[bug])
+    with pytest.raises(AssertionError, match=r"after \d+ calls"):
+        for calls in (1, 17):
+            interrupted("9000/day", calls, 0, 0)
+
+
 def test_a_signal_handler_is_told_that_the_store_is_busy(monkeypatch):
     """A handler that asks in the middle of its own thread's call gets an error, not a deadlock or a wrong count."""
     ledger, _, key, secret = opened()
@@ -110,3 +201,34 @@ def test_a_signal_handler_is_told_that_the_store_is_busy(monkeypatch):
     monkeypatch.undo()
     assert [type(answer) for answer in told] == [StoreBusy, StoreBusy]
     assert ledger.consume(secret).limits[0].used == 3
+
+
+def test_a_signal_handler_is_told_that_a_lease_is_being_asked_for():
+    """The same in the middle of a call that asks the shared store."""
+    told, asked = [], []
+
+    class Interrupted(MemoryStore):
+        def apply(self, request):
+            asked.append(request.op)
+            if request.op == "lease":
+                signal.raise_signal(signal.SIGUSR1)
+            return super().apply(request)
+
+    ledger = Ledger(LeasedStore(Interrupted(), share=1), clock=ManualClock(NOON))
+    ledger.add_plan(UsagePlan("p", "9000/day"))
+    _, secret = ledger.issue_key("k", "p", id="k")
+
+    def handler(signum, frame):
+        for call in (lambda: ledger.consume(secret), lambda: ledger.disable_key("k"), ledger.close):
+            try:
+                told.append(call())
+            except StoreBusy as error:
+                told.append(error)
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        assert [ledger.consume(secret).limits[0].used for _ in range(3)] == [1, 2, 3]
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert [type(answer) for answer in told] == [StoreBusy] * 3
+    assert asked == ["consume", "lease"], "the third call was not spent from the lease"

@@ -47,7 +47,7 @@ BUGS = {
         OPERATIONS, "usable(request, entry) is not Reason.OK:\n        return None\n    lease, plan", "False:\n        return None\n    lease, plan")],
     "a lost lease is handed out under a lower limit": [(LEASES, " or reading > line.limit + line.overage + extra", "")],
     "what was used is not told": [(HOLDING, "self.used = {unit: meter.total for unit, meter in self.spent.items() if meter.total}", "self.used = {}")],
-    "a late return takes back the next lease": [(STEPS, "        if purse.returning:\n", "        if False:\n")],
+    "a late return takes back the next lease": [(STEPS, "if purse.returning or (off and purse.doubt):", "if off and purse.doubt:")],
     "closing settles nothing": [(INDEX, "if not holding.idle]", "if False]")],
     "a crash frees its holder's name": [(LEASES, "lively + DAY_US < now)", "lively + DAY_US < now) or lively < now")],
 }  # fmt: skip

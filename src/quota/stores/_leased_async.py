@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
 from ..errors import ClockSkew
@@ -12,7 +12,7 @@ from ..key import ApiKey
 from ..plan import UsagePlan
 from ..store import Request, open_store, tell_clock
 from ._leased_holding import Holding
-from ._leased_steps import SKEWED, Leasing, Trip, plain
+from ._leased_steps import ALONE, SKEWED, Leasing, Trip, plain
 
 
 class AsyncLeasedStore(Leasing):
@@ -68,8 +68,9 @@ class AsyncLeasedStore(Leasing):
         return decision
 
     async def _pass(self, request: Request) -> Any:
-        await self._settle_key(request.now, request.digest or request.key_id or "")
-        return await self._run(self._pass_on(request))
+        async with self._leaseless() if request.op in ALONE else contextlib.nullcontext():
+            await self._settle_key(request.now, request.digest or request.key_id or "")
+            return await self._run(self._pass_on(request))
 
     async def _ask_store(self, holding: Holding, request: Request) -> Any:
         if request.op == "peek":
@@ -114,17 +115,31 @@ class AsyncLeasedStore(Leasing):
                 async with holding.gate:
                     await self._run(self._give_back(holding, now))
 
+    @contextlib.asynccontextmanager
+    async def _leaseless(self) -> AsyncIterator[None]:
+        """No lease is being asked for meanwhile: what binds at once must not be overtaken by one."""
+        asking = self._hold_off()
+        try:
+            for holding in asking:
+                async with holding.gate:
+                    pass
+            yield
+        finally:
+            self._go_on()
+
     def abandon(self) -> None:
         super().abandon()
         self._tasks = {}
 
-    async def _changing(self, holdings: list[Holding], method: str, *args: Any) -> Any:
-        await self._settle(holdings, self._clock())
-        return await self._change(method, *args)
+    async def _changing(self, touched: Callable[[], list[Holding]], method: str, *args: Any) -> Any:
+        async with self._leaseless():
+            await self._settle(touched(), self._clock())
+            return await self._change(method, *args)
 
     async def _change_of(self, method: str, key_id: str, *args: Any) -> Any:
-        await self._settle_key(self._clock(), key_id)
-        return await self._change(method, key_id, *args)
+        async with self._leaseless():
+            await self._settle_key(self._clock(), key_id)
+            return await self._change(method, key_id, *args)
 
     async def _change(self, method: str, *args: Any) -> Any:
         try:
@@ -133,13 +148,13 @@ class AsyncLeasedStore(Leasing):
             self._epoch += 1
 
     async def put_plan(self, plan: UsagePlan, replace: bool) -> None:
-        await self._changing(self._of_plan(plan.id), "put_plan", plan, replace)
+        await self._changing(lambda: self._of_plan(plan.id), "put_plan", plan, replace)
 
     async def drop_plan(self, plan_id: str) -> None:
-        await self._changing(self._of_plan(plan_id), "drop_plan", plan_id)
+        await self._changing(lambda: self._of_plan(plan_id), "drop_plan", plan_id)
 
     async def add_key(self, key: ApiKey, plan_id: str | None) -> None:
-        await self._changing(self._of_account(key.account), "add_key", key, plan_id)
+        await self._changing(lambda: self._of_account(key.account), "add_key", key, plan_id)
 
     async def change_key(self, key_id: str, change: Callable[[ApiKey], ApiKey]) -> ApiKey:
         changed: ApiKey = await self._change_of("change_key", key_id, change)
@@ -182,7 +197,8 @@ class AsyncLeasedStore(Leasing):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         now = self._clock()
-        for holding in self._owing():
-            with contextlib.suppress(*SKEWED):
-                await self._settle([holding], now)
+        async with self._leaseless():
+            for holding in self._owing():
+                with contextlib.suppress(*SKEWED):
+                    await self._settle([holding], now)
         await self._call("close", ())

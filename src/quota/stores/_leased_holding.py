@@ -91,10 +91,11 @@ class Purse:
         self.plan: UsagePlan
         self.course: Course
 
-    def answered(self, number: int) -> None:
-        """The store did what it was asked, under this number."""
+    def answered(self, number: int, *, granted: bool = False) -> None:
+        """The store did what it was asked, under this number. ``granted``: a lease; until it is filled it is owed."""
         self.number, self.used = number, {}
-        self.due = self.doubt = self.returning = False
+        self.due = granted
+        self.doubt = self.returning = False
 
     @property
     def idle(self) -> bool:
@@ -119,6 +120,7 @@ class Purse:
                 before = max(0, level - leased.units.get(line.unit, 0) * line.scale)
                 self.buckets[line] = Bucket(line.name, line.scale, line.drain, before, now)
         self.open, self.known = True, 0
+        self.due = False
         self.extend(request.now, refresh)
 
     def extend(self, now: int, refresh: int, *, alone: bool = False) -> None:
@@ -149,12 +151,14 @@ class Purse:
 
     def close(self) -> None:
         """Spend no more of it; what was spent is told to the store with the next request."""
-        if self.open:
-            self.open, self.due = False, True
-            self.used = {unit: meter.total for unit, meter in self.spent.items() if meter.total}
         if self.lane is not None:
             self.lane.until = 0
             self.lane = None
+        if self.open:
+            # In this order: an interrupt on the way must not leave it closed and nothing said of what was used.
+            self.used = {unit: meter.total for unit, meter in self.spent.items() if meter.total}
+            self.due = True
+            self.open = False
 
     def covers(self, request: Request) -> bool:
         """Whether enough is left for a call."""

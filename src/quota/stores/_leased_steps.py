@@ -32,6 +32,10 @@ _LONGEST = 64
 """The most calls that go by themselves between two bids that are not worth it: a limit is small, or nearly spent."""
 
 
+ALONE = ("set_remaining", "forget")
+"""What must not come between the asking for a lease and its answer."""
+
+
 def plain(request: Request) -> bool:
     """Whether a call may be decided from a lease."""
     return request.op in ("consume", "peek") and request.request_id is None
@@ -53,11 +57,23 @@ class Leasing(Holdings):
         self._clock: Clock = system_clock
         self._epoch = 0
         self._closed = False
+        self._off = 0
+        self._asking: dict[Holding, None] = {}
         _born.add(self)
 
     def use_clock(self, clock: Clock) -> None:
         """Told by a ledger which clock it reads: a refresh is counted by it."""
         self._clock = clock
+
+    def _hold_off(self) -> list[Holding]:
+        """Take no leases from here on, until ``_go_on``; those that are being asked for, to be waited for."""
+        with self._directory:
+            self._off += 1
+        return list(self._asking)
+
+    def _go_on(self) -> None:
+        with self._directory:
+            self._off -= 1
 
     def _local(self, holding: Holding, request: Request) -> Decision | None:
         with holding.rest.at_rest():
@@ -127,7 +143,7 @@ class Leasing(Holdings):
         if holding.waited < holding.patience:
             holding.waited += 1
             holding.calls = 0
-        if self._closed or not self._millionths:
+        if not self._millionths:
             holding.calls = 0
         if not holding.calls and holding.idle:
             decision: Decision = yield "apply", (request,)
@@ -137,16 +153,27 @@ class Leasing(Holdings):
 
     def _bid(self, holding: Holding, purse: Purse, request: Request, *, only: bool = False) -> Trip[Decision | None]:
         """One bid, and what comes of it. An answer that is lost leaves all as it is: the same bid is sent again."""
-        if purse.returning:
-            yield from self._return(holding, purse, request.now)
-        share = self._millionths if holding.calls else 0
-        bid = purse.bid(max(1, holding.calls), share, self._life(), only=only)
-        purse.doubt = True
-        leased: Leased = yield "apply", (attrs.evolve(request, op="lease", args=(bid,)),)
-        if leased.kept:
-            return leased.decision
+        epoch = self._epoch
+        self._asking[holding] = None
+        try:
+            # Only now: who holds off waits for those that are asking, so it is either seen here or sees this one.
+            off = self._off > 0 or self._closed
+            if purse.returning or (off and purse.doubt):  # what was granted, its answer lost, would be handed out again
+                yield from self._return(holding, purse, request.now)
+            calls = 0 if off else holding.calls
+            bid = purse.bid(max(1, calls), self._millionths if calls else 0, self._life(), only=only)
+            purse.doubt = True
+            leased: Leased = yield "apply", (attrs.evolve(request, op="lease", args=(bid,)),)
+            return leased.decision if leased.kept else self._take(holding, purse, request, bid, leased, epoch)
+        finally:
+            self._asking.pop(holding, None)
+
+    def _take(
+        self, holding: Holding, purse: Purse, request: Request, bid: Bid, leased: Leased, epoch: int
+    ) -> Decision | None:
+        """What the store answered to a bid; ``epoch`` is of before it was asked."""
         with holding.rest.at_rest():
-            purse.answered(bid.number)
+            purse.answered(bid.number, granted=bool(leased.units))
             if leased.units:
                 purse.fill(leased, request, self._refresh_us)
                 holding.key_id, holding.account = purse.key.id, purse.key.account
@@ -162,7 +189,7 @@ class Leasing(Holdings):
             if bid.calls >= LEAST:
                 holding.patience, holding.waited = min(max(1, holding.patience * 2), _LONGEST), 0
             if decision is not None and decision.reason is Reason.QUOTA_EXCEEDED:
-                holding.refused = Refused(leased, request, self._refresh_us, self._epoch)
+                holding.refused = Refused(leased, request, self._refresh_us, epoch)
                 if leased.waiting:
                     decision = temper(decision, holding.refused.until)
             return decision

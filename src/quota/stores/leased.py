@@ -8,16 +8,24 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from ..errors import ClockSkew, InvalidValue
+from ..errors import ClockSkew, InvalidValue, StoreBusy
 from ..key import ApiKey
 from ..plan import UsagePlan
 from ..store import Request, open_store, split_url, tell_clock
 from ._leased_async import AsyncLeasedStore
 from ._leased_holding import Holding
-from ._leased_steps import SKEWED, Leasing, Trip, plain
+from ._leased_steps import ALONE, SKEWED, Leasing, Trip, plain
+
+_nothing = contextlib.nullcontext()
+
+
+def _enter(holding: Holding) -> None:
+    """Refuse who is asking for this holding already, in the middle of it."""
+    if holding.gate._is_owned():
+        raise StoreBusy("called from a signal handler or a finalizer in the middle of a call of its own thread")
 
 
 class LeasedStore(Leasing):
@@ -51,7 +59,7 @@ class LeasedStore(Leasing):
         tell_clock(self.store, clock)
 
     def _new_gate(self) -> Any:
-        return threading.Lock()
+        return threading.RLock()
 
     def _run(self, trip: Trip[Any]) -> Any:
         try:
@@ -69,8 +77,9 @@ class LeasedStore(Leasing):
     def apply(self, request: Request) -> Any:
         """Decide from what is held, else ask the store."""
         if not plain(request):
-            self._settle_key(request.now, request.digest or request.key_id or "")
-            return self._run(self._pass_on(request))
+            with self._leaseless() if request.op in ALONE else _nothing:
+                self._settle_key(request.now, request.digest or request.key_id or "")
+                return self._run(self._pass_on(request))
         holding = self._holding(request)
         decision = self._local(holding, request)
         if decision is not None:
@@ -78,6 +87,7 @@ class LeasedStore(Leasing):
         if request.op == "peek":
             self._settle_key(request.now, request.digest or request.key_id or "")
             return self._run(self._peek(request))
+        _enter(holding)
         with holding.gate:
             decision = self._run(self._decide(holding, request))
         self.tend(request.now)
@@ -90,8 +100,22 @@ class LeasedStore(Leasing):
 
     def _settle(self, holdings: list[Holding], now: int) -> None:
         for holding in holdings:
+            _enter(holding)
             with contextlib.suppress(ClockSkew), holding.gate:
                 self._run(self._give_back(holding, now))
+
+    @contextlib.contextmanager
+    def _leaseless(self) -> Iterator[None]:
+        """No lease is being asked for meanwhile: what binds at once must not be overtaken by one."""
+        asking = self._hold_off()
+        try:
+            for holding in asking:
+                _enter(holding)
+                with holding.gate:
+                    pass
+            yield
+        finally:
+            self._go_on()
 
     def tend(self, now: int | None = None) -> None:
         """Give idle leases back, as far as the store can be asked. ``background`` does it once per refresh."""
@@ -120,15 +144,17 @@ class LeasedStore(Leasing):
         super().abandon()
         self._thread, self._stop = None, threading.Event()
 
-    def _changing(self, holdings: list[Holding], method: str, *args: Any) -> Any:
+    def _changing(self, touched: Callable[[], list[Holding]], method: str, *args: Any) -> Any:
         """Settle what a change of the directory touches, then make it: in this process it binds at once."""
-        self._settle(holdings, self._clock())
-        return self._change(method, *args)
+        with self._leaseless():
+            self._settle(touched(), self._clock())
+            return self._change(method, *args)
 
     def _change_of(self, method: str, key_id: str, *args: Any) -> Any:
         """The same of one key."""
-        self._settle_key(self._clock(), key_id)
-        return self._change(method, key_id, *args)
+        with self._leaseless():
+            self._settle_key(self._clock(), key_id)
+            return self._change(method, key_id, *args)
 
     def _change(self, method: str, *args: Any) -> Any:
         try:
@@ -137,13 +163,13 @@ class LeasedStore(Leasing):
             self._epoch += 1
 
     def put_plan(self, plan: UsagePlan, replace: bool) -> None:
-        self._changing(self._of_plan(plan.id), "put_plan", plan, replace)
+        self._changing(lambda: self._of_plan(plan.id), "put_plan", plan, replace)
 
     def drop_plan(self, plan_id: str) -> None:
-        self._changing(self._of_plan(plan_id), "drop_plan", plan_id)
+        self._changing(lambda: self._of_plan(plan_id), "drop_plan", plan_id)
 
     def add_key(self, key: ApiKey, plan_id: str | None) -> None:
-        self._changing(self._of_account(key.account), "add_key", key, plan_id)
+        self._changing(lambda: self._of_account(key.account), "add_key", key, plan_id)
 
     def change_key(self, key_id: str, change: Callable[[ApiKey], ApiKey]) -> ApiKey:
         changed: ApiKey = self._change_of("change_key", key_id, change)
@@ -180,15 +206,16 @@ class LeasedStore(Leasing):
 
     def close(self) -> None:
         """Settle all leases, as far as the store can be asked (else they are burned), and close the store."""
-        self._closed = True
-        self._stop.set()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join()
-            self._thread = None
-        now = self._clock()
-        for holding in self._owing():
-            with contextlib.suppress(*SKEWED):
-                self._settle([holding], now)
+        with self._leaseless():
+            self._closed = True
+            self._stop.set()
+            if self._thread is not None and self._thread is not threading.current_thread():
+                self._thread.join()
+                self._thread = None
+            now = self._clock()
+            for holding in self._owing():
+                with contextlib.suppress(*SKEWED):
+                    self._settle([holding], now)
         self.store.close()
 
 
