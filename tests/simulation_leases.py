@@ -8,10 +8,14 @@ or leave, plans and keys change. After every step all units must be accounted fo
 import asyncio
 import importlib
 import random
+import shutil
+import sys
 from datetime import datetime, timezone
+from pathlib import Path
 
 START = int(datetime(2026, 3, 10, 12, 0, 30, tzinfo=timezone.utc).timestamp()) * 1_000_000
 SECOND = 1_000_000
+PACKAGE = Path(__file__).parent.parent / "src" / "quota"
 PERIODS = {"minute": 60 * SECOND, "hour": 3600 * SECOND, "day": 86_400 * SECOND}
 
 
@@ -33,6 +37,22 @@ class Package:
             leased.AsyncLeasedStore,
             root.AsyncLedger,
         )
+
+
+def plant(folder, name, pieces):
+    """The package with some of its source replaced, under another name."""
+    shutil.copytree(PACKAGE, folder / name, ignore=shutil.ignore_patterns("__pycache__", "cli"))
+    for file, old, new in pieces:
+        path = folder / name / file
+        source = path.read_text()
+        assert source.count(old) == 1, f"{file} has {old!r} {source.count(old)} times"
+        path.write_text(source.replace(old, new))
+    sys.path.insert(0, str(folder))
+    try:
+        importlib.import_module(name)
+        return Package(name)
+    finally:
+        sys.path.remove(str(folder))
 
 
 class Network:
@@ -77,9 +97,9 @@ class AwaitedNetwork(Network):
     """The same, where the loop has its turn before the store acts and before its answer is there."""
 
     async def apply(self, request):
-        await asyncio.sleep(0)
+        await self.world.pause()
         answer = Network.apply(self, request)
-        await asyncio.sleep(0)
+        await self.world.pause()
         return answer
 
 
@@ -130,9 +150,9 @@ class Holder:
 
 
 class World:
-    """One history. ``losses``: how likely each kind of fault of a message is."""
+    """One history. ``losses``: how likely each kind of fault of a message is. ``crowded``: calls come several at once."""
 
-    def __init__(self, seed, package, loop=None):
+    def __init__(self, seed, package, loop=None, *, crowded=False):
         self.loop = loop
         self.seed, self.package, self.random = seed, package, random.Random(seed)
         dice = self.random
@@ -152,6 +172,8 @@ class World:
         self.admitted = self.refunded = self.unheard = 0
         self.by_window, self.decisions, self.refunding = {}, [], {}
         self.entries, self.spent, self.gone = {}, {}, {}
+        self.alone, self.broken = {}, None
+        self.crowd = random.Random(seed) if crowded else None
         self.disabled_at, self.over_at, self.twice = None, None, False
 
     def _clock(self):
@@ -166,6 +188,13 @@ class World:
 
     def execute(self, request):
         """Let the shared store act. A lone charge that nobody may hear of is counted."""
+        try:
+            return self._execute(request)
+        except AssertionError as error:
+            self.broken = self.broken or error  # a task that nobody waits for would keep it to itself
+            raise
+
+    def _execute(self, request):
         before = self.total()
         orphans = self.see_bid(request.args[0]) if request.op in ("lease", "return") else {}
         answer = self.shared.apply(request)
@@ -175,6 +204,7 @@ class World:
         decision = answer if request.op == "consume" else answer.decision if request.op == "lease" else None
         if decision is not None and decision.allowed and not decision.replayed:
             self.unheard += decision.cost  # until the caller is told
+            self.alone[id(decision)] = decision
         record = self.record()
         if record is not None and grown > 0:
             slot = self.slot()
@@ -231,18 +261,49 @@ class World:
 
     def consume(self, holder, cost=1, **kwargs):
         holder.clock.set(self.now + holder.skew)
-        heard = self.unheard
         try:
             decision = holder.ledger.consume(self.secret, cost, **kwargs)
         except (self.package.StoreUnavailable, self.package.ClockSkew):
             return
+        self.hear(holder, decision, cost)
+
+    async def pause(self):
+        """Let others have their turn; in a crowd, some of them several."""
+        for _ in range(self.crowd.choice([1, 1, 2, 5, 12]) if self.crowd else 1):
+            await asyncio.sleep(0)
+
+    def together(self, holder, costs):
+        """Several calls of one process at once, of which some are cancelled on the way."""
+        holder.clock.set(self.now + holder.skew)
+
+        async def call(cost):
+            await self.pause()
+            return await holder.ledger._call("consume", (self.secret, cost), {})
+
+        calls = map(call, costs)
+
+        looking = holder.ledger._call("usage", ("k",), {})  # settles what is held
+
+        async def all_of_them():
+            *answers, _ = await asyncio.gather(*calls, looking, return_exceptions=True)
+            return answers
+
+        for decision, cost in zip(self.loop.run_until_complete(all_of_them()), costs, strict=True):
+            if isinstance(decision, BaseException):
+                if not isinstance(decision, (self.package.StoreUnavailable, self.package.ClockSkew)):
+                    raise decision
+            else:
+                self.hear(holder, decision, cost)
+
+    def hear(self, holder, decision, cost):
+        """What a caller is told."""
         if not decision:
             assert decision.reason.value in ("QUOTA_EXCEEDED", "THROTTLED", "DISABLED_KEY", "COST_TOO_LARGE"), decision
             return
         details = decision._details()
         ((at, _),) = details.metered
         self.admitted += cost
-        if self.unheard > heard:
+        if self.alone.pop(id(decision), None):
             self.unheard -= cost  # it was heard of
         self.by_window[self.window(at)] = self.by_window.get(self.window(at), 0) + cost
         assert self.window(decision._now) == self.window(at), "a lease was spent in another window"
@@ -258,6 +319,10 @@ class World:
 
     def do_calls(self):
         dice = self.random
+        if self.crowd and self.crowd.random() < 0.6:
+            dice = self.crowd
+            self.together(dice.choice(self.holders), dice.choices([1, 1, 2, 7], k=dice.choice([2, 5, 30])))
+            return
         for _ in range(dice.choice([1, 5, 40, 150])):
             self.consume(dice.choice(self.holders), dice.choice([1, 1, 1, 1, 2, 7]))
             self.now += dice.choice([0, 1000, 20_000])
@@ -382,6 +447,8 @@ class World:
 
     def account(self):
         """granted = spent + leased + free: every unit that the record counts is one of these, and no other is."""
+        if self.broken:
+            raise self.broken
         self.notice_refunds()
         self.see_spent()
         self.see_pruned()
@@ -418,11 +485,11 @@ class World:
         assert self.twice or not left & alive, "a clean shutdown left units on lease"
 
 
-def simulate(seed, package=None, steps=40, *, awaited=False):
+def simulate(seed, package=None, steps=40, *, awaited=False, crowded=False):
     """One history; its seed and what was done are told when it fails."""
-    loop = asyncio.new_event_loop() if awaited else None
+    loop = asyncio.new_event_loop() if awaited or crowded else None
     try:
-        return play(World(seed, package or Package(), loop), steps)
+        return play(World(seed, package or Package(), loop, crowded=crowded), steps)
     finally:
         if loop is not None:
             loop.run_until_complete(_quiet(asyncio.all_tasks(loop)))

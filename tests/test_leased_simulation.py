@@ -1,15 +1,9 @@
 """Leases in simulated worlds: no unit is admitted twice, none is lost but what crashed holders held; planted bugs fall."""
 
-import importlib
-import shutil
-import sys
-from pathlib import Path
-
 import pytest
 
-from simulation_leases import Package, World, simulate
+from simulation_leases import World, plant, simulate
 
-PACKAGE = Path(__file__).parent.parent / "src" / "quota"
 LEASES, STEPS, HOLDING = "leases.py", "stores/_leased_steps.py", "stores/_leased_holding.py"
 INDEX = "stores/_leased_index.py"
 OPERATIONS = "lease_operations.py"
@@ -68,23 +62,6 @@ SOONEST = {
 """Histories that showed a bug that few do; where they no longer do, others are looked for."""
 
 
-def plant(folder, number, pieces):
-    """The package with some of its source replaced, under another name."""
-    name = f"leaky{number}"
-    shutil.copytree(PACKAGE, folder / name, ignore=shutil.ignore_patterns("__pycache__", "cli"))
-    for file, old, new in pieces:
-        path = folder / name / file
-        source = path.read_text()
-        assert source.count(old) == 1, f"{file} has {old!r} {source.count(old)} times"
-        path.write_text(source.replace(old, new))
-    sys.path.insert(0, str(folder))
-    try:
-        importlib.import_module(name)
-        return Package(name)
-    finally:
-        sys.path.remove(str(folder))
-
-
 def caught(package, seeds):
     """What the first history that fails says."""
     for seed in seeds:
@@ -98,7 +75,7 @@ def caught(package, seeds):
 @pytest.mark.parametrize("bug", BUGS)
 def test_the_simulation_catches(bug, tmp_path):
     """One planted bug, seen within some histories."""
-    package = plant(tmp_path, list(BUGS).index(bug), BUGS[bug])
+    package = plant(tmp_path, f"leaky{list(BUGS).index(bug)}", BUGS[bug])
     assert caught(package, [SOONEST.get(bug, 1), *range(400)]) is not None
 
 
@@ -113,6 +90,40 @@ def test_histories(part):
 def test_histories_that_failed_once(seed):
     """Each was a bug of the leases, or of how units are accounted for here."""
     simulate(seed, awaited=seed % 3 == 0)
+
+
+@pytest.mark.parametrize("part", range(2))
+def test_crowded_histories(part):
+    """The same where many tasks of one process call at once, and some of them are cancelled on the way."""
+    for seed in range(50_000 + part * 15, 50_000 + part * 15 + 15):
+        simulate(seed, crowded=True)
+
+
+CROWDED = {
+    "two tasks ask at once": (
+        "        async with holding.gate:\n            decision = await self._run(self._decide", "        if True:\n            decision = await self._run(self._decide"),
+    "given back while it is asked for": (
+        "                async with holding.gate:\n                    await self._run(self._give_back", "                if True:\n                    await self._run(self._give_back"),
+    "filled ahead while it is asked for": (
+        "            async with holding.gate:\n                await self._run(self._prepare", "            if True:\n                await self._run(self._prepare"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("bug", CROWDED)
+def test_crowded_histories_catch(bug, tmp_path):
+    """One planted bug that only tasks at once show."""
+    package = plant(tmp_path, f"crowded{list(CROWDED).index(bug)}", [("stores/_leased_async.py", *CROWDED[bug])])
+    with pytest.raises(AssertionError):
+        for seed in [50_066, *range(50_000, 50_400)]:  # the first one showed a bug that few do
+            simulate(seed, package, crowded=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(10))
+def test_many_crowded_histories(part):
+    """As above, two thousand times."""
+    for seed in range(60_000 + part * 200, 60_000 + part * 200 + 200):
+        simulate(seed, crowded=True)
 
 
 @pytest.mark.slow
