@@ -113,11 +113,25 @@ def close(ledger, secret):
     ledger.close()
 
 
+def disable(ledger, secret):
+    ledger.disable_key("k")
+
+
+class Counting(MemoryStore):
+    """Counts how often it is asked."""
+
+    asked = 0
+
+    def apply(self, request):
+        self.asked += 1
+        return super().apply(request)
+
+
 def interrupted(limits, calls, later, then, op=consume):
     """Interrupt an operation after some calls at each instant in turn, make more calls, and close; how many instants."""
     instants = 0
     while True:
-        clock, shared = ManualClock(NOON), MemoryStore()
+        clock, shared = ManualClock(NOON), Counting()
         ledger = Ledger(LeasedStore(shared, share=1), clock=clock)
         ledger.add_plan(UsagePlan("p", limits))
         key, secret = ledger.issue_key("k", "p", id="k")
@@ -133,7 +147,11 @@ def interrupted(limits, calls, later, then, op=consume):
             break
         finally:
             sys.settrace(trace)
+        if op is disable:
+            from_elsewhere(lambda: ledger.enable_key("k"))
+        asked = shared.asked
         assert from_elsewhere(lambda: all(ledger.consume(secret) for _ in range(then)))
+        assert op is close or shared.asked - asked < 10, "no leases are taken any more"
         ledger.close()
         (row,) = Ledger(shared, clock=clock).usage(key)
         assert row.used - calls - then in (0, 1), f"after {instants} calls"
@@ -151,7 +169,7 @@ def test_an_interrupt_burns_nothing_that_is_leased(limits, calls, later, then):
     assert interrupted(limits, calls, later, then) > 5
 
 
-@pytest.mark.parametrize("op", [reserve, close])
+@pytest.mark.parametrize("op", [reserve, disable, close])
 @pytest.mark.parametrize("then", [0, 40])
 def test_an_interrupt_burns_nothing_that_is_given_back(op, then):
     """The same while what is held is settled."""

@@ -535,7 +535,12 @@ def test_no_lease_overtakes_a_change(name, turns):
 
 def test_planted_lease_that_overtakes(monkeypatch):
     """It is seen where nobody waits for what is being asked for; but ``close`` finds that something is owed."""
-    plant(monkeypatch, AsyncLeasedStore, "_leaseless", {"for holding in asking:": "for holding in ():"})
+    plant(
+        monkeypatch,
+        AsyncLeasedStore,
+        "_leaseless",
+        {"for holding in self._hold_off(me):": "for holding in self._hold_off(me)[:0]:"},
+    )
     for name in BINDING.keys() - {"close"}:
         with pytest.raises(AssertionError):
             for turns in range(16):
@@ -587,20 +592,20 @@ PLANTED = {
         ["a_reservation_and_a_call", "refund_and_take", "an_id_and_a_call"],
     ),
     "a lease asked for is not waited for": (
-        (LeasedStore, "_leaseless", {"for holding in asking:": "for holding in ():"}),
+        (LeasedStore, "_leaseless", {"for holding in self._hold_off(me):": "for holding in self._hold_off(me)[:0]:"}),
         [
             "disable_while_a_lease_is_taken", "rotate_at_once", "lower_the_limit", "remove",
             "closed_under_the_first_lease", "set_remaining", "forget",
         ],
     ),
     "leases are taken while others wait for none": (
-        (Leasing, "_bid", {"self._off > 0 or self._closed\n": "False\n"}),
+        (Leasing, "_bid", {"bool(self._off) or self._closed\n": "False\n"}),
         ["disable_while_a_lease_is_taken", "forget"], TWICE,
     ),
     "seen too late by who waits": (
         (Leasing, "_bid", {
-            "self._asking[holding] = None": "off = self._off > 0 or self._closed; self._asking[holding] = None",
-            "        off = self._off > 0 or self._closed\n": "",
+            "self._asking[holding] = None": "off = bool(self._off) or self._closed; self._asking[holding] = None",
+            "        off = bool(self._off) or self._closed\n": "",
         }),
         ["forget"], TWICE,
     ),

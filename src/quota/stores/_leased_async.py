@@ -118,14 +118,14 @@ class AsyncLeasedStore(Leasing):
     @contextlib.asynccontextmanager
     async def _leaseless(self) -> AsyncIterator[None]:
         """No lease is being asked for meanwhile: what binds at once must not be overtaken by one."""
-        asking = self._hold_off()
+        me = object()
         try:
-            for holding in asking:
+            for holding in self._hold_off(me):
                 async with holding.gate:
                     pass
             yield
         finally:
-            self._go_on()
+            self._go_on(me)
 
     def abandon(self) -> None:
         super().abandon()

@@ -57,7 +57,7 @@ class Leasing(Holdings):
         self._clock: Clock = system_clock
         self._epoch = 0
         self._closed = False
-        self._off = 0
+        self._off: dict[object, None] = {}
         self._asking: dict[Holding, None] = {}
         _born.add(self)
 
@@ -65,15 +65,13 @@ class Leasing(Holdings):
         """Told by a ledger which clock it reads: a refresh is counted by it."""
         self._clock = clock
 
-    def _hold_off(self) -> list[Holding]:
+    def _hold_off(self, who: object) -> list[Holding]:
         """Take no leases from here on, until ``_go_on``; those that are being asked for, to be waited for."""
-        with self._directory:
-            self._off += 1
+        self._off[who] = None
         return list(self._asking)
 
-    def _go_on(self) -> None:
-        with self._directory:
-            self._off -= 1
+    def _go_on(self, who: object) -> None:
+        self._off.pop(who, None)
 
     def _local(self, holding: Holding, request: Request) -> Decision | None:
         with holding.rest.at_rest():
@@ -157,7 +155,7 @@ class Leasing(Holdings):
         self._asking[holding] = None
         try:
             # Only now: who holds off waits for those that are asking, so it is either seen here or sees this one.
-            off = self._off > 0 or self._closed
+            off = bool(self._off) or self._closed
             if purse.returning or (off and purse.doubt):  # what was granted, its answer lost, would be handed out again
                 yield from self._return(holding, purse, request.now)
             calls = 0 if off else holding.calls

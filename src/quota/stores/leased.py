@@ -107,15 +107,15 @@ class LeasedStore(Leasing):
     @contextlib.contextmanager
     def _leaseless(self) -> Iterator[None]:
         """No lease is being asked for meanwhile: what binds at once must not be overtaken by one."""
-        asking = self._hold_off()
+        me = object()
         try:
-            for holding in asking:
+            for holding in self._hold_off(me):
                 _enter(holding)
                 with holding.gate:
                     pass
             yield
         finally:
-            self._go_on()
+            self._go_on(me)
 
     def tend(self, now: int | None = None) -> None:
         """Give idle leases back, as far as the store can be asked. ``background`` does it once per refresh."""
