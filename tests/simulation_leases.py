@@ -210,15 +210,16 @@ class World:
             slot = self.slot()
             if slot is not None:
                 used = self.meter().total - slot.base
-                assert used <= self.limit + slot.extra, f"{used} are charged of {self.limit}"
+                limit = self.operator.get_plan("p").limits[0].limit  # of this instant: a new one may be on its way
+                assert used <= limit + slot.extra, f"{used} are charged of {limit}"
                 if request.op == "lease" and answer.units:
-                    self.capped(slot)
+                    self.capped(limit + slot.extra)
         return answer
 
-    def capped(self, slot):
+    def capped(self, whole):
         """All leases of live holders together stay within their share."""
         live = [lease for lease in self.leases().values() if lease[2] > self.record().at]
-        most = (self.limit + slot.extra) * int(self.share * 1_000_000) // 1_000_000
+        most = whole * int(self.share * 1_000_000) // 1_000_000
         assert sum(take[3] for lease in live for take in lease[4]) <= most, f"more than {most} are out on lease"
 
     def see_bid(self, bid):
