@@ -796,7 +796,7 @@ PLANTED = {
     "a secret unknown while its key changes": (
         (MemoryStore, "change_key", {
             "key = change(seat.key)": "key = change(seat.key); self.lanes.pop(key.secrets[-1].digest)",
-            "del self.lanes[digest]": "self.lanes.pop(digest, None)",
+            "(self.lanes.pop, digest)": "(self.lanes.pop, digest, None)",
         }),
         ["rotate_with_overlap", "enable_what_is_enabled", "disable"],
     ),

@@ -174,8 +174,8 @@ BUGS = {
     "keys of one account do not see each other": (
         "charge.py", "return self.account if shared and self.account is not None else self.key", "return self.key"),
     "a second key wipes what the account used": (
-        "stores/memory.py", "            account.record = first.record.copy()\n",
-        "            account.record = Record(new_number(), 0)\n"),
+        "stores/memory.py", "            record = first.record.copy()\n",
+        "            record = Record(new_number(), 0)\n"),
     "a route's count leaks into the plan's": (
         "charge.py", '    routes = ("", course.route) if course.routed else ("",)\n',
         '    routes = ("", "") if course.routed else ("",)\n'),
@@ -195,7 +195,7 @@ BUGS = {
     "an old secret still works": (
         "administration.py", "                if until > now:\n", "                if until >= now:\n"),
     "a day's history counts the wrong day": (
-        "record.py", "if row[4] == day:", "if row[4] == day + 1:"),
+        "record.py", "of_day, of_window = row[4] == day,", "of_day, of_window = row[4] == day + 1,"),
     "a key's history tells its account's": (
         "history.py", "if of == api and held.get((route, name), (record, unit)) == (record, unit)", "if of == api"),
     # What lies long apart

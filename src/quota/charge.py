@@ -34,6 +34,7 @@ from .clock import DAY_US
 from .errors import ClockSkew
 from .moves import converted, level_at, move, put
 from .record import HOUR_US, MINUTE_US, Bucket, Meter, Place, Record, Slot
+from .undo import Undo
 
 MAX_UNITS = 2**53 - 1
 """The largest number of units a limit or a cost may have: exact in every engine, doubles included."""
@@ -127,15 +128,19 @@ class Verdict:
 class Party:
     """The records that one key's calls charge: its own, and its account's when other keys share it.
 
-    ``moved``: a change of plan turned buckets into others, which is kept even when the call is refused.
+    ``moved``: a change of plan turned buckets into others, which is kept even when the call is refused. ``undo``: notes
+    what the records were, of a store that changes them in place.
     """
 
-    __slots__ = ("account", "changed", "key", "moved", "owned")
+    __slots__ = ("account", "changed", "key", "moved", "owned", "undo")
 
-    def __init__(self, key: Record, account: Record | None = None, *, owned: bool = False) -> None:
+    def __init__(
+        self, key: Record, account: Record | None = None, *, owned: bool = False, undo: Undo | None = None
+    ) -> None:
         self.key = key
         self.account = account
         self.owned = owned
+        self.undo = undo
         self.changed = self.moved = False
 
     def records(self) -> tuple[Record, ...]:
@@ -196,8 +201,14 @@ class Party:
                 work.moved |= _place(work.holder(line), course.api, line, now)
         return work
 
+    def note(self, *, whole: bool) -> None:
+        """Before the first change, where it can be undone; see ``Undo.note``."""
+        if self.undo is not None:
+            self.undo.note(self.records(), whole=whole)
+
     def keep(self, work: Party, now: int) -> None:
         """Make the settled copies the truth: one change, at ``now``."""
+        self.note(whole=work is self)
         for record, new in zip(self.records(), work.records(), strict=True):  # pragma: no mutate -- as many of each
             if record is not new:
                 record.become(new)

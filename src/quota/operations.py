@@ -235,6 +235,7 @@ def find_quota(course: Course | None, name: str, route: str | None) -> QuotaLine
 def _forget(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> None:
     """Drop a key's counts, and its account's where they lie in the future: the repair after a wild clock."""
     _, party = _found(request, entry, party)
+    party.note(whole=False)
     party.key.become(Record(new_number()))
     if party.account is not None and request.now < party.account.at - terms.max_skew:
         party.account.become(Record(new_number()))

@@ -237,12 +237,12 @@ class Record:
 
     def _correct(self, meter: list[str], taken_at: int, units: int) -> None:
         """Take units out of the finished days that counted them."""
-        day = taken_at // DAY_US
-        for row in [row for row in self.rows or () if row[:3] == meter]:
-            if row[4] == day:
-                row[6] -= units
-            if row[8] <= taken_at and row[4] >= day:
-                row[7] -= units
+        day, rows = taken_at // DAY_US, []
+        for row in self.rows or ():
+            of_day, of_window = row[4] == day, row[8] <= taken_at and row[4] >= day
+            corrected = row[:3] == meter and (of_day or of_window)
+            rows.append([*row[:6], row[6] - units * of_day, row[7] - units * of_window, row[8]] if corrected else row)
+        self.rows = rows or None
 
     def open_until(self, taken_at: int, takes: Iterable[Iterable[Any]], now: int) -> int:
         """When the last window that holds this take ends; 0 when none is left open."""

@@ -8,15 +8,18 @@ from contextlib import ExitStack, contextmanager
 from operator import attrgetter
 from typing import Any
 
+from ..atomic import Step, at_once
 from ..charge import Party
 from ..clock import to_us
 from ..decision import Reason
 from ..errors import InvalidValue, PlanConflict, UnknownKey, UnknownPlan
 from ..key import ApiKey, new_number
+from ..leases import Bid
 from ..operations import perform, usable
 from ..plan import REQUESTS, UsagePlan
 from ..record import Record
 from ..store import COMMON, Entry, Request, make_terms, split_url, whole_option
+from ..undo import Undo
 from ._lane import Account, Lane, On, Seat, Stripe, Track
 
 
@@ -73,10 +76,15 @@ class MemoryStore:
         seat.lane.close()
         shared = account is not None and account.shared
         entry = Entry(seat.key, seat.on.plans or self._look_up(seat.on), shared)
-        party = self._party(seat)
-        result = perform(request, entry, party, self.terms)
+        party = self._party(seat, request)
+        try:
+            result = perform(request, entry, party, self.terms)
+            if party.changed:
+                self._keep(seat, party)
+        except BaseException:
+            party.undo.back()  # type: ignore[union-attr] # every party here has one
+            raise
         if party.changed:
-            self._keep(seat, party)
             seat.stripe.prune(request.now, self.terms)
         self._open_lane(request, seat, entry, party)
         return result
@@ -85,19 +93,20 @@ class MemoryStore:
         on.plans = plans = {api: self._plans[id_] for api, id_ in on.ids.items()}
         return plans
 
-    def _party(self, seat: Seat) -> Party:
+    def _party(self, seat: Seat, request: Request) -> Party:
         account, floor = seat.account, seat.stripe.floor
         own = seat.record or Record(new_number(), floor)
         joint = (account.record or Record(new_number(), floor)) if account and account.shared else None
-        return Party(own, joint, owned=False)
+        undo = Undo(request.id, request.request_id, *(bid.name for bid in request.args if type(bid) is Bid))
+        return Party(own, joint, undo=undo)
 
     def _keep(self, seat: Seat, party: Party) -> None:
+        steps: list[Step] = []
         if seat.record is None:
-            seat.stripe.round.append(seat)
-            seat.record = party.key
+            steps += [(setattr, seat, "record", party.key), (seat.stripe.round.append, seat)]
         if party.account is not None and seat.account is not None and seat.account.record is None:
-            seat.stripe.round.append(seat.account)
-            seat.account.record = party.account
+            steps += [(setattr, seat.account, "record", party.account), (seat.stripe.round.append, seat.account)]
+        at_once(*steps)
 
     def _open_lane(self, request: Request, seat: Seat, entry: Entry, party: Party) -> None:
         """Open the fast path again where its bounds still hold, or work out new ones for what was just decided."""
@@ -119,14 +128,16 @@ class MemoryStore:
             seat.lane = lane = Lane(seat)
             lane.lay(track, record, meter, now)
             lane.open(record)
-            self._refer(seat, now)
+            self.lanes.update(self._references(seat, now=now))
 
-    def _refer(self, seat: Seat, now: int = 0) -> None:
-        """Let a key be found by its id and its secrets; one that has expired is served by no fast path."""
-        self.lanes[seat.key.id] = seat.lane
-        for secret in seat.key.secrets:
+    def _references(self, seat: Seat, key: ApiKey | None = None, now: int = 0) -> dict[bytes | str, Lane]:
+        """By what a key is found: its id and its secrets; one that has expired is served by no fast path."""
+        key = key or seat.key
+        refs: dict[bytes | str, Lane] = {key.id: seat.lane}
+        for secret in key.secrets:
             expired = secret.expires_at is not None and to_us(secret.expires_at) <= now
-            self.lanes[secret.digest] = Lane(seat) if expired else seat.lane
+            refs[secret.digest] = Lane(seat) if expired else seat.lane
+        return refs
 
     @contextmanager
     def _everything(self) -> Iterator[None]:
@@ -159,37 +170,35 @@ class MemoryStore:
                 return
             if old is not None and not replace:
                 raise PlanConflict(plan.id, "a different plan has this id; replace_plan() replaces it")
-            if old is not None and old.api != plan.api:
-                self._move(plan, old.api)
-            self._plans[plan.id] = plan
-            self._bury(plan.id)
+            moved = self._moved(plan, old.api) if old is not None and old.api != plan.api else []
+            at_once(*self._buried(plan.id), *moved, (self._plans.__setitem__, plan.id, plan))
 
-    def _bury(self, plan_id: str) -> None:
-        """Close every lane of a plan at once."""
-        track = self._tracks.pop(plan_id, None)
-        if track is not None:
-            track.live = False
+    def _buried(self, plan_id: str) -> list[Step]:
+        """The steps that close every lane of a plan."""
+        track = self._tracks.get(plan_id)
+        return [] if track is None else [(setattr, track, "live", False), (self._tracks.pop, plan_id)]
 
     def _all_seats(self) -> list[Seat]:
         return [lane.seat for ref, lane in self.lanes.items() if type(ref) is str]
 
-    def _move(self, plan: UsagePlan, old_api: str) -> None:
+    def _moved(self, plan: UsagePlan, old_api: str) -> list[Step]:
+        """The steps that move the keys of a plan to its new api."""
         seats = [seat for seat in self._all_seats() if seat.on.ids.get(old_api) == plan.id]
         for seat in seats:
             if plan.api in seat.on.ids:
                 raise PlanConflict(plan.id, f"key {seat.key.id} has another plan for the api {plan.api!r}")
-        for seat in seats:
-            others = {api: id_ for api, id_ in seat.on.ids.items() if api != old_api}
-            seat.on = self._on({**others, plan.api: plan.id})
+        ids = [{**self._without(seat, old_api).ids, plan.api: plan.id} for seat in seats]
+        return [(setattr, seat, "on", self._on(mine)) for seat, mine in zip(seats, ids, strict=True)]
 
     def drop_plan(self, plan_id: str) -> None:
         with self._everything():
             plan = self.get_plan(plan_id)
-            for seat in self._all_seats():
-                if seat.on.ids.get(plan.api) == plan_id:
-                    seat.on = self._on({api: id_ for api, id_ in seat.on.ids.items() if api != plan.api})
-            del self._plans[plan_id]
-            self._bury(plan_id)
+            left = [seat for seat in self._all_seats() if seat.on.ids.get(plan.api) == plan_id]
+            steps = [(setattr, seat, "on", self._without(seat, plan.api)) for seat in left]
+            at_once(*self._buried(plan_id), *steps, (self._plans.pop, plan_id))
+
+    def _without(self, seat: Seat, api: str) -> On:
+        return self._on({other: id_ for other, id_ in seat.on.ids.items() if other != api})
 
     def get_plan(self, plan_id: str) -> UsagePlan:
         plan = self._plans.get(plan_id)
@@ -211,9 +220,8 @@ class MemoryStore:
             with stripe.at_rest():
                 account = self._account_of(key, stripe)
                 seat = Seat(key, account, stripe, self._on({} if plan is None else {plan.api: plan.id}))
-                if account is not None:
-                    account.members.append(seat)
-                self._refer(seat)
+                joined = [] if account is None else [(account.members.append, seat)]
+                at_once(*joined, (self.lanes.update, self._references(seat)))
 
     def _account_of(self, key: ApiKey, stripe: Stripe) -> Account | None:
         """The account that a key joins, shared from its second key on; None for a key's own, which nobody shares."""
@@ -222,10 +230,11 @@ class MemoryStore:
         if account is None:
             if key.account == key.id:
                 return None
-            account = self._accounts[key.account] = Account(key.account, stripe)
+            account = Account(key.account, stripe)
+            steps: list[Step] = [(self._accounts.__setitem__, key.account, account)]
             if first is not None and first.account is None:
-                account.members.append(first)
-                first.account = account
+                steps += [(account.members.append, first), (setattr, first, "account", account)]
+            at_once(*steps)
         if account.members and not account.shared:
             self._split(account)
         return account
@@ -234,11 +243,12 @@ class MemoryStore:
         """A second key joins: what the first one used is the account's count, and goes on being its own."""
         first = account.members[0]
         first.lane.shut()
-        account.shared = True
+        steps: list[Step] = [(setattr, account, "shared", True)]
         if first.record is not None:
-            account.record = first.record.copy()
-            account.record.requests = None
-            account.stripe.round.append(account)
+            record = first.record.copy()
+            record.requests = None
+            steps += [(setattr, account, "record", record), (account.stripe.round.append, account)]
+        at_once(*steps)
 
     def _check_digests(self, key: ApiKey, seat: Seat | None) -> None:
         for secret in key.secrets:
@@ -250,28 +260,23 @@ class MemoryStore:
             key = change(seat.key)
             self._check_digests(key, seat)
             stale = {secret.digest for secret in seat.key.secrets} - {secret.digest for secret in key.secrets}
-            seat.key = key
             # In this order: a secret that stays is never unknown, not even for an instant.
-            self._refer(seat)
-            for digest in stale:
-                del self.lanes[digest]
+            gone = [(self.lanes.pop, digest) for digest in stale]
+            at_once((setattr, seat, "key", key), (self.lanes.update, self._references(seat, key)), *gone)
             return key
 
     def drop_key(self, key_id: str) -> None:
         with self._at_rest(key_id) as seat:
-            account = seat.account
+            account, steps = seat.account, list[Step]()
             if account is not None:
-                account.members.remove(seat)
-                if not account.members and account.name == key_id:
-                    account.record = None
-                    del self._accounts[account.name]
+                steps.append((account.members.remove, seat))
+                if account.members == [seat] and account.name == key_id:
+                    steps += [(setattr, account, "record", None), (self._accounts.pop, account.name)]
                 elif not account.shared and seat.record is not None:
-                    account.record, account.shared = seat.record, True
-                    account.stripe.round.append(account)
-            seat.record = None
-            del self.lanes[key_id]
-            for secret in seat.key.secrets:
-                del self.lanes[secret.digest]
+                    steps += [(setattr, account, "record", seat.record), (setattr, account, "shared", True)]
+                    steps.append((account.stripe.round.append, account))
+            gone = [(self.lanes.pop, ref) for ref in (key_id, *(secret.digest for secret in seat.key.secrets))]
+            at_once(*steps, (setattr, seat, "record", None), *gone)
 
     def get_key(self, key_id: str) -> ApiKey:
         seat = self._seat(key_id)
@@ -298,7 +303,7 @@ class MemoryStore:
             plan = self.get_plan(plan_id)
             if seat.on.ids.get(plan.api) != plan_id:
                 raise PlanConflict(plan_id, f"key {key_id} is not on this plan")
-            seat.on = self._on({api: id_ for api, id_ in seat.on.ids.items() if api != plan.api})
+            seat.on = self._without(seat, plan.api)
 
     def close(self) -> None:
         """Nothing is held open."""
