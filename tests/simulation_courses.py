@@ -105,7 +105,7 @@ class World:
 
     def step(self):
         kinds = {"burst": 50, "together": 8, "tick": 25, "leave": 2, "plan": 3, "move": 3, "key": 2, "rotate": 2}
-        kinds |= {"refund": 5, "reserve": 5, "id": 3, "grant": 2, "look": 3}
+        kinds |= {"refund": 5, "reserve": 5, "id": 3, "grant": 2, "look": 3, "forget": 1}
         (kind,) = self.random.choices(list(kinds), list(kinds.values()))
         self.log.append(kind)
         getattr(self, f"do_{kind}")()
@@ -241,6 +241,20 @@ class World:
             if ledger is not self.operator:
                 self.run(granted)
 
+    def do_forget(self):
+        """The key's counts begin anew, but for what is out on lease: of that it counts what was spent before, too."""
+        key = self.random.choice(list(KEYS))
+        where = self.random.choice([self.operator, self.somebody()])
+        self.see_pruned()
+        self.run(self.at(where).forget(key)) if where is not self.operator else where.forget(key)
+        self.burned[key], self.books[key] = Counter(), Counter()
+        for name, record in self.records():
+            if name == key:
+                for lease, entry in (record.leases or {}).items():
+                    rests = self.unspent(lease, entry[0], entry[4]) if entry[4] else {}
+                    for *meter, units in entry[4]:
+                        self.books[key][tuple(meter)] += units - rests[tuple(meter)]
+
     def do_look(self):
         key, who, options = self.call()
         ledger = self.at(self.somebody())
@@ -275,7 +289,7 @@ class World:
     def see_pruned(self):
         """Leases that the records gave up: their windows are over, or their process was idle for a day."""
         for name, record in self.records():
-            leases = record.leases or {}
+            leases = {lease: entry for lease, entry in (record.leases or {}).items() if entry[0]}
             for lease, (number, takes) in self.out[name].items():
                 if lease not in leases:
                     self.burned[name].update(self.unspent(lease, number, takes))
@@ -298,7 +312,9 @@ class World:
             self.account()
             self.holders.pop()
         self.account()
-        assert not any(lease[4] for _, record in self.records() for lease in (record.leases or {}).values())
+        assert not any(
+            lease[0] and lease[4] for _, record in self.records() for lease in (record.leases or {}).values()
+        )
 
 
 def simulate(seed, package=None, steps=60, *, awaited=False):

@@ -420,7 +420,8 @@ class World:
 
     def leases(self):
         record = self.record()
-        return (record.leases or {}) if record else {}
+        leases = (record.leases or {}) if record else {}
+        return {name: lease for name, lease in leases.items() if lease[0]}  # the others are what was burned, by day
 
     def outstanding(self):
         """(lease name, number, when) -> units, as the record has them."""

@@ -18,7 +18,7 @@ from quota.undo import Undo
 from test_interrupts import Interrupting
 
 CORE = [
-    importlib.import_module(f"quota.{name}")
+    importlib.import_module(f"{Ledger.__module__.rpartition('.')[0]}.{name}")
     for name in (
         "administration", "charge", "history", "ledger", "memos", "moves", "operations", "period", "record",
         "reservation", "steps", "store", "stores._lane", "stores.memory", "undo",

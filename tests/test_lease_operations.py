@@ -1,5 +1,7 @@
 """What a leased store asks of the shared one, message by message: in order, again, late, and when it is no use."""
 
+from datetime import date
+
 import pytest
 
 from quota import Ledger, ManualClock, UsagePlan
@@ -9,6 +11,7 @@ from quota.stores.memory import MemoryStore
 
 START = 1_773_144_030_000_000
 SECOND = 1_000_000
+DAY = 86_400 * SECOND
 SHARE = 500_000
 
 
@@ -169,9 +172,10 @@ def test_a_renewal(shared):
     """By the plan that is the key's now; a lease that is not known may not be spent on. Now and then it is noted."""
     assert ask(shared, "renew", bid(1)) is None
     ask(shared, "lease", bid(1))
-    assert ask(shared, "renew", bid(1)).id == "p"
+    renewed = ask(shared, "renew", bid(1))
+    assert (renewed.plan.id, renewed.units, renewed.at) == ("p", {"requests": 16}, START)
     assert leases(shared)["holder-a"][2] == START + 4 * SECOND
-    assert ask(shared, "renew", bid(1), at=3 * SECOND).id == "p"
+    assert ask(shared, "renew", bid(1), at=3 * SECOND).plan.id == "p"
     assert leases(shared)["holder-a"][2] == START + 7 * SECOND
     assert ask(shared, "renew", bid(2)) is None
     shared.drop_plan("p")
@@ -197,6 +201,27 @@ def test_an_account_is_leased_with_its_keys(shared):
     assert [record.meters[0].total for record in (shared.lanes["l"].seat.record, seat.account.record)] == [0, 38]
 
 
+def test_what_was_burned_is_told_as_long_as_its_day(shared):
+    """By day, whoever leases since; then it is forgotten with the rest of history."""
+    for number in (1, 2):
+        ask(shared, "lease", bid(1, name=f"crashed{number}-a"))
+    ask(shared, "lease", bid(1), at=2 * DAY)
+    ask(shared, "return", bid(2), at=2 * DAY)
+    ask(shared, "lease", bid(1, name="crashed3-a"), at=2 * DAY)
+
+    def told(at):
+        operator = Ledger(shared, clock=ManualClock(START + at))
+        rows = operator.usage("k", since=date(2026, 3, 10), until=date(2026, 7, 1))
+        return [(row.day.day, row.used, row.leased) for row in rows if row.used]
+
+    assert told(2 * DAY) == [(10, 32, 32), (12, 16, 16)]
+    ask(shared, "lease", bid(4), at=3 * DAY)
+    assert [lease for lease in leases(shared).values() if not lease[0]][0][4] == [["", "", "requests", 32]]
+    assert told(3 * DAY) == [(10, 32, 32), (12, 16, 16), (13, 16, 16)]
+    ask(shared, "lease", bid(1, name="holder-b"), at=36 * DAY)
+    assert sorted(name for name, lease in leases(shared).items() if not lease[0]) == ["burned 20524", "burned 20525"]
+
+
 def test_a_record_remembers_so_many_leases(shared):
     """Those whose processes seem dead are forgotten first, the longest dead before the others; live ones never are."""
     shared.put_plan(UsagePlan("p", "10000000/day", alerts=()), replace=True)
@@ -205,6 +230,6 @@ def test_a_record_remembers_so_many_leases(shared):
     ask(shared, "lease", bid(1, name="alive-a"), at=MOST)
     assert len(leases(shared)) == MOST + 1
     ask(shared, "lease", bid(1, name="late-a"), at=10 * SECOND)
-    assert len(leases(shared)) == MOST + 1
+    assert len([name for name, lease in leases(shared).items() if lease[0]]) == MOST + 1
     assert "0-a" not in leases(shared)
     assert total(shared) == (MOST + 2) * 16

@@ -26,8 +26,8 @@ BUGS = {
         OPERATIONS, "    if lease is not None and lease[0] >= bid.number:\n", "    if lease is not None and lease[0] == bid.number:\n")],
     "the cap is ignored": [(LEASES, "[all_may // holders, all_may - out, room // (2 * holders), *calm]", "[room // (2 * holders), *calm]")],
     "more is handed out than was charged": [(
-        OPERATIONS, "        remember(party, bid, course, units, now)\n",
-        "        units = {unit: n + 1 for unit, n in units.items()}\n        remember(party, bid, course, units, now)\n")],
+        OPERATIONS, "        remember(party, bid, course, units, now, terms)\n",
+        "        units = {unit: n + 1 for unit, n in units.items()}\n        remember(party, bid, course, units, now, terms)\n")],
     "one unit too many is spent": [(
         HOLDING, "self.spent[unit].total + units <= self.units[unit]", "self.spent[unit].total + units <= self.units[unit] + 1")],
     "the fast path spends one unit too many": [(HOLDING, "lane.quiet = units\n", "lane.quiet = units + 1\n")],
@@ -36,7 +36,7 @@ BUGS = {
         (HOLDING, "now, min(now + refresh, self.end)", "now, now + refresh"),
         (HOLDING, "        if not alone:\n", "        if False:\n"), (HOLDING, "min(self.until, self.turn)\n        for", "self.until\n        for")],
     "a refresh never comes": [(HOLDING, "now, min(now + refresh, self.end)", "now, self.end")],
-    "a refresh asks nothing": [(STEPS, '                plan = yield "apply", (ask,)\n', '                plan = purse.plan if ask else (yield "apply", (ask,))\n')],
+    "a refresh asks nothing": [(STEPS, 'yield "apply", (ask,)\n', 'purse if ask else (yield "apply", (ask,))\n')],
     "a renewal does not look at the key": [(
         OPERATIONS, "usable(request, entry) is not Reason.OK:\n        return None\n    lease, plan", "False:\n        return None\n    lease, plan")],
     "a lost lease is handed out under a lower limit": [(LEASES, " or reading > line.limit + line.overage + extra", "")],
@@ -105,7 +105,7 @@ CROWDED = {
     "given back while it is asked for": (
         "                async with holding.gate:\n                    await self._run(self._give_back", "                if True:\n                    await self._run(self._give_back"),
     "filled ahead while it is asked for": (
-        "            async with holding.gate:\n                await self._run(self._prepare", "            if True:\n                await self._run(self._prepare"),
+        "        async with holding.gate:\n            try:\n                await self._run(self._prepare", "        if True:\n            try:\n                await self._run(self._prepare"),
 }  # fmt: skip
 
 

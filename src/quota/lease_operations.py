@@ -41,7 +41,7 @@ def lease_(request: Request, entry: Entry | None, party: Party | None, terms: Te
     takes = course.cost if request.takes is None else request.takes
     units = affordable(party.settled(course, now, terms), course, takes, bid, now)
     if units is not None and charge(party, course, units, now, terms, dry=False).allowed:
-        remember(party, bid, course, units, now)
+        remember(party, bid, course, units, now, terms)
         return _leased(party, course, units, now, now, terms, entry.key, plan)
     if lease is None and bid.again:
         close_name(party, bid, now, last=False)
@@ -83,8 +83,8 @@ def look(request: Request, entry: Entry | None, party: Party | None, terms: Term
     return _told(decision, party, plan.course(request.route), party.instant(request.now, terms), terms)
 
 
-def renew(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> UsagePlan | None:
-    """The plan by which the bid's lease may be spent on; None where it, or the key, is not good."""
+def renew(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> Leased | None:
+    """The bid's lease as it stands now, to be spent on; None where it, or the key, is not good."""
     (bid,) = request.args
     if entry is None or party is None or usable(request, entry) is not Reason.OK:
         return None
@@ -92,9 +92,11 @@ def renew(request: Request, entry: Entry | None, party: Party | None, terms: Ter
     if plan is None or lease is None or lease[0] != bid.number or not lease[4]:
         return None
     now = party.instant(request.now, terms)
+    course = plan.course(request.route)
+    renewed = _leased(party, course, {unit: n for _, _, unit, n in lease[4]}, lease[3], now, terms, entry.key, plan)
     if lease[2] < now + bid.life // 2:
         revive(party, bid, now)
-    return plan
+    return renewed
 
 
 def return_(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> None:

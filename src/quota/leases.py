@@ -18,7 +18,7 @@ from typing import Any
 
 import attrs
 
-from .charge import BEYOND, Course, Party, QuotaLine, Reading, metered, read
+from .charge import BEYOND, Course, Party, QuotaLine, Reading, Terms, metered, read
 from .clock import DAY_US
 from .decision import Decision
 from .key import ApiKey
@@ -131,19 +131,38 @@ def close_name(party: Party, bid: Bid, now: int, *, last: bool) -> None:
     party.changed = True
 
 
-def remember(party: Party, bid: Bid, course: Course, units: Mapping[str, int], now: int) -> None:
-    """Write down what was just charged as leased, and forget the leases that matter no more."""
+def remember(party: Party, bid: Bid, course: Course, units: Mapping[str, int], now: int, terms: Terms) -> None:
+    """Write down what was just charged as leased; of leases that matter no more, only what history tells."""
     takes = metered(course, units)
     for record in party.records():
         until = record.open_until(now, takes, now)
-        leases = {name: lease for name, lease in (record.leases or {}).items() if not _over(lease, now)}
+        leases, burned, over = {}, {}, []
+        for name, lease in (record.leases or {}).items():
+            if not lease[0]:
+                if lease[3] // DAY_US >= now // DAY_US - terms.retention:
+                    burned[name] = lease
+            elif _over(lease, now):
+                over.append(lease)
+            else:
+                leases[name] = lease
         if len(leases) >= MOST:
             dead = min(leases, key=lambda name: leases[name][2])
             if leases[dead][2] < now:
-                del leases[dead]
+                over.append(leases.pop(dead))
         leases[bid.name] = [bid.number, until, now + bid.life, now, takes]
-        record.leases = leases
+        record.leases = {**_burn(burned, over), **leases}
         record.version += 1
+
+
+def _burn(burned: dict[str, list[Any]], over: list[list[Any]]) -> dict[str, list[Any]]:
+    """What was never reported of a day's leases, all in one: number 0, of nobody."""
+    for _, _, _, taken_at, takes in over:
+        name = f"burned {taken_at // DAY_US}"
+        for *meter, units in takes:
+            _, _, _, at, sums = burned.get(name) or [0, 0, 0, taken_at, []]
+            had = sum(take[3] for take in sums if take[:3] == meter)
+            burned[name] = [0, 0, 0, at, [take for take in sums if take[:3] != meter] + [[*meter, had + units]]]
+    return burned
 
 
 def revive(party: Party, bid: Bid, now: int) -> None:
@@ -203,12 +222,11 @@ def _others(record: Record, meter: list[str], name: str, now: int) -> tuple[int,
 
 
 def waiting(party: Party, decision: Decision, course: Course, now: int) -> bool:
-    """Whether a quota that refused has units out on leases that may still come back."""
-    return any(
-        standing.refused
-        and isinstance(standing.line, QuotaLine)
-        and _others(party.holder(standing.line), [course.api, standing.line.route, standing.line.unit], " ", now)[1] > 0
-        for standing in decision._details().verdict.standings
+    """Whether each quota that refused has units out on leases, which may still come back."""
+    refusing = [standing.line for standing in decision._details().verdict.standings if standing.refused]
+    quotas = [line for line in refusing if isinstance(line, QuotaLine)]
+    return bool(quotas) and all(
+        _others(party.holder(line), [course.api, line.route, line.unit], " ", now)[1] > 0 for line in quotas
     )
 
 

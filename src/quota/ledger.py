@@ -10,7 +10,6 @@ import functools
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import timedelta
 from hashlib import sha256
-from inspect import iscoroutinefunction
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -23,7 +22,7 @@ from .key import ApiKey
 from .plan import Cost
 from .reservation import AsyncReservation, Reservation
 from .steps import DEFAULT, Presented, Steps, Unavailable
-from .store import Request, Store, open_store, tell_clock
+from .store import Request, Store, is_awaited, is_store, open_store, tell_clock
 from .stores._lane import Lane, plain, wait_for
 from .stores.memory import MemoryStore
 
@@ -36,10 +35,9 @@ def _opened(store: Any, *, asynchronous: bool) -> Any:
     if store is None:
         return MemoryStore()
     opened = open_store(store, asynchronous=asynchronous) if isinstance(store, str) else store
-    if isinstance(opened, type) or not callable(getattr(opened, "apply", None)):
+    if not is_store(opened):
         raise InvalidValue("store", opened, "a store, or the URL of one")
-    if not asynchronous and iscoroutinefunction(opened.apply):
-        # Its answers would be coroutines, and a coroutine is truthy: every call would be let in.
+    if not asynchronous and is_awaited(opened):
         raise InvalidValue("store", type(opened), "a store that is not awaited; this one is for AsyncLedger")
     return opened
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from inspect import iscoroutinefunction
 from typing import Any, Protocol
-from urllib.parse import SplitResult, parse_qsl, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
 import attrs
 
@@ -109,6 +110,22 @@ def split_url(url: str) -> tuple[SplitResult, dict[str, str]]:
     except ValueError:
         raise InvalidValue("store", url.partition("@")[2] or url.partition(":")[0], "a URL") from None
     return parts._replace(query=""), dict(parse_qsl(parts.query, keep_blank_values=True))
+
+
+def join_url(parts: SplitResult, options: Mapping[str, str]) -> str:
+    """The URL again, with these options; ``geturl`` loses the slashes of one that names no host."""
+    query = urlencode(options)
+    return f"{parts.scheme}://{parts.netloc}{parts.path}{'?' if query else ''}{query}"
+
+
+def is_store(store: object) -> bool:
+    """Whether a store can be asked: it is no class, and has what every store has."""
+    return not isinstance(store, type) and callable(getattr(store, "apply", None))
+
+
+def is_awaited(store: object) -> bool:
+    """Whether a store's answers are coroutines: truthy, each of them, so that every call would be let in."""
+    return any(iscoroutinefunction(getattr(store, name, None)) for name in ("apply", "put_plan", "list_plans"))
 
 
 def whole_option(options: dict[str, str], name: str) -> int:

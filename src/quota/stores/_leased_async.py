@@ -7,10 +7,10 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
-from ..errors import ClockSkew
+from ..errors import ClockSkew, InvalidValue
 from ..key import ApiKey
 from ..plan import UsagePlan
-from ..store import Request, open_store, tell_clock
+from ..store import Request, is_store, open_store, tell_clock
 from ._leased_holding import Holding
 from ._leased_steps import ALONE, SKEWED, Leasing, Trip, plain
 
@@ -25,6 +25,8 @@ class AsyncLeasedStore(Leasing):
     def __init__(self, store: Any, *, refresh: float = 1.0, share: float = 0.005, most_keys: int = 65_536) -> None:
         super().__init__(refresh, share, most_keys)
         self.store = open_store(store, asynchronous=True) if isinstance(store, str) else store
+        if not is_store(self.store):
+            raise InvalidValue("store", store, "a store, or the URL of one")
         self.exact_across_failover: bool = self.store.exact_across_failover
         self._tasks: dict[Holding | None, asyncio.Task[None]] = {}
 
@@ -88,9 +90,11 @@ class AsyncLeasedStore(Leasing):
 
     async def _ahead(self, holding: Holding, request: Request) -> None:
         """Fill or renew before it must be: who asks next never waits."""
-        with contextlib.suppress(*SKEWED):
-            async with holding.gate:
+        async with holding.gate:
+            try:
                 await self._run(self._prepare(holding, request))
+            except SKEWED:
+                holding.failed = request.now
 
     async def _tend_on(self) -> None:
         """While anything is held: give back what lies idle, once per refresh."""

@@ -17,45 +17,7 @@ from ..plan import REQUESTS, UsagePlan
 from ..record import MINUTE_US, Bucket, Meter
 from ..store import Request
 from ._lane import Stripe
-
-
-class Track:
-    """What the ledger's fast path asks about a lane's course. ``own``: routes with limits or costs of their own."""
-
-    __slots__ = ("live", "own", "throttle")
-
-    def __init__(self, plan: UsagePlan, throttle: ThrottleLine | None) -> None:
-        self.live = True
-        self.own = frozenset(plan.routes) | frozenset(plan.costs)
-        self.throttle = throttle
-
-
-class Lane:
-    """The ledger's fast path over a lease: what it reads of a lane is all here, in this process's own memory.
-
-    While it is there it counts what is spent (``total``), in place of the purse's meter.
-    """
-
-    __slots__ = (
-        "at", "bounds", "bucket", "course", "key", "lock", "plan", "quiet", "tokens", "total", "track", "until",
-    )  # fmt: skip
-
-    at: int
-    bounds: Bounds
-    bucket: Bucket
-    course: Course
-    key: ApiKey
-    lock: Any
-    plan: UsagePlan
-    quiet: int
-    tokens: tuple[int, int]
-    total: int
-    track: Track
-    until: int
-
-    def turn(self, now: int) -> bool:  # noqa: ARG002 -- of the memory store's lanes
-        """No minute begins on a lease: it is asked for anew."""
-        return False
+from ._leased_lane import Lane, Track
 
 
 class Purse:
@@ -70,8 +32,8 @@ class Purse:
     """
 
     __slots__ = (
-        "asked", "at", "buckets", "course", "doubt", "due", "end", "key", "known", "lane", "name", "number", "open",
-        "plan", "readings", "returning", "spent", "tokens", "units", "until", "used",
+        "asked", "at", "buckets", "course", "digest", "doubt", "due", "end", "key", "known", "lane", "name", "number",
+        "open", "plan", "readings", "returning", "spent", "tokens", "units", "until", "used",
     )  # fmt: skip
 
     def __init__(self, name: str) -> None:
@@ -87,6 +49,7 @@ class Purse:
         self.readings: tuple[Reading, ...] = ()
         self.buckets: dict[Any, Bucket] = {}
         self.tokens = (0, 0)
+        self.digest: bytes | None = None
         self.key: ApiKey
         self.plan: UsagePlan
         self.course: Course
@@ -108,12 +71,11 @@ class Purse:
 
     def fill(self, leased: Leased, request: Request, refresh: int) -> None:
         """Hold a lease that was asked for at the request's instant."""
-        self.key, self.plan = leased.key, leased.plan  # type: ignore[assignment] # a lease has both
+        self.digest = request.digest
+        self.learn(leased)
         self.course = self.plan.course(request.route)
-        self.units, self.at, self.readings, self.tokens = leased.units, leased.at, leased.readings, leased.tokens
+        self.units, self.at, self.tokens = leased.units, leased.at, leased.tokens
         self.spent = {unit: Meter(request.api, "", unit, 0) for unit in leased.units}
-        expiries = [self.key.expires_at, *(s.expires_at for s in self.key.secrets if s.digest == request.digest)]
-        self.end = min([leased.end, *(to_us(expiry) for expiry in expiries if expiry is not None)])
         self.buckets = {}
         for line, level, _, now in leased.readings:
             if isinstance(line, ThrottleLine):
@@ -122,6 +84,13 @@ class Purse:
         self.open, self.known = True, 0
         self.due = False
         self.extend(request.now, refresh)
+
+    def learn(self, leased: Leased) -> None:
+        """What the store has of the lease's key and limits now."""
+        self.key, self.plan = leased.key, leased.plan  # type: ignore[assignment] # a lease has both
+        self.readings = leased.readings
+        expiries = [self.key.expires_at, *(s.expires_at for s in self.key.secrets if s.digest == self.digest)]
+        self.end = min([leased.end, *(to_us(expiry) for expiry in expiries if expiry is not None)])
 
     def extend(self, now: int, refresh: int, *, alone: bool = False) -> None:
         """Spend until the next refresh; unless ``alone``, without the store, no longer than the lease's minute lasts.
@@ -269,12 +238,13 @@ class Holding:
 
     ``rest`` guards what is spent. ``gate`` is held by whoever asks the store on behalf of the holding. ``calls``: how
     many calls the next lease should cover; 0 while the key is used too seldom. ``last``: when the store was asked.
+    ``failed``: when it could not be filled ahead.
     ``patience``: after how many calls to bid for a lease again, as the last was not worth it; ``waited``: so far.
     """
 
     __slots__ = (
-        "account", "api", "calls", "gate", "key_id", "last", "patience", "purse", "ref", "refused", "rest", "spare",
-        "waited",
+        "account", "api", "calls", "failed", "gate", "key_id", "last", "patience", "purse", "ref", "refused", "rest",
+        "spare", "waited",
     )  # fmt: skip
 
     def __init__(self, ref: bytes | str, api: str, gate: Any) -> None:
@@ -286,6 +256,7 @@ class Holding:
         self.purse, self.spare = Purse(token + "a"), Purse(token + "b")
         self.calls = 0
         self.last: int | None = None
+        self.failed: int | None = None
         self.refused: Refused | None = None
         self.patience = self.waited = 0
         self.key_id = ""

@@ -7,7 +7,8 @@ import threading
 from typing import Any
 
 from ..store import Request
-from ._leased_holding import Holding, Lane
+from ._leased_holding import Holding
+from ._leased_lane import Lane
 
 
 class Holdings:

@@ -49,6 +49,8 @@ class Leasing(Holdings):
             raise InvalidValue("refresh", refresh, "seconds, from 0.001 to 86400")
         if type(share) not in (int, float) or not 0 <= share <= 1:
             raise InvalidValue("share", share, "a part of each limit, from 0 to 1")
+        if type(most_keys) is not int or most_keys < 1:
+            raise InvalidValue("most_keys", most_keys, "a whole number of keys, at least 1")
         super().__init__(most_keys)
         self.refresh = refresh
         self.share = share
@@ -60,6 +62,10 @@ class Leasing(Holdings):
         self._off: dict[object, None] = {}
         self._asking: dict[Holding, None] = {}
         _born.add(self)
+
+    def abandon(self) -> None:
+        super().abandon()
+        self._off, self._asking = {}, {}
 
     def use_clock(self, clock: Clock) -> None:
         """Told by a ledger which clock it reads: a refresh is counted by it."""
@@ -109,22 +115,24 @@ class Leasing(Holdings):
         if request.now < purse.end:
             ask = attrs.evolve(request, op="renew", args=(Bid(purse.name, purse.number, life=self._life()),))
             try:
-                plan = yield "apply", (ask,)
+                renewed: Leased | None = yield "apply", (ask,)
             except UNREACHABLE:
-                self._extend(holding, purse, request.now, alone=True)
+                self._extend(holding, purse, request.now)
                 return
             units = sum(purse.units.values())
             spent = purse.total() - purse.known
-            if plan == purse.plan and request.now < purse.turn and spent * 4 > units:
-                self._extend(holding, purse, request.now)
+            if renewed and renewed.plan == purse.plan and request.now < purse.turn and spent * 4 > units:
+                self._extend(holding, purse, request.now, renewed)
                 return
             if spent * 4 <= units:
                 holding.calls //= 4
         self._close(holding, purse)
 
-    def _extend(self, holding: Holding, purse: Purse, now: int, *, alone: bool = False) -> None:
+    def _extend(self, holding: Holding, purse: Purse, now: int, renewed: Leased | None = None) -> None:
         with holding.rest.at_rest():
-            purse.extend(now, self._refresh_us, alone=alone)
+            if renewed is not None:
+                purse.learn(renewed)
+            purse.extend(now, self._refresh_us, alone=renewed is None)
             if purse.lane is not None:
                 purse.lane.until = 0
             purse.open_lane(self.lanes, holding.ref, holding.rest.lock)
@@ -145,6 +153,8 @@ class Leasing(Holdings):
             holding.calls = 0
         if not holding.calls and holding.idle:
             decision: Decision = yield "apply", (request,)
+            if decision.allowed and decision.key is not None:
+                holding.key_id, holding.account = decision.key.id, decision.key.account
             if decision.allowed or decision.reason is not Reason.QUOTA_EXCEEDED:
                 return decision
         return (yield from self._bid(holding, purse, request))
@@ -196,6 +206,8 @@ class Leasing(Holdings):
         """Whether it is time to prepare what comes after: half is spent, or the refresh is near."""
         purse, spare = holding.purse, holding.spare
         if not purse.open or (spare.open and now < spare.until):
+            return False
+        if holding.failed is not None and 0 <= now - holding.failed < self._refresh_us:
             return False
         if 4 * (now - purse.asked) >= 3 * (purse.until - purse.asked):
             return True

@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import ClockSkew, InvalidValue, StoreBusy
 from ..key import ApiKey
 from ..plan import UsagePlan
-from ..store import Request, open_store, split_url, tell_clock
+from ..store import Request, is_awaited, is_store, join_url, open_store, split_url, tell_clock, whole_option
 from ._leased_async import AsyncLeasedStore
 from ._leased_holding import Holding
 from ._leased_steps import ALONE, SKEWED, Leasing, Trip, plain
@@ -32,7 +32,7 @@ class LeasedStore(Leasing):
     """A shared store, spent from leases. Thread-safe; quotas stay exact across processes and crashes.
 
     ``store``: any store with a ``Ledger``'s protocol, or its URL. ``refresh``: seconds, by the ledger's clock, after
-    which what other processes changed binds here (a plan, a key, a grant), and after which an idle lease is given back.
+    which what other processes changed binds here (a plan, a key), and after which an idle lease is given back.
     ``share``: the part of a quota that may be out on lease at any time, over all processes; what is beyond the last
     such part is handed out call by call. ``background``: start a thread that gives idle leases back; without it they
     are given back at the next call that asks the store, or by ``close``. ``most_keys``: holdings kept in memory.
@@ -48,7 +48,14 @@ class LeasedStore(Leasing):
         most_keys: int = 65_536,
     ) -> None:
         super().__init__(refresh, share, most_keys)
+        if type(background) is not bool:
+            raise InvalidValue("background", background, "True or False")
         self.store = open_store(store) if isinstance(store, str) else store
+        if not is_store(self.store):
+            raise InvalidValue("store", store, "a store, or the URL of one")
+        if is_awaited(self.store):
+            raise InvalidValue("store", type(store), "a store that is not awaited; this one is for AsyncLeasedStore")
+        self.blocking: bool = getattr(self.store, "blocking", False)
         self.exact_across_failover: bool = self.store.exact_across_failover
         self._stop = threading.Event()
         self._background = background
@@ -220,17 +227,19 @@ class LeasedStore(Leasing):
 
 
 def open_url(url: str, *, asynchronous: bool = False) -> LeasedStore | AsyncLeasedStore:
-    """``leased+redis://localhost/0?refresh=1&share=0.005``: these two, and whatever the store behind it takes."""
+    """``leased+redis://localhost/0?refresh=1&share=0.005&most_keys=65536``, and whatever the store behind it takes."""
     parts, options = split_url(url)
     own: dict[str, Any] = {}
     for name in ("refresh", "share"):
         if name in options:
+            text = options.pop(name)
             try:
-                own[name] = float(options.pop(name))
+                own[name] = float(text)
             except ValueError:
-                raise InvalidValue("store", url.partition("?")[2], f"a number for {name}") from None
-    query = "&".join(f"{name}={value}" for name, value in options.items())
-    inner = parts._replace(scheme=parts.scheme.partition("+")[2], query=query).geturl()
+                raise InvalidValue(name, text, "a number in the store's URL") from None
+    if "most_keys" in options:
+        own["most_keys"] = whole_option(options, "most_keys")
+    inner = join_url(parts._replace(scheme=parts.scheme.partition("+")[2]), options)
     return (AsyncLeasedStore if asynchronous else LeasedStore)(inner, **own)
 
 

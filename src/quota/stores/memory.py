@@ -14,7 +14,6 @@ from ..clock import to_us
 from ..decision import Reason
 from ..errors import InvalidValue, PlanConflict, UnknownKey, UnknownPlan
 from ..key import ApiKey, new_number
-from ..leases import Bid
 from ..operations import perform, usable
 from ..plan import REQUESTS, UsagePlan
 from ..record import Record
@@ -97,7 +96,7 @@ class MemoryStore:
         account, floor = seat.account, seat.stripe.floor
         own = seat.record or Record(new_number(), floor)
         joint = (account.record or Record(new_number(), floor)) if account and account.shared else None
-        undo = Undo(request.id, request.request_id, *(bid.name for bid in request.args if type(bid) is Bid))
+        undo = Undo(request.id, request.request_id, *(getattr(bid, "name", None) for bid in request.args))
         return Party(own, joint, undo=undo)
 
     def _keep(self, seat: Seat, party: Party) -> None:

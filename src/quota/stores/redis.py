@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
-from urllib.parse import urlencode
 
 import redis
 import redis.asyncio
@@ -18,7 +17,7 @@ from redis.exceptions import AskError, MovedError, NoScriptError, RedisClusterEx
 from redis.retry import Retry
 
 from ..errors import InvalidValue
-from ..store import split_url
+from ..store import join_url, split_url
 from ._redis_steps import RedisSteps
 from ._redis_wire import Call, failure
 from ._remote_trips import awaited, own_options, synchronous
@@ -253,7 +252,7 @@ def open_url(url: str, *, asynchronous: bool = False) -> RedisStore | AsyncRedis
     """
     parts, options = split_url(url)
     own = own_options(options)
-    rest = parts._replace(query=urlencode(options)).geturl()
+    rest = join_url(parts, options)
     try:
         store = (AsyncRedisStore if asynchronous else RedisStore)(url=rest, **own)
         pool = store.client.connection_pool
