@@ -13,6 +13,7 @@ import pytest
 
 from interleavings import plant
 from quota import Ledger, ManualClock, StoreBusy, UsagePlan
+from quota import decision as decisions
 from quota.stores import _lane, _leased_holding, _leased_index, _leased_steps, leased, memory
 from quota.stores._leased_holding import Purse
 from quota.stores._leased_steps import Leasing
@@ -32,10 +33,14 @@ def handler(code, offset):
 
 
 class Interrupting:
-    """Raises KeyboardInterrupt at the n-th instant: after a call has returned, where signals are looked for."""
+    """Raises KeyboardInterrupt at the n-th instant: after a call has returned, where signals are looked for.
 
-    def __init__(self, at, modules=MODULES):
+    Or calls ``handler`` there, as a signal's would be.
+    """
+
+    def __init__(self, at, modules=MODULES, handler=None):
         self.left = at
+        self.handler = handler
         self.before = {}
         self.files = {module.__file__ for module in modules}
 
@@ -54,7 +59,9 @@ class Interrupting:
             if called is not None and handler(frame.f_code, called) == handler(frame.f_code, frame.f_lasti):
                 self.left -= 1
                 if self.left == 0:
-                    raise KeyboardInterrupt
+                    if self.handler is None:
+                        raise KeyboardInterrupt
+                    self.handler()
         return self.step
 
 
@@ -73,7 +80,7 @@ def from_elsewhere(call):
     thread = threading.Thread(target=lambda: found.append(call()), daemon=True)
     thread.start()
     thread.join(20)
-    assert found, "a lock stayed taken"
+    assert found, "a lock stayed taken, or the thread raised"
     return found[0]
 
 
@@ -99,6 +106,52 @@ def test_an_interrupt_leaves_no_lock_taken(options, later):
         assert used in (1, 2)
         assert from_elsewhere(lambda: ledger.consume(secret)).limits[0].used == used + 1
     assert instants > 5
+
+
+def in_the_middle(modules, prepare, call, handler):
+    """Call ``handler`` in the middle of a call of its thread, at each instant in turn; how many there were.
+
+    Both are given what ``prepare`` made. Whoever waits for a lock of their own thread's fails.
+    """
+    instants = 0
+    while True:
+        world = prepare()
+        tracer = Interrupting(instants + 1, modules, lambda world=world: handler(world))
+
+        def run(world=world, tracer=tracer):
+            sys.settrace(tracer)
+            try:
+                return call(world)
+            finally:
+                sys.settrace(None)
+
+        from_elsewhere(run)
+        if tracer.left > 0:
+            return instants
+        instants += 1
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["the same", "another"])
+def test_a_signal_handler_reads_a_decision_while_one_is_worked_out(which):
+    """Nothing waits for itself, and a decision has one id whoever asked for it first."""
+    told = []
+
+    def prepare():
+        ledger, _, _, secret = opened()
+        mine = [ledger.consume(secret) for _ in range(2)]
+        told.append((mine, []))
+        return told[-1]
+
+    def read(world):
+        world[1].append(world[0][0].id)
+
+    def handler(world):
+        world[1].append(world[0][which].id)
+
+    assert in_the_middle([decisions], prepare, lambda world: read(world) or True, handler) > 5
+    for mine, ids in told[:-1]:
+        assert [decision.limits[0].used for decision in mine] == [2, 3]
+        assert set(ids) == {mine[0].id, mine[which].id}
 
 
 def consume(ledger, secret):

@@ -106,7 +106,8 @@ class Details:
     hold: str = attrs.field(default="", kw_only=True)
 
 
-_lazy = threading.Lock()
+# A signal handler may read a decision while its own thread works it out, or another one: what it found first, stays.
+_lazy = threading.RLock()
 
 
 class Decision:
@@ -140,8 +141,11 @@ class Decision:
         except AttributeError:
             pass  # the fast path leaves out what it can
         with _lazy:
-            if not hasattr(self, "_full"):
-                self._full = self._work_out(self._frame)
+            full = self._work_out(self._frame)
+            try:
+                return self._full
+            except AttributeError:
+                self._full = full
         return self._full
 
     def _work_out(self, frame: Frame) -> Details:
@@ -166,7 +170,9 @@ class Decision:
         details = self._details()
         if details.id is None:
             with _lazy:
-                details.id = details.id or new_token()
+                fresh = new_token()
+                if details.id is None:
+                    details.id = fresh
         return details.id
 
     @property

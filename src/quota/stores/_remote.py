@@ -72,11 +72,12 @@ class _Told(Decision):
             raise AttributeError(name)
         lane, takes, found, id_ = self._told
         with _lazy:
+            full = lane.details(self.allowed, takes, self._now, found, id_)
             try:
                 return object.__getattribute__(self, "_full")  # another thread was first
             except AttributeError:
-                self._full = lane.details(self.allowed, takes, self._now, found, id_)
-        return self._full
+                self._full = full
+        return full
 
 
 class Lane:
