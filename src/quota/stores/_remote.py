@@ -8,6 +8,7 @@ finds anything else answers with the records, and the rule decides here.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from ..charge import BEYOND, MAX_UNITS, Course, Party, QuotaLine, Reading, Standing, Terms, metered, quiet_until, weigh
@@ -52,8 +53,9 @@ class Copies:
         return self._found.get(ref)
 
     def put(self, ref: bytes | str, copy: Copy) -> None:
-        if len(self._found) >= self._most:
-            self.drop(next(iter(self._found), ref))
+        while len(self._found) >= self._most:
+            with suppress(RuntimeError):  # another thread makes room as well
+                self.drop(next(iter(self._found), ref))
         self._found[ref] = copy
 
     def drop(self, ref: bytes | str) -> None:
