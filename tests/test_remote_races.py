@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+
 import pytest
 
 from interleavings import files, plant
+from quota.errors import StoreBusy
+from quota.stores import _remote_trips
 from quota.stores._remote import Copies
+from quota.stores._remote_trips import InLine, Lines, synchronous
 from scheduler import Found, explore
+from test_interrupts import Interrupting, from_elsewhere, in_the_middle
 
 # Copies of directory entries
 
@@ -40,3 +47,97 @@ def test_planted_copies_that_another_thread_forgot(monkeypatch):
     plant(monkeypatch, Copies, "drop", {"self._found.pop(ref, None)": "del self._found[ref]"})
     with pytest.raises(Found, match="KeyError"):
         makes_room()
+
+
+# Writers that stand in line
+
+
+class Desk:
+    """A store whose every call stands in line for one record; ``within``: who was there at the same time."""
+
+    def __init__(self):
+        self.locks = []
+        self._lines = Lines(self.new_lock)
+        self.within, self.most, self.served = 0, 0, 0
+
+    def new_lock(self):
+        self.locks.append(threading.RLock())
+        return self.locks[-1]
+
+    def _serve(self):
+        yield InLine("k:1", 0.05)
+        self.within += 1
+        self.most = max(self.most, self.within)
+        try:
+            yield "call"
+        finally:
+            self.within -= 1
+        self.served += 1
+
+    def _send(self, call):
+        return call
+
+    serve = synchronous(_serve)
+
+
+TRIPS = files("stores/_remote_trips")
+
+
+def stand_in_line(files=(*TRIPS, __file__), **options):
+    def check(desk, results):
+        assert (desk.most, desk.served, desk._lines._found) == (1, 3, {})
+
+    return explore(Desk, lambda desk: [lambda: (desk.serve(), desk.serve()), desk.serve], check, files=files, **options)
+
+
+def test_writers_of_one_record_are_served_one_at_a_time():
+    """Whatever the order in which they come, and nothing is kept of a line in which nobody stands."""
+    report = stand_in_line()
+    assert report.blocked > 10
+
+
+def test_planted_line_that_is_gone_too_soon(monkeypatch):
+    """A line that is taken away while somebody stands in it lets the next one past."""
+    plant(monkeypatch, Lines, "leave", {"if not found[1]:": "if True:"})
+    with pytest.raises(Found):
+        stand_in_line(preemptions=2, files=[__file__])
+
+
+def interrupted_in_line():
+    """Interrupt a call at each instant; how many there were."""
+    instants = 0
+    while True:
+        desk = Desk()
+        trace = sys.gettrace()
+        sys.settrace(Interrupting(instants + 1, [_remote_trips]))
+        try:
+            desk.serve()
+        except KeyboardInterrupt:
+            instants += 1
+        else:
+            return instants
+        finally:
+            sys.settrace(trace)
+        assert all(from_elsewhere(lambda lock=lock: (lock.acquire(blocking=False),)) == (True,) for lock in desk.locks)
+        assert desk._lines._found == {}
+
+
+def test_an_interrupt_leaves_no_line_behind():
+    """Neither a lock that is taken nor a place that nobody stands in."""
+    assert interrupted_in_line() > 5
+
+
+def test_a_signal_handler_is_served_in_line_or_told_so():
+    """It never waits for what its own thread is in the middle of."""
+
+    def handler(desk):
+        try:
+            desk.serve()
+        except StoreBusy:
+            desk.served += 1
+
+    def check(desk):
+        desk.serve()
+        return desk
+
+    assert in_the_middle([_remote_trips], Desk, check, handler) > 5

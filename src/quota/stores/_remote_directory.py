@@ -38,7 +38,7 @@ class Directory:
     """
 
     blocking = True
-    _lock: Callable[[], Any] = threading.Lock
+    _lock: Callable[[], Any] = threading.RLock
 
     def __init__(self, namespace: str, timeout: float, check_clock: bool | None, options: Mapping[str, Any]) -> None:
         if type(timeout) not in (int, float) or not 0 < timeout < 10**6:

@@ -6,8 +6,8 @@ import asyncio
 import functools
 import json
 import threading
-from collections.abc import Callable, Coroutine, Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import suppress
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import attrs
@@ -49,26 +49,51 @@ Trip = Generator[Any, Any, T]
 """Steps that yield an engine's calls and are sent their replies, or say that they wait."""
 
 
+class Visit:
+    """One call's place in a line, if it stands in one. ``holds``: that it has the lock, or has asked for it."""
+
+    __slots__ = ("holds", "lock", "name")
+
+    def __init__(self) -> None:
+        self.name: str | None = None
+        self.lock: Any = None
+        self.holds = False
+
+
 class Lines(Generic[L]):
-    """A lock for each record that somebody stands in line for, and how many do."""
+    """A lock for each record that somebody stands in line for, and who does.
+
+    A signal handler may call the store in the middle of any of this, and an interrupt may end it.
+    """
 
     def __init__(self, lock: Callable[[], L]) -> None:
         self._new = lock
-        self._guard = threading.Lock()
-        self._found: dict[str, tuple[L, list[None]]] = {}
+        self._guard = threading.RLock()
+        self._found: dict[str, tuple[L, set[Visit]]] = {}
 
-    @contextmanager
-    def place(self, name: str) -> Iterator[L]:
+    def enter(self, visit: Visit, name: str) -> L:
+        """Have a place in the line of a record, whose lock is then to be waited for."""
         with self._guard:
-            lock, waiting = self._found.setdefault(name, (self._new(), []))
-            waiting.append(None)
-        try:
-            yield lock
-        finally:
-            with self._guard:
-                waiting.pop()
-                if not waiting:
-                    del self._found[name]
+            visit.name = name
+            visit.lock, visits = self._found.setdefault(name, (self._new(), {visit}))
+            visits.add(visit)
+        return visit.lock  # type: ignore[no-any-return] # an L
+
+    def leave(self, visit: Visit) -> None:
+        """Give the place back, and the lock; what was given back already, or never had, is no matter."""
+        if visit.name is None:
+            return
+        if visit.holds:
+            with suppress(RuntimeError):  # a thread's lock knows its owner: it was never had, or is given back
+                visit.lock.release()
+            visit.holds = False
+        with self._guard:
+            found = self._found.get(visit.name)
+            if found is not None:
+                found[1].discard(visit)
+                if not found[1]:
+                    self._found.pop(visit.name, None)
+            visit.name = None
 
 
 def to_json(data: object) -> str:
@@ -78,29 +103,37 @@ def to_json(data: object) -> str:
 def synchronous(steps: Callable[Concatenate[Any, P], Trip[T]]) -> Callable[Concatenate[Any, P], T]:
     """A method that sends each call of its steps and waits for the reply."""
 
-    def wait(self: Any, step: Pause | InLine, held: ExitStack) -> Any:
+    def wait(self: Any, step: Pause | InLine, visit: Visit) -> Any:
         if isinstance(step, Pause):
             return pause(step.seconds)
-        lock = held.enter_context(self._lines.place(step.name))
+        lock = self._lines.enter(visit, step.name)
+        visit.holds = True  # before it is so: an interrupt may come as soon as it is
         if not lock.acquire(timeout=step.seconds):
+            visit.holds = False
             raise step.busy()
-        return held.callback(lock.release)
+        return None
 
     @functools.wraps(steps)
     def method(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
         trip = steps(self, *args, **kwargs)
-        with ExitStack() as held:
+        visit = Visit()
+        try:
+            call = next(trip)
+            while True:
+                try:
+                    reply = wait(self, call, visit) if isinstance(call, (Pause, InLine)) else self._send(call)
+                except (StoreBusy, StoreUnavailable) as error:
+                    call = trip.throw(error)
+                else:
+                    call = trip.send(reply)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return] # what the steps return
+        finally:
             try:
-                call = next(trip)
-                while True:
-                    try:
-                        reply = wait(self, call, held) if isinstance(call, (Pause, InLine)) else self._send(call)
-                    except (StoreBusy, StoreUnavailable) as error:
-                        call = trip.throw(error)
-                    else:
-                        call = trip.send(reply)
-            except StopIteration as stop:
-                return stop.value  # type: ignore[no-any-return] # what the steps return
+                self._lines.leave(visit)
+            except BaseException:
+                self._lines.leave(visit)  # an interrupt came in the middle of that
+                raise
 
     return method
 
@@ -108,33 +141,34 @@ def synchronous(steps: Callable[Concatenate[Any, P], Trip[T]]) -> Callable[Conca
 def awaited(steps: Callable[Concatenate[Any, P], Trip[T]]) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
     """A coroutine method that awaits the reply to each call of its steps."""
 
-    async def wait(self: Any, step: Pause | InLine, held: ExitStack) -> Any:
+    async def wait(self: Any, step: Pause | InLine, visit: Visit) -> Any:
         if isinstance(step, Pause):
             return await asyncio.sleep(step.seconds)
-        lock = held.enter_context(self._lines.place(step.name))
+        lock = self._lines.enter(visit, step.name)
         try:
             await asyncio.wait_for(lock.acquire(), step.seconds)
         except TimeoutError:
             raise step.busy() from None
-        return held.callback(lock.release)
+        visit.holds = True
+        return None
 
     @functools.wraps(steps)
     async def method(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
         trip = steps(self, *args, **kwargs)
-        with ExitStack() as held:
-            try:
-                call = next(trip)
-                while True:
-                    try:
-                        reply = await (
-                            wait(self, call, held) if isinstance(call, (Pause, InLine)) else self._send(call)
-                        )
-                    except (StoreBusy, StoreUnavailable) as error:
-                        call = trip.throw(error)
-                    else:
-                        call = trip.send(reply)
-            except StopIteration as stop:
-                return stop.value  # type: ignore[no-any-return] # what the steps return
+        visit = Visit()
+        try:
+            call = next(trip)
+            while True:
+                try:
+                    reply = await (wait(self, call, visit) if isinstance(call, (Pause, InLine)) else self._send(call))
+                except (StoreBusy, StoreUnavailable) as error:
+                    call = trip.throw(error)
+                else:
+                    call = trip.send(reply)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return] # what the steps return
+        finally:
+            self._lines.leave(visit)
 
     return method
 
