@@ -728,10 +728,10 @@ def test_a_pool_without_a_free_connection_is_busy(server, clock):
         with pool.connection(), pytest.raises(StoreBusy, match="nothing was charged"):
             ledger.list_keys()
     store = PostgresStore(server.url, namespace=namespace(), timeout=1, connections=1)
-    taken = store._connections.take(time.monotonic() + 1)
+    store._connections.take("a call", time.monotonic() + 1)
     with pytest.raises(StoreBusy, match="nothing was charged"):
         store.list_keys()
-    store._connections.give(taken)
+    store._connections.give("a call")
     assert store.list_keys() == []
     store.close()
 

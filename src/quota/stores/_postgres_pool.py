@@ -6,9 +6,9 @@ import asyncio
 import os
 import select
 import threading
+import weakref
 from collections import deque
 from collections.abc import Generator
-from contextlib import suppress
 from math import ceil
 from typing import Any
 
@@ -45,10 +45,11 @@ def late(timeout: float) -> StoreUnavailable:
 class Link:
     """A connection, and what waiting on it needs."""
 
-    __slots__ = ("connection", "fd", "pgconn", "poll")
+    __slots__ = ("age", "connection", "fd", "pgconn", "poll")
 
-    def __init__(self, connection: Any) -> None:
+    def __init__(self, connection: Any, age: int = 0) -> None:
         self.connection = connection
+        self.age = age
         self.pgconn = connection.pgconn
         self.fd = self.pgconn.socket
         self.poll = select.poll()
@@ -61,7 +62,7 @@ class Link:
         return ready and not self.poll.poll(0)
 
     def done(self) -> bool:
-        """Whether the server is done with a call that failed, so that the connection is good for another."""
+        """Whether the server is done with a call, failed or not, so that the connection is good for another."""
         return bool(self.pgconn.transaction_status == pq.TransactionStatus.IDLE)
 
     def end(self) -> None:
@@ -134,79 +135,100 @@ def _settle(ready: asyncio.Future[int], event: int) -> None:
         ready.set_result(event)
 
 
+class Place:
+    """Room for one connection, and which call uses it. ``ends``: that it is closed once that call is done."""
+
+    __slots__ = ("ends", "link", "user")
+
+    def __init__(self) -> None:
+        self.link: Link | None = None
+        self.user: object = None
+        self.ends = False
+
+
 class Connections:
-    """At most ``most`` connections of the store's own; the one that was used last is used next."""
+    """At most ``most`` connections of the store's own; of those that are open, the first that is free is used next.
+
+    An interrupt may end a call at any instant, and a signal handler call in the middle of another call of its thread.
+    So who uses a connection is noted in a single step, and what a call had is found by that, whatever came between.
+    """
 
     def __init__(self, conninfo: str, timeout: float, most: int) -> None:
         self._conninfo, self._timeout, self._most = conninfo, timeout, most
-        self._idle: deque[Link] = deque()
-        self._process = os.getpid()
         self._begin()
+        _all.add(self)
 
     def _begin(self) -> None:
-        self._idle.clear()
-        self._open = self._waiting = 0
+        """Begin anew; in a forked child too, where what is open is the parent's, which goes on using it."""
+        self._places = [Place() for _ in range(self._most)]
         self._freed = threading.Condition()
 
-    def take(self, deadline: float) -> Link:
-        if self._process != os.getpid():
-            self._begin()  # what is idle is the parent's, which goes on using it
-            self._process = os.getpid()
-        while True:
-            try:
-                link = self._idle.pop()
-            except IndexError:
-                break
-            if link.good():
-                return link
+    def take(self, user: object, deadline: float) -> Link:
+        """A connection for a call, which gives back what it has under the same name, even if this fails."""
+        place = self._choose(user, deadline)
+        link = place.link
+        if link is not None and not link.good():
             link.end()
-            self._closed()
-        return self._wait(deadline) or self._connect()
+            link = None
+        if link is None:
+            link = place.link = self._connect()
+        return link
 
-    def _wait(self, deadline: float) -> Link | None:
-        """One that is given back, or None where a new one may be opened."""
+    def _choose(self, user: object, deadline: float) -> Place:
+        late = False
         with self._freed:
-            self._waiting += 1
-            try:
-                while True:
-                    with suppress(IndexError):
-                        return self._idle.pop()
-                    if self._open < self._most:
-                        self._open += 1
-                        return None
-                    if not self._freed.wait(max(0, deadline - monotonic())):
-                        raise TimeoutError
-            finally:
-                self._waiting -= 1
+            while True:
+                room = None
+                for place in self._places:
+                    if place.user is None and (place.link is not None or room is None):
+                        room = place
+                        if place.link is not None:
+                            break
+                if room is not None and room.user is None:
+                    room.user = user
+                    return room
+                if late:
+                    raise TimeoutError
+                # One may be given back as the wait ends.
+                late = not self._freed.wait(max(0, deadline - monotonic()))
 
     def _connect(self) -> Link:
-        try:
-            seconds = max(1, ceil(self._timeout))
-            return Link(
-                psycopg.connect(self._conninfo, autocommit=True, client_encoding="utf8", connect_timeout=seconds)
-            )
-        except BaseException:
-            self._closed()
-            raise
+        seconds = max(1, ceil(self._timeout))
+        return Link(psycopg.connect(self._conninfo, autocommit=True, client_encoding="utf8", connect_timeout=seconds))
 
-    def _closed(self) -> None:
+    def give(self, user: object) -> None:
+        """Give back what a call has, if anything; twice is fine."""
         with self._freed:
-            self._open -= 1
-            self._freed.notify()
-
-    def give(self, link: Link) -> None:
-        if link.connection.closed:
-            self._closed()
-            return
-        self._idle.append(link)
-        if self._waiting:
-            with self._freed:
-                self._freed.notify()
+            for place in self._places:
+                if place.user is user:
+                    if place.link is not None and (place.ends or not place.link.done()):
+                        place.link.end()
+                        place.link = None
+                    place.ends = False
+                    place.user = None
+            self._freed.notify()  # also for one who was told of a free place and did not come to take it
 
     def close(self) -> None:
-        while self._idle:
-            self._idle.pop().connection.close()
-            self._closed()
+        with self._freed:
+            for place in self._places:
+                if place.user is None:
+                    link, place.link = place.link, None
+                    if link is not None:
+                        link.end()
+                else:
+                    place.ends = True
+
+
+_all: weakref.WeakSet[Connections] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for connections in list(_all):
+        connections._begin()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class AsyncConnections:
@@ -216,6 +238,7 @@ class AsyncConnections:
         self._conninfo, self._timeout = conninfo, timeout
         self._free = asyncio.BoundedSemaphore(most)
         self._idle: deque[Link] = deque()
+        self._age = 0
 
     async def take(self, deadline: float) -> Link:
         async with asyncio.timeout(max(0, deadline - monotonic())):
@@ -226,22 +249,24 @@ class AsyncConnections:
                 if link.good():
                     return link
                 link.end()
-            seconds = max(1, ceil(self._timeout))
-            return Link(
-                await psycopg.AsyncConnection.connect(
-                    self._conninfo, autocommit=True, client_encoding="utf8", connect_timeout=seconds
-                )
+            seconds, age = max(1, ceil(self._timeout)), self._age
+            connection = await psycopg.AsyncConnection.connect(
+                self._conninfo, autocommit=True, client_encoding="utf8", connect_timeout=seconds
             )
+            return Link(connection, age)
         except BaseException:
             self._free.release()
             raise
 
     async def give(self, link: Link) -> None:
+        if link.age != self._age:
+            link.end()  # closed since
         if not link.connection.closed:
             self._idle.append(link)
         self._free.release()
 
     async def close(self) -> None:
+        self._age += 1
         while self._idle:
             await self._idle.pop().connection.close()
 
@@ -251,12 +276,22 @@ class Borrowed:
 
     def __init__(self, pool: Any) -> None:
         self._pool = pool
+        self._lent: dict[object, Any] = {}
 
-    def take(self, deadline: float) -> Link:
-        return Link(self._pool.getconn(timeout=max(0.001, deadline - monotonic())))
+    def take(self, user: object, deadline: float) -> Link:
+        self._lent[user] = self._pool.getconn(timeout=max(0.001, deadline - monotonic()))
+        return Link(self._lent[user])
 
-    def give(self, link: Link) -> None:
-        self._pool.putconn(link.connection)
+    def give(self, user: object) -> None:
+        connection = self._lent.get(user)
+        if connection is None:
+            return
+        if connection.pgconn.transaction_status != pq.TransactionStatus.IDLE:
+            connection.pgconn.finish()  # whatever is under way
+        try:
+            self._pool.putconn(connection)
+        finally:
+            self._lent.pop(user, None)
 
     def close(self) -> None:
         """The pool is the caller's."""

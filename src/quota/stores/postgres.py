@@ -93,18 +93,22 @@ class PostgresStore(PostgresSteps):
 
     def _exchange(self, call: Call) -> bytes:
         deadline = monotonic() + self.timeout
+        connections, user = self._connections, object()
         try:
-            link = self._connections.take(deadline)
-        except _DRIVER as error:
-            raise not_connected(error) from error
-        try:
-            return follow(checked(link), exchange(link.pgconn, call), deadline, self.timeout)
-        except _DRIVER as error:
-            raise lost(error) from error
+            try:
+                link = connections.take(user, deadline)
+            except _DRIVER as error:
+                raise not_connected(error) from error
+            try:
+                return follow(checked(link), exchange(link.pgconn, call), deadline, self.timeout)
+            except _DRIVER as error:
+                raise lost(error) from error
         finally:
-            if not link.done():
-                link.end()
-            self._connections.give(link)
+            try:
+                connections.give(user)
+            except BaseException:
+                connections.give(user)  # an interrupt came in the middle of that
+                raise
 
     migrate = synchronous(PostgresSteps._migrate)
     check = synchronous(PostgresSteps._check)
