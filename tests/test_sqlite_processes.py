@@ -13,8 +13,8 @@ import warnings
 import pytest
 
 from quota import Ledger, StoreBusy, UsagePlan
-from quota.stores import _sqlite_handles
-from quota.stores._sqlite_turns import Line, Threads, pause
+from quota.stores import _sqlite_handles, _sqlite_opened
+from quota.stores._sqlite_turns import Line, Threads, Turn, pause
 from quota.stores.sqlite import SQLiteStore
 from receipts import Change, check_ceiling, check_receipts, justify_denials
 from sqlite_files import SPAWN, changed, ledger_on, reopened, spend, storm, used, whole
@@ -293,16 +293,13 @@ def test_the_line_is_dropped_by_the_kernel(tmp_path):
 
 def test_threads_take_turns_in_order_and_give_up_in_time():
     """Who waited longest is next; a deadline ends a wait; what comes too late is passed on; nobody else may give."""
-    turns, order = Threads(), []
-    assert turns.take(time.monotonic())
-    assert turns.mine()
+    turns, order, first = Threads(), [], Turn()
+    assert turns.take(first, time.monotonic())
 
     def wait(name, seconds):
-        if turns.take(time.monotonic() + seconds):
-            order.append(name)
-            turns.give()
-        else:
-            order.append(f"{name} gave up")
+        mine = Turn()
+        order.append(name if turns.take(mine, time.monotonic() + seconds) else f"{name} gave up")
+        turns.give(mine)
 
     threads = []
     for name, seconds in (("a", 30), ("b", 0.05), ("c", 30)):
@@ -311,17 +308,14 @@ def test_threads_take_turns_in_order_and_give_up_in_time():
         while len(turns._waiting) < len(threads):
             pause(0.001)
     threads[1].join()
-    stranger = threading.Thread(target=turns.give)
-    stranger.start()
-    stranger.join()
+    turns.give(Turn())
     assert order == ["b gave up"]
-    assert turns.mine()
-    turns.give()
+    assert turns.has(first)
+    turns.give(first)
     for thread in threads:
         thread.join()
     assert order == ["b gave up", "a", "c"]
-    assert turns.take(time.monotonic())
-    turns.give()
+    assert turns.take(Turn(), time.monotonic())
 
 
 def test_a_thread_that_waits_a_little_is_not_overtaken_for_ever():
@@ -330,15 +324,17 @@ def test_a_thread_that_waits_a_little_is_not_overtaken_for_ever():
 
     def loop():
         while not stop.is_set():
-            assert turns.take(time.monotonic() + 30)
+            mine = Turn()
+            assert turns.take(mine, time.monotonic() + 30)
             pause(0.0001)
-            turns.give()
+            turns.give(mine)
 
     thread = threading.Thread(target=loop)
     thread.start()
     for _ in range(20):
-        got.append(turns.take(time.monotonic() + 5))
-        turns.give()
+        mine = Turn()
+        got.append(turns.take(mine, time.monotonic() + 5))
+        turns.give(mine)
     stop.set()
     thread.join()
     assert all(got)
@@ -354,7 +350,8 @@ def peek_until(path, secret, end, results):
 
 def test_readers_that_overlap_for_ever_do_not_make_the_log_grow(path, monkeypatch):
     """SQLite begins its log anew when nobody reads it: with somebody always reading it is cut all the same."""
-    monkeypatch.setattr(_sqlite_handles, "_LONG_LOG", 200_000)
+    monkeypatch.setattr(_sqlite_handles, "LONG_LOG", 200_000)
+    monkeypatch.setattr(_sqlite_opened, "LONG_LOG", 200_000)
     ledger, _, secret = ledger_on(path, limits="1000000/year")
     end, results = SPAWN.Event(), SPAWN.Queue()
     readers = [SPAWN.Process(target=peek_until, args=(path, secret, end, results)) for _ in range(3)]

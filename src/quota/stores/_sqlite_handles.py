@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
 import weakref
@@ -12,9 +11,10 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from ..clock import monotonic
 from ..errors import StoreBusy, StoreUnavailable
-from ._sqlite_opened import Kept, Opened, close_all, open_file, try_begin
+from ._sqlite_forks import everybody
+from ._sqlite_opened import LONG_LOG, Held, Kept, Opened, close_all, cut_log, moved, open_file, try_begin
 from ._sqlite_schema import NOTHING, failure, is_busy
-from ._sqlite_turns import Line, Threads, pause
+from ._sqlite_turns import Line, Threads, Turn, pause
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -27,10 +27,6 @@ _GLANCE, _NEXT_PAUSE, _LINE_PAUSE, _LONG = 0.0001, 0.0003, 0.001, 0.25
 
 _MOST_IDLE = 4
 
-_LONG_LOG = 8 << 20
-"""Bytes beyond which the log is cut: readers that overlap for ever keep SQLite from beginning it anew by itself."""
-
-_all: weakref.WeakSet[Handles] = weakref.WeakSet()
 _left_behind: list[sqlite3.Connection] = []
 
 
@@ -49,16 +45,17 @@ class Handles:
         self._opened = False
         self._reset()
         weakref.finalize(self, close_all, self._kept)
-        _all.add(self)
+        everybody.add(self)
 
     def _reset(self) -> None:
         self._threads = Threads()
-        self._gate = threading.Condition()
-        self._reading = 0
+        # Python's own Condition may be interrupted as it enters; the lock itself may not.
+        self._lock = threading.RLock()
+        self._gate = threading.Condition(self._lock)
         self._shut = False
         self._time_ends = 0.0
         self._seen = 0
-        self._longest_log = _LONG_LOG
+        self._longest_log = LONG_LOG
         self._kept = Kept(Line(self.path + "-turn"))
 
     def write(self, work: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -80,55 +77,56 @@ class Handles:
         """
         now = monotonic()
         deadline = now + self.timeout
-        threads = self._threads
+        threads, turn = self._threads, Turn()
         try:
-            in_turn = threads.take(deadline)
-            if swap is not None and in_turn and now < self._time_ends and self._kept.writer is not None:
-                swapped = swap(self._kept.writer.db, *args, **kwargs)
+            self._take(turn, deadline)
+            writer = self._kept.writer
+            if writer is not None and writer.db.in_transaction:
+                self._undo(turn)  # which was interrupted
+            if swap is not None and now < self._time_ends and writer is not None:
+                swapped = swap(writer.db, *args, **kwargs)
                 if swapped is not None:
                     return swapped
-            db = self._begin(in_turn, deadline)
+            db = self._begin(deadline)
             answer = work(db, *args, **kwargs)
             db.execute("COMMIT")
         except sqlite3.Error as error:
-            self._undo(broken=not is_busy(error))
+            self._undo(turn, broken=not is_busy(error))
             raise failure(error, self.path) from error
         except BaseException:
-            self._undo()
+            self._undo(turn)
             raise
         finally:
-            threads.give()
+            try:
+                threads.give(turn)
+            except BaseException:
+                threads.give(turn)  # an interrupt came in the middle of that
+                raise
         return answer
 
-    def _begin(self, in_turn: bool, deadline: float) -> sqlite3.Connection:
+    def _take(self, turn: Turn, deadline: float) -> None:
+        if self._threads.take(turn, deadline):
+            return
+        if self._threads.mine(turn):
+            raise StoreBusy(f"{self.path}: called in the middle of a call of its own thread; {NOTHING}")
+        raise StoreBusy(f"{self.path}: other threads were first for {self.timeout} s; {NOTHING}")
+
+    def _begin(self, deadline: float) -> sqlite3.Connection:
         """Begin to write: at once in this process's own time, else in line."""
-        if not in_turn:
-            raise StoreBusy(f"{self.path}: other threads were first for {self.timeout} s; {NOTHING}")
         writer = self._kept.writer
         if writer is not None and monotonic() < self._time_ends and try_begin(writer.db):
             return writer.db
         self._time_ends = 0.0
-        if writer is None or self._moved(writer):
+        if writer is None or moved(writer, self.path):
             self._kept.writer = None
             if writer is not None:
                 writer.db.close()
-            writer = self._kept.writer = self._open(deadline)
-        self._cut_log(writer.db)
+            writer = self._open(self._kept.opening, deadline)
+            self._kept.writer, self._kept.opening.opened = writer, None
+        self._longest_log = cut_log(writer.db, self.path, self._longest_log)
         self._stand_in_line(writer.db, deadline)
         self._time_ends = monotonic() + _TIME
         return writer.db
-
-    def _cut_log(self, db: sqlite3.Connection) -> None:
-        """Cut a log that has grown long, which waits a moment for those who read it; in vain, not soon again."""
-        try:
-            size = os.stat(self.path + "-wal").st_size  # noqa: PTH116 -- as in _moved
-        except OSError:
-            return
-        if size > self._longest_log:
-            db.execute("PRAGMA busy_timeout = 300")
-            (in_vain, _, _) = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            db.execute("PRAGMA busy_timeout = 0")
-            self._longest_log = _LONG_LOG + (size if in_vain else 0)
 
     def _stand_in_line(self, db: sqlite3.Connection, deadline: float) -> None:
         """Be the next, and begin once whoever has the file has used its time, or does not use it."""
@@ -148,8 +146,7 @@ class Handles:
                 pause(min(_LINE_PAUSE if next_since is None else _NEXT_PAUSE if waited else _GLANCE, deadline - now))
                 waited = next_since is not None
         finally:
-            if next_since is not None:
-                line.leave()
+            line.leave()  # also where an interrupt came before it was known that it was entered
 
     def _is_quiet(self, db: sqlite3.Connection) -> bool:
         """Whether no other process has written since this was last asked."""
@@ -162,9 +159,9 @@ class Handles:
         seen, self._seen = self._seen, version
         return bool(seen == version)
 
-    def _undo(self, *, broken: bool = False) -> None:
+    def _undo(self, turn: Turn, *, broken: bool = False) -> None:
         """Take back what a failed transaction did; a connection that SQLite failed on is opened anew next time."""
-        if not self._threads.mine():
+        if not self._threads.has(turn):
             return
         self._undone()
         writer = self._kept.writer
@@ -182,12 +179,10 @@ class Handles:
     def read(self, work: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Do ``work`` on one moment's state of the file, beside whoever writes. Raises as ``write``."""
         deadline = monotonic() + self.timeout
-        reader = None
+        reading = object()
         sound = False
-        self._begin_reading(deadline)
         try:
-            reader = self._borrow(deadline)
-            db = reader.db
+            db = self._borrow(reading, deadline)
             while True:
                 try:
                     db.execute("BEGIN")
@@ -209,48 +204,56 @@ class Handles:
             sound = True
             raise
         finally:
-            self._give_back(reader, sound=sound)
+            try:
+                self._give_back(reading, sound=sound)
+            except BaseException:
+                self._give_back(reading, sound=sound)  # an interrupt came in the middle of that
+                raise
 
-    def _begin_reading(self, deadline: float) -> None:
-        with self._gate:
+    def _borrow(self, reading: object, deadline: float) -> sqlite3.Connection:
+        """A connection for a call, which gives back what it has under the same name, even if this fails."""
+        with self._lock:
             if not self._gate.wait_for(lambda: not self._shut, deadline - monotonic()):
                 raise StoreBusy(f"{self.path}: this process forks; {NOTHING}")
-            self._reading += 1
-
-    def _borrow(self, deadline: float) -> Opened:
-        with self._gate:
-            reader = self._kept.idle.pop() if self._kept.idle else None
-        if reader is not None and self._moved(reader):
+            held = Held(reading)
+            for other in self._kept.readers:
+                if other.user is None:
+                    other.user = reading
+                    held = other
+                    break
+            else:
+                self._kept.readers.append(held)
+        reader = held.opened
+        if reader is not None and moved(reader, self.path):
             reader.db.close()
-            reader = None
-        return reader or self._open(deadline)
+            held.opened = reader = None
+        return (reader or self._open(held, deadline)).db
 
-    def _give_back(self, reader: Opened | None, *, sound: bool) -> None:
-        with self._gate:
-            self._reading -= 1
+    def _give_back(self, reading: object, *, sound: bool) -> None:
+        """Give back what a call has, if anything; twice is fine."""
+        with self._lock:
+            readers = self._kept.readers
+            for held in list(readers):
+                if held.user is reading:
+                    if sound and held.opened is not None and len(readers) <= _MOST_IDLE:
+                        held.user = None
+                    else:
+                        if held.opened is not None:
+                            held.opened.db.close()
+                        readers.remove(held)
             self._gate.notify_all()
-            if reader is not None and sound and len(self._kept.idle) < _MOST_IDLE:
-                self._kept.idle.append(reader)
-                return
-        if reader is not None:
-            reader.db.close()
 
-    def _moved(self, opened: Opened) -> bool:
-        """Whether the path is another file by now than the one that was opened."""
-        try:
-            found = os.stat(self.path)  # noqa: PTH116 -- before every other call, and twice as fast
-        except OSError:
-            return True
-        return opened.file != (found.st_dev, found.st_ino)
+    def _reads(self) -> bool:
+        return any(held.user is not None for held in self._kept.readers)
 
-    def _open(self, deadline: float) -> Opened:
+    def _open(self, held: Held, deadline: float) -> Opened:
         """A new connection to the file, which is made when it was never there."""
         there = Path(self.path).exists()
         if self._opened and not there:
             raise StoreUnavailable(f"{self.path} was removed while in use; {NOTHING}")
         while True:
             try:
-                opened = open_file(self.path, self._synchronous, "rw" if there else "rwc")
+                opened = open_file(self.path, self._synchronous, "rw" if there else "rwc", held)
             except sqlite3.OperationalError as error:
                 if not is_busy(error) or monotonic() >= deadline:
                     raise
@@ -261,59 +264,46 @@ class Handles:
 
     def close(self) -> None:
         """Close all connections once those who use them are done; a call afterwards opens new ones."""
-        if self._suspend(monotonic() + self.timeout):
-            self._resume()
+        turn = Turn()
+        try:
+            self.suspend(turn, monotonic() + self.timeout)
+        finally:
+            try:
+                self.resume(turn)
+            except BaseException:
+                self.resume(turn)  # an interrupt came in the middle of that
+                raise
 
-    def _suspend(self, deadline: float) -> bool:
+    def suspend(self, turn: Turn, deadline: float) -> bool:
         """Bring everybody to rest and close everything; False when somebody would not come to rest in time."""
-        if self._threads.mine() or not self._threads.take(deadline):
+        if not self._threads.take(turn, deadline):
             return False
-        with self._gate:
+        with self._lock:
             self._shut = True
-            if not self._gate.wait_for(lambda: not self._reading, max(0.0, deadline - monotonic())):
-                self._shut = False
-                self._threads.give()
+            if not self._gate.wait_for(lambda: not self._reads(), max(0.0, deadline - monotonic())):
                 return False
-        close_all(self._kept)
+        try:
+            close_all(self._kept)
+        except BaseException:
+            close_all(self._kept)  # an interrupt came in the middle of that
+            raise
         return True
 
-    def _resume(self) -> None:
-        with self._gate:
-            self._shut = False
-            self._gate.notify_all()
-        self._threads.give()
+    def resume(self, turn: Turn) -> None:
+        """Go on, whether all came to rest or not; twice is fine."""
+        if self._threads.has(turn):
+            with self._lock:
+                self._shut = False
+                self._gate.notify_all()
+        self._threads.give(turn)
 
-    def _begin_child(self) -> None:
+    def begin_child(self) -> None:
         """In a forked child: nothing of the parent's is used. What was still open is never closed, never used."""
-        _left_behind.extend(self._kept.forget())
+        kept = self._kept
+        for held in kept.readers:
+            held.user = None  # the thread is not here
+        _left_behind.extend(kept.connections())
+        kept.forget()
         self._kept.line.close()
         self._reset()
         weakref.finalize(self, close_all, self._kept)
-
-
-def _before_fork() -> None:
-    """Close everything: with a connection inherited, even one that the child opens itself would hold no locks.
-
-    SQLite keeps a process's locks on a file in that process's memory. A child that finds them there takes them for its
-    own, and what it writes is lost when the parent closes the file.
-    """
-    _suspended[:] = [handles for handles in list(_all) if handles._suspend(monotonic() + handles.timeout)]
-
-
-def _after_fork() -> None:
-    while _suspended:
-        _suspended.pop()._resume()
-
-
-def _after_fork_in_child() -> None:
-    _suspended.clear()
-    for handles in list(_all):
-        handles._begin_child()
-
-
-_suspended: list[Handles] = []
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child
-    )  # fmt: skip

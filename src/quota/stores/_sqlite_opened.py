@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +10,9 @@ from typing import NamedTuple
 from ..errors import StoreUnavailable
 from ._sqlite_schema import NOTHING, STEPS, bring_up_to_date, is_busy, read_version
 from ._sqlite_turns import Line
+
+LONG_LOG = 8 << 20
+"""Bytes beyond which the log is cut: readers that overlap for ever keep SQLite from beginning it anew by itself."""
 
 
 class Opened(NamedTuple):
@@ -18,29 +22,49 @@ class Opened(NamedTuple):
     file: tuple[int, int]
 
 
+class Held:
+    """Room for a connection, and which call uses it: noted in a single step each, so that no interrupt loses one."""
+
+    __slots__ = ("opened", "user")
+
+    def __init__(self, user: object = None) -> None:
+        self.opened: Opened | None = None
+        self.user = user
+
+
 class Kept:
-    """What is open: apart from its user, so that it can be closed when nobody holds that any more."""
+    """What is open: apart from its user, so that it can be closed when nobody holds that any more.
+
+    ``opening``: the next writer, until it is the writer.
+    """
 
     def __init__(self, line: Line) -> None:
         self.writer: Opened | None = None
-        self.idle: list[Opened] = []
+        self.opening = Held()
+        self.readers: list[Held] = []
         self.line = line
 
-    def forget(self) -> list[sqlite3.Connection]:
-        """Give out all connections; none is left."""
-        found = [opened.db for opened in (self.writer, *self.idle) if opened is not None]
-        self.writer, self.idle = None, []
-        return found
+    def connections(self) -> list[sqlite3.Connection]:
+        """All that are open, but for those that some thread reads with."""
+        idle = [held.opened for held in self.readers if held.user is None]
+        found = [self.writer, self.opening.opened, *idle]
+        return [opened.db for opened in found if opened is not None]
+
+    def forget(self) -> None:
+        """Whatever ``connections`` gave is no longer kept."""
+        self.writer, self.opening = None, Held()
+        self.readers = [held for held in self.readers if held.user is not None]
 
 
 def close_all(kept: Kept) -> None:
-    """Close everything."""
-    for db in kept.forget():
+    """Close everything that nobody reads with; twice is fine."""
+    for db in kept.connections():
         db.close()
+    kept.forget()
     kept.line.close()
 
 
-def open_file(path: str, durability: str, mode: str) -> Opened:
+def open_file(path: str, durability: str, mode: str, held: Held) -> Opened:
     """A new connection to a file of ours, brought up to date if need be. ``mode``: ``rw``, or ``rwc`` to make it."""
     db = connect(path, mode)
     try:
@@ -57,10 +81,11 @@ def open_file(path: str, durability: str, mode: str) -> Opened:
             bring_up_to_date(db, path)
             db.execute("COMMIT")
         found = Path(path).stat()
+        opened = held.opened = Opened(db, (found.st_dev, found.st_ino))
     except BaseException:
         db.close()
         raise
-    return Opened(db, (found.st_dev, found.st_ino))
+    return opened
 
 
 def _use_log(db: sqlite3.Connection, path: str) -> None:
@@ -85,3 +110,26 @@ def try_begin(db: sqlite3.Connection) -> bool:
             return False
         raise
     return True
+
+
+def moved(opened: Opened, path: str) -> bool:
+    """Whether the path is another file by now than the one that was opened."""
+    try:
+        found = os.stat(path)  # noqa: PTH116 -- before every other call, and twice as fast
+    except OSError:
+        return True
+    return opened.file != (found.st_dev, found.st_ino)
+
+
+def cut_log(db: sqlite3.Connection, path: str, longest: int) -> int:
+    """Cut a log that has grown beyond ``longest``, which waits a moment for those who read it; when to do so again."""
+    try:
+        size = os.stat(path + "-wal").st_size  # noqa: PTH116 -- as above
+    except OSError:
+        return longest
+    if size <= longest:
+        return longest
+    db.execute("PRAGMA busy_timeout = 300")
+    (in_vain, _, _) = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    db.execute("PRAGMA busy_timeout = 0")
+    return LONG_LOG + (size if in_vain else 0)

@@ -32,85 +32,93 @@ def pause(seconds: float) -> None:
     _never.acquire(timeout=seconds)
 
 
-class _Waiter:
-    """A thread that waits: ``rung`` once it was told to look again."""
+class Turn:
+    """One call's turn, asked for or had. ``rung``: once it was told to look again."""
 
     __slots__ = ("bell", "rung", "since", "thread")
 
-    def __init__(self, thread: int, since: float) -> None:
-        self.thread = thread
-        self.since = since
+    def __init__(self) -> None:
+        self.thread = threading.get_ident()
+        self.since = 0.0
         self.rung = False
-        self.bell = threading.Lock()
-        self.bell.acquire()
+        self.bell: threading.Lock | None = None
 
 
 class Threads:
-    """The threads of one process, one at a time, each waiting until its deadline at most.
+    """The calls of one process's threads, one at a time, each waiting until its deadline at most.
 
     Whoever has waited longest is next. A thread that is awake may go before a next that has only just come, since
     waking one up takes as long as a charge; for a next that has waited a little, the turn is kept.
+
+    Who has the turn is noted in a single step, and giving it back twice is fine: an interrupt loses no turn. A signal
+    handler in the middle of a call of its own thread never has one.
     """
 
     __slots__ = ("_guard", "_owner", "_waiting")
 
     def __init__(self) -> None:
-        self._guard = threading.Lock()
-        self._owner: int | None = None
-        self._waiting: deque[_Waiter] = deque()
+        self._guard = threading.RLock()
+        self._owner: Turn | None = None
+        self._waiting: deque[Turn] = deque()
 
-    def take(self, deadline: float) -> bool:
-        """Have the turn; False when the deadline came first."""
-        me = threading.get_ident()
+    def take(self, turn: Turn, deadline: float) -> bool:
+        """Have the turn; False when the deadline came first. It is to be given back in either case."""
         with self._guard:
             if self._owner is None:
-                self._owner = me
+                self._owner = turn
                 return True
+            if self.mine(turn):
+                return False
+            now = turn.since = monotonic()
+            bell = turn.bell = threading.Lock()
+            bell.acquire()
+            self._waiting.append(turn)
+        while now < deadline and not self._admitted(turn, bell.acquire(timeout=deadline - now)):
             now = monotonic()
-            waiter = _Waiter(me, now)
-            self._waiting.append(waiter)
-        try:
-            while now < deadline and not self._admitted(waiter, waiter.bell.acquire(timeout=deadline - now)):
-                now = monotonic()
-        finally:
-            with self._guard:
-                if waiter in self._waiting:
-                    self._waiting.remove(waiter)
-                    self._ring()
-        return self._owner == me
+        return self._owner is turn
 
-    def _admitted(self, waiter: _Waiter, rung: bool) -> bool:
+    def _admitted(self, turn: Turn, rung: bool) -> bool:
         with self._guard:
             if rung:
-                waiter.rung = False
-            if self._owner is None and self._waiting[0] is waiter:
-                self._owner = waiter.thread
+                turn.rung = False
+            if self._owner is None and self._waiting[0] is turn:
+                self._owner = turn
                 self._waiting.popleft()
-            return self._owner == waiter.thread
+            return self._owner is turn
 
-    def mine(self) -> bool:
-        """Whether the calling thread has the turn."""
-        return self._owner == threading.get_ident()
-
-    def give(self) -> None:
-        """Let others have the turn; nothing when it is not the caller's."""
-        if self._owner != threading.get_ident():
-            return
+    def mine(self, turn: Turn) -> bool:
+        """Whether another call of a call's thread has the turn, or waits for it."""
         with self._guard:
-            self._owner = None
+            return any(
+                other is not None and other is not turn and other.thread == turn.thread
+                for other in (self._owner, *self._waiting)
+            )
+
+    def has(self, turn: Turn) -> bool:
+        """Whether a call has the turn."""
+        return self._owner is turn
+
+    def give(self, turn: Turn) -> None:
+        """Let others have the turn, or wait for it no more."""
+        with self._guard:
+            if turn in self._waiting:
+                self._waiting.remove(turn)
+            if self._owner is turn:
+                self._owner = None
             self._ring()
 
     def _ring(self) -> None:
         """Wake whoever has waited longest, if the turn is free; after a while it is the next's for sure."""
         if self._owner is not None or not self._waiting:
             return
-        waiter = self._waiting[0]
-        if monotonic() > waiter.since + _YOUNG:
-            self._owner = waiter.thread
+        turn = self._waiting[0]
+        late = monotonic() > turn.since + _YOUNG
+        if not turn.rung and turn.bell is not None:
+            turn.rung = True
+            turn.bell.release()
+        if late:
+            self._owner = turn
             self._waiting.popleft()
-        if not waiter.rung:
-            waiter.rung = True
-            waiter.bell.release()
 
 
 class Line:
