@@ -12,9 +12,10 @@ from contextlib import suppress
 import pytest
 
 from interleavings import attempt, files, plant
-from quota import Ledger, ManualClock, StoreBusy, UsagePlan
+from quota import Ledger, ManualClock, StoreBusy, StoreUnavailable, UsagePlan
 from quota.stores import _sqlite_handles, _sqlite_opened, _sqlite_steps, _sqlite_turns
 from quota.stores._sqlite_handles import Handles
+from quota.stores._sqlite_opened import close_unused
 from quota.stores._sqlite_turns import Threads, Turn
 from quota.stores.sqlite import SQLiteStore
 from scheduler import Found, explore
@@ -212,3 +213,25 @@ def test_planted_bugs_of_turns_are_found(tmp_path, monkeypatch, bug):
         for act in (File.consume, File.peek, File.close, refused):
             interrupted(tmp_path, act, TURNS, timeout=0.02)
         test_a_signal_handler_has_its_answer_or_is_told_that_the_store_is_busy(tmp_path, File.remember, File.consume)
+
+
+@pytest.mark.parametrize("call", ["write", "read"])
+def test_what_is_in_use_at_the_interpreter_s_exit_is_not_closed(tmp_path, call):
+    """A thread may be in the middle of a call when the finalizers run: closed under it, it would crash the process."""
+    file = File(tmp_path)
+    file.peek()
+    handles = file.ledger.store._handles
+
+    def work(db):
+        from_elsewhere(lambda: [close_unused(handles._kept)])
+        return db.execute("SELECT 1").fetchone()
+
+    assert getattr(handles, call)(work) == (1,)
+    assert file.settled() == file.sure - 1
+
+
+def test_planted_close_under_a_thread_is_found(tmp_path, monkeypatch):
+    """Whoever closes without a turn."""
+    monkeypatch.setattr(Threads, "take", lambda self, turn, deadline: True)
+    with pytest.raises(StoreUnavailable, match="closed"):
+        test_what_is_in_use_at_the_interpreter_s_exit_is_not_closed(tmp_path, "write")

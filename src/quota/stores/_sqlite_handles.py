@@ -12,7 +12,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 from ..clock import monotonic
 from ..errors import StoreBusy, StoreUnavailable
 from ._sqlite_forks import everybody
-from ._sqlite_opened import LONG_LOG, Held, Kept, Opened, close_all, cut_log, moved, open_file, try_begin
+from ._sqlite_opened import LONG_LOG, Held, Kept, Opened, close_all, close_unused, cut_log, moved, open_file, try_begin
 from ._sqlite_schema import NOTHING, failure, is_busy
 from ._sqlite_turns import Line, Threads, Turn, pause
 
@@ -44,7 +44,7 @@ class Handles:
         self._undone = undone
         self._opened = False
         self._reset()
-        weakref.finalize(self, close_all, self._kept)
+        weakref.finalize(self, close_unused, self._kept)
         everybody.add(self)
 
     def _reset(self) -> None:
@@ -56,7 +56,7 @@ class Handles:
         self._time_ends = 0.0
         self._seen = 0
         self._longest_log = LONG_LOG
-        self._kept = Kept(Line(self.path + "-turn"))
+        self._kept = Kept(Line(self.path + "-turn"), self._threads, self._lock)
 
     def write(self, work: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Do ``work`` in a transaction that writes, alone among all processes; what it raises undoes all of it.
@@ -306,4 +306,4 @@ class Handles:
         kept.forget()
         self._kept.line.close()
         self._reset()
-        weakref.finalize(self, close_all, self._kept)
+        weakref.finalize(self, close_unused, self._kept)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import StoreUnavailable
 from ._sqlite_schema import NOTHING, STEPS, bring_up_to_date, is_busy, read_version
-from ._sqlite_turns import Line
+from ._sqlite_turns import Line, Threads, Turn
 
 LONG_LOG = 8 << 20
 """Bytes beyond which the log is cut: readers that overlap for ever keep SQLite from beginning it anew by itself."""
@@ -38,11 +39,13 @@ class Kept:
     ``opening``: the next writer, until it is the writer.
     """
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: Line, threads: Threads, lock: threading.RLock) -> None:
         self.writer: Opened | None = None
         self.opening = Held()
         self.readers: list[Held] = []
         self.line = line
+        self.threads = threads
+        self.lock = lock
 
     def connections(self) -> list[sqlite3.Connection]:
         """All that are open, but for those that some thread reads with."""
@@ -62,6 +65,15 @@ def close_all(kept: Kept) -> None:
         db.close()
     kept.forget()
     kept.line.close()
+
+
+def close_unused(kept: Kept) -> None:
+    """Close what nobody uses: at the interpreter's exit threads may still be in the middle of calls."""
+    turn = Turn()
+    if kept.threads.take(turn, 0.0):
+        with kept.lock:
+            close_all(kept)
+    kept.threads.give(turn)
 
 
 def open_file(path: str, durability: str, mode: str, held: Held) -> Opened:
