@@ -52,6 +52,7 @@ class RedisStore(RedisSteps):
     ) -> None:
         super().__init__(namespace, timeout, check_clock, options)
         self._owned = client is None
+        self._closes = 0
         if client is None:
             retry = Retry(NoBackoff(), 0)
             client = redis.Redis.from_url(url or "redis://localhost", **_driver_options(timeout, retry))
@@ -87,7 +88,7 @@ class RedisStore(RedisSteps):
             raise failure(error, sent=True) from error
 
     def _exchange(self, call: Call, *, by_text: bool) -> Any:
-        sent = False
+        sent, closes = False, self._closes
         try:
             pool = self._pool()
             connection = pool.get_connection()
@@ -102,6 +103,8 @@ class RedisStore(RedisSteps):
                 raise
             finally:
                 pool.release(connection)
+                if self._closes != closes:
+                    pool.disconnect(inuse_connections=False)
         except ResponseError:
             raise
         except (RedisError, RedisClusterException, OSError) as error:
@@ -122,9 +125,11 @@ class RedisStore(RedisSteps):
     dissociate = synchronous(RedisSteps._dissociate)
 
     def close(self) -> None:
-        """Close the connections that this store opened; a client of yours stays open."""
+        """Close the connections that this store opened, each once its call is done; a client of yours stays open."""
         if self._owned:
-            self.client.close()
+            self._closes += 1
+            # Those in use are their calls': closed under a thread that uses it, the driver fails in ways of its own.
+            self.client.connection_pool.disconnect(inuse_connections=False)
 
 
 class _NodePool:
@@ -172,6 +177,7 @@ class AsyncRedisStore(RedisSteps):
     ) -> None:
         super().__init__(namespace, timeout, check_clock, options)
         self._owned = client is None
+        self._closes = 0
         if client is None:
             retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
             client = redis.asyncio.Redis.from_url(url or "redis://localhost", **_driver_options(timeout, retry))
@@ -205,7 +211,7 @@ class AsyncRedisStore(RedisSteps):
             raise failure(error, sent=True) from error
 
     async def _exchange(self, call: Call, *, by_text: bool) -> Any:
-        sent = False
+        sent, closes = False, self._closes
         try:
             pool = await self._pool()
             connection = await pool.get_connection()
@@ -219,6 +225,8 @@ class AsyncRedisStore(RedisSteps):
                 await connection.disconnect(nowait=True)
                 raise
             finally:
+                if self._closes != closes:
+                    await connection.disconnect(nowait=True)
                 await pool.release(connection)
         except ResponseError:
             raise
@@ -240,9 +248,12 @@ class AsyncRedisStore(RedisSteps):
     dissociate = awaited(RedisSteps._dissociate)
 
     async def close(self) -> None:
-        """Close the connections that this store opened; a client of yours stays open."""
+        """Close the connections that this store opened, each once its call is done; a client of yours stays open."""
         if self._owned:
-            await self.client.aclose()
+            self._closes += 1
+            # In one step: the pool's own way waits in between, while others take what is being closed.
+            for connection in list(self.client.connection_pool._available_connections):
+                await connection.disconnect(nowait=True)
 
 
 def open_url(url: str, *, asynchronous: bool = False) -> RedisStore | AsyncRedisStore:
