@@ -210,7 +210,7 @@ def whole(office):
     return not gate.broken and not office.open()
 
 
-def interrupted(act, modules=(postgres, _postgres_pool)):
+def interrupted(act, modules=(postgres, _postgres_pool, threading)):
     """Interrupt a call at each instant; how many there were."""
     instants = 0
     while True:

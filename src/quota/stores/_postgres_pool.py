@@ -161,7 +161,9 @@ class Connections:
     def _begin(self) -> None:
         """Begin anew; in a forked child too, where what is open is the parent's, which goes on using it."""
         self._places = [Place() for _ in range(self._most)]
-        self._freed = threading.Condition()
+        # Python's own Condition may be interrupted as it enters, with its lock taken; the lock itself may not.
+        self._lock = threading.RLock()
+        self._freed = threading.Condition(self._lock)
 
     def take(self, user: object, deadline: float) -> Link:
         """A connection for a call, which gives back what it has under the same name, even if this fails."""
@@ -176,7 +178,7 @@ class Connections:
 
     def _choose(self, user: object, deadline: float) -> Place:
         late = False
-        with self._freed:
+        with self._lock:
             while True:
                 room = None
                 for place in self._places:
@@ -198,7 +200,7 @@ class Connections:
 
     def give(self, user: object) -> None:
         """Give back what a call has, if anything; twice is fine."""
-        with self._freed:
+        with self._lock:
             for place in self._places:
                 if place.user is user:
                     if place.link is not None and (place.ends or not place.link.done()):
@@ -209,7 +211,7 @@ class Connections:
             self._freed.notify()  # also for one who was told of a free place and did not come to take it
 
     def close(self) -> None:
-        with self._freed:
+        with self._lock:
             for place in self._places:
                 if place.user is None:
                     link, place.link = place.link, None
