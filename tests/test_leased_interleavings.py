@@ -19,7 +19,10 @@ from quota.stores.memory import MemoryStore
 from scheduler import Found
 
 LEASED = files(
-    "ledger", "stores/leased", "stores/_lane", *(f"stores/_leased_{part}" for part in ("holding", "index", "lane", "steps"))
+    "ledger",
+    "stores/leased",
+    "stores/_lane",
+    *(f"stores/_leased_{part}" for part in ("holding", "index", "lane", "steps")),
 )
 """All of this process that a leased call passes through and threads share."""
 ASKING = files("stores/leased", "stores/_leased_steps")

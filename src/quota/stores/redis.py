@@ -251,9 +251,11 @@ class AsyncRedisStore(RedisSteps):
         """Close the connections that this store opened, each once its call is done; a client of yours stays open."""
         if self._owned:
             self._closes += 1
+            pool = self.client.connection_pool
             # In one step: the pool's own way waits in between, while others take what is being closed.
-            for connection in list(self.client.connection_pool._available_connections):
+            for connection in list(getattr(pool, "_available_connections", ())):
                 await connection.disconnect(nowait=True)
+            await pool.disconnect(inuse_connections=False)
 
 
 def open_url(url: str, *, asynchronous: bool = False) -> RedisStore | AsyncRedisStore:
