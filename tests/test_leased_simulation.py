@@ -82,7 +82,7 @@ def test_the_simulation_catches(bug, tmp_path):
 @pytest.mark.parametrize("part", range(4))
 def test_histories(part):
     """Every unit is accounted for after every step of every history."""
-    for seed in range(part * 25, part * 25 + 25):
+    for seed in range(part * 15, part * 15 + 15):
         simulate(seed, awaited=seed % 3 == 0)
 
 
@@ -95,7 +95,7 @@ def test_histories_that_failed_once(seed):
 @pytest.mark.parametrize("part", range(2))
 def test_crowded_histories(part):
     """The same where many tasks of one process call at once, and some of them are cancelled on the way."""
-    for seed in range(50_000 + part * 15, 50_000 + part * 15 + 15):
+    for seed in range(50_000 + part * 10, 50_000 + part * 10 + 10):
         simulate(seed, crowded=True)
 
 

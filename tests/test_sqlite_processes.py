@@ -352,6 +352,8 @@ def test_readers_that_overlap_for_ever_do_not_make_the_log_grow(path, monkeypatc
     """SQLite begins its log anew when nobody reads it: with somebody always reading it is cut all the same."""
     monkeypatch.setattr(_sqlite_handles, "LONG_LOG", 200_000)
     monkeypatch.setattr(_sqlite_opened, "LONG_LOG", 200_000)
+    # Its length is looked at whenever a process begins its time: in ten milliseconds a fast one writes two million bytes.
+    monkeypatch.setattr(_sqlite_handles, "_TIME", 0.001)
     ledger, _, secret = ledger_on(path, limits="1000000/year")
     end, results = SPAWN.Event(), SPAWN.Queue()
     readers = [SPAWN.Process(target=peek_until, args=(path, secret, end, results)) for _ in range(3)]

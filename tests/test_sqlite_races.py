@@ -31,12 +31,14 @@ opened = []
 @pytest.fixture(autouse=True)
 def _closed():
     """What is collected is closed: not where interrupts are looked for."""
-    gc.collect()
-    yield
-    for file in opened:
-        file.close()
-    opened.clear()
-    gc.collect()
+    gc.disable()
+    try:
+        yield
+        for file in opened:
+            file.close()
+        opened.clear()
+    finally:
+        gc.enable()
 
 
 class File:

@@ -28,10 +28,11 @@ ELSEWHERE = {
     "test_sqlite_faults": "starts interpreters that know the library by its name",
 }
 LONG = {
-    "test_interleavings", "test_leased", "test_leased_corners", "test_leased_courses", "test_leased_interleavings", "test_leased_processes", "test_leased_simulation", "test_scheduler",
+    "test_interleavings", "test_interrupted_changes", "test_interrupts", "test_leased", "test_leased_corners", "test_leased_courses", "test_leased_interleavings", "test_leased_processes", "test_leased_simulation", "test_scheduler",
     "test_small_world", "test_sqlite", "test_sqlite_crash", "test_sqlite_faults", "test_sqlite_planted",
     "test_lease_operations", "test_replay", "test_replay_million", "test_sqlite_processes", "test_suggest",
-    "test_threads", "test_toggling", "test_web",
+    "test_threads", "test_toggling", "test_web", "test_sqlite_races", "test_redis_races", "test_postgres_races",
+    "test_remote_races",
 }  # fmt: skip
 """What takes its time on any copy alike: left to the slow run."""
 CORE = {"test_http", "test_key", "test_machine", "test_period", "test_small_world"}
