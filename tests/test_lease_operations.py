@@ -178,6 +178,7 @@ def test_a_renewal(shared):
     assert ask(shared, "renew", bid(1), at=3 * SECOND).plan.id == "p"
     assert leases(shared)["holder-a"][2] == START + 7 * SECOND
     assert ask(shared, "renew", bid(2)) is None
+    assert ask(shared, "renew", bid(1), at=30 * SECOND) is None, "the lease is for the minute that is over"
     shared.drop_plan("p")
     assert ask(shared, "renew", bid(1)) is None
 

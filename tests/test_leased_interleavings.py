@@ -571,7 +571,7 @@ def test_every_interleaving_with_one_preemption(name):
 def test_interleavings_with_two_preemptions(name, where):
     """Three thousand of them, drawn with a seed."""
     report = scenario.run(name, preemptions=2, limit=3000, seed=len(name), files=where)
-    assert report.preempted > 2900
+    assert report.preempted > min(report.schedules, 3000) - 100
 
 
 TWICE = {"preemptions": 2, "limit": 6000, "seed": 1, "files": ASKING}

@@ -93,7 +93,10 @@ def renew(request: Request, entry: Entry | None, party: Party | None, terms: Ter
         return None
     now = party.instant(request.now, terms)
     course = plan.course(request.route)
-    renewed = _leased(party, course, {unit: n for _, _, unit, n in lease[4]}, lease[3], now, terms, entry.key, plan)
+    units = granted(party.settled(course, now, terms), lease, course, now)
+    if units is None:
+        return None
+    renewed = _leased(party, course, units, lease[3], now, terms, entry.key, plan)
     if lease[2] < now + bid.life // 2:
         revive(party, bid, now)
     return renewed

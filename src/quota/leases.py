@@ -105,10 +105,9 @@ def give_back(party: Party, bid: Bid, now: int, *, last: bool) -> None:
 
 
 def granted(party: Party, lease: list[Any], course: Course, now: int) -> dict[str, int] | None:
-    """The units of a lease whose bid comes again, of a settled party.
+    """The units of a lease that may be spent from now on, of a settled party: its bid comes again, or it is renewed.
 
-    None when they are for windows or meters that are not now's, or when a limit was lowered below what it counts: its
-    process holds none of them yet, so the lower limit binds at once.
+    None when they are for windows or meters that are not now's, or when a limit was lowered below what it counts.
     """
     _, _, _, taken_at, takes = lease
     units = {unit: n for _, _, unit, n in takes}

@@ -232,15 +232,20 @@ def find_quota(course: Course | None, name: str, route: str | None) -> QuotaLine
     raise InvalidValue("limit", name, f"a quota of the key's plan: {', '.join(line.name for line in quotas) or 'none'}")
 
 
-def _outlive(old: Record, now: int) -> Record:
-    """A record that begins anew, but for what is out on lease: it may be spent yet, so it stays counted."""
+def _outlive(old: Record, now: int, terms: Terms) -> Record:
+    """A record that begins anew, but for what is out on lease: it may be spent yet, so it stays counted.
+
+    Not what a wild clock leased, further ahead than any other process may be.
+    """
     fresh = Record(new_number())
-    leases = {name: lease for name, lease in (old.leases or {}).items() if lease[0] and lease[3] <= now}
+    latest = now + terms.max_skew
+    leases = {name: lease for name, lease in (old.leases or {}).items() if lease[0] and lease[3] <= latest}
     for name, (number, until, lively, _, takes) in leases.items():
-        if takes and now < until:
-            add(fresh, takes, now)
+        left = [] if until and until <= now else takes  # of windows that are not over
+        if left:
+            add(fresh, left, now)
         # As though it were leased now: that is when these units are counted, and what is not spent of them goes back.
-        leases[name] = [number, until, lively, now, takes if now < until else []]
+        leases[name] = [number, until, lively, now, left]
     fresh.leases = leases or None
     return fresh
 
@@ -249,7 +254,7 @@ def _forget(request: Request, entry: Entry | None, party: Party | None, terms: T
     """Drop a key's counts, and its account's where they lie in the future: the repair after a wild clock."""
     _, party = _found(request, entry, party)
     party.note(whole=False)
-    party.key.become(_outlive(party.key, request.now))
+    party.key.become(_outlive(party.key, request.now, terms))
     if party.account is not None and request.now < party.account.at - terms.max_skew:
         party.account.become(Record(new_number()))
     party.changed = True

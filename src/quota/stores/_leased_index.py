@@ -28,7 +28,7 @@ class Holdings:
         self._open: dict[Holding, None] = {}
         self._accounts: dict[str, dict[Holding, None]] = {}
         self._known: dict[bytes | str, str] = {}
-        self._directory = threading.Lock()
+        self._directory = threading.RLock()  # a signal handler may call in the middle of any step
 
     def _new_gate(self) -> Any:
         raise NotImplementedError
@@ -56,7 +56,7 @@ class Holdings:
 
     def _evict(self) -> None:
         """Forget some holdings that hold nothing; the oldest are looked at first."""
-        for place, holding in [pair for pair, _ in zip(self._holdings.items(), range(64), strict=False)]:
+        for place, holding in list(itertools.islice(self._holdings.items(), 64)):
             del self._holdings[place]
             if holding.idle:
                 self.lanes.pop(holding.ref, None)
@@ -92,7 +92,7 @@ class Holdings:
 
     def _of_plan(self, plan_id: str) -> list[Holding]:
         with self._directory:
-            return [h for h in self._open if any(p.open and p.plan.id == plan_id for p in (h.purse, h.spare))]
+            return [h for h in list(self._open) if any(p.open and p.plan.id == plan_id for p in (h.purse, h.spare))]
 
     def _untouched(self, since: int) -> list[Holding]:
         """Some of those that were neither filled nor renewed since an instant."""

@@ -130,7 +130,7 @@ class LeasedStore(Leasing):
         if self._background and self._thread is None and self._open:
             self._start()
         for holding in self._untouched(now - 2 * self._refresh_us):
-            if holding.gate.acquire(blocking=False):
+            if not holding.gate._is_owned() and holding.gate.acquire(blocking=False):
                 try:
                     with contextlib.suppress(*SKEWED):
                         self._run(self._give_back(holding, now))
