@@ -29,8 +29,6 @@ SECOND = 1_000_000
 
 TestSmallLimits = machine(lambda: LeasedStore(MemoryStore())).TestCase
 TestSmallLimits.settings = settings(stateful_step_count=40)
-TestSmallLimitsLeased = machine(lambda: LeasedStore(MemoryStore(), share=1)).TestCase
-TestSmallLimitsLeased.settings = settings(stateful_step_count=40)
 
 
 class OneHolder(Machine):
@@ -43,10 +41,11 @@ class OneHolder(Machine):
     """
 
     open = staticmethod(lambda: LeasedStore(MemoryStore(), share=0.5))
+    scale = 50
 
     def _replace(self, plan):
         large = [
-            Quota(limit.limit * 50, limit.period, name=limit.name, overage=limit.overage)
+            Quota(limit.limit * self.scale, limit.period, name=limit.name, overage=limit.overage)
             for limit in plan.limits if isinstance(limit, Quota)
         ]  # fmt: skip
         names = {limit.name: limit for limit in large}
@@ -70,6 +69,11 @@ class OneHolder(Machine):
 
 TestOneHolder = OneHolder.TestCase
 TestOneHolder.settings = settings(stateful_step_count=40)
+
+TestOneHolderOfLittle = type(
+    "Little", (OneHolder,), {"open": staticmethod(lambda: LeasedStore(MemoryStore(), share=1)), "scale": 1}
+).TestCase
+TestOneHolderOfLittle.settings = settings(stateful_step_count=40)
 
 
 class AsyncOneHolder(OneHolder):
