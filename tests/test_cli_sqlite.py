@@ -12,9 +12,10 @@ def path(tmp_path):
     return str(tmp_path / "usage.db")
 
 
-def test_the_command_line_works_on_a_file(path, tmp_path, capsys):
-    """migrate, check, prune and backup; everything else as on any store."""
-    url = f"sqlite:///{path}"
+@pytest.mark.parametrize("prefix", ["", "leased+"])
+def test_the_command_line_works_on_a_file(path, tmp_path, capsys, prefix):
+    """migrate, check, prune and backup; everything else as on any store, behind leases too."""
+    url = f"{prefix}sqlite:///{path}"
 
     def json_of(*arguments):
         assert main([*arguments, "--store", url, "--json"]) == 0

@@ -20,7 +20,7 @@ app = typer.Typer(help="The store itself.", no_args_is_help=True)
 def migrate(store: StoreOption = None, as_json: JsonOption = False) -> None:
     """Make the store what this version needs: a new one, or an older one brought up to date. Twice is fine."""
     with opened(store, create=True) as ledger:
-        step = getattr(ledger.store, "migrate", None)
+        step = getattr(_behind(ledger), "migrate", None)
         version = step() if step is not None else None
         ledger.list_plans()  # a store that needs no such step is there when it answers
     if as_json:
@@ -33,7 +33,7 @@ def migrate(store: StoreOption = None, as_json: JsonOption = False) -> None:
 def check(store: StoreOption = None, as_json: JsonOption = False) -> None:
     """Look the store over: that it answers, is whole, and that every key can be read. Exit status 3 when not."""
     with opened(store) as ledger:
-        step = getattr(ledger.store, "check", None)
+        step = getattr(_behind(ledger), "check", None)
         problems = list(step()) if step is not None else []
         plans, keys = ledger.list_plans(), ledger.list_keys()
         for key in keys:
@@ -82,10 +82,16 @@ def backup(
         say(f"backed up to {file} ({file.stat().st_size:,} bytes)")
 
 
+def _behind(ledger: Ledger) -> Any:
+    """The store that is looked after: where units are leased, the one that they are leased from."""
+    return getattr(ledger.store, "store", ledger.store)
+
+
 def _step(ledger: Ledger, name: str) -> Callable[..., Any]:
-    step = getattr(ledger.store, name, None)
+    store = _behind(ledger)
+    step = getattr(store, name, None)
     if step is None:
-        kind = type(ledger.store).__name__
+        kind = type(store).__name__
         raise WrongUse(f"{kind} has no {name}: {_INSTEAD[name]}")
     return step  # type: ignore[no-any-return]
 
