@@ -282,3 +282,16 @@ def test_counts_forgotten_elsewhere_keep_what_is_out_on_lease(operator, shared, 
     assert admitted <= 2000
     assert stands(operator)[0] in ((admitted, 0), (2000, 0))
     assert admitted > 2000 - leased
+
+
+def test_a_plan_that_is_back_by_the_next_refresh(operator, shared, clock):
+    """An equal plan is the same plan, whatever stood there meanwhile: what is held is spent on, buckets too."""
+    plan = UsagePlan("p", "100000/day, 5000/s burst 5000", alerts=())
+    operator.replace_plan(plan)
+    ledger = Ledger(LeasedStore(shared, share=0.5), clock=clock)
+    assert spend(ledger, 70) == 70
+    operator.replace_plan(UsagePlan("p", "7/day"))
+    operator.replace_plan(UsagePlan("p", "100000/day, 5000/s burst 5000", alerts=()))
+    clock.advance(SECOND)
+    assert ledger.consume(SECRET).limits[1].used == 1
+    assert stands(operator)[0][1] > 1, "it was not the old lease that was spent"

@@ -86,7 +86,9 @@ def test_histories(part):
         simulate(seed, awaited=seed % 3 == 0)
 
 
-@pytest.mark.parametrize("seed", [10_559, 12_839, 30_079, 30_164, 31_701, 31_725, 35_282, 35_291, 38_415, 38_586])
+@pytest.mark.parametrize(
+    "seed", [10_559, 12_839, 13_961, 30_079, 30_164, 31_701, 31_725, 35_282, 35_291, 38_415, 38_586]
+)
 def test_histories_that_failed_once(seed):
     """Each was a bug of the leases, or of how units are accounted for here."""
     simulate(seed, awaited=seed % 3 == 0)

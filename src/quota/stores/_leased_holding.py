@@ -72,6 +72,7 @@ class Purse:
     def fill(self, leased: Leased, request: Request, refresh: int) -> None:
         """Hold a lease that was asked for at the request's instant."""
         self.digest = request.digest
+        self.plan = leased.plan  # type: ignore[assignment] # a lease has one
         self.learn(leased)
         self.course = self.plan.course(request.route)
         self.units, self.at, self.tokens = leased.units, leased.at, leased.tokens
@@ -87,8 +88,14 @@ class Purse:
 
     def learn(self, leased: Leased) -> None:
         """What the store has of the lease's key and limits now."""
-        self.key, self.plan = leased.key, leased.plan  # type: ignore[assignment] # a lease has both
+        before = self.readings
+        self.key = leased.key  # type: ignore[assignment] # a lease has one
         self.readings = leased.readings
+        if (
+            self.open
+        ):  # renewed by an equal plan: its limits stand in the same order, and buckets go by the ones of before
+            lines = [line for line, *_ in before]
+            self.readings = tuple((line, *rest) for line, (_, *rest) in zip(lines, leased.readings, strict=True))
         expiries = [self.key.expires_at, *(s.expires_at for s in self.key.secrets if s.digest == self.digest)]
         self.end = min([leased.end, *(to_us(expiry) for expiry in expiries if expiry is not None)])
 
