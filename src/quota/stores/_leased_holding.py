@@ -91,11 +91,12 @@ class Purse:
         before = self.readings
         self.key = leased.key  # type: ignore[assignment] # a lease has one
         self.readings = leased.readings
-        if (
-            self.open
-        ):  # renewed by an equal plan: its limits stand in the same order, and buckets go by the ones of before
-            lines = [line for line, *_ in before]
-            self.readings = tuple((line, *rest) for line, (_, *rest) in zip(lines, leased.readings, strict=True))
+        if self.open:
+            # Renewed, by an equal plan: its limits stand in the same order, and buckets go by the ones of before.
+            self.readings = tuple(
+                (old[0], reading, extra, end)
+                for old, (_, reading, extra, end) in zip(before, leased.readings, strict=True)
+            )
         expiries = [self.key.expires_at, *(s.expires_at for s in self.key.secrets if s.digest == self.digest)]
         self.end = min([leased.end, *(to_us(expiry) for expiry in expiries if expiry is not None)])
 
