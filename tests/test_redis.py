@@ -37,7 +37,7 @@ from quota import (
     UsagePlan,
 )
 from quota.errors import InvalidPlan, InvalidValue
-from quota.store import Request
+from quota.store import Request, open_store
 from quota.stores.memory import MemoryStore
 from quota.stores.redis import AsyncRedisStore, RedisStore
 from quota.testing import Machine, machine
@@ -1193,3 +1193,11 @@ def test_a_cluster_serves_sync_and_async(clock):
 
 def _raw(info):
     return info if isinstance(info, bytes) else json.dumps(info).replace('": "', ":").encode()
+
+
+@pytest.mark.parametrize("prefix", ["", "leased+"])
+def test_a_url_without_a_host_keeps_its_path_and_escapes(prefix):
+    """``unix:///path``: the slashes are its own."""
+    store = open_store(f"{prefix}unix:///tmp/nobody.sock?db=3&password=a%26b")
+    arguments = getattr(store, "store", store).client.connection_pool.connection_kwargs
+    assert (arguments["path"], arguments["db"], arguments["password"]) == ("/tmp/nobody.sock", 3, "a&b")
