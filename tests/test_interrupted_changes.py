@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import importlib
 import itertools
-import sys
 from datetime import timedelta
 
 import pytest
 
 from interleavings import NOON, plant
+from interrupts import interrupts
 from quota import Ledger, ManualClock, QuotaError, UsagePlan
 from quota.stores.memory import MemoryStore
 from quota.undo import Undo
-from test_interrupts import Interrupting
 
 CORE = [
     importlib.import_module(f"{Ledger.__module__.rpartition('.')[0]}.{name}")
@@ -135,16 +134,8 @@ def interrupt(change, later, first=1, stride=1, **options):
         outcomes.append(world.outcome())
     for instant in itertools.count(first, stride):
         world = World(later, **options)
-        trace = sys.gettrace()
-        sys.settrace(Interrupting(instant, CORE))
-        try:
-            attempt(change, world)
-        except KeyboardInterrupt:
-            pass
-        else:
+        if not interrupts(instant, CORE, attempt, change, world):
             return instant - stride
-        finally:
-            sys.settrace(trace)
         assert world.outcome() in outcomes, f"after {instant} calls"
     raise AssertionError
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import dis
-import opcode
 import signal
 import sys
-import threading
-from functools import cache
 
 import pytest
 
 from interleavings import plant
+from interrupts import from_elsewhere, in_the_middle, interrupts
 from quota import Ledger, ManualClock, StoreBusy, UsagePlan
 from quota import decision as decisions
 from quota.stores import _lane, _leased_holding, _leased_index, _leased_steps, leased, memory
@@ -25,46 +22,6 @@ MODULES = sys.modules[Ledger.__module__], _lane, memory
 LEASING = sys.modules[Ledger.__module__], leased, _leased_holding, _leased_index, _leased_steps
 
 
-@cache
-def handler(code, offset):
-    """Where an exception that is raised at an opcode is handled."""
-    spans = dis._parse_exception_table(code)
-    return next((span.target for span in spans if span.start <= offset < span.end), None)
-
-
-class Interrupting:
-    """Raises KeyboardInterrupt at the n-th instant: after a call has returned, where signals are looked for.
-
-    Or calls ``handler`` there, as a signal's would be.
-    """
-
-    def __init__(self, at, modules=MODULES, handler=None):
-        self.left = at
-        self.handler = handler
-        self.before = {}
-        self.files = {module.__file__ for module in modules}
-
-    def __call__(self, frame, event, arg):
-        if frame.f_code.co_filename not in self.files:
-            return None
-        frame.f_trace_opcodes = True
-        return self.step
-
-    def step(self, frame, event, arg):
-        if event == "opcode":
-            called = self.before.get(frame)
-            is_call = opcode.opname[frame.f_code.co_code[frame.f_lasti]] == "CALL"
-            self.before[frame] = frame.f_lasti if is_call else None
-            # Python raises where the call is, this one opcode later: where a ``with`` ends in between, they differ.
-            if called is not None and handler(frame.f_code, called) == handler(frame.f_code, frame.f_lasti):
-                self.left -= 1
-                if self.left == 0:
-                    if self.handler is None:
-                        raise KeyboardInterrupt
-                    self.handler()
-        return self.step
-
-
 def opened():
     clock = ManualClock(NOON)
     ledger = Ledger(clock=clock)
@@ -72,16 +29,6 @@ def opened():
     key, secret = ledger.issue_key("k", "p", id="k")
     ledger.consume(secret)
     return ledger, clock, key, secret
-
-
-def from_elsewhere(call):
-    """What a call returns in another thread; a lock that stayed taken fails."""
-    found = []
-    thread = threading.Thread(target=lambda: found.append(call()), daemon=True)
-    thread.start()
-    thread.join(20)
-    assert found, "a lock stayed taken, or the thread raised"
-    return found[0]
 
 
 @pytest.mark.parametrize("options", [{}, {"request_id": "r"}, {"route": "/r"}], ids=["fast", "general", "route"])
@@ -92,43 +39,13 @@ def test_an_interrupt_leaves_no_lock_taken(options, later):
     while True:
         ledger, clock, key, secret = opened()
         clock.advance(later)
-        trace = sys.gettrace()
-        sys.settrace(Interrupting(instants + 1))
-        try:
-            ledger.consume(secret, **options)
-        except KeyboardInterrupt:
-            instants += 1
-        else:
+        if not interrupts(instants + 1, MODULES, ledger.consume, secret, **options):
             break
-        finally:
-            sys.settrace(trace)
+        instants += 1
         used = from_elsewhere(lambda: ledger.peek(key).limits[0].used) - 1
         assert used in (1, 2)
         assert from_elsewhere(lambda: ledger.consume(secret)).limits[0].used == used + 1
     assert instants > 5
-
-
-def in_the_middle(modules, prepare, call, handler):
-    """Call ``handler`` in the middle of a call of its thread, at each instant in turn; how many there were.
-
-    Both are given what ``prepare`` made. Whoever waits for a lock of their own thread's fails.
-    """
-    instants = 0
-    while True:
-        world = prepare()
-        tracer = Interrupting(instants + 1, modules, lambda world=world: handler(world))
-
-        def run(world=world, tracer=tracer):
-            sys.settrace(tracer)
-            try:
-                return call(world)
-            finally:
-                sys.settrace(None)
-
-        from_elsewhere(run)
-        if tracer.left > 0:
-            return instants
-        instants += 1
 
 
 @pytest.mark.parametrize("which", [0, 1], ids=["the same", "another"])
@@ -190,16 +107,9 @@ def interrupted(limits, calls, later, then, op=consume):
         key, secret = ledger.issue_key("k", "p", id="k")
         assert all(ledger.consume(secret) for _ in range(calls))
         clock.advance(later)
-        trace = sys.gettrace()
-        sys.settrace(Interrupting(instants + 1, LEASING))
-        try:
-            op(ledger, secret)
-        except KeyboardInterrupt:
-            instants += 1
-        else:
+        if not interrupts(instants + 1, LEASING, op, ledger, secret):
             break
-        finally:
-            sys.settrace(trace)
+        instants += 1
         if op is disable:
             from_elsewhere(lambda: ledger.enable_key("k"))
         asked = shared.asked

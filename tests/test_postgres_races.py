@@ -14,13 +14,13 @@ import pytest
 from psycopg import pq
 
 from interleavings import files, plant
+from interrupts import from_elsewhere, in_the_middle, interrupts
 from quota import AsyncLedger, Ledger, ManualClock, StoreBusy, UsagePlan
 from quota.stores import _postgres_pool, _postgres_wire, _remote_trips, postgres
 from quota.stores._postgres_pool import Connections
 from quota.stores.postgres import AsyncPostgresStore, PostgresStore
 from scheduler import Deadlock, Found, explore
 from servers import Postgres
-from test_interrupts import Interrupting, from_elsewhere, in_the_middle
 
 POOL = files("stores/_postgres_pool", "stores/postgres")
 SILENT, _ = os.pipe()
@@ -216,18 +216,9 @@ def interrupted(act, modules=(postgres, _postgres_pool, threading)):
     while True:
         office = opened(2)
         office.call()
-        trace = sys.gettrace()
-        tracer = Interrupting(instants + 1, [*modules, sys.modules[__name__]])
-        sys.settrace(tracer)
-        try:
-            act(office)
-        except KeyboardInterrupt:
-            instants += 1
-        else:
+        if not interrupts(instants + 1, [*modules, sys.modules[__name__]], act, office):
             return instants
-        finally:
-            sys.settrace(trace)
-            tracer.before.clear()  # frames, and what they hold
+        instants += 1
         assert from_elsewhere(lambda office=office: [whole(office)]) == [True], f"after {instants} calls"
 
 
@@ -311,18 +302,11 @@ def test_an_interrupt_leaves_no_answer_for_another_call(server, connections):
     used = ledger.consume(secret).limits[0].used
     instants = 0
     while True:
-        tracer = Interrupting(instants + 1, [postgres, _postgres_pool, _postgres_wire, _remote_trips])
-        trace = sys.gettrace()
-        sys.settrace(tracer)
-        try:
-            ledger.consume(secret, 100)
-        except KeyboardInterrupt:
-            instants += 1
-        else:
+        if not interrupts(
+            instants + 1, [postgres, _postgres_pool, _postgres_wire, _remote_trips], ledger.consume, secret, 100
+        ):
             break
-        finally:
-            sys.settrace(trace)
-            tracer.before.clear()
+        instants += 1
         now = from_elsewhere(lambda: ledger.consume(secret)).limits[0].used
         assert now - used in range(1, 100 * instants + 2, 100)  # what was sent may be done late
         used = now

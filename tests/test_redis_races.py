@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import sys
 
 import pytest
 from redis.connection import Connection
 
 from interleavings import attempt, plant
+from interrupts import from_elsewhere, interrupts
 from quota import AsyncLedger, Ledger, ManualClock, UsagePlan
 from quota.stores import _remote_trips, redis
 from quota.stores.redis import AsyncRedisStore, RedisStore
 from servers import Valkey
-from test_interrupts import Interrupting, from_elsewhere
 
 NOON = 1_700_049_600_000_000
 _numbers = itertools.count()
@@ -90,18 +89,9 @@ def interrupted(server, name):
     ledger, secret = opened(server, name)
     used, instants = ledger.consume(secret).limits[0].used, 0
     while True:
-        tracer = Interrupting(instants + 1, [redis, _remote_trips])
-        trace = sys.gettrace()
-        sys.settrace(tracer)
-        try:
-            ledger.consume(secret, 100)
-        except KeyboardInterrupt:
-            instants += 1
-        else:
+        if not interrupts(instants + 1, [redis, _remote_trips], ledger.consume, secret, 100):
             break
-        finally:
-            sys.settrace(trace)
-            tracer.before.clear()
+        instants += 1
         now = from_elsewhere(lambda: ledger.consume(secret)).limits[0].used
         assert now - used in range(1, 100 * instants + 2, 100), "an answer of another call"
         assert [key.id for key in ledger.list_keys()] == ["k"], "an answer of another call"

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 
 import pytest
 
 from interleavings import files, plant
+from interrupts import from_elsewhere, in_the_middle, interrupts
 from quota.errors import StoreBusy
 from quota.stores import _remote_trips
 from quota.stores._remote import Copies
 from quota.stores._remote_trips import InLine, Lines, synchronous
 from scheduler import Found, explore
-from test_interrupts import Interrupting, from_elsewhere, in_the_middle
 
 # Copies of directory entries
 
@@ -108,16 +107,9 @@ def interrupted_in_line():
     instants = 0
     while True:
         desk = Desk()
-        trace = sys.gettrace()
-        sys.settrace(Interrupting(instants + 1, [_remote_trips]))
-        try:
-            desk.serve()
-        except KeyboardInterrupt:
-            instants += 1
-        else:
+        if not interrupts(instants + 1, [_remote_trips], desk.serve):
             return instants
-        finally:
-            sys.settrace(trace)
+        instants += 1
         assert all(from_elsewhere(lambda lock=lock: (lock.acquire(blocking=False),)) == (True,) for lock in desk.locks)
         assert desk._lines._found == {}
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import gc
 import itertools
 import os
-import sys
 import threading
 from contextlib import suppress
 
 import pytest
 
 from interleavings import attempt, files, plant
+from interrupts import from_elsewhere, in_the_middle, interrupts
 from quota import Ledger, ManualClock, StoreBusy, StoreUnavailable, UsagePlan
 from quota.stores import _sqlite_handles, _sqlite_opened, _sqlite_steps, _sqlite_turns
 from quota.stores._sqlite_handles import Handles
@@ -19,7 +19,6 @@ from quota.stores._sqlite_opened import close_unused
 from quota.stores._sqlite_turns import Threads, Turn
 from quota.stores.sqlite import SQLiteStore
 from scheduler import Found, explore
-from test_interrupts import Interrupting, from_elsewhere, in_the_middle
 
 NOON = 1_700_049_600_000_000
 TURNS = [_sqlite_turns, _sqlite_handles, _sqlite_opened]
@@ -94,18 +93,9 @@ def interrupted(folder, act, modules=MODULES, **options):
     while True:
         file = File(folder, **options)
         opened.append(file)
-        tracer = Interrupting(instants + 1, modules)
-        trace = sys.gettrace()
-        sys.settrace(tracer)
-        try:
-            act(file)
-        except KeyboardInterrupt:
-            instants += 1
-        else:
+        if not interrupts(instants + 1, modules, act, file):
             return instants
-        finally:
-            sys.settrace(trace)
-            tracer.before.clear()
+        instants += 1
         sure = file.sure
         (found,) = from_elsewhere(lambda file=file: [attempt(Exception, file.settled)])
         assert found in (sure, sure + 1), f"after {instants} calls: {found!r}"
