@@ -9,12 +9,14 @@ import textwrap
 import threading
 from unittest import mock
 
+import pytest
+
 import quota
 from quota import Ledger, ManualClock, Reason, UsagePlan
 from quota.stores import _lane
 from quota.stores.memory import MemoryStore
 from receipts import Change, Denial, Receipt, check_ceiling, check_receipts, justify_denials
-from scheduler import explore, replay
+from scheduler import Found, explore, replay
 
 NOON = 1_700_049_600_000_000
 DAY = 86_400_000_000
@@ -118,6 +120,14 @@ class Scenarios(dict):
                 return explore(*parts, files=files or self.files, **options)
             return replay(*parts, schedule, files=files or self.files)
 
+    def caught(self, name, files=None, **options):
+        """Exploring a scenario finds something, and so does replaying what was found."""
+        with pytest.raises(Found) as found:
+            self.run(name, files=files, **options)
+        with pytest.raises(Found) as again:
+            self.run(name, found.value.schedule, files)
+        assert again.value.schedule == found.value.schedule
+
 
 def attempt(error, call, *args, **options):
     """What a call returns, or the error that it may raise."""
@@ -146,3 +156,48 @@ def plant(monkeypatch, owner, name, changes):
     scope = {**vars(module), "threading": threading}
     exec(compile(source, module.__file__, "exec"), scope)
     monkeypatch.setattr(owner, name, scope[name])
+
+
+# Scenarios of any store
+
+
+def rotate_at_once(w):
+    """A rotation without overlap binds the next call with the old secret; the count goes on under the new one."""
+
+    def rotate():
+        w.revoke(w.ledger.rotate_key, "Key123")
+        return w.consume(OLD)
+
+    def check(first, second):
+        assert second.reason is Reason.UNKNOWN_KEY
+        assert w.settle() == w.last == 1 + sum(map(bool, first))
+
+    return [lambda: (w.consume(OLD), w.consume(OLD)), rotate], check
+
+
+def raise_the_limit(w):
+    """A higher limit lets the same request through from its return on."""
+
+    def higher():
+        w.change(3, w.ledger.replace_plan, UsagePlan("PlanA", "3/day", alerts=()))
+        return w.consume()
+
+    def check(first, second):
+        assert bool(first) + bool(second) == 1
+        assert w.settle() == 3
+
+    return [w.consume, higher], check
+
+
+def grant(w):
+    """One unit that is granted admits one call."""
+
+    def give():
+        w.change(3, w.ledger.grant, "Key123", "requests/day", 1)
+        return w.consume()
+
+    def check(first, second):
+        assert bool(first) != bool(second)
+        assert w.settle() == 3
+
+    return [w.consume, give], check
