@@ -17,12 +17,12 @@ from .administration import Step
 from .charge import MAX_UNITS
 from .clock import Clock, system_clock
 from .decision import Decision, Quick
-from .errors import InvalidValue, StoreBusy, StoreUnavailable
+from .errors import StoreBusy, StoreUnavailable
 from .key import ApiKey
 from .plan import Cost
 from .reservation import AsyncReservation, Reservation
 from .steps import DEFAULT, Presented, Steps, Unavailable
-from .store import Request, Store, is_awaited, is_store, open_store, tell_clock
+from .store import Request, Store, check_store, open_store, tell_clock
 from .stores._lane import Lane, plain, wait_for
 from .stores.memory import MemoryStore
 
@@ -35,10 +35,7 @@ def _opened(store: Any, *, asynchronous: bool) -> Any:
     if store is None:
         return MemoryStore()
     opened = open_store(store, asynchronous=asynchronous) if isinstance(store, str) else store
-    if not is_store(opened):
-        raise InvalidValue("store", opened, "a store, or the URL of one")
-    if not asynchronous and is_awaited(opened):
-        raise InvalidValue("store", type(opened), "a store that is not awaited; this one is for AsyncLedger")
+    check_store(opened, None if asynchronous else "AsyncLedger")
     return opened
 
 

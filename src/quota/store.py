@@ -118,14 +118,13 @@ def join_url(parts: SplitResult, options: Mapping[str, str]) -> str:
     return f"{parts.scheme}://{parts.netloc}{parts.path}{'?' if query else ''}{query}"
 
 
-def is_store(store: object) -> bool:
-    """Whether a store can be asked: it is no class, and has what every store has."""
-    return not isinstance(store, type) and callable(getattr(store, "apply", None))
-
-
-def is_awaited(store: object) -> bool:
-    """Whether a store's answers are coroutines: truthy, each of them, so that every call would be let in."""
-    return any(iscoroutinefunction(getattr(store, name, None)) for name in ("apply", "put_plan", "list_plans"))
+def check_store(store: object, awaits: str | None = None) -> None:
+    """Refuse what is no store and, where ``awaits`` is who it would be for, one whose answers are awaited."""
+    if isinstance(store, type) or not callable(getattr(store, "apply", None)):
+        raise InvalidValue("store", store, "a store, or the URL of one")
+    if awaits and any(iscoroutinefunction(getattr(store, name, None)) for name in ("apply", "put_plan", "list_plans")):
+        # Its answers would be coroutines, and a coroutine is truthy: every call would be let in.
+        raise InvalidValue("store", type(store), f"a store that is not awaited; this one is for {awaits}")
 
 
 def whole_option(options: dict[str, str], name: str) -> int:

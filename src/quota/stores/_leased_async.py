@@ -7,10 +7,10 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
-from ..errors import ClockSkew, InvalidValue
+from ..errors import ClockSkew
 from ..key import ApiKey
 from ..plan import UsagePlan
-from ..store import Request, is_store, open_store, tell_clock
+from ..store import Request, check_store, open_store, tell_clock
 from ._leased_holding import Holding
 from ._leased_steps import ALONE, SKEWED, Leasing, Trip, plain
 
@@ -25,8 +25,7 @@ class AsyncLeasedStore(Leasing):
     def __init__(self, store: Any, *, refresh: float = 1.0, share: float = 0.005, most_keys: int = 65_536) -> None:
         super().__init__(refresh, share, most_keys)
         self.store = open_store(store, asynchronous=True) if isinstance(store, str) else store
-        if not is_store(self.store):
-            raise InvalidValue("store", store, "a store, or the URL of one")
+        check_store(self.store)
         self.exact_across_failover: bool = self.store.exact_across_failover
         self._tasks: dict[Holding | None, asyncio.Task[None]] = {}
 

@@ -88,15 +88,11 @@ class Purse:
 
     def learn(self, leased: Leased) -> None:
         """What the store has of the lease's key and limits now."""
-        before = self.readings
         self.key = leased.key  # type: ignore[assignment] # a lease has one
-        self.readings = leased.readings
-        if self.open:
-            # Renewed, by an equal plan: its limits stand in the same order, and buckets go by the ones of before.
-            self.readings = tuple(
-                (old[0], reading, extra, end)
-                for old, (_, reading, extra, end) in zip(before, leased.readings, strict=True)
-            )
+        # Renewed, by an equal plan: its limits stand in the same order, and buckets go by the ones of before.
+        lines = [line for line, _, _, _ in (self.readings if self.open else leased.readings)]
+        told = zip(lines, leased.readings, strict=True)
+        self.readings = tuple((line, reading, extra, end) for line, (_, reading, extra, end) in told)
         expiries = [self.key.expires_at, *(s.expires_at for s in self.key.secrets if s.digest == self.digest)]
         self.end = min([leased.end, *(to_us(expiry) for expiry in expiries if expiry is not None)])
 

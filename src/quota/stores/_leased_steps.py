@@ -59,13 +59,13 @@ class Leasing(Holdings):
         self._clock: Clock = system_clock
         self._epoch = 0
         self._closed = False
-        self._off: dict[object, None] = {}
-        self._asking: dict[Holding, None] = {}
+        self._off: set[object] = set()
+        self._asking: set[Holding] = set()
         _born.add(self)
 
     def abandon(self) -> None:
         super().abandon()
-        self._off, self._asking = {}, {}
+        self._off, self._asking = set(), set()
 
     def use_clock(self, clock: Clock) -> None:
         """Told by a ledger which clock it reads: a refresh is counted by it."""
@@ -73,11 +73,11 @@ class Leasing(Holdings):
 
     def _hold_off(self, who: object) -> list[Holding]:
         """Take no leases from here on, until ``_go_on``; those that are being asked for, to be waited for."""
-        self._off[who] = None
+        self._off.add(who)
         return list(self._asking)
 
     def _go_on(self, who: object) -> None:
-        self._off.pop(who, None)
+        self._off.discard(who)
 
     def _local(self, holding: Holding, request: Request) -> Decision | None:
         with holding.rest.at_rest():
@@ -162,7 +162,7 @@ class Leasing(Holdings):
     def _bid(self, holding: Holding, purse: Purse, request: Request, *, only: bool = False) -> Trip[Decision | None]:
         """One bid, and what comes of it. An answer that is lost leaves all as it is: the same bid is sent again."""
         epoch = self._epoch
-        self._asking[holding] = None
+        self._asking.add(holding)
         try:
             # Only now: who holds off waits for those that are asking, so it is either seen here or sees this one.
             off = bool(self._off) or self._closed
@@ -174,7 +174,7 @@ class Leasing(Holdings):
             leased: Leased = yield "apply", (attrs.evolve(request, op="lease", args=(bid,)),)
             return leased.decision if leased.kept else self._take(holding, purse, request, bid, leased, epoch)
         finally:
-            self._asking.pop(holding, None)
+            self._asking.discard(holding)
 
     def _take(
         self, holding: Holding, purse: Purse, request: Request, bid: Bid, leased: Leased, epoch: int

@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import ClockSkew, InvalidValue, StoreBusy
 from ..key import ApiKey
 from ..plan import UsagePlan
-from ..store import Request, is_awaited, is_store, join_url, open_store, split_url, tell_clock, whole_option
+from ..store import Request, check_store, join_url, open_store, split_url, tell_clock, whole_option
 from ._leased_async import AsyncLeasedStore
 from ._leased_holding import Holding
 from ._leased_steps import ALONE, SKEWED, Leasing, Trip, plain
@@ -51,10 +51,7 @@ class LeasedStore(Leasing):
         if type(background) is not bool:
             raise InvalidValue("background", background, "True or False")
         self.store = open_store(store) if isinstance(store, str) else store
-        if not is_store(self.store):
-            raise InvalidValue("store", store, "a store, or the URL of one")
-        if is_awaited(self.store):
-            raise InvalidValue("store", type(store), "a store that is not awaited; this one is for AsyncLeasedStore")
+        check_store(self.store, "AsyncLeasedStore")
         self.blocking: bool = getattr(self.store, "blocking", False)
         self.exact_across_failover: bool = self.store.exact_across_failover
         self._stop = threading.Event()
