@@ -515,3 +515,13 @@ def play(world, steps):
             f"seed {world.seed}, after {len(world.log)} steps ({', '.join(world.log[-8:])}): {error}"
         ) from error
     return world
+
+
+def caught(simulate, package, seeds):
+    """What the first history of a package that fails says."""
+    for seed in seeds:
+        try:
+            simulate(seed, package)
+        except Exception as error:
+            return error
+    return None

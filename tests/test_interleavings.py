@@ -690,7 +690,7 @@ def prune(w):
 def test_interleavings_with_one_preemption(name):
     """A hundred of them, others at each run: nothing is found, though a call was switched away from in nearly all."""
     report = scenario.run(name, limit=100)
-    assert report.preempted > min(report.schedules, 100) - 40
+    assert report.preempted > min(report.schedules, 100) - 25
 
 
 @pytest.mark.slow

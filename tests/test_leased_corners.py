@@ -48,6 +48,22 @@ def spend(ledger, times, secret=SECRET):
     return sum(bool(ledger.consume(secret)) for _ in range(times))
 
 
+class Behind:
+    """The shared store, with something done on the way to it."""
+
+    exact_across_failover, blocking = True, False
+
+    def __init__(self, shared, **done):
+        self._shared = shared
+        vars(self).update(done)
+
+    def __getattr__(self, name):
+        return getattr(self._shared, name)
+
+    def close(self):
+        pass
+
+
 class Awaited(MemoryStore):
     """A store whose answers are coroutines."""
 
@@ -136,17 +152,13 @@ def test_a_refusal_is_final_where_one_quota_is_spent_for_good(shared, clock):
 def test_a_lost_lease_goes_back_though_its_secret_is_gone(operator, shared, clock):
     """The key is known since its first call, whatever became of what was presented."""
 
-    class Losing(MemoryStore):
-        def __getattr__(self, name):
-            return getattr(shared, name)
+    def losing(request):
+        answer = shared.apply(request)
+        if request.op == "lease" and answer.units:
+            raise StoreUnavailable("the answer is lost")
+        return answer
 
-        def apply(self, request):
-            answer = shared.apply(request)
-            if request.op == "lease" and answer.units:
-                raise StoreUnavailable("the answer is lost")
-            return answer
-
-    ledger = Ledger(LeasedStore(Losing()), clock=clock)
+    ledger = Ledger(LeasedStore(Behind(shared, apply=losing)), clock=clock)
     assert ledger.consume(SECRET)
     with pytest.raises(StoreUnavailable):
         ledger.consume(SECRET)
@@ -159,23 +171,14 @@ def test_a_store_that_is_down_is_asked_once_per_refresh(operator, shared, clock)
     """What is held is spent on meanwhile, by tasks too."""
     down, asked = [], []
 
-    class Line:
-        exact_across_failover, blocking = True, False
-
-        def use_clock(self, clock):
-            pass
-
-        def close(self):
-            pass
-
-        def apply(self, request):
-            if down:
-                asked.append(request.op)
-                raise StoreUnavailable("out of reach")
-            return shared.apply(request)
+    def line(request):
+        if down:
+            asked.append(request.op)
+            raise StoreUnavailable("out of reach")
+        return shared.apply(request)
 
     async def story():
-        ledger = AsyncLedger(AsyncLeasedStore(Line(), share=0.5), clock=clock)
+        ledger = AsyncLedger(AsyncLeasedStore(Behind(shared, apply=line), share=0.5), clock=clock)
         for _ in range(30):
             await ledger.consume(SECRET)
             await asyncio.sleep(0)
@@ -197,20 +200,13 @@ def test_a_child_that_is_forked_while_another_thread_asks(operator, shared, cloc
     """It holds nothing, waits for nobody, and leases for itself."""
     under_way, go_on = threading.Event(), threading.Event()
 
-    class Slow(MemoryStore):
-        def __getattr__(self, name):
-            return getattr(shared, name)
+    def slow(request):
+        if request.op == "lease" and threading.current_thread() is not threading.main_thread():
+            under_way.set()
+            assert go_on.wait(20)
+        return shared.apply(request)
 
-        def apply(self, request):
-            if request.op == "lease" and threading.current_thread() is not threading.main_thread():
-                under_way.set()
-                assert go_on.wait(20)
-            return shared.apply(request)
-
-        def change_key(self, *args):
-            return shared.change_key(*args)
-
-    ledger = Ledger(LeasedStore(Slow()), clock=clock)
+    ledger = Ledger(LeasedStore(Behind(shared, apply=slow)), clock=clock)
     assert ledger.consume(SECRET)
     asking = threading.Thread(target=lambda: ledger.consume(SECRET), daemon=True)
     asking.start()
@@ -234,20 +230,13 @@ def test_a_child_that_is_forked_during_a_change_leases(operator, shared, clock):
     """What was held off in its parent is not held off in it."""
     found = []
 
-    class Forking(MemoryStore):
-        def __getattr__(self, name):
-            return getattr(shared, name)
+    def forking(plan, replace):
+        found.append(os.fork())
+        if not found[0]:
+            spend(ledger, 40)
+            os._exit(0 if ledger.store.lanes else 1)
 
-        def put_plan(self, plan, replace):
-            found.append(os.fork())
-            if not found[0]:
-                spend(ledger, 40)
-                os._exit(0 if ledger.store.lanes else 1)
-
-        def apply(self, request):
-            return shared.apply(request)
-
-    ledger = Ledger(LeasedStore(Forking()), clock=clock)
+    ledger = Ledger(LeasedStore(Behind(shared, put_plan=forking)), clock=clock)
     ledger.replace_plan(UsagePlan("p", "90000/day", alerts=()))
     assert os.waitpid(found[0], 0)[1] == 0
 

@@ -508,7 +508,7 @@ def test_planted_lease_that_overtakes(monkeypatch):
 def test_interleavings_with_one_preemption(name):
     """A hundred of them, others at each run."""
     report = scenario.run(name, limit=100)
-    assert report.preempted > min(report.schedules, 100) - 40
+    assert report.preempted > min(report.schedules, 100) - 25
 
 
 @pytest.mark.slow
@@ -561,7 +561,7 @@ PLANTED = {
     ),
     "seen too late by who waits": (
         (Leasing, "_bid", {
-            "self._asking[holding] = None": "off = bool(self._off) or self._closed; self._asking[holding] = None",
+            "self._asking.add(holding)": "off = bool(self._off) or self._closed; self._asking.add(holding)",
             "        off = bool(self._off) or self._closed\n": "",
         }),
         ["forget"], TWICE,
