@@ -210,7 +210,7 @@ ROUTES = [
         ("GET", "/shops/a/pets/7", "/shops/{shop}/pets/{number}"),
         ("GET", "/shops/a/none", "/shops/{shop}/{path}"),
         ("GET", "/files/a/b", "/files/{path}"),
-        ("GET", "/chat", "/chat"),
+        ("GET", "/chat", None),
         ("GET", "/hosted", None),
     ],
 )
@@ -219,6 +219,8 @@ def test_starlette_templates(method, url, template):
     app = Starlette(routes=ROUTES)
     assert templates(app)(method, url) == template
     assert templates(GZipMiddleware(app))(method, url) == template
+    upgrade = {"type": "websocket", "path": "/chat", "headers": []}
+    assert templates(GZipMiddleware(app))("GET", "/chat", upgrade) == "/chat"
 
 
 def test_starlette():
@@ -295,7 +297,8 @@ def test_fastapi_middleware():
     find = templates(app)
     assert find("GET", "/v1/pets/7") == "/v1/pets/{number}"
     assert find("POST", "/v1/pets") == "/v1/pets"
-    assert find("GET", "/v1/chat") == "/v1/chat"
+    assert find("GET", "/v1/chat", {"type": "websocket", "path": "/v1/chat", "headers": []}) == "/v1/chat"
+    assert find("GET", "/v1/chat") is None
     assert find("GET", "/none") is None
     client = TestClient(app, headers={"x-api-key": secret})
     assert client.get("/open").status_code == 200

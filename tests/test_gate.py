@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from datetime import timedelta
 from functools import partial
 
@@ -164,37 +165,98 @@ def test_name_from_a_callable_that_is_none(name):
     assert gate(route=lambda request: name).name("GET", "/", {}) is None
 
 
-def test_names_are_bounded():
-    """Paths that nobody has seen before do not fill the memory."""
-    made = gate()
-    for number in range(10_000):
-        made.name("GET", f"/{number}", {})
-        made.name("GET", f"/{number}" + "x" * 300, {})
-    assert len(made._names) <= 4096
+class Table:
+    """A framework's routes: which paths have which template. ``kept``: whether names may be kept while it is the same."""
+
+    def __init__(self, kept=True, **templates):
+        self.templates, self.kept, self.asked = templates, kept, []
+
+    def __call__(self, method, path, request):
+        self.asked.append((method, path))
+        return self.templates.get(path.split("/")[1])
+
+    def watched(self):
+        yield (lambda: self.templates), dict(self.templates)
+        if not self.kept:
+            yield None
 
 
 def test_template_is_asked_once():
-    """The framework's router is asked once for a path, with HEAD as GET, and otherwise the path names the route."""
-    asked = []
-
-    def template(method, path):
-        asked.append((method, path))
-        return "/pets/{id}" if path.startswith("/pets/") else None
-
-    made = gate(template=template)
+    """The framework's router is asked once for a path, with HEAD as GET; otherwise the path names the route."""
+    table = Table(pets="/pets/{id}")
+    made = gate(template=table)
     for method in ("GET", "GET", "HEAD"):
         assert made.name(method, "/pets/7", {}) == "GET /pets/{id}"
     assert made.name("GET", "/x", {}) == "GET /x"
-    assert asked == [("GET", "/pets/7"), ("GET", "/pets/7"), ("GET", "/x")]
+    assert table.asked == [("GET", "/pets/7"), ("GET", "/x")]
+
+
+def test_names_follow_the_routes():
+    """Whatever becomes of the routes, added, removed or replaced, the next name is theirs; misses are never kept."""
+    table = Table(pets="/pets/{id}")
+    made = gate(template=table)
+    assert [made.name("GET", path, {}) for path in ("/pets/7", "/late/1")] == ["GET /pets/{id}", "GET /late/1"]
+    table.templates["late"] = "/late/{n}"
+    assert [made.name("GET", path, {}) for path in ("/pets/7", "/late/1")] == ["GET /pets/{id}", "GET /late/{n}"]
+    table.templates = {"pets": "/pets/{other}"}
+    assert [made.name("GET", path, {}) for path in ("/pets/7", "/late/1")] == ["GET /pets/{other}", "GET /late/1"]
+
+
+def test_names_that_depend_on_more_are_not_kept():
+    """What may be named otherwise the next time, by its host say, is asked for each time."""
+    table = Table(kept=False, pets="/pets/{id}")
+    made = gate(template=table)
+    for _ in range(3):
+        assert made.name("GET", "/pets/7", {}) == "GET /pets/{id}"
+    assert len(table.asked) == 3
+
+
+def test_names_are_kept_by_the_kind_of_request():
+    """A WebSocket's name is not that of a page on the same path, for a scope and for an environ."""
+    made = gate(template=Table(chat="/chat/{room}"))
+    upgrade = {"HTTP_UPGRADE": "WebSocket", "HTTP_CONNECTION": "keep-alive, Upgrade"}
+    for request in ({"type": "http"}, {"type": "websocket"}, {}, upgrade, {"HTTP_UPGRADE": "h2c"}):
+        assert made.name("GET", "/chat/1", request) == "GET /chat/{room}"
+    kept, _ = made.names._state
+    assert [place[0] for place in kept] == ["http", "websocket", False, True]
+
+
+@pytest.mark.parametrize(
+    "flood",
+    [
+        lambda number: ("GET", f"/pets/{number}"),
+        lambda number: ("GET", f"/pets/{number}" + "x" * 50_000),
+        lambda number: (f"M{number}" + "X" * 50_000, "/pets/x"),
+        lambda number: (f"M{number}", "/pets/x"),
+        lambda number: ("GET", f"/none/{number}" + "x" * 50_000),
+    ],
+)
+def test_names_are_bounded(flood):
+    """Paths and methods that nobody has seen before do not fill the memory: requests without a key come this far."""
+    table = Table(pets="/pets/{id}")
+    made = gate(template=table)
+    made.name("GET", "/pets/0", {})
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for number in range(10_000):
+            made.name(*flood(number), {})
+            table.asked.clear()
+        grown = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert len(made.names._state[0]) <= 4096
+    assert grown < 3_000_000
 
 
 def test_template_that_raises(caplog):
     """A router that cannot be asked from outside, its converters wanting a request, is no error: the path names the route."""
 
-    def template(method, path):
-        raise RuntimeError("working outside of application context")
+    class Broken(Table):
+        def __call__(self, method, path, request):
+            raise RuntimeError("working outside of application context")
 
-    assert gate(template=template).name("GET", "/pets/7", {}) == "GET /pets/7"
+    assert gate(template=Broken()).name("GET", "/pets/7", {}) == "GET /pets/7"
     assert "working outside of application context" in caplog.text
 
 

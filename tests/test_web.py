@@ -259,28 +259,6 @@ def test_exempt(kind, made):
     assert used(*made) == {"requests/day": 0}
 
 
-def test_preflight(kind, made):
-    """A CORS preflight passes; any other OPTIONS request is asked for its key."""
-    front = Front(kind, Site(), made[0])
-    assert (
-        front("OPTIONS", headers={"Origin": "https://a.example", "Access-Control-Request-Method": "PUT"}).status == 200
-    )
-    assert front("OPTIONS").status == 403
-    assert front("GET", headers={"Access-Control-Request-Method": "PUT"}).status == 403
-
-
-def test_preflight_hides_the_key(kind, made):
-    """A preflight goes to the URL of the request that it asks for, with its key: the log does not see it either."""
-    front = Front(kind, Site(), made[0], key="?key")
-    asks = {"Origin": "https://a.example", "Access-Control-Request-Method": "PUT"}
-    assert front("OPTIONS", headers=asks, query=f"a=1&key={made[1]}").status == 200
-    assert front.visible()[2] == "a=1&key=****"
-    front = Front(kind, Site(), made[0], key="?key", redact=False)
-    front("OPTIONS", headers=asks, query=f"key={made[1]}")
-    assert front.visible()[2] == f"key={made[1]}"
-    assert Front(kind, Site(), made[0], key=lambda request: None)("OPTIONS", headers=asks).status == 200
-
-
 def test_exempt_root(kind, made):
     """The root of an application is exempt as "/" where it is mounted, too: its path is empty there."""
     front = Front(kind, Site(), made[0], exempt="/")

@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from functools import lru_cache
+from traceback import walk_tb
 from typing import Any, Unpack
 
 from .decision import Decision
 from .errors import InvalidCost, InvalidValue, QuotaError
-from .gate import KEPT, UNDECIDED, Answer, Gate, Settings, log
-from .http import find_key, hidden, hide_parameters
+from .gate import KEPT, UNDECIDED, Answer, Gate, Held, Settings, log
 from .ledger import AsyncLedger, Ledger
-from .reservation import AsyncReservation, Reservation
-from .routes import templates
+from .routes import below, templates
 from .steps import DEFAULT
 from .stores.memory import MemoryStore
 
@@ -22,7 +21,6 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
-Held = Reservation | AsyncReservation
 Pairs = list[tuple[bytes, bytes]]
 
 _STARTS = frozenset(("http.response.start", "websocket.accept", "websocket.http.response.start"))
@@ -47,8 +45,6 @@ class QuotaMiddleware:
         self._ledger: Any = ledger
         self._at_once = isinstance(ledger, Ledger) and isinstance(ledger.store, MemoryStore)
         self.gate = Gate(template=templates(app), **settings)
-        sources = () if callable(self.gate.key) else self.gate.key
-        self._wanted = {source.encode(): source for source in sources if source[0] != "?"}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
@@ -56,16 +52,17 @@ class QuotaMiddleware:
             await self.app(scope, receive, send)
             return
         gate = self.gate
-        method, path = method_of(scope), path_of(scope)
-        preflight = method == "OPTIONS" and _preflight(scope)
-        if preflight and gate.redact:
-            _hide(scope, gate, "", "")
+        method, path = method_of(scope), path_of(scope, gate)
+        preflight = preflight_of(scope, gate) if method == "OPTIONS" and gate.preflight != "ask" else None
+        if preflight and gate.preflight == "answer":
+            await _answer(preflight, scope, receive, send)
+            return
         if preflight or gate.passes(method, path, scope):
             await self.app(scope, receive, send)
             return
         decision, reservation = await self.decide(scope, method, path)
         if not decision.allowed and not gate.shadow:
-            await _refuse(gate.refusal(decision, method), scope, receive, send)
+            await _answer(gate.refusal(decision, method), scope, receive, send)
             return
         own, names = _encoded(gate.shown(decision))
         if reservation is not None:
@@ -82,8 +79,8 @@ class QuotaMiddleware:
     async def decide(self, scope: Scope, method: str, path: str) -> tuple[Decision, Held | None]:
         """Find the key, name the route and ask the ledger; tell the application."""
         gate, ledger = self.gate, self._ledger
-        secret = gate.key(scope) if callable(gate.key) else self._present(scope)
-        route, price = gate.name(method, path, scope), gate.price(scope)
+        secret = gate.key(scope) if callable(gate.key) else gate.places.of_scope(scope, redact=gate.redact)
+        route, price = None if secret is None else gate.name(method, path, scope), gate.price(scope)
         cost = DEFAULT if price is None else price
         held: Held | None = None
         try:
@@ -123,20 +120,6 @@ class QuotaMiddleware:
             return await asyncio.to_thread(method, *args, **keywords)
         return await method(*args, **keywords)
 
-    def _present(self, scope: Scope) -> str | None:
-        """The key that a request presents; hidden from the application and the server's logs, if it is to be."""
-        gate, wanted = self.gate, self._wanted
-        found: dict[str, str] = {}
-        for field, value in scope["headers"]:
-            if field in wanted:
-                name, text = wanted[field], value.decode("latin-1")
-                found[name] = f"{found[name]},{text}" if name in found else text
-        query = scope.get("query_string", b"").decode("latin-1") if gate.parameters else ""
-        secret, source = find_key(found.get, query, gate.key)
-        if gate.redact and (source or gate.parameters):
-            _hide(scope, gate, source, hidden(secret))
-        return secret
-
 
 _running: set[asyncio.Task[Any]] = set()
 
@@ -172,26 +155,21 @@ def method_of(scope: Scope) -> str:
     return method.upper()
 
 
-def path_of(scope: Scope) -> str:
-    """The path below where the application is mounted."""
-    path: str = scope["path"]
-    root = scope.get("root_path", "")
-    below = path[len(root) :] if root and path.startswith(root) else path
-    return (below or "/") if below[:1] in ("", "/") else path
+def path_of(scope: Scope, gate: Gate) -> str:
+    """The path below where the application is mounted, by its own word or by the server's."""
+    rooted = gate.names and gate.names.rooted
+    return below(scope, (rooted and rooted.root_path) or scope.get("root_path", "")) or "/"
 
 
-def _preflight(scope: Scope) -> bool:
-    return any(name == b"access-control-request-method" for name, _ in scope["headers"])
-
-
-def _hide(scope: Scope, gate: Gate, source: str, shown: str) -> None:
-    """Hide keys in the scope itself, where the server's access log looks: in the query wherever the key was found."""
-    if source and source[0] != "?":
-        field, value = source.encode(), shown.encode()
-        scope["headers"] = [(name, value if name == field else kept) for name, kept in scope["headers"]]
-    if gate.parameters and scope.get("query_string"):
-        query = scope["query_string"].decode("latin-1")
-        scope["query_string"] = hide_parameters(query, gate.parameters, f"{source[1:]}=", shown).encode("latin-1")
+def preflight_of(scope: Scope, gate: Gate) -> Answer | None:
+    """The answer to a request if it is a CORS preflight; what stands where keys may come is hidden then."""
+    fields = dict(scope["headers"])
+    asked = fields.get(b"access-control-request-method")
+    if asked is None or b"origin" not in fields:
+        return None
+    gate.places.of_scope(scope, redact=gate.redact, find=False)
+    names = fields.get(b"access-control-request-headers", b"")
+    return gate.preflighted(asked.decode("latin-1"), names.decode("latin-1"))
 
 
 def _with(message: Message, own: Pairs, names: frozenset[bytes]) -> Message:
@@ -200,7 +178,7 @@ def _with(message: Message, own: Pairs, names: frozenset[bytes]) -> Message:
     return {**message, "headers": kept + own}
 
 
-async def _refuse(answer: Answer, scope: Scope, receive: Receive, send: Send) -> None:
+async def _answer(answer: Answer, scope: Scope, receive: Receive, send: Send) -> None:
     """Answer in place of the application; a WebSocket upgrade with the same response, where the server can send one."""
     kind = "http.response"
     if scope["type"] == "websocket":
@@ -228,6 +206,7 @@ class _Exchange:
         self._status: int | None = None
         self._gone = False
         self._closing = False
+        self._committed: Decision | None = None
 
     async def run(self, receive: Receive, send: Send) -> None:
         async def receiving() -> Message:
@@ -252,9 +231,11 @@ class _Exchange:
             await self._middleware.app(self._scope, receiving, sending)
         except asyncio.CancelledError:
             raise
-        except BaseException:
+        except BaseException as error:
             if not self._gone:
                 self._status = None
+                if self._committed is not None and _broke(error):
+                    await self._through(self._take_back(self._committed))
             raise
         finally:
             await self._settle()
@@ -270,10 +251,13 @@ class _Exchange:
         if self._closing:
             return
         self._closing = True
+        await self._through(self._close())
+
+    async def _through(self, work: Coroutine[Any, Any, None]) -> None:
         if self._middleware._at_once:
-            await self._close()
+            await work
         else:
-            await asyncio.shield(_kept_alive(self._close()))
+            await asyncio.shield(_kept_alive(work))
 
     async def _close(self) -> None:
         gate, reservation, ask = self._middleware.gate, self._reservation, self._middleware.ask
@@ -284,9 +268,31 @@ class _Exchange:
                     decision = await ask(reservation.commit, actual)
                 except InvalidCost:
                     log.exception(KEPT)
+                    actual = None
                     decision = await ask(reservation.commit)
+                self._committed = decision
                 gate.tell(decision, self._scope)
             else:
                 await ask(reservation.cancel)
-        except QuotaError:
-            log.exception("a reservation could not be settled; it goes back by itself")
+        except QuotaError as error:
+            used = reservation.decision.cost if actual is None else actual
+            gate.unsettled(reservation, used if commit else None, error, self._scope)
+
+    async def _take_back(self, committed: Decision) -> None:
+        """Refund a response that was settled as a success and then turned out to have failed."""
+        gate, middleware = self._middleware.gate, self._middleware
+        if gate.kept(None, self._scope, self._scope["state"].get("quota_actual"))[0]:
+            return
+        try:
+            await middleware.ask(middleware._ledger.refund, committed)
+        except QuotaError as error:
+            log.error("a stream that broke stays charged: decision %s: %s", committed.id, error)
+
+
+def _broke(error: BaseException) -> bool:
+    """Whether a stream broke that Starlette's BaseHTTPMiddleware has ended as if it were whole, raising only then.
+
+    A background task that fails comes the same way: its response was whole.
+    """
+    places = {frame.f_globals.get("__name__") for frame, _ in walk_tb(error.__traceback__)}
+    return "starlette.middleware.base" in places and "starlette.background" not in places

@@ -1,6 +1,6 @@
 """A usage plan as a FastAPI dependency: for the routes that ask for it, and shown in OpenAPI as a security scheme."""
 
-from __future__ import annotations
+# No postponed annotations here: FastAPI before 0.123.7 cannot read those of a dependency that is an instance.
 
 from typing import Any, Unpack
 
@@ -9,7 +9,7 @@ from fastapi.openapi.models import APIKey, APIKeyIn, HTTPBearer
 from fastapi.requests import HTTPConnection
 from fastapi.security.base import SecurityBase
 
-from .asgi import QuotaMiddleware, method_of, path_of
+from .asgi import QuotaMiddleware, method_of, path_of, preflight_of
 from .decision import Decision
 from .errors import InvalidValue
 from .gate import Answer, Settings
@@ -59,12 +59,19 @@ class QuotaKey(SecurityBase):
         scope, front = connection.scope, self._front
         if front.app is not scope["app"]:
             front = self._front = QuotaMiddleware(scope["app"], self._ledger, **self._settings)
-        method = method_of(scope)
-        decision, _ = await front.decide(scope, method, path_of(scope))
-        if decision.allowed or front.gate.shadow:
-            response.headers.update(front.gate.shown(decision))
+        method, gate = method_of(scope), front.gate
+        preflight = preflight_of(scope, gate) if method == "OPTIONS" and gate.preflight != "ask" else None
+        if preflight and gate.preflight == "answer":
+            raise HTTPException(preflight.status, headers=dict(preflight.headers))
+        decision = gate.unasked() if preflight else (await front.decide(scope, method, path_of(scope, gate)))[0]
+        for read in ("_headers", "_query_params", "_url"):  # what Starlette keeps of the scope as it was
+            vars(connection).pop(read, None)
+        if preflight:
             return decision
-        answer = front.gate.refusal(decision, method)
+        if decision.allowed or gate.shadow:
+            response.headers.update(gate.shown(decision))
+            return decision
+        answer = gate.refusal(decision, method)
         if scope["type"] == "websocket":
             raise WebSocketException(1008, answer.reason)
         raise Refused(decision, answer)

@@ -13,10 +13,14 @@ import attrs
 
 from .charge import Verdict
 from .clock import DAY_US, span_us, system_clock
+from .credentials import Places
 from .decision import Decision, Details, Reason
-from .errors import ClockSkew, InvalidValue, StoreBusy, StoreUnavailable, check_text
-from .http import PROBLEM_TYPE, PROFILES, check_sources, headers, problem
+from .errors import ClockSkew, InvalidValue, QuotaError, StoreBusy, StoreUnavailable, check_text
+from .exemptions import Exemptions
+from .http import PROBLEM_TYPE, PROFILES, allowed_across_origins, check_sources, headers, problem
 from .plan import Cost, parse_cost
+from .reservation import AsyncReservation, Reservation
+from .routes import Finder, Names, named
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +29,6 @@ KEPT = "keeping what was held: what was used cannot be known"
 UNDECIDED = (StoreBusy, StoreUnavailable, ClockSkew)
 """Why a ledger cannot decide; ``on_unavailable`` says what then."""
 
-_NAMES, _LONGEST = 4096, 256
 _GATEWAY = {
     403: ("Forbidden", "ForbiddenException"),
     429: ("Limit Exceeded", "LimitExceededException"),
@@ -34,6 +37,7 @@ _GATEWAY = {
 _THROTTLED = ("Too Many Requests", "TooManyRequestsException")
 _PHRASES = {403: "403 Forbidden", 429: "429 Too Many Requests", 503: "503 Service Unavailable"}
 
+Held = Reservation | AsyncReservation
 Request = Any
 """What the application is given: the WSGI ``environ`` or the ASGI ``scope``."""
 
@@ -60,12 +64,17 @@ class Settings(TypedDict, total=False):
     - ``ttl``: how long units are held (a timedelta, or microseconds), an hour by default; a response that ends later
       is charged all the same, and what a process that died held is back then.
     - ``exempt``: what passes unasked and untouched: ``"/health"``, ``"/static/*"``, ``"GET /docs"`` (HEAD too), or a
-      callable. CORS preflights always pass, as they never carry a key (Fetch, section 3.3).
+      callable.
+    - ``preflight``: what becomes of CORS preflights, which never carry a key (Fetch, section 3.3): ``"ask"`` for one as
+      of any request; ``"pass"`` them unasked to an application that answers each by itself; ``"answer"`` them here, for
+      every origin, which then may read refusals too.
     - ``shadow``: decide, count and report, but never refuse.
     - ``style``: refusals as ``"problem"`` details (RFC 9457) or as ``"api_gateway"`` writes them.
     - ``profile``: the headers of ``Decision.headers``, or None for none.
-    - ``report``: called with (decision, request) on arrival, and with the decision that a commit makes.
-    - ``redact``: show the application and the server's logs only the secret's last four characters.
+    - ``report``: called with (decision, request) on arrival, and with the decision that a commit makes; when it could
+      not be made, with one whose reason is ``STORE_UNAVAILABLE`` and whose ``key`` and ``cost`` say who used what.
+    - ``redact``: show the application and the server's logs only the secret's last four characters, and nothing else
+      of what stands where keys may be presented.
     """
 
     on_unavailable: Required[Literal["deny", "allow"]]
@@ -78,6 +87,7 @@ class Settings(TypedDict, total=False):
     actual: Callable[[Request], Cost | None] | None
     ttl: timedelta | int
     exempt: str | Iterable[str] | Callable[[Request], bool]
+    preflight: Literal["ask", "pass", "answer"]
     shadow: bool
     style: Literal["problem", "api_gateway"]
     profile: str | None
@@ -150,16 +160,16 @@ class Gate:
     actual: Callable[[Request], Cost | None] | None = attrs.field(default=None, validator=_function)
     ttl: Any = attrs.field(default=timedelta(hours=1), converter=_span)
     exempt: Any = attrs.field(default=())
+    preflight: str = attrs.field(default="ask", validator=_one_of("ask", "pass", "answer"))
     shadow: bool = attrs.field(default=False, validator=_flag)
     style: str = attrs.field(default="problem", validator=_one_of("problem", "api_gateway"))
     profile: str | None = attrs.field(default="ietf", validator=_one_of(None, *PROFILES))
     report: Callable[[Decision, Request], None] | None = attrs.field(default=None, validator=_function)
     redact: bool = attrs.field(default=True, validator=_flag)
-    _template: Callable[[str, str], str | None] | None = attrs.field(default=None, alias="template")
-    _names: dict[tuple[str, str], str | None] = attrs.field(init=False, factory=dict)
-    parameters: tuple[str, ...] = attrs.field(init=False)
-    _exact: frozenset[tuple[str, str]] = attrs.field(init=False)
-    _under: tuple[tuple[str, str], ...] = attrs.field(init=False)
+    _template: Finder | None = attrs.field(default=None, alias="template")
+    names: Names | None = attrs.field(init=False)
+    places: Places = attrs.field(init=False)
+    _exempt: Exemptions = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         for name in _CALLED:
@@ -170,49 +180,27 @@ class Gate:
             parse_cost(self.cost)
         if self.actual is not None and self.charge != "response":
             raise InvalidValue("actual", self.actual, "nothing, unless charge='response'")
-        sources = () if callable(self.key) else self.key
-        object.__setattr__(self, "parameters", tuple(f"{source[1:]}=" for source in sources if source[0] == "?"))
-        patterns = [] if callable(self.exempt) else [_pattern(pattern) for pattern in _several(self.exempt)]
-        object.__setattr__(self, "_exact", frozenset(p for p in patterns if not p[1].endswith("*")))
-        object.__setattr__(self, "_under", tuple((m, path[:-1]) for m, path in patterns if path.endswith("*")))
+        object.__setattr__(self, "places", Places(() if callable(self.key) else self.key))
+        object.__setattr__(self, "names", Names(self._template) if self._template else None)
+        object.__setattr__(self, "_exempt", Exemptions(() if callable(self.exempt) else self.exempt))
 
     def passes(self, method: str, path: str, request: Request) -> bool:
-        """Whether a request passes unasked. A path with dot segments never passes by the path that it begins with."""
-        if callable(self.exempt):
-            return bool(self.exempt(request))
-        if not self._exact and not self._under:
-            return False
-        methods = ("", "GET", "HEAD") if method == "HEAD" else ("", method)
-        if any((own, path) in self._exact for own in methods):
-            return True
-        if not {".", ".."}.isdisjoint(path.split("/")):
-            return False
-        return any(own in methods and path.startswith(start) for own, start in self._under)
+        """Whether a request passes unasked."""
+        return bool(self.exempt(request)) if callable(self.exempt) else self._exempt.passes(method, path)
 
     def name(self, method: str, path: str, request: Request) -> str | None:
         """What the plan calls the request's route; None for one that no plan can name."""
         if self.route is not None:
-            return _named(self.route(request))
-        place = (method, path)
-        try:
-            return self._names[place]
-        except KeyError:
-            pass
+            return named(self.route(request))
         known = "GET" if method == "HEAD" else method
-        template = self._find(known, path)
-        name = _named(f"{known} {template or path or '/'}")
-        if len(self._names) >= _NAMES:
-            self._names.clear()
-        if len(path) <= _LONGEST:
-            self._names[place] = name
-        return name
-
-    def _find(self, method: str, path: str) -> str | None:
         try:
-            return self._template(method, path) if self._template else None
+            if self.names is not None:
+                name = self.names(known, path, request)
+                if name is not None:
+                    return name
         except Exception as error:  # noqa: BLE001 -- a converter of the application's may raise anything
             log.warning("naming %.64r by its path: the framework cannot be asked from outside: %r", path, error)
-            return None
+        return named(f"{known} {path or '/'}")
 
     def price(self, request: Request) -> Cost | None:
         """What the request costs; None leaves it to the plan."""
@@ -225,6 +213,22 @@ class Gate:
         log.warning("%s without asking the ledger: %s", "admitting" if allowed else "refusing", error)
         verdict = Verdict(allowed=allowed, now=system_clock(), standings=())
         return Decision(Details(Reason.STORE_UNAVAILABLE, None, None, None, {"requests": 1}, verdict))
+
+    def unasked(self) -> Decision:
+        """The decision on a request that passes unasked."""
+        return Decision(Details(Reason.OK, None, None, None, {"requests": 1}, _admitted()))
+
+    def unsettled(self, held: Held, used: Cost | None, error: QuotaError, request: Request) -> None:
+        """Say who used what, where a hold could not be settled: an operator may charge it by hand. None: nothing."""
+        decision, key = held.decision, held.decision.key
+        log.error(
+            "a reservation could not be settled: used %s, held %s until %s, key %r, account %r, reservation %s: %s",
+            used or 0, decision.cost, held.expires_at.isoformat(), key and key.id, key and key.account, held.id, error,
+        )  # fmt: skip
+        if used is not None:
+            takes = parse_cost(used, "actual", 0)
+            owed = Details(Reason.STORE_UNAVAILABLE, decision.id, key, decision.plan, takes, _admitted())
+            self.tell(Decision(owed), request)
 
     def tell(self, decision: Decision, request: Request) -> None:
         """Report a decision. What reports may fail: the request goes on, so that what it holds is settled."""
@@ -255,8 +259,15 @@ class Gate:
             fields = {"Content-Type": PROBLEM_TYPE, "Cache-Control": "no-store"}
             if self.profile is not None:
                 fields |= headers(decision, self.profile)
+        if self.preflight == "answer":
+            fields["Access-Control-Expose-Headers"] = ", ".join(fields)
+            fields["Access-Control-Allow-Origin"] = "*"
         fields["Content-Length"] = str(len(body))
         return Answer(status, _PHRASES[status], list(fields.items()), b"" if method == "HEAD" else body)
+
+    def preflighted(self, method: str, names: str) -> Answer:
+        """The answer to a CORS preflight for this method and these headers."""
+        return Answer(204, "204 No Content", list(allowed_across_origins(method, names).items()), b"")
 
     def kept(self, status: int | None, request: Request, default: Cost | None) -> tuple[bool, Cost | None]:
         """What becomes of what was held: (commit, what was used). None: all that was held.
@@ -276,22 +287,8 @@ class Gate:
         return status is not None and self.success(status), None
 
 
-def _several(values: object) -> Iterable[object]:
-    return (values,) if isinstance(values, str) else values if isinstance(values, Iterable) else (values,)
-
-
-def _pattern(pattern: object) -> tuple[str, str]:
-    """(method or nothing, path)."""
-    text = pattern if isinstance(pattern, str) else ""
-    method, _, path = text.rpartition(" ")
-    if not path.startswith(("/", "*")) or "*" in path[:-1] or " " in method:
-        raise InvalidValue("exempt", pattern, "'/path', '/path/*' or 'METHOD /path'")
-    return method, path
-
-
-def _named(name: object) -> str | None:
-    """A name that a plan could have for a route, else None."""
-    return name if isinstance(name, str) and 0 < len(name) <= 1024 and name.isprintable() else None
+def _admitted() -> Verdict:
+    return Verdict(allowed=True, now=system_clock(), standings=())
 
 
 def merged(own: Mapping[str, str], fields: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -27,9 +27,11 @@ _SECOND_US = 1_000_000
 _FOREVER = 2**63
 _LONGEST = 512
 _LONGEST_QUERY = 65_536
+_STARS = "****"
 _POSSIBLE = re.compile(r"[!-~]{20,128}\Z")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}\Z")
 _PARAMETER = re.compile(r"\?[A-Za-z0-9._~-]{1,64}\Z")
+_TOKENS = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+([ \t]*,[ \t]*[!#$%&'*+.^_`|~0-9A-Za-z-]+)*\Z")
 
 Row = tuple[Line, int, int, int, bool]
 """(limit, used, extra, when it is unused again, whether it refused): one limit after a decision, in microseconds."""
@@ -187,6 +189,20 @@ def problem(decision: Decision) -> dict[str, Any]:
     }
 
 
+def allowed_across_origins(method: str, names: str) -> dict[str, str]:
+    """The headers that answer a CORS preflight (Fetch, section 3.3): every origin, without its cookies.
+
+    ``method`` and ``names`` are what it asks for; they are granted if they are what a browser sends.
+    """
+    asked = {"Access-Control-Allow-Methods": method, "Access-Control-Allow-Headers": names}
+    return {
+        "Access-Control-Allow-Origin": "*",
+        **{field: text for field, text in asked.items() if len(text) <= 1024 and _TOKENS.match(text)},
+        "Access-Control-Max-Age": "600",
+        "Vary": "Access-Control-Request-Method, Access-Control-Request-Headers",
+    }
+
+
 def check_sources(key: str | Iterable[str]) -> tuple[str, ...]:
     """Where keys are looked for, in order: header names, in lower case, and query parameters written ``?name``.
 
@@ -231,21 +247,31 @@ def _bearer(value: str) -> str:
 
 
 def _parameter(query: str, source: str) -> str:
-    """A query parameter; a plus sign stands for itself, as no key has blanks."""
+    """A query parameter; a plus sign stands for itself, as no key has blanks. Its name may be percent-encoded."""
     start = source[1:] + "="
-    if start not in query:
+    if start not in query and "%" not in query:
         return ""
-    if len(query) > _LONGEST_QUERY:
+    if start in query and len(query) > _LONGEST_QUERY:
         return UNKNOWN
-    values = [part[len(start) :] for part in query.split("&") if part.startswith(start)]
+    values = [part[len(name) :] for part in query.split("&") if (name := _beginning(part)) and _decoded(name) == start]
     if len(values) != 1 or len(values[0]) > _LONGEST:
         return UNKNOWN if values else ""
     return unquote(values[0])
 
 
+def _beginning(part: str) -> str:
+    """The name of a parameter as it is written, with its mark."""
+    return part[: part.find("=") + 1]
+
+
+def _decoded(name: str) -> str:
+    """The name as frameworks read it; one that is too long for any of ours stays as it is."""
+    return unquote(name) if "%" in name and len(name) <= 3 * 64 + 1 else name
+
+
 def hidden(secret: str | None) -> str:
     """What logs may show of a secret: four asterisks and its last four characters, as API Gateway writes it."""
-    return "****" if secret is None or secret == UNKNOWN else "****" + secret[-4:]
+    return _STARS if secret is None or secret == UNKNOWN else _STARS + secret[-4:]
 
 
 def hide_parameters(query: str, starts: Iterable[str], found: str = "", shown: str = "") -> str:
@@ -253,10 +279,14 @@ def hide_parameters(query: str, starts: Iterable[str], found: str = "", shown: s
 
     Of the one where the key was ``found``, ``shown`` is left: quoted, so that it ends where it ended.
     """
-    hide = {start: "****" for start in starts if start in query}
+    hide = {start: _STARS for start in starts if start in query or "%" in query}
     if not hide:
         return query
     if found in hide:
         hide[found] = quote(shown, safe="*")
-    parts = (part.partition("=") for part in query.split("&"))
-    return "&".join(name + mark + hide.get(name + mark, value) for name, mark, value in parts)
+    parts = []
+    for part in query.split("&"):
+        name = _beginning(part)
+        secret = hide.get(_decoded(name))
+        parts.append(part if secret is None else name + secret)
+    return "&".join(parts)

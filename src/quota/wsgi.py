@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from .decision import Decision
 from .errors import InvalidCost, InvalidValue, QuotaError
-from .gate import KEPT, UNDECIDED, Gate, Settings, log, merged
-from .http import find_key, hidden, hide_parameters
+from .gate import KEPT, UNDECIDED, Answer, Gate, Settings, log, merged
 from .ledger import Ledger
 from .reservation import Reservation
 from .routes import templates
@@ -17,8 +16,6 @@ from .steps import DEFAULT
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
-
-_URLS = ("QUERY_STRING", "RAW_URI", "REQUEST_URI")
 
 
 class QuotaMiddleware:
@@ -43,20 +40,18 @@ class QuotaMiddleware:
         method, path = environ["REQUEST_METHOD"].upper(), environ.get("PATH_INFO") or "/"
         if not path.isascii():
             path = path.encode("latin-1", "replace").decode("utf-8", "replace")
-        if method == "OPTIONS" and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ:
-            if gate.redact:
-                _hide(environ, gate, "", "")
+        preflight = _preflight(environ, gate) if method == "OPTIONS" and gate.preflight != "ask" else None
+        if preflight and gate.preflight == "answer":
+            return _answer(preflight, start_response)
+        if preflight or gate.passes(method, path, environ):
             return self.app(environ, start_response)
-        if gate.passes(method, path, environ):
-            return self.app(environ, start_response)
-        secret = gate.key(environ) if callable(gate.key) else _present(environ, gate)
-        decision, reservation = self._decide(secret, gate.name(method, path, environ), environ)
+        secret = gate.key(environ) if callable(gate.key) else gate.places.of_environ(environ, redact=gate.redact)
+        route = None if secret is None else gate.name(method, path, environ)
+        decision, reservation = self._decide(secret, route, environ)
         environ["quota.decision"] = decision
         gate.tell(decision, environ)
         if not decision.allowed and not gate.shadow:
-            answer = gate.refusal(decision, method)
-            start_response(answer.reason, answer.headers)
-            return [answer.body]
+            return _answer(gate.refusal(decision, method), start_response)
         own = gate.shown(decision)
         if reservation is None and not own:
             return self.app(environ, start_response)
@@ -81,27 +76,18 @@ class QuotaMiddleware:
         return reservation.decision, reservation if reservation and reservation.decision.key else None
 
 
-def _present(environ: WSGIEnvironment, gate: Gate) -> str | None:
-    """The key that a request presents; hidden from the application and the server's logs, if it is to be."""
-
-    def header(name: str) -> str | None:
-        return environ.get("HTTP_" + name.upper().replace("-", "_"))
-
-    secret, source = find_key(header, environ.get("QUERY_STRING", ""), gate.key)
-    if gate.redact and (source or gate.parameters):
-        _hide(environ, gate, source, hidden(secret))
-    return secret
+def _preflight(environ: WSGIEnvironment, gate: Gate) -> Answer | None:
+    """The answer to a request if it is a CORS preflight; what stands where keys may come is hidden then."""
+    asked = environ.get("HTTP_ACCESS_CONTROL_REQUEST_METHOD")
+    if asked is None or "HTTP_ORIGIN" not in environ:
+        return None
+    gate.places.of_environ(environ, redact=gate.redact, find=False)
+    return gate.preflighted(asked, environ.get("HTTP_ACCESS_CONTROL_REQUEST_HEADERS", ""))
 
 
-def _hide(environ: WSGIEnvironment, gate: Gate, source: str, shown: str) -> None:
-    """Hide the key where it was found, and any in the URLs that servers log, wherever the key was found."""
-    if source and source[0] != "?":
-        environ["HTTP_" + source.upper().replace("-", "_")] = shown
-    for name in _URLS if gate.parameters else ():
-        url = environ.get(name, "")
-        before, mark, query = ("", "", url) if name == "QUERY_STRING" else url.partition("?")
-        if query:
-            environ[name] = before + mark + hide_parameters(query, gate.parameters, f"{source[1:]}=", shown)
+def _answer(answer: Answer, start_response: StartResponse) -> list[bytes]:
+    start_response(answer.reason, answer.headers)
+    return [answer.body]
 
 
 class _Exchange:
@@ -166,9 +152,11 @@ class _Exchange:
                     decision = reservation.commit(actual)
                 except InvalidCost:
                     log.exception(KEPT)
+                    actual = None
                     decision = reservation.commit()
                 gate.tell(decision, self._environ)
             else:
                 reservation.cancel()
-        except QuotaError:
-            log.exception("a reservation could not be settled; it goes back by itself")
+        except QuotaError as error:
+            used = reservation.decision.cost if actual is None else actual
+            gate.unsettled(reservation, used if commit else None, error, self._environ)
