@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import types
 import warnings
+from pathlib import Path
 
 import flask
 import pytest
@@ -29,6 +31,7 @@ from quota.fastapi import QuotaKey
 from quota.gate import Gate
 from quota.routes import templates
 from quota.wsgi import QuotaMiddleware as InFrontOfWSGI
+from test_readme import BLOCK
 from web import asgi, environ, ledger, wsgi
 
 with warnings.catch_warnings():
@@ -473,3 +476,40 @@ def test_spellings(method, url, expected):
     """HEAD is GET; what the framework does not serve by a route is named by its path."""
     made = gate(Starlette(routes=[Route("/pets/{n}", page)]))
     assert name(made, url, method=method) == expected
+
+
+class ByHost:
+    """A middleware of a project that serves each host from a table of its own."""
+
+    tables: dict = {}
+
+    def __init__(self, get_response):
+        self.get_response = get_response
+
+    def __call__(self, request):
+        request.urlconf = self.tables.get(request.get_host())
+        return self.get_response(request)
+
+
+def test_django_tables_by_host(clean, monkeypatch):
+    """A project that serves each host from a table of its own names its routes itself, as the document does."""
+    shop = table(urlpatterns=[path("pets/<int:n>", hello)])
+    api = table(urlpatterns=[path("pets/<str:name>", hello)])
+    monkeypatch.setattr(ByHost, "tables", {"api.shop.example": api})
+    text = (Path(__file__).parent.parent / "docs" / "web.md").read_text("utf-8")
+    block = next(block for block in BLOCK.findall(text) if "def route_by_host" in block)
+    made, secret = ledger(
+        "99/day", routes={"GET /pets/<int:n>": "2/day as shop", "GET /pets/<str:name>": "1/day as api"}
+    )
+    names = {"InFront": InFrontOfWSGI, "get_wsgi_application": get_wsgi_application, "ledger": made}
+    with override_settings(ROOT_URLCONF=shop, MIDDLEWARE=[f"{__name__}.ByHost"]):
+        for module, urls in (("shop", None), ("shop.urls", shop), ("shop.api_urls", api)):
+            monkeypatch.setitem(sys.modules, module, urls or types.ModuleType(module))
+        exec(block, names)
+        found = [
+            wsgi(names["application"], "HEAD" if turn else "GET", "/pets/1", {"x-api-key": secret, "Host": host}).status
+            for turn in range(3)
+            for host in ("api.shop.example", "shop.example")
+        ]
+    assert found == [200, 200, 429, 200, 429, 429]
+    assert wsgi(names["application"], path="/none", headers={"x-api-key": secret}).status == 404

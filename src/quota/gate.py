@@ -13,11 +13,12 @@ import attrs
 
 from .charge import Verdict
 from .clock import DAY_US, span_us, system_clock
+from .cors import allowed_across_origins
 from .credentials import Places
 from .decision import Decision, Details, Reason
 from .errors import ClockSkew, InvalidValue, QuotaError, StoreBusy, StoreUnavailable, check_text
 from .exemptions import Exemptions
-from .http import PROBLEM_TYPE, PROFILES, allowed_across_origins, check_sources, headers, problem
+from .http import PROBLEM_TYPE, PROFILES, check_sources, headers, problem
 from .plan import Cost, parse_cost
 from .reservation import AsyncReservation, Reservation
 from .routes import Finder, Names, named

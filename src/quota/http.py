@@ -31,7 +31,6 @@ _STARS = "****"
 _POSSIBLE = re.compile(r"[!-~]{20,128}\Z")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}\Z")
 _PARAMETER = re.compile(r"\?[A-Za-z0-9._~-]{1,64}\Z")
-_TOKENS = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+([ \t]*,[ \t]*[!#$%&'*+.^_`|~0-9A-Za-z-]+)*\Z")
 
 Row = tuple[Line, int, int, int, bool]
 """(limit, used, extra, when it is unused again, whether it refused): one limit after a decision, in microseconds."""
@@ -186,20 +185,6 @@ def problem(decision: Decision) -> dict[str, Any]:
         "detail": f"Over {', '.join(over)}. {advice}",
         "violated-policies": [_plain(name) for name in decision.violated],
         **({} if seconds is None else {"retry-after": seconds}),
-    }
-
-
-def allowed_across_origins(method: str, names: str) -> dict[str, str]:
-    """The headers that answer a CORS preflight (Fetch, section 3.3): every origin, without its cookies.
-
-    ``method`` and ``names`` are what it asks for; they are granted if they are what a browser sends.
-    """
-    asked = {"Access-Control-Allow-Methods": method, "Access-Control-Allow-Headers": names}
-    return {
-        "Access-Control-Allow-Origin": "*",
-        **{field: text for field, text in asked.items() if len(text) <= 1024 and _TOKENS.match(text)},
-        "Access-Control-Max-Age": "600",
-        "Vary": "Access-Control-Request-Method, Access-Control-Request-Headers",
     }
 
 
