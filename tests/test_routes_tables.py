@@ -10,6 +10,7 @@ from pathlib import Path
 import flask
 import pytest
 from asgiref.wsgi import WsgiToAsgi
+from django.conf import settings
 from django.conf.urls.i18n import i18n_patterns
 from django.core.asgi import get_asgi_application
 from django.core.wsgi import WSGIHandler, get_wsgi_application
@@ -240,7 +241,7 @@ def test_a_newline_at_the_end_of_a_path():
     assert [client.get("/shop/a%0a").status_code for _ in range(4)] == [200, 200, 429, 429]
 
 
-@pytest.mark.parametrize("place", ["app", "application", "wsgi_application"])
+@pytest.mark.parametrize("place", ["app", "application", "wsgi_app", "wsgi_application"])
 def test_behind_other_middlewares(place):
     """A middleware keeps the application behind it in one of these places; WhiteNoise, in front of Django, in the second."""
     app = get_wsgi_application()
@@ -315,8 +316,15 @@ def test_django_languages(clean, prefixed, front):
         assert translation.get_language() == "de"
 
 
-def test_django_without_languages(clean):
-    """With USE_I18N off there is one language."""
+def test_django_without_languages(clean, monkeypatch):
+    """Without prefixes of languages a path activates none: whoever asks for /xx/ makes no process load that language."""
+    asked = []
+    activate = translation.activate
+    monkeypatch.setattr(translation, "activate", lambda language: asked.append(language) or activate(language))
+    found = gate(get_wsgi_application())
+    for language in ("fr", "de", "ja"):
+        assert name(found, f"/{language}/pets/1", environ()) == f"GET /{language}/pets/1"
+    assert set(asked) == {settings.LANGUAGE_CODE}
     with override_settings(ROOT_URLCONF=table(urlpatterns=[path("fr/pets/<int:number>", hello)]), USE_I18N=False):
         assert name(gate(get_wsgi_application()), "/fr/pets/1", environ()) == "GET /fr/pets/<int:number>"
 

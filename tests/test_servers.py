@@ -250,7 +250,10 @@ def test_hostile_bytes(ledger, serve):
 
 
 def test_logs_do_not_tell(ledger, serve):
-    """The server's own access log shows four characters of a key, in its header or its query; preflights included."""
+    """The server's own access log shows four characters of a key, in header or query, however its name is written.
+
+    Preflights included, which are asked for their key like any request.
+    """
     ledger.add_plan(UsagePlan("PlanA", "100/month"))
     _, secret = ledger.issue_key("Key123", "PlanA")
     server = serve("arrival", 1)
@@ -259,6 +262,9 @@ def test_logs_do_not_tell(ledger, serve):
     assert httpx.get(f"{server.url}/pets?key={secret}", headers={"x-api-key": secret}).status_code == 200
     asks = {"Origin": "https://a.example", "Access-Control-Request-Method": "GET"}
     assert httpx.options(f"{server.url}/pets?key={secret}", headers=asks).status_code < 500
+    assert httpx.options(f"{server.url}/pets", headers=asks).status_code == 403
+    assert httpx.get(f"{server.url}/pets?k%65y={secret}").status_code == 200
+    assert httpx.get(f"{server.url}/pets?a=1&%6bey={secret}", headers={"x-api-key": secret}).status_code == 200
     server.stop()
     assert "GET /pets" in server.text
     assert "OPTIONS /pets?key=****" in server.text

@@ -46,7 +46,7 @@ class Names:
         if kept is None:
             return self._ask(method, path, request)
         kind = request.get("type") or ("HTTP_UPGRADE" in request and upgrades(request))
-        place = (kind, method, path, request.get("root_path", ""))
+        place = (kind, method, path, request.get("root_path") or "")
         name = kept.get(place)
         if name is None:
             name = self._ask(method, path, request)
@@ -75,7 +75,7 @@ def named(name: object) -> str | None:
 
 
 def templates(app: Any) -> Finder | None:
-    """How the application names its routes, behind any middleware that keeps it in ``.app``; None where unknown.
+    """How the application names its routes, behind middlewares that keep it in ``.app`` or the like; None where unknown.
 
     Known: Starlette and FastAPI, Flask and whatever has a Werkzeug ``url_map``, Django; mounts of Starlette's and of
     Werkzeug's dispatcher.
@@ -96,7 +96,7 @@ def templates(app: Any) -> Finder | None:
     return None
 
 
-_INSIDE = ("app", "application", "wsgi_application")
+_INSIDE = ("app", "application", "wsgi_app", "wsgi_application")
 """Where middlewares keep the application behind them."""
 
 
@@ -186,14 +186,16 @@ class _Django:
 
     def __call__(self, method: str, path: str, request: Mapping[str, Any] = _NOTHING) -> str | None:  # noqa: ARG002 -- as above
         from django.conf import settings  # noqa: PLC0415 -- there, since its handler is
-        from django.urls import Resolver404, get_resolver  # noqa: PLC0415
+        from django.urls import LocalePrefixPattern, Resolver404, get_resolver  # noqa: PLC0415
         from django.utils import translation  # noqa: PLC0415
 
         prefix = settings.FORCE_SCRIPT_NAME
         if prefix and request.get("type") == "http":  # by ASGI Django takes it from the whole path
             path = request["path"].removeprefix(prefix)
         resolver = get_resolver(settings.ROOT_URLCONF)
-        language = translation.get_language_from_path(path) or settings.LANGUAGE_CODE
+        language = settings.LANGUAGE_CODE
+        if any(isinstance(pattern.pattern, LocalePrefixPattern) for pattern in resolver.url_patterns):
+            language = translation.get_language_from_path(path) or language
         try:
             with translation.override(language):
                 return f"/{resolver.resolve(path).route}"
