@@ -16,13 +16,14 @@ from django.core.asgi import get_asgi_application
 from django.core.wsgi import WSGIHandler, get_wsgi_application
 from django.http import HttpResponse
 from django.test import override_settings
-from django.urls import clear_url_caches, converters, include, path, register_converter, set_urlconf
+from django.urls import URLPattern, clear_url_caches, converters, include, path, register_converter, set_urlconf
+from django.urls.resolvers import RoutePattern
 from django.utils import translation
 from fastapi import APIRouter, Depends, FastAPI, WebSocket
 from starlette.applications import Starlette
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import PlainTextResponse
-from starlette.routing import Host, Mount, Route, Router, WebSocketRoute
+from starlette.routing import Host, Match, Mount, Route, Router, WebSocketRoute
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.routing import BaseConverter, Map, Rule, ValidationError
 
@@ -463,6 +464,45 @@ def test_converters_that_change_their_mind(clean, monkeypatch):
         monkeypatch.setattr(Known, "known", {known})
         assert name(made, f"/pets/{known}", {}) == "GET /pets/<known:pet>"
         assert name(made, f"/pets/{other}", {}) == f"GET /pets/{other}"  # which Werkzeug does not serve then
+
+
+class ByVersion(Route):
+    """A route of an application's own kind, for one version of its API."""
+
+    def __init__(self, version, *args):
+        super().__init__(*args)
+        self.version = version
+
+    def matches(self, scope):
+        if (b"version", self.version) not in scope["headers"]:
+            return Match.NONE, {}
+        return super().matches(scope)
+
+
+def test_routes_of_an_applications_own_kind():
+    """Routes that go by more than the path, by a header say, name each request by what serves it."""
+    made = gate(Starlette(routes=[ByVersion(b"1", "/x/{a}", page), ByVersion(b"2", "/x/{b}", page)]))
+    for version, expected in ((b"1", "GET /x/{a}"), (b"2", "GET /x/{b}"), (b"1", "GET /x/{a}"), (b"3", "GET /x/1")):
+        assert name(made, "/x/1", scope("/x/1", headers=[(b"version", version)])) == expected
+
+
+def test_patterns_of_a_projects_own_kind(clean):
+    """Nor are names kept where a pattern of a Django project's own kind may say otherwise the next time."""
+
+    class Sometimes(RoutePattern):
+        open = True
+
+        def match(self, path):
+            return super().match(path) if Sometimes.open else None
+
+    root = table(
+        urlpatterns=[URLPattern(Sometimes("pets/<str:a>", is_endpoint=True), hello), path("pets/<str:b>", hello)]
+    )
+    with override_settings(ROOT_URLCONF=root):
+        made = gate(get_wsgi_application())
+        assert name(made, "/pets/1", environ()) == "GET /pets/<str:a>"
+        Sometimes.open = False
+        assert name(made, "/pets/1", environ()) == "GET /pets/<str:b>"
 
 
 # What clients spell

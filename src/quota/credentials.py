@@ -38,9 +38,8 @@ class Places:
         self._parameters = tuple(f"{source[1:]}=" for source in sources if source[0] == "?")
         names = [source for source in sources if source[0] != "?"]
         in_cgi = [(name, "HTTP_" + name.upper().replace("-", "_")) for name in names]
-        self._variables = [
-            (name, variable, f"REDIRECT_{variable}") for name, variable in in_cgi
-        ]  # Apache's: as it came
+        # Apache keeps what came under a name of its own when it redirects within.
+        self._variables = [(name, variable, f"REDIRECT_{variable}") for name, variable in in_cgi]
         self._fields = frozenset(name.encode() for name in names)
         self._spelled = {field: name for name in names for field in (*_spellings(name), name.encode())}
 

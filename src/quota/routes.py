@@ -75,7 +75,7 @@ def named(name: object) -> str | None:
 
 
 def templates(app: Any) -> Finder | None:
-    """How the application names its routes, behind middlewares that keep it in ``.app`` or the like; None where unknown.
+    """How the application names its routes, behind middlewares that keep it in ``.app`` and the like, if it is known.
 
     Known: Starlette and FastAPI, Flask and whatever has a Werkzeug ``url_map``, Django; mounts of Starlette's and of
     Werkzeug's dispatcher.
@@ -114,6 +114,11 @@ def below(scope: Mapping[str, Any], root: str) -> str:
     path: str = scope["path"]
     rest = path[len(root) :] if root and path.startswith(root) else path
     return rest if rest[:1] in ("", "/") else path
+
+
+def _own(part: Any, method: str, *frameworks: str) -> bool:
+    """Whether the framework's own code answers; what the application's says may depend on more, and change."""
+    return getattr(type(part), method).__module__.startswith(frameworks)  # type: ignore[no-any-return] # a function's
 
 
 class _Werkzeug:
@@ -218,8 +223,9 @@ def _patterns(resolver: Any) -> Iterator[Watch | None]:
     yield (lambda: resolver.url_patterns), list(resolver.url_patterns)
     for pattern in resolver.url_patterns:
         converters = getattr(pattern.pattern, "converters", {}).values()
-        if any(type(converter).__module__ != "django.urls.converters" for converter in converters):
-            yield None  # what a converter of the application's accepts may change
+        asked = [(pattern, "resolve"), (pattern.pattern, "match"), *((each, "to_python") for each in converters)]
+        if any(not _own(asked_of, method, "django.") for asked_of, method in asked):
+            yield None
         if hasattr(pattern, "url_patterns"):
             yield from _patterns(pattern)
 
@@ -251,7 +257,7 @@ class _Starlette:
             included = getattr(route, "original_router", None)
             if included is not None:
                 yield from _Starlette(included).watched()
-            if hasattr(route, "host_regex"):
+            if hasattr(route, "host_regex") or not _own(route, "matches", "starlette.", "fastapi."):
                 yield None
             known = _behind(route)
             if known is not None:
