@@ -94,9 +94,16 @@ def test_wrong_use_is_told(quota, arguments):
 
 
 def test_a_broken_log_is_told(quota, tmp_path):
-    """Packed and cut short: one line, status 2."""
-    (tmp_path / "log").write_bytes(gzip.compress(SAMPLE.read_bytes())[:-100])
-    assert "can be read" in quota.fails("replay", tmp_path / "log", "--plan", "1/day")
+    """Packed and cut short: the report of what was there, with a note; status 2 where nothing was."""
+    packed = gzip.compress(SAMPLE.read_bytes())
+    (tmp_path / "log").write_bytes(packed[:-2000])
+    data = quota.json("replay", tmp_path / "log", "--plan", "1/day")
+    assert 100 < data["reports"][0]["total"] < 589
+    assert "cut short" in data["reports"][0]["notes"][0]
+    assert quota("replay", tmp_path / "log", "--plan", "1/day") == 0
+    assert "note: the archive is broken or cut short" in quota.out
+    (tmp_path / "log").write_bytes(packed[:30])
+    assert "cut short" in quota.fails("replay", tmp_path / "log", "--plan", "1/day")
 
 
 def test_what_stands_in_a_log_cannot_touch_the_terminal(quota):

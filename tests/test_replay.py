@@ -15,7 +15,7 @@ from quota.__main__ import main
 from quota.clock import DAY_US
 from quota.demo import SAMPLE
 from quota.errors import InvalidValue
-from quota.logs import open_log
+from quota.log_files import open_log
 from quota.replay import Routes, replay
 from quota.report import describe, plain, share
 from traffic import LINE, figures, traffic
@@ -113,7 +113,7 @@ def test_lines_that_are_late_are_put_in_order():
 
 def test_what_waits_to_be_put_in_order_is_bounded(monkeypatch):
     """A log with very many lines a second is put in order as far as the bound allows."""
-    monkeypatch.setattr("quota.replay._MOST_WAITING", 10)
+    monkeypatch.setattr("quota.log_reading._MOST_WAITING", 10)
     seconds = [n % 7 * 2 for n in range(100)]
     lines = [line(when=f"17/May/2015:10:05:{second:02d} +0000") for second in seconds]
     order = []
@@ -142,11 +142,12 @@ def test_an_empty_log_is_an_empty_report():
         assert "0 requests of 0 clients" in describe(report)
 
 
-def test_a_line_without_a_client_is_a_call_without_a_key():
-    """As the ledger would answer it."""
+def test_a_line_without_a_client_is_left_out_and_counted():
+    """A plan refuses nobody there: the report says so, with an example."""
     (report,) = replay([line(), line(user="ada")], [UsagePlan("p", "9/day")], key="user")
-    assert report.by_reason == {"MISSING_KEY": 1}
     assert report.clients == {"ada": [1, 0]}
+    assert (report.total, report.nameless, report.by_reason) == (1, 1, {})
+    assert "1 requests left out in which user names no client, such as" in describe(report)
 
 
 def test_a_route_has_limits_and_costs_of_its_own():
