@@ -140,7 +140,7 @@ def address(text: str) -> str | None:
 def host(text: str | None) -> str | None:
     """Who asked, by an address or a name: the first of a list, without the port, which is another each time."""
     if text is None or (":" not in text and "," not in text):
-        return text
+        return told(text)
     first = text.partition(",")[0].strip()
     name, _, port = first.rpartition(":")
     return address(text) or told(name if port.isdigit() and ":" not in name else first)

@@ -162,7 +162,7 @@ _LOOKS = tuple((re.compile(pattern), what) for pattern, what in (
     (r"\s*[{\[]\s*$|\s+\"[^\"]+\":\s", "JSON over several lines; one request a line is needed, as jq -c prints it"),
     (r"(?:\S+=(?:\"[^\"]*\"|\S*) ?){3,}", "lines of name=value"),
     (r"<\?xml|<\w", "XML"),
-    (r"(?:[^,\s]+,){3,}", "CSV"),
+    (r"(?:[^,\s]+,){2,}", "CSV"),
     (r"[^\x00]*\x00|.*[\ufffd\x01-\x08]", "not text"),
 ))  # fmt: skip
 

@@ -88,20 +88,21 @@ class Parser:
         """
         found = _TEXT.match(line)
         if found is None:
-            return self._other(line)
-        return self._at(found), self._of_text(found, line), found
-
-    def _at(self, found: re.Match[str]) -> int:
+            other = self._other(line)
+            if isinstance(other, tuple):
+                return other
+            found = other
         day, zone = found[_DAY], found[_ZONE]
         if day != self._day or zone != self._zone:
             self._day_us = midnight_us(day, zone)
             self._day, self._zone = day, zone
         try:
-            return self._day_us + MINUTES[found[_MINUTE]] + SECONDS[found[_SECOND]]
+            now = self._day_us + MINUTES[found[_MINUTE]] + SECONDS[found[_SECOND]]
         except KeyError:
-            raise ValueError(found.string) from None
+            raise ValueError(line) from None
+        return now, self._of_text(found, line), found
 
-    def _other(self, line: str) -> Request:
+    def _other(self, line: str) -> Request | re.Match[str]:
         text = bare(line)
         if text.startswith("{"):
             return self._row(load(text), line)
@@ -113,7 +114,7 @@ class Parser:
         if rest and before:
             found = _CAREFUL.match(f"{before[0]} - {before[1]} {text[rest.start() :]}")
             if found:
-                return self._at(found), self._of_text(found, line), found
+                return found
         return self._row(row_of(text.rstrip(), self._columns), line)
 
     def several(self, line: str) -> Iterator[Request | None]:
@@ -229,7 +230,7 @@ def _split(request: str) -> tuple[str, str]:
 
 def _ip_of_text(found: re.Match[str], _: str) -> str | None:
     ip = found[_IP]
-    return host(ip) if ":" in ip else ip if ip != "-" else None
+    return host(ip) if ":" in ip or ip == "-" else ip
 
 
 def _pattern(key: str, pattern: str) -> Callable[[str], str | None]:

@@ -173,7 +173,8 @@ def check_understood(log: str, report: Report) -> None:
         )  # fmt: skip
     raise InvalidValue(
         "log", log, "an access log in combined or common format, JSON lines or another known form;"
-        f" none of {report.malformed:,} lines is understood{seen}{notes}",
+        f" none of {report.malformed:,} lines is understood{seen}{notes}"
+        + ("; --field time=WHERE says which is the time" if "JSON with" in seen else ""),
     )  # fmt: skip
 
 
