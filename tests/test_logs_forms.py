@@ -1,6 +1,7 @@
 """Lines as gateways, collectors and load balancers write them: who asked, when and for what, or malformed; never made up."""
 
 import json
+from time import process_time
 
 import pytest
 
@@ -230,6 +231,19 @@ def test_numbers_and_nesting_without_end_are_malformed(more):
     line = f'{{"time": "2026-04-09T10:11:12Z", "ip": "a", {more}}}'
     (report,) = replay([line, ROW + line, ROW], [UsagePlan("p", "9/day")])
     assert (report.total, report.malformed) == (2, 2)
+
+
+@pytest.mark.parametrize("line", [
+    ROW + '{"a}' * 200_000, ROW + '{"a}{a' * 150_000, "1.2.3.4 " * 100_000 + PLAIN, "[" * 900_000, "\x1b[1" * 300_000, "<request " + "<a>" * 300_000,
+    "1," * 400_000, '{"log": "[' + '\\"' * 400_000 + '"}', "1.2.3.4 - - " + f"[{WHEN}] " * 30_000,
+], ids=range(9))  # fmt: skip
+def test_hostile_lines_take_no_longer_than_they_are_long(line):
+    """A megabyte of whatever makes parsers look again and again is a malformed line, soon."""
+    begun = process_time()
+    (report,) = replay([line, PLAIN], [UsagePlan("p", "9/day")])
+    assert process_time() - begun < 2
+    assert report.malformed
+    assert "203.0.113.8" in report.clients
 
 
 @pytest.mark.parametrize(("size", "units"), [

@@ -46,6 +46,7 @@ class LogFile:
         self.notes: list[str] = []
         self._raw: Any = None
         self.open()
+        self.identity = name if self.size is None else os.path.realpath(name)
 
     def open(self) -> None:
         """Open the file, unless it is open. Raises ``InvalidValue`` when it cannot be read."""
@@ -66,11 +67,6 @@ class LogFile:
         if self._raw is not None and self.name != "-":
             self._raw.close()
             self._raw = None
-
-    @property
-    def identity(self) -> object:
-        """What tells it from other files, whatever they are called."""
-        return os.path.realpath(self.name) if self.size is not None else self.name
 
     def __iter__(self) -> Iterator[str]:
         closed = self._raw is None
@@ -215,11 +211,10 @@ def open_logs(paths: Sequence[str]) -> Iterator[list[LogFile]]:
     try:
         for path in paths:
             logs.append(LogFile(path))
+            if logs[-1].identity in {log.identity for log in logs[:-1]}:
+                raise InvalidValue("log", path, "each log once")
             if len(paths) > 1 and logs[-1].size is not None:
                 logs[-1].close()
-        for at, log in enumerate(logs):
-            if log.identity in [other.identity for other in logs[:at]]:
-                raise InvalidValue("log", log.name, "each log once")
         yield logs
     finally:
         for log in logs:

@@ -26,6 +26,8 @@ _FORMS = (
 )
 _TAG = re.compile(r"<(\w+)>([^<]*)</\1>")
 _CELL = re.compile(r'"[^"]*"|\S+')
+_MOST_WORDS = 64
+_MOST_BROKEN = 64
 _LISTS = ("Records", "records", "logEvents", "events", "value")
 WRAPPERS = ("log", "message", "MESSAGE", "textPayload", "msg")
 """Fields that hold a whole line, as a container's or a collector's JSON does."""
@@ -53,7 +55,7 @@ def front(text: str) -> tuple[str, str] | None:
     """
     words = text.split()
     last = len(words) - 3
-    if last < 0:
+    if not 0 <= last < _MOST_WORDS:
         return None
     there = [at for at in range(last + 1) if address(words[at])]
     if there:
@@ -117,7 +119,7 @@ def several(line: str) -> Iterator[tuple[Any, str]]:
     Raises:
         ValueError: when there is not a single one.
     """
-    at, found = _next(line, 0), 0
+    at, found, broken = _next(line, 0), 0, 0
     if line.strip() in ("[", "]", "],"):
         return
     if line[at : at + 1] not in ("{", "["):
@@ -127,10 +129,13 @@ def several(line: str) -> Iterator[tuple[Any, str]]:
         try:
             value, at = _DECODER.raw_decode(line, at)
         except (ValueError, RecursionError, ArithmeticError):
+            broken += 1
             if not found:
                 raise ValueError(line) from None
             yield None, line[start:]
             at = (line.find("}{", start) + 1) or len(line)
+            if broken == _MOST_BROKEN:  # each try may read to the line's end
+                return
             continue
         for inner in _listed(value):
             found += 1
