@@ -94,9 +94,72 @@ def test_wrong_use_is_told(quota, arguments):
 
 
 def test_a_broken_log_is_told(quota, tmp_path):
-    """Packed and cut short: one line, status 2."""
-    (tmp_path / "log").write_bytes(gzip.compress(SAMPLE.read_bytes())[:-100])
-    assert "can be read" in quota.fails("replay", tmp_path / "log", "--plan", "1/day")
+    """Packed and cut short: the report of what was there, with a note; status 2 where nothing was."""
+    packed = gzip.compress(SAMPLE.read_bytes())
+    (tmp_path / "log").write_bytes(packed[:-2000])
+    data = quota.json("replay", tmp_path / "log", "--plan", "1/day")
+    assert 100 < data["reports"][0]["total"] < 589
+    assert "cut short" in data["reports"][0]["notes"][0]
+    assert quota("replay", tmp_path / "log", "--plan", "1/day") == 0
+    assert "note: the archive is broken or cut short" in quota.out
+    (tmp_path / "log").write_bytes(packed[:30])
+    assert "cut short" in quota.fails("replay", tmp_path / "log", "--plan", "1/day")
+
+
+NOTHING = {
+    "an error log of nginx": b'2026/04/09 10:11:00 [error] 7#7: *1 open() "/x" failed\n',
+    "JSON with the fields level, who": b'{"level": "info", "who": "ada"}\n',
+    "one request a line": b'{\n  "ts": 1775729472,\n  "ip": "9.9.9.9"\n}\n',
+    "the console of uvicorn": b'INFO:     127.0.0.1:5000 - "GET / HTTP/1.1" 200 OK\n',
+    "not text": b"\x07\x01\x02\x00\x00binary\n\xff\xfe\n",
+    "a zip archive": b"PK\x03\x04....",
+    "CSV": b"time,ip,path\n2026-04-09,9.9.9.9,/a\n",
+    "XML": b"<?xml version='1.0'?>\n<logs/>\n",
+    "cut short": gzip.compress(b"x" * 99)[:12],
+}
+
+
+@pytest.mark.parametrize("said", NOTHING)
+@pytest.mark.parametrize(
+    "options", [("--plan", "1/day"), ("--plan", "1/day", "--json"), ("--suggest", "90")], ids=" ".join
+)
+def test_a_log_that_is_not_understood_is_an_error(quota, said, options):
+    """It says what the log seems to be; an empty log is none."""
+    assert quota("replay", "-", *options, data=NOTHING[said]) == 2
+    assert said in quota.err
+    assert (quota.out, quota.err.count("\n")) == ("", 1)
+    assert quota("replay", "-", *options, data=b"\n") == 0
+
+
+def test_a_key_that_names_nobody_is_an_error(quota):
+    """As a header that text lines do not have; where some name a client, the others are counted and told."""
+    for key in ("header:X-Api-Key", "field:key", "re:(nobody)"):
+        err = quota.fails("replay", SAMPLE, "--plan", "1/day", "--key", key)
+        assert "in none of 589 requests" in err
+        assert "headers Referer and User-Agent" in err
+    lines = made_up(9)
+    lines.append(json.dumps({"time": "2015-05-17T10:05:03Z", "headers": {"x-api-key": "k"}}))
+    assert quota("replay", "-", "--plan", "1/day", "--key", "header:X-Api-Key", data="\n".join(lines).encode()) == 0
+    assert quota.out.startswith("1 requests of 1 clients")
+    assert "9 requests left out in which header:X-Api-Key names no client, such as\n  line 1: 192.0." in quota.out
+    assert "MISSING_KEY" not in quota.out
+
+
+def test_several_logs_as_one(quota, tmp_path):
+    """Rotated and packed, in the shell's order: the figures of the whole; a suggestion alone tells notes too."""
+    lines = SAMPLE.read_text().splitlines()
+    (tmp_path / "access.log").write_text("\n".join(lines[400:]))
+    (tmp_path / "access.log.1").write_text("\n".join(lines[200:400]))
+    (tmp_path / "access.log.2.gz").write_bytes(gzip.compress("\n".join(lines[:200]).encode()))
+    logs = sorted(tmp_path.glob("access.log*"))
+    whole = quota.json("replay", SAMPLE, "--plan", "20/day, 1/s burst 5")["reports"][0]
+    data = quota.json("replay", *logs, "--plan", "20/day, 1/s burst 5")
+    assert data["log"] == ", ".join(map(str, logs))
+    for name in set(whole) - {"malformed_samples"}:
+        assert data["reports"][0][name] == whole[name], name
+    assert quota("replay", *logs, "--suggest", "90") == 0
+    assert "2 malformed lines left out, such as" in quota.out
+    assert "each log once" in quota.fails("replay", logs[0], logs[0], "--plan", "1/day")
 
 
 def test_what_stands_in_a_log_cannot_touch_the_terminal(quota):
@@ -228,8 +291,9 @@ def test_the_progress_bar_is_for_long_logs_at_a_terminal(quota, tmp_path, monkey
     monkeypatch.setattr("quota.cli.replaying._LONG", 100_000)
     monkeypatch.setenv("TERM", "xterm")
     (tmp_path / "log").write_text("\n".join(made_up(9_000)))
-    assert quota("replay", tmp_path / "log", "--plan", "1/day", terminal=True) == 0
-    assert "lines" in quota.err
+    for logs in ([tmp_path / "log"], [tmp_path / "log", SAMPLE]):
+        assert quota("replay", *logs, "--plan", "1/day", terminal=True) == 0
+        assert "lines" in quota.err
     assert quota("replay", SAMPLE, "--plan", "1/day", terminal=True) == 0
     assert quota.err == ""
     assert quota("replay", tmp_path / "log", "--plan", "1/day") == 0

@@ -1,5 +1,6 @@
 """The replay says what a plan would have done: its figures are those of a plain script, whatever stands in the log."""
 
+import gzip
 import json
 import subprocess
 import sys
@@ -15,7 +16,9 @@ from quota.__main__ import main
 from quota.clock import DAY_US
 from quota.demo import SAMPLE
 from quota.errors import InvalidValue
-from quota.logs import open_log
+from quota.log_files import open_log
+from quota.log_reading import Reading
+from quota.logs import Parser
 from quota.replay import Routes, replay
 from quota.report import describe, plain, share
 from traffic import LINE, figures, traffic
@@ -113,7 +116,7 @@ def test_lines_that_are_late_are_put_in_order():
 
 def test_what_waits_to_be_put_in_order_is_bounded(monkeypatch):
     """A log with very many lines a second is put in order as far as the bound allows."""
-    monkeypatch.setattr("quota.replay._MOST_WAITING", 10)
+    monkeypatch.setattr("quota.log_reading._MOST_WAITING", 10)
     seconds = [n % 7 * 2 for n in range(100)]
     lines = [line(when=f"17/May/2015:10:05:{second:02d} +0000") for second in seconds]
     order = []
@@ -121,6 +124,22 @@ def test_what_waits_to_be_put_in_order_is_bounded(monkeypatch):
     assert report.total == 100 == len(order)
     assert order == sorted(order)
     assert report.too_late > 0
+    assert "not all could be put in order" in describe(report)
+
+
+def test_what_waits_holds_thousands_of_lines_a_second():
+    """A minute of 3,000 a second, every hundredth late by up to 55 s: none is too late, and names are kept once."""
+    seconds = [n // 3000 - (n % 5500 // 100 if n % 100 == 0 else 0) for n in range(240_000)]
+    lines = [
+        line(ip=n % 50, when=f"17/May/2015:10:{5 + s // 60:02d}:{s % 60:02d} +0000") for n, s in enumerate(seconds)
+    ]
+    order = []
+    (report,) = replay(lines, [UsagePlan("p", "9/day")], watch=lambda at, _: order.append(at))
+    assert (report.total, report.too_late, report.notes) == (240_000, 0, [])
+    assert report.out_of_order > 2000
+    assert order == sorted(order)
+    requests = list(Reading(lines[:5000], Parser()))
+    assert len({id(client) for _, client, _ in requests}) == 50
 
 
 def test_malformed_lines_are_counted_and_shown_and_never_fatal():
@@ -142,11 +161,12 @@ def test_an_empty_log_is_an_empty_report():
         assert "0 requests of 0 clients" in describe(report)
 
 
-def test_a_line_without_a_client_is_a_call_without_a_key():
-    """As the ledger would answer it."""
+def test_a_line_without_a_client_is_left_out_and_counted():
+    """A plan refuses nobody there: the report says so, with an example."""
     (report,) = replay([line(), line(user="ada")], [UsagePlan("p", "9/day")], key="user")
-    assert report.by_reason == {"MISSING_KEY": 1}
     assert report.clients == {"ada": [1, 0]}
+    assert (report.total, report.nameless, report.by_reason) == (1, 1, {})
+    assert "1 requests left out in which user names no client, such as" in describe(report)
 
 
 def test_a_route_has_limits_and_costs_of_its_own():
@@ -234,6 +254,22 @@ def test_the_command_without_the_extra(tmp_path, capsys, monkeypatch):
     assert main(["replay", str(log), "--plan", "1/day", "--field", "time=when", "--late", "5", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["reports"][0]["total"] == 1
     assert main(["demo"]) == 0
+
+
+def test_several_logs_without_the_extra(tmp_path, capsys, monkeypatch):
+    """By time, packed or not; a note is part of the report; one in which nothing is understood is an error."""
+    monkeypatch.setattr("quota.__main__.find_spec", lambda name: None)
+    (tmp_path / "a.gz").write_bytes(gzip.compress("\n".join(traffic(9)).encode())[:-4])
+    (tmp_path / "b").write_text("\n".join(traffic(9)))
+    paths = [str(tmp_path / name) for name in "ab"]
+    paths[0] += ".gz"
+    assert main(["replay", *paths, "--plan", "1/day"]) == 0
+    out = capsys.readouterr().out
+    assert "18 requests of" in out
+    assert f"note: {paths[0]}: the archive is broken" in out
+    (tmp_path / "b").write_text('[error] x\n{"when": 1, "who": "ada"}\n')
+    assert main(["replay", paths[1], "--plan", "1/day"]) == 2
+    assert "none of 2 lines is understood, such as line 1: [error] x" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("arguments", "said"), [

@@ -50,7 +50,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog="example: python -m quota replay access.log --plan '300/day, 2/s burst 20' --key ip",
     )  # fmt: skip
     replay.set_defaults(run=_replay)
-    replay.add_argument("log", help="combined or common format or JSON lines, gzip too; - is standard input")
+    replay.add_argument(
+        "log", nargs="+", help="combined or common format, JSON lines and others, packed too; several are read by time"
+    )
     replay.add_argument("--plan", action="append", required=True, help="limits; may be given several times")
     replay.add_argument("--key", default="ip", help="ip (default), user, path, header:NAME, field:NAME, re:PATTERN")
     replay.add_argument(
@@ -81,17 +83,20 @@ def _demo(_: argparse.Namespace) -> None:
 
 
 def _replay(options: argparse.Namespace) -> None:
-    from .logs import field_of, open_log  # noqa: PLC0415 -- only what is asked for
+    from .log_files import open_logs  # noqa: PLC0415 -- only what is asked for
+    from .logs import field_of  # noqa: PLC0415 -- as above
     from .plan import UsagePlan  # noqa: PLC0415 -- as above
     from .replay import replay  # noqa: PLC0415 -- as above
-    from .report import describe, to_json  # noqa: PLC0415 -- as above
+    from .report import check_understood, describe, to_json  # noqa: PLC0415 -- as above
 
     plans = [UsagePlan(f"plan{number}", text) for number, text in enumerate(options.plan, 1)]
     fields = dict(field_of(text) for text in options.field)
-    with open_log(options.log) as lines:
-        reports = replay(lines, plans, key=options.key, fields=fields, late=options.late)
+    with open_logs(options.log) as logs:
+        reports = replay(logs, plans, key=options.key, fields=fields, late=options.late)
+    log = ", ".join(options.log)
+    check_understood(log, reports[0])
     if options.json:
-        print(json.dumps(to_json(options.log, reports, options.top), indent=2))
+        print(json.dumps(to_json(log, reports, options.top), indent=2))
     else:
         print("\n\n".join(describe(report, options.top) for report in reports))
 

@@ -11,7 +11,7 @@ from .decision import Decision
 from .history import UsageRecord
 from .key import ApiKey
 from .ledger import Ledger
-from .logs import open_log
+from .log_files import open_log
 from .plan import UsagePlan
 from .replay import replay
 from .report import Report, describe

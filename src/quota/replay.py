@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from operator import itemgetter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import attrs
 
+from .charge import MAX_UNITS
 from .clock import DAY_US, ManualClock
 from .decision import Decision
 from .errors import InvalidValue
 from .key import ApiKey
 from .ledger import Ledger
-from .logs import Parser, Row
+from .log_fields import EARLY_US
+from .log_files import LogFile
+from .log_reading import SAMPLES, Reading, Requests
+from .logs import Parser
 from .plan import REQUESTS, Cost, UsagePlan
-from .report import Counts, Report
+from .report import Counts, Report, iso
 from .steps import DEFAULT
 
 HOUR_US = DAY_US // 24
-_SAMPLES = 5
-_SAMPLE = 160
-_TOLD_EVERY = 4096
 _MOST_LATE_S = 86_400
-_MOST_WAITING = 100_000
 
 
 class _Run:
@@ -39,9 +38,9 @@ class _Run:
         self._ledger = Ledger(clock=self._clock)
         # Alerts change no admission, and crossing one costs a look at the whole record.
         self._ledger.add_plan(attrs.evolve(plan, alerts=()))
-        self._seats: dict[str | None, tuple[ApiKey | None, Counts]] = {None: (None, [0, 0])}
+        self._seats: dict[str, tuple[ApiKey, Counts]] = {}
 
-    def take(self, now: int, client: str | None, cost: Cost, route: str | None) -> None:
+    def take(self, now: int, client: str, cost: Cost, route: str | None) -> None:
         if now != self._now:
             self._clock.set(now)
             self._now = now
@@ -50,7 +49,7 @@ class _Run:
             self._hour_end = now - now % HOUR_US + HOUR_US
         seat = self._seats.get(client)
         if seat is None:
-            seat = self._admit(str(client))
+            seat = self._admit(client)
         key, counts = seat
         decision = self._ledger.consume(key, cost, api=self.report.plan.api, route=route)
         if decision.allowed:
@@ -101,84 +100,20 @@ class Routes:
 class _Costs:
     """What a line costs under a plan: the plan's own cost, and what the log says of units other than requests."""
 
-    def __init__(self, plan: UsagePlan, parser: Parser) -> None:
+    def __init__(self, plan: UsagePlan) -> None:
         self._plan = plan
-        self._parser = parser
         self.routes = Routes(plan)
         limits = [*plan.limits, *(limit for limits in plan.routes.values() for limit in limits)]
-        self._units = sorted({limit.unit for limit in limits} - {REQUESTS})
-        self.plain = not self.routes and not self._units
+        self.units = sorted({limit.unit for limit in limits} - {REQUESTS})
 
-    def of(self, row: Row) -> tuple[Cost, str | None]:
-        route = self.routes.find(*self._parser.request(row)) if self.routes else None
-        cost: dict[str, int] = {}
-        for unit in self._units:
-            if units := self._parser.units(row, unit):
-                cost[unit] = units
+    def of(self, units: Mapping[str, int], request: tuple[str, str] | None) -> tuple[Cost, str | None]:
+        route = self.routes.find(*request) if self.routes and request is not None else None
+        cost: dict[str, int] = {unit: units[unit] for unit in self.units if units[unit]}
         return ({**self._plan.course(route).cost, **cost} if cost else DEFAULT), route
 
 
-_Request = tuple[int, str | None, Row | None]
-_first = itemgetter(0)
-
-
-@attrs.define
-class _Reading:
-    """The requests of a log in order of their time, and what was met on the way. ``wanted``: rows are looked at."""
-
-    parser: Parser
-    late_us: int
-    wanted: bool
-    progress: Callable[[int], object] | None
-    malformed: int = 0
-    samples: list[tuple[int, str]] = attrs.field(factory=list)
-    out_of_order: int = 0
-
-    def requests(self, lines: Iterable[str]) -> Iterator[_Request]:
-        """As they are in the log."""
-        parse, progress, wanted = self.parser, self.progress, self.wanted
-        latest = 0
-        for number, line in enumerate(lines, 1):
-            if progress is not None and number % _TOLD_EVERY == 0:
-                progress(number)
-            try:
-                now, client, row = parse(line)
-            except ValueError:
-                self._leave_out(number, line)
-                continue
-            if now < latest:
-                self.out_of_order += 1
-            else:
-                latest = now
-            yield now, client, row if wanted else None
-
-    def _leave_out(self, number: int, line: str) -> None:
-        if line.strip():
-            self.malformed += 1
-            if len(self.samples) < _SAMPLES:
-                self.samples.append((number, line[: _SAMPLE * 2].strip()[:_SAMPLE]))
-
-    def in_order(self, lines: Iterable[str]) -> Iterator[_Request]:
-        """Sorted a stretch at a time: what waits is sorted when it spans twice ``late_us``, and half of it goes."""
-        waiting: list[_Request] = []
-        latest = due = 0
-        for request in self.requests(lines):
-            latest = max(latest, request[0])
-            if latest >= due or len(waiting) >= _MOST_WAITING:
-                waiting.sort(key=_first)
-                ready = bisect_right(waiting, latest - self.late_us, key=_first)
-                if len(waiting) - ready >= _MOST_WAITING // 2:
-                    ready = len(waiting) // 2
-                yield from waiting[:ready]
-                del waiting[:ready]
-                due = latest + self.late_us
-            waiting.append(request)
-        waiting.sort(key=_first)
-        yield from waiting
-
-
 def replay(
-    lines: Iterable[str],
+    lines: Iterable[str] | list[LogFile],
     plans: Sequence[UsagePlan],
     *,
     key: str = "ip",
@@ -189,29 +124,34 @@ def replay(
 ) -> list[Report]:
     """Run log lines through each plan, on a ledger and a clock of its own, and report what it would have done.
 
-    ``key`` and ``fields``: who a line's client is and where a JSON line has what, see ``logs.Parser``; a line without
-    a client is refused as ``MISSING_KEY``. A request costs what the plan says of its route (``METHOD /path``, or a
-    route of the plan with ``{name}`` segments), and of a unit other than requests what the log says: ``bytes`` sent,
-    or the JSON field of that name.
+    ``lines`` may be several logs (``log_files.open_logs``): they are read side by side, by time. ``key`` and
+    ``fields``: who a line's client is and where a JSON line has what, see ``logs.Parser``; a line without a client is
+    left out and counted. A request costs what the plan says of its route (``METHOD /path``, or a route of the plan
+    with ``{name}`` segments), and of a unit other than requests what the log says: ``bytes`` sent, or the JSON field
+    of that name.
 
     Time follows the log and never runs backwards. Servers write a line when a request ends, so lines are put in order
-    first where they are late by up to ``late`` seconds; one that is later still counts at the latest time reached.
-    Malformed lines are counted and the first few kept. ``progress`` is called with the number of lines read, now and
-    then; ``watch`` with the time and client of each request, in order. Memory grows with the number of distinct
-    clients, not with the log.
+    first where they are late by up to ``late`` seconds, of which at most a million wait; one that is later still
+    counts at the latest time reached. Malformed lines are counted and the first few kept. ``progress`` is called with
+    the number of lines read, now and then; ``watch`` with the time and client of each request, in order. Memory grows
+    with the number of distinct clients and with what waits, not with the log.
 
     Raises:
         InvalidValue: for a ``key`` that names no client, or ``late`` seconds that are not 0 to a day.
     """
     if type(late) is not int or not 0 <= late <= _MOST_LATE_S:
         raise InvalidValue("late", late, f"whole seconds from 0 to {_MOST_LATE_S}")
-    parser = Parser(key, fields)
-    costs = [_Costs(plan, parser) for plan in plans]
-    reading = _Reading(parser, late * 1_000_000, not all(cost.plain for cost in costs), progress)
+    costs = [_Costs(plan) for plan in plans]
+    units = sorted({unit for cost in costs for unit in cost.units})
+    logs: Sequence[Any] = lines if isinstance(lines, list) and isinstance((lines or [""])[0], LogFile) else [lines]
+    requests = Requests(
+        logs, lambda: Parser(key, fields), late, units=units, routes=any(cost.routes for cost in costs),
+        progress=progress,
+    )  # fmt: skip
     runs: list[_Run] = []
     first = latest = None
     too_late = 0
-    for now, client, row in reading.in_order(lines) if late else reading.requests(lines):
+    for now, client, told in requests:
         if latest is None:
             first = latest = now
             runs = [_Run(plan, key, now) for plan in plans]
@@ -222,13 +162,42 @@ def replay(
         if watch is not None:
             watch(latest, client)
         for run, cost in zip(runs, costs, strict=True):
-            if row is None or cost.plain:
+            if told is None:
                 run.take(latest, client, DEFAULT, None)
             else:
-                run.take(latest, client, *cost.of(row))
+                run.take(latest, client, *cost.of(dict(zip(units, told[0], strict=True)), told[1]))
     reports = [run.report for run in runs] or [Report(plan, key) for plan in plans]
-    for report in reports:
-        report.malformed, report.samples = reading.malformed, reading.samples
-        report.out_of_order, report.too_late = reading.out_of_order, too_late
-        report.first, report.last = first, latest
+    for report, cost in zip(reports, costs, strict=True):
+        report.first, report.last, report.too_late = first, latest, too_late
+        _remark(report, requests.readings, cost.units)
+        if too_late and requests.full:
+            report.notes.append(f"so many lines came within {late} s that not all could be put in order")
     return reports
+
+
+def _remark(report: Report, readings: Sequence[Reading], units: Sequence[str]) -> None:
+    """What was met in the logs, on a report."""
+    for reading in readings:
+        name = f"{getattr(reading.lines, 'name', '')}: " if len(readings) > 1 else ""
+        report.malformed += reading.malformed
+        report.nameless += reading.nameless
+        report.out_of_order += reading.out_of_order
+        room = SAMPLES - len(report.samples)
+        report.samples += [(number, name + text) for number, text in reading.samples[:room]]
+        report.nameless_sample = report.nameless_sample or reading.nameless_sample
+        report.notes += [name + note for note in getattr(reading.lines, "notes", ())]
+    for unit in units:
+        uncountable = sum(reading.parser.uncountable[unit] for reading in readings)
+        if uncountable:
+            report.notes.append(
+                f"{uncountable:,} lines have no whole number from 0 to {MAX_UNITS} as {unit}: they count 0 of it"
+            )
+        if report.total and not any(unit in reading.parser.measured for reading in readings):
+            report.notes.append(
+                f"no line has a number of {unit}, so limits of {unit} could refuse nothing:"
+                f" say where JSON lines have it with --field {unit}=WHERE"
+            )
+    if report.first is not None and report.first < EARLY_US:
+        report.notes.append(
+            f"the first time is {iso(report.first)}: if that is none, say where it is with --field time=WHERE"
+        )

@@ -10,6 +10,8 @@ from typing import Any
 import attrs
 
 from .clock import DAY_US, to_datetime
+from .errors import InvalidValue
+from .log_forms import guess
 from .plan import UsagePlan
 
 Counts = list[int]
@@ -20,8 +22,9 @@ Counts = list[int]
 class Report:
     """What one plan would have done. Instants are microseconds since the epoch; ``hours`` and ``days`` begin in UTC.
 
-    ``malformed`` lines were left out, the first few are in ``samples`` as (line number, text). ``out_of_order`` lines
-    came after a later one; of these ``too_late`` ones could not be put in order and count at the latest time reached.
+    ``malformed`` lines were left out, the first few are in ``samples`` as (line number, text), and so were
+    ``nameless`` requests, whose client the key does not find. ``out_of_order`` lines came after a later one; of these
+    ``too_late`` ones could not be put in order and count at the latest time reached. ``notes``: what else to know.
     """
 
     plan: UsagePlan
@@ -32,8 +35,11 @@ class Report:
     hours: dict[int, Counts] = attrs.field(factory=dict)
     malformed: int = 0
     samples: list[tuple[int, str]] = attrs.field(factory=list)
+    nameless: int = 0
+    nameless_sample: tuple[int, str] | None = None
     out_of_order: int = 0
     too_late: int = 0
+    notes: list[str] = attrs.field(factory=list)
     first: int | None = None
     last: int | None = None
 
@@ -86,8 +92,10 @@ class Report:
             "hours": [{"hour": iso(hour), "allowed": a, "refused": r} for hour, (a, r) in sorted(self.hours.items())],
             "malformed": self.malformed,
             "malformed_samples": [{"line": number, "text": text} for number, text in self.samples],
+            "nameless": self.nameless,
             "out_of_order": self.out_of_order,
             "too_late": self.too_late,
+            "notes": list(self.notes),
             "first": None if self.first is None else iso(self.first),
             "last": None if self.last is None else iso(self.last),
         }
@@ -129,13 +137,45 @@ def describe(report: Report, top: int = 10) -> str:
     if report.hours:
         lines += ["  per day        allowed    refused"]
         lines += [f"    {iso(day)[:10]} {a:>9,}  {r:>9,}" for day, (a, r) in sorted(report.days.items())]
+    lines += [f"  {line}" for line in remarks(report)]
+    return "\n".join(lines)
+
+
+def remarks(report: Report) -> list[str]:
+    """What there is to say about the log, whatever the plan."""
+    lines = []
     if report.out_of_order:
         late = f", {report.too_late:,} too late for that: they count at the latest time" if report.too_late else ""
-        lines += [f"  {report.out_of_order:,} lines were out of order and put in order{late}"]
+        lines += [f"{report.out_of_order:,} lines were out of order and put in order{late}"]
+    if report.nameless and report.nameless_sample:
+        number, text = report.nameless_sample
+        lines += [f"{report.nameless:,} requests left out in which {plain(report.key)} names no client, such as"]
+        lines += [f"  line {number}: {plain(text)}"]
     if report.malformed:
-        lines += [f"  {report.malformed:,} malformed lines left out, such as"]
-        lines += [f"    line {number}: {plain(text)}" for number, text in report.samples]
-    return "\n".join(lines)
+        lines += [f"{report.malformed:,} malformed lines left out, such as"]
+        lines += [f"  line {number}: {plain(text)}" for number, text in report.samples]
+    return lines + [f"note: {plain(note, 400)}" for note in report.notes]
+
+
+def check_understood(log: str, report: Report) -> None:
+    """Raises ``InvalidValue`` when a log has something in it but no request was replayed, with what it seems to be."""
+    if report.total or not (report.malformed or report.nameless or report.notes):
+        return
+    notes = "".join(f"; {plain(note, 200)}" for note in report.notes)
+    seen = ""
+    for number, text in [report.nameless_sample] if report.nameless_sample else report.samples[:1]:
+        seems = guess(text)
+        seen = f", such as line {number}: {plain(text)}" + (f" (it seems to be {seems})" if seems else "")
+    if report.nameless:
+        raise InvalidValue(
+            "key", report.key, f"a key that names clients; it does in none of {report.nameless:,} requests{seen}."
+            " Text lines have ip, user and the headers Referer and User-Agent; --field says where JSON lines have it",
+        )  # fmt: skip
+    raise InvalidValue(
+        "log", log, "an access log in combined or common format, JSON lines or another known form;"
+        f" none of {report.malformed:,} lines is understood{seen}{notes}"
+        + ("; --field time=WHERE says which is the time" if "JSON with" in seen else ""),
+    )  # fmt: skip
 
 
 def share(part: int, whole: int) -> str:

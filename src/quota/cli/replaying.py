@@ -12,10 +12,11 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.text import Text
 
 from ..clock import to_datetime
-from ..logs import LogFile, field_of, open_log
+from ..log_files import LogFile, open_logs
+from ..logs import field_of
 from ..plan import UsagePlan
 from ..replay import replay as run
-from ..report import Report, plain, share, to_json
+from ..report import Report, check_understood, plain, remarks, share, to_json
 from ..suggest import SHAPE, Suggestion, Watcher, to_percent
 from .charts import traffic
 from .common import JsonOption, PlotOption, StoreOption, WrongUse, complete_plan, opened
@@ -37,7 +38,10 @@ TopOption = Annotated[int, typer.Option("--top", min=0, max=10**6, help="How man
 
 
 def replay(
-    log: Annotated[str, typer.Argument(metavar="LOG", help="Combined, common or JSON lines, gzip too; - is stdin.")],
+    log: Annotated[
+        list[str],
+        typer.Argument(metavar="LOG...", help="Access logs, packed too; several are read by time; - is stdin."),
+    ],
     plan: PlansOption = None,
     key: Annotated[
         str, typer.Option("--key", help="Who a client is: ip, user, path, header:NAME, field:NAME, re:PATTERN.")
@@ -70,19 +74,23 @@ def replay(
     percent = None if suggest is None else to_percent(suggest)
     watcher = None if percent is None else Watcher(plans[0] if plans else UsagePlan("suggested", SHAPE))
     fields = dict(field_of(text) for text in field or [])
-    with open_log(log) as lines, _progress(lines) as progress:
-        reports = run(lines, plans, key=key, fields=fields, late=late, progress=progress, watch=watcher)
+    name = ", ".join(log)
+    with open_logs(log) as logs, _progress(logs) as progress:
+        wanted = plans or [UsagePlan("none", ())]  # the log is looked at, whatever it is for
+        reports = run(logs, wanted, key=key, fields=fields, late=late, progress=progress, watch=watcher)
+    check_understood(name, reports[0])
     found = watcher.suggest(percent) if watcher is not None and percent is not None else None
     if plot is not None:
         from .plot import plot_reports  # noqa: PLC0415 -- as above
 
-        plot_reports(plot, log, reports)
+        plot_reports(plot, name, reports)
+    shown = reports if plans else []
     if as_json:
-        print_json({**to_json(log, reports, top), "suggestion": found.to_dict() if found else None})
+        print_json({**to_json(name, shown, top), "suggestion": found.to_dict() if found else None})
         return
-    _show(reports, top)
+    _show(shown, top)
     if found is not None:
-        _show_suggestion(found, first=not reports)
+        _show_suggestion(found, None if plans else reports[0])
     if plot is not None:
         say(f"drawn: {plot}")
 
@@ -102,15 +110,16 @@ def _plans(texts: Sequence[str], store: str | None) -> list[UsagePlan]:
 
 
 @contextmanager
-def _progress(lines: LogFile) -> Iterator[Callable[[int], object] | None]:
-    """A progress bar on standard error, for a long log at a terminal."""
-    if not sys.stderr.isatty() or lines.size is None or lines.size < _LONG:
+def _progress(logs: Sequence[LogFile]) -> Iterator[Callable[[int], object] | None]:
+    """A progress bar on standard error, for long logs at a terminal."""
+    total = sum(log.size or 0 for log in logs)
+    if not sys.stderr.isatty() or total < _LONG or any(log.size is None for log in logs):
         yield None
         return
     columns = (TextColumn("{task.fields[lines]:>13,} lines"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console(stderr=True, soft_wrap=False), transient=True) as shown:
-        task = shown.add_task("", total=lines.size, lines=0)
-        yield lambda number: shown.update(task, completed=lines.position, lines=number)
+        task = shown.add_task("", total=total, lines=0)
+        yield lambda number: shown.update(task, completed=sum(log.position for log in logs), lines=number)
 
 
 def _show(reports: Sequence[Report], top: int) -> None:
@@ -141,13 +150,8 @@ def _show_log(report: Report) -> None:
     ends = [at(to_datetime(instant)) for instant in (report.first, report.last) if instant is not None]
     when = f", {' to '.join(ends)}" if ends else ""
     say(f"{report.total:,} requests of {len(report.clients):,} clients (by {report.key}){when}")
-    if report.out_of_order:
-        late = f", {report.too_late:,} too late for that: they count at the latest time" if report.too_late else ""
-        say(f"{report.out_of_order:,} lines were out of order and put in order{late}")
-    if report.malformed:
-        say(f"{report.malformed:,} malformed lines left out, such as")
-        for number, text in report.samples:
-            say(f"  line {number}: {plain(text)}")
+    for line in remarks(report):
+        say(line)
 
 
 def _show_side_by_side(reports: Sequence[Report]) -> None:
@@ -166,12 +170,15 @@ def _show_side_by_side(reports: Sequence[Report]) -> None:
     print_table(columns, rows, right=("allowed", "refused", "share", "clients refused"))
 
 
-def _show_suggestion(found: Suggestion, *, first: bool) -> None:
-    if not first:
+def _show_suggestion(found: Suggestion, log: Report | None) -> None:
+    """Behind the plans, or alone, and then with what there is to say about the log."""
+    if log is None:
         say()
     percent = found.to_dict()["percent"]
     say(f"the smallest limits that never refuse {percent} % of {found.clients:,} clients ({found.spared:,}):")
     say(f"  {found.plan}", style="bold")
+    for line in remarks(log) if log else []:
+        say(line)
 
 
 def demo() -> None:
