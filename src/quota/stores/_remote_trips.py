@@ -15,7 +15,7 @@ import attrs
 
 from ..clock import pause
 from ..errors import InvalidValue, StoreBusy, StoreUnavailable
-from ..store import COMMON, whole_option
+from ..store import COMMON, seconds_option, whole_option
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -200,7 +200,9 @@ def awaited(steps: Callable[Concatenate[Any, P], Trip[T]]) -> Callable[Concatena
 
 def own_options(options: dict[str, str], *more: str) -> dict[str, Any]:
     """Take what is the store's own out of a URL's options; ``more``: further whole numbers."""
-    own: dict[str, Any] = {name: whole_option(options, name) for name in ("timeout", *more, *COMMON) if name in options}
+    own: dict[str, Any] = {name: whole_option(options, name) for name in (*more, *COMMON) if name in options}
+    if "timeout" in options:
+        own["timeout"] = seconds_option(options, "timeout")
     if "namespace" in options:
         own["namespace"] = options.pop("namespace")
     if "check_clock" in options:
