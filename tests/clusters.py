@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from contextlib import suppress
 
@@ -17,7 +18,7 @@ def until(holds, seconds=30.0):
     while not holds():
         if time.monotonic() > deadline:
             raise RuntimeError("it never was so")
-        time.sleep(0.01)
+        threading.Event().wait(0.01)
 
 
 class Cluster:
@@ -80,7 +81,7 @@ class Cluster:
         source = self.begin(slot, to)
         while keys := self.keys(slot, source, at_once):
             self.carry(source, to, keys)
-            time.sleep(pause)
+            threading.Event().wait(pause)
         self.end(slot, to)
 
     def stop(self) -> None:

@@ -240,7 +240,7 @@ async def awaited_under_load(cluster, name, secrets, moves):
     tasks = [asyncio.ensure_future(work(seed)) for seed in range(5)]
     for number in range(moves):
         while sum(bill.sure) < 100 * (number + 1):
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0)
         await asyncio.to_thread(cluster.move, slot, (cluster.owner(slot) + 1 + number % 2) % 3, 5, 0.005)
     stop.set()
     await asyncio.gather(*tasks)

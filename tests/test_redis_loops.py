@@ -57,6 +57,11 @@ async def call(ledger, secret):
     return (await ledger.consume(secret)).limits[0].used
 
 
+async def turns():
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
 def connected(server):
     with server.client() as client:
         return int(client.info("clients")["connected_clients"]) - 1
@@ -124,7 +129,7 @@ def test_closing_in_another_loop(server):
     loop = asyncio.new_event_loop()
     loop.run_until_complete(call(ledger, secret))
     asyncio.run(ledger.aclose())
-    loop.run_until_complete(asyncio.sleep(0.01))
+    loop.run_until_complete(turns())
     assert connected(server) == before
     assert loop.run_until_complete(call(ledger, secret)) == 2
     loop.run_until_complete(loop.shutdown_asyncgens())
