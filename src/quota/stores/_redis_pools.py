@@ -190,15 +190,20 @@ class Home:
             await self.close()
             await asyncio.sleep(0)  # a transport ends one turn of the loop after it is closed
 
+    def _all_pools(self) -> list[Any]:
+        pools = list(self.pools.values())
+        sentinels = [one for pool in pools for one in getattr(getattr(pool, "sentinel_manager", None), "sentinels", ())]
+        return pools + [one.connection_pool for one in sentinels]
+
     def _connections(self) -> list[Any]:
-        return [one for pool in list(self.pools.values()) for one in list(getattr(pool, "_available_connections", ()))]
+        return [one for pool in self._all_pools() for one in list(getattr(pool, "_available_connections", ()))]
 
     async def close(self) -> None:
         """Close what is idle."""
         # In one step: the pool's own way waits in between, while others take what is being closed.
         for connection in self._connections():
             await connection.disconnect(nowait=True)
-        for pool in list(self.pools.values()):
+        for pool in self._all_pools():
             await pool.disconnect(inuse_connections=False)
 
     def close_from_elsewhere(self) -> None:
