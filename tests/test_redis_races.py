@@ -11,7 +11,7 @@ from redis.connection import Connection
 from interleavings import attempt, plant
 from interrupts import from_elsewhere, interrupts
 from quota import AsyncLedger, Ledger, ManualClock, UsagePlan
-from quota.stores import _remote_trips, redis
+from quota.stores import _redis_pools, _remote_trips, redis
 from quota.stores.redis import AsyncRedisStore, RedisStore
 from servers import Valkey
 
@@ -89,7 +89,7 @@ def interrupted(server, name):
     ledger, secret = opened(server, name)
     used, instants = ledger.consume(secret).limits[0].used, 0
     while True:
-        if not interrupts(instants + 1, [redis, _remote_trips], ledger.consume, secret, 100):
+        if not interrupts(instants + 1, [redis, _redis_pools, _remote_trips], ledger.consume, secret, 100):
             break
         instants += 1
         now = from_elsewhere(lambda: ledger.consume(secret)).limits[0].used
@@ -126,8 +126,9 @@ def test_closing_beside_awaited_calls_leaves_nothing_open(server):
                     await asyncio.sleep(0)
                 await store.close()
                 assert await asyncio.gather(*calls) == [[], [], []]
-                pool = store.client.connection_pool
-                found = (*pool._available_connections, *pool._in_use_connections)
+                pools = [pool for home in store._homes.values() for pool in home.pools.values()]
+                found = [one for pool in pools for one in (*pool._available_connections, *pool._in_use_connections)]
+                assert found
                 assert turns == 0 or not [one for one in found if one.is_connected]
 
     asyncio.run(tell())

@@ -135,6 +135,15 @@ def whole_option(options: dict[str, str], name: str) -> int:
     return int(text)
 
 
+def seconds_option(options: dict[str, str], name: str) -> float:
+    """Take one number of seconds, perhaps with a decimal point, out of a URL's options."""
+    text = options.pop(name)
+    whole, _, part = text.partition(".")
+    if not text.isascii() or not (whole + part).isdigit() or len(text) > 9:
+        raise InvalidValue(name, text, "seconds in the store's URL, as in 5 or 0.25")
+    return float(text)
+
+
 def make_terms(*, max_skew: float = 300, request_ttl: float = 86_400, retention: int = 35) -> Terms:
     """The terms of a store from its options: seconds, seconds and days."""
     for field, value in (("max_skew", max_skew), ("request_ttl", request_ttl), ("retention", retention)):

@@ -1,7 +1,12 @@
 """The Lua scripts of the Redis store. Each runs atomically; all keys share one hash tag and are declared.
 
-Numbers travel as decimal text, ``%.0f``: exact below 2^53, where a lane ends. Everything is checked before the first
-write, so a script either does all of its work or nothing.
+Numbers travel as decimal text, ``%.0f``: exact below 2^53, where a lane ends.
+
+Redis undoes nothing of a script that fails half way. So everything is checked before the first write, permissions
+too, and the first write is a ``pcall`` whose error is returned: what a server refuses then (no memory, a replica, too
+few replicas) was refused before anything was done. An error that is raised says by its text that it came from within,
+and its outcome is unknown. Nothing is removed that the same script writes: in a slot that moves to another node of a
+Cluster a missing key cannot be made again.
 """
 
 from __future__ import annotations
@@ -63,7 +68,9 @@ local function everything()
       if not lane.o then
         if taken(redis.call('HGET', KEYS[i], 'w')) then return -1 end
         if lane.t and redis.call('EXISTS', KEYS[i]) == 1 then
-          redis.call('HSET', KEYS[i], 'w', lane.t .. ' ' .. string.format('%.0f', milliseconds() + 200))
+          local turn = lane.t .. ' ' .. string.format('%.0f', milliseconds() + 200)
+          local done = redis.pcall('HSET', KEYS[i], 'w', turn)
+          if type(done) == 'table' then return done end
         end
       end
       found[i - 1] = redis.call('HGETALL', KEYS[i])
@@ -138,9 +145,17 @@ for i, b in ipairs(lane.b) do
   set[#set + 1], set[#set + 2] = names[b[2] + 1], string.format('%.0f', after[meters + i])
   set[#set + 1], set[#set + 2] = names[b[3] + 1], string.format('%.0f', now)
 end
-for i, set in ipairs(writes) do redis.call('HSET', KEYS[i + 1], unpack(set)) end
+local memo, write = #KEYS > lane.n + 1, redis.pcall
+if memo and not redis.acl_check_cmd('SET', KEYS[#KEYS], '') then
+  return redis.error_reply('NOPERM this user has no permission to run SET, which the store needs')
+end
+for i, set in ipairs(writes) do
+  local done = write('HSET', KEYS[i + 1], unpack(set))
+  if type(done) == 'table' then return done end
+  write = redis.call
+end
 local told = answer('1', after)
-if #KEYS > lane.n + 1 then redis.call('SET', KEYS[#KEYS], told .. '\\n' .. ARGV[#ARGV - 1], 'PX', ARGV[#ARGV]) end
+if memo then redis.call('SET', KEYS[#KEYS], told .. '\\n' .. ARGV[#ARGV - 1], 'PX', ARGV[#ARGV]) end
 return told
 """)
 
@@ -172,12 +187,24 @@ local change = cjson.decode(ARGV[1])
 for _, check in ipairs(change[1]) do
   if redis.call('HGET', KEYS[check[1]], check[2]) ~= check[3] then return 0 end
 end
-for _, write in ipairs(change[2]) do
-  if write[1] == 'COPY' or write[1] == 'RENAME' then
-    redis.call(write[1], KEYS[write[2]], KEYS[write[3]], unpack(write, 4))
-  else
-    redis.call(write[1], KEYS[write[2]], unpack(write, 3))
+local may = {}
+for _, step in ipairs(change[2]) do
+  local name, key = step[1], KEYS[step[2]]
+  if not may[name] and not redis.acl_check_cmd(name, key, key) then
+    return redis.error_reply('NOPERM this user has no permission to run ' .. name .. ', which the store needs')
   end
+  may[name] = true
+end
+local write = redis.pcall
+for _, step in ipairs(change[2]) do
+  local done
+  if step[1] == 'COPY' or step[1] == 'RENAME' then
+    done = write(step[1], KEYS[step[2]], KEYS[step[3]], unpack(step, 4))
+  else
+    done = write(step[1], KEYS[step[2]], unpack(step, 3))
+  end
+  if type(done) == 'table' and done.err then return done end
+  write = redis.call
 end
 return 1
 """)

@@ -25,6 +25,7 @@ from ._remote_trips import NOTHING, Trip, to_json
 FORMAT = "1"
 """Of everything that is stored; another one is refused rather than misread."""
 
+_REMOVALS = ("HDEL", "DEL", "RENAME")
 _COMMANDS = {"put": "HSET", "del": "HDEL", "clear": "DEL", "copy": "COPY", "move": "RENAME"}
 
 
@@ -42,18 +43,17 @@ def _text(data: bytes | None) -> str | None:
     return None if data is None else data.decode()
 
 
-def _decode_record(flat: list[bytes]) -> tuple[Record, State]:
+def _decode_record(state: dict[str, bytes]) -> Record:
     """A record from its hash; a new one from nothing."""
-    if not flat:
-        return new_record(), (None, None, None)
-    state = {flat[i].decode(): flat[i + 1] for i in range(0, len(flat), 2)}
+    if not state:
+        return new_record()
     data = json.loads(state["b"])
     data[0] = int(state["at"])
     for i, meter in enumerate(data[5]):
         meter[3:6] = int(state[f"t{i}"]), int(state[f"m{i}"]), int(state[f"h{i}"])
         for j, bucket in enumerate(meter[8]):
             bucket[3:5] = int(state[f"l{i}.{j}"]), int(state[f"a{i}.{j}"])
-    return Record.decode(data), (state["v"].decode(), state["c"].decode(), _text(state.get("w")))
+    return Record.decode(data)
 
 
 def _encode_record(record: Record, version: int) -> dict[str, str]:
@@ -65,6 +65,11 @@ def _encode_record(record: Record, version: int) -> dict[str, str]:
         for j, bucket in enumerate(meter.buckets):
             fields |= {f"l{i}.{j}": str(bucket.level), f"a{i}.{j}": str(bucket.at)}
     return fields
+
+
+def _in_parts(command: str, key: int, arguments: list[str]) -> list[list[Any]]:
+    """A command of many arguments, in parts that Lua's stack has room for."""
+    return [[command, key, *arguments[i : i + 1000]] for i in range(0, len(arguments), 1000)]
 
 
 class RedisSteps(Decisions):
@@ -143,6 +148,7 @@ class RedisSteps(Decisions):
                 numbers = [place(self._at("use", name)[0]) for name in rest]
                 encoded.append([_COMMANDS[kind], *numbers, *(["REPLACE"] if kind == "copy" else [])])
         encoded.append(["HSETNX", place(self._stamps), "#", FORMAT])
+        encoded.sort(key=lambda write: write[0] in _REMOVALS)
         reply = yield run(COMMIT, list(keys), to_json([wanted, encoded]))
         return bool(reply == 1)
 
@@ -206,9 +212,22 @@ class RedisSteps(Decisions):
         return _Tag(tuple(keys), data, head, 2 + len(keys) + 1 + len(lane.units))
 
     def _decode(self, entry: Entry, request: Request, reply: Sequence[Any]) -> Found:
-        decoded = [_decode_record(flat) for flat in reply[: 2 if entry.shared else 1]]
-        party = Party(decoded[0][0], decoded[1][0] if entry.shared else None, owned=True)
-        found = Found(party, [state for _, state in decoded])
+        records: list[Record] = []
+        states: list[dict[str, bytes]] = []
+        for ref, flat in zip(refs(entry), reply, strict=False):
+            state = {flat[i].decode(): flat[i + 1] for i in range(0, len(flat), 2)}
+            try:
+                record = _decode_record(state)
+            except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+                if request.op != "forget":
+                    damaged = f"the record {self._prefix}use:{ref} is damaged ({type(error).__name__}: {error})"
+                    raise StoreUnavailable(f"{damaged}; forget() starts the key's counts anew; {NOTHING}") from error
+                record = new_record()
+            records.append(record)
+            states.append(state)
+        versions: list[State] = [tuple(_text(state.get(name)) for name in "vcw") for state in states]  # type: ignore[misc] # three
+        found = Found(Party(records[0], records[1] if entry.shared else None, owned=True), versions)
+        found.fields = [set(state) for state in states]
         if request.request_id is not None and reply[-1]:
             answer, _, rest = reply[-1].rpartition(b"\n")
             self._recall(found, request, answer.decode(), json.loads(rest))
@@ -218,20 +237,20 @@ class RedisSteps(Decisions):
         keys = self._all_keys(copy.entry, request)
         stamp, plans = copy.stamps
         checks: list[list[Any]] = [[1, f"k:{copy.entry.key.id}", stamp], [1, "*", plans or False]]
-        # First what needs memory: a server that has none left refuses it, and then nothing was done.
-        writes: list[list[Any]] = [["HSET", 2, "v", str(versions[0])]]
+        puts: list[list[Any]] = []
+        rest: list[list[Any]] = []
         for index, record in enumerate(found.party.records()):
             for field, value in zip("vcw", found.states[index], strict=True):
                 checks.append([index + 2, field, value or False])
             memo = (record.requests or {}).get(request.request_id or "")
             if index == 0 and memo is not None and memo != found.memo:
-                writes.append(["SET", len(keys), to_json(memo), "PX", self._memo_ms])
+                rest.append(["SET", len(keys), to_json(memo), "PX", self._memo_ms])
             record.requests = None
-            fields = [part for pair in _encode_record(record, versions[index]).items() for part in pair]
-            writes.append(["DEL", index + 2])
-            writes += [["HSET", index + 2, *fields[i : i + 1000]] for i in range(0, len(fields), 1000)]
-            writes.append(["PEXPIRE", index + 2, str(self._lifetime_ms(copy.entry, record))])
-        return run(COMMIT, keys, to_json([checks, writes]))
+            fields = _encode_record(record, versions[index])
+            puts += _in_parts("HSET", index + 2, [part for pair in fields.items() for part in pair])
+            rest.append(["PEXPIRE", index + 2, str(self._lifetime_ms(copy.entry, record))])
+            rest += _in_parts("HDEL", index + 2, sorted(found.fields[index].difference(fields)))
+        return run(COMMIT, keys, to_json([checks, puts + rest]))
 
     def _lifetime_ms(self, entry: Entry, record: Record) -> int:
         """How long a record matters from now on: relative, and never short."""

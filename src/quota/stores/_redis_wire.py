@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import attrs
@@ -47,13 +48,18 @@ def to_text(data: bytes | None) -> str | None:
     return None if data is None else data.decode()
 
 
+ASKING = b"*1\r\n$6\r\nASKING\r\n"
+
 _REFUSED = (ResponseError, AuthenticationError, BusyLoadingError)
-"""What a server answers in place of doing anything."""
+"""What a server answers in place of doing anything, unless the error comes from within a script."""
+
+_WITHIN = re.compile(r"@user_script|script: ?[0-9a-f]{40}|Error running script")
 
 
 def failure(error: BaseException, sent: bool) -> Exception:
     """What an engine's error means for the caller, and whether anything may have happened."""
     if isinstance(error, MaxConnectionsError):
         return StoreBusy(f"no connection to the server is free; {NOTHING}")
-    known = NOTHING if isinstance(error, _REFUSED) or not sent else UNKNOWN
+    refused = isinstance(error, _REFUSED) and not _WITHIN.search(str(error))
+    known = NOTHING if refused or not sent else UNKNOWN
     return StoreUnavailable(f"{type(error).__name__}: {error}; {known}")

@@ -31,6 +31,12 @@ Glance = tuple[str, str, str, str | None, list[str | None]]
 """A key's stamp, the plans' stamp, its seat, its account, its plans: as they stand together."""
 
 
+def _account(id_: str, members: int, *, shared: bool, sole: str = "") -> Write:
+    """``sole``: the only member there ever was; when a second one joins, what it used becomes the account's."""
+    account = {"members": members, "shared": shared, "sole": "" if shared else sole}
+    return "put", "accounts", id_, to_json(account)
+
+
 class Directory:
     """Keys, plans and accounts. Each operation is a generator that yields calls and is sent their replies.
 
@@ -175,8 +181,8 @@ class Directory:
     def _add_key(self, key: ApiKey, plan_id: str | None) -> Trip[None]:
         digests = [("secrets", secret.digest.hex()) for secret in key.secrets]
         for _ in self._attempts():
-            stamp, plans_stamp, account_text, plan_text, *owners = yield from self._read(
-                ("stamps", f"k:{key.id}"), ("stamps", "*"), ("accounts", key.account),
+            stamp, plans_stamp, account_text, joint, plan_text, *owners = yield from self._read(
+                ("stamps", f"k:{key.id}"), ("stamps", "*"), ("accounts", key.account), ("use", f"a:{key.account}"),
                 ("plans", plan_id or ""), *digests,
             )  # fmt: skip
             if stamp is not None:
@@ -198,8 +204,11 @@ class Directory:
             if account["members"] and not account["shared"]:
                 yield from self._split(account["sole"], key.account, checks, writes)
                 account["shared"] = True
-            account = {"members": account["members"] + 1, "shared": account["shared"], "sole": key.id}
-            writes.append(("put", "accounts", key.account, to_json(account)))
+            shared = account["shared"]
+            if not account["members"]:  # what keys that are gone used is the account's count, for as long as it matters
+                checks.append(("use", f"a:{key.account}", joint))
+                shared = shared or joint is not None
+            writes.append(_account(key.account, account["members"] + 1, shared=shared, sole=key.id))
             if (yield from self._change(checks, writes)):
                 return
 
@@ -246,15 +255,13 @@ class Directory:
                 ("put", "stamps", "**", str(new_number())),
                 *(("del", "secrets", secret.digest.hex()) for secret in key.secrets),
             ]  # fmt: skip
-            if not account["members"] and key.account == key_id:
+            if account["members"]:
+                writes += [("clear", own), _account(key.account, account["members"], shared=True)]
+            elif key.account == key_id:
                 writes += [("del", "accounts", key.account), ("clear", own), ("clear", joint)]
             else:
-                if not account["shared"] and version is not None:
-                    account["shared"] = True
-                    writes.append(("move", own, joint))
-                else:
-                    writes.append(("clear", own))
-                writes.append(("put", "accounts", key.account, to_json(account)))
+                moved = not account["shared"] and version is not None
+                writes += [("del", "accounts", key.account), ("move", own, joint) if moved else ("clear", own)]
             checks = [
                 ("stamps", f"k:{key_id}", stamp), ("accounts", key.account, account_text), ("use", own, version),
             ]  # fmt: skip

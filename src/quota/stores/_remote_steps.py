@@ -33,13 +33,17 @@ State = tuple[Any, Any, Any]
 
 
 class Found:
-    """Records as they were found: what a write must still find, and the party to decide on."""
+    """Records as they were found: what a write must still find, and the party to decide on.
 
-    __slots__ = ("memo", "party", "states")
+    ``fields``: those of each record, where a write has to remove what is gone.
+    """
+
+    __slots__ = ("fields", "memo", "party", "states")
 
     def __init__(self, party: Party, states: list[State]) -> None:
         self.party = party
         self.states = states
+        self.fields: list[set[str]] = []
         self.memo: list[Any] | None = None
 
 

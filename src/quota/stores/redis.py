@@ -8,18 +8,21 @@ directory entry is fresh, ``secrets``, ``keys``, ``accounts`` and ``plans`` are 
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import Any
 
 import redis
 import redis.asyncio
 from redis.backoff import NoBackoff
-from redis.exceptions import AskError, MovedError, NoScriptError, RedisClusterException, RedisError, ResponseError
+from redis.exceptions import RedisClusterException, RedisError, ResponseError
 from redis.retry import Retry
 
+from ..clock import pause
 from ..errors import InvalidValue
 from ..store import join_url, split_url
+from ._redis_pools import Address, Again, Home, Pools, Route, Unreached, failed, like
 from ._redis_steps import RedisSteps
-from ._redis_wire import Call, failure
+from ._redis_wire import ASKING, Call
 from ._remote_trips import awaited, own_options, synchronous
 
 
@@ -57,44 +60,39 @@ class RedisStore(RedisSteps):
             retry = Retry(NoBackoff(), 0)
             client = redis.Redis.from_url(url or "redis://localhost", **_driver_options(timeout, retry))
         self.client = client
-
-    def _pool(self) -> Any:
-        nodes = getattr(self.client, "get_node_from_key", None)
-        if nodes is None:
-            return self.client.connection_pool
-        node = nodes(self._stamps)
-        return (node.redis_connection or self.client.get_redis_connection(node)).connection_pool
+        self._route = Route(client) if hasattr(client, "nodes_manager") else None
+        self._pools = Pools(client)
 
     def _send(self, call: Call) -> Any:
+        address = None if self._route is None else self._route.address()
         try:
-            return self._exchange(call, by_text=False)
-        except NoScriptError:
-            return self._send_again(call, by_text=True)
-        except (MovedError, AskError) as error:
-            if not hasattr(self.client, "nodes_manager"):
-                raise failure(error, sent=True) from error
-            self.client.nodes_manager.initialize()
-            return self._send_again(call, by_text=False)
-        except ResponseError as error:
-            raise failure(error, sent=True) from error
+            return self._exchange(call, address)
+        except (ResponseError, Unreached) as error:
+            return self._insist(call, error, address)
 
-    def _send_again(self, call: Call, *, by_text: bool) -> Any:
-        """The second and last time, after an answer which says that nothing ran."""
-        try:
-            return self._exchange(call, by_text=by_text)
-        except NoScriptError:
-            return self._exchange(call, by_text=True)
-        except ResponseError as error:
-            raise failure(error, sent=True) from error
+    def _insist(self, call: Call, error: Exception, address: Address | None) -> Any:
+        """Send it again, after answers which say that nothing ran."""
+        again = Again(self.timeout)
+        while True:
+            pause(again.after(error, self._route, address))
+            if self._route is not None:
+                address = again.at or self._route.address()
+            try:
+                return self._exchange(call, address, again)
+            except (ResponseError, Unreached) as found:
+                error = found
 
-    def _exchange(self, call: Call, *, by_text: bool) -> Any:
+    def _exchange(self, call: Call, address: Address | None, again: Again | None = None) -> Any:
         sent, closes = False, self._closes
         try:
-            pool = self._pool()
+            pool = self._pools.get(address)
             connection = pool.get_connection()
             try:
+                if again is not None and again.at:
+                    connection.send_packed_command([ASKING])
+                    connection.read_response()
                 sent = True
-                connection.send_packed_command([call.packed(by_text)])
+                connection.send_packed_command([call.packed(again is not None and again.by_text)])
                 return connection.read_response(disable_decoding=True)
             except ResponseError:
                 raise
@@ -108,7 +106,7 @@ class RedisStore(RedisSteps):
         except ResponseError:
             raise
         except (RedisError, RedisClusterException, OSError) as error:
-            raise failure(error, sent) from error
+            raise failed(error, sent, self._route, address) from error
 
     apply = synchronous(RedisSteps._apply)
     put_plan = synchronous(RedisSteps._put_plan)
@@ -128,32 +126,7 @@ class RedisStore(RedisSteps):
         """Close the connections that this store opened, each once its call is done; a client of yours stays open."""
         if self._owned:
             self._closes += 1
-            # Those in use are their calls': closed under a thread that uses it, the driver fails in ways of its own.
-            self.client.connection_pool.disconnect(inuse_connections=False)
-
-
-class _NodePool:
-    """The connections that an asynchronous Cluster client keeps to one of its nodes, as a pool."""
-
-    def __init__(self, node: Any) -> None:
-        self._node = node
-        self._give_back = getattr(node, "release", node._free.append)
-
-    async def get_connection(self) -> Any:
-        connection = self._node.acquire_connection()
-        dirty = getattr(connection, "can_read", None) or connection.can_read_destructive  # before redis-py 8
-        try:
-            await connection.connect()
-            if await dirty():
-                await connection.disconnect()
-                await connection.connect()
-        except BaseException:
-            self._give_back(connection)
-            raise
-        return connection
-
-    async def release(self, connection: Any) -> None:
-        self._give_back(connection)
+        self._pools.close(own=self._owned)
 
 
 class AsyncRedisStore(RedisSteps):
@@ -182,42 +155,67 @@ class AsyncRedisStore(RedisSteps):
             retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
             client = redis.asyncio.Redis.from_url(url or "redis://localhost", **_driver_options(timeout, retry))
         self.client = client
+        self._route = Route(client) if hasattr(client, "nodes_manager") else None
+        self._inherited: list[Home] = []
+        self._homes: dict[asyncio.AbstractEventLoop, Home] = {}
 
-    async def _pool(self) -> Any:
-        if not hasattr(self.client, "get_node_from_key"):
-            return self.client.connection_pool
-        await self.client.initialize()
-        return _NodePool(self.client.get_node_from_key(self._stamps))
+    async def _pool(self, address: Address | None) -> Any:
+        loop = asyncio.get_running_loop()
+        home = self._homes.get(loop)
+        if home is None or home.pid != os.getpid():
+            home = await self._settle(loop)
+        return home.pools.get(address) or home.pools.setdefault(address, self._make_pool(address))
+
+    async def _settle(self, loop: asyncio.AbstractEventLoop) -> Home:
+        """Have pools in an event loop that this store is used in for the first time."""
+        for other, old in list(self._homes.items()):
+            if other.is_closed() or other is loop:
+                self._homes.pop(other, None)
+                if old.pid == os.getpid():
+                    old.drop()
+                else:
+                    self._inherited.append(old)  # the parent's, never to be closed here
+        home = self._homes[loop] = Home(loop, lambda: self._homes.pop(loop, None))
+        await home.settle()
+        return home
+
+    def _make_pool(self, address: Address | None) -> Any:
+        if address is None:
+            return like(self.client.connection_pool)
+        node = next(iter(self.client.nodes_manager.startup_nodes.values()))
+        options = {**node.connection_kwargs, "host": address[0], "port": address[1]}
+        kind = redis.asyncio.ConnectionPool(node.connection_class, node.max_connections)
+        return like(kind, **options)
 
     async def _send(self, call: Call) -> Any:
+        address = None if self._route is None else self._route.address()
         try:
-            return await self._exchange(call, by_text=False)
-        except NoScriptError:
-            return await self._send_again(call, by_text=True)
-        except (MovedError, AskError) as error:
-            if not hasattr(self.client, "nodes_manager"):
-                raise failure(error, sent=True) from error
-            await self.client.nodes_manager.initialize()
-            return await self._send_again(call, by_text=False)
-        except ResponseError as error:
-            raise failure(error, sent=True) from error
+            return await self._exchange(call, address)
+        except (ResponseError, Unreached) as error:
+            return await self._insist(call, error, address)
 
-    async def _send_again(self, call: Call, *, by_text: bool) -> Any:
-        try:
-            return await self._exchange(call, by_text=by_text)
-        except NoScriptError:
-            return await self._exchange(call, by_text=True)
-        except ResponseError as error:
-            raise failure(error, sent=True) from error
+    async def _insist(self, call: Call, error: Exception, address: Address | None) -> Any:
+        again = Again(self.timeout)
+        while True:
+            await asyncio.sleep(again.after(error, self._route, address))
+            if self._route is not None:
+                address = again.at or self._route.address()
+            try:
+                return await self._exchange(call, address, again)
+            except (ResponseError, Unreached) as found:
+                error = found
 
-    async def _exchange(self, call: Call, *, by_text: bool) -> Any:
+    async def _exchange(self, call: Call, address: Address | None, again: Again | None = None) -> Any:
         sent, closes = False, self._closes
         try:
-            pool = await self._pool()
+            pool = await self._pool(address)
             connection = await pool.get_connection()
             try:
+                if again is not None and again.at:
+                    await connection.send_packed_command([ASKING])
+                    await connection.read_response()
                 sent = True
-                await connection.send_packed_command([call.packed(by_text)])
+                await connection.send_packed_command([call.packed(again is not None and again.by_text)])
                 return await connection.read_response(disable_decoding=True)
             except ResponseError:
                 raise
@@ -231,7 +229,7 @@ class AsyncRedisStore(RedisSteps):
         except ResponseError:
             raise
         except (RedisError, RedisClusterException, OSError) as error:
-            raise failure(error, sent) from error
+            raise failed(error, sent, self._route, address) from error
 
     apply = awaited(RedisSteps._apply)
     put_plan = awaited(RedisSteps._put_plan)
@@ -249,13 +247,15 @@ class AsyncRedisStore(RedisSteps):
 
     async def close(self) -> None:
         """Close the connections that this store opened, each once its call is done; a client of yours stays open."""
-        if self._owned:
-            self._closes += 1
-            pool = self.client.connection_pool
-            # In one step: the pool's own way waits in between, while others take what is being closed.
-            for connection in list(getattr(pool, "_available_connections", ())):
-                await connection.disconnect(nowait=True)
-            await pool.disconnect(inuse_connections=False)
+        self._closes += 1
+        here = asyncio.get_running_loop()
+        for loop, home in list(self._homes.items()):
+            if home.pid != os.getpid():
+                continue
+            if loop is here:
+                await home.close()
+            else:
+                home.close_from_elsewhere()
 
 
 def open_url(url: str, *, asynchronous: bool = False) -> RedisStore | AsyncRedisStore:
