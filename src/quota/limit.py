@@ -29,6 +29,8 @@ _NAME = re.compile(r"[^\s,/](?:[^,\n\r\t]*[^\s,])?\Z")
 _UNIT = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}\Z")
 _UNITS_OF_A_COST = 16
 _MOST_DIGITS = 50
+_PRECISION = 10**9
+"""A rate is never kept further from what was asked for than one part in so many."""
 
 
 def whole(field: str, value: object, least: int = 1, error: type[InvalidPlan | InvalidCost] = InvalidPlan) -> int:
@@ -145,7 +147,9 @@ def _to_rate(rate: object) -> Fraction:
 class Throttle:
     """A token bucket: ``rate`` units each ``per`` (second, minute, hour, day), at most ``burst`` of them at once.
 
-    ``rate`` is exact: an int, a Fraction, a Decimal or a text (``Throttle("0.5")`` is one unit each two seconds).
+    ``rate`` is exact: an int, a Fraction, a Decimal or a text (``Throttle("0.5")`` is one unit each two seconds). One
+    of too many digits to be counted exactly is kept as the nearest that can be, at most a thousand-millionth of it
+    away, and told: ``Throttle("16.666666666666668", burst=5).rate`` is ``Fraction(50, 3)``, as its ``str()`` says.
     ``burst`` is by default the rate, rounded up: one ``per`` worth. Over any interval t at most burst + rate x t units
     are admitted (API Gateway's throttling uses the same algorithm). A rate or a burst of 0 admits nobody.
 
@@ -170,9 +174,24 @@ class Throttle:
         _check_by(self.by)
         scale, drain = self._measure()
         if self._room * scale > MAX_UNITS or drain > MAX_UNITS:
-            accepted = f"at most {MAX_UNITS // scale} at the exact rate {self.rate}/{self.per}"
-            raise InvalidPlan("burst", self.burst, accepted)
+            object.__setattr__(self, "rate", self._nearest())
         object.__setattr__(self, "name", _check_name(self.name, "throttle"))
+
+    def _nearest(self) -> Fraction:
+        """The rate nearest to this one at which a bucket of this burst counts exactly.
+
+        Of all fractions with denominators up to n, one lies within 1/n of any number's own size, unless the number is
+        below them all (Dirichlet): so whatever is refused here, the burst that is told instead is not.
+        """
+        exact = self.rate / _PER_US[self.per]  # units each microsecond: drain over scale
+        widest = min(MAX_UNITS // self.burst, int((MAX_UNITS - 1) / max(exact, 1)))
+        kept = exact.limit_denominator(widest)
+        if abs(kept - exact) * _PRECISION > exact:
+            most = max(MAX_UNITS // self._measure()[0], min(int(MAX_UNITS * exact), MAX_UNITS // _PRECISION))
+            if not most:
+                raise InvalidPlan("rate", self.rate, "0, or at least one unit in 285 years")
+            raise InvalidPlan("burst", self.burst, f"at most {most} at the rate {float(self.rate):g}/{self.per}")
+        return kept * _PER_US[self.per]
 
     @property
     def _room(self) -> int:
