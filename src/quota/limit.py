@@ -184,7 +184,7 @@ class Throttle:
         below them all (Dirichlet): so whatever is refused here, the burst that is told instead is not.
         """
         exact = self.rate / _PER_US[self.per]  # units each microsecond: drain over scale
-        widest = min(MAX_UNITS // self.burst, int((MAX_UNITS - 1) / max(exact, 1)))
+        widest = min(MAX_UNITS // self.burst, int((MAX_UNITS - 1) / max(exact, Fraction(1))))
         kept = exact.limit_denominator(widest)
         if abs(kept - exact) * _PRECISION > exact:
             most = max(MAX_UNITS // self._measure()[0], min(int(MAX_UNITS * exact), MAX_UNITS // _PRECISION))
