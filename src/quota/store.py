@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from importlib import import_module
 from inspect import iscoroutinefunction
 from typing import Any, Protocol
@@ -98,6 +98,18 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Give back what the store holds open. Closing twice is fine."""
+
+
+class AsyncStore(Protocol):
+    """A ``Store`` whose methods are awaited, for ``AsyncLedger``."""
+
+    exact_across_failover: bool
+
+    def apply(self, request: Request, /) -> Awaitable[Any]:
+        """As ``Store.apply``; every other method likewise."""
+
+    def close(self) -> Awaitable[None]:
+        """As ``Store.close``."""
 
 
 COMMON = ("max_skew", "request_ttl", "retention")
