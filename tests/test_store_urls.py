@@ -9,9 +9,12 @@ import traceback
 from urllib.parse import quote
 
 import psycopg
+import psycopg_pool
 import pytest
+import redis
+import redis.asyncio
 
-from quota import AsyncLedger, Ledger, UsagePlan
+from quota import AsyncLedger, InvalidValue, Ledger, UsagePlan
 from quota.store import check_url, open_store, shown_url
 from quota.stores.leased import LeasedStore
 from quota.stores.postgres import AsyncPostgresStore, PostgresStore
@@ -176,8 +179,6 @@ def test_valkey_by_its_own_name(valkey, scheme):
 )
 def test_valkeys_is_over_tls(url, secure):
     """As ``rediss`` is."""
-    import redis
-
     for store in (open_store(url), LeasedStore(url).store, open_store("leased+" + url).store, RedisStore(url=url)):
         assert (store.client.connection_pool.connection_class is redis.SSLConnection) == secure
 
@@ -213,3 +214,33 @@ def test_a_missing_driver_is_named_with_what_to_install(url, missing, said):
     program = WITHOUT.format(names={missing}, url=url)
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=60)
     assert done.stdout.splitlines() == [said, said], done.stderr
+
+
+POOL = {"open": False, "conninfo": ""}
+WRONG_CLIENTS = [
+    (RedisStore, lambda: "redis://u:s3cr@h"), (AsyncRedisStore, lambda: "redis://u:s3cr@h"), (RedisStore, redis.asyncio.Redis),
+    (AsyncRedisStore, redis.Redis), (RedisStore, lambda: redis.Redis), (RedisStore, lambda: redis.Redis().connection_pool),
+    (AsyncRedisStore, dict), (PostgresStore, lambda: psycopg_pool.AsyncConnectionPool(**POOL)), (PostgresStore, lambda: psycopg_pool.ConnectionPool),
+    (AsyncPostgresStore, lambda: psycopg_pool.ConnectionPool(**POOL)), (PostgresStore, lambda: psycopg.Connection), (PostgresStore, object),
+    (AsyncPostgresStore, lambda: 5),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("store", "make"), WRONG_CLIENTS)
+def test_a_client_that_is_none_is_refused_when_the_store_is_made(store, make):
+    """A URL in its place, a class, a connection, and the sync one in an awaited store and back."""
+    with pytest.raises(InvalidValue, match="^client: .*; expected a (client of redis|psycopg_pool)") as raised:
+        store(make())
+    assert "s3cr" not in str(raised.value)
+
+
+def test_clients_that_are_right():
+    """Each store's own kind."""
+    RedisStore(redis.Redis())
+    AsyncRedisStore(redis.asyncio.Redis())
+    PostgresStore(psycopg_pool.ConnectionPool(**POOL))
+
+    async def make():
+        return AsyncPostgresStore(psycopg_pool.AsyncConnectionPool(**POOL))
+
+    assert asyncio.run(make())

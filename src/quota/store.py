@@ -176,6 +176,16 @@ def check_store(store: object, awaits: str | None = None) -> None:
         raise InvalidValue("store", type(store), f"a store that is not awaited; this one is for {awaits}")
 
 
+def check_client(client: object, method: str, wanted: str, *, awaited: bool) -> None:
+    """Refuse a driver's client that a store could not use: a URL, a class, a connection, one of the other kind."""
+    found = getattr(client, method, None)
+    if isinstance(client, (str, type)) or not callable(found):
+        value = shown_url(client) if isinstance(client, str) else client if isinstance(client, type) else type(client)
+        raise InvalidValue("client", value, f"{wanted}; a URL is given as url=")
+    if iscoroutinefunction(found) != awaited:
+        raise InvalidValue("client", type(client), f"{wanted}, whose answers are {'' if awaited else 'not '}awaited")
+
+
 def whole_option(options: dict[str, str], name: str) -> int:
     """Take one whole number out of a URL's options."""
     text = options.pop(name)

@@ -17,7 +17,7 @@ from redis.exceptions import AskError, MovedError, NoScriptError, RedisClusterEx
 from redis.retry import Retry
 
 from ..errors import InvalidValue
-from ..store import check_url, join_url, split_url
+from ..store import check_client, check_url, join_url, split_url
 from ._redis_steps import RedisSteps
 from ._redis_wire import Call, failure
 from ._remote_trips import awaited, own_options, synchronous
@@ -56,6 +56,7 @@ class RedisStore(RedisSteps):
         if client is None:
             retry = Retry(NoBackoff(), 0)
             client = redis.Redis.from_url(_driver_url(url), **_driver_options(timeout, retry))
+        check_client(client, "execute_command", "a client of redis-py", awaited=False)
         self.client = client
 
     def _pool(self) -> Any:
@@ -181,6 +182,7 @@ class AsyncRedisStore(RedisSteps):
         if client is None:
             retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
             client = redis.asyncio.Redis.from_url(_driver_url(url), **_driver_options(timeout, retry))
+        check_client(client, "execute_command", "a client of redis.asyncio", awaited=True)
         self.client = client
 
     async def _pool(self) -> Any:
