@@ -1,6 +1,5 @@
 """Users freeze time in tests of their own: the default clock sees it."""
 
-import asyncio
 import sqlite3
 import subprocess
 import sys
@@ -11,9 +10,8 @@ import time
 import pytest
 from freezegun import freeze_time
 
-from quota import AsyncLedger, ClockSkew, Ledger, StoreBusy, UsagePlan
+from quota import Ledger, StoreBusy, UsagePlan
 from quota.clock import monotonic
-from servers import Postgres, Valkey
 
 
 def test_periods_reset_under_frozen_time_with_the_default_clock():
@@ -97,35 +95,3 @@ def test_a_package_that_is_imported_under_frozen_time(locked):
         [sys.executable, "-c", textwrap.dedent(program), *locked], capture_output=True, text=True, timeout=60
     )
     assert done.stdout == "busy\n", done.stderr
-
-
-@pytest.fixture(scope="module", params=[Valkey, Postgres])
-def url(request):
-    """The URL of a store whose server has a clock of its own."""
-    server = request.param()
-    yield server.url
-    server.stop()
-
-
-def test_a_server_s_clock_goes_on_under_frozen_time(url):
-    """The difference is told with the way out of it, which works: as the README says."""
-
-    def uses(url):
-        with Ledger(url) as ledger:
-            ledger.replace_plan(UsagePlan("p", "1/day"))
-            secret = ledger.issue_key("k", plan="p").secret
-            return [bool(ledger.consume(secret)) for _ in range(2)]
-
-    async def uses_awaited(url):
-        async with AsyncLedger(url) as ledger:
-            key, _ = await ledger.issue_key("k", plan="p")
-            return [bool(await ledger.consume(key)) for _ in range(2)]
-
-    separator = "&" if "?" in url else "?"
-    for moment, side in (("2001-03-10 12:00", "behind"), ("2041-03-10 12:00", "ahead of")):
-        with freeze_time(moment, real_asyncio=True):
-            with pytest.raises(ClockSkew, match=rf"{side} the store's server \(20.* check_clock=false"):
-                uses(url)
-            apart = f"{url}{separator}check_clock=false"
-            assert uses(apart) == [True, False]
-            assert asyncio.run(uses_awaited(apart)) == [True, False]

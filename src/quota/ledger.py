@@ -42,11 +42,11 @@ def _opened(store: Any, *, asynchronous: bool) -> Any:
 def _sync(step: Callable[Concatenate[Any, P], Step[T]]) -> Callable[Concatenate[Ledger, P], T]:
     """A method of ``Ledger``: prepare, ask, conclude."""
 
-    @functools.wraps(step)
+    @functools.wraps(concluding(step))
     def method(self: Ledger, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return self._ask(step(self._steps, *args, **kwargs))
 
-    return concluding(method, step)
+    return method
 
 
 def _async(
@@ -54,11 +54,11 @@ def _async(
 ) -> Callable[Concatenate[AsyncLedger, P], Coroutine[Any, Any, T]]:
     """A method of ``AsyncLedger``: prepare, await, conclude."""
 
-    @functools.wraps(step)
+    @functools.wraps(concluding(step))
     async def method(self: AsyncLedger, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._ask(step(self._steps, *args, **kwargs))
 
-    return concluding(method, step)
+    return method
 
 
 class Ledger:
