@@ -72,6 +72,17 @@ def a_bucket_converts_rounded_up(q):
     assert status.resets_at == START + timedelta(microseconds=1 + 1_000_000)
 
 
+def a_bucket_s_time_to_retry_is_rounded_up(q):
+    ledger, clock, key, _ = _ledger(q, "7/minute burst 1")
+    assert ledger.consume(key)
+    retry_at = START + timedelta(microseconds=8_571_429)
+    assert ledger.consume(key).retry_at == retry_at
+    clock.set(retry_at - timedelta(microseconds=1))
+    assert not ledger.consume(key)
+    clock.set(retry_at)
+    assert ledger.consume(key)
+
+
 def toggling_throttles_refills_nothing(q):
     ledger, _, key, _ = _ledger(q, "1/s burst 5 as a")
     ledger.add_plan(q.UsagePlan("other", "1/s burst 5 as b"))

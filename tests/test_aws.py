@@ -94,8 +94,7 @@ def test_a_round_trip_loses_nothing_and_says_what_has_no_counterpart(api):
     assert keys == ODD_KEYS
     assert plans == ODD_PLANS
     said = "\n".join(found.notes)
-    for words in ("plan rest: description", "plan rest: productCode", "plan rest: tags", "plan none: its quota", "plan none: throttle",
-                  "plan two: x/a /p/GET", "plan offset: its quota", "key a1: its name is empty", "key a2: its name is too long",
+    for words in ("plan rest: description", "plan rest: productCode", "plan rest: tags", "plan offset: its quota", "key a1: its name is empty", "key a2: its name is too long",
                   "key a3: description is too long"):  # fmt: skip
         assert words in said, words
     assert ("plan two: it counts 2 stages together" if api is None else f"x/a, x/b is the api {api!r}") in said
@@ -113,7 +112,7 @@ def test_what_only_we_have_is_told():
     """Of plans and of keys."""
     plan = UsagePlan(
         "p", "1/day, 2/day as b, 3/hour, 4 tokens/day, 1/day by account as c, 6/month in Europe/Paris, 7/week from 2026-01-01T00:00:00Z, "
-        "8/month overage 1 as d, 1/3/s burst 1, 2/minute burst 3 as e", api="shop", alerts=(5,), costs={"GET /": 2},
+        "8/month overage 1 as d, 1/3/s burst 1, 2/minute burst 3 as e", api="shop", alerts=(5,), costs={"GET /": {"bytes": 2}},
         routes={"GET /x": "1/day", "nonsense": "1/s"},
     )  # fmt: skip
     key = ApiKey(

@@ -22,6 +22,8 @@ TOOLS = {"pytest": "pytest", "hypothesis": "hypothesis", "dateutil": "python-dat
 ELSEWHERE = {
     "test_house": "reads the repository",
     "test_readme": "reads the repository",
+    "test_api_docs": "reads the repository",
+    "test_typing": "reads the repository, and needs FastAPI",
     "test_vendored": "is this",
     "test_planted": "copies and renames the library itself",
     "test_cli_sqlite": "needs typer",

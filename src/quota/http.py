@@ -135,7 +135,7 @@ PROFILES = tuple(_PROFILES)
 
 def _tightest(rows: list[Row]) -> Row:
     """One that refused before one that did not, then the smallest share left, then the latest reset, then the first."""
-    return min(rows, key=lambda row: (not row[4], Fraction(_remaining(row), row[0].limit), -row[3]))
+    return min(rows, key=lambda row: (not row[4], Fraction(_remaining(row), row[0].limit or 1), -row[3]))
 
 
 def _integer(number: int) -> int:
@@ -186,6 +186,20 @@ def problem(decision: Decision) -> dict[str, Any]:
         "violated-policies": [_plain(name) for name in decision.violated],
         **({} if seconds is None else {"retry-after": seconds}),
     }
+
+
+def to_data(decision: Decision) -> dict[str, Any]:
+    """What JSON can hold of a decision; see ``Decision.to_dict``."""
+    cost, retry_at = decision.cost, decision.retry_at
+    return {
+        "allowed": decision.allowed, "reason": decision.reason.value, "id": decision.id, "at": decision.at.isoformat(),
+        "key": decision.key.id if decision.key else None, "plan": decision.plan.id if decision.plan else None,
+        "cost": {"requests": cost} if isinstance(cost, int) else dict(cost),
+        "limits": [status.to_dict() for status in decision.limits], "violated": list(decision.violated),
+        "over": decision.over, "crossed": [[name, percent] for name, percent in decision.crossed],
+        "replayed": decision.replayed, "retry_at": None if retry_at is None else retry_at.isoformat(),
+        "retry_after": decision.retry_after, "status": decision.status,
+    }  # fmt: skip
 
 
 def check_sources(key: str | Iterable[str]) -> tuple[str, ...]:

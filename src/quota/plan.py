@@ -20,7 +20,11 @@ __all__ = [
 _FIXED = {"minute": 60, "hour": 3600, "day": 86_400, "week": 604_800}
 
 
-def _to_limits(limits: object) -> tuple[Limit, ...]:
+Limits = str | Limit | Iterable[str | Limit]
+"""Limits as they may be given: objects, texts, or several of them."""
+
+
+def _to_limits(limits: Limits) -> tuple[Limit, ...]:
     if isinstance(limits, str):
         return parse_limits(limits)
     if isinstance(limits, (Quota, Throttle)):
@@ -39,7 +43,7 @@ def _to_limits(limits: object) -> tuple[Limit, ...]:
     return tuple(found)
 
 
-def _to_routes(routes: object) -> Mapping[str, tuple[Limit, ...]]:
+def _to_routes(routes: Mapping[str, Limits]) -> Mapping[str, tuple[Limit, ...]]:
     if not isinstance(routes, Mapping):
         raise InvalidPlan("routes", routes, "a mapping from route to limits")
     found = {}
@@ -52,7 +56,7 @@ def _to_routes(routes: object) -> Mapping[str, tuple[Limit, ...]]:
     return MappingProxyType(found)
 
 
-def _to_costs(costs: object) -> Mapping[str, Cost]:
+def _to_costs(costs: Mapping[str, Cost]) -> Mapping[str, Cost]:
     if not isinstance(costs, Mapping):
         raise InvalidPlan("costs", costs, "a mapping from route to cost")
     for route, cost in costs.items():
@@ -62,7 +66,7 @@ def _to_costs(costs: object) -> Mapping[str, Cost]:
         except InvalidCost as error:
             raise InvalidPlan(f"costs[{route!r}]", error.value, error.accepted) from None
     return MappingProxyType(
-        {route: cost if type(cost) is int else MappingProxyType(dict(cost)) for route, cost in costs.items()}
+        {route: cost if isinstance(cost, int) else MappingProxyType(dict(cost)) for route, cost in costs.items()}
     )
 
 
@@ -71,7 +75,7 @@ def check_route(route: object, field: str = "route") -> str:
     return check_text(field, route, error=InvalidPlan, longest=1024)
 
 
-def _to_alerts(alerts: object) -> tuple[int, ...]:
+def _to_alerts(alerts: Iterable[int]) -> tuple[int, ...]:
     accepted = "whole percents from 1 to 1000"
     if not isinstance(alerts, Iterable) or isinstance(alerts, (str, bytes, Mapping)):
         raise InvalidPlan("alerts", alerts, accepted)
@@ -89,7 +93,9 @@ class UsagePlan:
     ``api``: which API the plan governs; a key has at most one plan per api (API Gateway: one plan per stage).
     ``routes``: route -> limits of its own, each with its own count: a throttle overrides the plan's throttles of its
     unit, a quota adds to the plan's and counts the calls on that route since the key was on a plan that limits it.
-    ``costs``: route -> what one call costs unless the call says otherwise. ``alerts``: percents of a quota whose
+    ``costs``: route -> what one call costs unless the call says otherwise; never more than a limit there admits, unless
+    that is 0. Calls of a route are limited apart from what they cost by a unit of their own: ``"2 exports/day"`` and
+    ``{"requests": 5, "exports": 1}``. ``alerts``: percents of a quota whose
     crossing shows in ``Decision.crossed``, each once per window.
 
     Raises:
@@ -121,6 +127,20 @@ class UsagePlan:
             names = [line.name for line in self.course(route).lines]
             if len(set(names)) < len(names):
                 raise InvalidPlan(f"routes[{route!r}]", names, "limits with names of their own")
+        for route in self.costs:
+            self._check_cost(route)
+
+    def _check_cost(self, route: str) -> None:
+        """Refuse a cost above a limit that it is charged to: no call on the route could ever be admitted."""
+        course = self.course(route)
+        for line in course.lines:
+            units = course.cost.get(line.unit, 0)
+            most = line.limit + line.overage if isinstance(line, QuotaLine) else line.limit
+            if 0 < most < units:
+                accepted = (
+                    f"at most {most} {line.unit}, all that {line.name!r} ever admits (a unit of its own counts calls)"
+                )
+                raise InvalidPlan(f"costs[{route!r}]", units, accepted)
 
     def course(self, route: str | None) -> Course:
         """What a call on a route goes through, compiled once for each route that the plan knows."""
@@ -149,6 +169,18 @@ class UsagePlan:
             lines.append(_line(limit, route, name, self.alerts))
         return lines
 
+    def to_dict(self) -> dict[str, Any]:
+        """What JSON can hold of it, limits in their text form; ``UsagePlan.from_dict`` reads it."""
+        return encode_plan(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> UsagePlan:
+        """The plan of what ``to_dict`` wrote, or of its ``id`` and ``limits`` and what else there is to say."""
+        fields = {field.name for field in attrs.fields(cls) if field.init}
+        if not isinstance(data, Mapping) or not {"id", "limits"} <= set(data) <= fields:
+            raise InvalidPlan("plan", data, f"a mapping with id and limits, and of {', '.join(sorted(fields))}")
+        return decode_plan(data)
+
     def __str__(self) -> str:
         return ", ".join(map(str, self.limits))
 
@@ -175,9 +207,9 @@ def _line(limit: Limit, route: str, name: str, alerts: tuple[int, ...]) -> Line:
         return QuotaLine(
             name, limit.unit, shared, route, limit.limit, limit.overage, alerts, period.window, length or None
         )
-    scale, drain = limit._measure()
-    length = -(-limit.burst * scale // drain // 1_000_000)
-    return ThrottleLine(name, limit.unit, shared, route, limit.burst, scale, drain, limit.burst * scale, length)
+    (scale, drain), room = limit._measure(), limit._room
+    length = -(-room * scale // drain // 1_000_000)
+    return ThrottleLine(name, limit.unit, shared, route, room, scale, drain, room * scale, length)
 
 
 def encode_plan(plan: UsagePlan) -> dict[str, Any]:

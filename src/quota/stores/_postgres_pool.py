@@ -18,6 +18,7 @@ from psycopg_pool import PoolTimeout, TooManyRequests
 
 from ..clock import monotonic
 from ..errors import StoreBusy, StoreUnavailable
+from ..store import check_client
 from ._postgres_wire import READ, WRITE
 from ._remote_trips import NOTHING, UNKNOWN
 
@@ -277,6 +278,7 @@ class Borrowed:
     """A pool of the caller's: ``psycopg_pool.ConnectionPool`` or what behaves like one."""
 
     def __init__(self, pool: Any) -> None:
+        check_client(pool, "getconn", "a psycopg_pool.ConnectionPool", awaited=False)
         self._pool = pool
         self._lent: dict[object, Any] = {}
 
@@ -303,6 +305,7 @@ class AsyncBorrowed:
     """``Borrowed`` of asyncio."""
 
     def __init__(self, pool: Any) -> None:
+        check_client(pool, "getconn", "a psycopg_pool.AsyncConnectionPool", awaited=True)
         self._pool = pool
 
     async def take(self, deadline: float) -> Link:

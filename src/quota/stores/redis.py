@@ -19,7 +19,7 @@ from redis.retry import Retry
 
 from ..clock import pause
 from ..errors import InvalidValue
-from ..store import join_url, split_url
+from ..store import check_client, check_url, join_url, split_url
 from ._redis_pools import Address, Again, Home, Pools, Route, Unreached, failed, like
 from ._redis_steps import RedisSteps
 from ._redis_wire import ASKING, Call
@@ -58,7 +58,8 @@ class RedisStore(RedisSteps):
         self._closes = 0
         if client is None:
             retry = Retry(NoBackoff(), 0)
-            client = redis.Redis.from_url(url or "redis://localhost", **_driver_options(timeout, retry))
+            client = redis.Redis.from_url(_driver_url(url), **_driver_options(timeout, retry))
+        check_client(client, "execute_command", "a client of redis-py", awaited=False)
         self.client = client
         self._route = Route(client) if hasattr(client, "nodes_manager") else None
         self._pools = Pools(client)
@@ -153,7 +154,8 @@ class AsyncRedisStore(RedisSteps):
         self._closes = 0
         if client is None:
             retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
-            client = redis.asyncio.Redis.from_url(url or "redis://localhost", **_driver_options(timeout, retry))
+            client = redis.asyncio.Redis.from_url(_driver_url(url), **_driver_options(timeout, retry))
+        check_client(client, "execute_command", "a client of redis.asyncio", awaited=True)
         self.client = client
         self._route = Route(client) if hasattr(client, "nodes_manager") else None
         self._inherited: list[Home] = []
@@ -258,8 +260,19 @@ class AsyncRedisStore(RedisSteps):
                 home.close_from_elsewhere()
 
 
+def _driver_url(url: str | None) -> str:
+    """A URL as redis-py has it, which knows no ``valkey://``."""
+    scheme, separator, rest = check_url(url or "redis://localhost").partition("://")
+    return _AS_REDIS.get(scheme.lower(), scheme) + separator + rest
+
+
+_AS_REDIS = {"valkey": "redis", "valkeys": "rediss"}
+
+
 def open_url(url: str, *, asynchronous: bool = False) -> RedisStore | AsyncRedisStore:
     """``redis://host:6379/0?namespace=quota&timeout=5&max_skew=300``; ``rediss`` and ``unix`` as redis-py has them.
+
+    ``valkey`` and ``valkeys`` are ``redis`` and ``rediss`` by other names.
 
     The store takes ``namespace``, ``timeout``, ``check_clock`` and the options of every store; the rest is redis-py's.
     """

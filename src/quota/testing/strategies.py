@@ -6,7 +6,7 @@ from datetime import datetime, timezone
 
 from hypothesis import strategies as st
 
-from ..plan import Quota, Throttle, UsagePlan
+from ..plan import Cost, Quota, Throttle, UsagePlan
 from .model import DAY
 
 START = datetime(2026, 1, 29, 23, 40, tzinfo=timezone.utc)
@@ -30,12 +30,12 @@ def _limits(
     by: st.SearchStrategy[str] = st.just("key"), names: tuple[str | None, ...] = (None,), most: int = 3,
 ) -> st.SearchStrategy[list[Quota | Throttle]]:  # fmt: skip
     quota = st.builds(
-        Quota, st.integers(1, 12), PERIODS, unit=units, by=by, name=st.sampled_from(names),
-        overage=st.sampled_from([0, 0, 3]),
+        lambda limit, period, overage, **more: Quota(limit, period, overage=overage if limit else 0, **more),
+        st.integers(0, 12), PERIODS, st.sampled_from([0, 0, 3]), unit=units, by=by, name=st.sampled_from(names),
     )  # fmt: skip
     throttle = st.builds(
-        Throttle, st.sampled_from(["1", "3", "0.5", "1/3", "7"]), st.sampled_from(["second", "minute"]),
-        burst=st.integers(1, 6), unit=units, by=by, name=st.sampled_from(names),
+        Throttle, st.sampled_from(["1", "3", "0.5", "1/3", "7", "0"]), st.sampled_from(["second", "minute"]),
+        burst=st.integers(0, 6), unit=units, by=by, name=st.sampled_from(names),
     )  # fmt: skip
     kinds = [quota] * (2 if quotas else 0) + [throttle] * (1 if throttles else 0)
     return st.lists(st.one_of(kinds), max_size=most, unique_by=lambda limit: limit.name)
@@ -81,6 +81,10 @@ def plans(draw: st.DrawFn, focus: str) -> UsagePlan:
     limits = FOCUS[focus]
     odd = focus in ("all", "accounts", "toggled", "odd windows")
     routes = {"r": draw(limits)} if odd and draw(st.booleans()) else {}
-    costs = {"s": draw(st.sampled_from([2, {"tokens": 1}]))} if odd and draw(st.booleans()) else {}
+    dear: list[Cost] = [2, {"tokens": 1}]
+    costs = {"s": draw(st.sampled_from(dear))} if odd and draw(st.booleans()) else {}
     alerts = draw(st.sampled_from([(80, 100), (), (50,)]))
-    return UsagePlan(id_, draw(limits), api="b" if id_ == "b" else "", routes=routes, costs=costs, alerts=alerts)
+    own = draw(limits)
+    if any(1 in (getattr(limit, "limit", 0), getattr(limit, "burst", 0)) for limit in own):
+        costs = {}  # a call that costs two could never be admitted, and the plan says so
+    return UsagePlan(id_, own, api="b" if id_ == "b" else "", routes=routes, costs=costs, alerts=alerts)
