@@ -9,7 +9,7 @@ from quota.limit import parse_cost, parse_limit, parse_limits
 
 WHOLE = "a whole number from 1 to 9007199254740991"
 FROM_ZERO = "a whole number from 0 to 9007199254740991"
-RATE = "a positive number: an int, a Fraction, a Decimal or a text such as '0.5', below 2^53"
+RATE = "zero or a positive number: an int, a Fraction, a Decimal or a text such as '0.5', below 2^53"
 UNIT = "a unit's name such as 'requests', at most 64 ASCII letters, digits, '_', '.' and '-'"
 NAME = "text without ',' or line breaks, not beginning or ending in a space or '/'"
 LIMITS = "limits such as '1000/day', '50000 tokens/month in Europe/Paris overage 100' or '10/s burst 20'"
@@ -19,9 +19,9 @@ DISTINCT = "limits with distinct names; name one of them with name= or 'as NAME'
 PRINTABLE = "printable text of 1 to {} characters"
 
 SAID = [
-    (lambda: Quota(0, "day"), "limit", 0, WHOLE),
+    (lambda: Quota(-1, "day"), "limit", -1, FROM_ZERO),
     (lambda: Quota(1, "day", overage=-1), "overage", -1, FROM_ZERO),
-    (lambda: Quota(2, "day", overage=2**53 - 2), "limit + overage", 2**53, WHOLE),
+    (lambda: Quota(2, "day", overage=2**53 - 2), "limit + overage", 2**53, FROM_ZERO),
     (lambda: Quota(1, "day", unit="a b"), "unit", "a b", UNIT),
     (lambda: Quota(1, "day", by="team"), "by", "team", "'key' or 'account'"),
     (lambda: Quota(1, "day", name="a,b"), "name", "a,b", NAME),
@@ -32,7 +32,8 @@ SAID = [
     (lambda: Throttle("x"), "rate", "x", RATE),
     (lambda: Throttle(2**53), "rate", 2**53, RATE),
     (lambda: Throttle(1, "week"), "per", "week", "'second', 'minute', 'hour' or 'day'"),
-    (lambda: Throttle(1, burst=0), "burst", 0, WHOLE),
+    (lambda: Throttle(1, burst=-1), "burst", -1, FROM_ZERO),
+    (lambda: Quota(0, "day", overage=1), "overage", 1, "0 where the limit is 0, which admits nobody"),
     (lambda: Throttle(1, unit=""), "unit", "", UNIT),
     (lambda: Throttle(1, by=None), "by", None, "'key' or 'account'"),
     (lambda: Throttle(1, name=" a"), "name", " a", NAME),
@@ -46,7 +47,7 @@ SAID = [
     (lambda: parse_limits(" "), "limits", " ", f"{LIMITS}, separated by ','; a plan without limits has limits=()"),
     (lambda: parse_limit("5/s overage 3"), "overage", "3", "no overage: a throttle has none"),
     (lambda: parse_limit("5/week burst 3"), "per", "week", "second, minute, hour or day before 'burst'"),
-    (lambda: parse_limit("x/s"), "rate", "x", "a positive number such as 10, 0.5 or 1/3"),
+    (lambda: parse_limit("x/s"), "rate", "x", "zero or a positive number such as 10, 0.5 or 1/3"),
     (lambda: parse_limit("5/s burst x"), "burst", "x", "a whole number, at most 9007199254740991"),
     (lambda: parse_limit("5/s burst " + "9" * 17), "burst", "9" * 17, "a whole number, at most 9007199254740991"),
     (lambda: parse_limit("x/day"), "limit", "x", "a whole number, at most 9007199254740991"),

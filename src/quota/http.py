@@ -134,7 +134,7 @@ PROFILES = tuple(_PROFILES)
 
 def _tightest(rows: list[Row]) -> Row:
     """One that refused before one that did not, then the smallest share left, then the latest reset, then the first."""
-    return min(rows, key=lambda row: (not row[4], Fraction(_remaining(row), row[0].limit), -row[3]))
+    return min(rows, key=lambda row: (not row[4], Fraction(_remaining(row), row[0].limit or 1), -row[3]))
 
 
 def _integer(number: int) -> int:

@@ -90,7 +90,8 @@ class Quota:
 
     ``period`` is a ``Period`` or its text (``"day"``, ``"month in Europe/Paris"``). ``unit`` is what is counted.
     ``by="account"`` counts the account's keys together. ``overage`` more units are admitted beyond the limit and shown
-    in ``Decision.over``. ``name`` is what the count is kept under; by default the unit and the period.
+    in ``Decision.over``. ``name`` is what the count is kept under; by default the unit and the period. A limit of 0
+    admits nobody.
 
     Raises:
         InvalidPlan: naming the field that cannot be meant.
@@ -104,11 +105,13 @@ class Quota:
     overage: int = attrs.field(default=0, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
-        whole("limit", self.limit)
+        whole("limit", self.limit, 0)
         _check_unit("unit", self.unit)
         _check_by(self.by)
         whole("overage", self.overage, 0)
-        whole("limit + overage", self.limit + self.overage)
+        if self.overage and not self.limit:
+            raise InvalidPlan("overage", self.overage, "0 where the limit is 0, which admits nobody")
+        whole("limit + overage", self.limit + self.overage, 0)
         object.__setattr__(self, "name", _check_name(self.name, self._default_name))
 
     @property
@@ -122,7 +125,7 @@ class Quota:
 
 
 def _to_rate(rate: object) -> Fraction:
-    accepted = "a positive number: an int, a Fraction, a Decimal or a text such as '0.5', below 2^53"
+    accepted = "zero or a positive number: an int, a Fraction, a Decimal or a text such as '0.5', below 2^53"
     if isinstance(rate, (bool, float)):
         raise InvalidPlan("rate", rate, accepted + " (floats are not exact)")
     try:
@@ -130,10 +133,10 @@ def _to_rate(rate: object) -> Fraction:
             rate = Decimal(rate)
         # A fraction of a thousand million digits is never made; what would be one is refused below.
         long = isinstance(rate, Decimal) and rate.is_finite() and abs(rate.adjusted()) > _MOST_DIGITS
-        exact = Fraction(0 if long else rate)  # type: ignore[call-overload] # a wrong type is what is being found out
+        exact = Fraction(-1 if long else rate)  # type: ignore[call-overload] # a wrong type is what is being found out
     except (TypeError, ValueError, ArithmeticError):
         raise InvalidPlan("rate", rate, accepted) from None
-    if not 0 < exact <= MAX_UNITS:
+    if not 0 <= exact <= MAX_UNITS:
         raise InvalidPlan("rate", rate, accepted)
     return Fraction(exact)
 
@@ -144,7 +147,7 @@ class Throttle:
 
     ``rate`` is exact: an int, a Fraction, a Decimal or a text (``Throttle("0.5")`` is one unit each two seconds).
     ``burst`` is by default the rate, rounded up: one ``per`` worth. Over any interval t at most burst + rate x t units
-    are admitted (API Gateway's throttling uses the same algorithm).
+    are admitted (API Gateway's throttling uses the same algorithm). A rate or a burst of 0 admits nobody.
 
     Raises:
         InvalidPlan: naming the field that cannot be meant.
@@ -162,17 +165,28 @@ class Throttle:
             raise InvalidPlan("per", self.per, "'second', 'minute', 'hour' or 'day'")
         if self.burst is None:
             object.__setattr__(self, "burst", -(-self.rate.numerator // self.rate.denominator))
-        whole("burst", self.burst)
+        whole("burst", self.burst, 0)
         _check_unit("unit", self.unit)
         _check_by(self.by)
         scale, drain = self._measure()
-        if self.burst * scale > MAX_UNITS or drain > MAX_UNITS:
+        if self._room * scale > MAX_UNITS or drain > MAX_UNITS:
             accepted = f"at most {MAX_UNITS // scale} at the exact rate {self.rate}/{self.per}"
             raise InvalidPlan("burst", self.burst, accepted)
         object.__setattr__(self, "name", _check_name(self.name, "throttle"))
 
+    @property
+    def _room(self) -> int:
+        """How many units the bucket holds."""
+        return self.burst if self.rate else 0
+
     def _measure(self) -> tuple[int, int]:
-        """(scale, drain): units count ``scale`` each and ``drain`` of that goes every microsecond, exactly."""
+        """(scale, drain): units count ``scale`` each and ``drain`` of that goes every microsecond, exactly.
+
+        Where nobody is admitted, a unit goes in 285 years, the slowest there is: what other plans left in the bucket
+        is still there when they come back.
+        """
+        if not self._room:
+            return MAX_UNITS, 1
         scale, drain = self.rate.denominator * _PER_US[self.per], self.rate.numerator
         shared = gcd(scale, drain)
         return scale // shared, drain // shared
@@ -243,7 +257,7 @@ def parse_limit(text: str) -> Limit:
             raise InvalidPlan("per", period, "second, minute, hour or day before 'burst'")
         burst = _digits("burst", options["burst"]) if "burst" in options else None
         if re.fullmatch(r"[0-9]+(\.[0-9]+|/[0-9]+)?", amount) is None:
-            raise InvalidPlan("rate", amount, "a positive number such as 10, 0.5 or 1/3")
+            raise InvalidPlan("rate", amount, "zero or a positive number such as 10, 0.5 or 1/3")
         return Throttle(amount, per, burst=burst, **common)  # type: ignore[arg-type] # the converters' types
     overage = _digits("overage", options.get("overage", "0"))
     return Quota(_digits("limit", amount), period, overage=overage, **common)  # type: ignore[arg-type, unused-ignore] # its converter's

@@ -175,9 +175,9 @@ def _line(limit: Limit, route: str, name: str, alerts: tuple[int, ...]) -> Line:
         return QuotaLine(
             name, limit.unit, shared, route, limit.limit, limit.overage, alerts, period.window, length or None
         )
-    scale, drain = limit._measure()
-    length = -(-limit.burst * scale // drain // 1_000_000)
-    return ThrottleLine(name, limit.unit, shared, route, limit.burst, scale, drain, limit.burst * scale, length)
+    (scale, drain), room = limit._measure(), limit._room
+    length = -(-room * scale // drain // 1_000_000)
+    return ThrottleLine(name, limit.unit, shared, route, room, scale, drain, room * scale, length)
 
 
 def encode_plan(plan: UsagePlan) -> dict[str, Any]:

@@ -442,15 +442,14 @@ class Model:
                     never = never or units > spec.limit + spec.overage
                 lapses.append((current.end, spec.limit + spec.overage if units > spec.limit + spec.overage else -1))
             else:
-                spec_ = limit.spec
                 rate = _rate(limit)
                 bucket = levels.get((place, limit.name))
                 level = bucket.now(now) if bucket else Fraction(0)
-                told.append((limit.name, ceil(level), max(0, floor(spec_.burst - level)), now + ceil(level / rate)))
-                if units and level + units > spec_.burst:
+                told.append((limit.name, ceil(level), max(0, floor(_burst(limit) - level)), now + ceil(level / rate)))
+                if units and level + units > _burst(limit):
                     violated.append(limit.name)
-                    waits.append(now + ceil((level + units - spec_.burst) / rate))
-                    never = never or units > spec_.burst
+                    waits.append(now + ceil((level + units - _burst(limit)) / rate))
+                    never = never or units > _burst(limit)
         retry_at = max(waits, default=None)
         if retry_at is not None and any(end <= retry_at and too_large >= 0 for end, too_large in lapses):
             never = True
@@ -631,10 +630,10 @@ class Model:
 
 
 def _rate(limit: Limit) -> Fraction:
-    """Units each microsecond."""
+    """Units each microsecond; where nobody is admitted, the slowest that a bucket can drain."""
     spec = limit.spec
     assert isinstance(spec, Throttle)
-    return spec.rate / _PER[spec.per]
+    return spec.rate / _PER[spec.per] if _burst(limit) else Fraction(1, 2**53 - 1)
 
 
 def _shape(limit: Limit) -> tuple[Any, ...]:
@@ -645,7 +644,7 @@ def _shape(limit: Limit) -> tuple[Any, ...]:
 def _burst(limit: Limit) -> int:
     spec = limit.spec
     assert isinstance(spec, Throttle)
-    return spec.burst
+    return spec.burst if spec.rate else 0
 
 
 def _ceiled(level: Fraction, limit: Limit) -> Fraction:

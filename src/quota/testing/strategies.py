@@ -30,12 +30,12 @@ def _limits(
     by: st.SearchStrategy[str] = st.just("key"), names: tuple[str | None, ...] = (None,), most: int = 3,
 ) -> st.SearchStrategy[list[Quota | Throttle]]:  # fmt: skip
     quota = st.builds(
-        Quota, st.integers(1, 12), PERIODS, unit=units, by=by, name=st.sampled_from(names),
-        overage=st.sampled_from([0, 0, 3]),
+        lambda limit, period, overage, **more: Quota(limit, period, overage=overage if limit else 0, **more),
+        st.integers(0, 12), PERIODS, st.sampled_from([0, 0, 3]), unit=units, by=by, name=st.sampled_from(names),
     )  # fmt: skip
     throttle = st.builds(
-        Throttle, st.sampled_from(["1", "3", "0.5", "1/3", "7"]), st.sampled_from(["second", "minute"]),
-        burst=st.integers(1, 6), unit=units, by=by, name=st.sampled_from(names),
+        Throttle, st.sampled_from(["1", "3", "0.5", "1/3", "7", "0"]), st.sampled_from(["second", "minute"]),
+        burst=st.integers(0, 6), unit=units, by=by, name=st.sampled_from(names),
     )  # fmt: skip
     kinds = [quota] * (2 if quotas else 0) + [throttle] * (1 if throttles else 0)
     return st.lists(st.one_of(kinds), max_size=most, unique_by=lambda limit: limit.name)
