@@ -17,6 +17,9 @@ from .key import digest, import_secret
 _COLUMNS = ("Name", "Key", "Description", "Enabled", "UsagePlanIds")
 _REQUIRED = ("Name", "Key")
 _LONGEST = 4096
+DESCRIPTIONS = ("description", f"{JSON}description")
+"""The names under which a key's metadata has its description."""
+
 _HEADER = "a header with Name and Key, each column once (is it a CSV of keys?)"
 _SEPARATORS = ",;\t"
 _SAID = re.compile(r"\s*+sep=([,;\t|])[ \t]*+(?=[\r\n])", re.IGNORECASE)
@@ -75,9 +78,10 @@ def parse_csv(name: str, text: str) -> tuple[list[CsvKey], list[str]]:
 
 def as_metadata(description: str) -> dict[str, str]:
     """What a key keeps of its description: the text, or JSON of one with line breaks, as ``aws`` keeps it."""
+    plain, as_json = DESCRIPTIONS
     if not description or description.isprintable():
-        return {"description": description} if description else {}
-    return {f"{JSON}description": json.dumps(description)}
+        return {plain: description} if description else {}
+    return {as_json: json.dumps(description)}
 
 
 def _reader(name: str, text: str) -> Any:
