@@ -15,6 +15,7 @@ from quota.aws_limits import METHODS
 from quota.aws_write import to_aws, to_text
 from quota.errors import InvalidPlan, InvalidValue
 from quota.plan import Throttle, decode_plan, encode_plan
+from quota.replay import replay
 
 VALUE = "abcdef1234ghijklmnop8901234567"
 KEY = {"id": "k", "value": VALUE, "name": "acme", "enabled": True}
@@ -259,3 +260,71 @@ def test_a_plan_s_name_that_cannot_be_kept_stops_nothing(name):
     assert written(found.plans, found.rest)[0]["name"] == name
     renamed = decode_plan(encode_plan(found.plans[0]) | {"name": "mine"})
     assert written([renamed], found.rest)[0]["name"] == "mine"
+
+
+@pytest.mark.parametrize("stages", [
+    {"r1/prod": {"/pets/{id}/ANY": {"burstLimit": 1, "rateLimit": 0.1}}}, {"r1/prod": {"/{proxy+}/GET": {"burstLimit": 1, "rateLimit": 0.1}}},
+    {"r1/prod": {"/{proxy+}/ANY": {"burstLimit": 1, "rateLimit": 0.1}}}, {"r1/prod": {"/pets/{id}/GET": {"burstLimit": 1, "rateLimit": 0.1}}, "r2/prod": {}},
+])  # fmt: skip
+def test_what_was_imported_binds_in_a_replay(stages):
+    """One client at once, five times: all of a method, of several stages, of everything below a path."""
+    found = imported(plan(stages, throttle=WIDE))
+    lines = ['203.0.113.7 - - [09/Apr/2026:10:11:12 +0000] "GET /pets/7 HTTP/1.1" 200 5'] * 5
+    (report,) = replay(lines, found.plans)
+    assert (report.allowed, report.refused) == (1, 4)
+
+
+rates = (
+    st.floats(0, 1e5)
+    | st.integers(0, 10_000).map(float)
+    | st.integers(1, 10**6).map(lambda each: each / 60)
+    | st.just(0.0)
+)
+throttles = st.fixed_dictionaries({"burstLimit": st.integers(0, 10_000), "rateLimit": rates})
+places = st.builds(
+    "{}/{}".format,
+    st.sampled_from(["/pets", "/pets/{id}", "/", "/a/b", "/orders"]),
+    st.sampled_from(["GET", "POST", "ANY"]),
+)
+greedy = st.sampled_from(["/{proxy+}/GET", "*/*"])
+some = throttles.filter(lambda throttle: throttle["rateLimit"] > 1e-3 and throttle["burstLimit"])
+methods = st.builds(
+    lambda one, two: one | two,
+    st.dictionaries(places, throttles, max_size=3),
+    st.dictionaries(greedy, some, max_size=1),
+)
+quotas = st.one_of(
+    st.fixed_dictionaries({"limit": st.integers(0, 10**9), "offset": st.just(0), "period": st.just("DAY")}),
+    st.fixed_dictionaries({"limit": st.integers(0, 10**9), "offset": st.integers(0, 6), "period": st.just("WEEK")}),
+    st.fixed_dictionaries({"limit": st.integers(0, 10**9), "offset": st.integers(0, 27), "period": st.just("MONTH")}),
+)
+stages = st.dictionaries(
+    st.sampled_from([f"r{at}/{name}" for at in range(3) for name in ("dev", "prod")]), methods, max_size=4
+)
+accounts = st.lists(
+    st.tuples(
+        stages,
+        st.none() | throttles,
+        st.none() | quotas,
+        st.text(min_size=1, max_size=300),
+        st.none() | st.text(min_size=1),
+    ),
+    max_size=4,
+)
+
+
+@given(accounts)
+def test_random_accounts_come_back_as_they_were(account):
+    """With the rest, through the text of a store: every stage, rate, name and what has no counterpart."""
+    items = []
+    for at, (own, throttle, quota, name, description) in enumerate(account):
+        fields = {"throttle": throttle, "quota": quota, "description": description}
+        items.append(
+            plan(own or None, **{field: given for field, given in fields.items() if given is not None})
+            | {"id": f"p{at}", "name": name}
+        )
+    found = from_aws(parse_json("plans", json.dumps({"items": items})), [], {})
+    stored = [decode_plan(json.loads(json.dumps(encode_plan(one)))) for one in found.plans]
+    made = to_aws(stored, [], None, json.loads(json.dumps(found.rest, default=float)))
+    assert json.loads(to_text(made.plans))["items"] == items
+    assert made.notes == []
