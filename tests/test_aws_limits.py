@@ -6,7 +6,7 @@ import json
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from quota import Ledger, ManualClock
@@ -314,6 +314,8 @@ accounts = st.lists(
 
 
 @given(accounts)
+@example([({}, {"burstLimit": 1, "rateLimit": 2.220446049250313e-16}, None, "n", None)])
+@example([({"r0/dev": {"/pets/GET": {"burstLimit": 1, "rateLimit": 1e-300}}}, None, None, "n", None)])
 def test_random_accounts_come_back_as_they_were(account):
     """With the rest, through the text of a store: every stage, rate, name and what has no counterpart."""
     items = []

@@ -16,7 +16,7 @@ from typing import Any
 
 import attrs
 
-from .aws_limits import Item, Told, in_short, is_plain, read_quota, read_routes, read_throttle, whole
+from .aws_limits import Item, Told, is_as, is_plain, read_quota, read_routes, read_throttle, whole
 from .clock import EPOCH
 from .errors import InvalidSecret, InvalidValue
 from .key import ApiKey, Secret, import_secret
@@ -148,7 +148,7 @@ def _plan(item: Item, api: str | None, found: Found) -> UsagePlan:
     general = None if item.get("throttle") in (None, {}) else read_throttle("throttle", item["throttle"], told)
     if general is not None:
         limits.append(general)
-        if not in_short(general):
+        if not is_as(general, item["throttle"]):
             rest["throttle"] = item["throttle"]
     methods = dict(zip(names, (stage.get("throttle") for stage in stages), strict=True))
     routes = read_routes(methods, general, told)

@@ -117,7 +117,7 @@ def _rate(field: str, given: Any) -> Fraction:
 
 
 def closed(throttle: Throttle) -> bool:
-    """Whether it admits nobody."""
+    """True of a throttle that admits nobody."""
     return not throttle.rate or not throttle.burst
 
 
@@ -176,12 +176,23 @@ def _routes(method: str, path: str) -> Iterator[str]:
 
 
 def in_short(limit: Throttle) -> bool:
-    """Whether its rate is a decimal that a double of a JSON holds, written and read again."""
+    """True where the rate is a decimal that a double of a JSON holds, written and read again."""
     return Fraction(repr(float(limit.rate))) == limit.rate
 
 
+def is_as(limit: Throttle, given: Item) -> bool:
+    """True where an export writes what an import read, without being told of it."""
+    return in_short(limit) and float(limit.rate) == float(given["rateLimit"])
+
+
 def is_plain(stages: Sequence[Any], routes: Mapping[str, Throttle]) -> bool:
-    """Whether the throttles of methods can be written back as they were from the routes alone."""
-    places = [place.rpartition("/") for stage in stages for place in stage.get("throttle") or {}]
-    single = all(method not in _EVERY and any(_routes(method, path)) for path, _, method in places)
-    return not places or (len(stages) == 1 and single and all(map(in_short, routes.values())))
+    """True where the throttles of methods can be written back as they were from the routes alone."""
+    places = [
+        (*place.rpartition("/"), given) for stage in stages for place, given in (stage.get("throttle") or {}).items()
+    ]
+    if len(stages) != 1:
+        return not places
+    return all(
+        method not in _EVERY and (limit := routes.get(f"{method} {path}")) is not None and is_as(limit, given)
+        for path, _, method, given in places
+    )
