@@ -120,7 +120,7 @@ def test_what_only_we_have_is_told():
     """Of plans and of keys."""
     plan = UsagePlan(
         "p", "1/day, 2/day as b, 3/hour, 4 tokens/day, 1/day by account as c, 6/month in Europe/Paris, 7/week from 2026-01-01T00:00:00Z, "
-        "8/month overage 1 as d, 1/3/s burst 1, 2/minute burst 3 as e", api="shop", alerts=(5,), costs={"GET /": 2},
+        "8/month overage 1 as d, 1/3/s burst 1, 2/minute burst 3 as e", api="shop", alerts=(5,), costs={"GET /": {"bytes": 2}},
         routes={"GET /x": "1/day", "nonsense": "1/s"},
     )  # fmt: skip
     key = ApiKey(

@@ -13,7 +13,7 @@ from quota import Ledger, ManualClock
 from quota.aws import from_aws, parse_json
 from quota.aws_limits import METHODS
 from quota.aws_write import to_aws, to_text
-from quota.errors import InvalidPlan, InvalidValue
+from quota.errors import InvalidValue
 from quota.plan import Throttle, decode_plan, encode_plan
 from quota.replay import replay
 
@@ -163,15 +163,13 @@ def test_a_rate_of_many_digits_is_kept_to_the_nearest(rate, kept, burst):
 
 @given(st.floats(0, 1e6), st.integers(0, 2**31 - 1))
 def test_every_rate_is_kept_or_admits_less(rate, burst):
-    """To the nearest fraction that can be counted exactly; never none, and never a refused import."""
-    (limit,) = imported(plan(throttle={"rateLimit": rate, "burstLimit": burst})).plans[0].limits
+    """To the nearest that can be counted, or where nothing is near to less; never none, and never a refused import."""
+    found = imported(plan(throttle={"rateLimit": rate, "burstLimit": burst}))
+    (limit,) = found.plans[0].limits
     exact = Fraction(repr(rate))
-    try:
-        assert limit == Throttle(exact, burst=burst)
-    except InvalidPlan:
-        most = max(1, 2**53 // max(1, burst * 10**6))
-        assert limit.burst == burst
-        assert abs(limit.rate - exact) <= Fraction(1, most)
+    assert limit.burst == burst
+    assert abs(limit.rate - exact) * 10**9 <= exact if not found.warnings else limit.rate < exact
+    assert (limit.rate == exact) == (not found.notes)
 
 
 @pytest.mark.parametrize("method", METHODS)

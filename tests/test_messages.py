@@ -14,6 +14,7 @@ UNIT = "a unit's name such as 'requests', at most 64 ASCII letters, digits, '_',
 NAME = "text without ',' or line breaks, not beginning or ending in a space or '/'"
 LIMITS = "limits such as '1000/day', '50000 tokens/month in Europe/Paris overage 100' or '10/s burst 20'"
 OBJECTS = "Quota and Throttle objects, or a text such as '1000/day, 10/s burst 20'"
+PERIODS = "one of minute, hour, day, week, month, year, or a throttle such as '10/s burst 20'"
 PERIOD = "such as 'day', '15 minute', 'month in Europe/Paris' or 'week offset 2'"
 DISTINCT = "limits with distinct names; name one of them with name= or 'as NAME'"
 PRINTABLE = "printable text of 1 to {} characters"
@@ -37,7 +38,9 @@ SAID = [
     (lambda: Throttle(1, unit=""), "unit", "", UNIT),
     (lambda: Throttle(1, by=None), "by", None, "'key' or 'account'"),
     (lambda: Throttle(1, name=" a"), "name", " a", NAME),
-    (lambda: Throttle(1, "day", burst=104_250), "burst", 104_250, "at most 104249 at the exact rate 1/day"),
+    (lambda: Throttle(1, "day", burst=200_000), "burst", 200_000, "at most 104249 at the rate 1/day"),
+    (lambda: Throttle("16.666666666666668", burst=10**12), "burst", 10**12, "at most 9007199 at the rate 16.6667/second"),
+    (lambda: Throttle(Fraction(1, 10**30)), "rate", Fraction(1, 10**30), "0, or at least one unit in 285 years"),
     (lambda: parse_cost(0), "cost", 0, WHOLE),
     (lambda: parse_cost(-1, "actual", 0), "actual", -1, FROM_ZERO),
     (lambda: parse_cost({"a b": 1}), "cost", "a b", UNIT),
@@ -54,7 +57,7 @@ SAID = [
     (lambda: parse_limit("5/day overage x"), "overage", "x", "a whole number, at most 9007199254740991"),
     (lambda: parse_limit("5/day overage \u0665"), "overage", "\u0665", "a whole number, at most 9007199254740991"),
     (lambda: parse_limit("5/s burst 1 burst 2"), "limit", "burst", "each option once"),
-    (lambda: parse_limits("5/day, 5/mnth"), "limits, character 10 (period)", "mnth", "one of minute, hour, day, week, month, year"),
+    (lambda: parse_limits("5/day, 5/mnth"), "limits, character 10 (period)", "mnth", PERIODS),
     (lambda: parse_limits("5/day, 6/day"), "limits", "requests/day", DISTINCT),
     (lambda: UsagePlan("", ()), "id", "", PRINTABLE.format(256)),
     (lambda: UsagePlan("p", (), name=""), "name", "", PRINTABLE.format(256)),
@@ -67,8 +70,7 @@ SAID = [
     (lambda: UsagePlan("p", (), routes={"x" * 1025: ()}), "route", "x" * 1025, PRINTABLE.format(1024)),
     (lambda: UsagePlan("p", "1/week as r x, 1/hour as x", routes={"r": "1/day as x"}), "routes['r']", ["r x", "x", "r x"],
      "limits with names of their own"),
-    (lambda: UsagePlan("p", (), routes={"r": "5/mnth"}), "routes['r']: limits, character 3 (period)", "mnth",
-     "one of minute, hour, day, week, month, year"),
+    (lambda: UsagePlan("p", (), routes={"r": "5/mnth"}), "routes['r']: limits, character 3 (period)", "mnth", PERIODS),
     (lambda: UsagePlan("p", (), costs=5), "costs", 5, "a mapping from route to cost"),
     (lambda: UsagePlan("p", (), costs={"r": 0}), "costs['r']", 0, WHOLE),
     (lambda: UsagePlan("p", (), costs={"": 0}), "route", "", PRINTABLE.format(1024)),

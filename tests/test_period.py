@@ -712,7 +712,7 @@ def test_other_words_for_the_same(text, same):
 
 
 WHOLE = "a whole number, at most "
-UNIT = "one of minute, hour, day, week, month, year"
+UNIT = "one of minute, hour, day, week, month, year, or a throttle such as '10/s burst 20'"
 OPTION = "'in ZONE', 'offset DAYS' or 'from ANCHOR', each once"
 ISO = "an ISO 8601 instant with its offset, such as 2026-01-31T09:00:00+01:00"
 GARBLED = [

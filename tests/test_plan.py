@@ -6,13 +6,13 @@ import pickle
 
 import pytest
 
-from quota import InvalidPlan, Quota, Throttle, UsagePlan
+from quota import InvalidPlan, Ledger, Quota, Throttle, UsagePlan
 from quota.plan import decode_plan, encode_plan
 
 FULL = UsagePlan(
     "gold", "1000/day, 10/s burst 20, 90000 tokens/minute by account as budget", name="Gold", api="pets",
     routes={"GET /export": "3/day as exports", "POST /chat": [Throttle(1, burst=2), "5 tokens/hour"]},
-    costs={"GET /export": 20, "POST /chat": {"requests": 1, "tokens": 5}}, alerts=(50, 100, 50),
+    costs={"GET /export": 3, "POST /chat": {"requests": 1, "tokens": 5}}, alerts=(50, 100, 50),
 )  # fmt: skip
 
 
@@ -106,3 +106,44 @@ def test_how_long_windows_are_where_all_are_alike(limit, seconds):
     """For headers: seconds of every window, or None; of a throttle, until a full bucket is empty."""
     (line,) = UsagePlan("p", limit).course(None).lines
     assert line.length == seconds
+
+
+@pytest.mark.parametrize(("limits", "routes", "costs", "said"), [
+    ("20/day", {"r": "2/day as few"}, {"r": 5}, "costs['r']: 5 is not accepted; expected at most 2 requests, all that 'few'"),
+    ("4/day", {}, {"r": 5}, "at most 4 requests, all that 'requests/day'"),
+    ("99/day, 10/s burst 4", {}, {"r": 5}, "at most 4 requests, all that 'throttle'"),
+    ("99/day, 10/s burst 9", {"r": "1/s burst 4"}, {"r": 5}, "at most 4 requests, all that 'r throttle'"),
+    ("99/day, 10 tokens/day", {}, {"r": {"requests": 1, "tokens": 11}}, "at most 10 tokens, all that 'tokens/day'"),
+    ("3/day overage 1", {}, {"r": 5}, "at most 4 requests"),
+    ("99/day, 4/day by account as shared", {}, {"r": 5}, "at most 4 requests, all that 'shared'"),
+])  # fmt: skip
+def test_a_plan_that_can_never_admit_a_route_s_cost(limits, routes, costs, said):
+    """Named with the limit that it is above; so in the text form and in what was stored."""
+    with pytest.raises(InvalidPlan) as raised:
+        UsagePlan("p", limits, routes=routes, costs=costs)
+    assert said in str(raised.value)
+    assert raised.value.field == "costs['r']"
+    with pytest.raises(InvalidPlan):
+        decode_plan({"id": "p", "limits": limits.split(", "), "routes": routes, "costs": costs})
+
+
+@pytest.mark.parametrize(("limits", "routes", "costs"), [
+    ("4/day", {}, {"r": 4}), ("3/day overage 1", {}, {"r": 4}), ("9/day, 1/s burst 4", {"r": "9/s burst 9"}, {"r": 9}),
+    ("0/day", {}, {"r": 5}), ("9/day", {"r": "0/s"}, {"r": 5}), ("9/day", {"r": "5/s burst 0"}, {"r": 5}),
+    ("20/day", {"r": "2 exports/day"}, {"r": {"requests": 5, "exports": 1}}), ("2 tokens/day", {}, {"r": 5}),
+    ("2 tokens/day", {}, {"r": {"requests": 5, "tokens": 0}}), ("9/day", {"s": "2/day as few"}, {"r": 5}),
+])  # fmt: skip
+def test_a_route_s_cost_that_fits_or_is_closed(limits, routes, costs):
+    """As much as a limit admits, overage included; and any where a limit of 0 closes the route on purpose."""
+    plan = UsagePlan("p", limits, routes=routes, costs=costs)
+    assert decode_plan(json.loads(json.dumps(encode_plan(plan)))) == plan
+
+
+def test_exports_a_day_that_cost_more():
+    """The idiom of the README: twice a day, five requests each."""
+    plan = UsagePlan("p", "20/day", routes={"r": "2 exports/day"}, costs={"r": {"requests": 5, "exports": 1}})
+    ledger = Ledger()
+    ledger.add_plan(plan)
+    secret = ledger.issue_key("k", "p").secret
+    assert [bool(ledger.consume(secret, route="r")) for _ in range(3)] == [True, True, False]
+    assert ledger.consume(secret).limits[0].used == 11

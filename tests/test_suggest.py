@@ -42,6 +42,29 @@ def test_a_suggestion_is_enough_and_no_limit_can_be_lower(shape, percent):
             assert spared(LINES, lower) < enough
 
 
+def test_limits_that_admit_nobody():
+    """A quota or a burst of 0 is suggested anew; a rate of 0 has nothing to suggest and is left as it is."""
+
+    def suggested(limits):
+        watcher = Watcher(UsagePlan("p", limits))
+        replay(LINES, [], watch=watcher)
+        return [str(limit) for limit in watcher.suggest(to_percent("90")).plan.limits]
+
+    assert suggested("5/s burst 0, 0/day") == suggested("5/s burst 1, 1/day")
+    assert suggested("0/s burst 7 as shut, 1/day") == ["0/second burst 7 as shut", *suggested("1/day")]
+
+
+def test_what_is_suggested_admits_what_each_route_costs():
+    """A lower limit could be kept by those who never call the route, and would be no plan."""
+    watcher = Watcher(UsagePlan("p", "99999/day, 9999/s burst 9999", costs={"r": 5000, "s": {"tokens": 6000}}))
+    replay(LINES, [], watch=watcher)
+    assert [str(limit) for limit in watcher.suggest(to_percent("50")).plan.limits] == [
+        "5000/day",
+        "9999/second burst 5000",
+    ]
+    assert Watcher(watcher._plan).suggest(to_percent("50")).plan.limits[0].limit == 5000
+
+
 @given(
     st.lists(st.tuples(*[st.integers(1, 6)] * 3), min_size=1, max_size=12),
     st.integers(1, 100),

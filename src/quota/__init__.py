@@ -10,6 +10,7 @@ from .errors import (
     InvalidCost,
     InvalidPlan,
     InvalidSecret,
+    InvalidValue,
     NotAllowed,
     PlanConflict,
     QuotaError,
@@ -25,19 +26,21 @@ from .key import ApiKey, IssuedKey
 from .ledger import AsyncLedger, Ledger
 from .period import Period
 from .plan import Quota, Throttle, UsagePlan
-from .reservation import Reservation
+from .reservation import AsyncReservation, Reservation
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ApiKey",
     "AsyncLedger",
+    "AsyncReservation",
     "Clock",
     "ClockSkew",
     "Decision",
     "InvalidCost",
     "InvalidPlan",
     "InvalidSecret",
+    "InvalidValue",
     "IssuedKey",
     "Ledger",
     "LimitStatus",

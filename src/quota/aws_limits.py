@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from fractions import Fraction
-from math import ceil
 from typing import Any
 
 import attrs
@@ -69,22 +68,24 @@ def read_quota(quota: Any, told: Told) -> list[Limit]:
 
 
 def read_throttle(field: str, throttle: Any, told: Told) -> Throttle:
-    """A throttle; a rate that cannot be kept to its last digit is kept to the nearest that can, and told."""
+    """A throttle; of a rate that cannot be counted exactly the nearest, or where that is far off the next below."""
     given = _mapping(f"{told.of}: {field}", throttle)
     rate = _rate(f"{told.of}: {field}.rateLimit", given.get("rateLimit"))
     burst = _whole(f"{told.of}: {field}.burstLimit", given.get("burstLimit"))
-    most = min(MAX_UNITS // max(1, burst * _US), MAX_UNITS // max(1, ceil(rate)))
-    for kept in (rate, rate.limit_denominator(max(1, most))):
-        try:
-            limit = Throttle(kept, burst=burst)
-        except InvalidPlan as error:
-            refused = error
-            continue
-        if kept != rate:
-            tell = told.note if kept else told.warn
-            tell(f"{field}: the rate {given['rateLimit']} a second is kept as {kept}{'' if kept else ': nobody'}")
-        return limit
-    raise InvalidValue(f"{told.of}: {field}.{refused.field}Limit", refused.value, refused.accepted)
+    try:
+        limit = Throttle(rate, burst=burst)
+    except InvalidPlan as error:
+        most = MAX_UNITS // max(1, burst * _US)
+        if not most:
+            raise InvalidValue(f"{told.of}: {field}.{error.field}Limit", error.value, error.accepted) from None
+        limit = Throttle(Fraction(int(rate * most), most), burst=burst)
+        told.warn(
+            f"{field}: the rate {given['rateLimit']} a second is lowered to {limit.rate or 'nothing: it admits nobody'}"
+        )
+    else:
+        if limit.rate != rate:
+            told.note(f"{field}: the rate {given['rateLimit']} a second is kept as {limit.rate}")
+    return limit
 
 
 def _mapping(field: str, given: Any) -> Item:

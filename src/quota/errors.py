@@ -6,13 +6,18 @@ Every error keeps its evidence as attributes and as ``args``, so it survives pic
 from __future__ import annotations
 
 import re
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .decision import Decision
 
 
-_SECRET = re.compile(r"(?<![0-9A-Za-z])[0-9A-Za-z][0-9A-Za-z_-]{0,15}_[0-9A-Za-z]{30}([0-9A-Za-z]{4})(?![0-9A-Za-z])")
+_RUN = re.compile(r"[0-9A-Za-z_-]{24,}")
+_SECRET = re.compile(
+    r"_[0-9A-Za-z]{24}|(?=[a-z0-9]{0,27}[A-Z])(?=[A-Z0-9]{0,27}[a-z])(?=[A-Za-z]{0,27}[0-9])[0-9A-Za-z]{28}"
+)
+"""What tells a minted secret in a run of such characters: also with some too many or too few, or without its prefix."""
 _MOST_SHOWN = 120
 
 
@@ -88,20 +93,37 @@ class PlanConflict(QuotaError):
 class ClockSkew(QuotaError):
     """The clock (``now``) is too far behind what was recorded (``seen``), both in microseconds since the epoch.
 
-    Counting on would either refuse for as long as the clocks differ or grant spent units again. ``Ledger.forget``
-    is the repair when the record, not the clock, is wrong.
+    Or too far from the clock of a store's server, where ``server`` says so. Counting on would either refuse for as long
+    as the clocks differ or grant spent units again. ``Ledger.forget`` is the repair when the record, not the clock, is
+    wrong.
     """
 
-    def __init__(self, now: int, seen: int) -> None:
-        super().__init__(now, seen)
+    def __init__(self, now: int, seen: int, server: bool = False) -> None:  # noqa: FBT001, FBT002 -- made again of its args
+        super().__init__(now, seen, server)
         self.now = now
         self.seen = seen
+        self.server = server
 
     def __str__(self) -> str:
+        now, seen = int(self.now), int(self.seen)
+        away = f"{abs(seen - now) / 1e6:.6f}".rstrip("0").rstrip(".")
+        side = f"the clock reads {_date(now)}, {away} s {'behind' if seen >= now else 'ahead of'}"
+        if self.server in (True, "True"):
+            return (
+                f"{side} the store's server ({_date(seen)}); set the clocks right, or open the store with "
+                "check_clock=false where time is frozen or played back on purpose"
+            )
         return (
-            f"the clock reads {self.now} us since the epoch, {(self.seen - self.now) / 1e6:.0f} s behind what was "
-            f"recorded ({self.seen}); set the clock right, or forget the key if the record is wrong"
+            f"{side} the latest that was recorded ({_date(seen)}); set the clock right, use a ledger for each test "
+            "where time is frozen, or forget the key if the record is wrong"
         )
+
+
+def _date(instant_us: int) -> str:
+    try:
+        return (datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(microseconds=instant_us)).isoformat(" ")
+    except OverflowError:
+        return f"{instant_us} us since 1970"
 
 
 class StoreBusy(QuotaError):
@@ -132,7 +154,8 @@ class ReservationClosed(QuotaError):
         self.reservation = reservation
 
     def __str__(self) -> str:
-        return f"reservation {self.reservation} is closed: it was committed or cancelled, or lapsed with its windows"
+        id_ = _hide(str(self.reservation))
+        return f"reservation {id_} is closed: it was committed or cancelled, or lapsed with its windows"
 
 
 class NotAllowed(QuotaError):
@@ -143,6 +166,8 @@ class NotAllowed(QuotaError):
         self.decision = decision
 
     def __str__(self) -> str:
+        if isinstance(self.decision, str):
+            return _hide(self.decision)  # made again of texts, as by a result backend that speaks JSON
         names = ", ".join(self.decision.violated)
         return f"{self.decision.reason.value}{f' ({names})' if names else ''}"
 
@@ -158,7 +183,7 @@ def check_text(
 
 def _hide(text: str) -> str:
     """A text without the secrets in it: one given in place of an id or a cost would end in a log."""
-    return _SECRET.sub(r"****\1", text)
+    return _RUN.sub(lambda run: "****" + run[0][-4:] if _SECRET.search(run[0]) else run[0], text)
 
 
 def shown(value: Any) -> str:

@@ -17,18 +17,19 @@ import attrs
 
 from .charge import MAX_UNITS
 from .errors import InvalidCost, InvalidPlan, check_text
-from .period import Period, parse_period
+from .period import WORDS, Period, parse_period
 
 Cost = int | Mapping[str, int]
 """Units of one call: a positive integer counts ``requests``; a mapping says how many of each unit."""
 
 REQUESTS = "requests"
 _PER_US = {"second": 1_000_000, "minute": 60_000_000, "hour": 3_600_000_000, "day": 86_400_000_000}
-_PER_WORDS = {"s": "second", "sec": "second", "m": "minute", "min": "minute", "h": "hour", "d": "day"}
 _NAME = re.compile(r"[^\s,/](?:[^,\n\r\t]*[^\s,])?\Z")
 _UNIT = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}\Z")
 _UNITS_OF_A_COST = 16
 _MOST_DIGITS = 50
+_PRECISION = 10**9
+"""A rate is never kept further from what was asked for than one part in so many."""
 
 
 def whole(field: str, value: object, least: int = 1, error: type[InvalidPlan | InvalidCost] = InvalidPlan) -> int:
@@ -124,6 +125,10 @@ class Quota:
         return f"{self.limit}{unit}/{self.period}{overage}{_suffix(self, self._default_name)}"
 
 
+def _to_per(per: str) -> str:
+    return WORDS.get(per, per) if isinstance(per, str) else per
+
+
 def _to_rate(rate: object) -> Fraction:
     accepted = "zero or a positive number: an int, a Fraction, a Decimal or a text such as '0.5', below 2^53"
     if isinstance(rate, (bool, float)):
@@ -132,7 +137,8 @@ def _to_rate(rate: object) -> Fraction:
         if isinstance(rate, str) and "e" in rate.lower():
             rate = Decimal(rate)
         # A fraction of a thousand million digits is never made; what would be one is refused below.
-        long = isinstance(rate, Decimal) and rate.is_finite() and abs(rate.adjusted()) > _MOST_DIGITS
+        long = isinstance(rate, (str, Decimal)) and len(str(rate)) > 20 * _MOST_DIGITS
+        long = long or (isinstance(rate, Decimal) and rate.is_finite() and abs(rate.adjusted()) > _MOST_DIGITS)
         exact = Fraction(-1 if long else rate)  # type: ignore[call-overload] # a wrong type is what is being found out
     except (TypeError, ValueError, ArithmeticError):
         raise InvalidPlan("rate", rate, accepted) from None
@@ -145,7 +151,9 @@ def _to_rate(rate: object) -> Fraction:
 class Throttle:
     """A token bucket: ``rate`` units each ``per`` (second, minute, hour, day), at most ``burst`` of them at once.
 
-    ``rate`` is exact: an int, a Fraction, a Decimal or a text (``Throttle("0.5")`` is one unit each two seconds).
+    ``rate`` is exact: an int, a Fraction, a Decimal or a text (``Throttle("0.5")`` is one unit each two seconds). One
+    of too many digits to be counted exactly is kept as the nearest that can be, at most a thousand-millionth of it
+    away, and told: ``Throttle("16.666666666666668", burst=5).rate`` is ``Fraction(50, 3)``, as its ``str()`` says.
     ``burst`` is by default the rate, rounded up: one ``per`` worth. Over any interval t at most burst + rate x t units
     are admitted (API Gateway's throttling uses the same algorithm). A rate or a burst of 0 admits nobody.
 
@@ -154,7 +162,7 @@ class Throttle:
     """
 
     rate: Fraction = attrs.field(converter=_to_rate)
-    per: str = attrs.field(default="second")
+    per: str = attrs.field(default="second", converter=_to_per)
     burst: int = attrs.field(default=None, kw_only=True)
     unit: str = attrs.field(default=REQUESTS, kw_only=True)
     by: str = attrs.field(default="key", kw_only=True)
@@ -170,9 +178,24 @@ class Throttle:
         _check_by(self.by)
         scale, drain = self._measure()
         if self._room * scale > MAX_UNITS or drain > MAX_UNITS:
-            accepted = f"at most {MAX_UNITS // scale} at the exact rate {self.rate}/{self.per}"
-            raise InvalidPlan("burst", self.burst, accepted)
+            object.__setattr__(self, "rate", self._nearest())
         object.__setattr__(self, "name", _check_name(self.name, "throttle"))
+
+    def _nearest(self) -> Fraction:
+        """The rate nearest to this one at which a bucket of this burst counts exactly.
+
+        Of all fractions with denominators up to n, one lies within 1/n of any number's own size, unless the number is
+        below them all (Dirichlet): so whatever is refused here, the burst that is told instead is not.
+        """
+        exact = self.rate / _PER_US[self.per]  # units each microsecond: drain over scale
+        widest = min(MAX_UNITS // self.burst, int((MAX_UNITS - 1) / max(exact, Fraction(1))))
+        kept = exact.limit_denominator(widest)
+        if abs(kept - exact) * _PRECISION > exact:
+            most = max(MAX_UNITS // self._measure()[0], min(int(MAX_UNITS * exact), MAX_UNITS // _PRECISION))
+            if not most:
+                raise InvalidPlan("rate", self.rate, "0, or at least one unit in 285 years")
+            raise InvalidPlan("burst", self.burst, f"at most {most} at the rate {float(self.rate):g}/{self.per}")
+        return kept * _PER_US[self.per]
 
     @property
     def _room(self) -> int:
@@ -218,7 +241,10 @@ def check_distinct(field: str, limits: Sequence[Limit]) -> None:
 
 
 _HEAD = re.compile(r"\s*(?P<amount>[^\s/]+(?:/[0-9]+(?=/|\s))?)(?:\s+(?P<unit>[^\s/]+))?\s*/\s*(?P<rest>.*)", re.DOTALL)
-_OPTION = re.compile(r"\s+(?P<word>burst|overage|by|as)(?:\s+|$)")
+_OPTIONS = frozenset({"burst", "overage", "by", "as"})
+_SPOKEN = re.compile(r"\s*([0-9.]{1,16})\s+(?:(\S{1,64})\s+)?(?:per|each|every|an?)\s+(?:1\s+)?([A-Za-z]{1,9})\s*")
+_ELSEWHERE = re.compile(r"[;|&\n]|\band\b")
+_LONGEST = 16_384
 _EXPECTED = "limits such as '1000/day', '50000 tokens/month in Europe/Paris overage 100' or '10/s burst 20'"
 
 
@@ -228,6 +254,8 @@ def parse_limits(text: str) -> tuple[Limit, ...]:
     at = 0
     if not text.strip():
         raise InvalidPlan("limits", text, f"{_EXPECTED}, separated by ','; a plan without limits has limits=()")
+    if len(text) > _LONGEST:
+        raise InvalidPlan("limits", f"{len(text)} characters", f"at most {_LONGEST}")
     for part in text.split(","):
         try:
             limits.append(parse_limit(part))
@@ -235,7 +263,8 @@ def parse_limits(text: str) -> tuple[Limit, ...]:
             shown = str(error.value)
             inside = part.find(shown) if shown else len(part.rstrip())  # what is missing is missing at the end
             column = at + (inside if inside >= 0 else len(part) - len(part.lstrip())) + 1
-            raise InvalidPlan(f"limits, character {column} ({error.field})", error.value, error.accepted) from None
+            accepted = error.accepted + (", and ',' between limits" if _ELSEWHERE.search(part) else "")
+            raise InvalidPlan(f"limits, character {column} ({error.field})", error.value, accepted) from None
         at += len(part) + 1
     check_distinct("limits", limits)
     return tuple(limits)
@@ -245,11 +274,14 @@ def parse_limit(text: str) -> Limit:
     """One limit from its text form, as ``str()`` of a limit writes it."""
     head = _HEAD.match(text)
     if head is None:
-        raise InvalidPlan("limit", text.strip(), _EXPECTED)
+        spoken = _SPOKEN.match(text)
+        unit = WORDS.get(spoken[3].lower()) if spoken else None
+        amount = " ".join(filter(None, spoken.groups()[:2])) if spoken else ""
+        raise InvalidPlan("limit", text.strip(), f"'{amount}/{unit}'" if unit else _EXPECTED)
     period, options = _split_options(head["rest"])
     amount, unit = head["amount"], head["unit"] or REQUESTS
     common: dict[str, Any] = {"unit": unit, "by": options.get("by", "key"), "name": options.get("as")}
-    per = _PER_WORDS.get(period, period)
+    per = WORDS.get(period, period)
     if "burst" in options or per == "second":
         if "overage" in options:
             raise InvalidPlan("overage", options["overage"], "no overage: a throttle has none")
@@ -265,17 +297,19 @@ def parse_limit(text: str) -> Limit:
 
 def _split_options(rest: str) -> tuple[str, dict[str, str]]:
     """The period, and the options behind it; a name goes on to the end."""
+    marks: list[re.Match[str]] = []
+    for word in re.finditer(r"\S+", rest):
+        if word.start() and word[0] in _OPTIONS:
+            marks.append(word)
+            if word[0] == "as":
+                break
+    ends = [*(mark.start() for mark in marks), len(rest)]
     options: dict[str, str] = {}
-    found = _OPTION.search(rest)
-    period = (rest[: found.start()] if found else rest).strip()
-    while found:
-        word = found["word"]
-        if word in options:
-            raise InvalidPlan("limit", word, "each option once")
-        following = None if word == "as" else _OPTION.search(rest, found.end())
-        options[word] = rest[found.end() : following.start() if following else None].strip()
-        found = following
-    return period, options
+    for mark, end in zip(marks, ends[1:], strict=True):
+        if mark[0] in options:
+            raise InvalidPlan("limit", mark[0], "each option once")
+        options[mark[0]] = rest[mark.end() : end].strip()
+    return rest[: ends[0]].strip(), options
 
 
 def _digits(field: str, text: str) -> int:

@@ -30,9 +30,11 @@ _CLOCK = ("minute", "hour")
 _UNITS = (*_LENGTHS, *_MONTHS)
 _OFFSETS = {"week": 6, "month": 27}
 _MONDAY_US = 4 * DAY_US
-_MOST = 1000
-_WORDS = {"m": "minute", "min": "minute", "h": "hour", "d": "day", "w": "week", "mo": "month", "y": "year"}
-_WORDS |= {word: unit for unit in _UNITS for word in (unit, f"{unit}s")}
+_MOST = _LONGEST = 1000
+_SHORT = {"second": "s sec secs", "minute": "m min mins", "hour": "h hr hrs", "day": "d", "week": "w", "month": "mo",
+          "year": "y yr"}  # fmt: skip
+WORDS = {word: unit for unit, short in _SHORT.items() for word in (unit, f"{unit}s", *short.split())}
+"""Every way to write a unit of time, in quotas and in throttles."""
 _OPTIONS = {"in": "zone", "offset": "offset", "from": "anchor"}
 _ZONE = re.compile(r"[A-Za-z0-9_+-]+(?:/[A-Za-z0-9_+-]+)*")
 _NOT_IANA = re.compile(r"localtime|posixrules|(?:posix|right)/.*")
@@ -177,20 +179,20 @@ class Period:
 def parse_period(text: str) -> Period:
     """The period of a text as ``str()`` of it writes: ``[COUNT ]PERIOD [in ZONE] [offset DAYS] [from ANCHOR]``.
 
-    Plurals (``days``) and short forms (``m min h d w mo y``) are understood too.
+    Plurals (``days``) and short forms (``m min h d w mo y`` and the like) are understood too.
 
     Raises:
         InvalidPlan: whose ``value`` is the word that cannot be meant.
     """
-    if not isinstance(text, str) or not text.split():
+    if not isinstance(text, str) or not text.strip() or len(text) > _LONGEST:
         raise InvalidPlan("period", text, "such as 'day', '15 minute', 'month in Europe/Paris' or 'week offset 2'")
     words = text.split()
     fields: dict[str, Any] = {}
     if words[0][0] in "+-.0123456789":
         fields["count"] = _whole("count", words.pop(0), _MOST)
     every = words.pop(0) if words else text.strip()
-    if every not in _WORDS:
-        raise InvalidPlan("period", every, f"one of {', '.join(_UNITS)}")
+    if WORDS.get(every) not in _UNITS:
+        raise InvalidPlan("period", every, f"one of {', '.join(_UNITS)}, or a throttle such as '10/s burst 20'")
     while words:
         word = words.pop(0)
         if word not in _OPTIONS or _OPTIONS[word] in fields:
@@ -203,7 +205,7 @@ def parse_period(text: str) -> Period:
         fields["offset"] = _whole("offset", fields["offset"], max(_OFFSETS.values()))
     if "anchor" in fields:
         fields["anchor"] = _instant(fields["anchor"])
-    return Period(_WORDS[every], **fields)
+    return Period(WORDS[every], **fields)
 
 
 def _whole(field: str, word: str, highest: int) -> int:

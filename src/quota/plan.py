@@ -89,7 +89,9 @@ class UsagePlan:
     ``api``: which API the plan governs; a key has at most one plan per api (API Gateway: one plan per stage).
     ``routes``: route -> limits of its own, each with its own count: a throttle overrides the plan's throttles of its
     unit, a quota adds to the plan's and counts the calls on that route since the key was on a plan that limits it.
-    ``costs``: route -> what one call costs unless the call says otherwise. ``alerts``: percents of a quota whose
+    ``costs``: route -> what one call costs unless the call says otherwise; never more than a limit there admits, unless
+    that is 0. Calls of a route are limited apart from what they cost by a unit of their own: ``"2 exports/day"`` and
+    ``{"requests": 5, "exports": 1}``. ``alerts``: percents of a quota whose
     crossing shows in ``Decision.crossed``, each once per window.
 
     Raises:
@@ -121,6 +123,20 @@ class UsagePlan:
             names = [line.name for line in self.course(route).lines]
             if len(set(names)) < len(names):
                 raise InvalidPlan(f"routes[{route!r}]", names, "limits with names of their own")
+        for route in self.costs:
+            self._check_cost(route)
+
+    def _check_cost(self, route: str) -> None:
+        """Refuse a cost above a limit that it is charged to: no call on the route could ever be admitted."""
+        course = self.course(route)
+        for line in course.lines:
+            units = course.cost.get(line.unit, 0)
+            most = line.limit + line.overage if isinstance(line, QuotaLine) else line.limit
+            if 0 < most < units:
+                accepted = (
+                    f"at most {most} {line.unit}, all that {line.name!r} ever admits (a unit of its own counts calls)"
+                )
+                raise InvalidPlan(f"costs[{route!r}]", units, accepted)
 
     def course(self, route: str | None) -> Course:
         """What a call on a route goes through, compiled once for each route that the plan knows."""

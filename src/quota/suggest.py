@@ -10,7 +10,7 @@ import attrs
 
 from .charge import MAX_UNITS
 from .errors import InvalidValue
-from .plan import REQUESTS, Limit, Quota, UsagePlan
+from .plan import REQUESTS, Limit, Quota, Throttle, UsagePlan, parse_cost
 
 SHAPE = "1/minute, 1/hour, 1/day"
 """The limits that are suggested where no plan says which."""
@@ -55,8 +55,10 @@ class Watcher:
     """
 
     def __init__(self, plan: UsagePlan) -> None:
-        self._plan = plan
-        self._watched = [limit for limit in plan.limits if limit.unit == REQUESTS and limit.by == "key"]
+        opened = [_opened(limit) for limit in plan.limits]
+        self._plan = plan = attrs.evolve(plan, limits=opened)
+        ours = [limit for limit in opened if limit.unit == REQUESTS and limit.by == "key"]
+        self._watched = [limit for limit in ours if isinstance(limit, Quota) or limit.rate]
         if not self._watched:
             raise InvalidValue("suggest", str(plan), "a plan with a limit of requests by key")
         self._needs: list[dict[str, list[int]]] = [{} for _ in self._watched]
@@ -74,12 +76,15 @@ class Watcher:
     def suggest(self, percent: Fraction) -> Suggestion:
         """The smallest limits under which ``percent`` of the clients are never refused; no single one can be lower."""
         clients = list(self._needs[0])
+        # A plan that can never admit what a call on a route costs is none.
+        dearest = max([1, *(parse_cost(cost).get(REQUESTS, 0) for cost in self._plan.costs.values())])
+        floors = [max(dearest, getattr(limit, "overage", 0) + 1) for limit in self._watched]
         columns = []
-        for limit, needs in zip(self._watched, self._needs, strict=True):
-            scale, least = (1, limit.overage + 1) if isinstance(limit, Quota) else (limit._measure()[0], 1)
+        for limit, needs, least in zip(self._watched, self._needs, floors, strict=True):
+            scale = 1 if isinstance(limit, Quota) else limit._measure()[0]
             columns.append([max(least, -(-needs[client][2] // scale)) for client in clients])
         enough = -(-len(clients) * percent.numerator // (100 * percent.denominator))
-        found = smallest(columns, enough) if clients else [getattr(limit, "overage", 0) + 1 for limit in self._watched]
+        found = smallest(columns, enough) if clients else floors
         spared = len(_within(columns, found))
         values = iter(found)
         limits = [_with(limit, next(values)) if limit in self._watched else limit for limit in self._plan.limits]
@@ -142,6 +147,13 @@ def _pouring(scale: int, drain: int, needs: dict[str, list[int]]) -> Callable[[i
         need[2] = max(need[2], need[1])
 
     return take
+
+
+def _opened(limit: Limit) -> Limit:
+    """The limit, where it admits nobody one that does: so much more can be suggested."""
+    if isinstance(limit, Throttle) and not limit.burst and limit.rate:
+        return attrs.evolve(limit, burst=1)
+    return limit
 
 
 def _with(limit: Limit, value: int) -> Limit:

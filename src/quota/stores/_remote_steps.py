@@ -139,7 +139,7 @@ class Decisions(Directory):
         if type(reply) is not int:
             return (yield from self._decide(copy, request, reply, turn))
         if reply > 0:
-            raise ClockSkew(request.now, reply)
+            raise ClockSkew(request.now, reply, server=True)
         return False, reply
 
     def _decide(self, copy: Copy, request: Request, reply: Sequence[Any], turn: int) -> Trip[tuple[bool, Any]]:

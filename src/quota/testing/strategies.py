@@ -83,4 +83,7 @@ def plans(draw: st.DrawFn, focus: str) -> UsagePlan:
     routes = {"r": draw(limits)} if odd and draw(st.booleans()) else {}
     costs = {"s": draw(st.sampled_from([2, {"tokens": 1}]))} if odd and draw(st.booleans()) else {}
     alerts = draw(st.sampled_from([(80, 100), (), (50,)]))
-    return UsagePlan(id_, draw(limits), api="b" if id_ == "b" else "", routes=routes, costs=costs, alerts=alerts)
+    own = draw(limits)
+    if any(1 in (getattr(limit, "limit", 0), getattr(limit, "burst", 0)) for limit in own):
+        costs = {}  # a call that costs two could never be admitted, and the plan says so
+    return UsagePlan(id_, own, api="b" if id_ == "b" else "", routes=routes, costs=costs, alerts=alerts)
