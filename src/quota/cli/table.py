@@ -76,21 +76,20 @@ def _import(
 ) -> dict[str, list[str]]:
     """All or nothing; new keys with their plans in one step, and all of them in one where the store can."""
     new = [(_new(row), [plan.id for plan in on]) for row, on in wanted if digest(row.secret) not in known]
+    there = [(row, on, known[digest(row.secret)]) for row, on in wanted if digest(row.secret) in known]
     undo: list[Callable[[], object]] = []
-    replaced = []
     try:
-        for row, on in wanted:
-            if (old := known.get(digest(row.secret))) is not None:
+        with counted(there, "keys that are there") as each:
+            for row, on, old in each:
                 key = _replace(ledger, row, old, undo)
                 for plan in on:
                     _associate(ledger, key, plan, undo)
-                replaced.append(key.id)
         add_keys(ledger, new, undo)
     except BaseException:
         for step in reversed(undo):
             step()
         raise
-    return {"imported": [key.id for key, _ in new], "replaced": replaced}
+    return {"imported": [key.id for key, _ in new], "replaced": [old.id for _, _, old in there]}
 
 
 def add_keys(ledger: Ledger, keys: Sequence[NewKey], undo: list[Callable[[], object]]) -> None:
@@ -140,6 +139,8 @@ def _replace(ledger: Ledger, row: CsvKey, old: ApiKey, undo: list[Callable[[], o
     def change_back(key: ApiKey) -> ApiKey:
         return attrs.evolve(key, name=old.name, enabled=old.enabled, metadata=old.metadata)
 
+    if change(old) == old:
+        return old
     new = ledger.store.change_key(old.id, change)
     undo.append(lambda: ledger.store.change_key(old.id, change_back))
     return new
@@ -147,5 +148,7 @@ def _replace(ledger: Ledger, row: CsvKey, old: ApiKey, undo: list[Callable[[], o
 
 def _associate(ledger: Ledger, key: ApiKey, plan: UsagePlan, undo: list[Callable[[], object]]) -> None:
     before = next((old for old in ledger.list_plans(key) if old.api == plan.api), None)
+    if before == plan:
+        return
     ledger.associate(key, plan)
     undo.append(lambda: ledger.associate(key, before) if before else ledger.dissociate(key, plan))
