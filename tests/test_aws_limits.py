@@ -328,3 +328,31 @@ def test_random_accounts_come_back_as_they_were(account):
     made = to_aws(stored, [], None, json.loads(json.dumps(found.rest, default=float)))
     assert json.loads(to_text(made.plans))["items"] == items
     assert made.notes == []
+
+
+@pytest.mark.parametrize(("fields", "key"), [
+    ({"Throttle": {"burstLimit": 1, "rateLimit": 1}}, {}), ({"Quota": {"limit": 1, "period": "DAY"}}, {}), ({"apistages": []}, {}), ({"THROTTLE": None}, {}),
+    ({}, {"Enabled": False}), ({}, {"Value": VALUE}), ({}, {"createddate": 7}), ({}, {"Tags": {}}),
+])  # fmt: skip
+def test_a_field_in_another_spelling_is_refused(fields, key):
+    """CloudFormation's capitals would be lost: a limit, a state, or a secret kept as it stands."""
+    with pytest.raises(
+        InvalidValue, match=r"expected the name '(throttle|quota|apiStages|enabled|value|createdDate|tags)'"
+    ) as refused:
+        imported(plan(**fields), **key)
+    assert VALUE not in str(refused.value)
+
+
+def test_a_field_of_a_plan_that_nobody_knows_is_a_warning():
+    """It may be a limit, as Terraform's names are."""
+    found = imported(plan(quota_settings={"limit": 5}, description="d", tags={"a": "b"}, productCode="pc"))
+    assert found.warnings == ["plan p: quota_settings has no counterpart"]
+    assert len(found.notes) == 4
+
+
+def test_a_stage_that_stands_there_twice_is_refused():
+    """The throttles of one of them would be lost."""
+    item = plan({"r1/prod": {"/pets/GET": WIDE}})
+    item["apiStages"] *= 2
+    with pytest.raises(InvalidValue, match="each stage once"):
+        imported(item)

@@ -11,8 +11,9 @@ from uuid import uuid4
 import pytest
 
 from quota import ApiKey, AsyncLedger, Ledger, UsagePlan
-from quota.errors import PlanConflict, UnknownPlan
+from quota.errors import PlanConflict, StoreUnavailable, UnknownPlan
 from quota.key import Secret
+from quota.store import open_store
 from quota.stores.leased import AsyncLeasedStore
 from servers import Postgres, Valkey
 from test_aws import ACME, GOLD, VALUE
@@ -149,6 +150,32 @@ def test_many_keys_wait_for_the_disk_once(tmp_path, monkeypatch):
     assert main(["key", "import", "--csv", str(tmp_path / "keys.csv"), "--store", url]) == 0
     assert len(begun) < 10
     assert len(kept(url)[1]) == 3000
+
+
+@pytest.mark.parametrize("stopped", [KeyboardInterrupt, StoreUnavailable])
+@pytest.mark.parametrize(("method", "kind"), [("add_keys", "sqlite"), ("add_key", "memory")])
+def test_an_import_that_is_stopped_right_behind_its_last_step_is_taken_back(
+    quota, tmp_path, monkeypatch, stopped, method, kind
+):
+    """Ctrl-C, or a lost reply, after the keys are there and before anybody knows it."""
+    source = write(tmp_path / "in", PLANS, KEYS, **LINKS)
+    if kind == "sqlite":
+        quota.store = open_store(f"sqlite:///{tmp_path}/x.db")
+        quota.ledger = Ledger(quota.store)
+    real, left = getattr(type(quota.store), method), [1 if method == "add_keys" else len(KEYS)]
+
+    def call(self, *arguments):
+        real(self, *arguments)
+        left[0] -= 1
+        if not left[0]:
+            raise stopped("now")
+
+    monkeypatch.setattr(type(quota.store), method, call)
+    monkeypatch.setattr(type(quota.store), "close", lambda self: None)
+    assert quota("import-aws", source) == (130 if stopped is KeyboardInterrupt else 3)
+    assert quota.ledger.list_keys() == quota.ledger.list_plans() == []
+    monkeypatch.undo()
+    quota.store.close()
 
 
 KEY = ApiKey("k", "k", "k", secrets=(Secret.of(VALUE),))

@@ -28,6 +28,7 @@ TEXT, JSON = "aws.", "aws-json."
 NO_STAGE = "no-stage/"
 _OF_KEY = ("id", "name", "value", "enabled", "createdDate", "tags")
 _OF_PLAN = ("id", "name", "apiStages", "throttle", "quota")
+_WITHOUT = ("description", "productCode", "tags")
 _MORE = ("position", "nexttoken", "marker", "nextmarker", "continuationtoken", "istruncated")
 _LONGEST_API = _LONGEST_NAME = 256
 _STAGE = re.compile(r"[^/\s]+")
@@ -73,7 +74,7 @@ def parse_json(name: str, text: str) -> list[dict[str, Any]]:
 def _to_number(text: str) -> Decimal:
     """A number that a double can hold, as exact as it stands there."""
     if not isfinite(float(text)):
-        raise ValueError(f"the number {text[:40]}")
+        raise ValueError("a number that no double can hold")
     return Decimal(text)
 
 
@@ -139,11 +140,15 @@ def _from_aws(
 def _plan(item: Item, api: str | None, found: Found) -> UsagePlan:
     id_ = str(item["id"])
     told = Told(f"plan {id_}", found.notes, found.warnings)
+    _check_fields(told.of, item, _OF_PLAN)
     rest = {name: item[name] for name in item if name not in _OF_PLAN and item[name] not in (None, "", [], {})}
     for field in rest:
-        told.note(f"{field} has no counterpart")
+        tell = told.note if field in _WITHOUT else told.warn
+        tell(f"{field} has no counterpart")
     stages = item.get("apiStages") or []
     names = [_stage(told, stage) for stage in stages]
+    if len(set(names)) < len(names):
+        raise InvalidValue(f"{told.of}: apiStages", names, "each stage once")
     limits = read_quota(item.get("quota"), told)
     general = None if item.get("throttle") in (None, {}) else read_throttle("throttle", item["throttle"], told)
     if general is not None:
@@ -165,6 +170,15 @@ def _plan(item: Item, api: str | None, found: Found) -> UsagePlan:
     if rest:
         found.rest["plans"][id_] = rest
     return UsagePlan(id_, limits, name=name if fits else id_, api=own_api, routes=routes)
+
+
+def _check_fields(of: str, item: Item, known: Sequence[str]) -> None:
+    """A field that is meant in another spelling would be lost: what it closes would be open, what it hides be shown."""
+    spelt = {name.lower(): name for name in known}
+    for field in item:
+        name = spelt.get(field.lower(), field)
+        if name != field:
+            raise InvalidValue(of, field, f"the name {name!r}, as the AWS CLI prints it")
 
 
 def _stage(told: Told, stage: Item) -> str:
@@ -216,6 +230,7 @@ class _Attributes:
 
 def _key(item: Item, value: Any, found: Found) -> ApiKey:
     id_ = str(item["id"])
+    _check_fields(f"key {id_}", item, _OF_KEY)
     attributes = _Attributes(id_, found.notes)
     for name, attribute in item.items():
         if name not in _OF_KEY and attribute not in (None, "", [], {}):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 
 import attrs
 import typer
 
 from ..clock import system_clock, to_datetime
+from ..errors import PlanConflict, StoreBusy, UnknownKey, UnknownPlan
 from ..key import ApiKey, Secret, digest, new_id
 from ..keys_csv import DESCRIPTIONS, CsvKey, as_metadata, parse_csv
 from ..ledger import Ledger
@@ -99,12 +100,32 @@ def add_keys(ledger: Ledger, keys: Sequence[NewKey], undo: list[Callable[[], obj
     """
     together = getattr(ledger.store, "add_keys", None)
     if together is not None:
-        together(keys)
+        with _undone(ledger, [key.id for key, _ in keys], undo):
+            together(keys)
         return
     with counted(keys, "keys") as each:
         for key, of in each:
-            ledger.store.add_key(key, None, *of)
-            undo.append(partial(ledger.remove_key, key.id))
+            with _undone(ledger, [key.id], undo):
+                ledger.store.add_key(key, None, *of)
+
+
+@contextmanager
+def _undone(ledger: Ledger, ids: list[str], undo: list[Callable[[], object]]) -> Iterator[None]:
+    """Note how to undo what adds keys, also where nobody knows if it did: interrupted, or a reply was lost."""
+
+    def drop() -> None:
+        for id_ in ids:
+            with suppress(UnknownKey):
+                ledger.remove_key(id_)
+
+    try:
+        yield
+    except (PlanConflict, UnknownPlan, StoreBusy):
+        raise  # nothing was added, and a key of this id is another's
+    except BaseException:
+        undo.append(drop)
+        raise
+    undo.append(drop)
 
 
 def _plans(row: CsvKey, plans: Mapping[str, UsagePlan], warnings: list[str]) -> list[UsagePlan]:
