@@ -271,6 +271,16 @@ def test_a_secret_that_was_rotated_away_is_not_brought_back(quota):
     assert quota("consume", "-", data=A) == 0
 
 
+def test_an_old_row_beside_the_new_one_brings_nothing_back(quota):
+    """Who adds the new secret to the file and leaves the old one there."""
+    quota("key", "import", "--csv", "-", data=f"Name,Key\npartner,{A}\n")
+    assert quota("key", "rotate", "partner") == 0
+    new = quota.out.strip()
+    assert quota("key", "import", "--csv", "-", data=f"Name,Key\npartner,{A}\npartner,{new}\n") == 4
+    assert "line 2 is left out" in quota.err
+    assert len(quota.ledger.list_keys()) == 1
+
+
 def test_the_old_secret_within_its_overlap_is_the_same_key(quota):
     """A row of it replaces the key's name and state, and the rotation stays."""
     quota("plan", "add", "gold", "2/day")

@@ -57,9 +57,16 @@ def import_table(store: str | None, name: str, text: str, *, strict: bool, reviv
 
 
 def _without_rotated(rows: list[CsvKey], known: Mapping[bytes, ApiKey], warnings: list[str]) -> list[CsvKey]:
-    """The rows but those that would bring back a secret that was rotated away: its key has its name and another."""
+    """The rows but those that may bring back a secret that was rotated away: its key has its name and another.
+
+    Several keys may have one name: one whose secret is in the file is no such key, unless it was minted here.
+    """
     here = {digest(row.secret) for row in rows}
-    named = {key.name for key in known.values() if not any(secret.digest in here for secret in key.secrets)}
+    named = {
+        key.name
+        for key in known.values()
+        if any(secret.prefix for secret in key.secrets) or not any(secret.digest in here for secret in key.secrets)
+    }
     kept = []
     for row in rows:
         if digest(row.secret) not in known and row.name in named:
