@@ -6,6 +6,7 @@ import asyncio
 import signal
 import subprocess
 import sys
+from random import Random
 from uuid import uuid4
 
 import pytest
@@ -390,3 +391,72 @@ def test_a_description_with_a_line_break_comes_back(quota, tmp_path):
     assert (key["description"], key["value"]) == ("two\nlines", A)
     assert quota("key", "import", "--csv", "-", data=text.replace('"two\nlines"', "one")) == 0
     assert dict(quota.ledger.list_keys()[0].metadata) == {"description": "one"}
+
+
+def account(pick):
+    """An account of API Gateway's at random: plans over stages and methods, keys of all kinds, keys on plans."""
+
+    def throttle():
+        rate = pick.choice(
+            [0.0, 1.0, 10.0, 0.1, 1000 / 60, 1 / 60, pick.uniform(0.001, 5000), pick.uniform(0, 1) / 86_400]
+        )
+        return {"burstLimit": pick.choice([0, 1, 5, 200, 5000]), "rateLimit": rate}
+
+    plans = []
+    for at in range(pick.randrange(4)):
+        listed = pick.sample(
+            [{"apiId": f"r{at}{one}", "stage": stage} for one in "ab" for stage in ("dev", "prod")], pick.randrange(4)
+        )
+        for stage in listed:
+            methods = {
+                f"/{pick.choice(['pets', 'a/b', '{id}', ''])}/{pick.choice(['GET', 'PUT', 'ANY'])}": throttle()
+                for _ in range(pick.randrange(3))
+            }
+            stage |= {"throttle": methods} if methods else {}
+        quota = {"limit": pick.randrange(10**6), "offset": pick.randrange(7), "period": pick.choice(["WEEK", "MONTH"])}
+        fields = {"throttle": throttle(), "quota": quota, "description": "x\ny", "tags": {"a": "b"}}
+        name = pick.choice(["gold", "n" * 300, "two\nlines", "é"])
+        plans.append(
+            {
+                "id": f"p{at}",
+                "name": name,
+                "apiStages": listed,
+                **{field: fields[field] for field in fields if pick.random() < 0.5},
+            }
+        )
+    keys = []
+    for at in range(pick.randrange(6)):
+        value = "hf_" + f"{pick.randrange(10**34):034}" if pick.random() < 0.3 else f"{pick.randrange(10**40):040}"
+        fields = {
+            "description": pick.choice(["d", "two\nlines"]),
+            "tags": {"team": "x"},
+            "customerId": "c",
+            "createdDate": "2024-03-01T10:00:00+00:00",
+        }
+        key = {
+            "id": f"k{at}",
+            "value": value,
+            "name": pick.choice(["same", "n" * 1024, f"k{at}"]),
+            "enabled": pick.random() < 0.7,
+        }
+        keys.append({**key, **{field: fields[field] for field in fields if pick.random() < 0.5}, "stageKeys": []})
+    links = {plan["id"]: [{"id": key["id"], "type": "API_KEY", "value": key["value"], "name": key["name"]} for key in keys if pick.random() < 0.5]
+             for plan in plans}  # fmt: skip
+    return plans, keys, links
+
+
+def test_forty_accounts_at_random_come_back_as_they_were(tmp_path):
+    """To the last field, with the rest and the values; and the same files again change nothing."""
+    for seed in range(40):
+        quota = Quota()
+        plans, keys, links = account(Random(seed))
+        source, out, rest = (
+            write(tmp_path / f"in{seed}", plans, keys, **links),
+            tmp_path / f"out{seed}",
+            tmp_path / f"rest{seed}",
+        )
+        for _ in range(2):
+            assert quota("import-aws", source, "--rest", rest) in (0, 4), (seed, quota.err)
+        assert quota("export-aws", out, "--secrets", source / "api-keys.json", "--rest", rest) == 0
+        assert quota.err == "", seed
+        assert read(out) == read(source), seed
