@@ -65,7 +65,7 @@ def test_plans_round_trip_through_json(quota, tmp_path):
         "b",
         "5/day as five, 1/3/s burst 7",
         "--route",
-        "GET /x=2/hour",
+        "GET /x=3/hour",
         "--cost",
         "GET /x=3 requests, 4 tokens",
     )

@@ -34,11 +34,11 @@ FLOORS = {
 PURE = {"record", "moves", "charge"}
 DRIVERS = {"redis": {"redis"}, "postgres": {"psycopg", "psycopg_pool"}}
 FACE = {
-    "ApiKey", "AsyncLedger", "Clock", "Decision", "IssuedKey", "Ledger", "LimitStatus", "ManualClock", "Period", "Quota",
+    "ApiKey", "AsyncLedger", "AsyncReservation", "Clock", "Decision", "IssuedKey", "Ledger", "LimitStatus", "ManualClock", "Period", "Quota",
     "Reason", "Reservation", "Throttle", "UsagePlan", "UsageRecord", "system_clock",
 }  # fmt: skip
 ERRORS = {
-    "QuotaError", "InvalidPlan", "InvalidCost", "InvalidSecret", "UnknownKey", "UnknownPlan", "PlanConflict", "ClockSkew",
+    "QuotaError", "InvalidPlan", "InvalidCost", "InvalidSecret", "InvalidValue", "UnknownKey", "UnknownPlan", "PlanConflict", "ClockSkew",
     "StoreBusy", "StoreUnavailable", "RequestMismatch", "ReservationClosed", "NotAllowed",
 }  # fmt: skip
 

@@ -32,12 +32,9 @@ class Reason(enum.Enum):
 
 
 _STATUS = {
-    Reason.OK: 200,
-    Reason.THROTTLED: 429,
-    Reason.QUOTA_EXCEEDED: 429,
-    Reason.COST_TOO_LARGE: 429,
+    Reason.OK: 200, Reason.THROTTLED: 429, Reason.QUOTA_EXCEEDED: 429, Reason.COST_TOO_LARGE: 429,
     Reason.STORE_UNAVAILABLE: 503,
-}
+}  # fmt: skip
 
 
 @attrs.frozen
@@ -56,6 +53,11 @@ class LimitStatus:
     remaining: int
     resets_at: datetime
     window: int | None = attrs.field(default=None, eq=False, repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What JSON can hold of it, as ``quota check --json`` tells it."""
+        plain = {field: getattr(self, field) for field in ("name", "unit", "limit", "used", "remaining")}
+        return {**plain, "resets_at": self.resets_at.isoformat()}
 
 
 @attrs.define
@@ -257,6 +259,12 @@ class Decision:
         from .http import problem  # noqa: PLC0415 -- not paid for by those who never ask
 
         return problem(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What JSON can hold of it, as ``quota check --json`` tells it; of its key and plan the ids."""
+        from .http import to_data  # noqa: PLC0415 -- not paid for by those who never ask
+
+        return to_data(self)
 
     def __repr__(self) -> str:
         limits = ", ".join(f"{status.name} {status.used}/{status.limit}" for status in self.limits)

@@ -28,6 +28,13 @@ class UsageRecord:
     remaining: int
     leased: int = 0
 
+    def to_dict(self) -> dict[str, Any]:
+        """What JSON can hold of it, as ``quota usage --json`` tells it."""
+        return {
+            "day": self.day.isoformat(), "api": self.api, "limit": self.limit, "used": self.used,
+            "remaining": self.remaining,
+        }  # fmt: skip
+
 
 def by_day(
     work: Party, plan: UsagePlan | None, course: Course | None, api: str, now: int, first: int, last: int

@@ -187,6 +187,20 @@ def problem(decision: Decision) -> dict[str, Any]:
     }
 
 
+def to_data(decision: Decision) -> dict[str, Any]:
+    """What JSON can hold of a decision; see ``Decision.to_dict``."""
+    cost, retry_at = decision.cost, decision.retry_at
+    return {
+        "allowed": decision.allowed, "reason": decision.reason.value, "id": decision.id, "at": decision.at.isoformat(),
+        "key": decision.key.id if decision.key else None, "plan": decision.plan.id if decision.plan else None,
+        "cost": {"requests": cost} if isinstance(cost, int) else dict(cost),
+        "limits": [status.to_dict() for status in decision.limits], "violated": list(decision.violated),
+        "over": decision.over, "crossed": [[name, percent] for name, percent in decision.crossed],
+        "replayed": decision.replayed, "retry_at": None if retry_at is None else retry_at.isoformat(),
+        "retry_after": decision.retry_after, "status": decision.status,
+    }  # fmt: skip
+
+
 def check_sources(key: str | Iterable[str]) -> tuple[str, ...]:
     """Where keys are looked for, in order: header names, in lower case, and query parameters written ``?name``.
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from functools import cache
 from hashlib import sha256
 from sys import intern
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import attrs
@@ -192,6 +192,14 @@ class ApiKey:
         if not all(type(secret) is Secret for secret in self.secrets):
             raise InvalidValue("secrets", [type(secret) for secret in self.secrets], "what Secret.of makes of a secret")
 
+    def to_dict(self) -> dict[str, Any]:
+        """What JSON can hold of it: of its secrets only the hints, never what would find them."""
+        return {
+            "id": self.id, "name": self.name, "account": self.account, "enabled": self.enabled,
+            "created_at": _iso(self.created_at), "expires_at": _iso(self.expires_at), "metadata": dict(self.metadata),
+            "secrets": [{"hint": s.hint, "prefix": s.prefix, "expires_at": _iso(s.expires_at)} for s in self.secrets],
+        }  # fmt: skip
+
     def __getstate__(self) -> dict[str, Any]:
         """A plain mapping in place of the read-only one, which cannot be pickled."""
         return {field.name: getattr(self, field.name) for field in attrs.fields(ApiKey)} | {
@@ -202,15 +210,14 @@ class ApiKey:
         self.__init__(**state)  # type: ignore[misc] # the one way to build a frozen object
 
 
-@attrs.frozen
-class IssuedKey:
+class IssuedKey(NamedTuple):
     """A key and its secret, which is nowhere else: ``key, secret = issued``."""
 
     key: ApiKey
-    secret: str = attrs.field(repr=False)
+    secret: str
 
-    def __iter__(self) -> Iterator[Any]:
-        return iter((self.key, self.secret))
+    def __repr__(self) -> str:
+        return f"IssuedKey(key={self.key!r})"
 
 
 def encode_key(key: ApiKey) -> dict[str, Any]:
@@ -227,6 +234,10 @@ def decode_key(data: Mapping[str, Any]) -> ApiKey:
     secrets = tuple(Secret(bytes.fromhex(d), hint, _at(end), prefix) for d, hint, end, prefix in data["secrets"])
     instants = {field: _at(data[field]) for field in ("created_at", "expires_at")}
     return ApiKey(**{**data, **instants, "secrets": secrets})
+
+
+def _iso(instant: datetime | None) -> str | None:
+    return None if instant is None else instant.isoformat()
 
 
 def _us(instant: datetime | None) -> int | None:

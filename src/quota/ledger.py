@@ -13,7 +13,7 @@ from hashlib import sha256
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from .administration import Step
+from .administration import Step, concluding
 from .charge import MAX_UNITS
 from .clock import Clock, system_clock
 from .decision import Decision, Quick
@@ -22,7 +22,7 @@ from .key import ApiKey
 from .plan import Cost
 from .reservation import AsyncReservation, Reservation
 from .steps import DEFAULT, Presented, Steps, Unavailable
-from .store import Request, Store, check_store, open_store, tell_clock
+from .store import AsyncStore, Request, Store, check_store, open_store, tell_clock
 from .stores._lane import Lane, plain, wait_for
 from .stores.memory import MemoryStore
 
@@ -46,7 +46,7 @@ def _sync(step: Callable[Concatenate[Any, P], Step[T]]) -> Callable[Concatenate[
     def method(self: Ledger, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return self._ask(step(self._steps, *args, **kwargs))
 
-    return method
+    return concluding(method, step)
 
 
 def _async(
@@ -58,7 +58,7 @@ def _async(
     async def method(self: AsyncLedger, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._ask(step(self._steps, *args, **kwargs))
 
-    return method
+    return concluding(method, step)
 
 
 class Ledger:
@@ -233,7 +233,11 @@ class AsyncLedger:
     """
 
     def __init__(
-        self, store: Any = None, *, clock: Clock = system_clock, on_unavailable: Unavailable = "raise"
+        self,
+        store: Store | AsyncStore | str | None = None,
+        *,
+        clock: Clock = system_clock,
+        on_unavailable: Unavailable = "raise",
     ) -> None:
         self._steps = Steps(clock=clock, on_unavailable=on_unavailable)
         self.store: Any = _opened(store, asynchronous=True)

@@ -76,8 +76,8 @@ def _check_name(name: object, default: str) -> str:
     return str(name)
 
 
-def _to_period(period: object) -> Period:
-    return period if isinstance(period, Period) else parse_period(period)  # type: ignore[arg-type] # it checks
+def _to_period(period: Period | str) -> Period:
+    return period if isinstance(period, Period) else parse_period(period)
 
 
 def _suffix(limit: Quota | Throttle, default: str) -> str:
@@ -129,7 +129,7 @@ def _to_per(per: str) -> str:
     return WORDS.get(per, per) if isinstance(per, str) else per
 
 
-def _to_rate(rate: object) -> Fraction:
+def _to_rate(rate: Fraction | Decimal | int | str) -> Fraction:
     accepted = "zero or a positive number: an int, a Fraction, a Decimal or a text such as '0.5', below 2^53"
     if isinstance(rate, (bool, float)):
         raise InvalidPlan("rate", rate, accepted + " (floats are not exact)")
@@ -139,7 +139,7 @@ def _to_rate(rate: object) -> Fraction:
         # A fraction of a thousand million digits is never made; what would be one is refused below.
         long = isinstance(rate, (str, Decimal)) and len(str(rate)) > 20 * _MOST_DIGITS
         long = long or (isinstance(rate, Decimal) and rate.is_finite() and abs(rate.adjusted()) > _MOST_DIGITS)
-        exact = Fraction(-1 if long else rate)  # type: ignore[call-overload] # a wrong type is what is being found out
+        exact = Fraction(-1 if long else rate)
     except (TypeError, ValueError, ArithmeticError):
         raise InvalidPlan("rate", rate, accepted) from None
     if not 0 <= exact <= MAX_UNITS:

@@ -20,7 +20,11 @@ __all__ = [
 _FIXED = {"minute": 60, "hour": 3600, "day": 86_400, "week": 604_800}
 
 
-def _to_limits(limits: object) -> tuple[Limit, ...]:
+Limits = str | Limit | Iterable[str | Limit]
+"""Limits as they may be given: objects, texts, or several of them."""
+
+
+def _to_limits(limits: Limits) -> tuple[Limit, ...]:
     if isinstance(limits, str):
         return parse_limits(limits)
     if isinstance(limits, (Quota, Throttle)):
@@ -39,7 +43,7 @@ def _to_limits(limits: object) -> tuple[Limit, ...]:
     return tuple(found)
 
 
-def _to_routes(routes: object) -> Mapping[str, tuple[Limit, ...]]:
+def _to_routes(routes: Mapping[str, Limits]) -> Mapping[str, tuple[Limit, ...]]:
     if not isinstance(routes, Mapping):
         raise InvalidPlan("routes", routes, "a mapping from route to limits")
     found = {}
@@ -52,7 +56,7 @@ def _to_routes(routes: object) -> Mapping[str, tuple[Limit, ...]]:
     return MappingProxyType(found)
 
 
-def _to_costs(costs: object) -> Mapping[str, Cost]:
+def _to_costs(costs: Mapping[str, Cost]) -> Mapping[str, Cost]:
     if not isinstance(costs, Mapping):
         raise InvalidPlan("costs", costs, "a mapping from route to cost")
     for route, cost in costs.items():
@@ -62,7 +66,7 @@ def _to_costs(costs: object) -> Mapping[str, Cost]:
         except InvalidCost as error:
             raise InvalidPlan(f"costs[{route!r}]", error.value, error.accepted) from None
     return MappingProxyType(
-        {route: cost if type(cost) is int else MappingProxyType(dict(cost)) for route, cost in costs.items()}
+        {route: cost if isinstance(cost, int) else MappingProxyType(dict(cost)) for route, cost in costs.items()}
     )
 
 
@@ -71,7 +75,7 @@ def check_route(route: object, field: str = "route") -> str:
     return check_text(field, route, error=InvalidPlan, longest=1024)
 
 
-def _to_alerts(alerts: object) -> tuple[int, ...]:
+def _to_alerts(alerts: Iterable[int]) -> tuple[int, ...]:
     accepted = "whole percents from 1 to 1000"
     if not isinstance(alerts, Iterable) or isinstance(alerts, (str, bytes, Mapping)):
         raise InvalidPlan("alerts", alerts, accepted)
@@ -164,6 +168,18 @@ class UsagePlan:
             name = f"{route} {limit.name}" if limit.name in names else limit.name
             lines.append(_line(limit, route, name, self.alerts))
         return lines
+
+    def to_dict(self) -> dict[str, Any]:
+        """What JSON can hold of it, limits in their text form; ``UsagePlan.from_dict`` reads it."""
+        return encode_plan(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> UsagePlan:
+        """The plan of what ``to_dict`` wrote, or of its ``id`` and ``limits`` and what else there is to say."""
+        fields = {field.name for field in attrs.fields(cls) if field.init}
+        if not isinstance(data, Mapping) or not {"id", "limits"} <= set(data) <= fields:
+            raise InvalidPlan("plan", data, f"a mapping with id and limits, and of {', '.join(sorted(fields))}")
+        return decode_plan(data)
 
     def __str__(self) -> str:
         return ", ".join(map(str, self.limits))

@@ -267,6 +267,10 @@ def _day(field: str, day: date | str | None, default: int) -> int:
     return (day - EPOCH.date()).days
 
 
+NotAllowed.__init__.__annotations__["decision"] = Decision
+"""Known by name alone where errors are defined, a floor below: ``typing.get_type_hints`` finds it here."""
+
+
 def _required(decision: Decision) -> Decision:
     if not decision.allowed:
         raise NotAllowed(decision)

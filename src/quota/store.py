@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Awaitable, Callable, Mapping
 from importlib import import_module
 from inspect import iscoroutinefunction
 from typing import Any, Protocol
@@ -102,8 +103,56 @@ class Store(Protocol):
         """Give back what the store holds open. Closing twice is fine."""
 
 
+class AsyncStore(Protocol):
+    """A ``Store`` whose methods are awaited, for ``AsyncLedger``."""
+
+    exact_across_failover: bool
+
+    def apply(self, request: Request, /) -> Awaitable[Any]:
+        """As ``Store.apply``; every other method likewise."""
+
+    def close(self) -> Awaitable[None]:
+        """As ``Store.close``."""
+
+
 COMMON = ("max_skew", "request_ttl", "retention")
 """The options that every store takes: whole seconds, seconds and days."""
+
+
+_ITS_PASSWORD = re.compile(
+    r"((?:pass|pwd|secret|token|sslkey)[a-z_]*\s*=\s*)('(?:[^'\\]|\\.)*'?|[^\s&]*)", re.IGNORECASE
+)
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
+
+
+def shown_url(url: str) -> str:
+    """A store's URL as errors show it: nothing of its user and password, nor of a password among its options."""
+    scheme, separator, rest = url.partition("://")
+    if not separator or not _SCHEME.fullmatch(scheme):
+        return "****" if "=" in url or "@" in url else url
+    if any("@" in found[2] for found in _ITS_PASSWORD.finditer(rest)):
+        return f"{scheme}://****"  # where the one ends and the other begins, nobody knows
+    _, at, rest = rest.rpartition("@")
+    return f"{scheme}://{'****@' if at else ''}" + _ITS_PASSWORD.sub(r"\1****", rest)
+
+
+def check_url(url: str, *, lone: bool = False) -> str:
+    """The URL of a server, if a driver will find its user and password where they are meant to be.
+
+    What should have been escaped in them is read as a host, a port, a path or an option, and what a driver then says
+    of it would show it. ``lone``: also where the ``@`` behind them is not the only one.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator or not _SCHEME.fullmatch(scheme):
+        return url
+    authority, *behind = re.split("[/?#]", rest, maxsplit=1)
+    user, _, hosts = authority.rpartition("@")
+    ports = [host.rpartition("]")[2].partition(":")[2] for host in hosts.split(",")]
+    stray = "@" in "".join(behind) and not (scheme.rpartition("+")[2] == "unix" and ":" not in authority and not user)
+    if stray or "[" in user or (lone and "@" in user) or any(port and not port.isdigit() for port in ports):
+        accepted = "a URL whose user, password and options are percent-encoded: '@' is %40, '/' %2F, '?' %3F, '#' %23"
+        raise InvalidValue("store", shown_url(url), accepted)
+    return url
 
 
 def split_url(url: str) -> tuple[SplitResult, dict[str, str]]:
@@ -111,7 +160,7 @@ def split_url(url: str) -> tuple[SplitResult, dict[str, str]]:
     try:
         parts = urlsplit(url)
     except ValueError:
-        raise InvalidValue("store", url.partition("@")[2] or url.partition(":")[0], "a URL") from None
+        raise InvalidValue("store", shown_url(url), "a URL") from None
     return parts._replace(query=""), dict(parse_qsl(parts.query, keep_blank_values=True))
 
 
@@ -153,15 +202,30 @@ def open_store(url: str, *, asynchronous: bool = False) -> Any:
 
     ``leased+`` before any of the last three: spent from leases (``LeasedStore``).
     A store takes its own options out of the query and hands the rest to its driver. ``asynchronous``: the twin of a
-    remote store that ``AsyncLedger`` awaits. Raises ``InvalidValue`` for a URL that names no store.
+    remote store that ``AsyncLedger`` awaits. Raises ``InvalidValue`` for a URL that names no store, and
+    ``ModuleNotFoundError`` that says what to install where its driver is missing.
     """
     scheme, separator, _ = url.partition(":")
     scheme = scheme.lower()
-    leased = scheme.startswith("leased+") and scheme.partition("+")[2] in _STORES
-    module = ("leased" if leased else _STORES.get(scheme)) if separator else None
-    if module is None:
-        raise InvalidValue("store", url.partition("@")[2] or url, f"a URL of {', '.join(sorted(_STORES))}")
-    return import_module(f".stores.{module}", __package__).open_url(url, asynchronous=asynchronous)
+    engine = _STORES.get(scheme.removeprefix("leased+")) if separator else None
+    if engine is None:
+        raise InvalidValue("store", shown_url(url), f"a URL of {', '.join(sorted(_STORES))}")
+    needs = _NEEDS.get(engine, ())
+    if needs:
+        check_url(url)
+    elif scheme.startswith("leased+") and split_url(shown_url(url))[0].netloc:
+        raise InvalidValue("store", shown_url(url), f"no host, user or password: {engine}:// is of this machine")
+    try:
+        module = import_module(f".stores.{engine}", __package__)
+    except ImportError as error:
+        name = error.name or "".join(needs[:1])  # psycopg without libpq names nothing
+        if name.partition(".")[0] not in needs:
+            raise
+        text = f"{scheme}:// needs {' and '.join(needs)}: pip install 'quota[{engine}]', which brings them"
+        raise ModuleNotFoundError(text, name=name) from None
+    if scheme.startswith("leased+"):
+        module = import_module(".stores.leased", __package__)
+    return module.open_url(url, asynchronous=asynchronous)
 
 
 def tell_clock(store: Any, clock: Callable[[], int]) -> None:
@@ -173,5 +237,7 @@ def tell_clock(store: Any, clock: Callable[[], int]) -> None:
 
 _STORES = {
     "memory": "memory", "sqlite": "sqlite", "postgresql": "postgres", "postgres": "postgres", "redis": "redis",
-    "rediss": "redis", "unix": "redis",
+    "rediss": "redis", "unix": "redis", "valkey": "redis", "valkeys": "redis",
 }  # fmt: skip
+_NEEDS = {"redis": ("redis",), "postgres": ("psycopg", "psycopg_pool")}
+"""The packages that a store cannot do without; its extra has its name."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from .decision import Decision
 from .errors import InvalidCost, InvalidValue, QuotaError
@@ -14,9 +15,6 @@ from .ledger import Ledger
 from .reservation import Reservation
 from .routes import templates
 from .steps import DEFAULT
-
-if TYPE_CHECKING:
-    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 _URLS = ("QUERY_STRING", "RAW_URI", "REQUEST_URI")
 

@@ -21,6 +21,7 @@ from ..errors import InvalidCost, InvalidValue, QuotaError, StoreUnavailable, Un
 from ..key import ApiKey
 from ..ledger import Ledger
 from ..plan import Cost, parse_cost
+from ..store import shown_url
 
 DEFAULT_STORE = "sqlite:///quota.db"
 OK, REFUSED, WRONG_USE, UNAVAILABLE, PARTLY = 0, 1, 2, 3, 4
@@ -90,7 +91,8 @@ def opened(store: str | None, *, create: bool = False) -> Iterator[Ledger]:
     """The ledger on the store that was asked for. ``create``: whether it may be a new file."""
     url = store or root_store.get() or os.environ.get("QUOTA_STORE") or DEFAULT_STORE
     if ":" not in url:
-        raise WrongUse(f"the store {url!r} is no URL; a file is meant by sqlite:///{url}")
+        named = shown_url(url)
+        raise WrongUse(f"the store {named!r} is no URL; a file is meant by sqlite:///{named}")
     path = sqlite_path(url)
     if path is not None and not create and not path.exists():
         raise StoreUnavailable(f"there is no store {path} yet; adding a plan or issuing a key makes it")
@@ -99,8 +101,7 @@ def opened(store: str | None, *, create: bool = False) -> Iterator[Ledger]:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in ("redis", "psycopg", "psycopg_pool"):
             raise
-        extra = {"redis": "redis"}.get(error.name.partition(".")[0], "postgres")
-        raise StoreUnavailable(f"this store needs {error.name}: pip install 'quota[{extra}]'") from None
+        raise StoreUnavailable(str(error)) from None
     with ledger:
         yield ledger
 

@@ -23,7 +23,7 @@ from .common import (
     to_cost,
     to_pairs,
 )
-from .show import plan_data, print_json, print_table, say
+from .show import print_json, print_table, say
 
 app = typer.Typer(help="Usage plans: what their keys may use.", no_args_is_help=True)
 
@@ -104,7 +104,7 @@ def list_(store: StoreOption = None, as_json: JsonOption = False) -> None:
     with opened(store) as ledger:
         plans = ledger.list_plans()
     if as_json:
-        print_json({"plans": [plan_data(plan) for plan in plans]})
+        print_json({"plans": [plan.to_dict() for plan in plans]})
         return
     rows = [(plan.id, str(plan) or "no limits", plan.api, plan.name if plan.name != plan.id else "") for plan in plans]
     print_table(("plan", "limits", "api", "name"), rows)
@@ -117,7 +117,7 @@ def show(plan: PlanArgument, store: StoreOption = None, as_json: JsonOption = Fa
         found = ledger.get_plan(plan)
         keys = [] if as_json else _keys_on(ledger, found.id)
     if as_json:
-        print_json(plan_data(found))
+        print_json(found.to_dict())
         return
     say(f"plan {found.id}" + (f" ({found.name})" if found.name != found.id else ""))
     rows = [("api", found.api)] if found.api else []
@@ -199,7 +199,7 @@ def _from(source: str) -> list[UsagePlan]:
 
 def _say(plans: list[UsagePlan], *, as_json: bool, lone: bool) -> None:
     if as_json:
-        print_json(plan_data(plans[0]) if lone else {"plans": [plan_data(plan) for plan in plans]})
+        print_json(plans[0].to_dict() if lone else {"plans": [plan.to_dict() for plan in plans]})
         return
     for plan in plans:
         say(f"plan {plan.id}: {plan or 'no limits'}")

@@ -19,9 +19,8 @@ from rich.text import Text
 
 from ..clock import to_us
 from ..decision import Decision, LimitStatus
-from ..history import UsageRecord
 from ..key import ApiKey
-from ..plan import UsagePlan, encode_plan
+from ..plan import UsagePlan
 
 T = TypeVar("T")
 Cell = str | Text
@@ -140,51 +139,7 @@ def after(instant: datetime, now: datetime, *, briefly: bool = False) -> str:
 
 def key_data(key: ApiKey, plans: Iterable[UsagePlan]) -> dict[str, Any]:
     """A key for ``--json``: of its secrets only the hints, never what would find them."""
-    return {
-        "id": key.id, "name": key.name, "account": key.account, "enabled": key.enabled,
-        "created_at": _iso(key.created_at), "expires_at": _iso(key.expires_at), "metadata": dict(key.metadata),
-        "secrets": [{"hint": s.hint, "prefix": s.prefix, "expires_at": _iso(s.expires_at)} for s in key.secrets],
-        "plans": [plan.id for plan in plans],
-    }  # fmt: skip
-
-
-def plan_data(plan: UsagePlan) -> dict[str, Any]:
-    """A plan for ``--json``, as ``plan add --from`` reads it."""
-    return encode_plan(plan)
-
-
-def limit_data(status: LimitStatus) -> dict[str, Any]:
-    """Where a limit stands, for ``--json``."""
-    return {
-        "name": status.name, "unit": status.unit, "limit": status.limit, "used": status.used,
-        "remaining": status.remaining, "resets_at": _iso(status.resets_at),
-    }  # fmt: skip
-
-
-def decision_data(decision: Decision) -> dict[str, Any]:
-    """A decision for ``--json``."""
-    cost = decision.cost
-    return {
-        "allowed": decision.allowed, "reason": decision.reason.value, "id": decision.id, "at": _iso(decision.at),
-        "key": decision.key.id if decision.key else None, "plan": decision.plan.id if decision.plan else None,
-        "cost": {"requests": cost} if isinstance(cost, int) else dict(cost),
-        "limits": [limit_data(status) for status in decision.limits], "violated": list(decision.violated),
-        "over": decision.over, "crossed": [[name, percent] for name, percent in decision.crossed],
-        "replayed": decision.replayed, "retry_at": _iso(decision.retry_at), "retry_after": decision.retry_after,
-        "status": decision.status,
-    }  # fmt: skip
-
-
-def record_data(record: UsageRecord) -> dict[str, Any]:
-    """A day of usage for ``--json``."""
-    return {
-        "day": record.day.isoformat(), "api": record.api, "limit": record.limit, "used": record.used,
-        "remaining": record.remaining,
-    }  # fmt: skip
-
-
-def _iso(instant: datetime | None) -> str | None:
-    return None if instant is None else instant.isoformat()
+    return {**key.to_dict(), "plans": [plan.id for plan in plans]}
 
 
 def state_of(key: ApiKey, now: datetime) -> Text:

@@ -32,11 +32,8 @@ from .common import (
     to_cost,
 )
 from .show import (
-    decision_data,
     key_data,
-    limit_data,
     print_json,
-    record_data,
     say,
     show_decision,
     show_limits,
@@ -108,7 +105,7 @@ def _caller(ledger: Ledger, text: str) -> ApiKey | str:
 def _answer(decision: Decision, *, as_json: bool, would: bool = False) -> None:
     with suppress(BrokenPipeError):  # whoever stopped reading may still ask for the exit status
         if as_json:
-            print_json(decision_data(decision))
+            print_json(decision.to_dict())
         else:
             show_decision(decision, would=would)
     if not decision:
@@ -145,8 +142,8 @@ def usage(
     if as_json:
         print_json({
             "key": key_data(found, plans), "api": api, "reason": decision.reason.value,
-            "limits": [limit_data(status) for status in decision.limits],
-            "days": [record_data(record) for record in records],
+            "limits": [status.to_dict() for status in decision.limits],
+            "days": [record.to_dict() for record in records],
         })  # fmt: skip
         return
     _show_usage(found, decision, records, plans)
@@ -214,7 +211,7 @@ def set_remaining(
 
 def _show_status(status: LimitStatus, *, as_json: bool) -> None:
     if as_json:
-        print_json(limit_data(status))
+        print_json(status.to_dict())
     else:
         show_limits([status], to_datetime(system_clock()))
 

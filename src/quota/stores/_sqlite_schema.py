@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import MappingProxyType
 
 from ..errors import QuotaError, StoreBusy, StoreUnavailable
@@ -115,4 +117,10 @@ def failure(error: sqlite3.Error, path: str) -> QuotaError:
     if is_busy(error):
         return StoreBusy(f"{path} is in use; {NOTHING}")
     meaning = _MEANING.get(_code(error))
-    return StoreUnavailable(f"{path}: {f'{meaning} ({error})' if meaning else error}; {NOTHING}")
+    text = f"{meaning} ({error})" if meaning else str(error)
+    mine = os.access in os.supports_effective_ids
+    beside = [Path(path + end) for end in ("", "-wal", "-shm", "-turn")]
+    foreign = [str(name) for name in beside if name.exists() and not os.access(name, os.W_OK, effective_ids=mine)]
+    if foreign and _code(error) in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
+        text += f"; this user may not write {', '.join(foreign)}: one user should own the file and what lies beside it"
+    return StoreUnavailable(f"{path}: {text}; {NOTHING}")

@@ -17,7 +17,7 @@ from ..key import ApiKey, new_number
 from ..operations import perform, usable
 from ..plan import REQUESTS, UsagePlan
 from ..record import Record
-from ..store import COMMON, Entry, Request, make_terms, split_url, whole_option
+from ..store import COMMON, Entry, Request, make_terms, shown_url, split_url, whole_option
 from ..undo import Undo
 from ._lane import Account, Lane, On, Seat, Stripe, Track
 
@@ -312,8 +312,8 @@ def open_url(url: str, *, asynchronous: bool = False) -> MemoryStore:  # noqa: A
     """``memory://?stripes=64&max_skew=300&request_ttl=86400&retention=35``."""
     parts, options = split_url(url)
     if parts.netloc or parts.path.strip("/"):
-        raise InvalidValue("store", url, "memory:// and nothing behind it but options")
+        raise InvalidValue("store", shown_url(url), "memory:// and nothing behind it but options")
     own = {name: whole_option(options, name) for name in ("stripes", *COMMON) if name in options}
     if options:
-        raise InvalidValue("store", ", ".join(options), f"the options {', '.join(('stripes', *COMMON))}")
+        raise InvalidValue("store", shown_url(", ".join(options)), f"the options {', '.join(('stripes', *COMMON))}")
     return MemoryStore(**own)

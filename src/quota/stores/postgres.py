@@ -16,6 +16,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from ..clock import monotonic
 from ..errors import InvalidValue
+from ..store import check_url, shown_url
 from ._postgres_pool import (
     AsyncBorrowed,
     AsyncConnections,
@@ -46,10 +47,11 @@ def _check_url(conninfo: str | None, url: str | None) -> str:
     text = conninfo if conninfo is not None else url if url is not None else ""
     try:
         conninfo_to_dict(text)
-    except psycopg.ProgrammingError as error:
-        shown = text.partition("@")[2] or "the connection string"
-        raise InvalidValue("store", shown, f"what libpq accepts ({' '.join(str(error).split())})") from None
-    return text
+    except psycopg.ProgrammingError:
+        # libpq's own words would show the part of a password that it does not understand.
+        accepted = "what libpq accepts: options that it has, and blanks and '%' in a URL written %20 and %25"
+        raise InvalidValue("store", shown_url(text), accepted) from None
+    return check_url(text, lone=True)
 
 
 class PostgresStore(PostgresSteps):

@@ -17,7 +17,7 @@ from redis.exceptions import AskError, MovedError, NoScriptError, RedisClusterEx
 from redis.retry import Retry
 
 from ..errors import InvalidValue
-from ..store import join_url, split_url
+from ..store import check_url, join_url, split_url
 from ._redis_steps import RedisSteps
 from ._redis_wire import Call, failure
 from ._remote_trips import awaited, own_options, synchronous
@@ -55,7 +55,7 @@ class RedisStore(RedisSteps):
         self._closes = 0
         if client is None:
             retry = Retry(NoBackoff(), 0)
-            client = redis.Redis.from_url(url or "redis://localhost", **_driver_options(timeout, retry))
+            client = redis.Redis.from_url(_driver_url(url), **_driver_options(timeout, retry))
         self.client = client
 
     def _pool(self) -> Any:
@@ -180,7 +180,7 @@ class AsyncRedisStore(RedisSteps):
         self._closes = 0
         if client is None:
             retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
-            client = redis.asyncio.Redis.from_url(url or "redis://localhost", **_driver_options(timeout, retry))
+            client = redis.asyncio.Redis.from_url(_driver_url(url), **_driver_options(timeout, retry))
         self.client = client
 
     async def _pool(self) -> Any:
@@ -258,8 +258,19 @@ class AsyncRedisStore(RedisSteps):
             await pool.disconnect(inuse_connections=False)
 
 
+def _driver_url(url: str | None) -> str:
+    """A URL as redis-py has it, which knows no ``valkey://``."""
+    scheme, separator, rest = check_url(url or "redis://localhost").partition("://")
+    return _AS_REDIS.get(scheme.lower(), scheme) + separator + rest
+
+
+_AS_REDIS = {"valkey": "redis", "valkeys": "rediss"}
+
+
 def open_url(url: str, *, asynchronous: bool = False) -> RedisStore | AsyncRedisStore:
     """``redis://host:6379/0?namespace=quota&timeout=5&max_skew=300``; ``rediss`` and ``unix`` as redis-py has them.
+
+    ``valkey`` and ``valkeys`` are ``redis`` and ``rediss`` by other names.
 
     The store takes ``namespace``, ``timeout``, ``check_clock`` and the options of every store; the rest is redis-py's.
     """

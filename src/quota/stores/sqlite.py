@@ -15,7 +15,7 @@ from typing import Any
 
 from ..clock import Clock, system_clock
 from ..errors import InvalidValue, StoreUnavailable
-from ..store import COMMON, make_terms, split_url, whole_option
+from ..store import COMMON, make_terms, shown_url, split_url, whole_option
 from ._sqlite_handles import Handles
 from ._sqlite_records import load, prune
 from ._sqlite_schema import read_version
@@ -146,10 +146,12 @@ def open_url(url: str, *, asynchronous: bool = False) -> SQLiteStore:  # noqa: A
     """
     parts, options = split_url(url)
     if parts.netloc or parts.fragment or not parts.path.startswith("/") or parts.path == "/":
-        raise InvalidValue("store", url, "sqlite:///PATH, where an absolute PATH brings a fourth slash")
+        raise InvalidValue("store", shown_url(url), "sqlite:///PATH, where an absolute PATH brings a fourth slash")
     own: dict[str, Any] = {name: whole_option(options, name) for name in ("timeout", *COMMON) if name in options}
     if "durability" in options:
         own["durability"] = options.pop("durability")
     if options:
-        raise InvalidValue("store", ", ".join(options), f"the options {', '.join(('durability', 'timeout', *COMMON))}")
+        raise InvalidValue(
+            "store", shown_url(", ".join(options)), f"the options {', '.join(('durability', 'timeout', *COMMON))}"
+        )
     return SQLiteStore(parts.path[1:], **own)

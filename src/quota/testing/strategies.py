@@ -6,7 +6,7 @@ from datetime import datetime, timezone
 
 from hypothesis import strategies as st
 
-from ..plan import Quota, Throttle, UsagePlan
+from ..plan import Cost, Quota, Throttle, UsagePlan
 from .model import DAY
 
 START = datetime(2026, 1, 29, 23, 40, tzinfo=timezone.utc)
@@ -81,7 +81,8 @@ def plans(draw: st.DrawFn, focus: str) -> UsagePlan:
     limits = FOCUS[focus]
     odd = focus in ("all", "accounts", "toggled", "odd windows")
     routes = {"r": draw(limits)} if odd and draw(st.booleans()) else {}
-    costs = {"s": draw(st.sampled_from([2, {"tokens": 1}]))} if odd and draw(st.booleans()) else {}
+    dear: list[Cost] = [2, {"tokens": 1}]
+    costs = {"s": draw(st.sampled_from(dear))} if odd and draw(st.booleans()) else {}
     alerts = draw(st.sampled_from([(80, 100), (), (50,)]))
     own = draw(limits)
     if any(1 in (getattr(limit, "limit", 0), getattr(limit, "burst", 0)) for limit in own):

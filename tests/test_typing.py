@@ -1,0 +1,173 @@
+"""Types as users see them: at run time (help, signatures, hints), and by mypy over programs and planted misuse."""
+
+import inspect
+import json
+import pickle
+import re
+import subprocess
+import sys
+import typing
+from pathlib import Path
+
+import pytest
+
+import quota
+from quota import ApiKey, AsyncLedger, Decision, IssuedKey, Ledger, UsagePlan, UsageRecord
+from quota.asgi import QuotaMiddleware as ASGIMiddleware
+from quota.fastapi import QuotaKey
+from quota.wsgi import QuotaMiddleware as WSGIMiddleware
+
+PUBLIC = [getattr(quota, name) for name in quota.__all__] + [ASGIMiddleware, WSGIMiddleware, QuotaKey]
+
+
+def callables():
+    """Every public function and class, and every public method of those."""
+    for found in PUBLIC:
+        if not callable(found) or typing.get_origin(found):
+            continue
+        yield found.__qualname__, found
+        for name, method in inspect.getmembers(found, inspect.isroutine) if inspect.isclass(found) else ():
+            ours = getattr(method, "__module__", None) or ""
+            if ours.startswith("quota") and (not name.startswith("_") or name in ("__init__", "__call__")):
+                yield f"{found.__qualname__}.{name}", method
+
+
+CALLABLES = dict(callables())
+
+
+@pytest.mark.parametrize("name", CALLABLES)
+def test_hints_and_signatures_are_right_at_run_time(name):
+    """They can be asked for, and nowhere is a method said to return the step that it is made of."""
+    found = CALLABLES[name]
+    hints = typing.get_type_hints(found)
+    assert "Step" not in repr(hints)
+    if not (inspect.isclass(found) and issubclass(found, (BaseException, typing.Protocol, quota.Reason))):
+        assert "Step" not in str(inspect.signature(found))
+
+
+def test_what_methods_return():
+    """Of the ledgers, by hints, signatures and help."""
+    for ledger in (Ledger, AsyncLedger):
+        for method, answer in (("consume", Decision), ("add_plan", UsagePlan), ("issue_key", IssuedKey), ("get_key", ApiKey),
+                               ("usage", list[UsageRecord]), ("refund", int), ("forget", type(None))):  # fmt: skip
+            assert typing.get_type_hints(getattr(ledger, method))["return"] == answer
+    assert str(inspect.signature(Ledger.get_key)) == "(self, key: 'ApiKey | str') -> 'ApiKey'"
+    assert inspect.iscoroutinefunction(AsyncLedger.get_key)
+    told = inspect.getdoc(Ledger.issue_key)
+    assert told.startswith("Make an API key")
+
+
+def test_an_issued_key_is_a_tuple_that_hides_its_secret():
+    """By index, by name and unpacked; its repr, in a container too, has no secret, and a pickle has."""
+    issued = Ledger().issue_key("k")
+    key, secret = issued
+    assert (issued[0], issued[1], issued.key, issued.secret, len(issued)) == (key, secret, key, secret, 2)
+    assert isinstance(issued, tuple)
+    for text in (repr(issued), str(issued), f"{issued}", repr([issued]), repr({1: (issued,)})):
+        assert secret not in text
+    assert pickle.loads(pickle.dumps(issued)) == issued
+
+
+def test_json_forms():
+    """What JSON can hold of each public value, without a secret or a digest in it."""
+    ledger = Ledger()
+    plan = UsagePlan(
+        "p",
+        "9/day, 5/s burst 5",
+        routes={"r": "1/3/s burst 1"},
+        costs={"r": {"requests": 1, "tokens": 2}},
+        alerts=(50,),
+    )
+    ledger.add_plan(plan)
+    key, secret = ledger.issue_key("k", plan="p", metadata={"a": "b"})
+    ledger.rotate_key(key, overlap=10**9)
+    decisions = [
+        ledger.consume(secret),
+        ledger.consume(secret, {"requests": 9}),
+        ledger.consume(None),
+        ledger.peek(secret, route="r"),
+    ]
+    values = [*decisions, *decisions[0].limits, plan, ledger.get_key(key), *ledger.usage(key)]
+    for value in values:
+        text = json.dumps(value.to_dict())
+        assert secret not in text
+        assert not [one for one in ledger.get_key(key).secrets if one.digest.hex() in text]
+    told = decisions[1].to_dict()
+    assert (told["allowed"], told["reason"], told["violated"]) == (False, "THROTTLED", ["throttle"]) or told[
+        "reason"
+    ] == "COST_TOO_LARGE"
+    assert decisions[0].to_dict()["limits"][0]["used"] == 1
+    assert UsagePlan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
+    assert UsagePlan.from_dict({"id": "p", "limits": "5/day"}) == UsagePlan("p", "5/day")
+    for wrong in (
+        {},
+        {"id": "p"},
+        {"id": "p", "limits": "5/day", "x": 1},
+        None,
+        "p",
+        {"id": "p", "limits": "5/day", "_courses": {}},
+    ):
+        with pytest.raises(quota.InvalidPlan, match="plan: .* expected a mapping with id and limits"):
+            UsagePlan.from_dict(wrong)
+
+
+RIGHT = """
+from datetime import timedelta
+from quota import *
+ledger = Ledger("memory://")
+ledger.add_plan(UsagePlan("p", [Quota(5, "day"), "1/s"], routes={"r": "2/day as few"}, costs={"r": 1, "s": {"tokens": 2}}, alerts=[50]))
+ledger.add_plan(UsagePlan("q", Throttle("0.5", "minute", burst=3)))
+key, secret = ledger.issue_key("k", plan="p")
+name: str = key.name
+text: str = secret
+decision: Decision = ledger.consume(secret, {"tokens": 1}, route="r")
+if not decision:
+    print(decision.status, decision.headers(), decision.problem(), decision.to_dict())
+with ledger.reserve(secret, 3, ttl=timedelta(minutes=1)) as held:
+    done: Decision = held.commit(1)
+async def main() -> None:
+    async with AsyncLedger("memory://") as awaited:
+        issued = await awaited.issue_key("k")
+        found: Decision = await awaited.consume(issued.secret)
+        held: AsyncReservation = await awaited.reserve(issued[1], 1, ttl=1)
+        await held.cancel()
+"""
+WRONG = {
+    "limits": "UsagePlan('p', 5)", "a limit": "UsagePlan('p', [5])", "routes": "UsagePlan('p', (), routes=5)", "route's limits": "UsagePlan('p', (), routes={'r': 5})",
+    "costs": "UsagePlan('p', (), costs={'r': 'x'})", "alerts": "UsagePlan('p', (), alerts=80)", "period": "Quota(5, 5)", "limit": "Quota('5', 'day')",
+    "rate": "Throttle(0.5)", "a store": "Ledger(5)", "an awaited store": "AsyncLedger(5)", "a secret": "ledger.consume(5)", "a cost": "ledger.consume('s', 1.5)",
+    "a name": "n: int = ledger.issue_key('k').key.name", "a secret's type": "n: int = ledger.issue_key('k')[1]", "a key's type": "key, secret = ledger.issue_key('k'); key.nonsense",
+    "three": "a, b, c = ledger.issue_key('k')", "not awaited": "async def f(a: AsyncLedger) -> Decision: return a.consume('s')", "a plan": "ledger.add_plan('5/day')",
+    "overlap": "ledger.rotate_key('k', '1h')", "an unknown argument": "ledger.consume('s', apy='x')", "on_unavailable": "Ledger(on_unavailable='maybe')",
+}  # fmt: skip
+
+
+def test_mypy_finds_what_is_wrong_and_nothing_else(tmp_path):
+    """Strictly: each planted misuse by its line, and not a word of a program that is right."""
+    (tmp_path / "right.py").write_text(RIGHT)
+    lines = ["from quota import *", "ledger = Ledger()", *WRONG.values()]
+    (tmp_path / "wrong.py").write_text("\n".join(lines))
+    told = mypy(tmp_path)
+    assert not [line for line in told if line.startswith("right.py")], told
+    found = {int(line.split(":")[1]) for line in told}
+    assert not [what for number, what in enumerate(WRONG, 3) if number not in found], told
+
+
+def test_the_readme_s_programs_are_typed(tmp_path):
+    """Those that stand by themselves, each as a user copies it."""
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    blocks = [part.partition("```")[0] for part in readme.split("```python\n")[1:]]
+    programs = [block for block in blocks if re.search("^from quota import .*Ledger", block, re.MULTILINE)]
+    assert len(programs) >= 2
+    for number, program in enumerate(programs):
+        (tmp_path / f"program{number}.py").write_text(program)
+    assert mypy(tmp_path, "--ignore-missing-imports") == []
+
+
+def mypy(folder, *options):
+    """What mypy says of the programs in a folder, strictly."""
+    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(folder / "cache"), *options]
+    command += sorted(path.name for path in folder.glob("*.py"))
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    return [line for line in done.stdout.splitlines() if ": error:" in line]
