@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quota import ApiKey, UsagePlan
-from quota.aws import from_aws, parse_json
+from quota.aws import dump, from_aws, parse_json
 from quota.aws_write import to_aws, to_text
 from quota.errors import InvalidValue
 from quota.key import Secret, digest
@@ -68,7 +68,12 @@ ODD_PLANS = [
         {"apiId": "x", "stage": "a", "throttle": {"/p/GET": {"burstLimit": 0, "rateLimit": 1.5}, "/q/POST": {"burstLimit": 3, "rateLimit": 2.0}}},
         {"apiId": "x", "stage": "b", "throttle": {"/q/POST": {"burstLimit": 4, "rateLimit": 2.0}}}]},
     {"id": "week", "name": "week", "apiStages": [], "quota": {"limit": 7, "offset": 6, "period": "WEEK"}},
-    {"id": "offset", "name": "o", "apiStages": [], "quota": {"limit": 7, "offset": 3, "period": "DAY"}},
+    {"id": "any", "name": "a", "apiStages": [{"apiId": "y", "stage": "a", "throttle": {
+        "/p/ANY": {"burstLimit": 3, "rateLimit": 2.5}, "/p/GET": {"burstLimit": 1, "rateLimit": 0.1}, "*/*": {"burstLimit": 9, "rateLimit": 1e-05},
+        "/{proxy+}/GET": {"burstLimit": 4, "rateLimit": 16.666666666666668}, "/shut/ANY": {"burstLimit": 0, "rateLimit": 0.0}}}],
+     "throttle": {"burstLimit": 5000, "rateLimit": 33.333333333333336}},
+    {"id": "many", "name": "n" * 300, "apiStages": [{"apiId": f"a1b2c3d4{at:02}", "stage": "production"} for at in range(40)]},
+    {"id": "line", "name": "two\nlines", "apiStages": []},
     {"id": "long", "name": "l", "apiStages": [], "throttle": {"burstLimit": 5000, "rateLimit": 1234.5678}},
 ]  # fmt: skip
 ODD_KEYS = [
@@ -94,9 +99,12 @@ def test_a_round_trip_loses_nothing_and_says_what_has_no_counterpart(api):
     assert keys == ODD_KEYS
     assert plans == ODD_PLANS
     said = "\n".join(found.notes)
-    for words in ("plan rest: description", "plan rest: productCode", "plan rest: tags", "plan offset: its quota", "key a1: its name is empty", "key a2: its name is too long",
+    for words in ("plan rest: description", "plan rest: productCode", "plan rest: tags", "plan two: its 2 stages share", "plan any: y/a /p/ANY binds each",
+                  "plan any: y/a */* never binds", "plan any: y/a /{proxy+}/GET binds only", "plan any: throttle: the rate 33.333333333333336 a second is kept as 100/3",
+                  "plan many: its name", "plan line: its name", "key a1: its name is empty", "key a2: its name is too long",
                   "key a3: description is too long"):  # fmt: skip
         assert words in said, words
+    assert not any(note.startswith("plan none") for note in found.notes)
     assert ("plan two: it counts 2 stages together" if api is None else f"x/a, x/b is the api {api!r}") in said
 
 
@@ -153,6 +161,46 @@ def test_what_is_not_what_the_aws_cli_prints_is_refused(text):
     assert parse_json("plans.json", '{"item": [{"id": "x", "n": 1.5}]}') == [{"id": "x", "n": Decimal("1.5")}]
 
 
+@pytest.mark.parametrize("more", [{"position": "aWQ9"}, {"NextToken": "x"}, {"nextToken": "x"}, {"Marker": "x"}, {"NextMarker": "x"}, {"next_token": "x"},
+                                  {"IsTruncated": True}, {"ContinuationToken": "x"}])  # fmt: skip
+def test_a_page_after_which_more_follows_is_refused(more):
+    """Of the AWS CLI with --max-items or --no-paginate, of SDKs: half of the keys would have no plan."""
+    (name,) = more
+    with pytest.raises(InvalidValue, match=rf"plans\.json: .*more follows \({name}\)"):
+        parse_json("plans.json", json.dumps({"items": [{"id": "x"}], **more}))
+    last = {name: False if more[name] is True else None, "ResponseMetadata": {"HTTPStatusCode": 200}, "warnings": []}
+    assert parse_json("plans.json", json.dumps({**last, "items": [{"id": "x"}]})) == [{"id": "x"}]
+
+
+@pytest.mark.parametrize("text", [
+    '{"items": [{"id": "x", "n": 1e9999999999999999999}]}', '{"items": [{"id": "x", "n": -1e99999}]}', '{"items": [{"id": "x", "n": 1.5e400}]}',
+    '{"items": [{"id": "x", "n": NaN}]}', '{"items": [{"id": "x", "n": Infinity}]}', f'{{"items": [{{"id": "x", "n": {"9" * 5000}}}]}}',
+    '{"items": [{"id": "x", "id": "y"}]}', '{"items": [], "items": []}', "\ufeff\ufeff[]", "\x00[]", '{"items": [{"id": "x"}]} {"items": []}', "[" * 100_000 + "]" * 100_000,
+    '{"items":' * 50_000,
+])  # fmt: skip
+def test_json_that_cannot_be_meant_is_refused(text):
+    """Numbers that no double holds, one name twice, depth, rubbish: a clear error that names the file, quickly."""
+    with pytest.raises(InvalidValue, match=r"plans\.json: .* is not accepted; expected"):
+        parse_json("plans.json", text)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_json():
+    """Windows writes one."""
+    assert parse_json("f", '\ufeff[{"id": "x", "n": 1e300}]') == [{"id": "x", "n": Decimal("1e300")}]
+
+
+@pytest.mark.parametrize("depth", [300, 600, 900, 950, 980, 990])
+def test_what_is_deep_is_kept_or_refused(depth):
+    """Never a crash: reading, keeping as metadata, and writing the rest."""
+    text = f'{{"items": [{{"id": "k", "value": "{VALUE}", "description": {"[" * depth}{"]" * depth}}}]}}'
+    try:
+        found = from_aws(parse_json("f", text), parse_json("f", text), {})
+        dump(found.rest, indent=2)
+        to_text(to_aws(found.plans, found.keys, None, found.rest).plans)
+    except InvalidValue as error:
+        assert "too deep" in str(error)
+
+
 KEY = {"id": "k", "value": VALUE, "enabled": True}
 
 
@@ -161,7 +209,7 @@ KEY = {"id": "k", "value": VALUE, "enabled": True}
     ([], [], {"p": []}), ([{"id": "p"}], [], {"p": [KEY]}), ([], [{**KEY, "createdDate": []}], {}), ([], [{**KEY, "tags": 7}], {}),
     ([{"id": "p", "apiStages": 7}], [], {}), ([{"id": "p", "quota": 7}], [], {}), ([{"id": "p", "throttle": [1]}], [], {}),
     ([{"id": "p", "apiStages": [{"apiId": "a", "stage": "b"}]}, {"id": "q", "apiStages": [{"apiId": "a", "stage": "b"}]}], [KEY],
-     {"p": [KEY], "q": [KEY]}), ([{"id": "p", "name": "\n"}], [], {}), ([], [{**KEY, "value": 7}], {}), ([{"id": "p", "name": 7}], [], {}),
+     {"p": [KEY], "q": [KEY]}), ([{"id": "p", "apiStages": [{"apiId": "a b", "stage": "c"}]}], [], {}), ([], [{**KEY, "value": 7}], {}), ([{"id": "p", "name": 7}], [], {}),
     ([], [{**KEY, "name": 7}], {}),
 ], ids=range(15))  # fmt: skip
 def test_what_cannot_be_built_is_refused(plans, keys, plan_keys):

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from quota import Ledger, Reason, UsagePlan
 from quota.errors import InvalidSecret, InvalidValue
 from quota.key import (
     ApiKey,
@@ -22,6 +23,7 @@ from quota.key import (
     decode_key,
     digest,
     encode_key,
+    has_typo,
     import_secret,
     mint,
     mistyped,
@@ -235,6 +237,27 @@ def test_import_refuses_typo() -> None:
     with pytest.raises(InvalidSecret, match="checksum") as caught:
         import_secret(wrong)
     assert wrong not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("prefix", ["hf", "ghp", "sk_live", "qk-2", "Qk", "xqk"])
+def test_a_foreign_secret_of_the_minted_shape_is_imported_and_admitted(prefix: str) -> None:
+    """Other issuers write a prefix and 34 letters and digits too, without our checksum: ``hf_...``."""
+    secret = f"{prefix}_" + "AbCdEfGhIjKlMnOpQrStUvWxYz01234567"
+    assert mistyped(secret)
+    assert not has_typo(secret)
+    ledger = Ledger()
+    ledger.add_plan(UsagePlan("p", "1/day"))
+    ledger.import_key(secret, "theirs", "p")
+    assert [ledger.consume(secret).allowed for _ in range(2)] == [True, False]
+    assert ledger.consume(secret[:-1] + "8").reason is Reason.UNKNOWN_KEY
+
+
+@given(st.integers(3, 36), st.sampled_from(BASE62))
+def test_a_typo_in_a_secret_of_ours_is_told_when_it_is_imported(place: int, wrong: str) -> None:
+    """Whatever character of ``qk_...`` is wrong."""
+    secret = mint()
+    damaged = secret[:place] + wrong + secret[place + 1 :]
+    assert has_typo(damaged) == (damaged != secret)
 
 
 # Keys

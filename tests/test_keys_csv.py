@@ -3,7 +3,7 @@
 import pytest
 
 from quota.errors import InvalidValue
-from quota.keys_csv import CsvKey, parse_csv
+from quota.keys_csv import CsvKey, as_metadata, parse_csv
 
 A, B = "apikey1234abcdefghij0123456789", "anotherkey1234abcdefghij012345"
 
@@ -44,7 +44,7 @@ def test_spaces_around_quoted_cells_are_trimmed():
 
 @pytest.mark.parametrize(("row", "warning"), [
     ("n,short,,true", "line 2 is left out: its Key: 5 characters"), (f",{A},,true", "its Name"), (f"{'n' * 257},{A},,", "its Name"),
-    (f"n,{A},{'d' * 4097},", "its Description"), ("n,,,", "its Key"), (f"n,{A[:-1]}é,,", "its Key"),
+    (f"n,{A},{'d' * 4097},", "its Description"), (f'n,{A},"{"d" * 4094}' + chr(10) + 'x",', "its Description"), ("n,,,", "its Key"), (f"n,{A[:-1]}é,,", "its Key"),
 ])  # fmt: skip
 def test_a_row_that_cannot_be_a_key_is_left_out_and_told(row, warning):
     """The rest is read; no secret is in a warning."""
@@ -78,3 +78,63 @@ def test_a_file_that_is_not_whole_is_refused(text, said):
         parse_csv("keys.csv", text)
     assert str(refused.value).startswith("keys.csv line")
     assert A not in str(refused.value)
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    (f"Partner,{A}\nOther,{B}\n", "no column Name, no column Key"), (f"{A}\n{B}\n", "no column Name, no column Key"),
+    (f"Partner;{A}\n", "no column Name, no column Key"), (f"name,{A}\n", "no column Key"), (f"key,{A},Key\n", "no column Name, 2 columns Key"),
+    (f'{{"items": [{{"id": "x", "value": "{A}"}}]}}', "JSON"), (f'[\n"{A}"]', "JSON"), (f"sep=;\nPartner;{A}\n", "no column"),
+    (f"\x00\x01{A}\x00,\x00{B}\n", "no column|CSV"), (f'"{A}\n{B}', "complete"), (f'"{A}"{B},x\n', "complete"), (f"\n\n{A}", "line 3"),
+    (f"Name,Key\n{A}\n", "1 cells"), (f"Name,Key\nn,{A},{B}\n", "3 cells"), (f'Name,Key\nn,"{A}\n', "complete"),
+])  # fmt: skip
+def test_no_message_shows_what_stands_in_a_file_that_is_no_such_table(text, said):
+    """Without a header, plain secrets, JSON, binary: the columns that are missing are named, never a cell."""
+    with pytest.raises(InvalidValue, match=said) as refused:
+        parse_csv("keys.csv", text)
+    for shown in (str(refused.value), repr(refused.value), repr(refused.value.args)):
+        for secret in (A, B, "Partner"):
+            assert secret.lower()[:12] not in shown.lower()
+
+
+def test_a_quote_within_a_cell_is_the_cell_s_own():
+    """Inches in two rows are no pair of quotes, whatever stands between them."""
+    text = f'Name,Key,Description\nTV 5" a,{A}, 7" \nTV 5" b,{B},8" c\n'
+    assert [(key.name, key.description) for key in parse_csv("f", text)[0]] == [('TV 5" a', '7"'), ('TV 5" b', '8" c')]
+
+
+ROWS = [CsvKey(2, "n", A, "x, y", True, ("p", "q")), CsvKey(3, "m", B)]
+
+
+@pytest.mark.parametrize(("text", "before"), [
+    (f"Name;Key;Description;UsagePlanIds\nn;{A};x, y;p, q\nm;{B};;\n", 0), (f"Name\tKey\tDescription\tUsagePlanIds\nn\t{A}\tx, y\tp, q\nm\t{B}\t\t\n", 0),
+    (f'sep=,\nName,Key,Description,UsagePlanIds\nn,{A},"x, y","p, q"\nm,{B},,\n', 1), (f'\ufeffSEP=;\r\nName;Key;Description;UsagePlanIds\r\nn;{A};"x, y" ;p,q\r\nm;{B};;\r\n', 1),
+    (f"sep=|\nName|Key|Description|UsagePlanIds\nn|{A}|x, y|p,q\nm|{B}||\n", 1), (f'\n  \nName,Key,Description,UsagePlanIds\nn,{A},"x, y","p,q"\nm,{B},,\n', 2),
+    (f'\r\nsep=;\r\n"Name";"Key";"Description";"UsagePlanIds"\r\n"n";"{A}";"x, y";"p,q"\r\n"m";"{B}";"";""\r\n', 2),
+])  # fmt: skip
+def test_what_spreadsheets_write_is_read(text, before):
+    """Semicolons, tabs, a line that says the separator, blank lines in front; lines are counted as in the file."""
+    keys, warnings = parse_csv("f", text)
+    assert keys == [
+        CsvKey(
+            key.line + before, *(getattr(key, field) for field in ("name", "secret", "description", "enabled", "plans"))
+        )
+        for key in ROWS
+    ]
+    assert warnings == []
+
+
+def test_lines_without_anything_are_skipped():
+    """Blanks, or the empty rows of a spreadsheet, wherever they are."""
+    keys, warnings = parse_csv("f", f"name,key,enabled\n  \n,,\nn,{A},\n\n , ,\nm,{B},true\n   \n")
+    assert ([key.name for key in keys], warnings) == (["n", "m"], [])
+
+
+@pytest.mark.parametrize(
+    ("description", "kept"),
+    [("", {}), ("text", {"description": "text"}), ("two\nlines", {"aws-json.description": '"two\\nlines"'})],
+)
+def test_a_description_with_a_line_break_is_kept(description, kept):
+    """As JSON, as an import of API Gateway's JSON keeps it: it costs no key."""
+    keys, warnings = parse_csv("f", f'name,key,description\nn,{A},"{description}"\n')
+    assert ([key.description for key in keys], warnings) == ([description], [])
+    assert as_metadata(keys[0].description) == kept

@@ -180,6 +180,28 @@ def test_a_route_has_limits_and_costs_of_its_own():
     assert routes.find("POST", "/pets/7") is None
 
 
+@pytest.mark.parametrize(("route", "path", "fits"), [
+    ("GET /{proxy+}", "/a/b/c", True), ("GET /pets/{proxy+}", "/pets/7/toys", True), ("GET /pets/{proxy+}", "/cats/7", False), ("GET /f/{p:path}", "/f/a/b", True),
+    ("GET /f/<path:p>", "/f/a/b", True), ("GET /f/<path:p>/edit", "/f/a/b/edit", True), ("GET /f/<path:p>/edit", "/f/a/b", False), ("GET /f/<int:id>", "/f/7", True),
+    ("GET /f/<int:id>", "/f/7/8", False), ("GET /f/<id>", "/f/7", True), ("GET /f/{id:int}", "/f/7/8", False), ("GET /f/{id}", "/f/7/8", False), ("GET /f.{id}", "/fx7", False),
+    ("GET /a/{x}/b/{y}", "/a/1/b/2", True), ("GET /a/{x}/b/{y}", "/a/1/2/b/2", False), ("GET /{proxy+}/x+", "/a/b/x+", True), ("GET /[{id}]", "/[7]", True),
+])  # fmt: skip
+def test_a_route_s_template_is_read_as_its_framework_reads_it(route, path, fits):
+    """API Gateway's, Starlette's and Flask's parts of several segments are several, all others one."""
+    routes = Routes(UsagePlan("p", "9/day", routes={route: "1/day as a"}))
+    assert routes.find("GET", path) == (route if fits else None)
+
+
+def test_a_template_of_one_segment_comes_before_what_takes_any_path():
+    """Whichever is first in the alphabet."""
+    routes = Routes(
+        UsagePlan(
+            "p", "9/day", routes={"GET /{a+}": "1/day as a", "GET /{b}": "1/day as b", "GET /z/{c}": "1/day as c"}
+        )
+    )
+    assert [routes.find("GET", path) for path in ("/x", "/z/1", "/z/1/2")] == ["GET /{b}", "GET /z/{c}", "GET /{a+}"]
+
+
 def test_a_plan_may_count_what_the_log_measures():
     """bytes sent, or a JSON field of the unit's name; requests besides."""
     plan = UsagePlan("p", "1000 bytes/day, 3/day")

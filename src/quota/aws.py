@@ -7,35 +7,38 @@ told in ``notes``, never dropped in silence.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
+from math import isfinite
 from typing import Any
 
 import attrs
 
+from .aws_limits import Item, Told, is_as, is_plain, read_quota, read_routes, read_throttle, whole
 from .clock import EPOCH
-from .errors import InvalidPlan, InvalidSecret, InvalidValue
+from .errors import InvalidSecret, InvalidValue
 from .key import ApiKey, Secret, import_secret
-from .period import Period
-from .plan import Limit, Quota, Throttle, UsagePlan
+from .plan import UsagePlan
 
 TEXT, JSON = "aws.", "aws-json."
 """Metadata under such names is API Gateway's own attributes; any other is one of the key's tags."""
 
-PERIODS = {"DAY": "day", "WEEK": "week", "MONTH": "month"}
 NO_STAGE = "no-stage/"
 _OF_KEY = ("id", "name", "value", "enabled", "createdDate", "tags")
 _OF_PLAN = ("id", "name", "apiStages", "throttle", "quota")
-
-Item = Mapping[str, Any]
-Note = Callable[[str], None]
+_WITHOUT = ("description", "productCode", "tags")
+_MORE = ("position", "nexttoken", "marker", "nextmarker", "continuationtoken", "istruncated")
+_LONGEST_API = _LONGEST_NAME = 256
+_STAGE = re.compile(r"[^/\s]+")
 
 
 @attrs.define
 class Found:
     """What an import makes: plans, keys with the ids of their plans, and notes on what has no counterpart.
 
+    ``warnings``: the notes on what does not bind as it did, to be looked at before calls are let in.
     ``rest``: ``{"plans": {id: attributes}, "keys": {id: attributes}}`` that have no place here, for ``to_aws`` to write
     back.
     """
@@ -43,19 +46,48 @@ class Found:
     plans: list[UsagePlan] = attrs.field(factory=list)
     keys: list[tuple[ApiKey, list[str]]] = attrs.field(factory=list)
     notes: list[str] = attrs.field(factory=list)
+    warnings: list[str] = attrs.field(factory=list)
     rest: dict[str, dict[str, dict[str, Any]]] = attrs.field(factory=lambda: {"plans": {}, "keys": {}})
 
 
 def parse_json(name: str, text: str) -> list[dict[str, Any]]:
     """The items of what the AWS CLI prints, numbers exact. Raises ``InvalidValue``, naming the file."""
+    accepted = "the JSON that 'aws apigateway get-...' prints, complete"
     try:
-        data = json.loads(text, parse_float=Decimal)
-    except (ValueError, RecursionError) as error:
-        raise InvalidValue(name, str(error), "the JSON that 'aws apigateway get-...' prints, complete") from None
+        data = json.loads(
+            text.removeprefix("\ufeff"), parse_float=_to_number, parse_constant=_to_number, object_pairs_hook=_to_object
+        )
+    except RecursionError:
+        raise InvalidValue(name, "JSON within JSON, too deep", accepted) from None
+    except ValueError as error:
+        raise InvalidValue(name, str(error), accepted) from None
+    more = [field for field in data if _is_more(field, data[field])] if isinstance(data, dict) else []
+    if more:
+        accepted = "all of them: let the AWS CLI go through the pages, or put the items of all pages together"
+        raise InvalidValue(name, f"a page after which more follows ({more[0]})", accepted)
     items = data.get("items", data.get("item")) if isinstance(data, dict) else data
     if not isinstance(items, list) or not all(isinstance(item, dict) and _is_id(item.get("id")) for item in items):
         raise InvalidValue(name, type(data), 'an object with "items", each with an "id", as the AWS CLI prints it')
     return items
+
+
+def _to_number(text: str) -> Decimal:
+    """A number that a double can hold, as exact as it stands there."""
+    if not isfinite(float(text)):
+        raise ValueError("a number that no double can hold")
+    return Decimal(text)
+
+
+def _to_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("an object with a name twice, of which one would be lost")
+    return found
+
+
+def _is_more(field: str, value: Any) -> bool:
+    """Whether it says that the items go on in another page."""
+    return field.lower().replace("_", "") in _MORE and value not in (None, "", False)
 
 
 def _is_id(id_: Any) -> bool:
@@ -68,10 +100,11 @@ def from_aws(
     """Plans, keys and associations from the items of get-usage-plans, get-api-keys and get-usage-plan-keys by plan.
 
     A plan's ``api`` is its stages, ``apiId/stage`` separated by spaces, whose usage it counts together; or ``api`` for
-    all plans. A method's throttle is that of route ``METHOD /path`` (before it the stage, where there are several).
+    all plans. A method's throttle is that of the route ``METHOD /path``, ``ANY`` that of each method.
 
     Raises:
-        InvalidValue: for a key without a value, an association with what is not there, two plans for one api.
+        InvalidValue: for a key without a value, an association with what is not there, two plans for one api, a limit
+            that cannot be meant: nothing that was closed is opened.
     """
     try:
         return _from_aws(plans, keys, plan_keys, api)
@@ -106,65 +139,74 @@ def _from_aws(
 
 def _plan(item: Item, api: str | None, found: Found) -> UsagePlan:
     id_ = str(item["id"])
+    told = Told(f"plan {id_}", found.notes, found.warnings)
+    _check_fields(told.of, item, _OF_PLAN)
     rest = {name: item[name] for name in item if name not in _OF_PLAN and item[name] not in (None, "", [], {})}
-    methods: dict[str, Any] = {}
-
-    def note(what: str) -> None:
-        found.notes.append(f"plan {id_}: {what}")
-
-    for name in rest:
-        note(f"{name} has no counterpart")
+    for field in rest:
+        tell = told.note if field in _WITHOUT else told.warn
+        tell(f"{field} has no counterpart")
     stages = item.get("apiStages") or []
-    names = [f"{stage.get('apiId')}/{stage.get('stage')}" for stage in stages]
-    limits = _quota(item.get("quota"), note, rest) + _throttle("throttle", item.get("throttle"), note, rest)
-    routes: dict[str, tuple[Limit, ...]] = {}
-    for name, stage in zip(names, stages, strict=True):
-        for place, throttle in (stage.get("throttle") or {}).items():
-            path, _, method = place.rpartition("/")
-            route = f"{method} {path}" if len(stages) == 1 else f"{name} {method} {path}"
-            own = _throttle(f"{name} {place}", throttle, note, methods)
-            if own:
-                routes[route] = tuple(own)
-    if methods:
+    names = [_stage(told, stage) for stage in stages]
+    if len(set(names)) < len(names):
+        raise InvalidValue(f"{told.of}: apiStages", names, "each stage once")
+    limits = read_quota(item.get("quota"), told)
+    general = None if item.get("throttle") in (None, {}) else read_throttle("throttle", item["throttle"], told)
+    if general is not None:
+        limits.append(general)
+        if not is_as(general, item["throttle"]):
+            rest["throttle"] = item["throttle"]
+    methods = dict(zip(names, (stage.get("throttle") for stage in stages), strict=True))
+    routes = read_routes(methods, general, told)
+    if not is_plain(stages, routes):
         rest["methods"] = methods
-    if api is not None and names:
-        rest["apiStages"] = [{"apiId": stage.get("apiId"), "stage": stage.get("stage")} for stage in stages]
-        note(f"{', '.join(names)} is the api {api!r} here")
-    elif len(names) > 1:
-        note(f"it counts {len(names)} stages together: consume with api={' '.join(names)!r}")
+    own_api = _api(id_, api, names, told)
+    if own_api != " ".join(names) and names:
+        rest["apiStages"] = [{"apiId": stage["apiId"], "stage": stage["stage"]} for stage in stages]
+    name = item.get("name") or ""
+    fits = _is_name(name)
+    if name and not fits:
+        told.note("its name is too long or unprintable; named by its id")
+        rest["name"] = name
     if rest:
         found.rest["plans"][id_] = rest
-    own_api = api if api is not None else " ".join(names) or f"{NO_STAGE}{id_}"
-    return UsagePlan(id_, limits, name=item.get("name") or id_, api=own_api, routes=routes)
+    return UsagePlan(id_, limits, name=name if fits else id_, api=own_api, routes=routes)
 
 
-def _quota(quota: Item | None, note: Note, rest: dict[str, Any]) -> list[Limit]:
-    if not quota:
-        return []
-    period = str(quota.get("period"))
-    try:
-        every = PERIODS.get(period.upper(), period)
-        return [Quota(whole(quota.get("limit")), Period(every, offset=whole(quota.get("offset") or 0)))]
-    except InvalidPlan as error:
-        note(f"its quota has no counterpart ({error})")
-        rest["quota"] = quota
-        return []
+def _check_fields(of: str, item: Item, known: Sequence[str]) -> None:
+    """A field that is meant in another spelling would be lost: what it closes would be open, what it hides be shown."""
+    spelt = {name.lower(): name for name in known}
+    for field in item:
+        name = spelt.get(field.lower(), field)
+        if name != field:
+            raise InvalidValue(of, field, f"the name {name!r}, as the AWS CLI prints it")
 
 
-def whole(number: Any) -> Any:
-    """A number of the JSON as an int, where it is one."""
-    return int(number) if isinstance(number, Decimal) and number == number.to_integral_value() else number
+def _stage(told: Told, stage: Item) -> str:
+    parts = stage["apiId"], stage["stage"]
+    if not all(isinstance(part, str) and part.isprintable() and _STAGE.fullmatch(part) for part in parts):
+        raise InvalidValue(f"{told.of}: apiStages", parts, "an apiId and a stage, as the AWS CLI prints them")
+    return "/".join(parts)
 
 
-def _throttle(what: str, throttle: Item | None, note: Note, rest: dict[str, Any]) -> list[Limit]:
-    if not throttle:
-        return []
-    try:
-        return [Throttle(throttle["rateLimit"], burst=whole(throttle["burstLimit"]))]
-    except (InvalidPlan, KeyError) as error:
-        note(f"{what} has no counterpart ({error})")
-        rest[what] = throttle
-        return []
+def _api(id_: str, api: str | None, names: Sequence[str], told: Told) -> str:
+    """What the plan governs here: what was said, or its stages, or where these are too many the plan's own id."""
+    joined = " ".join(names)
+    if api is None and len(joined) <= _LONGEST_API:
+        if len(names) > 1:
+            told.note(f"it counts {len(names)} stages together: consume with api={joined!r}")
+        return joined or f"{NO_STAGE}{id_}"
+    if api is None:
+        told.note(f"it counts {len(names)} stages together, too many to name: consume with api={id_!r}")
+        return id_
+    if names:
+        told.note(f"{', '.join(names)} is the api {api!r} here")
+    return api
+
+
+def _is_name(name: Any) -> bool:
+    if not isinstance(name, str):
+        raise InvalidValue("name", name, "text, as the AWS CLI prints it")
+    return 0 < len(name) <= _LONGEST_NAME and name.isprintable()
 
 
 @attrs.define
@@ -188,6 +230,7 @@ class _Attributes:
 
 def _key(item: Item, value: Any, found: Found) -> ApiKey:
     id_ = str(item["id"])
+    _check_fields(f"key {id_}", item, _OF_KEY)
     attributes = _Attributes(id_, found.notes)
     for name, attribute in item.items():
         if name not in _OF_KEY and attribute not in (None, "", [], {}):
@@ -198,20 +241,23 @@ def _key(item: Item, value: Any, found: Found) -> ApiKey:
     else:
         attributes.keep("tags", tags)
     name = item.get("name") or ""
-    fits = 0 < len(name) <= 256 and name.isprintable()
+    fits = _is_name(name)
     if (name and not fits) or name == id_:
         attributes.keep("name", name)
     if not fits:
         found.notes.append(f"key {id_}: its name is {'too long or unprintable' if name else 'empty'}; named by its id")
     if attributes.rest:
         found.rest["keys"][id_] = attributes.rest
+    enabled = item.get("enabled", True)
+    if type(enabled) is not bool:
+        raise InvalidValue(f"key {id_}: enabled", enabled, "true or false, as the AWS CLI prints it")
     try:
         secret = Secret.of(import_secret(value))
     except InvalidSecret as error:
         accepted = f"{error.accepted} (get-api-keys --include-values)"
         raise InvalidSecret(f"key {id_}: value", error.value, accepted) from None
     return ApiKey(
-        id=id_, name=name if fits else id_, account=id_, enabled=bool(item.get("enabled", True)),
+        id=id_, name=name if fits else id_, account=id_, enabled=enabled,
         created_at=_instant(id_, item.get("createdDate")), metadata=attributes.metadata, secrets=(secret,),
     )  # fmt: skip
 
@@ -226,7 +272,10 @@ def _is_tag(name: str, text: Any) -> bool:
 
 def dump(data: Any, indent: int | None = None) -> str:
     """JSON of what ``parse_json`` read, numbers as they were."""
-    return json.dumps(data, default=_number, indent=indent)
+    try:
+        return json.dumps(data, default=_number, indent=indent)
+    except RecursionError:
+        raise InvalidValue("items", "JSON within JSON", "less of it: it is too deep to be kept") from None
 
 
 def _number(data: Any) -> Any:

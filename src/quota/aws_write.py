@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from fractions import Fraction
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
 
-from .aws import JSON, NO_STAGE, PERIODS, TEXT, Item, Note, dump
+from .aws import JSON, NO_STAGE, TEXT, dump
+from .aws_limits import PERIODS, Item, Told, in_short, read_routes, read_throttle
 from .key import ApiKey
 from .plan import REQUESTS, Limit, Quota, Throttle, UsagePlan
+
+Note = Callable[[str], None]
 
 _SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}
 _STAGE = re.compile(r"[^/\s]+/[^/\s]+")
@@ -91,33 +93,46 @@ def _write_plan(plan: UsagePlan, rest: Item, notes: list[str]) -> dict[str, Any]
     item: dict[str, Any] = {"id": plan.id, "name": plan.name}
     stages = rest.get("apiStages") or _stages(plan, note)
     item["apiStages"] = [{"apiId": stage["apiId"], "stage": stage["stage"]} for stage in stages]
+    told = Told(f"plan {plan.id}", [], [])
+    general = read_throttle("throttle", rest["throttle"], told) if "throttle" in rest else None
     for limit in plan.limits:
-        name, written = _write_limit(limit, note)
+        name, written = ("throttle", dict(rest["throttle"])) if limit == general else _write_limit(limit, note)
         if not written or name in item:
             note(f"limit '{limit}' has no counterpart{f': one {name} a plan' if written else ''}")
         else:
             item[name] = written
-    _write_routes(plan, item["apiStages"], rest.get("methods", {}), note)
+    known = _write_methods(plan, item["apiStages"], rest.get("methods", {}), told)
+    _write_routes({route: plan.routes[route] for route in plan.routes if route not in known}, item["apiStages"], note)
     if plan.costs:
         note("costs of routes have no counterpart")
     if plan.alerts != (80, 100):
         note("alerts have no counterpart")
-    return {**item, **{name: attribute for name, attribute in rest.items() if name not in ("apiStages", "methods")}}
+    apart = ("apiStages", "methods", "throttle", *(["name"] if plan.name != plan.id else []))
+    return {**item, **{name: attribute for name, attribute in rest.items() if name not in apart}}
 
 
-def _write_routes(plan: UsagePlan, stages: Sequence[dict[str, Any]], methods: Item, note: Note) -> None:
+def _write_methods(plan: UsagePlan, stages: Sequence[dict[str, Any]], methods: Item, told: Told) -> set[str]:
+    """The throttles of methods that an import read, as they were, where the plan still has them so; its routes."""
+    general = next((limit for limit in plan.limits if isinstance(limit, Throttle)), None)
+    read = read_routes(methods, general, told)
+    if any(plan.routes.get(route) != (limit,) for route, limit in read.items()):
+        return set()
+    for stage in stages:
+        if own := methods.get(f"{stage['apiId']}/{stage['stage']}"):
+            stage["throttle"] = dict(own)
+    return set(read)
+
+
+def _write_routes(routes: Mapping[str, Sequence[Limit]], stages: Sequence[dict[str, Any]], note: Note) -> None:
     by_stage = {f"{stage['apiId']}/{stage['stage']}": stage for stage in stages}
-    for route, limits in plan.routes.items():
-        stage, method, path = _place(route, by_stage)
+    for route, limits in routes.items():
+        places, method, path = _place(route, by_stage)
         name, written = _write_limit(limits[0], note) if len(limits) == 1 else ("", {})
-        if stage is None or name != "throttle" or not written:
+        if not places or name != "throttle" or not written:
             note(f"the limits of route {route!r} have no counterpart")
-        else:
+            continue
+        for stage in places:
             stage.setdefault("throttle", {})[f"{path}/{method}"] = written
-    for place, throttle in methods.items():
-        name, _, method = place.partition(" ")
-        if name in by_stage:
-            by_stage[name].setdefault("throttle", {})[method] = throttle
 
 
 def _stages(plan: UsagePlan, note: Note) -> list[dict[str, str]]:
@@ -129,14 +144,13 @@ def _stages(plan: UsagePlan, note: Note) -> list[dict[str, str]]:
     return []
 
 
-def _place(route: str, by_stage: Mapping[str, dict[str, Any]]) -> tuple[dict[str, Any] | None, str, str]:
-    """(stage, method, path) of a route that a plan names ``METHOD /path``, behind its stage where there are several."""
-    name = next(iter(by_stage), "")
-    if len(by_stage) > 1:
-        name, _, route = route.partition(" ")
-    method, _, path = route.partition(" ")
+def _place(route: str, by_stage: Mapping[str, dict[str, Any]]) -> tuple[list[dict[str, Any]], str, str]:
+    """(stages, method, path) of a route: ``METHOD /path``, behind a stage where it is of that alone."""
+    name, _, behind = route.partition(" ")
+    method, _, path = (behind if name in by_stage else route).partition(" ")
+    stages = [by_stage[name]] if name in by_stage else list(by_stage.values())
     fits = method.isalpha() and method.isupper() and path.startswith("/")
-    return by_stage.get(name) if fits else None, method, path
+    return stages if fits else [], method, path
 
 
 def _write_limit(limit: Limit, note: Note) -> tuple[str, dict[str, Any]]:
@@ -146,7 +160,7 @@ def _write_limit(limit: Limit, note: Note) -> tuple[str, dict[str, Any]]:
         return name, {}
     if isinstance(limit, Throttle):
         rate = limit.rate / _SECONDS[limit.per]
-        if Fraction(repr(float(rate))) != rate:
+        if not in_short(attrs.evolve(limit, rate=rate, per="second")):
             note(f"the rate {rate} a second is rounded to {float(rate)!r}")
         return name, {"rateLimit": float(rate), "burstLimit": limit.burst}
     period = limit.period

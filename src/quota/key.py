@@ -32,9 +32,10 @@ _NO_METADATA: Mapping[str, str] = MappingProxyType({})
 _PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,15}\Z")
 _MINTED = re.compile(rf"([A-Za-z0-9][A-Za-z0-9_-]{{0,15}})_[0-9A-Za-z]{{{_BODY + _CHECK}}}\Z")
 _FOREIGN = re.compile(r"[!-~]{20,128}\Z")
+_OURS = "qk"
 
 
-def mint(prefix: str = "qk") -> str:
+def mint(prefix: str = _OURS) -> str:
     """A new secret: ``prefix_``, 28 random base62 characters (166 bits) and a CRC32 checksum of all before it."""
     if not isinstance(prefix, str) or not _PREFIX.match(prefix):
         raise InvalidValue(
@@ -71,13 +72,21 @@ def _checksum(body: str) -> str:
 
 
 def mistyped(secret: str) -> bool:
-    """Whether it has the shape of a minted secret and a wrong checksum: refused without a look-up.
+    """Whether it has the shape of a minted secret and a wrong checksum.
 
     One wrong character, or two neighbours swapped, in what the checksum covers or in the checksum itself is always
     found (CRC32 finds every burst of up to 32 bits, and each number is written one way); anything else escapes with a
     chance of 2**-32, and then finds no key.
     """
     return _MINTED.match(secret) is not None and _checksum(secret[:-_CHECK]) != secret[-_CHECK:]
+
+
+def has_typo(secret: str) -> bool:
+    """True of what is certainly a secret of ours with a typo: mistyped, under the prefix that only this library has.
+
+    Under any other prefix it may be somebody else's, imported: ``hf_`` and 34 letters and digits, say.
+    """
+    return mistyped(secret) and secret.startswith(f"{_OURS}_")
 
 
 def digest(secret: str) -> bytes:
@@ -91,7 +100,7 @@ def import_secret(secret: str) -> str:
         raise InvalidSecret("secret", f"a {type(secret).__name__}", "a str")
     if not _FOREIGN.match(secret):
         raise InvalidSecret("secret", f"{len(secret)} characters", "20 to 128 visible ASCII characters")
-    if mistyped(secret):
+    if has_typo(secret):
         raise InvalidSecret("secret", "its checksum is wrong", "a secret as it was issued, without a typo")
     return secret
 

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
+from typing import Any
 
 import attrs
 
+from .aws import JSON
 from .errors import InvalidSecret, InvalidValue
 from .key import digest, import_secret
 
-_COLUMNS = ("name", "key", "description", "enabled", "usageplanids")
-_REQUIRED = ("name", "key")
+_COLUMNS = ("Name", "Key", "Description", "Enabled", "UsagePlanIds")
+_REQUIRED = ("Name", "Key")
 _LONGEST = 4096
-_QUOTED = re.compile(r'("(?:[^"]|"")*+")[ \t]*+')
+DESCRIPTIONS = ("description", f"{JSON}description")
+"""The names under which a key's metadata has its description."""
+
+_HEADER = "a header with Name and Key, each column once (is it a CSV of keys?)"
+_SEPARATORS = ",;\t"
+_SAID = re.compile(r"\s*+sep=([,;\t|])[ \t]*+(?=[\r\n])", re.IGNORECASE)
 
 
 @attrs.frozen
 class CsvKey:
-    """One row. ``line`` is where it ends in the file."""
+    """One row. ``line`` is where it ends in the file; ``description`` may have line breaks."""
 
     line: int
     name: str
@@ -33,25 +41,21 @@ def parse_csv(name: str, text: str) -> tuple[list[CsvKey], list[str]]:
     """The rows of a file called ``name``, and warnings about those that are left out or read in a way of our own.
 
     Columns come in any order and case, cells are trimmed, columns of other names are ignored; ``Name`` and ``Key`` must
-    be there. Warnings never show a secret.
+    be there. Cells are separated by commas, or by what spreadsheets write in their place: ``;``, a tab, what ``sep=``
+    in the first line says. Lines without anything in them are skipped. No message shows a cell: it may be a secret.
 
     Raises:
         InvalidValue: for a file that is no such table from its first line to its last (one that was cut short too).
     """
-    trimmed = _QUOTED.sub(r"\1", text.removeprefix("\ufeff"))  # strict CSV has nothing between a quote and its comma
-    reader = csv.reader(io.StringIO(trimmed, newline=""), skipinitialspace=True, strict=True)
+    reader = _reader(name, text.removeprefix("\ufeff"))
     keys: dict[bytes, CsvKey] = {}
     warnings: list[str] = []
     cut = 0
     try:
-        header = [cell.strip().lower() for cell in next(reader, [])]
-        missing = [column for column in _REQUIRED if column not in header]
-        doubled = [column for column in _COLUMNS if header.count(column) > 1]
-        if missing or doubled:
-            raise InvalidValue(f"{name} line 1", ", ".join(header)[:80], "a header with Name and Key, each column once")
-        for row in reader:
-            if not row:
-                continue
+        rows = (row for row in reader if any(cell.strip() for cell in row))
+        header = [cell.strip().lower() for cell in next(rows, [])]
+        _check_header(f"{name} line {reader.line_num or 1}", header)
+        for row in rows:
             if len(row) != len(header):
                 accepted = f"{len(header)}, as the header has (is the file complete?)"
                 raise InvalidValue(f"{name} line {reader.line_num}", f"{len(row)} cells", accepted)
@@ -72,6 +76,52 @@ def parse_csv(name: str, text: str) -> tuple[list[CsvKey], list[str]]:
     return list(keys.values()), warnings
 
 
+def as_metadata(description: str) -> dict[str, str]:
+    """What a key keeps of its description: the text, or JSON of one with line breaks, as ``aws`` keeps it."""
+    plain, as_json = DESCRIPTIONS
+    if not description or description.isprintable():
+        return {plain: description} if description else {}
+    return {as_json: json.dumps(description)}
+
+
+def _reader(name: str, text: str) -> Any:
+    """A reader of the table that the text is, told by what its cells are separated."""
+    if text.lstrip()[:1] in ("{", "["):
+        raise InvalidValue(f"{name} line 1", "JSON", _HEADER)
+    said = _SAID.match(text)
+    separator = said[1] if said else _separator(text)
+    if said:
+        text = "\n" * said[0].count("\n") + text[said.end() :]
+    return csv.reader(
+        io.StringIO(_trim(text, separator), newline=""), delimiter=separator, skipinitialspace=True, strict=True
+    )
+
+
+def _check_header(where: str, header: list[str]) -> None:
+    counts = {column: header.count(column.lower()) for column in _COLUMNS}
+    wrong = [f"no column {column}" for column in _REQUIRED if not counts[column]]
+    wrong += [f"{count} columns {column}" for column, count in counts.items() if count > 1]
+    if wrong:
+        raise InvalidValue(where, ", ".join(wrong), _HEADER)
+
+
+def _separator(text: str) -> str:
+    """What stands between the columns of the first line that has any: the one under which Name and Key are columns."""
+    header = next((line for line in text.splitlines() if line.strip(_SEPARATORS + " ")), "")
+    for separator in _SEPARATORS:
+        cells = {cell.strip().strip('"').strip().lower() for cell in header.split(separator)}
+        if cells >= {column.lower() for column in _REQUIRED}:
+            return separator
+    return _SEPARATORS[0]
+
+
+def _trim(text: str, separator: str) -> str:
+    """Without blanks around quoted cells, of which strict CSV knows nothing; a quote within a cell is a cell's own."""
+    ends, blank = rf"{re.escape(separator)}\r\n", " " if separator == "\t" else r" \t"
+    cell = re.compile(rf'(?:[{blank}]*+("(?:[^"]|"")*+")[{blank}]*+|[^{ends}]*+)([{ends}]|\Z)')
+    return cell.sub(lambda found: found[0] if found[1] is None else found[1] + found[2], text)
+
+
 def _key(line: int, cells: dict[str, str], warnings: list[str]) -> CsvKey | None:
     """A row's key; None, and a warning, where there can be none."""
     description = cells.get("description", "")
@@ -82,8 +132,8 @@ def _key(line: int, cells: dict[str, str], warnings: list[str]) -> CsvKey | None
         wrong = f"its Key: {error.value}; expected {error.accepted}"
     if not 1 <= len(cells["name"]) <= 256 or not cells["name"].isprintable():
         wrong = "its Name is not printable text of 1 to 256 characters"
-    elif len(description) > _LONGEST or not description.isprintable():
-        wrong = f"its Description is not printable text of at most {_LONGEST} characters"
+    elif any(len(text) > _LONGEST for text in as_metadata(description).values()):
+        wrong = f"its Description is too long to be kept: {len(description)} characters"
     if wrong:
         warnings.append(f"line {line} is left out: {wrong}")
         return None

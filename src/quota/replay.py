@@ -75,16 +75,25 @@ class _Run:
             report.by_limit[name] += 1
 
 
+_TEMPLATE = re.compile(r"(\{[^}]*\}|<[^>]*>)")
+_SEVERAL = re.compile(r"\{.*(\+|:path)\}|<path:.*>")
+
+
+def _pattern(route: str) -> re.Pattern[str]:
+    """What paths a route's name stands for; ``{proxy+}``, ``{rest:path}`` and ``<path:rest>`` are several segments."""
+    parts = _TEMPLATE.split(route)
+    parts[0::2] = map(re.escape, parts[0::2])
+    parts[1::2] = [".*" if _SEVERAL.fullmatch(part) else "[^/]+" for part in parts[1::2]]
+    return re.compile("".join(parts))
+
+
 class Routes:
     """Which of a plan's routes a request is: ``METHOD /path``, or the first with ``{name}`` in place of a segment."""
 
     def __init__(self, plan: UsagePlan) -> None:
         self._exact = {*plan.routes, *plan.costs}
-        self._templates = [
-            (re.compile(re.sub(r"\\[{<].*?[}>]", "[^/]+", re.escape(route))), route)
-            for route in sorted(self._exact)
-            if re.search(r"[{<]", route)
-        ]
+        found = [(_pattern(route), route) for route in sorted(self._exact) if _TEMPLATE.search(route)]
+        self._templates = sorted(found, key=lambda pair: ".*" in pair[0].pattern)  # what takes any path comes last
 
     def __bool__(self) -> bool:
         return bool(self._exact)

@@ -16,7 +16,7 @@ from .clock import DAY_US, EPOCH, Clock, span_us, system_clock, to_us
 from .decision import Decision, Details, LimitStatus, Reason, refusal
 from .errors import InvalidCost, InvalidValue, NotAllowed, ReservationClosed, check_text
 from .history import UsageRecord
-from .key import ApiKey, digest, mistyped, new_token
+from .key import ApiKey, digest, has_typo, new_token
 from .plan import REQUESTS, Cost, check_route, parse_cost, whole
 from .store import Request
 
@@ -114,7 +114,7 @@ class Steps(Administration):
             check_text("request_id", request_id)
         known = None
         if isinstance(secret, str):
-            hashed = None if not secret else b"" if mistyped(secret) else hashed or digest(secret)
+            hashed = None if not secret else b"" if has_typo(secret) else hashed or digest(secret)
         elif isinstance(secret, ApiKey):
             known = secret.id
         elif secret is not None:

@@ -72,8 +72,11 @@ class Store(Protocol):
     def list_plans(self) -> list[UsagePlan]:
         """All plans, by id."""
 
-    def add_key(self, key: ApiKey, plan_id: str | None) -> None:
-        """Add a key, on a plan; ``PlanConflict`` when its id or a secret is there already, ``UnknownPlan``."""
+    def add_key(self, key: ApiKey, plan_id: str | None, *more: str) -> None:
+        """Add a key, on a plan, and on ``more`` of other apis.
+
+        ``PlanConflict`` when its id or a secret is there already, ``UnknownPlan``.
+        """
 
     def change_key(self, key_id: str, change: Callable[[ApiKey], ApiKey]) -> ApiKey:
         """Replace a key by what a pure function makes of it, atomically; ``UnknownKey`` when there is none."""

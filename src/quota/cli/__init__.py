@@ -45,7 +45,9 @@ def build(*, plain: bool = False) -> typer.Typer:
         pretty_exceptions_enable=False,
     )
 
-    @app.callback(epilog="Exit status: 0 done or allowed, 1 refused, 2 wrong use, 3 the store cannot be used.")
+    @app.callback(
+        epilog="Exit status: 0 done or allowed, 1 refused, 2 wrong use, 3 no store, 4 done but for what is told."
+    )
     def root(
         store: Annotated[
             str | None,

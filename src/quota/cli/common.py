@@ -24,8 +24,8 @@ from ..plan import Cost, parse_cost
 from ..store import shown_url
 
 DEFAULT_STORE = "sqlite:///quota.db"
-OK, REFUSED, WRONG_USE, UNAVAILABLE = 0, 1, 2, 3
-"""Exit statuses: allowed or done, refused, wrong use, the store cannot be used."""
+OK, REFUSED, WRONG_USE, UNAVAILABLE, PARTLY = 0, 1, 2, 3, 4
+"""Exit statuses: allowed or done, refused, wrong use, the store cannot be used, done but for what is told."""
 
 _UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _SPAN = re.compile(r"(?:\s*\d{1,9}\s*(?:s|m|min|h|d|w))+\s*", re.ASCII)

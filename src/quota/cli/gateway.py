@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+import attrs
 import typer
 
-from ..aws import Found, Item, dump, from_aws, parse_json
+from ..aws import Found, dump, from_aws, parse_json
+from ..aws_limits import Item
 from ..aws_write import to_aws, to_text
 from ..errors import InvalidValue, PlanConflict
-from ..key import digest
+from ..key import ApiKey, digest
 from ..keys_csv import parse_csv
 from ..ledger import Ledger
 from ..plan import UsagePlan
-from .common import JsonOption, StoreOption, WrongUse, opened, read_text, to_pairs
+from .common import PARTLY, JsonOption, StoreOption, WrongUse, opened, read_text, to_pairs
 from .show import print_json, say, tell
+from .table import NewKey, add_keys
 
 PLANS, KEYS, PLAN_KEYS = "usage-plans.json", "api-keys.json", "usage-plan-keys-{}.json"
 
 _REST = ("plans", "keys")
+_NOTHING = "nothing is imported"
 
 
 def import_aws(
@@ -47,20 +52,27 @@ def import_aws(
 ) -> None:
     """Build the plans, keys and associations that API Gateway's command line printed; all or nothing."""
     found = _read(directory, plans, keys, plan_keys or [], api)
-    with opened(store, create=True) as ledger:
-        _build(ledger, found)
     if rest is not None:
         _write(rest, dump(found.rest, indent=2) + "\n")
+    with opened(store, create=True) as ledger:
+        new_plans, new_keys = _check(ledger, found)
+        _build(ledger, new_plans, new_keys)
     for note in found.notes:
         tell(note)
     links = sum(len(of) for _, of in found.keys)
+    there = len(found.plans) + len(found.keys) - len(new_plans) - len(new_keys)
     if as_json:
         print_json({
             "plans": [plan.id for plan in found.plans], "keys": [key.id for key, _ in found.keys],
-            "associations": links, "notes": found.notes,
+            "associations": links, "notes": found.notes, "warnings": found.warnings,
         })  # fmt: skip
     else:
-        say(f"imported {len(found.plans)} plans, {len(found.keys)} keys and {links} associations")
+        already = f"; {there} of these were there already" if there else ""
+        say(f"imported {len(found.plans)} plans, {len(found.keys)} keys and {links} associations{already}")
+    if found.warnings:
+        if not as_json:
+            tell(f"{len(found.warnings)} of the limits do not bind as they did: see above (exit status {PARTLY})")
+        raise typer.Exit(PARTLY)
 
 
 def _read(
@@ -89,41 +101,56 @@ def _read(
     )
 
 
-def _check(ledger: Ledger, found: Found) -> list[UsagePlan]:
-    """The plans that are new; what is there already is not touched, and what contradicts it is an error."""
+def _check(ledger: Ledger, found: Found) -> tuple[list[UsagePlan], list[NewKey]]:
+    """The plans and keys that are new. What is there is not touched; what contradicts it is an error.
+
+    An equal plan or key is none: an import that was killed half way is finished by the same command.
+    """
     plans = {plan.id: plan for plan in ledger.list_plans()}
-    keys = ledger.list_keys()
-    ids = {key.id for key in keys}
-    digests = {secret.digest for key in keys for secret in key.secrets}
+    keys = {key.id: key for key in ledger.list_keys()}
+    owners = {secret.digest: key.id for key in keys.values() for secret in key.secrets}
+    new: list[NewKey] = []
     for plan in found.plans:
         if plans.get(plan.id, plan) != plan:
-            raise PlanConflict(plan.id, "a different plan has this id already; nothing is imported")
-    for key, _ in found.keys:
-        if key.id in ids:
-            raise PlanConflict(key.id, "a key has this id already; nothing is imported")
-        if key.secrets[0].digest in digests:
-            raise PlanConflict(key.id, "another key has its value already; nothing is imported")
-        ids.add(key.id)
-        digests.add(key.secrets[0].digest)
-    return [plan for plan in found.plans if plan.id not in plans]
+            raise PlanConflict(plan.id, f"a different plan has this id already; {_NOTHING}")
+    for key, of in found.keys:
+        if owners.setdefault(key.secrets[0].digest, key.id) != key.id:
+            raise PlanConflict(key.id, f"another key has its value already; {_NOTHING}")
+        there = keys.get(key.id)
+        if there is None:
+            new.append((key, of))
+        elif differs := _differs(ledger, there, key, of):
+            raise PlanConflict(key.id, f"a key has this id already, and {differs}; {_NOTHING}")
+    ids = [key.id for key, _ in found.keys]
+    if len(set(ids)) < len(ids):
+        raise PlanConflict(next(id_ for id_ in ids if ids.count(id_) > 1), f"two keys have this id; {_NOTHING}")
+    return [plan for plan in found.plans if plan.id not in plans], new
 
 
-def _build(ledger: Ledger, found: Found) -> None:
-    """All or nothing: everything is looked at first, and what was made is taken back if something goes wrong."""
-    new = _check(ledger, found)
-    undo: list[tuple[Callable[[str], object], str]] = []
+def _differs(ledger: Ledger, there: ApiKey, key: ApiKey, of: Sequence[str]) -> str:
+    """How a key that is there differs from the file's; what was rotated away or switched off since stays so."""
+    if there.secrets != key.secrets:
+        return "it has another secret: it was rotated since, or is another key"
+    fields = [field.name for field in attrs.fields(ApiKey) if getattr(there, field.name) != getattr(key, field.name)]
+    if fields:
+        return f"it differs in {', '.join(fields)}"
+    on = [plan.id for plan in ledger.list_plans(key.id)]
+    return (
+        "" if sorted(on) == sorted(of) else f"it is on {', '.join(on) or 'no plan'}, not on {', '.join(of) or 'none'}"
+    )
+
+
+def _build(ledger: Ledger, plans: Sequence[UsagePlan], keys: Sequence[NewKey]) -> None:
+    """All or nothing: what was made is taken back if something goes wrong."""
+    undo: list[Callable[[], object]] = []
     try:
-        for plan in new:
+        for plan in plans:
             ledger.add_plan(plan)
-            undo.append((ledger.remove_plan, plan.id))
-        for key, of in found.keys:
-            ledger.store.add_key(key, of[0] if of else None)
-            undo.append((ledger.remove_key, key.id))
-            for plan_id in of[1:]:
-                ledger.associate(key, plan_id)
+            undo.append(partial(ledger.remove_plan, plan.id))
+        add_keys(ledger, keys, undo)
     except BaseException:
-        for step, id_ in reversed(undo):
-            step(id_)
+        for step in reversed(undo):
+            step()
         raise
 
 
@@ -151,10 +178,7 @@ def export_aws(
         raise InvalidValue(rest or "items", str(error), "what import-aws --rest wrote") from None
     files = {PLANS: to_text(written.plans), KEYS: to_text(written.keys)}
     files |= {PLAN_KEYS.format(_file_name(plan)): to_text(items) for plan, items in written.plan_keys.items()}
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise WrongUse(f"{directory}: {error.strerror}") from None
+    _make(directory, files)
     for name, text in files.items():
         _write(directory / name, text)
     for note in written.notes:
@@ -163,6 +187,17 @@ def export_aws(
         print_json({"directory": str(directory), "files": sorted(files), "notes": written.notes})
     else:
         say(f"wrote {len(written.plans)} plans and {len(written.keys)} keys to {directory}")
+
+
+def _make(directory: Path, files: Iterable[str]) -> None:
+    """A place for the files of one export: no other's are in it, which would be read with them."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        stale = sorted({path.name for path in directory.glob(PLAN_KEYS.format("*"))} - set(files))
+    except OSError as error:
+        raise WrongUse(f"{directory}: {error.strerror}") from None
+    if stale:
+        raise WrongUse(f"{directory} has {stale[0]} of another export: remove it, or name a new directory")
 
 
 def _file_name(plan_id: str) -> str:

@@ -87,6 +87,9 @@ def import_(
         str | None, typer.Option("--csv", metavar="FILE", help="Import API Gateway's CSV: Name, Key, ...; - is stdin.")
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="With --csv: all or nothing, warnings are errors.")] = False,
+    revive: Annotated[
+        bool, typer.Option("--revive", help="With --csv: though a key of the same name has another secret by now.")
+    ] = False,
     plan: PlansOption = None,
     id_: IdOption = None,
     account: AccountOption = None,
@@ -98,11 +101,13 @@ def import_(
     """Import a key whose secret comes from elsewhere: from standard input or a file, never from the arguments."""
     if csv is not None:
         if any(value is not None for value in (name, plan, id_, account, expires, meta)) or source != "-":
-            raise WrongUse("--csv says the keys: only --strict, --store and --json go with it")
-        import_table(store, csv, read_text(csv), strict=strict, as_json=as_json)
+            raise WrongUse("--csv says the keys: only --strict, --revive, --store and --json go with it")
+        import_table(store, csv, read_text(csv), strict=strict, revive=revive, as_json=as_json)
         return
-    if name is None or strict:
-        raise WrongUse("a key has a name: quota key import NAME < secret.txt (or --csv FILE, with --strict or not)")
+    if name is None or strict or revive:
+        raise WrongUse(
+            "a key has a name: quota key import NAME < secret.txt (or --csv FILE, with --strict or --revive or not)"
+        )
     metadata = to_pairs("meta", meta or [], "NAME=VALUE")
     expires_at = None if expires is None else to_instant("expires", expires)
     secret = read_secret(source)

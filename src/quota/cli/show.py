@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -20,6 +22,7 @@ from ..decision import Decision, LimitStatus
 from ..key import ApiKey
 from ..plan import UsagePlan
 
+T = TypeVar("T")
 Cell = str | Text
 GOOD, WARN, BAD, QUIET = "cyan", "yellow", "bold red", "dim"
 """Never by colour alone: whatever is coloured says the same in words or shapes."""
@@ -80,6 +83,17 @@ def print_table(
             for cell, width, column in zip(line, widths, columns, strict=True)
         ]
         print("  ".join(cells).rstrip())
+
+
+@contextmanager
+def counted(items: Sequence[T], what: str) -> Iterator[Iterable[T]]:
+    """The items, counted on standard error while they are gone through, when it is a terminal."""
+    if not sys.stderr.isatty():
+        yield items
+        return
+    columns = (TextColumn(f"{{task.completed:>9,}} of {len(items):,} {what}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console(stderr=True, soft_wrap=False), transient=True) as shown:
+        yield shown.track(items)
 
 
 def bar(part: int, whole: int, width: int = 20) -> Text:

@@ -2,55 +2,137 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 
 import attrs
+import typer
 
 from ..clock import system_clock, to_datetime
+from ..errors import PlanConflict, StoreBusy, UnknownKey, UnknownPlan
 from ..key import ApiKey, Secret, digest, new_id
-from ..keys_csv import CsvKey, parse_csv
+from ..keys_csv import DESCRIPTIONS, CsvKey, as_metadata, parse_csv
 from ..ledger import Ledger
 from ..plan import UsagePlan
-from .common import WrongUse, opened
-from .show import print_json, say, tell
+from .common import PARTLY, WrongUse, opened
+from .show import counted, print_json, say, tell
+
+NewKey = tuple[ApiKey, list[str]]
+"""A key and the plans that it is put on."""
 
 
-def import_table(store: str | None, name: str, text: str, *, strict: bool, as_json: bool) -> None:
-    """Import the rows of a file; one whose key is there already replaces its name, description, state and plans."""
-    rows, warnings = parse_csv("standard input" if name == "-" else name, text)
+def import_table(store: str | None, name: str, text: str, *, strict: bool, revive: bool, as_json: bool) -> None:
+    """Import the rows of a file; one whose key is there already replaces its name, description, state and plans.
+
+    ``revive``: a secret that nobody knows is imported though a key of its name is there with another, too.
+    """
+    shown = "standard input" if name == "-" else name
+    rows, warnings = parse_csv(shown, text)
     # A store is not made for what will be refused.
     with opened(store, create=not (strict and warnings) and not any(row.plans for row in rows)) as ledger:
-        _import(ledger, name, rows, warnings, strict=strict, as_json=as_json)
-
-
-def _import(ledger: Ledger, name: str, rows: list[CsvKey], warnings: list[str], *, strict: bool, as_json: bool) -> None:
-    plans = {plan.id: plan for plan in ledger.list_plans()}
-    known = {secret.digest: key for key in ledger.list_keys() for secret in key.secrets}
-    wanted = [(row, _plans(row, plans, warnings)) for row in rows]
-    if strict and warnings:
-        for warning in warnings:
-            tell(f"{name}: {warning}")
-        raise WrongUse(f"{name}: nothing is imported: --strict, and {len(warnings)} warnings")
-    undo: list[Callable[[], object]] = []
-    done: dict[str, list[str]] = {"imported": [], "replaced": []}
-    try:
-        for row, on in wanted:
-            old = known.get(digest(row.secret))
-            key = _add(ledger, row, undo) if old is None else _replace(ledger, row, old, undo)
-            for plan in on:
-                _associate(ledger, key, plan, undo)
-            done["imported" if old is None else "replaced"].append(key.id)
-    except BaseException:
-        for step in reversed(undo):
-            step()
-        raise
+        known = {secret.digest: key for key in ledger.list_keys() for secret in key.secrets}
+        if not revive:
+            rows = _without_rotated(rows, known, warnings)
+        warnings += [
+            f"line {row.line}: the key {old.id} was disabled, and the file enables it again"
+            for row in rows
+            if row.enabled and (old := known.get(digest(row.secret))) and not old.enabled
+        ]
+        plans = {plan.id: plan for plan in ledger.list_plans()}
+        wanted = [(row, _plans(row, plans, warnings)) for row in rows]
+        if strict and warnings:
+            for warning in warnings:
+                tell(f"{shown}: {warning}")
+            raise WrongUse(f"{shown}: nothing is imported: --strict, and {len(warnings)} warnings")
+        done = _import(ledger, wanted, known)
     for warning in warnings:
-        tell(f"{name}: {warning}")
+        tell(f"{shown}: {warning}")
     if as_json:
         print_json({**done, "warnings": warnings})
     else:
         replaced = f", replaced {len(done['replaced'])}" if done["replaced"] else ""
         say(f"imported {len(done['imported'])} keys{replaced}")
+    if warnings:
+        raise typer.Exit(PARTLY)
+
+
+def _without_rotated(rows: list[CsvKey], known: Mapping[bytes, ApiKey], warnings: list[str]) -> list[CsvKey]:
+    """The rows but those that may bring back a secret that was rotated away: its key has its name and another.
+
+    Several keys may have one name: one whose secret is in the file is no such key, unless it was minted here.
+    """
+    here = {digest(row.secret) for row in rows}
+    named = {
+        key.name
+        for key in known.values()
+        if any(secret.prefix for secret in key.secrets) or not any(secret.digest in here for secret in key.secrets)
+    }
+    kept = []
+    for row in rows:
+        if digest(row.secret) not in known and row.name in named:
+            warnings.append(
+                f"line {row.line} is left out: a key named {row.name!r} is there with another secret, and this one "
+                "may have been rotated away (--revive imports it)"
+            )
+        else:
+            kept.append(row)
+    return kept
+
+
+def _import(
+    ledger: Ledger, wanted: list[tuple[CsvKey, list[UsagePlan]]], known: Mapping[bytes, ApiKey]
+) -> dict[str, list[str]]:
+    """All or nothing; new keys with their plans in one step, and all of them in one where the store can."""
+    new = [(_new(row), [plan.id for plan in on]) for row, on in wanted if digest(row.secret) not in known]
+    there = [(row, on, known[digest(row.secret)]) for row, on in wanted if digest(row.secret) in known]
+    undo: list[Callable[[], object]] = []
+    try:
+        with counted(there, "keys that are there") as each:
+            for row, on, old in each:
+                key = _replace(ledger, row, old, undo)
+                for plan in on:
+                    _associate(ledger, key, plan, undo)
+        add_keys(ledger, new, undo)
+    except BaseException:
+        for step in reversed(undo):
+            step()
+        raise
+    return {"imported": [key.id for key, _ in new], "replaced": [old.id for _, _, old in there]}
+
+
+def add_keys(ledger: Ledger, keys: Sequence[NewKey], undo: list[Callable[[], object]]) -> None:
+    """Add keys, each with all its plans in one step: whatever ends this, a key is there as it is meant or not at all.
+
+    All of them are added in one step where the store can; what was done by then is in ``undo``.
+    """
+    together = getattr(ledger.store, "add_keys", None)
+    if together is not None:
+        with _undone(ledger, [key.id for key, _ in keys], undo):
+            together(keys)
+        return
+    with counted(keys, "keys") as each:
+        for key, of in each:
+            with _undone(ledger, [key.id], undo):
+                ledger.store.add_key(key, None, *of)
+
+
+@contextmanager
+def _undone(ledger: Ledger, ids: list[str], undo: list[Callable[[], object]]) -> Iterator[None]:
+    """Note how to undo what adds keys, also where nobody knows if it did: interrupted, or a reply was lost."""
+
+    def drop() -> None:
+        for id_ in ids:
+            with suppress(UnknownKey):
+                ledger.remove_key(id_)
+
+    try:
+        yield
+    except (PlanConflict, UnknownPlan, StoreBusy):
+        raise  # nothing was added, and a key of this id is another's
+    except BaseException:
+        undo.append(drop)
+        raise
+    undo.append(drop)
 
 
 def _plans(row: CsvKey, plans: Mapping[str, UsagePlan], warnings: list[str]) -> list[UsagePlan]:
@@ -66,20 +148,18 @@ def _plans(row: CsvKey, plans: Mapping[str, UsagePlan], warnings: list[str]) -> 
     return list(found.values())
 
 
-def _add(ledger: Ledger, row: CsvKey, undo: list[Callable[[], object]]) -> ApiKey:
-    """Straight into the store: a disabled key is never enabled, not even for an instant."""
+def _new(row: CsvKey) -> ApiKey:
     id_ = new_id()
-    key = ApiKey(
+    return ApiKey(
         id=id_, name=row.name, account=id_, enabled=row.enabled, created_at=to_datetime(system_clock()),
-        metadata=_metadata(row), secrets=(Secret.of(row.secret),),
+        metadata=as_metadata(row.description), secrets=(Secret.of(row.secret),),
     )  # fmt: skip
-    ledger.store.add_key(key, None)
-    undo.append(lambda: ledger.remove_key(id_))
-    return key
 
 
 def _replace(ledger: Ledger, row: CsvKey, old: ApiKey, undo: list[Callable[[], object]]) -> ApiKey:
-    metadata = {**old.metadata, **_metadata(row)}
+    described = as_metadata(row.description)
+    before = {name: text for name, text in old.metadata.items() if not described or name not in DESCRIPTIONS}
+    metadata = {**before, **described}
 
     def change(key: ApiKey) -> ApiKey:
         return attrs.evolve(key, name=row.name, enabled=row.enabled, metadata=metadata)
@@ -87,16 +167,16 @@ def _replace(ledger: Ledger, row: CsvKey, old: ApiKey, undo: list[Callable[[], o
     def change_back(key: ApiKey) -> ApiKey:
         return attrs.evolve(key, name=old.name, enabled=old.enabled, metadata=old.metadata)
 
+    if change(old) == old:
+        return old
     new = ledger.store.change_key(old.id, change)
     undo.append(lambda: ledger.store.change_key(old.id, change_back))
     return new
 
 
-def _metadata(row: CsvKey) -> dict[str, str]:
-    return {"description": row.description} if row.description else {}
-
-
 def _associate(ledger: Ledger, key: ApiKey, plan: UsagePlan, undo: list[Callable[[], object]]) -> None:
     before = next((old for old in ledger.list_plans(key) if old.api == plan.api), None)
+    if before == plan:
+        return
     ledger.associate(key, plan)
     undo.append(lambda: ledger.associate(key, before) if before else ledger.dissociate(key, plan))

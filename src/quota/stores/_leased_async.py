@@ -156,8 +156,8 @@ class AsyncLeasedStore(Leasing):
     async def drop_plan(self, plan_id: str) -> None:
         await self._changing(lambda: self._of_plan(plan_id), "drop_plan", plan_id)
 
-    async def add_key(self, key: ApiKey, plan_id: str | None) -> None:
-        await self._changing(lambda: self._of_account(key.account), "add_key", key, plan_id)
+    async def add_key(self, key: ApiKey, plan_id: str | None, *more: str) -> None:
+        await self._changing(lambda: self._of_account(key.account), "add_key", key, plan_id, *more)
 
     async def change_key(self, key_id: str, change: Callable[[ApiKey], ApiKey]) -> ApiKey:
         changed: ApiKey = await self._change_of("change_key", key_id, change)

@@ -178,26 +178,30 @@ class Directory:
         names = (f"k:{key_id}", "**")
         return [("put", "stamps", name, str(new_number())) for name in names]
 
-    def _add_key(self, key: ApiKey, plan_id: str | None) -> Trip[None]:
+    def _add_key(self, key: ApiKey, plan_id: str | None, *more: str) -> Trip[None]:
+        ids = [id_ for id_ in (plan_id, *more) if id_ is not None]
         digests = [("secrets", secret.digest.hex()) for secret in key.secrets]
         for _ in self._attempts():
-            stamp, plans_stamp, account_text, joint, plan_text, *owners = yield from self._read(
+            stamp, plans_stamp, account_text, joint, *texts = yield from self._read(
                 ("stamps", f"k:{key.id}"), ("stamps", "*"), ("accounts", key.account), ("use", f"a:{key.account}"),
-                ("plans", plan_id or ""), *digests,
+                *(("plans", id_) for id_ in ids), *digests,
             )  # fmt: skip
+            owners = texts[len(ids) :]
             if stamp is not None:
                 raise PlanConflict(key.id, "an API key has this id already")
             if any(owners):
                 raise PlanConflict(key.id, "another API key has this secret")
-            if plan_id is not None and plan_text is None:
-                raise UnknownPlan(plan_id)
-            pairs = [(plan_id, self._decode_plan(plan_text)[0])] if plan_id is not None and plan_text else []
+            pairs = []
+            for id_, text in zip(ids, texts, strict=False):
+                if text is None:
+                    raise UnknownPlan(id_)
+                pairs.append((id_, self._decode_plan(text)[0]))
             account: dict[str, Any] = json.loads(account_text or _NOBODY)
             checks: list[Check] = [
                 ("stamps", f"k:{key.id}", None), ("accounts", key.account, account_text),
                 *((hashes, digest, None) for hashes, digest in digests),
             ]  # fmt: skip
-            if plan_id is not None:
+            if ids:
                 checks.append(("stamps", "*", plans_stamp))
             writes = [self._seat(key, pairs), *self._stamp(key.id), ("clear", f"k:{key.id}")]
             writes += [("put", hashes, digest, key.id) for hashes, digest in digests]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from sqlite3 import Connection
 
 from ..charge import Terms
@@ -117,14 +117,22 @@ class Directory:
             lambda db: [self._decode_plan(body) for (body,) in db.execute("SELECT body FROM plans ORDER BY id")]
         )
 
-    def add_key(self, key: ApiKey, plan_id: str | None) -> None:
-        self._handles.write(self._add_key, key, plan_id)
+    def add_key(self, key: ApiKey, plan_id: str | None, *more: str) -> None:
+        self._handles.write(self._add_key, key, plan_id, *more)
 
-    def _add_key(self, db: Connection, key: ApiKey, plan_id: str | None) -> None:
+    def add_keys(self, keys: Iterable[tuple[ApiKey, Sequence[str]]]) -> None:
+        """Add keys, each on plans of different apis, in one transaction: the file waits for the disk once."""
+        self._handles.write(self._add_keys, keys)
+
+    def _add_keys(self, db: Connection, keys: Iterable[tuple[ApiKey, Sequence[str]]]) -> None:
+        for key, plan_ids in keys:
+            self._add_key(db, key, None, *plan_ids)
+
+    def _add_key(self, db: Connection, key: ApiKey, plan_id: str | None, *more: str) -> None:
         if db.execute("SELECT 1 FROM keys WHERE id = ?", (key.id,)).fetchone():
             raise PlanConflict(key.id, "an API key has this id already")
         _check_digests(db, key, None)
-        plan = None if plan_id is None else self._get_plan(db, plan_id)
+        plans = [self._get_plan(db, id_) for id_ in (plan_id, *more) if id_ is not None]
         if not db.execute("SELECT 1 FROM accounts WHERE id = ?", (key.account,)).fetchone():
             member = _member(db, key.account)
             if member is not None:
@@ -134,8 +142,7 @@ class Directory:
             "INSERT INTO keys (id, account, body) VALUES (?, ?, ?)", (key.id, account, to_json(encode_key(key)))
         ).lastrowid  # fmt: skip
         db.executemany("INSERT INTO digests VALUES (?, ?)", [(secret.digest, number) for secret in key.secrets])
-        if plan is not None:
-            db.execute("INSERT INTO seats VALUES (?, ?, ?)", (number, plan[1].api, plan[0]))
+        db.executemany("INSERT OR REPLACE INTO seats VALUES (?, ?, ?)", [(number, plan.api, of) for of, plan in plans])
 
     def change_key(self, key_id: str, change: Callable[[ApiKey], ApiKey]) -> ApiKey:
         return self._handles.write(self._change_key, key_id, change)

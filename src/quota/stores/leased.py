@@ -172,8 +172,8 @@ class LeasedStore(Leasing):
     def drop_plan(self, plan_id: str) -> None:
         self._changing(lambda: self._of_plan(plan_id), "drop_plan", plan_id)
 
-    def add_key(self, key: ApiKey, plan_id: str | None) -> None:
-        self._changing(lambda: self._of_account(key.account), "add_key", key, plan_id)
+    def add_key(self, key: ApiKey, plan_id: str | None, *more: str) -> None:
+        self._changing(lambda: self._of_account(key.account), "add_key", key, plan_id, *more)
 
     def change_key(self, key_id: str, change: Callable[[ApiKey], ApiKey]) -> ApiKey:
         changed: ApiKey = self._change_of("change_key", key_id, change)

@@ -209,16 +209,16 @@ class MemoryStore:
         with self._directory:
             return [self._plans[id_] for id_ in sorted(self._plans)]
 
-    def add_key(self, key: ApiKey, plan_id: str | None) -> None:
+    def add_key(self, key: ApiKey, plan_id: str | None, *more: str) -> None:
         with self._directory:
             if key.id in self.lanes:
                 raise PlanConflict(key.id, "an API key has this id already")
             self._check_digests(key, None)
-            plan = None if plan_id is None else self.get_plan(plan_id)
+            plans = [self.get_plan(id_) for id_ in (plan_id, *more) if id_ is not None]
             stripe = self._stripes[hash(key.account) % len(self._stripes)]
             with stripe.at_rest():
                 account = self._account_of(key, stripe)
-                seat = Seat(key, account, stripe, self._on({} if plan is None else {plan.api: plan.id}))
+                seat = Seat(key, account, stripe, self._on({plan.api: plan.id for plan in plans}))
                 joined = [] if account is None else [(account.members.append, seat)]
                 at_once(*joined, (self.lanes.update, self._references(seat)))
 
