@@ -660,7 +660,7 @@ def test_writers_of_one_process_stand_in_line(store, clock):
         thread.join()
     assert len(sent) == 4 * 5 * 16
     assert used(ledger, secret) == 1 + 2 * 5 * 16
-    assert not store._lines._found
+    assert len(store._lines) == 0
 
 
 # The server

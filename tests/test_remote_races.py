@@ -84,7 +84,7 @@ TRIPS = files("stores/_remote_trips")
 
 def stand_in_line(files=(*TRIPS, __file__), **options):
     def check(desk, results):
-        assert (desk.most, desk.served, desk._lines._found) == (1, 3, {})
+        assert (desk.most, desk.served, len(desk._lines)) == (1, 3, 0)
 
     return explore(Desk, lambda desk: [lambda: (desk.serve(), desk.serve()), desk.serve], check, files=files, **options)
 
@@ -111,7 +111,7 @@ def interrupted_in_line():
             return instants
         instants += 1
         assert all(from_elsewhere(lambda lock=lock: (lock.acquire(blocking=False),)) == (True,) for lock in desk.locks)
-        assert desk._lines._found == {}
+        assert len(desk._lines) == 0
 
 
 def test_an_interrupt_leaves_no_line_behind():

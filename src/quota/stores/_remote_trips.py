@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import os
 import threading
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Hashable
 from contextlib import suppress
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
@@ -55,27 +56,47 @@ class Visit:
     __slots__ = ("holds", "lock", "name")
 
     def __init__(self) -> None:
-        self.name: str | None = None
+        self.name: Hashable = None
         self.lock: Any = None
         self.holds = False
+
+
+class _Hall(Generic[L]):
+    """The lines of one process, and what guards them."""
+
+    __slots__ = ("found", "guard")
+
+    def __init__(self) -> None:
+        self.guard = threading.RLock()
+        self.found: dict[Hashable, tuple[L, set[Visit]]] = {}
 
 
 class Lines(Generic[L]):
     """A lock for each record that somebody stands in line for, and who does.
 
-    A signal handler may call the store in the middle of any of this, and an interrupt may end it.
+    A signal handler may call the store in the middle of any of this, and an interrupt may end it. A forked child has
+    lines of its own, since whoever stood in its parent's is not there to leave them. The process is asked for its
+    number: not every fork tells Python.
     """
 
     def __init__(self, lock: Callable[[], L]) -> None:
         self._new = lock
-        self._guard = threading.RLock()
-        self._found: dict[str, tuple[L, set[Visit]]] = {}
+        self._halls: dict[int, _Hall[L]] = {}
 
-    def enter(self, visit: Visit, name: str) -> L:
-        """Have a place in the line of a record, whose lock is then to be waited for."""
-        with self._guard:
+    def _hall(self) -> _Hall[L]:
+        number = os.getpid()
+        return self._halls.get(number) or self._halls.setdefault(number, _Hall())
+
+    def __len__(self) -> int:
+        """How many lines there are in this process."""
+        return len(self._hall().found)
+
+    def enter(self, visit: Visit, name: Hashable) -> L:
+        """Have a place in the line of that name, whose lock is then to be waited for."""
+        hall = self._hall()
+        with hall.guard:
             visit.name = name
-            visit.lock, visits = self._found.setdefault(name, (self._new(), {visit}))
+            visit.lock, visits = hall.found.setdefault(name, (self._new(), {visit}))
             visits.add(visit)
         return visit.lock  # type: ignore[no-any-return] # an L
 
@@ -87,12 +108,13 @@ class Lines(Generic[L]):
             with suppress(RuntimeError):  # a thread's lock knows its owner: it was never had, or is given back
                 visit.lock.release()
             visit.holds = False
-        with self._guard:
-            found = self._found.get(visit.name)
+        hall = self._hall()
+        with hall.guard:
+            found = hall.found.get(visit.name)
             if found is not None:
                 found[1].discard(visit)
                 if not found[1]:
-                    self._found.pop(visit.name, None)
+                    hall.found.pop(visit.name, None)
             visit.name = None
 
 
@@ -144,12 +166,15 @@ def awaited(steps: Callable[Concatenate[Any, P], Trip[T]]) -> Callable[Concatena
     async def wait(self: Any, step: Pause | InLine, visit: Visit) -> Any:
         if isinstance(step, Pause):
             return await asyncio.sleep(step.seconds)
-        lock = self._lines.enter(visit, step.name)
+        # A line for each event loop: a lock of one cannot be waited for in another. Calls of several loops get past
+        # each other as those of several processes do.
+        lock = self._lines.enter(visit, (asyncio.get_running_loop(), step.name))
         try:
-            await asyncio.wait_for(lock.acquire(), step.seconds)
+            async with asyncio.timeout(step.seconds):  # wait_for of Python 3.11 may swallow a cancellation
+                await lock.acquire()
+                visit.holds = True
         except TimeoutError:
             raise step.busy() from None
-        visit.holds = True
         return None
 
     @functools.wraps(steps)
