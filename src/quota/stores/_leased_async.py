@@ -29,7 +29,7 @@ class AsyncLeasedStore(Leasing):
         self.store = open_store(store, asynchronous=True) if isinstance(store, str) else store
         check_store(self.store)
         self.exact_across_failover: bool = self.store.exact_across_failover
-        self._tasks: dict[Holding | None, asyncio.Task[None]] = {}
+        self._tasks: dict[Holding | asyncio.AbstractEventLoop, asyncio.Task[None]] = {}
 
     def use_clock(self, clock: Callable[[], int]) -> None:
         super().use_clock(clock)
@@ -95,16 +95,25 @@ class AsyncLeasedStore(Leasing):
             return await self._run(self._peek(request))
         async with self._at_gate(holding) as alone:
             decision = await self._run(self._decide(holding, request) if alone else self._alone(request))
-        if self._open and not self._at_work(None):
-            self._start(None, self._tend_on())
+        loop = asyncio.get_running_loop()
+        if self._open and loop not in self._tasks and not any(other.is_running() for other in self._loops()):
+            self._start(loop, self._tend_on())
         return decision
 
-    def _at_work(self, what: Holding | None) -> bool:
-        """Whether a task is at it, in a loop that runs."""
-        task = self._tasks.get(what)
-        return task is not None and not task.done() and task.get_loop().is_running()
+    def _at_work(self, holding: Holding) -> bool:
+        """Whether a task fills it ahead, in a loop that runs."""
+        task = self._tasks.get(holding)
+        return task is not None and task.get_loop().is_running()
 
-    def _start(self, what: Holding | None, work: Coroutine[Any, Any, None]) -> None:
+    def _loops(self) -> list[asyncio.AbstractEventLoop]:
+        """Those with a task that looks after idle leases; one that was closed under it has none."""
+        loops = [what for what in list(self._tasks) if not isinstance(what, Holding)]
+        for loop in loops:
+            if loop.is_closed():
+                self._tasks.pop(loop, None)
+        return loops
+
+    def _start(self, what: Holding | asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]) -> None:
         def ended(task: asyncio.Task[None]) -> None:
             if self._tasks.get(what) is task:
                 self._tasks.pop(what, None)
