@@ -136,7 +136,9 @@ def test_loops_in_turn(store):
     for number in range(600):
         admitted += bool(loops[number % 2].run_until_complete(asyncio.wait_for(ledger.consume(secret), 20)))
     for loop in loops:
-        while any(task.get_loop() is loop for what, task in getattr(ledger.store, "_tasks", {}).items() if what is not loop):
+        while any(
+            task.get_loop() is loop for what, task in getattr(ledger.store, "_tasks", {}).items() if what is not loop
+        ):
             loop.run_until_complete(asyncio.sleep(0))
     loops[0].run_until_complete(ledger.aclose())
     for loop in loops:
