@@ -10,18 +10,10 @@ from quota.stores import _lane
 NOON = 1_700_049_600_000_000
 
 
-class Waited(_lane.Lane):
-    """A lane that has nothing but a lock."""
-
-    def __init__(self):
-        pass
-
-
 @pytest.mark.parametrize("tries", [0, 3, 100])
 def test_a_lock_that_is_held_is_waited_for(monkeypatch, tries):
     """Whether its holder lets go while others try or only after they block, the lock is had in the end, and once."""
-    lane, lock = Waited(), threading.RLock()
-    lane.lock = lock
+    lock = threading.RLock()
     tried, held, order = threading.Event(), threading.Event(), []
 
     def pause(seconds):
@@ -38,7 +30,7 @@ def test_a_lock_that_is_held_is_waited_for(monkeypatch, tries):
     holder = threading.Thread(target=hold)
     holder.start()
     held.wait(20)
-    _lane.wait_for(lane)
+    _lane.wait_for(lock)
     order.append("waiter")
     assert lock._is_owned()
     lock.release()

@@ -157,7 +157,7 @@ class Ledger:
             allowed = None
             try:
                 if not lock.acquire(False):  # noqa: FBT003 -- by keyword it takes twice as long
-                    wait_for(lane)
+                    wait_for(lock)
                 if lane.at <= now < lane.until and (track := lane.track).live:
                     total = lane.total + units
                     throttle = track.throttle

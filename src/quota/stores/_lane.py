@@ -23,24 +23,20 @@ from ..record import MINUTE_US, Bucket, Meter, Record
 
 T = TypeVar("T")
 TRIES = 100
-_LONG = 1.0
 
 
-def wait_for(lane: Any) -> None:
-    """Take a lane's lock that another thread holds, after letting that thread run.
+def wait_for(lock: Any) -> None:
+    """Take a lock that another thread holds, after letting that thread run.
 
     A thread that blocks is handed the lock while the interpreter runs another one, which then blocks in its turn: once
     begun, that goes on, and every call costs two switches of threads (eight threads were measured at a tenth of one's
-    throughput). So blocking comes last, for a holder that takes long, or that a fork left in the parent.
+    throughput). So blocking comes last, for a holder that takes long.
     """
-    lock = lane.lock
     for turn in range(TRIES):
         pause(0 if turn < 10 else 0.000_05)
         if lock.acquire(blocking=False):
             return
-    while not lock.acquire(timeout=_LONG):
-        if lane.gone():
-            lock._at_fork_reinit()
+    lock.acquire()
 
 
 class Stripe:
@@ -266,10 +262,6 @@ class Lane(_Hot):
         """Close for good: what the bounds were worked out from is about to change."""
         self.close()
         self.version = -1
-
-    def gone(self) -> bool:
-        """Whether it is another process's, of which this one was forked."""
-        return False
 
     def turn(self, now: int) -> bool:
         """Begin the minute of ``now``, where that is all that was in the way; its start is noted in the record."""

@@ -77,10 +77,6 @@ class Lane:
     track: Track | _Wiped
     until: int
 
-    def gone(self) -> bool:
-        """Whether the lease is of another process, of which this one was forked."""
-        return not self.track.live
-
     def turn(self, now: int) -> bool:  # noqa: ARG002 -- of the memory store's lanes
         """No minute begins on a lease: it is asked for anew."""
         return False
