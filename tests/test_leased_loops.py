@@ -6,7 +6,8 @@ import threading
 
 import pytest
 
-from quota import AsyncLedger, Ledger, UsagePlan
+from quota import AsyncLedger, Ledger, ManualClock, UsagePlan
+from quota.stores._loops import Turns, heeded
 from quota.stores.leased import AsyncLeasedStore
 from quota.stores.memory import MemoryStore
 from servers import Postgres
@@ -75,6 +76,140 @@ def counted_by(counted, key):
     if isinstance(counted, str):
         ledger.close()
     return row.used, row.leased
+
+
+async def holding(turns, told, until):
+    turn = await turns.take()
+    told.append(turn)
+    await until.wait()
+    turns.give(turn)
+
+
+def test_turns_are_handed_on_in_order_and_never_lost():
+    """One at a time; who is cancelled or late leaves the line, even with a turn just handed to it."""
+
+    async def play(most):
+        turns, had = Turns(most), []
+
+        async def work(number):
+            turn = await turns.take(20)
+            try:
+                had.append(number)
+                assert len(turns._taken) <= most
+                await asyncio.sleep(0)
+            finally:
+                turns.give(turn)
+
+        for stop in range(40):
+            had.clear()
+            tasks = [asyncio.create_task(work(number)) for number in range(6)]
+            for _ in range(stop % 8):
+                await asyncio.sleep(0)
+            tasks[stop % 6].cancel()
+            await asyncio.wait(tasks, timeout=20)
+            assert had == sorted(had) and len(had) >= 5
+            assert (turns._taken, turns._line) == (set(), {})
+        turn = await turns.take()
+        others = [await turns.take() for _ in range(most - 1)]
+        assert await turns.take(0.01) is None and await turns.take(0) is None
+        for each in (turn, *others):
+            turns.give(each)
+        turns.give(turn)  # twice is fine
+        assert (turns._taken, turns._line) == (set(), {})
+
+    asyncio.run(play(1))
+    asyncio.run(play(3))
+
+
+def test_nobody_waits_for_a_loop_that_does_not_run():
+    """A turn that is with a paused loop is waited for by nobody; one with a loop that goes on is."""
+    turns, told = Turns(), []
+    paused = asyncio.new_event_loop()
+    until = asyncio.Event()
+    task = paused.create_task(holding(turns, told, until))
+    paused.run_until_complete(asyncio.sleep(0))
+    assert len(told) == 1
+    assert asyncio.run(turns.take()) is None
+    until.set()
+    paused.run_until_complete(task)
+
+    async def take():
+        turns.give(await turns.take())
+        return True
+
+    assert asyncio.run(take())
+    paused.close()
+
+
+def test_a_cancel_that_was_swallowed_is_heeded():
+    """What waits by ``wait_for`` may lose a cancel before Python 3.12: it is told with the answer."""
+
+    async def play():
+        async def deaf():
+            try:
+                await asyncio.sleep(20)
+            except asyncio.CancelledError:
+                return 7
+
+        task = asyncio.create_task(heeded(deaf()))
+        await asyncio.sleep(0)
+        task.cancel()
+        return await task, await heeded(asyncio.sleep(0, 8))
+
+    assert asyncio.run(play()) == ((7, True), (8, False))
+
+
+class Slow(MemoryStore):
+    """A store that is awaited, and answers leases when it is let."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked, self.let = [], None
+
+    async def apply(self, request):
+        answer = super().apply(request)
+        if request.op == "lease" and self.let is not None:
+            self.asked.append(request)
+            await self.let.wait()
+        return answer
+
+
+def test_a_change_binds_though_a_loop_paused_as_it_asked_for_a_lease():
+    """A lease that was granted before a change, and is heard of after it, is not spent."""
+    behind = Slow()
+    clock = ManualClock(1_700_000_000_000_000)
+    ledger = AsyncLedger(AsyncLeasedStore(behind, share=0.5), clock=clock)
+    one, two = asyncio.new_event_loop(), asyncio.new_event_loop()
+
+    async def begin():
+        await ledger.add_plan(UsagePlan("p", "100000/day", alerts=()))
+        secret = (await ledger.issue_key("k", plan="p")).secret
+        assert await ledger.consume(secret)
+        behind.let = asyncio.Event()
+        task = asyncio.ensure_future(ledger.consume(secret))
+        while not behind.asked:
+            await asyncio.sleep(0)
+        return secret, task
+
+    secret, task = one.run_until_complete(begin())
+
+    async def change():
+        key = (await ledger.peek(secret)).key
+        await ledger.disable_key(key)
+        return await ledger.consume(secret)
+
+    assert two.run_until_complete(change()).reason.value == "DISABLED_KEY"
+
+    async def go_on():
+        behind.let.set()
+        first, behind.let = await task, None
+        return first, [await ledger.consume(secret) for _ in range(3)]
+
+    first, rest = one.run_until_complete(go_on())
+    assert {answer.reason.value for answer in (first, *rest)} == {"DISABLED_KEY"}
+    one.run_until_complete(ledger.aclose())
+    for loop in (one, two):
+        loop.close()
 
 
 def test_loops_side_by_side_admit_the_limit(store):
