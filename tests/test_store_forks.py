@@ -99,6 +99,38 @@ def test_children_and_their_parent_admit_the_limit_and_no_more(url, share):
     assert (admitted, row.used, row.leased) == (LIMIT, LIMIT, 0)
 
 
+def test_a_parent_that_closes_takes_nothing_of_its_child_along(url):
+    """The parent closes, another process comes, and the child goes on: all units are counted, whoever goes first."""
+    first, second = os.pipe(), os.pipe()
+    with Ledger(url) as ledger:
+        ledger.add_plan(UsagePlan("p", f"{LIMIT}/month"))
+        key, secret = ledger.issue_key("k", plan="p")
+        for _ in range(10):
+            assert ledger.consume(secret)
+
+        def work(number):
+            count = sum(bool(ledger.consume(secret)) for _ in range(10))
+            os.write(first[1], b"+")
+            os.read(second[0], 1)
+            return b"%d" % (count + sum(bool(ledger.consume(secret)) for _ in range(10)))
+
+        def meanwhile():
+            os.read(first[0], 1)
+            ledger.close()
+            with Ledger(url) as other:
+                assert other.usage(key)[0].used == 20
+                assert all(other.consume(secret) for _ in range(10))
+            os.write(second[1], b"+")
+
+        thread = threading.Thread(target=meanwhile)
+        told = in_children(work, 1, lambda: (child := bare_fork()) and (thread.start() or child))
+        thread.join()
+    for end in (*first, *second):
+        os.close(end)
+    with Ledger(url) as after:
+        assert (told, after.usage(key)[0].used) == (["20"], 40)
+
+
 def test_where_no_memory_is_wiped_the_process_is_asked_for_its_number(postgres, monkeypatch):
     """Without Linux's wiping a lease is of one process all the same."""
     monkeypatch.setattr(_forks, "_page", lambda: None)
@@ -122,12 +154,14 @@ def test_answers_are_the_callers_own(postgres):
         assert in_children(work) == ["0", "150", "0", "150"]
 
 
+@pytest.mark.parametrize("place", ["postgres", "sqlite"])
 @pytest.mark.parametrize("kind", ["own", "leased"])
-def test_a_child_goes_on_though_threads_were_busy(url, kind):
+def test_a_child_goes_on_though_threads_were_busy(request, place, kind):
     """Whatever lock another thread had at the fork: the child spends, holds, refunds and looks, and waits for nobody.
 
     By Python's own fork: after another one beside threads that run, Python itself is stuck in the child.
     """
+    url = request.getfixturevalue(place) + ("" if place == "sqlite" else f"?namespace=busy{kind}")
     stop = threading.Event()
     with Ledger(url if kind == "own" else leased(url, 0.05)) as ledger:
         ledger.add_plan(UsagePlan("p", "1000000/month", alerts=()))
