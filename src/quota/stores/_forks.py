@@ -39,7 +39,8 @@ class Home:
 
     def check(self, leave: Callable[[], None]) -> None:
         """In a forked child, once: ``leave`` what is the parent's and begin anew, before it is used."""
-        if not self.here():
+        page = self.page
+        if (page is None or page[0] != 1) and not self.here():  # before every call of a store: a call less
             # The child's own lock: one of the parent's may be in the hands of a thread that is not here.
             with self._locks.setdefault(os.getpid(), threading.RLock()):
                 if not self.here():
