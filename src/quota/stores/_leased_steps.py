@@ -177,7 +177,8 @@ class Leasing(Holdings):
                 yield from self._return(holding, purse, request.now)
             calls = 0 if off else holding.calls
             bid = purse.bid(max(1, calls), self._millionths if calls else 0, self._life(), only=only)
-            purse.doubt, holding.overtaken = True, False
+            holding.overtaken = False
+            purse.doubt = True
             leased: Leased = yield "apply", (attrs.evolve(request, op="lease", args=(bid,)),)
             return leased.decision if leased.kept else self._take(holding, purse, request, bid, leased, epoch)
         finally:
