@@ -26,13 +26,19 @@ help:  ## this list
 	@$(PIP) -e '.[$*]'
 	@touch .venv/.core $@
 
+# PgBouncer for the tests: the system's, or Debian's package laid into .venv, for which nobody has to be root.
+.venv/.pgbouncer: .venv/.made
+	@PATH="$$PATH:/usr/sbin" command -v pgbouncer >/dev/null || tests/fetch_pgbouncer .venv/pgbouncer \
+	  || echo "no PgBouncer is found or had from apt: the tests behind poolers run on their stand-in alone"
+	@touch $@
+
 demo: .venv/.core  ## the walk-through on the real library, then a log replayed
 	@$(BIN)/python -m quota demo
 
-test: .venv/.test  ## the suite, in minutes, on all processors
+test: .venv/.test .venv/.pgbouncer  ## the suite, in minutes, on all processors
 	@$(BIN)/python -m pytest -n auto --dist worksteal
 
-test-slow: .venv/.test  ## the long campaigns
+test-slow: .venv/.test .venv/.pgbouncer  ## the long campaigns
 	@QUOTA_PROFILE=$${QUOTA_PROFILE:-nightly} $(BIN)/python -m pytest -m slow -n auto --dist worksteal
 
 check: .venv/.test  ## ruff and mypy --strict
@@ -50,7 +56,7 @@ bench: .venv/.test .venv/.bench  ## measure against the floor and the peers; wri
 check-bench: .venv/.test .venv/.bench  ## hold the code to benchmarks/budget.toml
 	@$(BIN)/python -m benchmarks --check
 
-coverage: .venv/.test  ## branch coverage of floors 0 to 2 with the memory store: 100 % or it fails
+coverage: .venv/.test .venv/.pgbouncer  ## branch coverage of floors 0 to 2 with the memory store: 100 % or it fails
 	@$(BIN)/coverage erase
 	@$(BIN)/coverage run -m pytest -q -n auto --dist worksteal
 	@$(BIN)/coverage combine -q

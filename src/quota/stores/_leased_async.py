@@ -13,13 +13,15 @@ from ..plan import UsagePlan
 from ..store import Request, check_store, open_store, tell_clock
 from ._leased_holding import Holding
 from ._leased_steps import ALONE, SKEWED, Leasing, Trip, plain
+from ._loops import Turns
 
 
 class AsyncLeasedStore(Leasing):
     """``LeasedStore`` for ``AsyncLedger``: over a store whose methods may be coroutines; no threads.
 
     What is held is spent without a single suspension. Leases are filled and renewed ahead of need, and idle ones given
-    back, by tasks of the running loop.
+    back, by tasks of the running loop. Any number of loops may use it, one after another or side by side in threads,
+    if the store behind it may be used so.
     """
 
     def __init__(self, store: Any, *, refresh: float = 1.0, share: float = 0.005, most_keys: int = 65_536) -> None:
@@ -27,14 +29,24 @@ class AsyncLeasedStore(Leasing):
         self.store = open_store(store, asynchronous=True) if isinstance(store, str) else store
         check_store(self.store)
         self.exact_across_failover: bool = self.store.exact_across_failover
-        self._tasks: dict[Holding | None, asyncio.Task[None]] = {}
+        self._tasks: dict[Holding | asyncio.AbstractEventLoop, asyncio.Task[None]] = {}
 
     def use_clock(self, clock: Callable[[], int]) -> None:
         super().use_clock(clock)
         tell_clock(self.store, clock)
 
     def _new_gate(self) -> Any:
-        return asyncio.Lock()
+        return Turns()
+
+    @contextlib.asynccontextmanager
+    async def _at_gate(self, holding: Holding) -> AsyncIterator[bool]:
+        """Alone among those who ask for a holding; False where who asks is in a loop that does not run."""
+        turn = await holding.gate.take()
+        try:
+            yield turn is not None
+        finally:
+            if turn is not None:
+                holding.gate.give(turn)
 
     async def _call(self, method: str, args: tuple[Any, ...]) -> Any:
         function = getattr(self.store, method)
@@ -44,27 +56,31 @@ class AsyncLeasedStore(Leasing):
         return await answer if isinstance(answer, Awaitable) else answer
 
     async def _run(self, trip: Trip[Any]) -> Any:
+        home = self._at_home()
         try:
             method, args = next(trip)
             while True:
                 try:
                     answer = await self._call(method, args)
                 except BaseException as error:  # noqa: BLE001 -- the steps decide what comes of it
+                    self._still(home)
                     method, args = trip.throw(error)
                 else:
+                    self._still(home)
                     method, args = trip.send(answer)
         except StopIteration as stop:
             return stop.value
 
     def apply(self, request: Request) -> Any:
         """Decide from what is held, at once; else a coroutine that asks the store."""
+        self._at_home()
         if not plain(request):
             return self._pass(request)
         holding = self._holding(request)
         decision = self._local(holding, request)
         if decision is None:
             return self._ask_store(holding, request)
-        if request.op == "consume" and self._wanting(holding, request.now) and holding not in self._tasks:
+        if request.op == "consume" and self._wanting(holding, request.now) and not self._at_work(holding):
             self._start(holding, self._ahead(holding, request))
         return decision
 
@@ -77,21 +93,40 @@ class AsyncLeasedStore(Leasing):
         if request.op == "peek":
             await self._settle_key(request.now, request.digest or request.key_id or "")
             return await self._run(self._peek(request))
-        async with holding.gate:
-            decision = await self._run(self._decide(holding, request))
-        if self._open and None not in self._tasks:
-            self._start(None, self._tend_on())
+        async with self._at_gate(holding) as alone:
+            decision = await self._run(self._decide(holding, request) if alone else self._alone(request))
+        loop = asyncio.get_running_loop()
+        if self._open and loop not in self._tasks and not any(other.is_running() for other in self._loops()):
+            self._start(loop, self._tend_on())
         return decision
 
-    def _start(self, what: Holding | None, work: Coroutine[Any, Any, None]) -> None:
-        task = self._tasks[what] = asyncio.get_running_loop().create_task(work)
-        task.add_done_callback(lambda _: self._tasks.pop(what, None))
+    def _at_work(self, holding: Holding) -> bool:
+        """Whether a task fills it ahead, in a loop that runs."""
+        task = self._tasks.get(holding)
+        return task is not None and task.get_loop().is_running()
+
+    def _loops(self) -> list[asyncio.AbstractEventLoop]:
+        """Those with a task that looks after idle leases; one that was closed under it has none."""
+        loops = [what for what in list(self._tasks) if not isinstance(what, Holding)]
+        for loop in loops:
+            if loop.is_closed():
+                self._tasks.pop(loop, None)
+        return loops
+
+    def _start(self, what: Holding | asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]) -> None:
+        def ended(task: asyncio.Task[None]) -> None:
+            if self._tasks.get(what) is task:
+                self._tasks.pop(what, None)
+
+        self._tasks[what] = asyncio.get_running_loop().create_task(work)
+        self._tasks[what].add_done_callback(ended)
 
     async def _ahead(self, holding: Holding, request: Request) -> None:
         """Fill or renew before it must be: who asks next never waits."""
-        async with holding.gate:
+        async with self._at_gate(holding) as alone:
             try:
-                await self._run(self._prepare(holding, request))
+                if alone:
+                    await self._run(self._prepare(holding, request))
             except SKEWED:
                 holding.failed = request.now
 
@@ -103,6 +138,7 @@ class AsyncLeasedStore(Leasing):
 
     async def tend(self, now: int | None = None) -> None:
         """Give idle leases back, as far as the store can be asked."""
+        self._at_home()
         now = self._clock() if now is None else now
         for holding in self._untouched(now - 2 * self._refresh_us):
             with contextlib.suppress(*SKEWED):
@@ -115,17 +151,22 @@ class AsyncLeasedStore(Leasing):
     async def _settle(self, holdings: list[Holding], now: int) -> None:
         for holding in holdings:
             with contextlib.suppress(ClockSkew):
-                async with holding.gate:
-                    await self._run(self._give_back(holding, now))
+                async with self._at_gate(holding) as alone:
+                    if alone:
+                        await self._run(self._give_back(holding, now))
+                    else:
+                        self._overtake(holding)
 
     @contextlib.asynccontextmanager
     async def _leaseless(self) -> AsyncIterator[None]:
         """No lease is being asked for meanwhile: what binds at once must not be overtaken by one."""
+        self._at_home()
         me = object()
         try:
             for holding in self._hold_off(me):
-                async with holding.gate:
-                    pass
+                async with self._at_gate(holding) as alone:
+                    if not alone:
+                        self._overtake(holding)
             yield
         finally:
             self._go_on(me)
@@ -194,11 +235,13 @@ class AsyncLeasedStore(Leasing):
 
     async def close(self) -> None:
         """Settle all leases, as far as the store can be asked (else they are burned), and close the store."""
+        self._at_home()
         self._closed = True
-        tasks = list(self._tasks.values())
+        here, tasks = asyncio.get_running_loop(), list(self._tasks.values())
         for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+            with contextlib.suppress(RuntimeError):  # a loop that is closed
+                task.get_loop().call_soon_threadsafe(task.cancel)
+        await asyncio.gather(*(task for task in tasks if task.get_loop() is here), return_exceptions=True)
         now = self._clock()
         async with self._leaseless():
             for holding in self._owing():

@@ -16,8 +16,9 @@ from ..moves import level_at
 from ..plan import REQUESTS, UsagePlan
 from ..record import MINUTE_US, Bucket, Meter
 from ..store import Request
+from ._forks import Home
 from ._lane import Stripe
-from ._leased_lane import Lane, Track
+from ._leased_lane import Lane, track
 
 
 class Purse:
@@ -170,7 +171,7 @@ class Purse:
         groups = ((self.at, metered(self.course, takes)),)
         return Decision(Details(Reason.OK, None, self.key, self.plan, takes, verdict, groups, self.tokens))
 
-    def open_lane(self, lanes: MutableMapping[bytes | str, Lane], ref: bytes | str, lock: Any) -> None:
+    def open_lane(self, lanes: MutableMapping[bytes | str, Lane], ref: bytes | str, lock: Any, home: Home) -> None:
         """Let the ledger spend by its fast path: plain requests on one course, within the minute of the lease."""
         lines = [line for line, _, _, _ in self.readings]
         throttles = [line for line in lines if isinstance(line, ThrottleLine)]
@@ -186,7 +187,7 @@ class Purse:
         lane.until = min(self.until, self.turn)
         for line in throttles:
             lane.bucket = self.buckets[line]
-        lane.track = Track(self.plan, attrs.evolve(throttles[0], burst=BEYOND) if throttles else None)
+        lane.track = track(home, self.plan, attrs.evolve(throttles[0], burst=BEYOND) if throttles else None)
         slots = tuple(
             (line, 0, 0, 0) if isinstance(line, ThrottleLine) else (line, units - reading, extra, end)
             for line, reading, extra, end in self.readings
@@ -244,11 +245,12 @@ class Holding:
     many calls the next lease should cover; 0 while the key is used too seldom. ``last``: when the store was asked.
     ``failed``: when it could not be filled ahead.
     ``patience``: after how many calls to bid for a lease again, as the last was not worth it; ``waited``: so far.
+    ``overtaken``: a change was made while the store was asked, so that a lease that comes of it is not for spending.
     """
 
     __slots__ = (
-        "account", "api", "calls", "failed", "gate", "key_id", "last", "patience", "purse", "ref", "refused", "rest",
-        "spare", "waited",
+        "account", "api", "calls", "failed", "gate", "key_id", "last", "overtaken", "patience", "purse", "ref",
+        "refused", "rest", "spare", "waited",
     )  # fmt: skip
 
     def __init__(self, ref: bytes | str, api: str, gate: Any) -> None:
@@ -263,6 +265,7 @@ class Holding:
         self.failed: int | None = None
         self.refused: Refused | None = None
         self.patience = self.waited = 0
+        self.overtaken = False
         self.key_id = ""
         self.account = ""
 

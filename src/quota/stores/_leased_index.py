@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import os
 import threading
+import weakref
 from typing import Any
 
+from ..errors import StoreUnavailable
 from ..store import Request
+from ._forks import Home
 from ._leased_holding import Holding
 from ._leased_lane import Lane
+from ._remote_trips import UNKNOWN
 
 
 class Holdings:
@@ -21,6 +26,8 @@ class Holdings:
         self.lanes: dict[bytes | str, Lane] = {}
         self._most_keys = most_keys
         self._forget_all()
+        self._home = Home()
+        _born.add(self)
 
     def _forget_all(self) -> None:
         self.lanes.clear()
@@ -39,6 +46,16 @@ class Holdings:
             for purse in (holding.purse, holding.spare):
                 purse.close()
         self._forget_all()
+
+    def _at_home(self) -> object:
+        """In a forked child: drop what the parent holds, which it goes on spending. A token of this process."""
+        self._home.check(self.abandon)
+        return self._directory
+
+    def _still(self, home: object) -> None:
+        """Go no further in a child that was forked while its parent asked: the answer is the parent's."""
+        if self._at_home() is not home:
+            raise StoreUnavailable(f"this process was forked in the middle of the call; {UNKNOWN}")
 
     def _holding(self, request: Request) -> Holding:
         """Where calls like this one are spent."""
@@ -104,3 +121,16 @@ class Holdings:
         """All that hold units or owe the store an account of them."""
         with self._directory:
             return [holding for holding in {**self._open, **dict.fromkeys(self._holdings.values())} if not holding.idle]
+
+
+_born: weakref.WeakSet[Holdings] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    """At once where Python is told: a child's first call would wait for a lock that a thread of its parent's has."""
+    for store in list(_born):
+        store._at_home()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

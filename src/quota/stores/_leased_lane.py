@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 from typing import Any
 
 from ..charge import Course, ThrottleLine
@@ -9,17 +11,47 @@ from ..decision import Bounds
 from ..key import ApiKey
 from ..plan import UsagePlan
 from ..record import Bucket
+from ._forks import Home
 
 
 class Track:
-    """What the ledger's fast path asks about a lane's course. ``own``: routes with limits or costs of their own."""
+    """What the ledger's fast path asks about a lane's course. ``own``: routes with limits or costs of their own.
 
-    __slots__ = ("live", "own", "throttle")
+    ``live``: whether this is the process that the lease is of, for each call to see: a fork need not be told.
+    """
 
-    def __init__(self, plan: UsagePlan, throttle: ThrottleLine | None) -> None:
-        self.live = True
-        self.own = frozenset(plan.routes) | frozenset(plan.costs)
-        self.throttle = throttle
+    __slots__ = ("_pid", "own", "throttle")
+
+    _pid: int
+    own: frozenset[str]
+    throttle: ThrottleLine | None
+
+    @property
+    def live(self) -> bool:
+        return os.getpid() == self._pid
+
+
+class _Wiped(ctypes.Structure):
+    """``Track`` on a page that a child finds wiped: read in a tenth of the time that asking the system takes."""
+
+    _fields_ = (("live", ctypes.c_bool),)
+    __slots__ = ("own", "throttle")
+
+    own: frozenset[str]
+    throttle: ThrottleLine | None
+
+
+def track(home: Home, plan: UsagePlan, throttle: ThrottleLine | None) -> Track | _Wiped:
+    """What a lease on this plan is spent by, in this process alone."""
+    made: Track | _Wiped
+    if home.page is None:
+        made = Track()
+        made._pid = home.pid
+    else:
+        made = _Wiped.from_buffer(home.page)
+    made.own = frozenset(plan.routes) | frozenset(plan.costs)
+    made.throttle = throttle
+    return made
 
 
 class Lane:
@@ -42,7 +74,7 @@ class Lane:
     quiet: int
     tokens: tuple[int, int]
     total: int
-    track: Track
+    track: Track | _Wiped
     until: int
 
     def turn(self, now: int) -> bool:  # noqa: ARG002 -- of the memory store's lanes

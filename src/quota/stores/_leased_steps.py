@@ -6,8 +6,6 @@ holding, so that a holding asks one thing at a time.
 
 from __future__ import annotations
 
-import os
-import weakref
 from collections.abc import Generator
 from typing import Any, TypeVar
 
@@ -61,7 +59,6 @@ class Leasing(Holdings):
         self._closed = False
         self._off: set[object] = set()
         self._asking: set[Holding] = set()
-        _born.add(self)
 
     def abandon(self) -> None:
         super().abandon()
@@ -82,6 +79,12 @@ class Leasing(Holdings):
     def _local(self, holding: Holding, request: Request) -> Decision | None:
         with holding.rest.at_rest():
             return holding.answer(request, self._epoch)
+
+    def _overtake(self, holding: Holding) -> None:
+        """Spend no more of what is held, and nothing of what is being asked for: its loop has stopped meanwhile."""
+        holding.overtaken = True
+        for purse in (holding.purse, holding.spare):
+            self._close(holding, purse)
 
     def _close(self, holding: Holding, purse: Purse) -> None:
         with holding.rest.at_rest():
@@ -108,16 +111,20 @@ class Leasing(Holdings):
             decision = yield from self._ask(holding, request)
             if decision is not None:
                 return decision
-        return (yield ("apply", (request,)))  # type: ignore[no-any-return] # a consume is answered by a decision
+        return (yield from self._alone(request))
 
     def _renew(self, holding: Holding, purse: Purse, request: Request) -> Trip[None]:
         """At a refresh: go on with what is held, if the store agrees or cannot be asked; else close it."""
         if request.now < purse.end:
             ask = attrs.evolve(request, op="renew", args=(Bid(purse.name, purse.number, life=self._life()),))
+            holding.overtaken = False
             try:
                 renewed: Leased | None = yield "apply", (ask,)
             except UNREACHABLE:
-                self._extend(holding, purse, request.now)
+                if not holding.overtaken:
+                    self._extend(holding, purse, request.now)
+                return
+            if holding.overtaken:
                 return
             units = sum(purse.units.values())
             spent = purse.total() - purse.known
@@ -135,7 +142,7 @@ class Leasing(Holdings):
             purse.extend(now, self._refresh_us, alone=renewed is None)
             if purse.lane is not None:
                 purse.lane.until = 0
-            purse.open_lane(self.lanes, holding.ref, holding.rest.lock)
+            purse.open_lane(self.lanes, holding.ref, holding.rest.lock, self._home)
         self._opened(holding)
 
     def _ask(self, holding: Holding, request: Request) -> Trip[Decision | None]:
@@ -170,6 +177,7 @@ class Leasing(Holdings):
                 yield from self._return(holding, purse, request.now)
             calls = 0 if off else holding.calls
             bid = purse.bid(max(1, calls), self._millionths if calls else 0, self._life(), only=only)
+            holding.overtaken = False
             purse.doubt = True
             leased: Leased = yield "apply", (attrs.evolve(request, op="lease", args=(bid,)),)
             return leased.decision if leased.kept else self._take(holding, purse, request, bid, leased, epoch)
@@ -182,6 +190,8 @@ class Leasing(Holdings):
         """What the store answered to a bid; ``epoch`` is of before it was asked."""
         with holding.rest.at_rest():
             purse.answered(bid.number, granted=bool(leased.units))
+            if leased.units and holding.overtaken:
+                return None
             if leased.units:
                 purse.fill(leased, request, self._refresh_us)
                 holding.key_id, holding.account = purse.key.id, purse.key.account
@@ -189,7 +199,7 @@ class Leasing(Holdings):
                 holding.patience = holding.waited = 0
                 self._opened(holding)
                 if purse is holding.purse:
-                    purse.open_lane(self.lanes, holding.ref, holding.rest.lock)
+                    purse.open_lane(self.lanes, holding.ref, holding.rest.lock, self._home)
                 return holding.answer(request, self._epoch) if not bid.only else None
             decision = leased.decision
             # Granted before and not handed out again, its windows being over: still to be given back.
@@ -224,6 +234,10 @@ class Leasing(Holdings):
             holding.calls = min(max(FIRST, holding.calls) * 4, _MOST_CALLS)
         holding.calls = max(LEAST, holding.calls)
         yield from self._bid(holding, spare, request, only=True)
+
+    def _alone(self, request: Request) -> Trip[Decision]:
+        """By the store, whatever is held: who is at the gate cannot go on."""
+        return (yield ("apply", (request,)))  # type: ignore[no-any-return] # a consume is answered by a decision
 
     def _peek(self, request: Request) -> Trip[Decision]:
         """What ``consume`` would answer."""
@@ -277,18 +291,6 @@ class Leasing(Holdings):
             self._know(ref, key.account)
         return self._of_account(self._known.get(ref, ""))
 
-
-_born: weakref.WeakSet[Leasing] = weakref.WeakSet()
-
-
-def _forked() -> None:
-    """A forked child must not spend what its parent holds: both would spend the same units."""
-    for store in list(_born):
-        store.abandon()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
 
 SKEWED = (*UNREACHABLE, ClockSkew)
 """What may come in the way of giving back; it is tried again later."""

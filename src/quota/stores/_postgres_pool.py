@@ -1,14 +1,15 @@
-"""Connections of the PostgreSQL store: its own few or a pool of the caller's, and waiting on one until a deadline."""
+"""Connections of the PostgreSQL store: its own few, and waiting on one until a deadline."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import re
 import select
 import threading
-import weakref
 from collections import deque
 from collections.abc import Generator
+from contextlib import suppress
 from math import ceil
 from typing import Any
 
@@ -18,11 +19,18 @@ from psycopg_pool import PoolTimeout, TooManyRequests
 
 from ..clock import monotonic
 from ..errors import StoreBusy, StoreUnavailable
-from ..store import check_client
+from ._forks import Home
+from ._loops import Turn, Turns, heeded
 from ._postgres_wire import READ, WRITE
 from ._remote_trips import NOTHING, UNKNOWN
 
 _FULL = (PoolTimeout, TooManyRequests)
+_UTF8 = {b"utf8", b"unicode"}
+"""What PostgreSQL takes for its UTF8; it looks at letters and digits alone, in any case."""
+
+
+def _session(timeout: float) -> dict[str, Any]:
+    return {"autocommit": True, "client_encoding": "UTF8", "connect_timeout": max(1, ceil(timeout))}
 
 
 def not_connected(error: Exception) -> Exception:
@@ -43,17 +51,36 @@ def late(timeout: float) -> StoreUnavailable:
     return StoreUnavailable(f"the server did not answer within {timeout} s; {UNKNOWN}")
 
 
-class Link:
-    """A connection, and what waiting on it needs."""
+class Select:
+    """``select.poll`` of one file, where there is none: eventlet takes it away, as it would block all green threads."""
 
-    __slots__ = ("age", "connection", "fd", "pgconn", "poll")
+    def register(self, fd: int, events: int) -> None:
+        self._fd, self._events = fd, events
+
+    modify = register
+
+    def poll(self, milliseconds: float) -> list[tuple[int, int]]:
+        """The events that came, if any."""
+        mine = [self._fd]
+        wanted = mine if self._events & READ else [], mine if self._events & WRITE else []
+        readable, writable, _ = select.select(*wanted, [], milliseconds / 1000)
+        event = (READ if readable else 0) | (WRITE if writable else 0)
+        return [(self._fd, event)] if event else []
+
+
+class Link:
+    """A connection, and what waiting on it needs. ``turn``: whose it is."""
+
+    __slots__ = ("age", "connection", "fd", "pgconn", "pid", "poll", "turn")
 
     def __init__(self, connection: Any, age: int = 0) -> None:
         self.connection = connection
         self.age = age
+        self.pid = os.getpid()
         self.pgconn = connection.pgconn
         self.fd = self.pgconn.socket
-        self.poll = select.poll()
+        self.turn: Turn | None = None
+        self.poll: Any = select.poll() if hasattr(select, "poll") else Select()
         self.poll.register(self.fd, READ)
 
     def good(self) -> bool:
@@ -67,14 +94,16 @@ class Link:
         return bool(self.pgconn.transaction_status == pq.TransactionStatus.IDLE)
 
     def end(self) -> None:
-        """Hang up at once, whatever is under way."""
-        self.pgconn.finish()
+        """Hang up at once, whatever is under way; a forked child would do so for its parent, which goes on."""
+        if self.pid == os.getpid():
+            self.pgconn.finish()
 
 
 def checked(link: Link) -> Link:
     """A connection whose texts are UTF-8, as the store writes them."""
     encoding = link.pgconn.parameter_status(b"client_encoding")
-    if encoding != b"UTF8":
+    # A pooler may tell the client's own spelling of it.
+    if encoding != b"UTF8" and re.sub(rb"[^a-z0-9]", b"", (encoding or b"").lower()) not in _UTF8:
         said = (encoding or b"unknown").decode()
         raise StoreUnavailable(f"the connection's client_encoding is {said}, the store needs UTF8; {NOTHING}")
     return link
@@ -157,7 +186,7 @@ class Connections:
     def __init__(self, conninfo: str, timeout: float, most: int) -> None:
         self._conninfo, self._timeout, self._most = conninfo, timeout, most
         self._begin()
-        _all.add(self)
+        self._home = Home()
 
     def _begin(self) -> None:
         """Begin anew; in a forked child too, where what is open is the parent's, which goes on using it."""
@@ -168,6 +197,7 @@ class Connections:
 
     def take(self, user: object, deadline: float) -> Link:
         """A connection for a call, which gives back what it has under the same name, even if this fails."""
+        self._home.check(self._begin)
         place = self._choose(user, deadline)
         link = place.link
         if link is not None and not link.good():
@@ -196,8 +226,7 @@ class Connections:
                 late = not self._freed.wait(max(0, deadline - monotonic()))
 
     def _connect(self) -> Link:
-        seconds = max(1, ceil(self._timeout))
-        return Link(psycopg.connect(self._conninfo, autocommit=True, client_encoding="utf8", connect_timeout=seconds))
+        return Link(psycopg.connect(self._conninfo, **_session(self._timeout)))
 
     def give(self, user: object) -> None:
         """Give back what a call has, if anything; twice is fine."""
@@ -212,6 +241,7 @@ class Connections:
             self._freed.notify()  # also for one who was told of a free place and did not come to take it
 
     def close(self) -> None:
+        self._home.check(self._begin)
         with self._lock:
             for place in self._places:
                 if place.user is None:
@@ -222,97 +252,64 @@ class Connections:
                     place.ends = True
 
 
-_all: weakref.WeakSet[Connections] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for connections in list(_all):
-        connections._begin()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
-
-
 class AsyncConnections:
-    """``Connections`` of asyncio."""
+    """``Connections`` of asyncio, for tasks of any event loops: an idle connection is no loop's own."""
 
     def __init__(self, conninfo: str, timeout: float, most: int) -> None:
-        self._conninfo, self._timeout = conninfo, timeout
-        self._free = asyncio.BoundedSemaphore(most)
-        self._idle: deque[Link] = deque()
+        self._conninfo, self._timeout, self._most = conninfo, timeout, most
         self._age = 0
+        self._begin()
+        self._home = Home()
+
+    def _begin(self) -> None:
+        self._turns = Turns(self._most)
+        self._idle: deque[Link] = deque()
 
     async def take(self, deadline: float) -> Link:
-        async with asyncio.timeout(max(0, deadline - monotonic())):
-            await self._free.acquire()
+        self._home.check(self._begin)
+        turns = self._turns
+        turn = await turns.take(max(0, deadline - monotonic()))
+        if turn is None:
+            raise TimeoutError
         try:
+            link = self._sound() or await self._connect()
+        except BaseException:
+            turns.give(turn)
+            raise
+        link.turn = turn
+        return link
+
+    def _sound(self) -> Link | None:
+        """An idle connection that can be used, if there is one."""
+        with suppress(IndexError):  # another thread's loop was faster
             while self._idle:
                 link = self._idle.pop()
                 if link.good():
                     return link
                 link.end()
-            seconds, age = max(1, ceil(self._timeout)), self._age
-            connection = await psycopg.AsyncConnection.connect(
-                self._conninfo, autocommit=True, client_encoding="utf8", connect_timeout=seconds
-            )
-            return Link(connection, age)
-        except BaseException:
-            self._free.release()
-            raise
+        return None
+
+    async def _connect(self) -> Link:
+        age = self._age
+        opening = psycopg.AsyncConnection.connect(self._conninfo, **_session(self._timeout))
+        connection, told_to_end = await heeded(opening)
+        link = Link(connection, age)
+        if told_to_end:
+            link.end()
+            raise asyncio.CancelledError
+        return link
 
     async def give(self, link: Link) -> None:
-        if link.age != self._age:
+        if link.age != self._age or not self._home.here():
             link.end()  # closed since
-        if not link.connection.closed:
+        elif not link.connection.closed:
             self._idle.append(link)
-        self._free.release()
+        if link.turn is not None:
+            self._turns.give(link.turn)
 
     async def close(self) -> None:
+        self._home.check(self._begin)
         self._age += 1
-        while self._idle:
-            await self._idle.pop().connection.close()
-
-
-class Borrowed:
-    """A pool of the caller's: ``psycopg_pool.ConnectionPool`` or what behaves like one."""
-
-    def __init__(self, pool: Any) -> None:
-        check_client(pool, "getconn", "a psycopg_pool.ConnectionPool", awaited=False)
-        self._pool = pool
-        self._lent: dict[object, Any] = {}
-
-    def take(self, user: object, deadline: float) -> Link:
-        self._lent[user] = self._pool.getconn(timeout=max(0.001, deadline - monotonic()))
-        return Link(self._lent[user])
-
-    def give(self, user: object) -> None:
-        connection = self._lent.get(user)
-        if connection is None:
-            return
-        if connection.pgconn.transaction_status != pq.TransactionStatus.IDLE:
-            connection.pgconn.finish()  # whatever is under way
-        try:
-            self._pool.putconn(connection)
-        finally:
-            self._lent.pop(user, None)
-
-    def close(self) -> None:
-        """The pool is the caller's."""
-
-
-class AsyncBorrowed:
-    """``Borrowed`` of asyncio."""
-
-    def __init__(self, pool: Any) -> None:
-        check_client(pool, "getconn", "a psycopg_pool.AsyncConnectionPool", awaited=True)
-        self._pool = pool
-
-    async def take(self, deadline: float) -> Link:
-        return Link(await self._pool.getconn(timeout=max(0.001, deadline - monotonic())))
-
-    async def give(self, link: Link) -> None:
-        await asyncio.shield(self._pool.putconn(link.connection))
-
-    async def close(self) -> None:
-        """The pool is the caller's."""
+        with suppress(IndexError):
+            while self._idle:
+                self._idle.pop().end()

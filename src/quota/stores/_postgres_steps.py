@@ -13,20 +13,20 @@ from ..record import Record
 from ..store import Entry, Request
 from ._postgres_rule import DECIDING
 from ._postgres_schema import CHECK, MIGRATION, READING, TABLES, VERSION, WRITING
-from ._postgres_wire import TYPES, Call, array, texts
+from ._postgres_wire import TYPES, Call, array, sparse, texts
 from ._remote import Copy, Lane
 from ._remote_directory import Check, Glance, Place, Write
 from ._remote_steps import Decisions, Found, State, dead_by, new_record, refs
 from ._remote_trips import NOTHING, Trip, to_json
 
-_NAMESPACE = re.compile(r"(?!pg_)[a-z_][a-z0-9_]{0,47}\Z")
+_NAMESPACE = re.compile(r"(?!pg_|information_schema\Z)[a-z_][a-z0-9_]{0,47}\Z")
 _MOST = 2**62
 _WIDEST = 2**62
 """What a column holds; a larger count is in the encoded record alone, and no lane goes there."""
 
 
 _FUNCTIONS = {
-    "look": "tt", "read": "TT", "list": "t", "change": "tjj", "keep": "tTtttIIIjjitti", "ask": "tTtttiitib",
+    "look": "tt", "read": "TT", "list": "t", "change": "tjj", "keep": "tTtttNNNjjitti", "ask": "tTtttiitib",
     "release": "tTi", "spend": "tTtttiiiIIIiiIttii",
 }  # fmt: skip
 """The server's functions and the types of their arguments."""
@@ -76,7 +76,10 @@ class PostgresSteps(Decisions):
 
     def __init__(self, namespace: str, timeout: float, check_clock: bool | None, options: Mapping[str, Any]) -> None:
         if not isinstance(namespace, str) or not _NAMESPACE.match(namespace):
-            accepted = "a schema's name: 1 to 48 lower-case letters, digits and '_', not beginning with a digit or pg_"
+            accepted = (
+                "a schema's name: 1 to 48 lower-case letters, digits and '_', not beginning with a digit or pg_ "
+                "and not information_schema, which is PostgreSQL's own"
+            )
             raise InvalidValue("namespace", namespace, accepted)
         super().__init__(namespace, timeout, check_clock, options)
         # A call waits for two locks at most, and then the answer still has to come.
@@ -85,14 +88,15 @@ class PostgresSteps(Decisions):
         self._commands = {
             name: (
                 f"SELECT {self._schema}.{name}({', '.join(f'${i + 1}' for i in range(len(kinds)))})".encode(),
-                tuple(TYPES[kind] for kind in kinds),
+                [TYPES[kind] for kind in kinds],
+                [int(kind == "N") for kind in kinds] if "N" in kinds else None,
             )
             for name, kinds in _FUNCTIONS.items()
         }
 
     def _call(self, name: str, *arguments: bytes | None) -> Call:
-        command, types = self._commands[name]
-        return Call(command, arguments, types)
+        command, types, formats = self._commands[name]
+        return Call(command, arguments, types, formats)
 
     def _look_around(self) -> Trip[None]:
         """Once per store: whether the schema is there and is this version's; it is made where there is none."""
@@ -242,7 +246,7 @@ class PostgresSteps(Decisions):
             bodies.append(to_json(record.encode()))
         states = zip(*found.states, strict=True)
         return self._call(
-            "keep", self._patience, *self._fresh(copy), *(array(column) for column in states), to_json(rows).encode(),
+            "keep", self._patience, *self._fresh(copy), *(sparse(column) for column in states), to_json(rows).encode(),
             to_json(bodies).encode(), _number(request.now - self.terms.max_skew),
             None if kept is None else self._request(request), None if kept is None else to_json(kept).encode(),
             None if kept is None else _number(kept[0]),

@@ -6,6 +6,7 @@ The statements go to libpq itself: a cursor of the driver knows no deadline, and
 from __future__ import annotations
 
 import select
+import struct
 from collections.abc import Generator, Iterable, Sequence
 from typing import Any
 
@@ -15,14 +16,17 @@ from psycopg import pq
 from ..errors import StoreBusy, StoreUnavailable
 from ._remote_trips import NOTHING, UNKNOWN
 
-READ, WRITE = select.POLLIN, select.POLLOUT
+READ, WRITE = getattr(select, "POLLIN", 1), getattr(select, "POLLOUT", 4)
 _DONE = {pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK}
 _AGAIN = {"40001", "40P01"}
 _LOCKED = {"55P03"}
 
 
-TYPES = {"t": 25, "T": 1009, "i": 20, "I": 1016, "j": 114, "b": 16}
-"""Numbers of types that never change: text, text[], bigint, bigint[], json, boolean."""
+TYPES = {"t": 25, "T": 1009, "i": 20, "I": 1016, "N": 1016, "j": 114, "b": 16}
+"""Numbers of types that never change: text, text[], bigint, bigint[] (``N``: as ``sparse`` has it), json, boolean."""
+
+
+NULL = b"\xff\xff\xff\xff"
 
 
 class Again(Exception):
@@ -33,17 +37,25 @@ class Again(Exception):
 class Call:
     """One statement and its arguments as text; without arguments it may be several statements in one transaction.
 
-    ``types``: the arguments' types by number, which saves the server finding them out.
+    ``types``: the arguments' types by number, which saves the server finding them out. ``formats``: 1 where an argument
+    is not text.
     """
 
     command: bytes
     arguments: Sequence[bytes | None] | None = None
-    types: Sequence[int] | None = None
+    types: list[int] | None = None
+    formats: list[int] | None = None
 
 
-def array(items: Iterable[object]) -> bytes:
-    """An array of numbers, as text; None is null."""
-    return ("{" + ",".join(["NULL" if item is None else str(item) for item in items]) + "}").encode()
+def array(items: Iterable[int]) -> bytes:
+    """An array of numbers, as text."""
+    return ("{" + ",".join(map(str, items)) + "}").encode()
+
+
+def sparse(items: Sequence[int | None]) -> bytes:
+    """An array of numbers of which some are null, in the server's own format: a role may have no NULL in text."""
+    head = struct.pack("!5i", 1, 1, TYPES["i"], len(items), 1)
+    return head + b"".join([NULL if item is None else struct.pack("!iq", 8, item) for item in items])
 
 
 def texts(items: Iterable[str]) -> bytes:
@@ -60,7 +72,8 @@ def exchange(pgconn: Any, call: Call) -> Generator[int, int, bytes]:
     if call.arguments is None:
         pgconn.send_query(call.command)
     else:
-        pgconn.send_query_params(call.command, call.arguments, call.types)
+        # A list: psycopg before 3.3 takes nothing else.
+        pgconn.send_query_params(call.command, list(call.arguments), call.types, call.formats)
     while pgconn.flush():
         if (yield READ | WRITE) & READ:
             pgconn.consume_input()

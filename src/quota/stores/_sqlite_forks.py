@@ -8,6 +8,8 @@ import weakref
 from typing import Any
 
 from ..clock import monotonic
+from ._forks import Home
+from ._sqlite_opened import close_inherited
 from ._sqlite_turns import Turn
 
 everybody: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -15,6 +17,22 @@ everybody: weakref.WeakSet[Any] = weakref.WeakSet()
 
 _suspended: dict[int, list[tuple[Any, Turn]]] = {}
 """By the thread that forks: what it brought to rest, and in which turn."""
+
+
+_home = Home()
+
+
+def at_home() -> None:
+    """Before each call: a fork that Python was not told of closed nothing beforehand, so that comes first here."""
+    _home.check(_found_in_child)
+
+
+def _found_in_child() -> None:
+    # All at once: SQLite believes in the parent's locks on a file while any connection to it is open.
+    handles = list(everybody)
+    left = [close_inherited(each._kept, each.path) for each in handles]
+    for each, closed in zip(handles, left, strict=True):
+        each.begin_child(stranded=not closed)
 
 
 def _before_fork() -> None:
@@ -38,6 +56,7 @@ def _after_fork() -> None:
 
 def _after_fork_in_child() -> None:
     _suspended.clear()
+    _home.check(lambda: None)
     for handles in list(everybody):
         handles.begin_child()
 

@@ -11,7 +11,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from ..clock import monotonic
 from ..errors import StoreBusy, StoreUnavailable
-from ._sqlite_forks import everybody
+from ._sqlite_forks import at_home, everybody
 from ._sqlite_opened import LONG_LOG, Held, Kept, Opened, close_all, close_unused, cut_log, moved, open_file, try_begin
 from ._sqlite_schema import NOTHING, failure, is_busy
 from ._sqlite_turns import Line, Threads, Turn, pause
@@ -52,7 +52,7 @@ class Handles:
         # Python's own Condition may be interrupted as it enters; the lock itself may not.
         self._lock = threading.RLock()
         self._gate = threading.Condition(self._lock)
-        self._shut = False
+        self._shut = self._stranded = False
         self._time_ends = 0.0
         self._seen = 0
         self._longest_log = LONG_LOG
@@ -75,6 +75,7 @@ class Handles:
 
         ``swap`` runs a statement that is a transaction of its own, and does all or nothing; None when it did nothing.
         """
+        self._at_home()
         now = monotonic()
         deadline = now + self.timeout
         threads, turn = self._threads, Turn()
@@ -178,6 +179,7 @@ class Handles:
 
     def read(self, work: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Do ``work`` on one moment's state of the file, beside whoever writes. Raises as ``write``."""
+        self._at_home()
         deadline = monotonic() + self.timeout
         reading = object()
         sound = False
@@ -264,6 +266,7 @@ class Handles:
 
     def close(self) -> None:
         """Close all connections once those who use them are done; a call afterwards opens new ones."""
+        at_home()
         turn = Turn()
         try:
             self.suspend(turn, monotonic() + self.timeout)
@@ -297,8 +300,14 @@ class Handles:
                 self._gate.notify_all()
         self._threads.give(turn)
 
-    def begin_child(self) -> None:
-        """In a forked child: nothing of the parent's is used. What was still open is never closed, never used."""
+    def _at_home(self) -> None:
+        at_home()
+        if self._stranded:
+            said = "was forked in the middle of a call, by a program that does not tell Python: open the ledger in it"
+            raise StoreUnavailable(f"{self.path}: this process {said}; {NOTHING}")
+
+    def begin_child(self, *, stranded: bool = False) -> None:
+        """In a forked child: what is still open is never closed, never used. ``stranded``: nothing can be used."""
         kept = self._kept
         for held in kept.readers:
             held.user = None  # the thread is not here
@@ -307,3 +316,4 @@ class Handles:
         self._kept.line.close()
         self._reset()
         weakref.finalize(self, close_unused, self._kept)
+        self._stranded = stranded

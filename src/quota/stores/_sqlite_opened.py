@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import sys
 import threading
 from pathlib import Path
 from typing import NamedTuple
@@ -46,6 +47,7 @@ class Kept:
         self.line = line
         self.threads = threads
         self.lock = lock
+        self.pid = os.getpid()
 
     def connections(self) -> list[sqlite3.Connection]:
         """All that are open, but for those that some thread reads with."""
@@ -69,11 +71,46 @@ def close_all(kept: Kept) -> None:
 
 def close_unused(kept: Kept) -> None:
     """Close what nobody uses: at the interpreter's exit threads may still be in the middle of calls."""
+    if kept.pid != os.getpid():
+        return  # a forked child that never used them
     turn = Turn()
     if kept.threads.take(turn, 0.0):
         with kept.lock:
             close_all(kept)
     kept.threads.give(turn)
+
+
+def close_inherited(kept: Kept, path: str) -> bool:
+    """Close what a forked child has of its parent's; False where a thread that is not here was using some of it.
+
+    The child holds none of the locks that SQLite's memory says it holds; whoever has the file open does. The last
+    connection to close would put the log's content into the file and remove it. That is the business of those who have
+    the file open; it must not be done to a log of theirs, or one that a crash left, from what this process remembers.
+    """
+    if kept.threads.busy or any(held.user is not None for held in (kept.opening, *kept.readers)):
+        return False
+    for db in kept.connections():
+        if sys.version_info >= (3, 12):
+            db.setconfig(sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, True)  # noqa: FBT003 -- by position alone
+        elif _left_log(path):
+            return False
+        db.close()
+    kept.forget()
+    return True
+
+
+def _left_log(path: str) -> bool:
+    """Whether there is a log that nobody has open."""
+    import fcntl  # noqa: PLC0415 -- where there are forks
+
+    try:
+        if not os.stat(path + "-wal").st_size:  # noqa: PTH116 -- as below
+            return False
+        with Path(path).open("r+b") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 510, 0x4000_0002)  # where SQLite's readers lock
+    except OSError:
+        return False  # there is none, or somebody has it
+    return True
 
 
 def open_file(path: str, durability: str, mode: str, held: Held) -> Opened:

@@ -94,6 +94,11 @@ class Threads:
                 for other in (self._owner, *self._waiting)
             )
 
+    @property
+    def busy(self) -> bool:
+        """Whether a call has the turn."""
+        return self._owner is not None
+
     def has(self, turn: Turn) -> bool:
         """Whether a call has the turn."""
         return self._owner is turn

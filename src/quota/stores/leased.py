@@ -66,20 +66,24 @@ class LeasedStore(Leasing):
         return threading.RLock()
 
     def _run(self, trip: Trip[Any]) -> Any:
+        home = self._at_home()
         try:
             method, args = next(trip)
             while True:
                 try:
                     answer = getattr(self.store, method)(*args)
                 except BaseException as error:  # noqa: BLE001 -- the steps decide what comes of it
+                    self._still(home)
                     method, args = trip.throw(error)
                 else:
+                    self._still(home)
                     method, args = trip.send(answer)
         except StopIteration as stop:
             return stop.value
 
     def apply(self, request: Request) -> Any:
         """Decide from what is held, else ask the store."""
+        self._at_home()
         if not plain(request):
             with self._leaseless() if request.op in ALONE else _nothing:
                 self._settle_key(request.now, request.digest or request.key_id or "")
@@ -111,6 +115,7 @@ class LeasedStore(Leasing):
     @contextlib.contextmanager
     def _leaseless(self) -> Iterator[None]:
         """No lease is being asked for meanwhile: what binds at once must not be overtaken by one."""
+        self._at_home()
         me = object()
         try:
             for holding in self._hold_off(me):
@@ -123,6 +128,7 @@ class LeasedStore(Leasing):
 
     def tend(self, now: int | None = None) -> None:
         """Give idle leases back, as far as the store can be asked. ``background`` does it once per refresh."""
+        self._at_home()
         now = self._clock() if now is None else now
         if self._background and self._thread is None and self._open:
             self._start()

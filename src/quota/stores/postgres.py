@@ -17,17 +17,8 @@ from psycopg.conninfo import conninfo_to_dict
 from ..clock import monotonic
 from ..errors import InvalidValue
 from ..store import check_url, shown_url
-from ._postgres_pool import (
-    AsyncBorrowed,
-    AsyncConnections,
-    Borrowed,
-    Connections,
-    checked,
-    follow,
-    follow_async,
-    lost,
-    not_connected,
-)
+from ._postgres_lent import AsyncBorrowed, Borrowed
+from ._postgres_pool import AsyncConnections, Connections, checked, follow, follow_async, lost, not_connected
 from ._postgres_steps import PostgresSteps, read_reply
 from ._postgres_wire import Again, Call, exchange
 from ._remote_trips import awaited, own_options, synchronous
