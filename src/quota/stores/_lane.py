@@ -42,14 +42,16 @@ def wait_for(lock: Any) -> None:
 class Stripe:
     """The accounts that share one lock, and the round of records to be looked over for dead windows.
 
+    ``accounts``: those that are not one key's own, by their names.
     ``busy``: an operation of many steps holds the lock. The lock knows its owner, so that an interrupt between taking
     it and the block that gives it back cannot leave it taken; ``busy`` is what a signal handler then finds.
     """
 
-    __slots__ = ("busy", "floor", "lock", "round")
+    __slots__ = ("accounts", "busy", "floor", "lock", "round")
 
     def __init__(self) -> None:
         self.lock: Any = threading.RLock()
+        self.accounts: dict[str, Account] = {}
         self.round: deque[Seat | Account] = deque()
         self.floor = 0
         self.busy = False
@@ -97,6 +99,16 @@ class Stripe:
         if lane is not None:
             lane.shut()
         place.record = None
+        if isinstance(place, Account) and not place.members:
+            self.accounts.pop(place.name, None)
+
+    def sweep(self) -> None:
+        """Look for what was removed: as many keys may come and go as will, though no call looks over the round."""
+        for _ in range(min(2, len(self.round))):
+            if self.round[0].record is None:
+                self.round.popleft()
+            else:
+                self.round.rotate(-1)
 
 
 class Account:
@@ -115,7 +127,7 @@ class Account:
 class On:
     """The plans that a key is on, by api: one object for all keys that are on the same. ``plans``: looked up."""
 
-    __slots__ = ("ids", "plans")
+    __slots__ = ("__weakref__", "ids", "plans")
 
     def __init__(self, ids: Mapping[str, str]) -> None:
         self.ids = ids
