@@ -27,7 +27,7 @@ SRC = ROOT / "src" / "quota"
 FLOORS = {
     0: {"atomic", "forks", "errors", "clock", "period", "record", "undo", "moves", "charge"},
     1: {
-        "limit", "plan", "key", "decision", "store", "leases", "lease_operations", "history", "memos", "operations", "http",
+        "bounds", "limit", "plan", "key", "decision", "store", "leases", "lease_operations", "history", "memos", "operations", "http",
     },
     2: {"__init__", "administration", "ledger", "steps", "reservation", "stores"},
 }  # fmt: skip
