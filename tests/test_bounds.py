@@ -78,7 +78,10 @@ def test_a_record_counts_so_many_units(ledger, shared):
     for takes in ({"requests": 1, "unit0": 1}, {"tokens": 1}, {"requests": 1, "another": 0}, different(16, 100)):
         assert ledger.consume(key, takes)
     ledger.replace_plan(UsagePlan("p", "1000000/day, 9 another/day"))
-    assert [status.used for status in ledger.consume(key, {"another": 4}).limits] == [len(range(0, MOST_UNITS - 2, 16)) + 3, 4]
+    assert [status.used for status in ledger.consume(key, {"another": 4}).limits] == [
+        len(range(0, MOST_UNITS - 2, 16)) + 3,
+        4,
+    ]
     assert bool(ledger.consume(other, {"yet-another": 1})) if not shared else True
 
 
