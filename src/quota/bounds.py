@@ -8,6 +8,7 @@ from .charge import Course, Party
 from .clock import DAY_US
 from .errors import InvalidCost, InvalidValue
 from .key import Secret
+from .limit import _UNITS_OF_A_COST
 
 MOST_UNITS = 256
 """Different units that are counted of a key or an account in one api; those that its plan limits always are."""
@@ -20,7 +21,7 @@ MOST_SECRETS = 100
 def check_units(party: Party, api: str, course: Course | None, takes: Mapping[str, int], field: str = "cost") -> None:
     """Raise ``InvalidCost`` before a record counts more different units."""
     for record in party.records():
-        if len(record.meters) <= MOST_UNITS - len(takes):
+        if len(record.meters) <= MOST_UNITS - _UNITS_OF_A_COST:
             continue  # nearly always
         counted = {meter.unit for meter in record.meters if meter.api == api}
         limited = {line.unit for line in course.lines} if course else ()

@@ -79,7 +79,8 @@ def _consume(request: Request, entry: Entry | None, party: Party | None, terms: 
         return refusal(Reason.NO_PLAN, request.now, request.takes or {"requests": 1}, entry.key)
     course = plan.course(request.route)
     takes = course.cost if request.takes is None else request.takes
-    check_units(party, request.api, course, takes)
+    if request.takes is not None:  # the plan's own units are as many as it names
+        check_units(party, request.api, course, takes)
     if request.op == "reserve":
         check_holds(party, request.now)
     verdict = charge(party, course, takes, request.now, terms, dry=request.op == "peek")
