@@ -237,4 +237,6 @@ def test_an_interrupt_in_a_fork_leaves_no_lock_taken(after):
         assert from_elsewhere(lambda: bool(shop.ledger.consume(shop.a, TAKES))), f"after {instant} calls"
         assert from_elsewhere(lambda: (shop.ledger.list_keys(),)), f"after {instant} calls"
     assert instant > 5
+    fork()
+    assert from_elsewhere(lambda: bool(shop.ledger.consume(shop.a, TAKES)))
     assert forks._taken == {}

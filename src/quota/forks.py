@@ -48,12 +48,10 @@ def _after_fork() -> None:
 def _after_fork_in_child() -> None:
     _after_fork()
     _taken.clear()
-    for lock in list(_locks.values()):
-        if not lock._is_owned():
-            lock._at_fork_reinit()
+    at_once(*((lock._at_fork_reinit,) for lock in list(_locks.values()) if not lock._is_owned()))
 
 
-if hasattr(os, "register_at_fork"):
+if hasattr(os, "register_at_fork"):  # pragma: no branch -- Windows does not fork
     os.register_at_fork(before=_before_fork)
     for _ in range(2):  # a signal that comes during the fork may end the first one as it begins
         os.register_at_fork(after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
