@@ -1,11 +1,12 @@
 """How much may be kept of one key or account, on every store: what is beyond raises, and nothing has happened."""
 
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
 from quota import InvalidCost, Ledger, ManualClock, UsagePlan, bounds
-from quota.bounds import MOST_SECRETS, MOST_UNITS
+from quota.bounds import MOST_UNITS
 from quota.errors import InvalidValue
 from quota.store import open_store
 from quota.stores.leased import LeasedStore
@@ -127,16 +128,31 @@ def test_a_record_holds_so_many_reservations(ledger, clock, monkeypatch, shared)
     assert ledger.reserve(keys[0], 1, ttl=HOUR)
 
 
-def test_a_key_has_so_many_secrets(ledger):
+def test_a_key_has_so_many_secrets(ledger, monkeypatch):
     """One more at the same time is an error, and the key has those it had; a shorter overlap is always to be had."""
+    monkeypatch.setattr(bounds, "MOST_SECRETS", 12)
     key, secret = ledger.issue_key("k", "p")
-    secrets = [secret, *(ledger.rotate_key(key, timedelta(days=30)).secret for _ in range(MOST_SECRETS - 1))]
+    secrets = [secret, *(ledger.rotate_key(key, timedelta(days=30)).secret for _ in range(11))]
     before = ledger.get_key(key.id)
-    assert len(before.secrets) == MOST_SECRETS
-    with pytest.raises(InvalidValue, match=r"overlap: .* at most 100 secrets"):
+    assert len(before.secrets) == 12
+    with pytest.raises(InvalidValue, match=r"overlap: .* at most 12 secrets"):
         ledger.rotate_key(key, timedelta(days=30))
     assert ledger.get_key(key.id) == before
     assert all(ledger.consume(one) for one in secrets)
     last = ledger.rotate_key(key).secret
     assert [bool(ledger.consume(one)) for one in (*secrets[-3:], last)] == [False] * 3 + [True]
     assert len(ledger.rotate_key(key, HOUR).key.secrets) == 2
+
+
+def test_the_bounds_are_those_that_are_told():
+    """A key may be rotated often with an overlap; README has the numbers."""
+    ledger = Ledger()
+    key = ledger.issue_key("k").key
+    for _ in range(255):
+        key = ledger.rotate_key(key, HOUR).key
+    with pytest.raises(InvalidValue, match="at most 256 secrets"):
+        ledger.rotate_key(key, HOUR)
+    told = " ".join((Path(__file__).parents[1] / "README.md").read_text("utf-8").split())
+    assert f"at most {bounds.MOST_UNITS} different units in an api are counted" in told
+    assert f"{bounds.MOST_HOLDS:,} reservations" in told
+    assert f"at most {bounds.MOST_SECRETS} secrets" in told

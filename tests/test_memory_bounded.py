@@ -96,6 +96,7 @@ def test_plans_that_come_and_go_leave_nothing(ledger):
         ledger.add_plan(UsagePlan(f"p{n}", f"{n + 5}/day", api="" if n % 2 else f"api{n}"))
         ledger.associate(key, f"p{n}")
         ledger.consume(key, api="" if n % 2 else f"api{n}")
+        ledger.replace_plan(UsagePlan(f"p{n}", f"{n + 5}/day", api=f"another{n}"))
         ledger.remove_plan(f"p{n}")
     ledger.associate(key, "p")
     ledger.consume(key)

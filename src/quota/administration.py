@@ -129,7 +129,7 @@ class Administration:
     def rotate_key(self, key: ApiKey | str, overlap: timedelta | int = timedelta(0)) -> Step[IssuedKey]:
         """Give a key a new secret; the old ones go on for ``overlap`` (microseconds when an int), never beyond the key.
 
-        Rotation never touches usage. Raises ``UnknownKey``, ``InvalidValue`` before more than 100 secrets of a key are
+        Rotation never touches usage. Raises ``UnknownKey``, ``InvalidValue`` before more than 256 secrets of a key are
         good at the same time.
         """
         overlap_us = span_us(overlap, "overlap")

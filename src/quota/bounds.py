@@ -14,7 +14,7 @@ MOST_UNITS = 256
 """Different units that are counted of a key or an account in one api; those that its plan limits always are."""
 MOST_HOLDS = 20_000
 """Reservations of a key or an account that are open, or lapsed within a day and were not settled."""
-MOST_SECRETS = 100
+MOST_SECRETS = 256
 """Secrets of a key that are good at the same time."""
 
 

@@ -127,7 +127,7 @@ class Account:
 class On:
     """The plans that a key is on, by api: one object for all keys that are on the same. ``plans``: looked up."""
 
-    __slots__ = ("__weakref__", "ids", "plans")
+    __slots__ = ("ids", "plans")
 
     def __init__(self, ids: Mapping[str, str]) -> None:
         self.ids = ids

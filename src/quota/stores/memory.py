@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
-from weakref import WeakValueDictionary
 
 from ..atomic import Step, at_once
 from ..charge import Party
@@ -43,7 +42,7 @@ class MemoryStore:
         across_forks(self._directory, *(stripe.lock for stripe in self._stripes))
         self._plans: dict[str, UsagePlan] = {}
         self._tracks: dict[str, Track] = {}
-        self._ons: WeakValueDictionary[frozenset[tuple[str, str]], On] = WeakValueDictionary()
+        self._ons: dict[frozenset[tuple[str, str]], On] = {}
         self.lanes: dict[bytes | str, Lane] = {}  # of every key, by its id and by its secrets' digests
 
     def _seat(self, ref: bytes | str | None) -> Seat | None:
@@ -186,14 +185,16 @@ class MemoryStore:
             if plan.api in seat.on.ids:
                 raise PlanConflict(plan.id, f"key {seat.key.id} has another plan for the api {plan.api!r}")
         ids = [{**self._without(seat, old_api).ids, plan.api: plan.id} for seat in seats]
-        return [(setattr, seat, "on", self._on(mine)) for seat, mine in zip(seats, ids, strict=True)]
+        left_by_all = [(self._ons.pop, on) for on in self._ons if (old_api, plan.id) in on]
+        return [*((setattr, s, "on", self._on(mine)) for s, mine in zip(seats, ids, strict=True)), *left_by_all]
 
     def drop_plan(self, plan_id: str) -> None:
         with self._everything():
             plan = self.get_plan(plan_id)
             left = [seat for seat in self._all_seats() if seat.on.ids.get(plan.api) == plan_id]
             steps = [(setattr, seat, "on", self._without(seat, plan.api)) for seat in left]
-            at_once(*self._buried(plan_id), *steps, (self._plans.pop, plan_id))
+            left_by_all = [(self._ons.pop, ids) for ids in self._ons if (plan.api, plan_id) in ids]
+            at_once(*self._buried(plan_id), *steps, *left_by_all, (self._plans.pop, plan_id))
 
     def _without(self, seat: Seat, api: str) -> On:
         return self._on({other: id_ for other, id_ in seat.on.ids.items() if other != api})
@@ -291,8 +292,7 @@ class MemoryStore:
     def plans_of(self, key_id: str) -> list[UsagePlan]:
         with self._directory:
             self.get_key(key_id)
-            ids = self.lanes[key_id].seat.on.ids
-            return [self._plans[ids[api]] for api in sorted(ids)]
+            return [self._plans[id_] for _, id_ in sorted(self.lanes[key_id].seat.on.ids.items())]
 
     def associate(self, key_id: str, plan_id: str) -> None:
         with self._at_rest(key_id) as seat:
