@@ -124,9 +124,9 @@ def drop(db: Connection, party: int) -> None:
 def forget_account(db: Connection, party: int) -> None:
     """Forget an account, by its party, that has neither keys nor a record: who joins it then is alone."""
     db.execute(
-        "DELETE FROM accounts WHERE number = -?1 AND NOT EXISTS (SELECT 1 FROM counts WHERE party = ?1) "
+        "DELETE FROM accounts WHERE number = ? AND NOT EXISTS (SELECT 1 FROM counts WHERE party = -number) "
         "AND NOT EXISTS (SELECT 1 FROM keys WHERE keys.account = accounts.id) "
-        "AND NOT EXISTS (SELECT 1 FROM keys WHERE keys.id = accounts.id AND keys.account IS NULL)", (party,),
+        "AND NOT EXISTS (SELECT 1 FROM keys WHERE keys.id = accounts.id AND keys.account IS NULL)", (-party,),
     )  # fmt: skip
 
 
