@@ -58,6 +58,15 @@ def a_hot_count_is_seen_by_every_other_call(q):
     assert not ledger.consume(secret)
 
 
+def a_hot_refusal_takes_nothing_from_a_limit_that_comes(q):
+    ledger, clock, key, secret = _ledger(q, "5/day")
+    assert all(ledger.consume(secret) for _ in range(5))
+    clock.advance(timedelta(minutes=1))
+    assert not ledger.consume(secret)
+    ledger.replace_plan(q.UsagePlan(ledger.list_plans(key)[0].id, "6/day, 6/hour"))
+    assert [status.used for status in ledger.consume(secret).limits] == [6, 6]
+
+
 def bad_routes_are_refused_beside_the_fast_path(q):
     ledger, _, key, _ = _ledger(q, "9/day")
     assert ledger.consume(key)

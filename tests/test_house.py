@@ -25,9 +25,9 @@ SRC = ROOT / "src" / "quota"
 
 # Whatever is not named here stands on floor 3 and is imported by nothing below it.
 FLOORS = {
-    0: {"atomic", "errors", "clock", "period", "record", "undo", "moves", "charge"},
+    0: {"atomic", "forks", "errors", "clock", "period", "record", "undo", "moves", "charge"},
     1: {
-        "limit", "plan", "key", "decision", "store", "leases", "lease_operations", "history", "memos", "operations", "http",
+        "bounds", "limit", "plan", "key", "decision", "store", "leases", "lease_operations", "history", "memos", "operations", "http",
     },
     2: {"__init__", "administration", "ledger", "steps", "reservation", "stores"},
 }  # fmt: skip

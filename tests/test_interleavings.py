@@ -25,7 +25,7 @@ from interleavings import (
     raise_the_limit,
     rotate_at_once,
 )  # fmt: skip
-from quota import Ledger, Reason, UsagePlan
+from quota import Ledger, ManualClock, Reason, UsagePlan
 from quota.charge import Party
 from quota.decision import Decision
 from quota.errors import ClockSkew, PlanConflict, RequestMismatch, ReservationClosed, UnknownPlan
@@ -146,7 +146,7 @@ def the_next_window(w):
 
 @scenario("5/day", warm=1)
 def the_next_minute(w):
-    """A minute begins between two calls: nothing is lost, and what was used when it began is known to the hour."""
+    """A minute begins between two calls: nothing is lost, and a limit that joins knows what was used when it began."""
 
     def later():
         w.clock.advance(MINUTE)
@@ -156,8 +156,29 @@ def the_next_minute(w):
         assert first
         assert all(second)
         assert w.settle() == 4
+        w.ledger.replace_plan(UsagePlan("PlanA", "9/minute"))
+        assert w.used() == sum(decision.at == second[-1].at for decision in (first, *second))
 
     return [w.consume, later], check
+
+
+@scenario("5/day", warm=1)
+def a_clock_behind_the_next_minute(w):
+    """One thread's clock is in the minute before: whenever its call is decided, each minute has what is its own."""
+    behind = Ledger(w.ledger.store, clock=ManualClock(w.clock()))
+
+    def later():
+        w.clock.advance(MINUTE)
+        return w.ledger.consume(OLD), w.ledger.consume(OLD)
+
+    def check(first, second):
+        assert first
+        assert all(second)
+        assert w.used() == 4
+        w.ledger.replace_plan(UsagePlan("PlanA", "9/minute"))
+        assert w.used() == sum(decision.at == second[-1].at for decision in (first, *second))
+
+    return [lambda: behind.consume(OLD), later], check
 
 
 # consume against what changes keys and plans
@@ -730,7 +751,7 @@ PLANTED = {
     ),
     "a minute begun beside the lock": (
         (Lane, "turn", {"with stripe.lock:": "if True:", "stripe.check()": "pass"}),
-        ["the_next_minute"],
+        ["a_clock_behind_the_next_minute"],
     ),
     "the key read outside of the lock": (
         (MemoryStore, "apply", {

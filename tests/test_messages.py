@@ -46,6 +46,7 @@ SAID = [
     (lambda: parse_cost({"a b": 1}), "cost", "a b", UNIT),
     (lambda: parse_cost({"tokens": -1}, "actual"), "actual['tokens']", -1, FROM_ZERO),
     (lambda: parse_cost({"a": 0}), "cost", {"a": 0}, "1 to 16 units, at least one of them above zero"),
+    (lambda: parse_cost({f"a{n}": n for n in range(17)}), "cost", "17 units", "1 to 16 units, at least one of them above zero"),
     (lambda: parse_limit(" x "), "limit", "x", LIMITS),
     (lambda: parse_limits(" "), "limits", " ", f"{LIMITS}, separated by ','; a plan without limits has limits=()"),
     (lambda: parse_limit("5/s overage 3"), "overage", "3", "no overage: a throttle has none"),

@@ -108,15 +108,17 @@ BUGS = {
         "charge.py", "base, since = min((slot.base, slot.since), known(record, meter, start))",
         "base, since = meter.total, start"),
     "the fast path does not note the minute": (
-        "stores/_lane.py", "                record.turn_minute(now)\n", ""),
+        "stores/_lane.py", "            record.turn_minute(self.at)\n", ""),
+    "a refused call notes the minute on the fast path": (
+        "stores/_lane.py", "                self.hand_back()\n", "                self.hand_back()\n                self.seat.record.turn_minute(now)\n"),
     "the fast path outlives a plan change": (
         "ledger.py", " and (track := lane.track).live", " and (track := lane.track)"),
     "the fast path outlives a disabled key": (
         "stores/memory.py", "                seat.lane.shut()\n", ""),
     "the fast path keeps its count to itself": (
-        "stores/_lane.py", "            self.meter.total = self.total\n", ""),
+        "stores/_lane.py", "            meter.total = self.total\n", ""),
     "the fast path keeps the time to itself": (
-        "stores/_lane.py", "            self.seat.record.at = self.at\n", ""),
+        "stores/_lane.py", "            record.at = self.at\n", ""),
     "the fast path outlives its key's expiry": (
         "stores/_lane.py", "expiries = [key.expires_at, *(", "expiries = [None, *("),
     "the fast path outlives its secret's expiry": (

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 import attrs
 
+from .bounds import check_secrets
 from .clock import Clock, span_us, to_datetime, to_us
 from .errors import InvalidValue, check_text
 from .key import ApiKey, IssuedKey, Secret, import_secret, mint, new_id
@@ -136,7 +137,8 @@ class Administration:
     def rotate_key(self, key: ApiKey | str, overlap: timedelta | int = timedelta(0)) -> Step[IssuedKey]:
         """Give a key a new secret; the old ones go on for ``overlap`` (microseconds when an int), never beyond the key.
 
-        Rotation never touches usage. Raises ``UnknownKey``.
+        Rotation never touches usage. Raises ``UnknownKey``, ``InvalidValue`` before more than 256 secrets of a key are
+        good at the same time.
         """
         overlap_us = span_us(overlap, "overlap")
         if overlap_us < 0:
@@ -152,6 +154,7 @@ class Administration:
                 until = min([now + overlap_us, *ends])
                 if until > now:
                     kept.append(attrs.evolve(secret, expires_at=to_datetime(until)))
+            check_secrets(kept, overlap)
             return attrs.evolve(old, secrets=(Secret.of(found[0]), *kept))
 
         return Step("change_key", (key_id(key), change), lambda new: IssuedKey(new, found[0]))

@@ -12,6 +12,7 @@ import attrs
 
 from .charge import Course, Line, QuotaLine, Reading, Standing, Verdict, weigh
 from .clock import to_datetime
+from .forks import across_forks
 from .key import ApiKey, new_token
 from .plan import REQUESTS, UsagePlan
 
@@ -110,6 +111,7 @@ class Details:
 
 # A signal handler may read a decision while its own thread works it out, or another one: what it found first, stays.
 _lazy = threading.RLock()
+across_forks(_lazy)
 
 
 class Decision:

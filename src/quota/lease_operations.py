@@ -8,6 +8,7 @@ from typing import Any
 
 import attrs
 
+from .bounds import check_units
 from .charge import Course, Party, Terms, charge, read
 from .decision import Decision, Reason
 from .key import ApiKey
@@ -30,6 +31,8 @@ def lease_(request: Request, entry: Entry | None, party: Party | None, terms: Te
     if entry is None or party is None or plan is None or usable(request, entry) is not Reason.OK:
         return Leased(consume(request, entry, party, terms), kept=True)
     now, course = party.instant(request.now, terms), plan.course(request.route)
+    takes = course.cost if request.takes is None else request.takes
+    check_units(party, request.api, course, takes)
     lease = held(party, bid.name)
     if lease is not None and lease[0] >= bid.number:
         units = granted(party.settled(course, now, terms), lease, course, now) if lease[0] == bid.number else None
@@ -38,7 +41,6 @@ def lease_(request: Request, entry: Entry | None, party: Party | None, terms: Te
     if lease is not None:
         settle(request, entry, party, terms)
         give_back(party, bid, now, last=False)
-    takes = course.cost if request.takes is None else request.takes
     units = affordable(party.settled(course, now, terms), course, takes, bid, now)
     if units is not None and charge(party, course, units, now, terms, dry=False).allowed:
         remember(party, bid, course, units, now, terms)

@@ -48,11 +48,14 @@ def parse_cost(cost: object, field: str = "cost", least: int = 1) -> Mapping[str
     # An int is no mapping, and whether something is one takes long to find out.
     if type(cost) is int or not isinstance(cost, Mapping):  # pragma: no mutate
         return {REQUESTS: whole(field, cost, least, InvalidCost)}
+    accepted = f"1 to {_UNITS_OF_A_COST} units, at least one of them above zero"
+    if len(cost) > _UNITS_OF_A_COST:
+        raise InvalidCost(field, f"{len(cost)} units", accepted)
     for unit, units in cost.items():
         _check_unit(field, unit, InvalidCost)
         whole(f"{field}[{unit!r}]", units, 0, InvalidCost)
-    if len(cost) > _UNITS_OF_A_COST or (least and not any(cost.values())):
-        raise InvalidCost(field, dict(cost), f"1 to {_UNITS_OF_A_COST} units, at least one of them above zero")
+    if least and not any(cost.values()):
+        raise InvalidCost(field, dict(cost), accepted)
     return MappingProxyType(dict(cost))
 
 

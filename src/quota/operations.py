@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from .bounds import check_holds, check_units
 from .charge import (
     MAX_UNITS,
     Course,
@@ -78,6 +79,10 @@ def _consume(request: Request, entry: Entry | None, party: Party | None, terms: 
         return refusal(Reason.NO_PLAN, request.now, request.takes or {"requests": 1}, entry.key)
     course = plan.course(request.route)
     takes = course.cost if request.takes is None else request.takes
+    if request.takes is not None:  # the plan's own units are as many as it names
+        check_units(party, request.api, course, takes)
+    if request.op == "reserve":
+        check_holds(party, request.now)
     verdict = charge(party, course, takes, request.now, terms, dry=request.op == "peek")
     if not verdict.allowed or request.op == "peek":
         return Decision(Details(reason_of(verdict), None, entry.key, plan, takes, verdict))
@@ -123,6 +128,7 @@ def _commit(request: Request, entry: Entry | None, party: Party | None, terms: T
     entry, party = _found(request, entry, party)
     if request.id not in (party.key.holds or {}):
         raise ReservationClosed(request.id)
+    check_units(party, request.api, _course(entry, request), request.takes or {}, "actual")
     course, now = _settle(request, entry, party, terms)
     groups: list[tuple[int, list[Any]]] = []
     held: dict[str, int] = {}

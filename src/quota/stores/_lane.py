@@ -42,14 +42,16 @@ def wait_for(lock: Any) -> None:
 class Stripe:
     """The accounts that share one lock, and the round of records to be looked over for dead windows.
 
+    ``accounts``: those that are not one key's own, by their names.
     ``busy``: an operation of many steps holds the lock. The lock knows its owner, so that an interrupt between taking
     it and the block that gives it back cannot leave it taken; ``busy`` is what a signal handler then finds.
     """
 
-    __slots__ = ("busy", "floor", "lock", "round")
+    __slots__ = ("accounts", "busy", "floor", "lock", "round")
 
     def __init__(self) -> None:
         self.lock: Any = threading.RLock()
+        self.accounts: dict[str, Account] = {}
         self.round: deque[Seat | Account] = deque()
         self.floor = 0
         self.busy = False
@@ -97,6 +99,16 @@ class Stripe:
         if lane is not None:
             lane.shut()
         place.record = None
+        if isinstance(place, Account) and not place.members:
+            self.accounts.pop(place.name, None)
+
+    def sweep(self) -> None:
+        """Look for what was removed: as many keys may come and go as will, though no call looks over the round."""
+        for _ in range(min(2, len(self.round))):
+            if self.round[0].record is None:
+                self.round.popleft()
+            else:
+                self.round.rotate(-1)
 
 
 class Account:
@@ -248,10 +260,15 @@ class Lane(_Hot):
         self.until = self.track.share("until", min(turn, self.bounds.end))
 
     def hand_back(self) -> None:
-        """Bring the record up to date with an open lane."""
-        if self.until:
-            self.meter.total = self.total
-            self.seat.record.at = self.at
+        """Bring the record up to date with an open lane: all that it admitted since was in the minute of ``at``."""
+        if not self.until:
+            return
+        record, meter = self.seat.record, self.meter
+        if meter.total != self.total:
+            record.turn_minute(self.at)
+            # In this order: what is interrupted on the way is done again, and notes the same readings.
+            record.at = self.at
+            meter.total = self.total
 
     def close(self) -> None:
         """Hand the count back; ``open`` goes on from there."""
@@ -264,7 +281,11 @@ class Lane(_Hot):
         self.version = -1
 
     def turn(self, now: int) -> bool:
-        """Begin the minute of ``now``, where that is all that was in the way; its start is noted in the record."""
+        """Go on in the minute of ``now``, where that is all that was in the way.
+
+        Nothing of it is noted yet: only an admission may change the record, and this call may be refused. Until there
+        is one, ``at`` is the start of the minute: a clock that is stepped back behind it finds the general path.
+        """
         stripe = self.seat.stripe
         stripe.let_through()
         with stripe.lock:
@@ -273,11 +294,9 @@ class Lane(_Hot):
                 stripe.busy = True
                 if not (0 < self.until <= now < self.bounds.end and self.at <= now and self.track.live):
                     return False
-                record = self.seat.record
-                self.close()
-                record.turn_minute(now)
-                self.open(record)
-                self.until = self.track.share("until", min(now - now % MINUTE_US + MINUTE_US, self.bounds.end))
+                self.hand_back()
+                minute = now - now % MINUTE_US
+                self.at, self.until = minute, self.track.share("until", min(minute + MINUTE_US, self.bounds.end))
                 return True
             finally:
                 stripe.busy = False

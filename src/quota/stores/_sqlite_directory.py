@@ -12,7 +12,7 @@ from ..key import ApiKey, decode_key, encode_key, new_number
 from ..plan import UsagePlan, decode_plan, encode_plan
 from ..store import Entry, Request
 from ._sqlite_handles import Handles
-from ._sqlite_records import drop, to_json, touch
+from ._sqlite_records import drop, forget_account, to_json, touch
 from ._sqlite_schema import NOTHING, STEPS
 
 
@@ -169,11 +169,12 @@ class Directory:
         account = db.execute("SELECT number FROM accounts WHERE id = ?", (key.account,)).fetchone()
         if key.account == key_id and _member(db, key.account) is None:
             if account is not None:
-                db.execute("DELETE FROM accounts WHERE number = ?", account)
                 drop(db, -account[0])
         elif account is None and db.execute("SELECT 1 FROM counts WHERE party = ?", (number,)).fetchone():
             _copy(db, number, _share(db, key.account))
         drop(db, number)
+        if account is not None:
+            forget_account(db, -account[0])
 
     def get_key(self, key_id: str) -> ApiKey:
         return self._handles.read(_known, key_id)[1]

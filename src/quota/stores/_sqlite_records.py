@@ -121,6 +121,15 @@ def drop(db: Connection, party: int) -> None:
         db.execute(f"DELETE FROM {table} WHERE party = ?", (party,))  # noqa: S608 -- names from the line above
 
 
+def forget_account(db: Connection, party: int) -> None:
+    """Forget an account, by its party, that has neither keys nor a record: who joins it then is alone."""
+    db.execute(
+        "DELETE FROM accounts WHERE number = ? AND NOT EXISTS (SELECT 1 FROM counts WHERE party = -number) "
+        "AND NOT EXISTS (SELECT 1 FROM keys WHERE keys.account = accounts.id) "
+        "AND NOT EXISTS (SELECT 1 FROM keys WHERE keys.id = accounts.id AND keys.account IS NULL)", (-party,),
+    )  # fmt: skip
+
+
 def touch(db: Connection, party: int) -> None:
     """A party's directory entry changed: copies of it are stale."""
     db.execute("UPDATE counts SET version = ? WHERE party = ?", (new_number(), party))
@@ -184,4 +193,5 @@ def _bury(db: Connection, party: int, now: int, terms: Terms) -> bool:
         return False
     db.execute("UPDATE ledger SET floor = max(floor, ?)", (floor,))
     drop(db, party)
+    forget_account(db, party)
     return True

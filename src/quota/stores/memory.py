@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from operator import attrgetter
 from typing import Any
 
 from ..atomic import Step, at_once
@@ -13,6 +12,7 @@ from ..charge import Party
 from ..clock import to_us
 from ..decision import Reason
 from ..errors import InvalidValue, PlanConflict, UnknownKey, UnknownPlan
+from ..forks import across_forks
 from ..key import ApiKey, new_number
 from ..operations import perform, usable
 from ..plan import REQUESTS, UsagePlan
@@ -26,8 +26,7 @@ class MemoryStore:
     """Keys, plans and counts in this process's memory, gone with it.
 
     ``stripes``: how many locks the accounts are spread over. ``max_skew``: seconds a clock may be behind what was
-    recorded before ``ClockSkew``. ``request_ttl``: seconds a ``request_id`` is remembered. ``retention``: days of
-    history.
+    recorded. ``request_ttl``: seconds a ``request_id`` is remembered. ``retention``: days of history.
     """
 
     exact_across_failover = True
@@ -38,10 +37,10 @@ class MemoryStore:
         if type(stripes) is not int or not 1 <= stripes <= 65_536:
             raise InvalidValue("stripes", stripes, "a whole number of locks, 1 to 65536")
         self.terms = make_terms(max_skew=max_skew, request_ttl=request_ttl, retention=retention)
-        self._stripes = [Stripe() for _ in range(stripes)]
         self._directory = threading.RLock()
+        self._stripes = [Stripe() for _ in range(stripes)]
+        across_forks(self._directory, *(stripe.lock for stripe in self._stripes))
         self._plans: dict[str, UsagePlan] = {}
-        self._accounts: dict[str, Account] = {}
         self._tracks: dict[str, Track] = {}
         self._ons: dict[frozenset[tuple[str, str]], On] = {}
         self.lanes: dict[bytes | str, Lane] = {}  # of every key, by its id and by its secrets' digests
@@ -65,10 +64,9 @@ class MemoryStore:
                 stripe.check()
                 try:
                     stripe.busy = True
-                    answer = self._perform(request, seat)
+                    return self._perform(request, seat)
                 finally:
                     stripe.busy = False
-                return answer
 
     def _perform(self, request: Request, seat: Seat) -> Any:
         account = seat.account
@@ -187,14 +185,16 @@ class MemoryStore:
             if plan.api in seat.on.ids:
                 raise PlanConflict(plan.id, f"key {seat.key.id} has another plan for the api {plan.api!r}")
         ids = [{**self._without(seat, old_api).ids, plan.api: plan.id} for seat in seats]
-        return [(setattr, seat, "on", self._on(mine)) for seat, mine in zip(seats, ids, strict=True)]
+        left_by_all = [(self._ons.pop, on) for on in self._ons if (old_api, plan.id) in on]
+        return [*((setattr, s, "on", self._on(mine)) for s, mine in zip(seats, ids, strict=True)), *left_by_all]
 
     def drop_plan(self, plan_id: str) -> None:
         with self._everything():
             plan = self.get_plan(plan_id)
             left = [seat for seat in self._all_seats() if seat.on.ids.get(plan.api) == plan_id]
             steps = [(setattr, seat, "on", self._without(seat, plan.api)) for seat in left]
-            at_once(*self._buried(plan_id), *steps, (self._plans.pop, plan_id))
+            left_by_all = [(self._ons.pop, ids) for ids in self._ons if (plan.api, plan_id) in ids]
+            at_once(*self._buried(plan_id), *steps, *left_by_all, (self._plans.pop, plan_id))
 
     def _without(self, seat: Seat, api: str) -> On:
         return self._on({other: id_ for other, id_ in seat.on.ids.items() if other != api})
@@ -224,13 +224,13 @@ class MemoryStore:
 
     def _account_of(self, key: ApiKey, stripe: Stripe) -> Account | None:
         """The account that a key joins, shared from its second key on; None for a key's own, which nobody shares."""
-        account = self._accounts.get(key.account)
+        account = stripe.accounts.get(key.account)
         first = self._seat(key.account)
         if account is None:
             if key.account == key.id:
                 return None
             account = Account(key.account, stripe)
-            steps: list[Step] = [(self._accounts.__setitem__, key.account, account)]
+            steps: list[Step] = [(stripe.accounts.__setitem__, key.account, account)]
             if first is not None and first.account is None:
                 steps += [(account.members.append, first), (setattr, first, "account", account)]
             at_once(*steps)
@@ -269,13 +269,15 @@ class MemoryStore:
             account, steps = seat.account, list[Step]()
             if account is not None:
                 steps.append((account.members.remove, seat))
-                if account.members == [seat] and account.name == key_id:
-                    steps += [(setattr, account, "record", None), (self._accounts.pop, account.name)]
-                elif not account.shared and seat.record is not None:
-                    steps += [(setattr, account, "record", seat.record), (setattr, account, "shared", True)]
+                heir = account.record if account.shared else seat.record
+                if account.members == [seat] and (account.name == key_id or heir is None):
+                    steps += [(setattr, account, "record", None), (seat.stripe.accounts.pop, account.name)]
+                elif not account.shared and heir is not None:
+                    steps += [(setattr, account, "record", heir), (setattr, account, "shared", True)]
                     steps.append((account.stripe.round.append, account))
             gone = [(self.lanes.pop, ref) for ref in (key_id, *(secret.digest for secret in seat.key.secrets))]
             at_once(*steps, (setattr, seat, "record", None), *gone)
+            seat.stripe.sweep()
 
     def get_key(self, key_id: str) -> ApiKey:
         seat = self._seat(key_id)
@@ -285,13 +287,12 @@ class MemoryStore:
 
     def list_keys(self) -> list[ApiKey]:
         with self._directory:
-            return sorted((seat.key for seat in self._all_seats()), key=attrgetter("id"))
+            return sorted((seat.key for seat in self._all_seats()), key=lambda key: key.id)
 
     def plans_of(self, key_id: str) -> list[UsagePlan]:
         with self._directory:
             self.get_key(key_id)
-            ids = self.lanes[key_id].seat.on.ids
-            return [self._plans[ids[api]] for api in sorted(ids)]
+            return [self._plans[id_] for _, id_ in sorted(self.lanes[key_id].seat.on.ids.items())]
 
     def associate(self, key_id: str, plan_id: str) -> None:
         with self._at_rest(key_id) as seat:
