@@ -1,6 +1,7 @@
 # Every target sets itself up: a virtual environment in .venv, then pip. Needs make and python3 (3.11 or later) with venv.
 # Programs run as modules: a script's first line cannot name a folder that has a blank in it.
 PYTHON ?= python3
+TESTS ?=
 PYTHONS ?= 3.11 3.12 3.13
 PYTHON_FT ?= python3.13t
 VENV ?= .venv
@@ -33,11 +34,11 @@ $(VENV)/.%: $(VENV)/.made pyproject.toml
 demo: $(VENV)/.core  ## the walk-through on the real library, then a log replayed
 	@$(BIN)/python -m quota demo
 
-test: $(VENV)/.test  ## the suite, in minutes, on all processors
-	@$(BIN)/python -m pytest -n auto --dist worksteal
+test: $(VENV)/.test  ## the suite, in minutes, on all processors; TESTS=tests/test_period.py for a part of it
+	@$(BIN)/python -m pytest -n auto --dist worksteal $(TESTS)
 
 test-slow: $(VENV)/.test  ## the long campaigns
-	@QUOTA_PROFILE=$${QUOTA_PROFILE:-nightly} $(BIN)/python -m pytest -m slow -n auto --dist worksteal
+	@QUOTA_PROFILE=$${QUOTA_PROFILE:-nightly} $(BIN)/python -m pytest -m slow -n auto --dist worksteal $(TESTS)
 
 test-pythons:  ## the suite on each of 3.11, 3.12 and 3.13 that is found on the path or by pyenv
 	@failed=; found=; for version in $(PYTHONS); do \
