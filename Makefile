@@ -43,12 +43,21 @@ test-slow: $(VENV)/.test  ## the long campaigns
 test-pythons:  ## the suite on each of 3.11, 3.12 and 3.13 that is found on the path or by pyenv
 	@failed=; found=; for version in $(PYTHONS); do \
 	  python=; for candidate in "$$(command -v python$$version)" "$$(pyenv root 2>/dev/null)"/versions/$$version.*/bin/python; do \
-	    "$$candidate" -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$$version')" 2>/dev/null && python=$$candidate; \
+	    [ -z "$$python" ] && "$$candidate" -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$$version')" 2>/dev/null && python=$$candidate; \
 	  done; \
 	  if [ -z "$$python" ]; then echo "python$$version: not found"; continue; fi; \
 	  found="$$found $$version"; echo "python$$version: $$python"; \
 	  $(MAKE) PYTHON="$$python" VENV=.venv-$$version test || failed="$$failed $$version"; \
 	done; echo "ran on:$$found; failed on:$${failed:- none}"; [ -n "$$found" ] && [ -z "$$failed" ]
+
+# Its wheels are few: attrs and pytest are enough for what threads do in memory and on SQLite. PYTHON_GIL=0 keeps it free.
+test-freethreaded:  ## receipts of threads on a free-threaded Python, and what threads gain there; PYTHON_FT=its path
+	@"$(PYTHON_FT)" -c 'import sys; sys.exit(getattr(sys, "_is_gil_enabled", lambda: True)())' 2>/dev/null || \
+	  { echo "$(PYTHON_FT) is no free-threaded Python: make test-freethreaded PYTHON_FT=..."; exit 1; }
+	@$(MAKE) PYTHON="$(PYTHON_FT)" VENV=.venv-freethreaded .venv-freethreaded/.core
+	@.venv-freethreaded/bin/python -m pip install --quiet --disable-pip-version-check pytest hypothesis
+	@PYTHON_GIL=0 .venv-freethreaded/bin/python -m pytest tests/test_receipts.py tests/test_threads.py tests/test_sqlite_processes.py
+	@PYTHON_GIL=0 .venv-freethreaded/bin/python -m benchmarks.threads
 
 check: $(VENV)/.test  ## ruff and mypy --strict
 	@$(BIN)/python -m ruff check
