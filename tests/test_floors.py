@@ -21,6 +21,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 TOOLS = {"test", "bench", "mutate"}
 FRAMEWORKS = {"django", "fastapi", "flask", "starlette"}
 """Of the tests' tools, those that the library has something for: what ``test`` admits is what is told of them."""
+BESIDE = {"plot": ["cli"]}
+"""Extras that are of use only with others."""
 
 CORE = """
 import sys
@@ -171,7 +173,8 @@ def declared(subject):
     extras = PROJECT["optional-dependencies"]
     wanted = extras.get(subject) or [text for text in [*PROJECT["dependencies"], *extras["test"]]
                                      if Requirement(text).name == subject]  # fmt: skip
-    found = [Requirement(text) for text in [*wanted, *PROJECT["dependencies"]]]
+    beside = [text for extra in BESIDE.get(subject, ()) for text in extras[extra]]
+    found = [Requirement(text) for text in [*wanted, *beside, *PROJECT["dependencies"]]]
     return [need for need in found if need.marker is None or need.marker.evaluate({"extra": ""})]
 
 
