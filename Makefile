@@ -1,5 +1,5 @@
 # Every target sets itself up: a virtual environment in .venv, then pip. Needs make and python3 (3.11 or later) with venv.
-# Programs run as modules: a script's first line cannot name a folder that has a blank in it.
+# Programs are started by their interpreter: a script's first line cannot name a folder that has a blank in it.
 PYTHON ?= python3
 TESTS ?=
 PYTHONS ?= 3.11 3.12 3.13
@@ -82,8 +82,8 @@ coverage: $(VENV)/.test  ## branch coverage of floors 0 to 2 with the memory sto
 
 # Few examples of each property: what kills a mutant should be a test that says why.
 mutate: $(VENV)/.mutate  ## mutation testing of the rule, the periods and the plans: no survivor that is not argued in place
-	@QUOTA_PROFILE=$${QUOTA_PROFILE:-smoke} $(BIN)/python -m mutmut run
-	@! $(BIN)/python -m mutmut results | grep -E ': (survived|no tests)$$'
+	@QUOTA_PROFILE=$${QUOTA_PROFILE:-smoke} $(BIN)/python $(BIN)/mutmut run
+	@! $(BIN)/python $(BIN)/mutmut results | grep -E ': (survived|no tests)$$'
 
 clean:  ## remove everything that make made
 	rm -rf .venv .venv-* .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* mutants
