@@ -20,7 +20,15 @@ from quota.stores.memory import MemoryStore
 
 NOON = 1_700_049_600_000_000
 MODULES = sys.modules[Ledger.__module__], _lane, memory
-LEASING = sys.modules[Ledger.__module__], leased, _leased_holding, _leased_index, _leased_lane, _leased_steps, contextlib
+LEASING = (
+    sys.modules[Ledger.__module__],
+    leased,
+    _leased_holding,
+    _leased_index,
+    _leased_lane,
+    _leased_steps,
+    contextlib,
+)
 
 
 def opened():
