@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dis
 import sys
 import threading
@@ -19,36 +18,36 @@ def handler(code, offset):
     return next((span.target for span in spans if span.start <= offset < span.end), None)
 
 
-@cache
-def breaks(code):
-    """The offsets of a code's opcodes behind which signals are looked for, their prefixes included."""
-    found, prefixes = set(), []
-    for instruction in dis.get_instructions(code):
-        if instruction.opname == "EXTENDED_ARG":
-            prefixes.append(instruction.offset)
-            continue
-        if instruction.opname in BREAKS:
-            found |= {instruction.offset, *prefixes}
-        prefixes.clear()
-    return found
+class Places(dict):
+    """By a code's identity: the code, the offsets behind which signals are looked for, those at which frames go on.
+
+    Prefixes are taken for their opcodes. Inside an ``await`` or ``yield from`` no signals are looked for.
+    """
+
+    def of(self, code):
+        found = self.get(id(code))
+        if found is None:
+            breaks, entries, prefixes = set(), {}, []
+            for instruction in dis.get_instructions(code):
+                if instruction.opname == "EXTENDED_ARG":
+                    prefixes.append(instruction.offset)
+                    continue
+                if instruction.opname in BREAKS:
+                    breaks |= {instruction.offset, *prefixes}
+                elif instruction.opname == "RESUME":
+                    entries[instruction.offset] = instruction.arg & 3 < 2
+                prefixes.clear()
+            found = self[id(code)] = code, breaks, entries
+        return found
 
 
-@cache
-def entries(code):
-    """The offsets at which a frame begins or goes on."""
-    return {instruction.offset for instruction in dis.get_instructions(code) if instruction.opname == "RESUME"}
-
-
-@cache
-def awaiting(code, offset):
-    """Whether a frame goes on inside an ``await`` or ``yield from``: no signals are looked for there."""
-    return code.co_code[offset + 1] & 3 > 1
+PLACES = Places()
 
 
 class Interrupting:
     """Raises KeyboardInterrupt at the n-th instant at which signals are looked for in the code of some modules.
 
-    Or calls ``handler`` there, as a signal's would be. It is what is traced in one thread, while ``on`` lasts.
+    Or calls ``handler`` there, as a signal's would be. As a context manager it traces the thread that enters it.
     """
 
     def __init__(self, at, modules, handler=None):
@@ -66,13 +65,13 @@ class Interrupting:
 
     def entered(self, code, offset):
         """A frame begins, or goes on after a ``yield``; not where an exception is thrown into it."""
-        if offset in entries(code) and not awaiting(code, offset):
+        if PLACES.of(code)[2].get(offset):
             self.instant()
 
     def opcode(self, frame, code, offset):
         """An opcode is about to be executed."""
         behind = self.before.get(frame)
-        self.before[frame] = offset if offset in breaks(code) else None
+        self.before[frame] = offset if offset in PLACES.of(code)[1] else None
         # Python raises where the call is, this one opcode later: where a ``with`` ends in between, they differ.
         if behind is not None and handler(code, behind) == handler(code, offset):
             self.instant()
@@ -93,15 +92,13 @@ class Settrace(Interrupting):
             self.opcode(frame, frame.f_code, frame.f_lasti)
         return self.step
 
-    @contextlib.contextmanager
-    def on(self):
-        trace = sys.gettrace()
+    def __enter__(self):
+        self.trace = sys.gettrace()
         sys.settrace(self)
-        try:
-            yield
-        finally:
-            sys.settrace(trace)
-            self.before.clear()  # frames, and what they hold
+
+    def __exit__(self, *_):
+        sys.settrace(self.trace)
+        self.before.clear()  # frames, and what they hold
 
 
 class Monitoring(Interrupting):
@@ -114,36 +111,35 @@ class Monitoring(Interrupting):
         if code.co_filename not in self.files:
             return monitoring.DISABLE
         if threading.get_ident() == self.thread:
-            if code not in self.codes:
-                self.codes.add(code)
+            if id(code) not in self.codes:
+                self.codes[id(code)] = code
                 monitoring.set_local_events(self.TOOL, code, monitoring.events.INSTRUCTION)
             self.entered(code, offset)
         return None
 
     def step(self, code, offset):
-        if threading.get_ident() == self.thread and offset not in entries(code):
+        if threading.get_ident() == self.thread and offset not in PLACES.of(code)[2]:
             self.opcode(sys._getframe(1), code, offset)
 
-    @contextlib.contextmanager
-    def on(self):
+    def __enter__(self):
         monitoring, events = sys.monitoring, sys.monitoring.events
-        self.thread, self.codes = threading.get_ident(), set()
+        self.thread, self.codes = threading.get_ident(), {}
+        self.calls = {events.PY_START: self.start, events.PY_RESUME: self.start, events.INSTRUCTION: self.step}
         monitoring.use_tool_id(self.TOOL, "interrupts")
-        calls = {events.PY_START: self.start, events.PY_RESUME: self.start, events.INSTRUCTION: self.step}
-        for event, call in calls.items():
+        for event, call in self.calls.items():
             monitoring.register_callback(self.TOOL, event, call)
         monitoring.restart_events()
         monitoring.set_events(self.TOOL, events.PY_START | events.PY_RESUME)
-        try:
-            yield
-        finally:
-            monitoring.set_events(self.TOOL, 0)
-            for code in self.codes:
-                monitoring.set_local_events(self.TOOL, code, 0)
-            for event in calls:
-                monitoring.register_callback(self.TOOL, event, None)
-            monitoring.free_tool_id(self.TOOL)
-            self.before.clear()  # frames, and what they hold
+
+    def __exit__(self, *_):
+        monitoring = sys.monitoring
+        monitoring.set_events(self.TOOL, 0)
+        for code in self.codes.values():
+            monitoring.set_local_events(self.TOOL, code, 0)
+        for event in self.calls:
+            monitoring.register_callback(self.TOOL, event, None)
+        monitoring.free_tool_id(self.TOOL)
+        self.before.clear()  # frames, and what they hold
 
 
 Tracer = Settrace if sys.version_info < (3, 12) else Monitoring
@@ -152,7 +148,7 @@ Tracer = Settrace if sys.version_info < (3, 12) else Monitoring
 def interrupts(at, modules, call, *args, **options):
     """Whether a call has an ``at``-th instant, at which it was interrupted; else it has come to its end."""
     try:
-        with Tracer(at, modules).on():
+        with Tracer(at, modules):
             call(*args, **options)
     except KeyboardInterrupt:
         return True
@@ -180,7 +176,7 @@ def in_the_middle(modules, prepare, call, handler):
         tracer = Tracer(instants + 1, modules, lambda world=world: handler(world))
 
         def run(world=world, tracer=tracer):
-            with tracer.on():
+            with tracer:
                 return call(world)
 
         from_elsewhere(run)

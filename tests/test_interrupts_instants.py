@@ -62,7 +62,7 @@ def lines(module):
     """The lines at which a call of ``act`` was interrupted, by its instants in turn."""
     for instant in itertools.count(1):
         try:
-            with Tracer(instant, [module]).on():
+            with Tracer(instant, [module]):
                 module.act([], {"a": 1})
         except KeyboardInterrupt as error:
             places = [place for place in traceback.extract_tb(error.__traceback__) if place.filename == module.__file__]

@@ -113,7 +113,7 @@ def test_the_two_commands(user):
         if user:
             for path in [home, *home.rglob("*")]:
                 shutil.chown(path, user)
-        dropped = ("PYTHON", "PYTEST", "COV", "MAKE", "MFLAGS", "QUOTA", "HOME", "VIRTUAL_ENV", "XDG")
+        dropped = ("PYTHON", "PYTEST", "COV", "MAKE", "MFLAGS", "TESTS", "VENV", "QUOTA", "HOME", "VIRTUAL_ENV", "XDG")
         env = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
         env |= {"TMPDIR": str(home / "tmp"), "PYTHON": python_for(user)}
         tests = " ".join(f"tests/{name}.py" for name in SERVED)
