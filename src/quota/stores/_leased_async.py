@@ -169,7 +169,7 @@ class AsyncLeasedStore(Leasing):
                         self._overtake(holding)
             yield
         finally:
-            self._go_on(me)
+            self._off.discard(me)  # written in C: a function of ours could be interrupted before it begins
 
     def abandon(self) -> None:
         super().abandon()

@@ -69,12 +69,9 @@ class Leasing(Holdings):
         self._clock = clock
 
     def _hold_off(self, who: object) -> list[Holding]:
-        """Take no leases from here on, until ``_go_on``; those that are being asked for, to be waited for."""
+        """Take no leases while ``who`` is in ``_off``; those that are being asked for, to be waited for."""
         self._off.add(who)
         return list(self._asking)
-
-    def _go_on(self, who: object) -> None:
-        self._off.discard(who)
 
     def _local(self, holding: Holding, request: Request) -> Decision | None:
         with holding.rest.at_rest():

@@ -124,7 +124,7 @@ class LeasedStore(Leasing):
                     pass
             yield
         finally:
-            self._go_on(me)
+            self._off.discard(me)  # written in C: a function of ours could be interrupted before it begins
 
     def tend(self, now: int | None = None) -> None:
         """Give idle leases back, as far as the store can be asked. ``background`` does it once per refresh."""
