@@ -61,7 +61,7 @@ test-freethreaded:  ## receipts of threads on a free-threaded Python, and what t
 	@"$(PYTHON_FT)" -c 'import sys; sys.exit(getattr(sys, "_is_gil_enabled", lambda: True)())' 2>/dev/null || \
 	  { echo "$(PYTHON_FT) is no free-threaded Python: make test-freethreaded PYTHON_FT=..."; exit 1; }
 	@$(MAKE) PYTHON="$(PYTHON_FT)" VENV=.venv-freethreaded .venv-freethreaded/.core
-	@.venv-freethreaded/bin/python -m pip install --quiet --disable-pip-version-check pytest hypothesis
+	@.venv-freethreaded/bin/python -m pip install --quiet --disable-pip-version-check pytest 'hypothesis<6.140' # later ones are built with Rust
 	@PYTHON_GIL=0 .venv-freethreaded/bin/python -m pytest tests/test_receipts.py tests/test_threads.py tests/test_sqlite_processes.py
 	@PYTHON_GIL=0 .venv-freethreaded/bin/python -m benchmarks.threads
 

@@ -21,6 +21,7 @@ TOOLS = {"pytest": "pytest", "hypothesis": "hypothesis", "dateutil": "python-dat
          "http_sf": "http-sf", "freezegun": "freezegun"}  # fmt: skip
 ELSEWHERE = {
     "test_house": "reads the repository",
+    "test_fields_docs": "reads the repository",
     "test_readme": "reads the repository",
     "test_api_docs": "reads the repository",
     "test_typing": "reads the repository, and needs FastAPI",
