@@ -33,7 +33,7 @@ $(VENV)/.%: $(VENV)/.made pyproject.toml
 
 # PgBouncer for the tests: the system's, or Debian's package laid into the environment, for which nobody has to be root.
 $(VENV)/.pgbouncer: $(VENV)/.made
-	@PATH="$$PATH:/usr/sbin" command -v pgbouncer >/dev/null || tests/fetch_pgbouncer $(VENV)/pgbouncer \
+	@PATH="$$PATH:/usr/sbin" command -v pgbouncer >/dev/null || tests/support/engines/fetch_pgbouncer $(VENV)/pgbouncer \
 	  || echo "no PgBouncer is found or had from apt: the tests behind poolers run on their stand-in alone"
 	@touch $@
 

@@ -23,8 +23,9 @@ from quota import period as module
 from quota.clock import ManualClock, to_datetime, to_us
 from quota.errors import InvalidPlan, InvalidValue
 from quota.ledger import Ledger
+from quota.limit import Quota
 from quota.period import FIRST_US, LAST_US, Period, parse_period
-from quota.plan import Quota, UsagePlan
+from quota.plan import UsagePlan
 from scheduler import Found, explore
 from timeline import DAY, HOUR, SECOND, ZONES, timeline, us, window_by_hand
 

@@ -7,10 +7,10 @@ import re
 import subprocess
 import sys
 import typing
-from pathlib import Path
 
 import pytest
 
+import paths
 import quota
 from quota import ApiKey, AsyncLedger, Decision, IssuedKey, Ledger, UsagePlan, UsageRecord
 from quota.asgi import QuotaMiddleware as ASGIMiddleware
@@ -155,7 +155,7 @@ def test_mypy_finds_what_is_wrong_and_nothing_else(tmp_path):
 
 def test_the_readme_s_programs_are_typed(tmp_path):
     """Those that stand by themselves, each as a user copies it."""
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    readme = (paths.ROOT / "README.md").read_text()
     blocks = [part.partition("```")[0] for part in readme.split("```python\n")[1:]]
     programs = [block for block in blocks if re.search("^from quota import .*Ledger", block, re.MULTILINE)]
     assert len(programs) >= 2

@@ -4,14 +4,13 @@ See ``Ledger``, ``UsagePlan`` and the README.
 """
 
 from .clock import Clock, ManualClock, system_clock
-from .decision import Decision, LimitStatus, Reason
+from .decision import Decision, LimitStatus, NotAllowed, Reason
 from .errors import (
     ClockSkew,
     InvalidCost,
     InvalidPlan,
     InvalidSecret,
     InvalidValue,
-    NotAllowed,
     PlanConflict,
     QuotaError,
     RequestMismatch,
@@ -21,12 +20,14 @@ from .errors import (
     UnknownKey,
     UnknownPlan,
 )
-from .history import UsageRecord
 from .key import ApiKey, IssuedKey
-from .ledger import AsyncLedger, Ledger
+from .ledger.aio import AsyncLedger
+from .ledger.reservation import AsyncReservation, Reservation
+from .ledger.sync import Ledger
+from .limit import Quota, Throttle
+from .operations.usage import UsageRecord
 from .period import Period
-from .plan import Quota, Throttle, UsagePlan
-from .reservation import AsyncReservation, Reservation
+from .plan import UsagePlan
 
 __version__ = "0.1.0"
 

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from typing import NoReturn
 
 from .errors import QuotaError
-from .output import answer
+from .replay.output import answer
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -77,17 +77,17 @@ def _top(text: str) -> int:
 
 
 def _demo(_: argparse.Namespace) -> None:
-    from .demo import main as demo  # noqa: PLC0415 -- only what is asked for
+    from .replay.demo import main as demo  # noqa: PLC0415 -- only what is asked for
 
     demo()
 
 
 def _replay(options: argparse.Namespace) -> None:
-    from .log_files import open_logs  # noqa: PLC0415 -- only what is asked for
-    from .logs import field_of  # noqa: PLC0415 -- as above
     from .plan import UsagePlan  # noqa: PLC0415 -- as above
-    from .replay import replay  # noqa: PLC0415 -- as above
-    from .report import check_understood, describe, to_json  # noqa: PLC0415 -- as above
+    from .replay.log_files import open_logs  # noqa: PLC0415 -- only what is asked for
+    from .replay.logs import field_of  # noqa: PLC0415 -- as above
+    from .replay.report import check_understood, describe, to_json  # noqa: PLC0415 -- as above
+    from .replay.run import replay  # noqa: PLC0415 -- as above
 
     plans = [UsagePlan(f"plan{number}", text) for number, text in enumerate(options.plan, 1)]
     fields = dict(field_of(text) for text in options.field)

@@ -10,11 +10,12 @@ from typing import Any, Unpack
 
 from .decision import Decision
 from .errors import InvalidCost, InvalidValue, QuotaError
-from .gate import KEPT, UNDECIDED, Answer, Gate, Held, Settings, log
-from .ledger import AsyncLedger, Ledger
-from .routes import below, templates
-from .steps import DEFAULT
-from .stores.memory import MemoryStore
+from .ledger.aio import AsyncLedger
+from .ledger.requests import DEFAULT
+from .ledger.sync import Ledger
+from .stores.memory.store import MemoryStore
+from .web.gate import KEPT, UNDECIDED, Answer, Gate, Held, Settings, log
+from .web.routes import below, templates
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

@@ -6,15 +6,21 @@ import enum
 import threading
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
-from .charge import Course, Line, QuotaLine, Reading, Standing, Verdict, weigh
 from .clock import to_datetime
-from .forks import across_forks
+from .errors import QuotaError, _hide
 from .key import ApiKey, new_token
-from .plan import REQUESTS, UsagePlan
+from .limit import REQUESTS
+from .plan import UsagePlan
+from .process.forks import across_forks
+from .rule.charge import weigh
+from .rule.limits import Course, Line, QuotaLine, Reading, Standing, Verdict
+
+if TYPE_CHECKING:
+    from .headers import Row
 
 
 class Reason(enum.Enum):
@@ -108,6 +114,8 @@ class Details:
     replayed: bool = attrs.field(default=False, kw_only=True)
     hold: str = attrs.field(default="", kw_only=True)
 
+
+_FOREVER = 2**63
 
 # A signal handler may read a decision while its own thread works it out, or another one: what it found first, stays.
 _lazy = threading.RLock()
@@ -252,20 +260,43 @@ class Decision:
         ``profile``: ``"ietf"`` (draft-ietf-httpapi-ratelimit-headers), ``"github"`` (``X-RateLimit-*``, epoch seconds)
         or ``"draft03"`` (``RateLimit-*``, delta seconds). Raises ``InvalidValue`` for any other.
         """
-        from .http import headers  # noqa: PLC0415 -- not paid for by those who never ask
+        from .headers import headers  # noqa: PLC0415 -- not paid for by those who never ask
 
-        return headers(self, profile)
+        return headers(profile, self._rows(), self._now, None if self.allowed else self.retry_after)
+
+    def _rows(self) -> list[Row]:
+        """Every limit after a decision. Of an admission on the fast path, without working the whole answer out.
+
+        A limit that refused is reset, to its client, when this call would fit: so ``Retry-After`` never precedes it.
+        """
+        now = self._now
+        if self.allowed and not hasattr(self, "_full"):
+            total = self._total
+            return [
+                (line, total - base, extra, end, False)
+                if isinstance(line, QuotaLine)
+                else (line, -(-self._level // line.scale), 0, now - -self._level // line.drain, False)
+                for line, base, extra, end in self._frame.bounds.slots
+            ]
+        verdict = self._details().verdict
+        latest = _FOREVER if verdict.retry_at is None else verdict.retry_at
+        return [
+            (s.line, s.used, s.extra, min(s.resets_at, latest) if s.refused else s.resets_at, s.refused)
+            for s in verdict.standings
+        ]
 
     def problem(self) -> dict[str, Any]:
         """The body of an ``application/problem+json`` answer (RFC 9457). For a 403 it never says which way."""
-        from .http import problem  # noqa: PLC0415 -- not paid for by those who never ask
+        from .headers import problem  # noqa: PLC0415 -- not paid for by those who never ask
 
-        return problem(self)
+        if self.allowed:
+            return {}
+        violated = self.violated
+        over = [(s.name, s.used, s.limit, s.unit) for s in self.limits if s.name in violated]
+        return problem(self.status, over, self.retry_after)
 
     def to_dict(self) -> dict[str, Any]:
         """What JSON can hold of it, as ``quota check --json`` tells it; of its key and plan the ids."""
-        from .http import to_data  # noqa: PLC0415 -- not paid for by those who never ask
-
         return to_data(self)
 
     def __repr__(self) -> str:
@@ -320,3 +351,31 @@ def status_of(standing: Standing) -> LimitStatus:
     return LimitStatus(
         line.name, line.unit, line.limit, standing.used, remaining, to_datetime(standing.resets_at), line.length
     )
+
+
+class NotAllowed(QuotaError):
+    """Raised by ``require`` in place of returning a refusal; ``decision`` says why and when to retry."""
+
+    def __init__(self, decision: Decision) -> None:
+        super().__init__(decision)
+        self.decision = decision
+
+    def __str__(self) -> str:
+        if isinstance(self.decision, str):
+            return _hide(self.decision)  # made again of texts, as by a result backend that speaks JSON
+        names = ", ".join(self.decision.violated)
+        return f"{self.decision.reason.value}{f' ({names})' if names else ''}"
+
+
+def to_data(decision: Decision) -> dict[str, Any]:
+    """What JSON can hold of a decision; see ``Decision.to_dict``."""
+    cost, retry_at = decision.cost, decision.retry_at
+    return {
+        "allowed": decision.allowed, "reason": decision.reason.value, "id": decision.id, "at": decision.at.isoformat(),
+        "key": decision.key.id if decision.key else None, "plan": decision.plan.id if decision.plan else None,
+        "cost": {"requests": cost} if isinstance(cost, int) else dict(cost),
+        "limits": [status.to_dict() for status in decision.limits], "violated": list(decision.violated),
+        "over": decision.over, "crossed": [[name, percent] for name, percent in decision.crossed],
+        "replayed": decision.replayed, "retry_at": None if retry_at is None else retry_at.isoformat(),
+        "retry_after": decision.retry_after, "status": decision.status,
+    }  # fmt: skip

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .decision import Decision
+    pass
 
 
 _RUN = re.compile(r"[0-9A-Za-z_-]{24,}")
@@ -156,20 +156,6 @@ class ReservationClosed(QuotaError):
     def __str__(self) -> str:
         id_ = _hide(str(self.reservation))
         return f"reservation {id_} is closed: it was committed or cancelled, or lapsed with its windows"
-
-
-class NotAllowed(QuotaError):
-    """Raised by ``require`` in place of returning a refusal; ``decision`` says why and when to retry."""
-
-    def __init__(self, decision: Decision) -> None:
-        super().__init__(decision)
-        self.decision = decision
-
-    def __str__(self) -> str:
-        if isinstance(self.decision, str):
-            return _hide(self.decision)  # made again of texts, as by a result backend that speaks JSON
-        names = ", ".join(self.decision.violated)
-        return f"{self.decision.reason.value}{f' ({names})' if names else ''}"
 
 
 def check_text(

@@ -1,5 +1,6 @@
 """A usage plan as a FastAPI dependency: for the routes that ask for it, and shown in OpenAPI as a security scheme."""
 
+
 # No postponed annotations here: FastAPI before 0.123.7 cannot read those of a dependency that is an instance.
 
 from typing import Any, Unpack
@@ -12,8 +13,9 @@ from fastapi.security.base import SecurityBase
 from .asgi import QuotaMiddleware, method_of, path_of, preflight_of
 from .decision import Decision
 from .errors import InvalidValue
-from .gate import Answer, Settings
-from .ledger import AsyncLedger, Ledger
+from .ledger.aio import AsyncLedger
+from .ledger.sync import Ledger
+from .web.gate import Answer, Settings
 
 
 class Refused(HTTPException):

@@ -15,9 +15,9 @@ from typing import Any
 
 import attrs
 
-from .charge import MAX_UNITS
 from .errors import InvalidCost, InvalidPlan, check_text
 from .period import WORDS, Period, parse_period
+from .rule.limits import MAX_UNITS
 
 Cost = int | Mapping[str, int]
 """Units of one call: a positive integer counts ``requests``; a mapping says how many of each unit."""

@@ -8,9 +8,9 @@ from typing import Any
 
 import attrs
 
-from .charge import Course, Line, QuotaLine, ThrottleLine, Throttles
 from .errors import InvalidCost, InvalidPlan, check_text
 from .limit import REQUESTS, Cost, Limit, Quota, Throttle, check_distinct, parse_cost, parse_limits, whole
+from .rule.limits import Course, Line, QuotaLine, ThrottleLine, Throttles
 
 __all__ = [
     "REQUESTS", "Cost", "Limit", "Quota", "Throttle", "UsagePlan", "check_route", "decode_plan", "encode_plan",

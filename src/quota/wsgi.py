@@ -9,11 +9,11 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from .decision import Decision
 from .errors import InvalidCost, InvalidValue, QuotaError
-from .gate import KEPT, UNDECIDED, Answer, Gate, Settings, log, merged
-from .ledger import Ledger
-from .reservation import Reservation
-from .routes import templates
-from .steps import DEFAULT
+from .ledger.requests import DEFAULT
+from .ledger.reservation import Reservation
+from .ledger.sync import Ledger
+from .web.gate import KEPT, UNDECIDED, Answer, Gate, Settings, log, merged
+from .web.routes import templates
 
 
 class QuotaMiddleware:

@@ -11,8 +11,8 @@ import typer.core
 
 from .. import __version__
 from ..errors import ClockSkew, QuotaError, StoreBusy, StoreUnavailable
-from ..output import UNWRITTEN, answer
-from ..report import plain
+from ..replay.output import UNWRITTEN, answer
+from ..replay.report import plain
 from . import gateway, keys, plans, replaying, stores, use
 from .common import OK, UNAVAILABLE, WRONG_USE, Unshown, root_store
 

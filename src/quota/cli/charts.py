@@ -8,8 +8,8 @@ from datetime import date, timedelta
 from rich.text import Text
 
 from ..clock import DAY_US, to_datetime
-from ..record import HOUR_US
-from ..report import Counts
+from ..replay.report import Counts
+from ..rule.record import HOUR_US
 from .show import BAD, GOOD, QUIET, can_show
 
 _WIDTH = 38

@@ -19,9 +19,9 @@ import typer
 from ..clock import system_clock, to_datetime
 from ..errors import InvalidCost, InvalidValue, QuotaError, StoreUnavailable, UnknownKey
 from ..key import ApiKey
-from ..ledger import Ledger
-from ..plan import Cost, parse_cost
-from ..store import shown_url
+from ..ledger.sync import Ledger
+from ..limit import Cost, parse_cost
+from ..stores.base import shown_url
 
 DEFAULT_STORE = "sqlite:///quota.db"
 OK, REFUSED, WRONG_USE, UNAVAILABLE, PARTLY = 0, 1, 2, 3, 4

@@ -11,13 +11,13 @@ from typing import Annotated, Any
 import attrs
 import typer
 
-from ..aws import Found, dump, from_aws, parse_json
-from ..aws_limits import Item
-from ..aws_write import to_aws, to_text
+from ..aws.keys_csv import parse_csv
+from ..aws.limits import Item
+from ..aws.read import Found, dump, from_aws, parse_json
+from ..aws.write import to_aws, to_text
 from ..errors import InvalidValue, PlanConflict
 from ..key import ApiKey, digest
-from ..keys_csv import parse_csv
-from ..ledger import Ledger
+from ..ledger.sync import Ledger
 from ..plan import UsagePlan
 from .common import PARTLY, JsonOption, StoreOption, WrongUse, opened, read_text, to_pairs
 from .show import print_json, say, tell

@@ -12,7 +12,7 @@ import typer
 
 from ..clock import system_clock, to_datetime
 from ..key import ApiKey, IssuedKey
-from ..ledger import Ledger
+from ..ledger.sync import Ledger
 from .common import (
     JsonOption,
     KeyArgument,

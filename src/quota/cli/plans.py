@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import InvalidPlan, InvalidValue, PlanConflict
-from ..ledger import Ledger
+from ..ledger.sync import Ledger
 from ..plan import UsagePlan, decode_plan
 from .common import (
     JsonOption,

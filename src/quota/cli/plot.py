@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from ..clock import DAY_US, to_datetime
-from ..history import UsageRecord
 from ..key import ApiKey
-from ..plan import Quota
-from ..record import HOUR_US
-from ..report import Report
+from ..limit import Quota
+from ..operations.usage import UsageRecord
+from ..replay.report import Report
+from ..rule.record import HOUR_US
 from .common import WrongUse
 
 _BLUE, _ORANGE, _BLACK, _GREY = "#0072B2", "#E69F00", "#000000", "#666666"

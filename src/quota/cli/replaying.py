@@ -12,12 +12,12 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.text import Text
 
 from ..clock import to_datetime
-from ..log_files import LogFile, open_logs
-from ..logs import field_of
 from ..plan import UsagePlan
-from ..replay import replay as run
-from ..report import Report, check_understood, plain, remarks, share, to_json
-from ..suggest import SHAPE, Suggestion, Watcher, to_percent
+from ..replay.log_files import LogFile, open_logs
+from ..replay.logs import field_of
+from ..replay.report import Report, check_understood, plain, remarks, share, to_json
+from ..replay.run import replay as run
+from ..replay.suggest import SHAPE, Suggestion, Watcher, to_percent
 from .charts import traffic
 from .common import JsonOption, PlotOption, StoreOption, WrongUse, complete_plan, opened
 from .show import BAD, GOOD, at, console, fits, print_json, print_table, say
@@ -183,7 +183,7 @@ def _show_suggestion(found: Suggestion, log: Report | None) -> None:
 
 def demo() -> None:
     """Show the mission step by step on the real library, then a recorded log under a plan."""
-    from ..demo import HEADER, REPLAYED, Walk, sample_report  # noqa: PLC0415 -- only what is asked for
+    from ..replay.demo import HEADER, REPLAYED, Walk, sample_report  # noqa: PLC0415 -- only what is asked for
 
     say("The mission, on the real library:\n")
     colours = {"200 ": GOOD, "403 ": BAD, "429 ": BAD}

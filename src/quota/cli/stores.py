@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..ledger import Ledger
+from ..ledger.sync import Ledger
 from .common import UNAVAILABLE, JsonOption, StoreOption, WrongUse, opened
 from .show import BAD, print_json, say
 

@@ -11,10 +11,11 @@ import typer
 
 from ..clock import system_clock, to_datetime
 from ..decision import Decision, LimitStatus
-from ..history import UsageRecord
 from ..key import ApiKey
-from ..ledger import Ledger
-from ..plan import Quota, UsagePlan
+from ..ledger.sync import Ledger
+from ..limit import Quota
+from ..operations.usage import UsageRecord
+from ..plan import UsagePlan
 from .charts import daily
 from .common import (
     REFUSED,
@@ -31,14 +32,7 @@ from .common import (
     read_secret,
     to_cost,
 )
-from .show import (
-    key_data,
-    print_json,
-    say,
-    show_decision,
-    show_limits,
-    state_of,
-)
+from .show import key_data, print_json, say, show_decision, show_limits, state_of
 
 CallerArgument = Annotated[
     str,

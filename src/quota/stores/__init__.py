@@ -1,1 +1,54 @@
-"""Stores: one file each. ``memory`` is always there; the others are imported when their URL is opened."""
+"""Where keys, plans and counts live: one folder for each engine. ``open_store`` opens the one that a URL names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from importlib import import_module
+from inspect import iscoroutinefunction
+from typing import Any, Protocol
+from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
+
+import attrs
+
+from ..errors import InvalidValue
+from .base import check_url, shown_url, split_url
+
+
+def open_store(url: str, *, asynchronous: bool = False) -> Any:
+    """The store that a URL names: ``memory://``, ``sqlite:///path``, ``postgresql://...``, ``redis://...``.
+
+    ``leased+`` before any of the last three: spent from leases (``LeasedStore``).
+    A store takes its own options out of the query and hands the rest to its driver. ``asynchronous``: the twin of a
+    remote store that ``AsyncLedger`` awaits. Raises ``InvalidValue`` for a URL that names no store, and
+    ``ModuleNotFoundError`` that says what to install where its driver is missing.
+    """
+    scheme, separator, _ = url.partition(":")
+    scheme = scheme.lower()
+    engine = _STORES.get(scheme.removeprefix("leased+")) if separator else None
+    if engine is None:
+        raise InvalidValue("store", shown_url(url), f"a URL of {', '.join(sorted(_STORES))}")
+    needs = _NEEDS.get(engine, ())
+    if needs:
+        check_url(url)
+    elif scheme.startswith("leased+") and split_url(shown_url(url))[0].netloc:
+        raise InvalidValue("store", shown_url(url), f"no host, user or password: {engine}:// is of this machine")
+    try:
+        module = import_module(f".{engine}", __package__)
+    except ImportError as error:
+        name = error.name or "".join(needs[:1])  # psycopg without libpq names nothing
+        if name.partition(".")[0] not in needs:
+            raise
+        text = f"{scheme}:// needs {' and '.join(needs)}: pip install 'quota[{engine}]', which brings them"
+        raise ModuleNotFoundError(text, name=name) from None
+    if scheme.startswith("leased+"):
+        module = import_module(".leased", __package__)
+    return module.open_url(url, asynchronous=asynchronous)
+
+
+_STORES = {
+    "memory": "memory", "sqlite": "sqlite", "postgresql": "postgres", "postgres": "postgres", "redis": "redis",
+    "rediss": "redis", "unix": "redis", "valkey": "redis", "valkeys": "redis",
+}  # fmt: skip
+_NEEDS = {"redis": ("redis",), "postgres": ("psycopg", "psycopg_pool")}
+"""The packages that a store cannot do without; its extra has its name."""

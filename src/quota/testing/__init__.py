@@ -17,7 +17,7 @@ from hypothesis.stateful import invariant, precondition, rule
 
 from ..decision import Decision
 from ..errors import ClockSkew, QuotaError, RequestMismatch, ReservationClosed
-from ..plan import Quota
+from ..limit import Quota
 from .directory import Book, DirectoryMachine, equal, raises, units_of, us_of
 from .model import DAY, Answer, Skewed
 from .strategies import APIS, COSTS, KEY_IDS, MANY, REQUEST_IDS, ROUTES

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from ..clock import ManualClock
 from ..decision import Decision
 from ..errors import ClockSkew, PlanConflict
-from ..ledger import Ledger
+from ..ledger.sync import Ledger
 from ..plan import UsagePlan
 from .model import DAY, Answer, Model
 from .strategies import FOCUS, KEY_IDS, PLAN_IDS, START, STEPS, plans

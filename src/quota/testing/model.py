@@ -15,8 +15,9 @@ from typing import Any
 
 import attrs
 
+from ..limit import Quota, Throttle
 from ..period import Period
-from ..plan import Quota, Throttle, UsagePlan
+from ..plan import UsagePlan
 
 DAY = 86_400_000_000
 SKEW = 300_000_000

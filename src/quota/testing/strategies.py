@@ -6,7 +6,8 @@ from datetime import datetime, timezone
 
 from hypothesis import strategies as st
 
-from ..plan import Cost, Quota, Throttle, UsagePlan
+from ..limit import Cost, Quota, Throttle
+from ..plan import UsagePlan
 from .model import DAY
 
 START = datetime(2026, 1, 29, 23, 40, tzinfo=timezone.utc)

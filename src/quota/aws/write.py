@@ -1,0 +1,176 @@
+"""Plans, keys and associations written as API Gateway's command line prints them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from ..key import ApiKey
+from ..limit import REQUESTS, Limit, Quota, Throttle
+from ..plan import UsagePlan
+from .limits import PERIODS, Item, Told, in_short, read_routes, read_throttle
+from .read import JSON, NO_STAGE, TEXT, dump
+
+Note = Callable[[str], None]
+
+_SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}
+_STAGE = re.compile(r"[^/\s]+/[^/\s]+")
+
+
+@attrs.define
+class Written:
+    """What an export makes: the items of get-usage-plans, get-api-keys and get-usage-plan-keys by plan, and notes."""
+
+    plans: list[dict[str, Any]] = attrs.field(factory=list)
+    keys: list[dict[str, Any]] = attrs.field(factory=list)
+    plan_keys: dict[str, list[dict[str, Any]]] = attrs.field(factory=dict)
+    notes: list[str] = attrs.field(factory=list)
+
+
+def to_aws(
+    plans: Iterable[UsagePlan],
+    keys: Iterable[tuple[ApiKey, Sequence[str]]],
+    values: Mapping[bytes, str] | None = None,
+    rest: Mapping[str, Mapping[str, Item]] | None = None,
+) -> Written:
+    """Plans, keys and associations as API Gateway's command line prints them.
+
+    ``values``: secrets by digest, since no ledger keeps them. ``rest``: what ``from_aws`` found no place for.
+    """
+    written = Written()
+    known, kept = values or {}, rest or {}
+    for plan in plans:
+        written.plans.append(_write_plan(plan, kept.get("plans", {}).get(plan.id, {}), written.notes))
+        written.plan_keys[plan.id] = []
+    missing = 0
+    for key, of in keys:
+        value = next((known[secret.digest] for secret in key.secrets if secret.digest in known), None)
+        missing += value is None
+        shown = {} if value is None else {"value": value}
+        item = _write_key(key, shown, kept.get("keys", {}).get(key.id, {}), written.notes)
+        written.keys.append(item)
+        for plan_id in of:
+            name = {"name": item["name"]} if "name" in item else {}
+            written.plan_keys.setdefault(plan_id, []).append({"id": key.id, "type": "API_KEY", **shown, **name})
+    if missing:
+        written.notes.append(f"{missing} keys are without a value: secrets are not stored, only their digests are")
+    return written
+
+
+def _write_key(key: ApiKey, shown: Item, rest: Item, notes: list[str]) -> dict[str, Any]:
+    metadata = dict(key.metadata)
+    item: dict[str, Any] = {"id": key.id, **shown}
+    if key.name != key.id:
+        item["name"] = key.name
+    item["enabled"] = key.enabled
+    if key.created_at is not None:
+        item["createdDate"] = key.created_at.isoformat()
+    for field in list(metadata):
+        if field.startswith(JSON):
+            item[field[len(JSON) :]] = json.loads(metadata.pop(field))
+        elif field.startswith(TEXT):
+            item[field[len(TEXT) :]] = metadata.pop(field)
+    if metadata:
+        item["tags"] = metadata
+    item.setdefault("stageKeys", [])
+    item.update(rest)
+    if key.expires_at is not None:
+        notes.append(f"key {key.id}: that it expires at {key.expires_at.isoformat()} has no counterpart")
+    if key.account != key.id:
+        notes.append(f"key {key.id}: its account {key.account!r} has no counterpart")
+    if len(key.secrets) > 1:
+        notes.append(f"key {key.id}: its older secrets, valid until they expire, have no counterpart")
+    return item
+
+
+def _write_plan(plan: UsagePlan, rest: Item, notes: list[str]) -> dict[str, Any]:
+    def note(what: str) -> None:
+        notes.append(f"plan {plan.id}: {what}")
+
+    item: dict[str, Any] = {"id": plan.id, "name": plan.name}
+    stages = rest.get("apiStages") or _stages(plan, note)
+    item["apiStages"] = [{"apiId": stage["apiId"], "stage": stage["stage"]} for stage in stages]
+    told = Told(f"plan {plan.id}", [], [])
+    general = read_throttle("throttle", rest["throttle"], told) if "throttle" in rest else None
+    for limit in plan.limits:
+        name, written = ("throttle", dict(rest["throttle"])) if limit == general else _write_limit(limit, note)
+        if not written or name in item:
+            note(f"limit '{limit}' has no counterpart{f': one {name} a plan' if written else ''}")
+        else:
+            item[name] = written
+    known = _write_methods(plan, item["apiStages"], rest.get("methods", {}), told)
+    _write_routes({route: plan.routes[route] for route in plan.routes if route not in known}, item["apiStages"], note)
+    if plan.costs:
+        note("costs of routes have no counterpart")
+    if plan.alerts != (80, 100):
+        note("alerts have no counterpart")
+    apart = ("apiStages", "methods", "throttle", *(["name"] if plan.name != plan.id else []))
+    return {**item, **{name: attribute for name, attribute in rest.items() if name not in apart}}
+
+
+def _write_methods(plan: UsagePlan, stages: Sequence[dict[str, Any]], methods: Item, told: Told) -> set[str]:
+    """The throttles of methods that an import read, as they were, where the plan still has them so; its routes."""
+    general = next((limit for limit in plan.limits if isinstance(limit, Throttle)), None)
+    read = read_routes(methods, general, told)
+    if any(plan.routes.get(route) != (limit,) for route, limit in read.items()):
+        return set()
+    for stage in stages:
+        if own := methods.get(f"{stage['apiId']}/{stage['stage']}"):
+            stage["throttle"] = dict(own)
+    return set(read)
+
+
+def _write_routes(routes: Mapping[str, Sequence[Limit]], stages: Sequence[dict[str, Any]], note: Note) -> None:
+    by_stage = {f"{stage['apiId']}/{stage['stage']}": stage for stage in stages}
+    for route, limits in routes.items():
+        places, method, path = _place(route, by_stage)
+        name, written = _write_limit(limits[0], note) if len(limits) == 1 else ("", {})
+        if not places or name != "throttle" or not written:
+            note(f"the limits of route {route!r} have no counterpart")
+            continue
+        for stage in places:
+            stage.setdefault("throttle", {})[f"{path}/{method}"] = written
+
+
+def _stages(plan: UsagePlan, note: Note) -> list[dict[str, str]]:
+    names = plan.api.split()
+    if names and all(_STAGE.fullmatch(name) for name in names) and not plan.api.startswith(NO_STAGE):
+        return [dict(zip(("apiId", "stage"), name.split("/"), strict=True)) for name in names]
+    if plan.api and not plan.api.startswith(NO_STAGE):
+        note(f"its api {plan.api!r} is no stage (apiId/stage)")
+    return []
+
+
+def _place(route: str, by_stage: Mapping[str, dict[str, Any]]) -> tuple[list[dict[str, Any]], str, str]:
+    """(stages, method, path) of a route: ``METHOD /path``, behind a stage where it is of that alone."""
+    name, _, behind = route.partition(" ")
+    method, _, path = (behind if name in by_stage else route).partition(" ")
+    stages = [by_stage[name]] if name in by_stage else list(by_stage.values())
+    fits = method.isalpha() and method.isupper() and path.startswith("/")
+    return stages if fits else [], method, path
+
+
+def _write_limit(limit: Limit, note: Note) -> tuple[str, dict[str, Any]]:
+    """(quota or throttle, as the service has it); nothing when it has no counterpart."""
+    name = "quota" if isinstance(limit, Quota) else "throttle"
+    if limit.unit != REQUESTS or limit.by != "key":
+        return name, {}
+    if isinstance(limit, Throttle):
+        rate = limit.rate / _SECONDS[limit.per]
+        if not in_short(attrs.evolve(limit, rate=rate, per="second")):
+            note(f"the rate {rate} a second is rounded to {float(rate)!r}")
+        return name, {"rateLimit": float(rate), "burstLimit": limit.burst}
+    period = limit.period
+    plain = period.count == 1 and period.zone == "UTC" and period.anchor is None and not limit.overage
+    if not plain or period.every not in PERIODS.values():
+        return name, {}
+    return name, {"limit": limit.limit, "offset": period.offset, "period": period.every.upper()}
+
+
+def to_text(items: Sequence[Item]) -> str:
+    """Items as the AWS CLI prints them."""
+    return dump({"items": items}, indent=4) + "\n"

@@ -1,0 +1,154 @@
+"""What HTTP sees of a decision, headers and problem details; and where a request presents its key. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from .errors import InvalidValue
+from .rule.limits import Line
+
+if TYPE_CHECKING:
+    pass
+
+PROBLEM_TYPE = "application/problem+json"
+"""The media type of ``problem`` (RFC 9457)."""
+
+_LARGEST = 999_999_999_999_999
+_BASE = "https://iana.org/assignments/http-problem-types#"
+_SECOND_US = 1_000_000
+
+LimitRow = tuple[str, int, int, str]
+"""(name, used, limit, unit) of a limit that refused."""
+
+Row = tuple[Line, int, int, int, bool]
+"""(limit, used, extra, when it is unused again, whether it refused): one limit after a decision, in microseconds."""
+
+
+def headers(profile: str, rows: list[Row], now: int, retry_after: int | None) -> dict[str, str]:
+    """Write a decision's limits as response headers; see ``Decision.headers``. ``retry_after``: of a refusal, in s."""
+    write = _PROFILES.get(profile) if isinstance(profile, str) else None
+    if write is None:
+        raise InvalidValue("profile", profile, f"one of {', '.join(_PROFILES)}")
+    found = write(rows, now) if rows else {}
+    if retry_after is not None:
+        found["Retry-After"] = str(retry_after)
+    return found
+
+
+def _remaining(row: Row) -> int:
+    return max(0, row[0].limit + row[2] - row[1])
+
+
+def _seconds(until: int, now: int) -> int:
+    """Whole seconds, rounded up, never negative."""
+    return max(0, -((now - until) // _SECOND_US))
+
+
+def _ietf(rows: list[Row], now: int) -> dict[str, str]:
+    """draft-ietf-httpapi-ratelimit-headers-10: two RFC 9651 Lists of Strings with parameters.
+
+    ``w`` is left out where windows differ in length (months; days where clocks change); ``t`` is always exact. ``qu``
+    is the limit's unit as it stands, unless it is the default, requests.
+    """
+    policies, states = [], []
+    for line, used, extra, until, _ in rows:
+        name, policy = _policy(line)
+        policies.append(policy)
+        left, wait = line.limit + extra - used, -((now - until) // _SECOND_US)
+        if not (0 <= left <= _LARGEST and 0 <= wait <= _LARGEST):  # in line: every admission tells these
+            left, wait = _integer(max(0, left)), _integer(max(0, wait))
+        states.append(f"{name};r={left};t={wait}")
+    return {"RateLimit-Policy": ", ".join(policies), "RateLimit": ", ".join(states)}
+
+
+@lru_cache(maxsize=1024)
+def _policy(line: Line) -> tuple[str, str]:
+    """What never changes of a limit: its name as a String, its policy."""
+    name = _string(line.name)
+    window = f";w={_integer(line.length)}" if line.length else ""
+    unit = f";qu={_string(line.unit)}" if line.unit != "requests" else ""
+    return name, f"{name};q={_integer(line.limit)}{window}{unit}"
+
+
+def _github(rows: list[Row], now: int) -> dict[str, str]:  # noqa: ARG001 -- its reset is absolute
+    """GitHub's ``X-RateLimit-*`` of the tightest limit, its reset in seconds since the epoch."""
+    row = _tightest(rows)
+    return {
+        "X-RateLimit-Limit": str(row[0].limit),
+        "X-RateLimit-Remaining": str(_remaining(row)),
+        "X-RateLimit-Used": str(row[1]),
+        "X-RateLimit-Reset": str(_seconds(row[3], 0)),
+        "X-RateLimit-Resource": _plain(row[0].name),
+    }
+
+
+def _draft03(rows: list[Row], now: int) -> dict[str, str]:
+    """Drafts 03 to 06 of the IETF: the tightest limit, its reset in seconds from now."""
+    row = _tightest(rows)
+    return {
+        "RateLimit-Limit": str(row[0].limit),
+        "RateLimit-Remaining": str(_remaining(row)),
+        "RateLimit-Reset": str(_seconds(row[3], now)),
+    }
+
+
+_PROFILES: dict[str, Callable[[list[Row], int], dict[str, str]]] = {
+    "ietf": _ietf, "github": _github, "draft03": _draft03,
+}  # fmt: skip
+PROFILES = tuple(_PROFILES)
+
+
+def _tightest(rows: list[Row]) -> Row:
+    """One that refused before one that did not, then the smallest share left, then the latest reset, then the first."""
+    return min(rows, key=lambda row: (not row[4], Fraction(_remaining(row), row[0].limit or 1), -row[3]))
+
+
+def _integer(number: int) -> int:
+    """Structured fields carry at most 15 digits (RFC 9651, section 3.3.1)."""
+    return min(number, _LARGEST)
+
+
+def _plain(text: str) -> str:
+    """Printable ASCII, as field values carry it; the rest is percent-encoded, ``%`` too: names stay distinct."""
+    return "".join(c if " " <= c <= "~" and c != "%" else "".join(f"%{b:02X}" for b in c.encode()) for c in text)
+
+
+def _string(text: str) -> str:
+    """An RFC 9651 String."""
+    escaped = _plain(text).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def problem(status: int, over: list[LimitRow], retry_after: int | None) -> dict[str, Any]:
+    """Write the RFC 9457 body of a refusal, by its status, from the limits that refused and when to retry.
+
+    A 403 never says which way the key failed. The names in ``violated-policies`` are those of ``RateLimit-Policy``.
+    """
+    if status == 403:
+        return {
+            "type": "about:blank",
+            "title": "Forbidden",
+            "status": 403,
+            "detail": "A valid API key with a usage plan is required.",
+        }
+    if status == 503:
+        return {
+            "type": _BASE + "temporary-reduced-capacity",
+            "title": "Temporary Reduced Capacity",
+            "status": 503,
+            "detail": "Usage cannot be checked right now; nothing is wrong with the request.",
+        }
+    seconds = retry_after
+    advice = "The cost can never be admitted." if seconds is None else f"Retry in {seconds} s."
+    told = [f"{name} ({used} of {limit} {unit} used)" for name, used, limit, unit in over]
+    return {
+        "type": _BASE + "quota-exceeded",
+        "title": "Quota Exceeded",
+        "status": 429,
+        "detail": f"Over {', '.join(told)}. {advice}",
+        "violated-policies": [_plain(name) for name, *_ in over],
+        **({} if seconds is None else {"retry-after": seconds}),
+    }

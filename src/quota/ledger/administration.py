@@ -1,0 +1,206 @@
+"""The pure steps of plans, keys and associations: what to ask the store, and what to make of its answer.
+
+The docstrings here are those of the methods of ``Ledger`` and ``AsyncLedger``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import Any, Generic, TypeVar
+
+import attrs
+
+from ..clock import Clock, span_us, to_datetime, to_us
+from ..errors import InvalidValue, check_text
+from ..key import ApiKey, IssuedKey, Secret, import_secret, mint, new_id
+from ..operations.bounds import check_secrets
+from ..operations.request import Request
+from ..plan import UsagePlan
+
+T = TypeVar("T")
+
+
+@attrs.define(eq=False)  # as Request
+class Step(Generic[T]):
+    """Ask ``method`` of the store, then ``conclude``, which alone answers when ``method`` is empty.
+
+    ``deciding``: the request may be decided without the store, where the caller said so.
+    """
+
+    method: str
+    args: tuple[Any, ...]
+    conclude: Callable[[Any], T]
+    deciding: Request | None = None
+
+
+def concluding(step: T) -> T:
+    """A step whose run time annotations tell what it concludes: those of the ledgers' methods are the same ones."""
+    annotations = step.__annotations__
+    if annotations["return"].startswith("Step["):
+        annotations["return"] = annotations["return"][5:-1]
+    return step
+
+
+def same(answer: Any) -> Any:
+    """The store's answer as it is."""
+    return answer
+
+
+class Administration:
+    """Plans, keys and which key is on which plan."""
+
+    def __init__(self, clock: Clock) -> None:
+        if not callable(clock):
+            raise InvalidValue("clock", clock, "a callable returning whole microseconds since the epoch")
+        self._clock = clock
+
+    def _now(self) -> int:
+        now = self._clock()
+        if type(now) is not int:
+            raise InvalidValue("clock", now, "a callable returning whole microseconds since the epoch")
+        return now
+
+    def add_plan(self, plan: UsagePlan) -> Step[UsagePlan]:
+        """Add a usage plan. An equal one again changes nothing, a different one of its id is ``PlanConflict``."""
+        return Step("put_plan", (_plan(plan), False), lambda _: plan)
+
+    def replace_plan(self, plan: UsagePlan) -> Step[UsagePlan]:
+        """Add or replace a usage plan. It binds on the next call everywhere, and what was used stays used."""
+        return Step("put_plan", (_plan(plan), True), lambda _: plan)
+
+    def remove_plan(self, plan: UsagePlan | str) -> Step[None]:
+        """Remove a usage plan; its keys are then on no plan. Raises ``UnknownPlan``."""
+        return Step("drop_plan", (_plan_id(plan),), same)
+
+    def get_plan(self, plan: UsagePlan | str) -> Step[UsagePlan]:
+        """The usage plan as it is now. Raises ``UnknownPlan``."""
+        return Step("get_plan", (_plan_id(plan),), same)
+
+    def list_plans(self, key: ApiKey | str | None = None) -> Step[list[UsagePlan]]:
+        """All usage plans by id; or those that a key is on, by api. Raises ``UnknownKey``."""
+        return Step("list_plans", (), same) if key is None else Step("plans_of", (key_id(key),), same)
+
+    def issue_key(
+        self,
+        name: str,
+        plan: UsagePlan | str | None = None,
+        *,
+        id: str | None = None,  # noqa: A002 -- the public contract
+        account: str | None = None,
+        expires_at: datetime | None = None,
+        prefix: str = "qk",
+        metadata: Mapping[str, str] | None = None,
+    ) -> Step[IssuedKey]:
+        """Make an API key with a secret of its own, on a plan if one is given: ``key, secret = issue_key("Key123")``.
+
+        The secret is returned once and never stored. ``account``: whose usage is counted, by default the key's own.
+        Raises ``UnknownPlan``, ``PlanConflict`` for an id that is taken, ``InvalidValue`` for a field out of bounds.
+        """
+        return self._add_key(mint(prefix), name, plan, id, account, expires_at, metadata)
+
+    def import_key(
+        self,
+        secret: str,
+        name: str,
+        plan: UsagePlan | str | None = None,
+        *,
+        id: str | None = None,  # noqa: A002 -- the public contract
+        account: str | None = None,
+        expires_at: datetime | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> Step[IssuedKey]:
+        """Make an API key of a secret from elsewhere, 20 to 128 visible ASCII characters; else as ``issue_key``.
+
+        Raises ``InvalidSecret``, and ``PlanConflict`` when another key has this secret.
+        """
+        return self._add_key(import_secret(secret), name, plan, id, account, expires_at, metadata)
+
+    def _add_key(
+        self,
+        secret: str,
+        name: str,
+        plan: UsagePlan | str | None,
+        id_: str | None,
+        account: str | None,
+        expires_at: datetime | None,
+        metadata: Mapping[str, str] | None,
+    ) -> Step[IssuedKey]:
+        id_ = new_id() if id_ is None else id_
+        key = ApiKey(
+            id=id_, name=name, account=id_ if account is None else account, created_at=to_datetime(self._now()),
+            expires_at=expires_at, metadata={} if metadata is None else metadata, secrets=(Secret.of(secret),),
+        )  # fmt: skip
+        issued = IssuedKey(key, secret)
+        return Step("add_key", (key, None if plan is None else _plan_id(plan)), lambda _: issued)
+
+    def rotate_key(self, key: ApiKey | str, overlap: timedelta | int = timedelta(0)) -> Step[IssuedKey]:
+        """Give a key a new secret; the old ones go on for ``overlap`` (microseconds when an int), never beyond the key.
+
+        Rotation never touches usage. Raises ``UnknownKey``, ``InvalidValue`` before more than 256 secrets of a key are
+        good at the same time.
+        """
+        overlap_us = span_us(overlap, "overlap")
+        if overlap_us < 0:
+            raise InvalidValue("overlap", overlap, "zero or more")
+        now = self._now()
+        found: list[str] = []
+
+        def change(old: ApiKey) -> ApiKey:
+            found[:] = [mint(old.secrets[0].prefix if old.secrets and old.secrets[0].prefix else "qk")]
+            kept = []
+            for secret in old.secrets:
+                ends = [to_us(end) for end in (secret.expires_at, old.expires_at) if end is not None]
+                until = min([now + overlap_us, *ends])
+                if until > now:
+                    kept.append(attrs.evolve(secret, expires_at=to_datetime(until)))
+            check_secrets(kept, overlap)
+            return attrs.evolve(old, secrets=(Secret.of(found[0]), *kept))
+
+        return Step("change_key", (key_id(key), change), lambda new: IssuedKey(new, found[0]))
+
+    def enable_key(self, key: ApiKey | str) -> Step[ApiKey]:
+        """Let a key be used again. Raises ``UnknownKey``."""
+        return Step("change_key", (key_id(key), lambda old: attrs.evolve(old, enabled=True)), same)
+
+    def disable_key(self, key: ApiKey | str) -> Step[ApiKey]:
+        """Refuse a key from the very next call on; its counts stay. Raises ``UnknownKey``."""
+        return Step("change_key", (key_id(key), lambda old: attrs.evolve(old, enabled=False)), same)
+
+    def remove_key(self, key: ApiKey | str) -> Step[None]:
+        """Remove a key and its counts; those of an account it shared stay. Raises ``UnknownKey``."""
+        return Step("drop_key", (key_id(key),), same)
+
+    def get_key(self, key: ApiKey | str) -> Step[ApiKey]:
+        """The key as it is now. Raises ``UnknownKey``."""
+        return Step("get_key", (key_id(key),), same)
+
+    def list_keys(self) -> Step[list[ApiKey]]:
+        """All keys, by id."""
+        return Step("list_keys", (), same)
+
+    def associate(self, key: ApiKey | str, plan: UsagePlan | str) -> Step[None]:
+        """Put a key on a plan; from another one for the same api it is moved, and what was used stays used.
+
+        Raises ``UnknownKey``, ``UnknownPlan``.
+        """
+        return Step("associate", (key_id(key), _plan_id(plan)), same)
+
+    def dissociate(self, key: ApiKey | str, plan: UsagePlan | str) -> Step[None]:
+        """Take a key off a plan. Raises ``UnknownKey``, ``UnknownPlan``, ``PlanConflict`` when it is not on it."""
+        return Step("dissociate", (key_id(key), _plan_id(plan)), same)
+
+
+def _plan(plan: object) -> UsagePlan:
+    if not isinstance(plan, UsagePlan):
+        raise InvalidValue("plan", plan, "a UsagePlan")
+    return plan
+
+
+def _plan_id(plan: UsagePlan | str) -> str:
+    return plan.id if isinstance(plan, UsagePlan) else check_text("plan", plan)
+
+
+def key_id(key: ApiKey | str) -> str:
+    """A key given as the object or its id."""
+    return key.id if isinstance(key, ApiKey) else check_text("key", key)

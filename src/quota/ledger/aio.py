@@ -1,0 +1,124 @@
+"""``AsyncLedger``: the ledger with ``await`` in front."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable, Coroutine
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Concatenate
+
+from ..clock import Clock, system_clock
+from ..errors import StoreBusy, StoreUnavailable
+from ..limit import Cost
+from ..stores.base import AsyncStore, Store, tell_clock
+from .administration import Step, concluding
+from .requests import Presented, Steps, Unavailable
+from .reservation import AsyncReservation
+from .sync import P, T, _opened
+
+
+def _async(
+    step: Callable[Concatenate[Any, P], Step[T]],
+) -> Callable[Concatenate[AsyncLedger, P], Coroutine[Any, Any, T]]:
+    """A method of ``AsyncLedger``: prepare, await, conclude."""
+
+    @functools.wraps(concluding(step))
+    async def method(self: AsyncLedger, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._ask(step(self._steps, *args, **kwargs))
+
+    return method
+
+
+class AsyncLedger:
+    """``Ledger`` with ``await`` in front of every method but ``close``'s twin ``aclose``.
+
+    ``store``: a store whose methods may be coroutines, or the URL of one. A store that blocks on files (SQLite) works
+    in threads, so that the event loop never waits.
+    """
+
+    def __init__(
+        self,
+        store: Store | AsyncStore | str | None = None,
+        *,
+        clock: Clock = system_clock,
+        on_unavailable: Unavailable = "raise",
+    ) -> None:
+        self._steps = Steps(clock=clock, on_unavailable=on_unavailable)
+        self.store: Any = _opened(store, asynchronous=True)
+        tell_clock(self.store, clock)
+
+    async def _call(self, method: str, *args: Any) -> Any:
+        function = getattr(self.store, method)
+        if getattr(self.store, "blocking", False):
+            import asyncio  # noqa: PLC0415 -- only for stores that block
+
+            return await asyncio.to_thread(function, *args)
+        answer = function(*args)
+        return await answer if isinstance(answer, Awaitable) else answer
+
+    async def _ask(self, step: Step[T]) -> T:
+        if not step.method:
+            return step.conclude(None)
+        try:
+            answer = await self._call(step.method, *step.args)
+        except (StoreBusy, StoreUnavailable) as error:
+            if step.deciding is None:
+                raise
+            answer = self._steps.without_store(step.deciding, error)
+        return step.conclude(answer)
+
+    add_plan = _async(Steps.add_plan)
+    replace_plan = _async(Steps.replace_plan)
+    remove_plan = _async(Steps.remove_plan)
+    get_plan = _async(Steps.get_plan)
+    list_plans = _async(Steps.list_plans)
+    issue_key = _async(Steps.issue_key)
+    import_key = _async(Steps.import_key)
+    rotate_key = _async(Steps.rotate_key)
+    enable_key = _async(Steps.enable_key)
+    disable_key = _async(Steps.disable_key)
+    remove_key = _async(Steps.remove_key)
+    get_key = _async(Steps.get_key)
+    list_keys = _async(Steps.list_keys)
+    associate = _async(Steps.associate)
+    dissociate = _async(Steps.dissociate)
+    consume = _async(Steps.consume)
+    peek = _async(Steps.peek)
+    require = _async(Steps.require)
+    refund = _async(Steps.refund)
+    grant = _async(Steps.grant)
+    set_remaining = _async(Steps.set_remaining)
+    forget = _async(Steps.forget)
+    usage = _async(Steps.usage)
+
+    async def reserve(
+        self,
+        secret: Presented,
+        cost: Cost,
+        *,
+        ttl: timedelta | int,
+        api: str = "",
+        route: str | None = None,
+        request_id: str | None = None,
+    ) -> AsyncReservation:
+        """See ``Ledger.reserve``; ``async with await ledger.reserve(...) as reservation``."""
+        request, step = self._steps.reserve(secret, cost, ttl, api, route, request_id)
+        decision = await self._ask(step)
+
+        async def close(op: str, id_: str, actual: Cost | None) -> Any:
+            return await self._ask(self._steps.close(request, decision, op, id_, actual))
+
+        return AsyncReservation(decision, self._steps.held(decision, request), close)
+
+    async def aclose(self) -> None:
+        """Close the store. Closing twice is fine."""
+        await self._call("close")
+
+    async def __aenter__(self) -> AsyncLedger:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()

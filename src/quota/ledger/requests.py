@@ -1,0 +1,277 @@
+"""The pure steps of every ledger method: what to ask the store, and what to make of its answer.
+
+``Ledger`` and ``AsyncLedger`` put the one line that waits in between. The docstrings here are theirs.
+"""
+
+from __future__ import annotations
+
+from datetime import date, datetime, timedelta
+from typing import Any, Literal
+
+import attrs
+
+from ..clock import DAY_US, EPOCH, Clock, span_us, system_clock, to_us
+from ..decision import Decision, Details, LimitStatus, NotAllowed, Reason, refusal
+from ..errors import InvalidCost, InvalidValue, ReservationClosed, check_text
+from ..key import ApiKey, digest, has_typo, new_token
+from ..limit import REQUESTS, Cost, parse_cost, whole
+from ..operations.request import Request
+from ..operations.usage import UsageRecord
+from ..plan import check_route
+from ..rule.limits import Verdict
+from .administration import Administration, Step, key_id, same
+
+Presented = str | ApiKey | None
+Unavailable = Literal["raise", "deny", "allow"]
+
+
+class _Default(int):
+    """The cost that says nothing: 1, or what the plan says of the route."""
+
+    def __repr__(self) -> str:
+        return "1"
+
+
+DEFAULT = _Default(1)
+
+
+class Steps(Administration):
+    """The pure steps of every method, and the settings of a ledger."""
+
+    def __init__(self, *, clock: Clock = system_clock, on_unavailable: Unavailable = "raise") -> None:
+        super().__init__(clock)
+        if on_unavailable not in ("raise", "deny", "allow"):
+            raise InvalidValue("on_unavailable", on_unavailable, "'raise', 'deny' or 'allow'")
+        self._on_unavailable = on_unavailable
+
+    def consume(
+        self,
+        secret: Presented,
+        cost: Cost = DEFAULT,
+        *,
+        api: str = "",
+        route: str | None = None,
+        request_id: str | None = None,
+    ) -> Step[Decision]:
+        """See ``Ledger.consume``."""
+        return self._decide(self._request("consume", secret, cost, api, route, request_id, self._now()))
+
+    def peek(
+        self,
+        secret: Presented,
+        cost: Cost = DEFAULT,
+        *,
+        api: str = "",
+        route: str | None = None,
+        request_id: str | None = None,
+    ) -> Step[Decision]:
+        """The decision that ``consume`` would return, on the same code path, changing nothing."""
+        return self._decide(self._request("peek", secret, cost, api, route, request_id, self._now()))
+
+    def require(
+        self,
+        secret: Presented,
+        cost: Cost = DEFAULT,
+        *,
+        api: str = "",
+        route: str | None = None,
+        request_id: str | None = None,
+    ) -> Step[Decision]:
+        """``consume`` that raises ``NotAllowed``, which carries the decision, in place of returning a refusal."""
+        step = self._decide(self._request("consume", secret, cost, api, route, request_id, self._now()))
+        return attrs.evolve(step, conclude=lambda answer: _required(step.conclude(answer)))
+
+    def consume_at(
+        self,
+        now: int,
+        secret: Presented,
+        cost: Cost,
+        api: str,
+        route: str | None,
+        request_id: str | None,
+        hashed: bytes | None,
+    ) -> Request | Decision:
+        """``consume`` with the clock read already, and a secret hashed: what to ask the store, or the answer."""
+        if type(now) is not int:
+            raise InvalidValue("clock", now, "a callable returning whole microseconds since the epoch")
+        request = self._request("consume", secret, cost, api, route, request_id, now, hashed)
+        return request if request.digest or request.key_id else self._decide(request).conclude(None)
+
+    def _request(
+        self,
+        op: str,
+        secret: Presented,
+        cost: Cost,
+        api: str,
+        route: str | None,
+        request_id: str | None,
+        now: int,
+        hashed: bytes | None = None,
+    ) -> Request:
+        takes = None if cost is DEFAULT else parse_cost(cost)
+        if api != "" or route is not None:
+            _check_where(api, route)
+        if request_id is not None:
+            check_text("request_id", request_id)
+        known = None
+        if isinstance(secret, str):
+            hashed = None if not secret else b"" if has_typo(secret) else hashed or digest(secret)
+        elif isinstance(secret, ApiKey):
+            known = secret.id
+        elif secret is not None:
+            raise InvalidValue("secret", type(secret), "a str, an ApiKey or None")
+        return Request(op, now, hashed, known, api, route, takes, request_id)
+
+    def _decide(self, request: Request) -> Step[Decision]:
+        if request.digest is None and request.key_id is None:
+            missing = refusal(Reason.MISSING_KEY, request.now, request.takes or {"requests": 1})
+            return Step("", (), lambda _: missing)
+        if request.digest == b"":
+            unknown = refusal(Reason.UNKNOWN_KEY, request.now, request.takes or {"requests": 1})
+            return Step("", (), lambda _: unknown)
+        return Step("apply", (request,), same, request)
+
+    def reserve(
+        self, secret: Presented, cost: Cost, ttl: timedelta | int, api: str, route: str | None, request_id: str | None
+    ) -> tuple[Request, Step[Decision]]:
+        """Hold units: the request, and the step that decides it."""
+        ttl_us = span_us(ttl, "ttl")
+        if not 0 < ttl_us <= 366 * DAY_US:
+            raise InvalidValue("ttl", ttl, "a timedelta or microseconds, above zero and at most 366 days")
+        now = self._now()
+        request = self._request("reserve", secret, cost, api, route, request_id, now)
+        request = attrs.evolve(request, id=new_token(), ttl=ttl_us)
+        return request, self._decide(request)
+
+    def held(self, decision: Decision, request: Request) -> tuple[str, int]:
+        """The id and the end of what is held: the first call's, where the decision is a replay."""
+        details = decision._details()
+        return details.hold or request.id, details.verdict.now + request.ttl
+
+    def close(self, request: Request, decision: Decision, op: str, id_: str, actual: Cost | None) -> Step[Any]:
+        """Commit or cancel a reservation."""
+        if not decision.allowed:
+            raise ReservationClosed(id_)
+        takes = None if actual is None else parse_cost(actual, "actual", 0)
+        held = decision._details().takes
+        if isinstance(actual, int) and set(held) != {REQUESTS}:
+            raise InvalidCost("actual", actual, f"how many of each unit that is held: {', '.join(held)}")
+        if decision.key is None:  # allowed without the store: nothing is held
+            return Step("", (), lambda _: decision)
+        close = Request(
+            op, self._now(), None, decision.key.id, request.api, request.route, takes, request.request_id, id_
+        )
+        return Step("apply", (close,), same)
+
+    def refund(self, decision: Decision, units: Cost | None = None) -> Step[int]:
+        """Give a charge's quota units back to the windows they came from, all or some, once; how many were given.
+
+        A second refund gives 0 back, as does one of a refusal or after the windows ended. Throttles keep theirs.
+        Raises ``InvalidCost`` for more than was taken, ``InvalidValue`` for a reservation's own decision (cancel the
+        reservation, or refund what its commit returned).
+        """
+        if not isinstance(decision, Decision):
+            raise InvalidValue("decision", decision, "a Decision")
+        details = decision._details()
+        takes = None if units is None else parse_cost(units, "units")
+        for unit, wanted in (takes or {}).items():
+            if wanted > details.takes.get(unit, 0):
+                raise InvalidCost("units", wanted, f"at most the {details.takes.get(unit, 0)} {unit} that were taken")
+        if details.hold:
+            raise InvalidValue("decision", decision.id, "what was taken for good: cancel() or commit() the reservation")
+        if not details.metered or details.key is None:
+            return Step("", (), lambda _: 0)
+        api, route = details.metered[0][1][-1][:2]
+        request = Request(
+            "refund", self._now(), None, details.key.id, api, route or None, takes, id=decision.id,
+            args=(details.metered, details.tokens),
+        )  # fmt: skip
+        return Step("apply", (request,), same)
+
+    def grant(
+        self, key: ApiKey | str, limit: str, units: int, *, api: str = "", route: str | None = None
+    ) -> Step[LimitStatus]:
+        """Admit so many more units of a quota, by its name, in this window only. Where it stands then.
+
+        Raises ``UnknownKey``, ``InvalidValue`` for a name that is no quota of the key's plan, ``InvalidCost``.
+        """
+        return self._adjust("grant", key, limit, whole("units", units, 1, InvalidCost), api, route)
+
+    def set_remaining(
+        self, key: ApiKey | str, limit: str, remaining: int, *, api: str = "", route: str | None = None
+    ) -> Step[LimitStatus]:
+        """Let so many units remain of a quota in this window only (API Gateway's UpdateUsage); else as ``grant``."""
+        return self._adjust("set_remaining", key, limit, whole("remaining", remaining, 0, InvalidCost), api, route)
+
+    def _adjust(
+        self, op: str, key: ApiKey | str, limit: str, units: int, api: str, route: str | None
+    ) -> Step[LimitStatus]:
+        check_text("limit", limit, longest=2048)
+        _check_where(api, route)
+        request = Request(op, self._now(), None, key_id(key), api, route, args=(limit, units))
+        return Step("apply", (request,), same)
+
+    def forget(self, key: ApiKey | str) -> Step[None]:
+        """Drop a key's counts, holds and remembered requests: an operator's repair after a wild clock.
+
+        A shared account's counts go too only where they lie in the future. Raises ``UnknownKey``.
+        """
+        return Step("apply", (Request("forget", self._now(), None, key_id(key)),), same)
+
+    def usage(
+        self,
+        key: ApiKey | str,
+        *,
+        api: str = "",
+        since: date | str | None = None,
+        until: date | str | None = None,
+    ) -> Step[list[UsageRecord]]:
+        """What each quota of a key's plan for ``api`` counted, by UTC day, both days included; days unused left out.
+
+        Today is always there. A limit by account tells the account's usage. Raises ``UnknownKey``, ``InvalidValue``.
+        """
+        _check_where(api, None)
+        days = (_day("since", since, -(10**6)), _day("until", until, 10**7))
+        request = Request("usage", self._now(), None, key_id(key), api, args=days)
+        return Step("apply", (request,), same)
+
+    def without_store(self, request: Request, error: Exception) -> Decision:
+        """Decide as the caller said to when the store cannot be asked."""
+        if self._on_unavailable == "raise":
+            raise error
+        allowed = self._on_unavailable == "allow"
+        takes = request.takes or {"requests": 1}
+        verdict = Verdict(allowed=allowed, now=request.now, standings=())
+        return Decision(Details(Reason.STORE_UNAVAILABLE, None, None, None, takes, verdict))
+
+
+def _check_where(api: object, route: object) -> None:
+    if api != "":
+        check_text("api", api)
+    if route is not None:
+        check_route(route)
+
+
+def _day(field: str, day: date | str | None, default: int) -> int:
+    """Days since the epoch."""
+    if day is None:
+        return default
+    if isinstance(day, str):
+        try:
+            day = date.fromisoformat(day)
+        except ValueError:
+            raise InvalidValue(field, day, "a date, as in 2026-01-31") from None
+    if isinstance(day, datetime):
+        return to_us(day, field) // DAY_US
+    if not isinstance(day, date):
+        raise InvalidValue(field, day, "a date, an aware datetime or a text such as '2026-01-31'")
+    return (day - EPOCH.date()).days
+
+
+"""Known by name alone where errors are defined, a floor below: ``typing.get_type_hints`` finds it here."""
+
+
+def _required(decision: Decision) -> Decision:
+    if not decision.allowed:
+        raise NotAllowed(decision)
+    return decision

@@ -1,0 +1,49 @@
+"""What each request does to a key's entry and records: pure steps that every store runs inside its own atomic block.
+
+A store loads the entry and the records, calls ``perform``, and keeps the records when ``party.changed``. Nothing here
+waits, reads a clock or knows an engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from ..rule.limits import Terms
+from ..rule.party import Party
+from .adjustments import adjust, forget, refund
+from .consume import consume
+from .request import Entry, Request
+from .reservations import cancel, commit
+from .usage import usage
+
+
+def perform(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> Any:
+    """Do what ``request.op`` says; ``entry`` and ``party`` are None when no key was found.
+
+    Raises:
+        ClockSkew, RequestMismatch, ReservationClosed, UnknownKey, InvalidValue: nothing changed then.
+    """
+    operation = _OPERATIONS.get(request.op)
+    if operation is None:
+        from .leases import OPERATIONS  # noqa: PLC0415 -- loaded where something is leased
+
+        operation = OPERATIONS[request.op]
+    return operation(request, entry, party, terms)
+
+
+_OPERATIONS: Mapping[str, Callable[[Request, Entry | None, Party | None, Terms], Any]] = MappingProxyType(
+    {
+        "consume": consume,
+        "peek": consume,
+        "reserve": consume,
+        "commit": commit,
+        "cancel": cancel,
+        "refund": refund,
+        "grant": adjust,
+        "set_remaining": adjust,
+        "forget": forget,
+        "usage": usage,
+    }
+)

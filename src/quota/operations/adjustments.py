@@ -1,0 +1,103 @@
+"""Refunds, grants, and the repair after a wild clock."""
+
+from __future__ import annotations
+
+from ..clock import DAY_US
+from ..decision import LimitStatus, status_of
+from ..errors import InvalidCost, InvalidValue
+from ..key import new_number
+from ..rule.charge import add
+from ..rule.limits import MAX_UNITS, Course, QuotaLine, Standing, Terms
+from ..rule.party import Party
+from ..rule.record import Meter, Record, Slot
+from .request import Entry, Request, course_of, required, settle
+
+
+def refund(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> int:
+    """Give units back to the windows they came from, once. ``args``: groups, tokens. How many were given back."""
+    entry, party = required(request, entry, party)
+    groups, tokens = request.args
+    now = party.instant(request.now, terms)
+    if party.key.token != tokens[0] or request.id in (party.key.refunds or {}):
+        return 0
+    settle(request, entry, party, terms)
+    wanted = None if request.takes is None else dict(request.takes)
+    until = given = 0
+    for at, takes in reversed(groups):
+        part = [[api, route, unit, units if wanted is None else min(units, wanted[unit])]
+                for api, route, unit, units in takes if wanted is None or wanted.get(unit)]  # fmt: skip
+        together = [row for other, rows in groups if other == at for row in rows]
+        records = [record for record in party.records() if record.token in tokens]
+        open_for = [(record, record.open_until(at, together, now)) for record in records]
+        if not any(end for _, end in open_for):
+            continue
+        for record, end in open_for:
+            until = max(until, end)
+            record.give_back(at, part)
+        for _, route, unit, units in part:
+            if not route:
+                given += units
+                if wanted is not None:
+                    wanted[unit] -= units
+    if given:
+        refunds = party.key.refunds = party.key.refunds or {}
+        refunds[request.id] = max(until, now + max(terms.retention * DAY_US, terms.request_ttl))
+        party.key.version += 1
+    return given
+
+
+def adjust(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> LimitStatus:
+    """grant and set_remaining, this window only. ``args``: the limit's name, units."""
+    entry, party = required(request, entry, party)
+    name, units = request.args
+    course = course_of(entry, request)
+    line = find_quota(course, name, request.route)
+    settle(request, entry, party, terms)
+    record = party.holder(line)
+    meter: Meter = record.meter(request.api, line.route, line.unit)  # type: ignore[assignment] # settled
+    slot: Slot = meter.slot(line.name)  # type: ignore[assignment] # settled
+    extra = slot.extra + units if request.op == "grant" else units + meter.total - slot.base - line.limit
+    if not -MAX_UNITS <= extra <= MAX_UNITS - line.limit - line.overage:
+        raise InvalidCost("units", units, f"so many that limit, overage and grants stay below {MAX_UNITS}")
+    slot.extra = extra
+    slot.limit = line.limit
+    record.version += 1
+    return status_of(Standing(line, meter.total - slot.base, slot.extra, slot.end))
+
+
+def find_quota(course: Course | None, name: str, route: str | None) -> QuotaLine:
+    """The quota of a name; on a route, the route's own before the plan's."""
+    quotas = [line for line in course.lines if isinstance(line, QuotaLine)] if course else []
+    for wanted in (f"{route} {name}", name) if route else (name,):
+        for line in quotas:
+            if line.name == wanted:
+                return line
+    raise InvalidValue("limit", name, f"a quota of the key's plan: {', '.join(line.name for line in quotas) or 'none'}")
+
+
+def _outlive(old: Record, now: int, terms: Terms) -> Record:
+    """A record that begins anew, but for what is out on lease: it may be spent yet, so it stays counted.
+
+    Not what a wild clock leased, further ahead than any other process may be.
+    """
+    fresh = Record(new_number())
+    latest = now + terms.max_skew
+    leases = {name: lease for name, lease in (old.leases or {}).items() if lease[0] and lease[3] <= latest}
+    for name, (number, until, lively, _, takes) in leases.items():
+        left = [] if until and until <= now else takes  # of windows that are not over
+        if left:
+            add(fresh, left, now)
+        # As though it were leased now: that is when these units are counted, and what is not spent of them goes back.
+        leases[name] = [number, until, lively, now, left]
+    fresh.leases = leases or None
+    return fresh
+
+
+def forget(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> None:
+    """Drop a key's counts, and its account's where they lie in the future: the repair after a wild clock."""
+    _, party = required(request, entry, party)
+    party.note(whole=False)
+    party.key.become(_outlive(party.key, request.now, terms))
+    if party.account is not None and request.now < party.account.at - terms.max_skew:
+        party.account.become(Record(new_number()))
+    party.changed = True

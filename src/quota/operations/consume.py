@@ -1,0 +1,48 @@
+"""consume, peek and reserve: one rule, one path."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..decision import Decision, Details, Reason, reason_of, refusal
+from ..key import new_token
+from ..rule.charge import charge, metered
+from ..rule.limits import Terms
+from ..rule.party import Party
+from .bounds import check_holds, check_units
+from .idempotency import remember, replay
+from .request import Entry, Request, tokens_of, usable
+
+
+def consume(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> Decision:
+    """consume, peek and reserve: one rule, one path."""
+    reason = usable(request, entry)
+    if reason is not Reason.OK or entry is None or party is None:
+        return refusal(reason, request.now, request.takes or {"requests": 1}, entry.key if entry else None)
+    memo = (party.key.requests or {}).get(request.request_id) if request.request_id is not None else None
+    if memo is not None and memo[0] > request.now:
+        return replay(request, memo, entry, party)
+    plan = entry.plans.get(request.api)
+    if plan is None:
+        return refusal(Reason.NO_PLAN, request.now, request.takes or {"requests": 1}, entry.key)
+    course = plan.course(request.route)
+    takes = course.cost if request.takes is None else request.takes
+    if request.takes is not None:  # the plan's own units are as many as it names
+        check_units(party, request.api, course, takes)
+    if request.op == "reserve":
+        check_holds(party, request.now)
+    verdict = charge(party, course, takes, request.now, terms, dry=request.op == "peek")
+    if not verdict.allowed or request.op == "peek":
+        return Decision(Details(reason_of(verdict), None, entry.key, plan, takes, verdict))
+    groups: tuple[tuple[int, Any], ...] = ((verdict.now, metered(course, takes)),)
+    if request.op == "reserve":
+        for record in party.records():
+            record.hold(request.id, verdict.now + request.ttl, verdict.now, metered(course, takes))
+        groups = ()
+    details = Details(
+        reason_of(verdict), None, entry.key, plan, takes, verdict, groups, tokens_of(party), hold=request.id
+    )
+    if request.request_id is not None:
+        details.id = new_token()
+        remember(request, details, party.key, verdict.now + terms.request_ttl)
+    return Decision(details)

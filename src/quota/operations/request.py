@@ -1,0 +1,88 @@
+"""A request, the key that it is about, and what the operations share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from ..clock import to_us
+from ..decision import Reason
+from ..errors import UnknownKey
+from ..key import ApiKey
+from ..plan import UsagePlan
+from ..rule.charge import settled
+from ..rule.limits import Course, Terms
+from ..rule.party import Party
+
+
+def usable(request: Request, entry: Entry | None) -> Reason:
+    """Whether the key that a call presents may be used at all: OK, or the reason why not."""
+    if entry is None:
+        return Reason.UNKNOWN_KEY
+    key = entry.key
+    if not key.enabled:
+        return Reason.DISABLED_KEY
+    if key.expires_at is not None and to_us(key.expires_at) <= request.now:
+        return Reason.EXPIRED_KEY
+    if request.digest is not None:
+        for secret in key.secrets:
+            if secret.digest == request.digest:
+                expired = secret.expires_at is not None and to_us(secret.expires_at) <= request.now
+                return Reason.EXPIRED_KEY if expired else Reason.OK
+        return Reason.UNKNOWN_KEY
+    return Reason.OK
+
+
+def tokens_of(party: Party) -> tuple[int, int]:
+    return party.key.token, party.account.token if party.account else 0
+
+
+def required(request: Request, entry: Entry | None, party: Party | None) -> tuple[Entry, Party]:
+    if entry is None or party is None:
+        raise UnknownKey(request.key_id or "?")
+    return entry, party
+
+
+def course_of(entry: Entry, request: Request) -> Course | None:
+    plan = entry.plans.get(request.api)
+    return plan.course(request.route) if plan else None
+
+
+def settle(request: Request, entry: Entry, party: Party, terms: Terms) -> tuple[Course | None, int]:
+    """Bring the party to the request's instant, for good."""
+    course = course_of(entry, request)
+    now = party.instant(request.now, terms)
+    party.keep(settled(party, course, now, terms), now)
+    return course, now
+
+
+@attrs.frozen
+class Entry:
+    """A key as a store finds it: with its plans by api, and whether other keys share its account."""
+
+    key: ApiKey
+    plans: Mapping[str, UsagePlan]
+    shared: bool = False
+
+
+@attrs.define  # each call makes one, and frozen it takes three times as long
+class Request:
+    """One atomic step on one key's entry and records; what ``op`` does is in ``operations.py``.
+
+    The key is named by the ``digest`` of a presented secret or by ``key_id``. ``takes`` is None where the plan says
+    what a call costs. Instants are microseconds since the epoch.
+    """
+
+    op: str
+    now: int
+    digest: bytes | None = None
+    key_id: str | None = None
+    api: str = ""
+    route: str | None = None
+    takes: Mapping[str, int] | None = None
+    request_id: str | None = None
+    id: str = ""
+    ttl: int = 0
+    args: tuple[Any, ...] = ()

@@ -1,0 +1,88 @@
+"""Usage by UTC day, as API Gateway's GetUsage tells it, by limit."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from typing import Any
+
+import attrs
+
+from ..clock import DAY_US, EPOCH
+from ..plan import UsagePlan
+from ..rule.charge import read, settled, weigh
+from ..rule.limits import Course, QuotaLine, Terms
+from ..rule.party import Party
+from .request import Entry, Request, course_of, required
+
+
+@attrs.frozen
+class UsageRecord:
+    """One quota on one UTC day: units ``used`` that day and what ``remaining`` of its window at the day's end.
+
+    ``limit`` is the quota's name, behind its route where several routes have one of that name. ``leased``: so many of
+    ``used`` are out on leases (``LeasedStore``) and were not reported as spent; what was spent for sure is
+    ``used - leased``.
+    """
+
+    day: date
+    api: str
+    limit: str
+    used: int
+    remaining: int
+    leased: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """What JSON can hold of it, as ``quota usage --json`` tells it."""
+        return {
+            "day": self.day.isoformat(), "api": self.api, "limit": self.limit, "used": self.used,
+            "remaining": self.remaining,
+        }  # fmt: skip
+
+
+def by_day(
+    work: Party, plan: UsagePlan | None, course: Course | None, api: str, now: int, first: int, last: int
+) -> list[UsageRecord]:
+    """The quotas of an api on a settled party, from the first to the last day since the epoch; today always."""
+    today = now // DAY_US
+    found = {
+        (day, name): UsageRecord(EPOCH.date() + timedelta(days=day), api, name, *row)
+        for day, name, *row in _rows(work, plan, api)
+    }
+    for standing in weigh(read(work, course, now), {}, now).standings if course else ():
+        if isinstance(standing.line, QuotaLine):
+            remaining = max(0, standing.line.limit + standing.extra - standing.used)
+            name = standing.line.name
+            empty = UsageRecord(EPOCH.date() + timedelta(days=today), api, name, 0, 0)
+            found[today, name] = attrs.evolve(found.get((today, name), empty), remaining=remaining)
+    return [record for (day, _), record in sorted(found.items(), key=_by_day) if first <= day <= last]
+
+
+def _rows(party: Party, plan: UsagePlan | None, api: str) -> list[tuple[Any, ...]]:
+    """(day, name, used, remaining, leased) of each quota: of the record that counts it, routes apart where need be."""
+    lines = [line for route in ("", *plan.routes) for line in plan.course(route).lines] if plan else []
+    held = {(line.route, line.name): (party.holder(line), line.unit) for line in lines}
+    found = {
+        (day, route, name): (used, max(0, limit - window_used), record.leased([of, route, unit], day))
+        for record in reversed(party.records())
+        for of, route, unit, name, day, limit, used, window_used, _ in record.history()
+        if of == api and held.get((route, name), (record, unit)) == (record, unit)
+    }
+    places = {(route, name) for _, route, name in found} | set(held)
+    alike = {name for route, name in places if sum(other == name for _, other in places) > 1}
+    return [
+        (day, f"{route} {name}" if route and name in alike else name, *row) for (day, route, name), row in found.items()
+    ]
+
+
+def _by_day(item: tuple[tuple[int, str], UsageRecord]) -> tuple[int, str]:
+    return item[0]
+
+
+def usage(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> list[UsageRecord]:
+    """The quotas of an api by UTC day. ``args``: the first and the last, in days since the epoch."""
+    entry, party = required(request, entry, party)
+    first, last = request.args
+    now = party.instant(request.now, terms)
+    course = course_of(entry, request)
+    work = settled(party, course, now, terms)
+    return by_day(work, entry.plans.get(request.api), course, request.api, now, first, last)

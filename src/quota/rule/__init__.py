@@ -1,0 +1,1 @@
+"""The rule: pure functions on integers and plain data, without clock, lock or I/O."""

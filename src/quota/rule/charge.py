@@ -1,0 +1,288 @@
+"""THE rule: everything that decides an admission. Pure functions on integers: no clock, lock, I/O, datetime or float.
+
+Time is microseconds since the epoch. A call is a charge: units taken from every limit it touches, all or nothing.
+
+*Quotas.* A meter only ever counts what was taken (and what was given back, as though it had never been taken); a slot
+remembers the meter's reading at the start of its window. A limit that is new, renamed or back from another plan finds
+its base among the readings that are known (``known``), so whatever was taken counts under every plan. Where the
+reading at the very start is not known, the latest earlier one stands: a change of plan may count too much for the rest
+of one window, never too little, save for what lies further back than history is kept.
+
+*Throttles.* A token bucket whose level is kept in units times ``scale`` and falls by ``drain`` each microsecond: a rate
+of n/d units per p microseconds is scale d*p/g and drain n/g, so nothing is ever divided. A bucket that joins takes over
+the level of those it replaces, so that toggling plans refills nothing (``moves.py``).
+
+*Routes.* What calls on a route used is known from when a plan of the key first gave that route limits of its own, and
+for the calls under such plans: a route's quota that comes in the middle of a window counts these and no others. The
+plan's own quotas count every call all along. A route's throttle begins at the level of the plan's that it overrides,
+and where it goes, what it let through is poured into the plan's.
+
+*Time* never runs backwards for a record. What is due at an instant (holds that lapse, days that end, windows that roll)
+is settled on a copy, which takes the record's place only when something was admitted: a refusal changes nothing, but
+for one that is the first to find the key's throttles changed, from which on they drain as the new plan has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
+from typing import Any
+
+import attrs
+
+from ..clock import DAY_US
+from .limits import BEYOND, Course, Line, QuotaLine, Reading, Standing, Terms, Verdict
+from .party import Party
+from .record import HOUR_US, MINUTE_US, Bucket, Meter, Record, Slot
+from .replan import converted, level_at, move, put
+
+
+def current(party: Party, course: Course | None, now: int) -> bool:
+    """Whether nothing is due at ``now`` for these limits."""
+    if any(now >= quiet_until(record) for record in party.records()):
+        return False
+    return course is None or (
+        all(_current(party.holder(line), course.api, line, now) for line in course.lines)
+        and all(party.places(course, unit) == places for unit, (places, _) in course.throttles.items())
+    )
+
+
+def settled(party: Party, course: Course | None, now: int, terms: Terms) -> Party:
+    """The party as of ``now``: itself when nothing is due for these limits, else settled copies of its records."""
+    if current(party, course, now):
+        return party
+    owned = party.owned
+    account = party.account
+    work = Party(
+        party.key if owned else party.key.copy(),
+        account if owned or account is None else account.copy(),
+        owned=owned,
+    )
+    for record in work.records():
+        _settle(record, now, terms)
+    if course is not None:
+        for unit, throttles in course.throttles.items():
+            if work.places(course, unit) != throttles[0]:
+                work.moved |= move(work, course.api, unit, throttles, now)
+        for line in course.lines:
+            work.moved |= _place(work.holder(line), course.api, line, now)
+    return work
+
+
+def read(party: Party, course: Course, now: int) -> list[Reading]:
+    """What a settled party's limits stand at."""
+    readings: list[Reading] = []
+    for line in course.lines:
+        meter: Meter = party.holder(line).meter(course.api, line.route, line.unit)  # type: ignore[assignment] # settled
+        if isinstance(line, QuotaLine):
+            slot: Slot = meter.slot(line.name)  # type: ignore[assignment] # settled
+            readings.append((line, meter.total - slot.base, slot.extra, slot.end))
+        else:
+            bucket: Bucket = meter.bucket(line.name)  # type: ignore[assignment] # settled
+            readings.append((line, level_at(bucket, now), 0, now))
+    return readings
+
+
+def weigh(readings: Iterable[Reading], takes: Mapping[str, int], now: int) -> Verdict:
+    """What taking ``takes`` on top of these readings would get; every limit that refuses is told."""
+    standings = []
+    waits: list[int] = []
+    large: list[int] = []  # since when a limit can never take so much
+    for line, reading, extra, end in readings:
+        units = takes.get(line.unit, 0)
+        if isinstance(line, QuotaLine):
+            refused = units > 0 and reading + units > line.limit + line.overage + extra
+            standings.append(Standing(line, reading, extra, end, refused))
+            if refused:
+                waits.append(end)
+            if units > line.limit + line.overage:
+                large.append(end)
+        else:
+            excess = reading + units * line.scale - line.burst
+            refused = units > 0 and excess > 0
+            if units > line.limit:
+                large.append(now)
+            used, rest = -(-reading // line.scale), -(-reading // line.drain)
+            standings.append(Standing(line, used, 0, now + rest, refused))
+            if refused:
+                waits.append(now + -(-excess // line.drain))
+    retry_at = max(waits, default=None)
+    # When the window of a quota that is too small for this ends, what a grant lets through now is gone with it.
+    never = retry_at is not None and any(since <= retry_at for since in large)
+    return Verdict(not waits, now, tuple(standings), (), None if never else retry_at, never)
+
+
+def take(party: Party, course: Course, takes: Mapping[str, int], now: int) -> Verdict:
+    """Take units from a settled party, asking nothing."""
+    for record in party.records():
+        add(record, metered(course, takes), now)
+    return mark(party, course, takes, takes, now)
+
+
+def add(record: Record, takes: Iterable[Iterable[Any]], now: int) -> None:
+    """Count units on the meters they name."""
+    record.stamp(now)
+    for api, route, unit, units in takes:
+        record.metered(api, route, unit, now).total += units
+
+
+def mark(party: Party, course: Course, counted: Mapping[str, int], poured: Mapping[str, int], now: int) -> Verdict:
+    """After units were counted: pour them into the buckets too, fire the alerts they crossed, tell where all stands."""
+    crossed: list[tuple[str, int]] = []
+    for line in course.lines:
+        record = party.holder(line)
+        meter: Meter = record.meter(course.api, line.route, line.unit)  # type: ignore[assignment] # settled
+        if isinstance(line, QuotaLine):
+            slot: Slot = meter.slot(line.name)  # type: ignore[assignment] # settled
+            slot.limit = line.limit
+            for percent in line.alerts if counted.get(line.unit) else ():
+                full = percent * (line.limit + slot.extra)
+                if percent > slot.alerted and (meter.total - slot.base) * 100 >= full:
+                    crossed.append((line.name, percent))
+                    slot.alerted = percent
+                    record.version += 1  # pragma: no mutate -- any number that it was not
+        else:
+            bucket: Bucket = meter.bucket(line.name)  # type: ignore[assignment] # settled
+            bucket.level = level_at(bucket, now) + poured.get(line.unit, 0) * line.scale
+            bucket.at = now
+    verdict = weigh(read(party, course, now), {}, now)
+    if crossed:
+        verdict = attrs.evolve(verdict, crossed=tuple(crossed))
+    return verdict
+
+
+def charge(party: Party, course: Course, takes: Mapping[str, int], now: int, terms: Terms, *, dry: bool) -> Verdict:
+    """The rule: take all of it or nothing. ``dry`` answers the same and changes nothing.
+
+    Raises:
+        ClockSkew: see ``Party.instant``.
+    """
+    now = party.instant(now, terms)
+    work = settled(party, course, now, terms)
+    verdict = weigh(read(work, course, now), takes, now)
+    if not verdict.allowed:
+        if work.moved and not dry:
+            # Buckets drain as this plan has it from now on, as the time to retry was reckoned.
+            party.keep(work, now)
+        return verdict
+    if dry:
+        twin = Party(work.key.copy(), work.account and work.account.copy())
+        return take(twin, course, takes, now)
+    party.keep(work, now)
+    return take(party, course, takes, now)
+
+
+def metered(course: Course, takes: Mapping[str, int]) -> list[list[Any]]:
+    """The meters that a charge counts on, as a hold or a refund names them."""
+    routes = ("", course.route) if course.routed else ("",)
+    return [[course.api, route, unit, units] for unit, units in takes.items() if units for route in routes]
+
+
+def bounds(course: Course, record: Record, meter: Meter) -> tuple[int, int, int]:
+    """For the fast path: (the readings up to which nothing refuses and nothing happens, until when that holds)."""
+    ceiling = quiet = BEYOND
+    for line in course.lines:
+        if isinstance(line, QuotaLine):
+            slot: Slot = meter.slot(line.name)  # type: ignore[assignment] # a settled record has every slot
+            whole = line.limit + slot.extra
+            ceiling = min(ceiling, slot.base + whole + line.overage)
+            for percent in line.alerts:
+                if percent > slot.alerted:
+                    quiet = min(quiet, slot.base - (-percent * whole // 100) - 1)
+    return ceiling, min(quiet, ceiling), quiet_until(record)
+
+
+def quiet_until(record: Record) -> int:
+    """Until when nothing is due of a record, whatever is called: no hold lapses, no day and no window ends."""
+    ends = [slot.end for meter in record.meters for slot in meter.slots if slot.name and slot.end > record.at]
+    return min([record.at - record.at % DAY_US + DAY_US, *ends, *([] if record.due is None else [record.due])])
+
+
+def _current(record: Record, api: str, line: Line, now: int) -> bool:
+    meter = record.meter(api, line.route, line.unit)
+    if meter is None:
+        return False
+    if isinstance(line, QuotaLine):
+        slot = meter.slot(line.name)
+        return slot is not None and (slot.start, slot.end) == line.window(now)
+    bucket = meter.bucket(line.name)
+    return bucket is not None and bucket.scale == line.scale and bucket.drain == line.drain
+
+
+def _settle(record: Record, now: int, terms: Terms) -> None:
+    """Lapse the holds that are due and close the days that are over."""
+    if record.due is not None and record.due <= now:
+        for found in record.holds.values():  # type: ignore[union-attr] # something is due
+            if found[2] and found[0] <= now:
+                found[2] = False
+                record.give_back(found[1], found[3])
+        record.find_due()
+    today = now // DAY_US
+    turned = record.at // DAY_US != today
+    if turned:
+        record.rows = [row for row in record.history() if row[4] >= today - terms.retention] or None
+    _end_windows(record, now)
+    for meter in record.meters if turned else ():
+        if meter.total == meter.days[-1][1]:
+            meter.days.pop()
+        days, horizon = [*meter.days, (today, meter.total)], today - terms.retention
+        meter.days = [entry for entry in days if entry[0] >= horizon]
+        if len(meter.days) < len(days) and meter.days[0][0] > horizon:
+            # Nothing was used from the day that is forgotten to the first that is kept.
+            meter.days.insert(0, (horizon, meter.days[0][1]))
+        meter.slots = [slot for slot in meter.slots if slot.matters_until() > now]
+    if turned and record.refunds:
+        record.refunds = {id_: until for id_, until in record.refunds.items() if until > now} or None
+
+
+def _end_windows(record: Record, now: int) -> None:
+    """Note what meters read where windows ended: it may be known no more when their limits are called next."""
+    for meter, slot in [(m, s) for m in record.meters for s in m.slots]:
+        if slot.name and record.at < slot.end <= now:
+            slot.base, slot.since, slot.extra, slot.alerted = meter.total, slot.end, 0, 0
+
+
+def _place(record: Record, api: str, line: Line, now: int) -> bool:
+    """Give a quota the slot of its window at ``now``, a throttle its bucket at its rate; whether it had another."""
+    meter = record.metered(api, line.route, line.unit, now)
+    if not isinstance(line, QuotaLine):
+        bucket = meter.bucket(line.name)
+        if bucket is None or (bucket.scale, bucket.drain) != (line.scale, line.drain):
+            put(meter, line, *converted(bucket, line, now), now)
+            return bucket is not None
+        return False
+    start, end = line.window(now)
+    slot = meter.slot(line.name)
+    if slot is None or slot.end <= now:
+        (base, since), extra, alerted = known(record, meter, start), 0, 0
+    elif (slot.start, slot.end) == (start, end):
+        return False
+    else:
+        # The period changed: what was used carries over, and the window that is left stays known while it lasts.
+        base, since = min((slot.base, slot.since), known(record, meter, start))
+        extra, alerted = slot.extra, slot.alerted
+        shadow = Slot("", slot.start, slot.end, slot.base, 0, 0, 0, slot.since)
+        meter.slots = [s for s in meter.slots if s.name or (s.since, s.end) != (slot.since, slot.end)]
+        meter.slots.append(shadow)
+    if slot is not None:
+        meter.slots.remove(slot)
+    meter.slots.append(Slot(line.name, start, end, base, extra, alerted, line.limit, since))
+    return False
+
+
+def known(record: Record, meter: Meter, start: int) -> tuple[int, int]:
+    """The meter's reading at ``start``, and the instant it is a reading of.
+
+    Exact where it was noted, else the latest noted before it, else the earliest.
+    """
+    if record.at < start:
+        return meter.total, start
+    points = [
+        (meter.minute, record.at - record.at % MINUTE_US),
+        (meter.hour, record.at - record.at % HOUR_US),
+        *((slot.base, slot.since) for slot in meter.slots),
+        *((total, day * DAY_US) for day, total in meter.days),
+        *((after, (day + 1) * DAY_US) for (day, _), (_, after) in pairwise(meter.days)),
+    ]
+    before = [point for point in points if point[1] <= start]
+    return max(before) if before else min(points)

@@ -1,0 +1,204 @@
+"""Leases in the record: units that a process took from every limit of a course at once, to spend them by itself.
+
+Why this is exact. Leased units are charged by the rule, like any others, before their process may spend one of them: a
+meter counts what was spent and what may still be. So whatever processes do by themselves, admitted <= counted <= limit.
+What a process reports as not spent is given back as though it had never been taken, once. What it never reports (it
+crashed) stays counted until its windows are over, because the record cannot tell it from what was spent.
+
+A lease is ``name -> [number, until, lively, taken_at, takes]``: the lease's number under its name, when the last window
+that counts it ends, until when its process is taken to be alive, when and what was taken. One name holds one lease at a
+time. Asking for lease n + 1 says what was spent of lease n; a request that is repeated, late or out of order finds a
+number that is not the one it expects and changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from ..clock import DAY_US
+from .charge import metered, read
+from .limits import BEYOND, Course, QuotaLine, Reading, Terms
+from .party import Party
+from .record import Record
+
+MILLION = 1_000_000
+LEAST = 4
+"""Calls that a lease must cover to be worth it; below, every call is charged by itself."""
+MOST = 256
+"""Leases that a record remembers; of more, those whose processes seem dead are forgotten, which burns their units."""
+
+
+@attrs.frozen
+class Bid:
+    """What a process asks for: lease ``number`` under ``name``, having ``used`` so much of the one before.
+
+    ``calls``: as many calls like this one it would cover. ``share``: millionths of a limit that all leases together
+    may hold. ``life``: microseconds that the process will be taken to be alive. ``only``: nothing is charged where
+    there is no lease to be had. ``again``: it was sent before, and no answer came.
+    """
+
+    name: str
+    number: int
+    used: Mapping[str, int] = attrs.field(factory=dict)
+    calls: int = 1
+    share: int = 0
+    life: int = 0
+    only: bool = False
+    again: bool = False
+
+
+def held(party: Party, name: str) -> list[Any] | None:
+    """The lease under a name."""
+    for record in party.records():
+        if record.leases and name in record.leases:
+            return record.leases[name]
+    return None
+
+
+def give_back(party: Party, bid: Bid, now: int, *, last: bool) -> None:
+    """Give back what was not spent of the lease before the bid's, once. The party is settled.
+
+    ``last``: no lease follows. One of the bid's own number was then granted to nobody: its reply was lost.
+    """
+    for record in party.records():
+        lease = record.leases.get(bid.name) if record.leases else None
+        if lease is None or lease[0] > bid.number:
+            continue
+        number, until, _, taken_at, takes = lease
+        if number == bid.number - 1:
+            rest = [[api, route, unit, units - bid.used.get(unit, 0)] for api, route, unit, units in takes]
+        elif number == bid.number and last:
+            rest = takes
+        else:
+            rest = []
+        rest = [take for take in rest if take[3] > 0]
+        if rest:
+            record.give_back(taken_at, rest)
+        record.leases[bid.name] = [bid.number + last, until, now + bid.life, taken_at, []]  # type: ignore[index] # found
+        record.version += 1
+    party.changed = True
+
+
+def granted(party: Party, lease: list[Any], course: Course, now: int) -> dict[str, int] | None:
+    """The units of a lease that may be spent from now on, of a settled party: its bid comes again, or it is renewed.
+
+    None when they are for windows or meters that are not now's, or when a limit was lowered below what it counts.
+    """
+    _, _, _, taken_at, takes = lease
+    units = {unit: n for _, _, unit, n in takes}
+    if metered(course, units) != [list(take) for take in takes]:
+        return None
+    for line, reading, extra, _ in read(party, course, now):
+        if isinstance(line, QuotaLine):
+            if line.window(now)[0] > taken_at or reading > line.limit + line.overage + extra:
+                return None
+        elif reading > line.burst:
+            return None
+    return units
+
+
+def close_name(party: Party, bid: Bid, now: int, *, last: bool) -> None:
+    """The bid was made before and may still be under way: should it come, it finds its number gone by."""
+    leases = party.key.leases = party.key.leases or {}
+    leases[bid.name] = [bid.number + last, now, now + bid.life, now, []]
+    party.key.version += 1
+    party.changed = True
+
+
+def remember(party: Party, bid: Bid, course: Course, units: Mapping[str, int], now: int, terms: Terms) -> None:
+    """Write down what was just charged as leased; of leases that matter no more, only what history tells."""
+    takes = metered(course, units)
+    for record in party.records():
+        until = record.open_until(now, takes, now)
+        leases, burned, over = {}, {}, []
+        for name, lease in (record.leases or {}).items():
+            if not lease[0]:
+                if lease[3] // DAY_US >= now // DAY_US - terms.retention:
+                    burned[name] = lease
+            elif _over(lease, now):
+                over.append(lease)
+            else:
+                leases[name] = lease
+        if len(leases) >= MOST:
+            dead = min(leases, key=lambda name: leases[name][2])
+            if leases[dead][2] < now:
+                over.append(leases.pop(dead))
+        leases[bid.name] = [bid.number, until, now + bid.life, now, takes]
+        record.leases = {**_burn(burned, over), **leases}
+        record.version += 1
+
+
+def _burn(burned: dict[str, list[Any]], over: list[list[Any]]) -> dict[str, list[Any]]:
+    """What was never reported of a day's leases, all in one: number 0, of nobody."""
+    for _, _, _, taken_at, takes in over:
+        name = f"burned {taken_at // DAY_US}"
+        for *meter, units in takes:
+            _, _, _, at, sums = burned.get(name) or [0, 0, 0, taken_at, []]
+            had = sum(take[3] for take in sums if take[:3] == meter)
+            burned[name] = [0, 0, 0, at, [take for take in sums if take[:3] != meter] + [[*meter, had + units]]]
+    return burned
+
+
+def revive(party: Party, bid: Bid, now: int) -> None:
+    """The lease's process is alive."""
+    for record in party.records():
+        if record.leases and bid.name in record.leases:
+            record.leases[bid.name][2] = now + bid.life
+            record.version += 1
+    party.changed = True
+
+
+def _over(lease: list[Any], now: int) -> bool:
+    """Whether nothing can come of a lease any more, late messages of its process included."""
+    _, until, lively, _, takes = lease
+    return lively + 300 * MILLION < now and (not takes or until <= now or lively + DAY_US < now)
+
+
+def affordable(party: Party, course: Course, takes: Mapping[str, int], bid: Bid, now: int) -> dict[str, int] | None:
+    """How many units to lease for calls like this one, from a settled party; None where each call goes by itself.
+
+    Of every limit: at most the bid's part of ``share``, what is left of all holders' share, and half of this holder's
+    part of what is free, so that leases shrink as the free amount does and the last units are handed out one by one.
+    Never across an alert's threshold: the call that crosses it is charged by itself, and told.
+    """
+    units = {unit: bid.calls * n for unit, n in takes.items() if n}
+    for line, reading, extra, _ in read(party, course, now):
+        if line.unit not in units:
+            continue
+        record = party.holder(line)
+        holders, out = _others(record, [course.api, line.route, line.unit], bid.name, now)
+        if isinstance(line, QuotaLine):
+            whole = line.limit + extra
+            room = whole + line.overage - reading
+            slot = record.meter(course.api, line.route, line.unit).slot(line.name)  # type: ignore[union-attr] # settled
+            calm = [-(-p * whole // 100) - 1 - reading for p in line.alerts if p > slot.alerted]  # type: ignore[union-attr] # settled
+            all_may = max(0, whole + line.overage) * bid.share // MILLION
+            most = min([all_may // holders, all_may - out, room // (2 * holders), *calm])
+        else:
+            most = (line.burst - reading) // line.scale // (2 * holders)
+        units[line.unit] = min(units[line.unit], most)
+    if not units or any(units[unit] < LEAST * n for unit, n in takes.items() if n):
+        return None
+    return units
+
+
+def _others(record: Record, meter: list[str], name: str, now: int) -> tuple[int, int]:
+    """(how many processes hold leases on a meter, the bidder included; how many units the others' live leases hold)."""
+    holders, out = {name[:-1]}, 0
+    for other, (_, _, lively, _, takes) in (record.leases or {}).items():
+        if lively <= now:
+            continue
+        units = sum(take[3] for take in takes if take[:3] == meter)
+        if units:
+            holders.add(other[:-1])
+            out += units
+    return len(holders), out
+
+
+def first_end(party: Party, readings: tuple[Reading, ...]) -> int:
+    """When the first window ends, or the first hold lapses: until then only charges move these readings."""
+    ends = [end for line, _, _, end in readings if isinstance(line, QuotaLine)]
+    return min([BEYOND, *ends, *(record.due for record in party.records() if record.due is not None)])

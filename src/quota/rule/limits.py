@@ -1,0 +1,102 @@
+"""Compiled limits, and what the rule says of them: plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import attrs
+
+from ..clock import DAY_US
+from .record import Place
+
+MAX_UNITS = 2**53 - 1
+"""The largest number of units a limit or a cost may have: exact in every engine, doubles included."""
+
+BEYOND = 2**200
+"""More than anything counts."""
+
+
+@attrs.frozen
+class Terms:
+    """What a store was told: a clock this far behind is an error, memos and history are kept this long."""
+
+    max_skew: int = 300_000_000
+    request_ttl: int = DAY_US
+    retention: int = 35
+
+
+@attrs.frozen(eq=False)
+class QuotaLine:
+    """A quota, compiled. ``route`` is empty for the plan's own; ``shared`` counts the account's keys together."""
+
+    name: str
+    unit: str
+    shared: bool
+    route: str
+    limit: int
+    overage: int
+    alerts: tuple[int, ...]
+    window: Callable[[int], tuple[int, int]]
+    length: int | None
+
+
+@attrs.frozen(eq=False)
+class ThrottleLine:
+    """A throttle, compiled: a bucket of ``burst`` units, in units times ``scale``."""
+
+    name: str
+    unit: str
+    shared: bool
+    route: str
+    limit: int
+    scale: int
+    drain: int
+    burst: int
+    length: int | None
+
+
+Line = QuotaLine | ThrottleLine
+Throttles = tuple[tuple[Place, ...], tuple[ThrottleLine, ...]]
+"""One unit's throttles of a whole plan, its routes' too: where each counts, and the lines."""
+
+
+@attrs.frozen(eq=False)
+class Course:
+    """What one call on (api, route) under one plan goes through. ``routed``: the route counts on a meter of its own.
+
+    ``throttles``: the whole plan's, by unit.
+    """
+
+    api: str
+    route: str
+    routed: bool
+    lines: tuple[Line, ...]
+    cost: Mapping[str, int]
+    throttles: Mapping[str, Throttles]
+
+
+@attrs.frozen
+class Standing:
+    """One limit after a decision. ``used`` is in units (a throttle's level, rounded up); instants in microseconds."""
+
+    line: Line
+    used: int
+    extra: int
+    resets_at: int
+    refused: bool = False
+
+
+@attrs.frozen
+class Verdict:
+    """What the rule says of one charge at ``now``; ``retry_at`` is None when it can never fit."""
+
+    allowed: bool
+    now: int
+    standings: tuple[Standing, ...]
+    crossed: tuple[tuple[str, int], ...] = ()
+    retry_at: int | None = None
+    too_large: bool = False
+
+
+Reading = tuple[Line, int, int, int]
+"""(a limit, its used units or its bucket's level, granted extra, the window's end or now)"""

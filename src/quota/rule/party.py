@@ -1,0 +1,69 @@
+"""The records that one key's calls charge, and whether anything is due on them."""
+
+from __future__ import annotations
+
+from ..errors import ClockSkew
+from .limits import Course, Line, Terms
+from .record import Place, Record
+from .undo import Undo
+
+
+class Party:
+    """The records that one key's calls charge: its own, and its account's when other keys share it.
+
+    ``moved``: a change of plan turned buckets into others, which is kept even when the call is refused. ``undo``: notes
+    what the records were, of a store that changes them in place.
+    """
+
+    __slots__ = ("account", "changed", "key", "moved", "owned", "undo")
+
+    def __init__(
+        self, key: Record, account: Record | None = None, *, owned: bool = False, undo: Undo | None = None
+    ) -> None:
+        self.key = key
+        self.account = account
+        self.owned = owned
+        self.undo = undo
+        self.changed = self.moved = False
+
+    def records(self) -> tuple[Record, ...]:
+        return (self.key,) if self.account is None else (self.key, self.account)
+
+    def holder(self, line: Line) -> Record:
+        return self.record(shared=line.shared)
+
+    def record(self, *, shared: bool) -> Record:
+        return self.account if shared and self.account is not None else self.key
+
+    def instant(self, now: int, terms: Terms) -> int:
+        """``now``, or the latest instant recorded: time never runs backwards.
+
+        Raises:
+            ClockSkew: when ``now`` is further behind than ``max_skew``, or before what is still remembered.
+        """
+        for record in self.records():
+            if now < record.at - terms.max_skew:
+                raise ClockSkew(now, record.at)
+            now = max(now, record.at)
+            if now < record.floor:
+                raise ClockSkew(now, record.floor)
+        return now
+
+    def places(self, course: Course, unit: str) -> tuple[Place, ...]:
+        """The throttles of the plan that the key was charged under last."""
+        meter = self.key.meter(course.api, "", unit)
+        return meter.places if meter is not None else ()
+
+    def note(self, *, whole: bool) -> None:
+        """Before the first change, where it can be undone; see ``Undo.note``."""
+        if self.undo is not None:
+            self.undo.note(self.records(), whole=whole)
+
+    def keep(self, work: Party, now: int) -> None:
+        """Make the settled copies the truth: one change, at ``now``."""
+        self.note(whole=work is self)
+        for record, new in zip(self.records(), work.records(), strict=True):  # pragma: no mutate -- as many of each
+            if record is not new:
+                record.become(new)
+            record.stamp(now)
+        self.changed = True

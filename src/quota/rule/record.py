@@ -1,0 +1,318 @@
+"""What a ledger remembers of one counted party (a key or an account): plain mutable data and its encoded form.
+
+A *meter* counts every unit taken of one (api, route, unit), under whatever plan; a quota's *slot* remembers what its
+meter read when the window began. So ``used = meter.total - slot.base``, and no change of plan can lose or mint a unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from ..clock import DAY_US
+
+MINUTE_US = 60_000_000
+HOUR_US = 3_600_000_000
+_NEVER = 2**62
+
+Place = tuple[str, str, bool, int, int, int]
+"""A throttle's route and name, whether the account's keys share its bucket, its scale, drain and burst."""
+
+
+_unused: dict[int, tuple[int, int]] = {}
+"""Days on which nothing was counted before: one each for all the meters that begin on them."""
+
+
+class Slot:
+    """One quota's current window, ``[start, end)``: ``base`` is what the meter read at ``since``.
+
+    ``since`` is the start, unless the limit's period changed and what was used carried over, or the reading at the
+    start was not known; or the end, where the window has ended and its limit was not called since.
+    """
+
+    __slots__ = ("alerted", "base", "end", "extra", "limit", "name", "since", "start")
+
+    def __init__(
+        self, name: str, start: int, end: int, base: int, extra: int, alerted: int, limit: int, since: int
+    ) -> None:
+        self.name = name
+        self.start = start
+        self.end = end
+        self.base = base
+        self.extra = extra
+        self.alerted = alerted
+        self.limit = limit
+        self.since = since
+
+    def matters_until(self) -> int:
+        """Until when anything may be asked of it: where it has ended, the window that follows begins at its reading."""
+        return self.end + max(2 * (self.end - self.start), 2 * DAY_US) if self.since == self.end else self.end
+
+    def encode(self) -> list[Any]:
+        return [self.name, self.start, self.end, self.base, self.extra, self.alerted, self.limit, self.since]
+
+
+class Bucket:
+    """One throttle's level at ``at``, in units times ``scale``, falling by ``drain`` each microsecond.
+
+    ``lent``: how much of the level at ``since`` another bucket holds as well: what it began with, or has passed on.
+    """
+
+    __slots__ = ("at", "drain", "lent", "level", "name", "scale", "since")
+
+    def __init__(self, name: str, scale: int, drain: int, level: int, at: int, lent: int = 0, since: int = 0) -> None:
+        self.name = name
+        self.scale = scale
+        self.drain = drain
+        self.level = level
+        self.at = at
+        self.lent = lent
+        self.since = since
+
+    def encode(self) -> list[Any]:
+        return [self.name, self.scale, self.drain, self.level, self.at, self.lent, self.since]
+
+
+class Meter:
+    """All ever taken of one unit (``total``), and its readings at the start of the last minute, hour, days.
+
+    ``places``: of the unit's throttles in the plan that the key was last charged under; on its own meter of no route.
+    """
+
+    __slots__ = ("api", "buckets", "days", "hour", "minute", "places", "route", "slots", "total", "unit")
+
+    def __init__(self, api: str, route: str, unit: str, day: int) -> None:
+        self.api = api
+        self.route = route
+        self.unit = unit
+        self.total = 0
+        self.minute = 0
+        self.hour = 0
+        self.days = [_unused.setdefault(day, (day, 0))]
+        self.slots: list[Slot] = []
+        self.buckets: list[Bucket] | tuple[()] = ()
+        self.places: tuple[Place, ...] = ()
+
+    def slot(self, name: str) -> Slot | None:
+        for slot in self.slots:
+            if slot.name == name:
+                return slot
+        return None
+
+    def bucket(self, name: str) -> Bucket | None:
+        for bucket in self.buckets:
+            if bucket.name == name:
+                return bucket
+        return None
+
+    def encode(self) -> list[Any]:
+        return [
+            self.api, self.route, self.unit, self.total, self.minute, self.hour, self.days,
+            [slot.encode() for slot in self.slots], [bucket.encode() for bucket in self.buckets],
+            *([self.places] if self.places else ()),
+        ]  # fmt: skip
+
+    @classmethod
+    def decode(cls, data: list[Any]) -> Meter:
+        meter = cls(data[0], data[1], data[2], 0)
+        _, _, _, meter.total, meter.minute, meter.hour, days, slots, buckets, *places = data
+        meter.days = [(day, total) for day, total in days]
+        meter.slots = [Slot(*slot) for slot in slots]
+        meter.buckets = [Bucket(*bucket) for bucket in buckets] or ()
+        if places:
+            meter.places = tuple(tuple(place) for place in places[0])
+        return meter
+
+
+class Record:
+    """All slots of one party, so that several limits stay atomic in every store.
+
+    ``at``: the latest instant charged; time never runs backwards for a record. ``floor``: nothing before it is
+    remembered, so a call from before it is refused an answer. ``token`` tells this record from one forgotten earlier.
+    ``version`` moves whenever anything but a plain charge changed the record. ``holds``: id -> [expires, taken_at,
+    open, takes]. ``requests``: request_id -> memo. ``refunds``: decision id -> until when it is remembered. ``rows``:
+    finished days. ``leases``: name -> what its process holds, see ``leases.py``.
+    """
+
+    __slots__ = ("at", "due", "floor", "holds", "leases", "meters", "refunds", "requests", "rows", "token", "version")
+
+    def __init__(self, token: int = 0, floor: int = 0) -> None:
+        self.at = 0
+        self.floor = floor
+        self.token = token
+        self.version = 0
+        self.due: int | None = None
+        self.meters: list[Meter] = []
+        self.holds: dict[str, list[Any]] | None = None
+        self.requests: dict[str, list[Any]] | None = None
+        self.refunds: dict[str, int] | None = None
+        self.rows: list[list[Any]] | None = None
+        self.leases: dict[str, list[Any]] | None = None
+
+    def meter(self, api: str, route: str, unit: str) -> Meter | None:
+        for meter in self.meters:
+            if meter.unit == unit and meter.route == route and meter.api == api:
+                return meter
+        return None
+
+    def encode(self) -> list[Any]:
+        """Lists, strings and integers only: JSON holds it exactly."""
+        leases = [self.leases] if self.leases else []  # most records never have any: they pay nothing
+        return [
+            self.at, self.floor, self.token, self.version, self.due, [meter.encode() for meter in self.meters],
+            self.holds, self.requests, self.refunds, self.rows, *leases,
+        ]  # fmt: skip
+
+    @classmethod
+    def decode(cls, data: list[Any]) -> Record:
+        record = cls()
+        (record.at, record.floor, record.token, record.version, record.due, meters,
+         record.holds, record.requests, record.refunds, record.rows, *leases) = data  # fmt: skip
+        record.leases = leases[0] if leases else None
+        record.meters = [Meter.decode(meter) for meter in meters]
+        return record
+
+    def copy(self) -> Record:
+        """A record of its own: changing one never changes the other."""
+        twin = Record.decode(self.encode())
+        # An empty one is copied too: shared, it would take in what only one of the records holds.
+        twin.holds = {id_: list(hold) for id_, hold in (self.holds or {}).items()} or None
+        twin.requests = dict(self.requests or {}) or None
+        twin.refunds = dict(self.refunds or {}) or None
+        twin.rows = [list(row) for row in self.rows or ()] or None
+        twin.leases = {name: list(lease) for name, lease in (self.leases or {}).items()} or None
+        return twin
+
+    def become(self, other: Record) -> None:
+        """Take over another record's contents, as one change."""
+        version = self.version + 1
+        for field in Record.__slots__:
+            setattr(self, field, getattr(other, field))
+        self.version = version
+
+    def metered(self, api: str, route: str, unit: str, now: int) -> Meter:
+        """The meter of a unit, made when there is none."""
+        meter = self.meter(api, route, unit)
+        if meter is None:
+            meter = Meter(api, route, unit, now // DAY_US)
+            self.meters = [*self.meters, meter]  # appending would make room for three more in every key's record
+            self.version += 1
+        return meter
+
+    def turn_minute(self, now: int) -> int:
+        """Note the readings at the start of the minute and the hour of ``now``, before anything is taken in them.
+
+        Returns when the next minute starts.
+        """
+        minute = now - now % MINUTE_US
+        if self.at < minute:
+            for meter in self.meters:
+                meter.minute = meter.total
+            if self.at < now - now % HOUR_US:
+                for meter in self.meters:
+                    meter.hour = meter.total
+        return minute + MINUTE_US
+
+    def stamp(self, now: int) -> None:
+        """Something was taken or given at ``now``."""
+        self.turn_minute(now)
+        self.at = now
+
+    def give_back(self, taken_at: int, takes: Iterable[Iterable[Any]]) -> None:
+        """Undo a take as though it had never been: windows that began later keep their count. Throttles keep theirs."""
+        for api, route, unit, units in takes:
+            meter = self.meter(api, route, unit)
+            if meter is None:
+                continue
+            meter.total -= units
+            for slot in [slot for slot in meter.slots if slot.since > taken_at]:
+                slot.base -= units
+            if self.at - self.at % MINUTE_US > taken_at:
+                meter.minute -= units
+            if self.at - self.at % HOUR_US > taken_at:
+                meter.hour -= units
+            meter.days = [(day, total - units if day * DAY_US > taken_at else total) for day, total in meter.days]
+            self._correct([api, route, unit], taken_at, units)
+        self.version += 1
+
+    def _correct(self, meter: list[str], taken_at: int, units: int) -> None:
+        """Take units out of the finished days that counted them."""
+        day, rows = taken_at // DAY_US, []
+        for row in self.rows or ():
+            of_day, of_window = row[4] == day, row[8] <= taken_at and row[4] >= day
+            corrected = row[:3] == meter and (of_day or of_window)
+            rows.append([*row[:6], row[6] - units * of_day, row[7] - units * of_window, row[8]] if corrected else row)
+        self.rows = rows or None
+
+    def open_until(self, taken_at: int, takes: Iterable[Iterable[Any]], now: int) -> int:
+        """When the last window that holds this take ends; 0 when none is left open."""
+        until = 0
+        for api, route, unit, _ in takes:
+            meter = self.meter(api, route, unit)
+            for slot in meter.slots if meter else ():
+                if slot.since <= taken_at and now < slot.end:
+                    until = max(until, slot.end)
+        return until
+
+    def hold(self, id_: str, expires: int, now: int, takes: list[list[Any]]) -> None:
+        """Remember that a take made at ``now`` is only held, until ``expires``."""
+        if self.holds is None:
+            self.holds = {}
+        closed = [old for old, (end, _, still, _) in self.holds.items() if not still and end + DAY_US < now]
+        for old in closed:
+            del self.holds[old]
+        self.holds[id_] = [expires, now, True, takes]
+        self.due = expires if self.due is None else min(self.due, expires)
+        self.version += 1
+
+    def release(self, id_: str) -> list[Any] | None:
+        """Close a hold and give it out: [expires, taken_at, still open, takes]; None when it is closed or unknown."""
+        found = self.holds.pop(id_, None) if self.holds else None
+        if found is not None:
+            self.find_due()
+            self.version += 1
+        return found
+
+    def find_due(self) -> None:
+        """When the next hold lapses."""
+        self.due = min((end for end, _, still, _ in (self.holds or {}).values() if still), default=None)
+
+    def leased(self, meter: list[str], day: int) -> int:
+        """Units leased on a day that were not reported as spent."""
+        leases = (self.leases or {}).values()
+        return sum(take[3] for *_, at, takes in leases for take in takes if at // DAY_US == day and take[:3] == meter)
+
+    def history(self) -> list[list[Any]]:
+        """Per quota and day: [api, route, unit, name, day, limit, used that day, used in the window, since when]."""
+        rows = list(self.rows or ())
+        for meter in self.meters:
+            day, before = meter.days[-1]
+            if meter.total != before:
+                rows.extend(
+                    [meter.api, meter.route, meter.unit, slot.name, day, slot.limit + slot.extra,
+                     meter.total - before, meter.total - slot.base, slot.since]
+                    for slot in meter.slots if slot.name and slot.end > day * DAY_US
+                )  # fmt: skip
+        return rows
+
+    def dead_after(self, retention: int) -> tuple[int, int]:
+        """(when nothing here matters any more: two windows late, buckets empty, history told; until when it counts)."""
+        if not self.at:
+            return _NEVER, 0  # it was forgotten: what takes its place may be refused an answer, which it is not
+        dead = self.at + retention * DAY_US
+        floor = self.at + 1
+        for meter in self.meters:
+            for slot in meter.slots:
+                dead = max(dead, slot.end + 2 * (slot.end - slot.start))
+                floor = max(floor, slot.end)
+            for bucket in meter.buckets:
+                dead = max(dead, min(bucket.at - -bucket.level // bucket.drain, _NEVER))
+            for _, _, shared, _, drain, burst in meter.places:
+                dead = max(dead, min(self.at - -burst // drain, _NEVER) if shared else 0)
+        for expires, _, _, _ in (self.holds or {}).values():
+            dead = max(dead, expires + DAY_US)
+        for memo in (self.requests or {}).values():
+            dead = max(dead, memo[0])
+        for until in (self.refunds or {}).values():
+            dead = max(dead, until)
+        return dead, floor

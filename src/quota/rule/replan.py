@@ -1,0 +1,126 @@
+"""What a change of plan does to throttles: a part of the rule, as pure as ``charge.py``, which alone calls it.
+
+The key's own meter remembers the throttles that it was last charged under. Where its plan has others, its calls were
+charged to other buckets than they will be, and those take over what they did not see: from buckets of other names, of
+the key in place of the account, of the plan in place of a route, and the other way round. So whatever the toggling,
+what one key takes of a limit is never more than the larger of its plans would let it take. A key's bucket that comes
+beside its account's, which stays as tight, begins empty. Where keys share a bucket, one of them may find what it takes
+over fuller than its own calls made it, for as long as that drains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import attrs
+
+from .record import Bucket, Meter, Record
+
+if TYPE_CHECKING:
+    from .limits import ThrottleLine, Throttles
+    from .party import Party
+
+
+@attrs.frozen(eq=False)
+class _Former:
+    """Where the key's calls were charged under the plan before; ``stays``: and are, at most as much, under this one."""
+
+    record: Record
+    meter: Meter
+    name: str
+    bucket: Bucket | None
+    stays: bool
+
+
+def move(party: Party, api: str, unit: str, throttles: Throttles, now: int) -> bool:
+    """Bring a settled party's buckets of one unit to the plan of these throttles; whether it was under another."""
+    places, lines = throttles
+    origin = party.key.metered(api, "", unit, now)
+    left, origin.places = origin.places, places
+    if not left:
+        return False
+    after = {(party.holder(line), line.route, line.name): line for line in lines}
+    before: dict[str, list[_Former]] = {}
+    for route, name, shared, scale, drain, burst in left:
+        record = party.record(shared=shared)
+        meter = record.metered(api, route, unit, now)
+        # What an idle key left in a bucket that it shares is gone when a full one would be.
+        mine = record is party.key or (now - party.key.at) * drain < burst
+        new = after.get((record, route, name))
+        stays = new is not None and new.drain * scale <= drain * new.scale and new.burst * scale <= burst * new.scale
+        before.setdefault(route, []).append(_Former(record, meter, name, meter.bucket(name) if mine else None, stays))
+    routes = {line.route for line in lines}
+    dropped = [formers for route, formers in before.items() if route not in routes]
+    joined = [(line, *_joined(party, api, line, before, dropped, now)) for line in lines]
+    filled = {line.route for line, level, _ in joined if level}
+    for line, level, own in joined:
+        if line.route in filled:
+            put(party.holder(line).metered(api, line.route, unit, now), line, level, own, now)
+    for former in [former for formers in before.values() for former in formers]:
+        bucket, route = former.bucket, former.meter.route
+        if bucket is None or (former.record, route, former.name) in after:
+            continue
+        if not level_at(bucket, now):
+            former.meter.buckets = [other for other in former.meter.buckets if other is not bucket]
+        elif routes & {"", route}:
+            bucket.lent, bucket.since = level_at(bucket, now), now
+    return True
+
+
+def _joined(
+    party: Party, api: str, line: ThrottleLine, before: Mapping[str, list[_Former]], dropped: list[list[_Former]],
+    now: int,
+) -> tuple[int, int]:  # fmt: skip
+    """One throttle under another plan: its bucket's level, and how much of a route's no other bucket holds.
+
+    What was charged the same calls, or more, tells the least that the level must be. The calls on a route that has no
+    throttle of its own any more are news to the plan's: what they left is poured in, once.
+    """
+    record = party.holder(line)
+    meter = record.meter(api, line.route, line.unit)
+    level, own = converted(meter.bucket(line.name) if meter else None, line, now)
+    alike = line.route in before
+    formers = before.get(line.route if alike else "", [])
+    if not alike or all(former.record is not record or former.name != line.name for former in formers):
+        beside = [former for former in formers if former.record is record]
+        across = [former for former in formers if not (alike and former.stays and record is party.key)]
+        whole, part = _missed(line, beside or across, now)
+        level, own = max(level, whole), max(own, part if alike else 0)
+    found = [] if line.route else [_missed(line, formers, now) for formers in dropped]
+    more = min(sum(part for _, part in found), max(0, line.burst - level))
+    return max([level + more, *(whole for whole, _ in found)]), own
+
+
+def level_at(bucket: Bucket, now: int) -> int:
+    """A bucket's level at ``now``, in units times its scale."""
+    level = bucket.level - bucket.drain * (now - bucket.at)
+    return max(0, level)
+
+
+def _missed(line: ThrottleLine, formers: list[_Former], now: int) -> tuple[int, int]:
+    """What charges to these buckets, which all were charged the same calls, would have left in a throttle's own.
+
+    A slower bucket's level is at least what this one's would be, so the lowest of those is safe; where all were
+    faster, the highest is what they promised to keep.
+    """
+    buckets = [former.bucket for former in formers if former.bucket is not None]
+    slower = [bucket for bucket in buckets if bucket.drain * line.scale <= line.drain * bucket.scale]
+    levels = [converted(bucket, line, now) for bucket in slower or buckets] or [(0, 0)]
+    pick = min if slower else max
+    return pick(level for level, _ in levels), pick(own for _, own in levels)
+
+
+def converted(bucket: Bucket | None, line: ThrottleLine, now: int) -> tuple[int, int]:
+    """A bucket's level in a throttle's terms, and how much of that no other bucket holds; both rounded up."""
+    if bucket is None:
+        return 0, 0
+    level = level_at(bucket, now)
+    own = level - max(0, bucket.lent - bucket.drain * (now - bucket.since))
+    return -(-level * line.scale // bucket.scale), -(-own * line.scale // bucket.scale)
+
+
+def put(meter: Meter, line: ThrottleLine, level: int, own: int, now: int) -> None:
+    """Give a throttle its bucket, at a level of which no other bucket holds ``own``."""
+    bucket = Bucket(line.name, line.scale, line.drain, level, now, level - own, now)
+    meter.buckets = [*(old for old in meter.buckets if old.name != line.name), bucket]

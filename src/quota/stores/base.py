@@ -1,0 +1,191 @@
+"""What a store is: a directory of keys and plans, and one atomic step per request. Data in, data out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from inspect import iscoroutinefunction
+from typing import Any, Protocol
+from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
+
+from ..errors import InvalidValue
+from ..key import ApiKey
+from ..operations.request import Request
+from ..plan import UsagePlan
+from ..rule.limits import Terms
+
+
+class Store(Protocol):
+    """Where keys, plans and counts live. Every method is atomic; the same conformance machine runs over all stores.
+
+    Raises:
+        StoreBusy: contended for longer than the store's timeout; nothing happened.
+        StoreUnavailable: the store cannot be reached; says whether anything may have happened.
+    """
+
+    exact_across_failover: bool
+
+    def apply(self, request: Request) -> Any:
+        """Perform the request on its key's entry and records, and keep what it changed."""
+
+    def put_plan(self, plan: UsagePlan, replace: bool) -> None:
+        """Add a plan; ``PlanConflict`` when a different one has its id, unless it may be replaced."""
+
+    def drop_plan(self, plan_id: str) -> None:
+        """Remove a plan and its associations; ``UnknownPlan`` when there is none."""
+
+    def get_plan(self, plan_id: str) -> UsagePlan:
+        """The plan; ``UnknownPlan`` when there is none."""
+
+    def list_plans(self) -> list[UsagePlan]:
+        """All plans, by id."""
+
+    def add_key(self, key: ApiKey, plan_id: str | None, *more: str) -> None:
+        """Add a key, on a plan, and on ``more`` of other apis.
+
+        ``PlanConflict`` when its id or a secret is there already, ``UnknownPlan``.
+        """
+
+    def change_key(self, key_id: str, change: Callable[[ApiKey], ApiKey]) -> ApiKey:
+        """Replace a key by what a pure function makes of it, atomically; ``UnknownKey`` when there is none."""
+
+    def drop_key(self, key_id: str) -> None:
+        """Remove a key and its counts; ``UnknownKey`` when there is none."""
+
+    def get_key(self, key_id: str) -> ApiKey:
+        """The key; ``UnknownKey`` when there is none."""
+
+    def list_keys(self) -> list[ApiKey]:
+        """All keys, by id."""
+
+    def plans_of(self, key_id: str) -> list[UsagePlan]:
+        """The plans a key is on, by api; ``UnknownKey`` when there is none."""
+
+    def associate(self, key_id: str, plan_id: str) -> None:
+        """Put a key on a plan, in place of the one it has for the same api; ``UnknownKey``, ``UnknownPlan``."""
+
+    def dissociate(self, key_id: str, plan_id: str) -> None:
+        """Take a key off a plan; ``UnknownKey``, ``UnknownPlan``, ``PlanConflict`` when it is not on it."""
+
+    def close(self) -> None:
+        """Give back what the store holds open. Closing twice is fine."""
+
+
+class AsyncStore(Protocol):
+    """A ``Store`` whose methods are awaited, for ``AsyncLedger``."""
+
+    exact_across_failover: bool
+
+    def apply(self, request: Request, /) -> Awaitable[Any]:
+        """As ``Store.apply``; every other method likewise."""
+
+    def close(self) -> Awaitable[None]:
+        """As ``Store.close``."""
+
+
+COMMON = ("max_skew", "request_ttl", "retention")
+"""The options that every store takes: whole seconds, seconds and days."""
+
+
+_ITS_PASSWORD = re.compile(
+    r"((?:pass|pwd|secret|token|sslkey)[a-z_]*\s*=\s*)('(?:[^'\\]|\\.)*'?|[^\s&]*)", re.IGNORECASE
+)
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
+
+
+def shown_url(url: str) -> str:
+    """A store's URL as errors show it: nothing of its user and password, nor of a password among its options."""
+    scheme, separator, rest = url.partition("://")
+    if not separator or not _SCHEME.fullmatch(scheme):
+        return "****" if "=" in url or "@" in url else url
+    if any("@" in found[2] for found in _ITS_PASSWORD.finditer(rest)):
+        return f"{scheme}://****"  # where the one ends and the other begins, nobody knows
+    _, at, rest = rest.rpartition("@")
+    return f"{scheme}://{'****@' if at else ''}" + _ITS_PASSWORD.sub(r"\1****", rest)
+
+
+def check_url(url: str, *, lone: bool = False) -> str:
+    """The URL of a server, if a driver will find its user and password where they are meant to be.
+
+    What should have been escaped in them is read as a host, a port, a path or an option, and what a driver then says
+    of it would show it. ``lone``: also where the ``@`` behind them is not the only one.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator or not _SCHEME.fullmatch(scheme):
+        return url
+    authority, *behind = re.split("[/?#]", rest, maxsplit=1)
+    user, _, hosts = authority.rpartition("@")
+    ports = [host.rpartition("]")[2].partition(":")[2] for host in hosts.split(",")]
+    stray = "@" in "".join(behind) and not (scheme.rpartition("+")[2] == "unix" and ":" not in authority and not user)
+    if stray or "[" in user or (lone and "@" in user) or any(port and not port.isdigit() for port in ports):
+        accepted = "a URL whose user, password and options are percent-encoded: '@' is %40, '/' %2F, '?' %3F, '#' %23"
+        raise InvalidValue("store", shown_url(url), accepted)
+    return url
+
+
+def split_url(url: str) -> tuple[SplitResult, dict[str, str]]:
+    """A URL without its query, and the query's options."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise InvalidValue("store", shown_url(url), "a URL") from None
+    return parts._replace(query=""), dict(parse_qsl(parts.query, keep_blank_values=True))
+
+
+def join_url(parts: SplitResult, options: Mapping[str, str]) -> str:
+    """The URL again, with these options; ``geturl`` loses the slashes of one that names no host."""
+    query = urlencode(options)
+    return f"{parts.scheme}://{parts.netloc}{parts.path}{'?' if query else ''}{query}"
+
+
+def check_store(store: object, awaits: str | None = None) -> None:
+    """Refuse what is no store and, where ``awaits`` is who it would be for, one whose answers are awaited."""
+    if isinstance(store, type) or not callable(getattr(store, "apply", None)):
+        raise InvalidValue("store", store, "a store, or the URL of one")
+    if awaits and any(iscoroutinefunction(getattr(store, name, None)) for name in ("apply", "put_plan", "list_plans")):
+        # Its answers would be coroutines, and a coroutine is truthy: every call would be let in.
+        raise InvalidValue("store", type(store), f"a store that is not awaited; this one is for {awaits}")
+
+
+def check_client(client: object, method: str, wanted: str, *, awaited: bool) -> None:
+    """Refuse a driver's client that a store could not use: a URL, a class, a connection, one of the other kind."""
+    found = getattr(client, method, None)
+    if isinstance(client, (str, type)) or not callable(found):
+        value = shown_url(client) if isinstance(client, str) else client if isinstance(client, type) else type(client)
+        raise InvalidValue("client", value, f"{wanted}; a URL is given as url=")
+    if iscoroutinefunction(found) != awaited:
+        raise InvalidValue("client", type(client), f"{wanted}, whose answers are {'' if awaited else 'not '}awaited")
+
+
+def whole_option(options: dict[str, str], name: str) -> int:
+    """Take one whole number out of a URL's options."""
+    text = options.pop(name)
+    if not text.isascii() or not text.isdigit() or len(text) > 9:
+        raise InvalidValue(name, text, "a whole number in the store's URL")
+    return int(text)
+
+
+def seconds_option(options: dict[str, str], name: str) -> float:
+    """Take one number of seconds, perhaps with a decimal point, out of a URL's options."""
+    text = options.pop(name)
+    whole, _, part = text.partition(".")
+    if not text.isascii() or not (whole + part).isdigit() or len(text) > 9:
+        raise InvalidValue(name, text, "seconds in the store's URL, as in 5 or 0.25")
+    return float(text)
+
+
+def make_terms(*, max_skew: float = 300, request_ttl: float = 86_400, retention: int = 35) -> Terms:
+    """The terms of a store from its options: seconds, seconds and days."""
+    for field, value in (("max_skew", max_skew), ("request_ttl", request_ttl), ("retention", retention)):
+        if type(value) not in (int, float) or not 0 <= value < 10**9:
+            raise InvalidValue(field, value, "a number of seconds (retention: whole days), zero or more")
+    if type(retention) is not int:
+        raise InvalidValue("retention", retention, "whole days")
+    return Terms(int(max_skew * 1_000_000), int(request_ttl * 1_000_000), retention)
+
+
+def tell_clock(store: Any, clock: Callable[[], int]) -> None:
+    """Tell a store that asks (a remote one) which clock its ledger reads: the system's is compared with a server's."""
+    use_clock = getattr(store, "use_clock", None)
+    if use_clock is not None:
+        use_clock(clock)

@@ -1,0 +1,252 @@
+"""The leased store awaited: the same steps, driven by the running loop, whose tasks fill leases ahead of need."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any
+
+from ...errors import ClockSkew
+from ...key import ApiKey
+from ...operations.request import Request
+from ...plan import UsagePlan
+from .. import open_store
+from ..base import check_store, tell_clock
+from ..server.loops import Turns
+from .flow import ALONE, SKEWED, Leasing, Trip, plain
+from .holder import Holding
+
+
+class AsyncLeasedStore(Leasing):
+    """``LeasedStore`` for ``AsyncLedger``: over a store whose methods may be coroutines; no threads.
+
+    What is held is spent without a single suspension. Leases are filled and renewed ahead of need, and idle ones given
+    back, by tasks of the running loop. Any number of loops may use it, one after another or side by side in threads,
+    if the store behind it may be used so.
+    """
+
+    def __init__(self, store: Any, *, refresh: float = 1.0, share: float = 0.005, most_keys: int = 65_536) -> None:
+        super().__init__(refresh, share, most_keys)
+        self.store = open_store(store, asynchronous=True) if isinstance(store, str) else store
+        check_store(self.store)
+        self.exact_across_failover: bool = self.store.exact_across_failover
+        self._tasks: dict[Holding | asyncio.AbstractEventLoop, asyncio.Task[None]] = {}
+
+    def use_clock(self, clock: Callable[[], int]) -> None:
+        super().use_clock(clock)
+        tell_clock(self.store, clock)
+
+    def _new_gate(self) -> Any:
+        return Turns()
+
+    @contextlib.asynccontextmanager
+    async def _at_gate(self, holding: Holding) -> AsyncIterator[bool]:
+        """Alone among those who ask for a holding; False where who asks is in a loop that does not run."""
+        turn = await holding.gate.take()
+        try:
+            yield turn is not None
+        finally:
+            if turn is not None:
+                holding.gate.give(turn)
+
+    async def _call(self, method: str, args: tuple[Any, ...]) -> Any:
+        function = getattr(self.store, method)
+        if getattr(self.store, "blocking", False):
+            return await asyncio.to_thread(function, *args)
+        answer = function(*args)
+        return await answer if isinstance(answer, Awaitable) else answer
+
+    async def _run(self, trip: Trip[Any]) -> Any:
+        home = self._at_home()
+        try:
+            method, args = next(trip)
+            while True:
+                try:
+                    answer = await self._call(method, args)
+                except BaseException as error:  # noqa: BLE001 -- the steps decide what comes of it
+                    self._still(home)
+                    method, args = trip.throw(error)
+                else:
+                    self._still(home)
+                    method, args = trip.send(answer)
+        except StopIteration as stop:
+            return stop.value
+
+    def apply(self, request: Request) -> Any:
+        """Decide from what is held, at once; else a coroutine that asks the store."""
+        self._at_home()
+        if not plain(request):
+            return self._pass(request)
+        holding = self._holding(request)
+        decision = self._local(holding, request)
+        if decision is None:
+            return self._ask_store(holding, request)
+        if request.op == "consume" and self._wanting(holding, request.now) and not self._at_work(holding):
+            self._start(holding, self._ahead(holding, request))
+        return decision
+
+    async def _pass(self, request: Request) -> Any:
+        async with self._leaseless() if request.op in ALONE else contextlib.nullcontext():
+            await self._settle_key(request.now, request.digest or request.key_id or "")
+            return await self._run(self._pass_on(request))
+
+    async def _ask_store(self, holding: Holding, request: Request) -> Any:
+        if request.op == "peek":
+            await self._settle_key(request.now, request.digest or request.key_id or "")
+            return await self._run(self._peek(request))
+        async with self._at_gate(holding) as alone:
+            decision = await self._run(self._decide(holding, request) if alone else self._alone(request))
+        loop = asyncio.get_running_loop()
+        if self._open and loop not in self._tasks and not any(other.is_running() for other in self._loops()):
+            self._start(loop, self._tend_on())
+        return decision
+
+    def _at_work(self, holding: Holding) -> bool:
+        """Whether a task fills it ahead, in a loop that runs."""
+        task = self._tasks.get(holding)
+        return task is not None and task.get_loop().is_running()
+
+    def _loops(self) -> list[asyncio.AbstractEventLoop]:
+        """Those with a task that looks after idle leases; one that was closed under it has none."""
+        loops = [what for what in list(self._tasks) if not isinstance(what, Holding)]
+        for loop in loops:
+            if loop.is_closed():
+                self._tasks.pop(loop, None)
+        return loops
+
+    def _start(self, what: Holding | asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]) -> None:
+        def ended(task: asyncio.Task[None]) -> None:
+            if self._tasks.get(what) is task:
+                self._tasks.pop(what, None)
+
+        self._tasks[what] = asyncio.get_running_loop().create_task(work)
+        self._tasks[what].add_done_callback(ended)
+
+    async def _ahead(self, holding: Holding, request: Request) -> None:
+        """Fill or renew before it must be: who asks next never waits."""
+        async with self._at_gate(holding) as alone:
+            try:
+                if alone:
+                    await self._run(self._prepare(holding, request))
+            except SKEWED:
+                holding.failed = request.now
+
+    async def _tend_on(self) -> None:
+        """While anything is held: give back what lies idle, once per refresh."""
+        while self._open and not self._closed:
+            await asyncio.sleep(self.refresh)
+            await self.tend()
+
+    async def tend(self, now: int | None = None) -> None:
+        """Give idle leases back, as far as the store can be asked."""
+        self._at_home()
+        now = self._clock() if now is None else now
+        for holding in self._untouched(now - 2 * self._refresh_us):
+            with contextlib.suppress(*SKEWED):
+                await self._settle([holding], now)
+
+    async def _settle_key(self, now: int, ref: bytes | str) -> None:
+        with contextlib.suppress(ClockSkew):
+            await self._settle(await self._run(self._of_key(now, ref)), now)
+
+    async def _settle(self, holdings: list[Holding], now: int) -> None:
+        for holding in holdings:
+            with contextlib.suppress(ClockSkew):
+                async with self._at_gate(holding) as alone:
+                    if alone:
+                        await self._run(self._give_back(holding, now))
+                    else:
+                        self._overtake(holding)
+
+    @contextlib.asynccontextmanager
+    async def _leaseless(self) -> AsyncIterator[None]:
+        """No lease is being asked for meanwhile: what binds at once must not be overtaken by one."""
+        self._at_home()
+        me = object()
+        try:
+            for holding in self._hold_off(me):
+                async with self._at_gate(holding) as alone:
+                    if not alone:
+                        self._overtake(holding)
+            yield
+        finally:
+            self._off.discard(me)  # written in C: a function of ours could be interrupted before it begins
+
+    def abandon(self) -> None:
+        super().abandon()
+        self._tasks = {}
+
+    async def _changing(self, touched: Callable[[], list[Holding]], method: str, *args: Any) -> Any:
+        async with self._leaseless():
+            await self._settle(touched(), self._clock())
+            return await self._change(method, *args)
+
+    async def _change_of(self, method: str, key_id: str, *args: Any) -> Any:
+        async with self._leaseless():
+            await self._settle_key(self._clock(), key_id)
+            return await self._change(method, key_id, *args)
+
+    async def _change(self, method: str, *args: Any) -> Any:
+        try:
+            return await self._call(method, args)
+        finally:
+            self._epoch += 1
+
+    async def put_plan(self, plan: UsagePlan, replace: bool) -> None:
+        await self._changing(lambda: self._of_plan(plan.id), "put_plan", plan, replace)
+
+    async def drop_plan(self, plan_id: str) -> None:
+        await self._changing(lambda: self._of_plan(plan_id), "drop_plan", plan_id)
+
+    async def add_key(self, key: ApiKey, plan_id: str | None, *more: str) -> None:
+        await self._changing(lambda: self._of_account(key.account), "add_key", key, plan_id, *more)
+
+    async def change_key(self, key_id: str, change: Callable[[ApiKey], ApiKey]) -> ApiKey:
+        changed: ApiKey = await self._change_of("change_key", key_id, change)
+        return changed
+
+    async def drop_key(self, key_id: str) -> None:
+        await self._change_of("drop_key", key_id)
+
+    async def associate(self, key_id: str, plan_id: str) -> None:
+        await self._change_of("associate", key_id, plan_id)
+
+    async def dissociate(self, key_id: str, plan_id: str) -> None:
+        await self._change_of("dissociate", key_id, plan_id)
+
+    async def get_plan(self, plan_id: str) -> UsagePlan:
+        plan: UsagePlan = await self._call("get_plan", (plan_id,))
+        return plan
+
+    async def list_plans(self) -> list[UsagePlan]:
+        plans: list[UsagePlan] = await self._call("list_plans", ())
+        return plans
+
+    async def get_key(self, key_id: str) -> ApiKey:
+        key: ApiKey = await self._call("get_key", (key_id,))
+        return key
+
+    async def list_keys(self) -> list[ApiKey]:
+        keys: list[ApiKey] = await self._call("list_keys", ())
+        return keys
+
+    async def plans_of(self, key_id: str) -> list[UsagePlan]:
+        plans: list[UsagePlan] = await self._call("plans_of", (key_id,))
+        return plans
+
+    async def close(self) -> None:
+        """Settle all leases, as far as the store can be asked (else they are burned), and close the store."""
+        self._at_home()
+        self._closed = True
+        here, tasks = asyncio.get_running_loop(), list(self._tasks.values())
+        for task in tasks:
+            with contextlib.suppress(RuntimeError):  # a loop that is closed
+                task.get_loop().call_soon_threadsafe(task.cancel)
+        await asyncio.gather(*(task for task in tasks if task.get_loop() is here), return_exceptions=True)
+        now = self._clock()
+        async with self._leaseless():
+            for holding in self._owing():
+                with contextlib.suppress(*SKEWED):
+                    await self._settle([holding], now)
+        await self._call("close", ())

@@ -1,0 +1,299 @@
+"""What a process holds of one key on one course, and how it spends that by itself: no I/O, under the caller's lock."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping
+from typing import Any
+
+import attrs
+
+from ...clock import to_us
+from ...decision import Bounds, Decision, Details, Reason, reason_of
+from ...key import ApiKey, new_token
+from ...limit import REQUESTS
+from ...operations.leases import Leased
+from ...operations.request import Request
+from ...plan import UsagePlan
+from ...process.home import Home
+from ...rule.charge import metered, weigh
+from ...rule.leases import Bid
+from ...rule.limits import BEYOND, Course, QuotaLine, Reading, ThrottleLine, Verdict
+from ...rule.record import MINUTE_US, Bucket, Meter
+from ...rule.replan import level_at
+from ..memory.lane import Stripe
+from .lane import Lane, track
+
+
+class Purse:
+    """One lease at a time, under one name.
+
+    ``number``: of the latest that the store answered for. ``used``: of that, once it is closed, and ``due`` until the
+    store was told.
+    ``units`` may be spent and ``spent`` counts them, from ``asked`` until ``until`` by this process's clock, when the
+    store is asked again; at ``end`` a window ends. ``at``: the store's instant of the lease. ``doubt``: the store was
+    asked for the next one and its answer was never seen. ``returning``: it was asked to take all back, and may yet: no
+    other lease of this number may be spent before that is over.
+    """
+
+    __slots__ = (
+        "asked", "at", "buckets", "course", "digest", "doubt", "due", "end", "key", "known", "lane", "name", "number",
+        "open", "plan", "readings", "returning", "spent", "tokens", "units", "until", "used",
+    )  # fmt: skip
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.number = 0
+        self.used: dict[str, int] = {}
+        self.open = self.due = False
+        self.doubt = self.returning = False
+        self.lane: Lane | None = None
+        self.spent: dict[str, Meter | Lane] = {}
+        self.units: Mapping[str, int] = {}
+        self.asked = self.at = self.until = self.end = self.known = 0
+        self.readings: tuple[Reading, ...] = ()
+        self.buckets: dict[Any, Bucket] = {}
+        self.tokens = (0, 0)
+        self.digest: bytes | None = None
+        self.key: ApiKey
+        self.plan: UsagePlan
+        self.course: Course
+
+    def answered(self, number: int, *, granted: bool = False) -> None:
+        """The store did what it was asked, under this number. ``granted``: a lease; until it is filled it is owed."""
+        self.number, self.used = number, {}
+        self.due = granted
+        self.doubt = self.returning = False
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is held and nothing is owed to the store."""
+        return not (self.open or self.due or self.doubt)
+
+    def bid(self, calls: int, share: int, life: int, *, only: bool = False) -> Bid:
+        """What to ask the store for next, telling it what was used."""
+        return Bid(self.name, self.number + 1, self.used, calls, share, life, only, self.doubt)
+
+    def fill(self, leased: Leased, request: Request, refresh: int) -> None:
+        """Hold a lease that was asked for at the request's instant."""
+        self.digest = request.digest
+        self.plan = leased.plan  # type: ignore[assignment] # a lease has one
+        self.learn(leased)
+        self.course = self.plan.course(request.route)
+        self.units, self.at, self.tokens = leased.units, leased.at, leased.tokens
+        self.spent = {unit: Meter(request.api, "", unit, 0) for unit in leased.units}
+        self.buckets = {}
+        for line, level, _, now in leased.readings:
+            if isinstance(line, ThrottleLine):
+                before = max(0, level - leased.units.get(line.unit, 0) * line.scale)
+                self.buckets[line] = Bucket(line.name, line.scale, line.drain, before, now)
+        self.open, self.known = True, 0
+        self.due = False
+        self.extend(request.now, refresh)
+
+    def learn(self, leased: Leased) -> None:
+        """What the store has of the lease's key and limits now."""
+        self.key = leased.key  # type: ignore[assignment] # a lease has one
+        # Renewed, by an equal plan: its limits stand in the same order, and buckets go by the ones of before.
+        lines = [line for line, _, _, _ in (self.readings if self.open else leased.readings)]
+        told = zip(lines, leased.readings, strict=True)
+        self.readings = tuple((line, reading, extra, end) for line, (_, reading, extra, end) in told)
+        expiries = [self.key.expires_at, *(s.expires_at for s in self.key.secrets if s.digest == self.digest)]
+        self.end = min([leased.end, *(to_us(expiry) for expiry in expiries if expiry is not None)])
+
+    def extend(self, now: int, refresh: int, *, alone: bool = False) -> None:
+        """Spend until the next refresh; unless ``alone``, without the store, no longer than the lease's minute lasts.
+
+        The record notes readings at the end of each minute, for limits that it may learn of later: what was leased
+        before such a note and is spent after it would count too early.
+        """
+        self.asked, self.until = now, min(now + refresh, self.end)
+        if not alone:
+            self.until = min(self.until, self.turn)
+        self.known = self.total()
+
+    @property
+    def turn(self) -> int:
+        """When the minute of the lease is over."""
+        return self.at - self.at % MINUTE_US + MINUTE_US
+
+    def total(self) -> int:
+        """Units spent, whatever their kind."""
+        return sum(meter.total for meter in self.spent.values())
+
+    def expire(self) -> None:
+        """The clock was stepped back: its readings no longer tell how long ago the store was asked, so ask it again."""
+        self.until = 0
+        if self.lane is not None:
+            self.lane.until = 0
+
+    def close(self) -> None:
+        """Spend no more of it; what was spent is told to the store with the next request."""
+        if self.lane is not None:
+            self.lane.until = 0
+            self.lane = None
+        if self.open:
+            # In this order: an interrupt on the way must not leave it closed and nothing said of what was used.
+            self.used = {unit: meter.total for unit, meter in self.spent.items() if meter.total}
+            self.due = True
+            self.open = False
+
+    def covers(self, request: Request) -> bool:
+        """Whether enough is left for a call."""
+        takes = self.course.cost if request.takes is None else request.takes
+        return all(
+            unit in self.units and self.spent[unit].total + units <= self.units[unit]
+            for unit, units in takes.items() if units
+        )  # fmt: skip
+
+    def spend(self, request: Request) -> Decision | None:
+        """Take a call's units, or for a ``peek`` tell what that would answer; None where the store must be asked."""
+        if not self.open or not self.asked <= request.now < self.until or not self.covers(request):
+            return None
+        takes = self.course.cost if request.takes is None else request.takes
+        now = max(request.now, self.at)
+        dry = request.op == "peek"
+        readings: list[Reading] = []
+        for line, reading, extra, end in self.readings:
+            units = takes.get(line.unit, 0)
+            if isinstance(line, QuotaLine):
+                left = self.units[line.unit] - self.spent[line.unit].total if line.unit in self.units else 0
+                readings.append((line, reading - left + units, extra, end))
+            else:
+                bucket = self.buckets[line]
+                level = level_at(bucket, now) + units * line.scale
+                readings.append((line, level, 0, now))
+                if not dry:
+                    bucket.level, bucket.at = level, now
+        verdict = weigh(readings, {}, now)
+        if dry:
+            return Decision(Details(Reason.OK, None, self.key, self.plan, takes, verdict))
+        for unit, units in takes.items():
+            if units:
+                self.spent[unit].total += units
+        # In the name of the lease's own instant: there the record counted these units, and a refund finds them.
+        groups = ((self.at, metered(self.course, takes)),)
+        return Decision(Details(Reason.OK, None, self.key, self.plan, takes, verdict, groups, self.tokens))
+
+    def open_lane(self, lanes: MutableMapping[bytes | str, Lane], ref: bytes | str, lock: Any, home: Home) -> None:
+        """Let the ledger spend by its fast path: plain requests on one course, within the minute of the lease."""
+        lines = [line for line, _, _, _ in self.readings]
+        throttles = [line for line in lines if isinstance(line, ThrottleLine)]
+        if len(throttles) > 1 or list(self.units) != [REQUESTS] or any(line.unit != REQUESTS for line in lines):
+            return
+        if self.course.api or self.course.cost != {REQUESTS: 1} or self.course.routed or self.asked >= self.turn:
+            return
+        units = self.units[REQUESTS]
+        lane = Lane()
+        lane.key, lane.plan, lane.course, lane.tokens = self.key, self.plan, self.course, self.tokens
+        lane.lock, lane.at, lane.total = lock, self.at, self.spent[REQUESTS].total
+        lane.quiet = units
+        lane.until = min(self.until, self.turn)
+        for line in throttles:
+            lane.bucket = self.buckets[line]
+        lane.track = track(home, self.plan, attrs.evolve(throttles[0], burst=BEYOND) if throttles else None)
+        slots = tuple(
+            (line, 0, 0, 0) if isinstance(line, ThrottleLine) else (line, units - reading, extra, end)
+            for line, reading, extra, end in self.readings
+        )
+        lane.bounds = Bounds(BEYOND, self.end, slots)
+        self.lane = self.spent[REQUESTS] = lanes[ref] = lane
+
+
+class Refused:
+    """A quota's refusal, good until the next refresh: the store said that nothing is left, or only out on lease."""
+
+    __slots__ = ("asked", "course", "epoch", "leased", "until")
+
+    def __init__(self, leased: Leased, request: Request, refresh: int, epoch: int) -> None:
+        self.leased = leased
+        self.asked = request.now
+        self.epoch = epoch
+        self.course = leased.plan.course(request.route)  # type: ignore[union-attr] # a quota refused
+        self.until = min(request.now + refresh, leased.end)
+
+    def answer(self, request: Request) -> Decision | None:
+        """The refusal of another call; None where the store must be asked."""
+        leased = self.leased
+        if not max(self.asked, leased.at) <= request.now < self.until:
+            return None
+        takes = self.course.cost if request.takes is None else request.takes
+        readings: list[Reading] = [
+            (line, reading, extra, end) if isinstance(line, QuotaLine)
+            else (line, max(0, reading - line.drain * (request.now - leased.at)), 0, request.now)
+            for line, reading, extra, end in leased.readings
+        ]  # fmt: skip
+        verdict = weigh(readings, takes, request.now)
+        if verdict.allowed or reason_of(verdict) is Reason.THROTTLED:
+            return None
+        decision = Decision(Details(reason_of(verdict), None, leased.key, leased.plan, takes, verdict))
+        return temper(decision, self.until) if leased.waiting else decision
+
+
+def temper(decision: Decision, until: int) -> Decision:
+    """A refusal that is not final: units are out on lease and may come back by the next refresh."""
+    details = decision._details()
+    verdict = details.verdict
+    if verdict.retry_at is None or verdict.retry_at <= until:
+        return decision
+    sooner = Verdict(False, verdict.now, verdict.standings, verdict.crossed, until, verdict.too_large)  # noqa: FBT003
+    return Decision(
+        Details(details.reason, details.id, details.key, details.plan, details.takes, sooner, hold=details.hold)
+    )
+
+
+class Holding:
+    """One presented secret (or key) on one course with one set of units: two purses, so that one may be filled ahead.
+
+    ``rest`` guards what is spent. ``gate`` is held by whoever asks the store on behalf of the holding. ``calls``: how
+    many calls the next lease should cover; 0 while the key is used too seldom. ``last``: when the store was asked.
+    ``failed``: when it could not be filled ahead.
+    ``patience``: after how many calls to bid for a lease again, as the last was not worth it; ``waited``: so far.
+    ``overtaken``: a change was made while the store was asked, so that a lease that comes of it is not for spending.
+    """
+
+    __slots__ = (
+        "account", "api", "calls", "failed", "gate", "key_id", "last", "overtaken", "patience", "purse", "ref",
+        "refused", "rest", "spare", "waited",
+    )  # fmt: skip
+
+    def __init__(self, ref: bytes | str, api: str, gate: Any) -> None:
+        self.ref = ref
+        self.api = api
+        self.gate = gate
+        self.rest = Stripe()
+        token = new_token()
+        self.purse, self.spare = Purse(token + "a"), Purse(token + "b")
+        self.calls = 0
+        self.last: int | None = None
+        self.failed: int | None = None
+        self.refused: Refused | None = None
+        self.patience = self.waited = 0
+        self.overtaken = False
+        self.key_id = ""
+        self.account = ""
+
+    @property
+    def asked(self) -> int:
+        """When it was last filled or renewed."""
+        return max(self.purse.asked, self.spare.asked)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is held and nothing is owed to the store."""
+        return self.purse.idle and self.spare.idle
+
+    def answer(self, request: Request, epoch: int) -> Decision | None:
+        """Decide here, if that can be done; the caller has the holding at rest."""
+        for purse in (self.purse, self.spare):
+            if request.now < purse.asked:
+                purse.expire()
+        decision = self.purse.spend(request)
+        if decision is None and self.spare.open:
+            decision = self.spare.spend(request)
+            if decision is not None and request.op == "consume":
+                self.purse.close()
+                self.purse, self.spare = self.spare, self.purse
+        if decision is None and self.refused is not None:
+            refused = self.refused
+            decision = refused.answer(request) if refused.epoch == epoch else None
+        return decision

@@ -1,0 +1,136 @@
+"""Which holdings this process has: by what is presented, by account, by plan, and in the order of their last use."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import weakref
+from typing import Any
+
+from ...errors import StoreUnavailable
+from ...operations.request import Request
+from ...process.home import Home
+from ..server.flow import UNKNOWN
+from .holder import Holding
+from .lane import Lane
+
+
+class Holdings:
+    """All holdings of a leased store. ``_open``: those that hold units; ``_known``: whose account a presented key is.
+
+    What holds nothing and was not asked for lately may be forgotten, so that any number of keys may come by.
+    """
+
+    def __init__(self, most_keys: int) -> None:
+        self.lanes: dict[bytes | str, Lane] = {}
+        self._most_keys = most_keys
+        self._forget_all()
+        self._home = Home()
+        _born.add(self)
+
+    def _forget_all(self) -> None:
+        self.lanes.clear()
+        self._holdings: dict[tuple[Any, ...], Holding] = {}
+        self._open: dict[Holding, None] = {}
+        self._accounts: dict[str, dict[Holding, None]] = {}
+        self._known: dict[bytes | str, str] = {}
+        self._directory = threading.RLock()  # a signal handler may call in the middle of any step
+
+    def _new_gate(self) -> Any:
+        raise NotImplementedError
+
+    def abandon(self) -> None:
+        """Forget what is held without telling the store: it belongs to the process that this one was forked from."""
+        for holding in list(self._holdings.values()):
+            for purse in (holding.purse, holding.spare):
+                purse.close()
+        self._forget_all()
+
+    def _at_home(self) -> object:
+        """In a forked child: drop what the parent holds, which it goes on spending. A token of this process."""
+        self._home.check(self.abandon)
+        return self._directory
+
+    def _still(self, home: object) -> None:
+        """Go no further in a child that was forked while its parent asked: the answer is the parent's."""
+        if self._at_home() is not home:
+            raise StoreUnavailable(f"this process was forked in the middle of the call; {UNKNOWN}")
+
+    def _holding(self, request: Request) -> Holding:
+        """Where calls like this one are spent."""
+        ref: bytes | str = request.digest or request.key_id or ""
+        takes = request.takes
+        kind = None if takes is None or (len(takes) == 1 and "requests" in takes) else tuple(sorted(takes))
+        place = (ref, request.api, request.route, kind)
+        holding = self._holdings.get(place)
+        if holding is None:
+            with self._directory:
+                if len(self._holdings) >= self._most_keys:
+                    self._evict()
+                holding = self._holdings.setdefault(place, Holding(ref, request.api, self._new_gate()))
+        return holding
+
+    def _evict(self) -> None:
+        """Forget some holdings that hold nothing; the oldest are looked at first."""
+        for place, holding in list(itertools.islice(self._holdings.items(), 64)):
+            del self._holdings[place]
+            if holding.idle:
+                self.lanes.pop(holding.ref, None)
+            else:
+                self._holdings[place] = holding
+
+    def _opened(self, holding: Holding) -> None:
+        """It was filled or renewed: the latest one is the last in line to be looked at for idleness."""
+        with self._directory:
+            self._open.pop(holding, None)
+            self._open[holding] = None
+            self._accounts.setdefault(holding.account, {})[holding] = None
+        self._know(holding.ref, holding.account)
+        self._know(holding.key_id, holding.account)
+
+    def _know(self, ref: bytes | str, account: str) -> None:
+        """Whose key is presented so: it stays so for good."""
+        if len(self._known) >= 2 * self._most_keys:
+            self._known.clear()
+        self._known[ref] = account
+
+    def _emptied(self, holding: Holding) -> None:
+        with self._directory:
+            self._open.pop(holding, None)
+            siblings = self._accounts.get(holding.account, {})
+            siblings.pop(holding, None)
+            if not siblings:
+                self._accounts.pop(holding.account, None)
+
+    def _of_account(self, account: str) -> list[Holding]:
+        with self._directory:
+            return list(self._accounts.get(account, ()))
+
+    def _of_plan(self, plan_id: str) -> list[Holding]:
+        with self._directory:
+            return [h for h in list(self._open) if any(p.open and p.plan.id == plan_id for p in (h.purse, h.spare))]
+
+    def _untouched(self, since: int) -> list[Holding]:
+        """Some of those that were neither filled nor renewed since an instant."""
+        with self._directory:
+            oldest = list(itertools.islice(self._open, 4))
+        return [holding for holding in oldest if holding.asked <= since]
+
+    def _owing(self) -> list[Holding]:
+        """All that hold units or owe the store an account of them."""
+        with self._directory:
+            return [holding for holding in {**self._open, **dict.fromkeys(self._holdings.values())} if not holding.idle]
+
+
+_born: weakref.WeakSet[Holdings] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    """At once where Python is told: a child's first call would wait for a lock that a thread of its parent's has."""
+    for store in list(_born):
+        store._at_home()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

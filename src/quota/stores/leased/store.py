@@ -1,0 +1,251 @@
+"""Any shared store at memory speed: takes bounded leases of units, spends them in this process, and settles.
+
+Quotas stay exact whatever crashes: what is leased is charged before it is spent (``leases.py`` has the argument). A
+process that dies burns at most what it had leased. docs/leases.md says what is synchronous and what a lease delays.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ...errors import ClockSkew, InvalidValue, StoreBusy
+from ...key import ApiKey
+from ...operations.request import Request
+from ...plan import UsagePlan
+from .. import open_store
+from ..base import check_store, join_url, split_url, tell_clock, whole_option
+from .aio import AsyncLeasedStore
+from .flow import ALONE, SKEWED, Leasing, Trip, plain
+from .holder import Holding
+
+_nothing = contextlib.nullcontext()
+
+
+def _enter(holding: Holding) -> None:
+    """Refuse who is asking for this holding already, in the middle of it."""
+    if holding.gate._is_owned():
+        raise StoreBusy("called from a signal handler or a finalizer in the middle of a call of its own thread")
+
+
+class LeasedStore(Leasing):
+    """A shared store, spent from leases. Thread-safe; quotas stay exact across processes and crashes.
+
+    ``store``: any store with a ``Ledger``'s protocol, or its URL. ``refresh``: seconds, by the ledger's clock, after
+    which what other processes changed binds here (a plan, a key), and after which an idle lease is given back.
+    ``share``: the part of a quota that may be out on lease at any time, over all processes; what is beyond the last
+    such part is handed out call by call. ``background``: start a thread that gives idle leases back; without it they
+    are given back at the next call that asks the store, or by ``close``. ``most_keys``: holdings kept in memory.
+    """
+
+    def __init__(
+        self,
+        store: Any,
+        *,
+        refresh: float = 1.0,
+        share: float = 0.005,
+        background: bool = False,
+        most_keys: int = 65_536,
+    ) -> None:
+        super().__init__(refresh, share, most_keys)
+        if type(background) is not bool:
+            raise InvalidValue("background", background, "True or False")
+        self.store = open_store(store) if isinstance(store, str) else store
+        check_store(self.store, "AsyncLeasedStore")
+        self.blocking: bool = getattr(self.store, "blocking", False)
+        self.exact_across_failover: bool = self.store.exact_across_failover
+        self._stop = threading.Event()
+        self._background = background
+        self._thread: threading.Thread | None = None
+
+    def use_clock(self, clock: Callable[[], int]) -> None:
+        super().use_clock(clock)
+        tell_clock(self.store, clock)
+
+    def _new_gate(self) -> Any:
+        return threading.RLock()
+
+    def _run(self, trip: Trip[Any]) -> Any:
+        home = self._at_home()
+        try:
+            method, args = next(trip)
+            while True:
+                try:
+                    answer = getattr(self.store, method)(*args)
+                except BaseException as error:  # noqa: BLE001 -- the steps decide what comes of it
+                    self._still(home)
+                    method, args = trip.throw(error)
+                else:
+                    self._still(home)
+                    method, args = trip.send(answer)
+        except StopIteration as stop:
+            return stop.value
+
+    def apply(self, request: Request) -> Any:
+        """Decide from what is held, else ask the store."""
+        self._at_home()
+        if not plain(request):
+            with self._leaseless() if request.op in ALONE else _nothing:
+                self._settle_key(request.now, request.digest or request.key_id or "")
+                return self._run(self._pass_on(request))
+        holding = self._holding(request)
+        decision = self._local(holding, request)
+        if decision is not None:
+            return decision
+        if request.op == "peek":
+            self._settle_key(request.now, request.digest or request.key_id or "")
+            return self._run(self._peek(request))
+        _enter(holding)
+        with holding.gate:
+            decision = self._run(self._decide(holding, request))
+        self.tend(request.now)
+        return decision
+
+    def _settle_key(self, now: int, ref: bytes | str) -> None:
+        # A clock that is behind keeps the units leased; whether it matters to the call itself, the store will say.
+        with contextlib.suppress(ClockSkew):
+            self._settle(self._run(self._of_key(now, ref)), now)
+
+    def _settle(self, holdings: list[Holding], now: int) -> None:
+        for holding in holdings:
+            _enter(holding)
+            with contextlib.suppress(ClockSkew), holding.gate:
+                self._run(self._give_back(holding, now))
+
+    @contextlib.contextmanager
+    def _leaseless(self) -> Iterator[None]:
+        """No lease is being asked for meanwhile: what binds at once must not be overtaken by one."""
+        self._at_home()
+        me = object()
+        try:
+            for holding in self._hold_off(me):
+                _enter(holding)
+                with holding.gate:
+                    pass
+            yield
+        finally:
+            self._off.discard(me)  # written in C: a function of ours could be interrupted before it begins
+
+    def tend(self, now: int | None = None) -> None:
+        """Give idle leases back, as far as the store can be asked. ``background`` does it once per refresh."""
+        self._at_home()
+        now = self._clock() if now is None else now
+        if self._background and self._thread is None and self._open:
+            self._start()
+        for holding in self._untouched(now - 2 * self._refresh_us):
+            if not holding.gate._is_owned() and holding.gate.acquire(blocking=False):
+                try:
+                    with contextlib.suppress(*SKEWED):
+                        self._run(self._give_back(holding, now))
+                finally:
+                    holding.gate.release()
+
+    def _start(self) -> None:
+        with self._directory:
+            if self._thread is None and not self._closed:
+                self._thread = threading.Thread(target=self._tend_on, name="quota-leases", daemon=True)
+                self._thread.start()
+
+    def _tend_on(self) -> None:
+        while not self._stop.wait(self.refresh):
+            self.tend()
+
+    def abandon(self) -> None:
+        super().abandon()
+        self._thread, self._stop = None, threading.Event()
+
+    def _changing(self, touched: Callable[[], list[Holding]], method: str, *args: Any) -> Any:
+        """Settle what a change of the directory touches, then make it: in this process it binds at once."""
+        with self._leaseless():
+            self._settle(touched(), self._clock())
+            return self._change(method, *args)
+
+    def _change_of(self, method: str, key_id: str, *args: Any) -> Any:
+        """The same of one key."""
+        with self._leaseless():
+            self._settle_key(self._clock(), key_id)
+            return self._change(method, key_id, *args)
+
+    def _change(self, method: str, *args: Any) -> Any:
+        try:
+            return getattr(self.store, method)(*args)
+        finally:
+            self._epoch += 1
+
+    def put_plan(self, plan: UsagePlan, replace: bool) -> None:
+        self._changing(lambda: self._of_plan(plan.id), "put_plan", plan, replace)
+
+    def drop_plan(self, plan_id: str) -> None:
+        self._changing(lambda: self._of_plan(plan_id), "drop_plan", plan_id)
+
+    def add_key(self, key: ApiKey, plan_id: str | None, *more: str) -> None:
+        self._changing(lambda: self._of_account(key.account), "add_key", key, plan_id, *more)
+
+    def change_key(self, key_id: str, change: Callable[[ApiKey], ApiKey]) -> ApiKey:
+        changed: ApiKey = self._change_of("change_key", key_id, change)
+        return changed
+
+    def drop_key(self, key_id: str) -> None:
+        self._change_of("drop_key", key_id)
+
+    def associate(self, key_id: str, plan_id: str) -> None:
+        self._change_of("associate", key_id, plan_id)
+
+    def dissociate(self, key_id: str, plan_id: str) -> None:
+        self._change_of("dissociate", key_id, plan_id)
+
+    def get_plan(self, plan_id: str) -> UsagePlan:
+        plan: UsagePlan = self.store.get_plan(plan_id)
+        return plan
+
+    def list_plans(self) -> list[UsagePlan]:
+        plans: list[UsagePlan] = self.store.list_plans()
+        return plans
+
+    def get_key(self, key_id: str) -> ApiKey:
+        key: ApiKey = self.store.get_key(key_id)
+        return key
+
+    def list_keys(self) -> list[ApiKey]:
+        keys: list[ApiKey] = self.store.list_keys()
+        return keys
+
+    def plans_of(self, key_id: str) -> list[UsagePlan]:
+        plans: list[UsagePlan] = self.store.plans_of(key_id)
+        return plans
+
+    def close(self) -> None:
+        """Settle all leases, as far as the store can be asked (else they are burned), and close the store."""
+        with self._leaseless():
+            self._closed = True
+            self._stop.set()
+            if self._thread is not None and self._thread is not threading.current_thread():
+                self._thread.join()
+                self._thread = None
+            now = self._clock()
+            for holding in self._owing():
+                with contextlib.suppress(*SKEWED):
+                    self._settle([holding], now)
+        self.store.close()
+
+
+def open_url(url: str, *, asynchronous: bool = False) -> LeasedStore | AsyncLeasedStore:
+    """``leased+redis://localhost/0?refresh=1&share=0.005&most_keys=65536``, and whatever the store behind it takes."""
+    parts, options = split_url(url)
+    own: dict[str, Any] = {}
+    for name in ("refresh", "share"):
+        if name in options:
+            text = options.pop(name)
+            try:
+                own[name] = float(text)
+            except ValueError:
+                raise InvalidValue(name, text, "a number in the store's URL") from None
+    if "most_keys" in options:
+        own["most_keys"] = whole_option(options, "most_keys")
+    inner = join_url(parts._replace(scheme=parts.scheme.partition("+")[2]), options)
+    return (AsyncLeasedStore if asynchronous else LeasedStore)(inner, **own)
+
+
+__all__ = ["AsyncLeasedStore", "LeasedStore", "open_url"]

@@ -1,0 +1,323 @@
+"""One process: plain objects under striped locks. Exact; live windows are never evicted, dead ones are pruned."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from ...clock import to_us
+from ...decision import Reason
+from ...errors import InvalidValue, PlanConflict, UnknownKey, UnknownPlan
+from ...key import ApiKey, new_number
+from ...limit import REQUESTS
+from ...operations import perform
+from ...operations.request import Entry, Request, usable
+from ...plan import UsagePlan
+from ...process.atomic import Step, at_once
+from ...process.forks import across_forks
+from ...rule.charge import current
+from ...rule.party import Party
+from ...rule.record import Record
+from ...rule.undo import Undo
+from ..base import COMMON, make_terms, shown_url, split_url, whole_option
+from .lane import Account, Lane, On, Seat, Stripe, Track
+
+
+class MemoryStore:
+    """Keys, plans and counts in this process's memory, gone with it.
+
+    ``stripes``: how many locks the accounts are spread over. ``max_skew``: seconds a clock may be behind what was
+    recorded. ``request_ttl``: seconds a ``request_id`` is remembered. ``retention``: days of history.
+    """
+
+    exact_across_failover = True
+
+    def __init__(
+        self, *, stripes: int = 64, max_skew: float = 300, request_ttl: float = 86_400, retention: int = 35
+    ) -> None:
+        if type(stripes) is not int or not 1 <= stripes <= 65_536:
+            raise InvalidValue("stripes", stripes, "a whole number of locks, 1 to 65536")
+        self.terms = make_terms(max_skew=max_skew, request_ttl=request_ttl, retention=retention)
+        self._directory = threading.RLock()
+        self._stripes = [Stripe() for _ in range(stripes)]
+        across_forks(self._directory, *(stripe.lock for stripe in self._stripes))
+        self._plans: dict[str, UsagePlan] = {}
+        self._tracks: dict[str, Track] = {}
+        self._ons: dict[frozenset[tuple[str, str]], On] = {}
+        self.lanes: dict[bytes | str, Lane] = {}  # of every key, by its id and by its secrets' digests
+
+    def _seat(self, ref: bytes | str | None) -> Seat | None:
+        lane = self.lanes.get(ref) if ref else None
+        return None if lane is None else lane.seat
+
+    def apply(self, request: Request) -> Any:
+        """Perform the request under the lock of its key's account."""
+        ref = request.digest or request.key_id
+        while True:
+            seat = self._seat(ref)
+            if seat is None:
+                return perform(request, None, None, self.terms)
+            stripe = seat.stripe
+            stripe.let_through()
+            with stripe.lock:
+                if self._seat(ref) is not seat:
+                    continue
+                stripe.check()
+                try:
+                    stripe.busy = True
+                    return self._perform(request, seat)
+                finally:
+                    stripe.busy = False
+
+    def _perform(self, request: Request, seat: Seat) -> Any:
+        account = seat.account
+        seat.lane.close()
+        shared = account is not None and account.shared
+        entry = Entry(seat.key, seat.on.plans or self._look_up(seat.on), shared)
+        party = self._party(seat, request)
+        try:
+            result = perform(request, entry, party, self.terms)
+            if party.changed:
+                self._keep(seat, party)
+        except BaseException:
+            party.undo.back()  # type: ignore[union-attr] # every party here has one
+            raise
+        if party.changed:
+            seat.stripe.prune(request.now, self.terms)
+        self._open_lane(request, seat, entry, party)
+        return result
+
+    def _look_up(self, on: On) -> Mapping[str, UsagePlan]:
+        on.plans = plans = {api: self._plans[id_] for api, id_ in on.ids.items()}
+        return plans
+
+    def _party(self, seat: Seat, request: Request) -> Party:
+        account, floor = seat.account, seat.stripe.floor
+        own = seat.record or Record(new_number(), floor)
+        joint = (account.record or Record(new_number(), floor)) if account and account.shared else None
+        undo = Undo(request.id, request.request_id, *(getattr(bid, "name", None) for bid in request.args))
+        return Party(own, joint, undo=undo)
+
+    def _keep(self, seat: Seat, party: Party) -> None:
+        steps: list[Step] = []
+        if seat.record is None:
+            steps += [(setattr, seat, "record", party.key), (seat.stripe.round.append, seat)]
+        if party.account is not None and seat.account is not None and seat.account.record is None:
+            steps += [(setattr, seat.account, "record", party.account), (seat.stripe.round.append, seat.account)]
+        at_once(*steps)
+
+    def _open_lane(self, request: Request, seat: Seat, entry: Entry, party: Party) -> None:
+        """Open the fast path again where its bounds still hold, or work out new ones for what was just decided."""
+        record, lane, now = seat.record, seat.lane, request.now
+        if record is None or entry.shared or now < record.at:
+            return
+        if lane.version == record.version and lane.track.live and now < lane.bounds.end:
+            lane.open(record)
+            return
+        plan = entry.plans.get("")
+        if plan is None or request.op != "consume" or request.api != "":
+            return
+        track = self._tracks.get(plan.id) or self._tracks.setdefault(plan.id, Track(plan))
+        meter = record.meter("", "", REQUESTS)
+        if not track.simple or request.route in track.own or meter is None or usable(request, entry) is not Reason.OK:
+            return
+        if current(party, track.course, now):
+            lane.shut()
+            seat.lane = lane = Lane(seat)
+            lane.lay(track, record, meter, now)
+            lane.open(record)
+            self.lanes.update(self._references(seat, now=now))
+
+    def _references(self, seat: Seat, key: ApiKey | None = None, now: int = 0) -> dict[bytes | str, Lane]:
+        """By what a key is found: its id and its secrets; one that has expired is served by no fast path."""
+        key = key or seat.key
+        refs: dict[bytes | str, Lane] = {key.id: seat.lane}
+        for secret in key.secrets:
+            expired = secret.expires_at is not None and to_us(secret.expires_at) <= now
+            refs[secret.digest] = Lane(seat) if expired else seat.lane
+        return refs
+
+    @contextmanager
+    def _everything(self) -> Iterator[None]:
+        """The directory and every account at rest, for a change that binds on the very next call of all."""
+        with self._directory, ExitStack() as locks:
+            for stripe in self._stripes:
+                locks.enter_context(stripe.at_rest())
+            for on in self._ons.values():
+                on.plans = None
+            yield
+
+    @contextmanager
+    def _at_rest(self, key_id: str) -> Iterator[Seat]:
+        """The directory and one key at rest; its fast path is closed."""
+        with self._directory:
+            seat = self._seat(key_id)
+            if seat is None:
+                raise UnknownKey(key_id)
+            with seat.stripe.at_rest():
+                seat.lane.shut()
+                yield seat
+
+    def _on(self, ids: dict[str, str]) -> On:
+        return self._ons.setdefault(frozenset(ids.items()), On(ids))
+
+    def put_plan(self, plan: UsagePlan, replace: bool) -> None:
+        with self._everything():
+            old = self._plans.get(plan.id)
+            if old == plan:
+                return
+            if old is not None and not replace:
+                raise PlanConflict(plan.id, "a different plan has this id; replace_plan() replaces it")
+            moved = self._moved(plan, old.api) if old is not None and old.api != plan.api else []
+            at_once(*self._buried(plan.id), *moved, (self._plans.__setitem__, plan.id, plan))
+
+    def _buried(self, plan_id: str) -> list[Step]:
+        """The steps that close every lane of a plan."""
+        track = self._tracks.get(plan_id)
+        return [] if track is None else [(setattr, track, "live", False), (self._tracks.pop, plan_id)]
+
+    def _all_seats(self) -> list[Seat]:
+        return [lane.seat for ref, lane in self.lanes.items() if type(ref) is str]
+
+    def _moved(self, plan: UsagePlan, old_api: str) -> list[Step]:
+        """The steps that move the keys of a plan to its new api."""
+        seats = [seat for seat in self._all_seats() if seat.on.ids.get(old_api) == plan.id]
+        for seat in seats:
+            if plan.api in seat.on.ids:
+                raise PlanConflict(plan.id, f"key {seat.key.id} has another plan for the api {plan.api!r}")
+        ids = [{**self._without(seat, old_api).ids, plan.api: plan.id} for seat in seats]
+        left_by_all = [(self._ons.pop, on) for on in self._ons if (old_api, plan.id) in on]
+        return [*((setattr, s, "on", self._on(mine)) for s, mine in zip(seats, ids, strict=True)), *left_by_all]
+
+    def drop_plan(self, plan_id: str) -> None:
+        with self._everything():
+            plan = self.get_plan(plan_id)
+            left = [seat for seat in self._all_seats() if seat.on.ids.get(plan.api) == plan_id]
+            steps = [(setattr, seat, "on", self._without(seat, plan.api)) for seat in left]
+            left_by_all = [(self._ons.pop, ids) for ids in self._ons if (plan.api, plan_id) in ids]
+            at_once(*self._buried(plan_id), *steps, *left_by_all, (self._plans.pop, plan_id))
+
+    def _without(self, seat: Seat, api: str) -> On:
+        return self._on({other: id_ for other, id_ in seat.on.ids.items() if other != api})
+
+    def get_plan(self, plan_id: str) -> UsagePlan:
+        plan = self._plans.get(plan_id)
+        if plan is None:
+            raise UnknownPlan(plan_id)
+        return plan
+
+    def list_plans(self) -> list[UsagePlan]:
+        with self._directory:
+            return [self._plans[id_] for id_ in sorted(self._plans)]
+
+    def add_key(self, key: ApiKey, plan_id: str | None, *more: str) -> None:
+        with self._directory:
+            if key.id in self.lanes:
+                raise PlanConflict(key.id, "an API key has this id already")
+            self._check_digests(key, None)
+            plans = [self.get_plan(id_) for id_ in (plan_id, *more) if id_ is not None]
+            stripe = self._stripes[hash(key.account) % len(self._stripes)]
+            with stripe.at_rest():
+                account = self._account_of(key, stripe)
+                seat = Seat(key, account, stripe, self._on({plan.api: plan.id for plan in plans}))
+                joined = [] if account is None else [(account.members.append, seat)]
+                at_once(*joined, (self.lanes.update, self._references(seat)))
+
+    def _account_of(self, key: ApiKey, stripe: Stripe) -> Account | None:
+        """The account that a key joins, shared from its second key on; None for a key's own, which nobody shares."""
+        account = stripe.accounts.get(key.account)
+        first = self._seat(key.account)
+        if account is None:
+            if key.account == key.id:
+                return None
+            account = Account(key.account, stripe)
+            steps: list[Step] = [(stripe.accounts.__setitem__, key.account, account)]
+            if first is not None and first.account is None:
+                steps += [(account.members.append, first), (setattr, first, "account", account)]
+            at_once(*steps)
+        if account.members and not account.shared:
+            self._split(account)
+        return account
+
+    def _split(self, account: Account) -> None:
+        """A second key joins: what the first one used is the account's count, and goes on being its own."""
+        first = account.members[0]
+        first.lane.shut()
+        steps: list[Step] = [(setattr, account, "shared", True)]
+        if first.record is not None:
+            record = first.record.copy()
+            record.requests = None
+            steps += [(setattr, account, "record", record), (account.stripe.round.append, account)]
+        at_once(*steps)
+
+    def _check_digests(self, key: ApiKey, seat: Seat | None) -> None:
+        for secret in key.secrets:
+            if self._seat(secret.digest) not in (None, seat):
+                raise PlanConflict(key.id, "another API key has this secret")
+
+    def change_key(self, key_id: str, change: Callable[[ApiKey], ApiKey]) -> ApiKey:
+        with self._at_rest(key_id) as seat:
+            key = change(seat.key)
+            self._check_digests(key, seat)
+            stale = {secret.digest for secret in seat.key.secrets} - {secret.digest for secret in key.secrets}
+            # In this order: a secret that stays is never unknown, not even for an instant.
+            gone = [(self.lanes.pop, digest) for digest in stale]
+            at_once((setattr, seat, "key", key), (self.lanes.update, self._references(seat, key)), *gone)
+            return key
+
+    def drop_key(self, key_id: str) -> None:
+        with self._at_rest(key_id) as seat:
+            account, steps = seat.account, list[Step]()
+            if account is not None:
+                steps.append((account.members.remove, seat))
+                heir = account.record if account.shared else seat.record
+                if account.members == [seat] and (account.name == key_id or heir is None):
+                    steps += [(setattr, account, "record", None), (seat.stripe.accounts.pop, account.name)]
+                elif not account.shared and heir is not None:
+                    steps += [(setattr, account, "record", heir), (setattr, account, "shared", True)]
+                    steps.append((account.stripe.round.append, account))
+            gone = [(self.lanes.pop, ref) for ref in (key_id, *(secret.digest for secret in seat.key.secrets))]
+            at_once(*steps, (setattr, seat, "record", None), *gone)
+            seat.stripe.sweep()
+
+    def get_key(self, key_id: str) -> ApiKey:
+        seat = self._seat(key_id)
+        if seat is None:
+            raise UnknownKey(key_id)
+        return seat.key
+
+    def list_keys(self) -> list[ApiKey]:
+        with self._directory:
+            return sorted((seat.key for seat in self._all_seats()), key=lambda key: key.id)
+
+    def plans_of(self, key_id: str) -> list[UsagePlan]:
+        with self._directory:
+            self.get_key(key_id)
+            return [self._plans[id_] for _, id_ in sorted(self.lanes[key_id].seat.on.ids.items())]
+
+    def associate(self, key_id: str, plan_id: str) -> None:
+        with self._at_rest(key_id) as seat:
+            seat.on = self._on({**seat.on.ids, self.get_plan(plan_id).api: plan_id})
+
+    def dissociate(self, key_id: str, plan_id: str) -> None:
+        with self._at_rest(key_id) as seat:
+            plan = self.get_plan(plan_id)
+            if seat.on.ids.get(plan.api) != plan_id:
+                raise PlanConflict(plan_id, f"key {key_id} is not on this plan")
+            seat.on = self._without(seat, plan.api)
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+def open_url(url: str, *, asynchronous: bool = False) -> MemoryStore:  # noqa: ARG001 -- memory never waits
+    """``memory://?stripes=64&max_skew=300&request_ttl=86400&retention=35``."""
+    parts, options = split_url(url)
+    if parts.netloc or parts.path.strip("/"):
+        raise InvalidValue("store", shown_url(url), "memory:// and nothing behind it but options")
+    own = {name: whole_option(options, name) for name in ("stripes", *COMMON) if name in options}
+    if options:
+        raise InvalidValue("store", shown_url(", ".join(options)), f"the options {', '.join(('stripes', *COMMON))}")
+    return MemoryStore(**own)

@@ -1,0 +1,261 @@
+"""The PostgreSQL store's calls: one function of the server's each, its arguments as text."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ...errors import InvalidValue, StoreUnavailable
+from ...operations.compiled import Lane
+from ...operations.request import Entry, Request
+from ...rule.party import Party
+from ...rule.record import Record
+from ..server.cache import Copy
+from ..server.directory import Check, Glance, Place, Write
+from ..server.flow import NOTHING, Trip, to_json
+from ..server.requests import Decisions, Found, State, dead_by, new_record, refs
+from .deciding import DECIDING
+from .schema import CHECK, MIGRATION, READING, TABLES, VERSION, WRITING
+from .wire import TYPES, Call, array, sparse, texts
+
+_NAMESPACE = re.compile(r"(?!pg_|information_schema\Z)[a-z_][a-z0-9_]{0,47}\Z")
+_MOST = 2**62
+_WIDEST = 2**62
+"""What a column holds; a larger count is in the encoded record alone, and no lane goes there."""
+
+
+_FUNCTIONS = {
+    "look": "tt", "read": "TT", "list": "t", "change": "tjj", "keep": "tTtttNNNjjitti", "ask": "tTtttiitib",
+    "release": "tTi", "spend": "tTtttiiiIIIiiIttii",
+}  # fmt: skip
+"""The server's functions and the types of their arguments."""
+
+
+def _bounded(number: int) -> int | None:
+    return number if abs(number) <= _WIDEST else None
+
+
+def _decode_record(found: list[Any] | None, floor: int) -> tuple[Record, State]:
+    """A record from its row and its body; a new one from nothing."""
+    if found is None:
+        return new_record(floor), (None, None, None)
+    version, moves, turn, at, totals, minutes, hours, levels, poured, data = found
+    data[0] = at
+    place = 0
+    for meter, total, minute, hour in zip(data[5], totals, minutes, hours, strict=True):
+        readings = (total, minute, hour)
+        meter[3:6] = [old if new is None else new for old, new in zip(meter[3:6], readings, strict=True)]
+        for bucket in meter[8]:
+            if levels[place] is not None:
+                bucket[3:5] = levels[place], poured[place]
+            place += 1
+    return Record.decode(data), (version, moves, turn)
+
+
+def _encode_record(name: str, record: Record, version: int, dead_at: int, floor: int) -> dict[str, Any]:
+    buckets = [bucket for meter in record.meters for bucket in meter.buckets]
+    return {
+        "name": name, "version": version, "moves": 0, "at": record.at,
+        "totals": [_bounded(meter.total) for meter in record.meters],
+        "minutes": [_bounded(meter.minute) for meter in record.meters],
+        "hours": [_bounded(meter.hour) for meter in record.meters],
+        "levels": [_bounded(bucket.level) for bucket in buckets], "poured": [bucket.at for bucket in buckets],
+        "turn": None, "turn_until": 0, "dead_at": min(dead_at, _MOST), "floor": min(floor, _MOST),
+    }  # fmt: skip
+
+
+def _number(value: int) -> bytes:
+    return str(value).encode()
+
+
+class PostgresSteps(Decisions):
+    """What both PostgreSQL stores do, as steps that yield calls."""
+
+    exact_across_failover = True
+
+    def __init__(self, namespace: str, timeout: float, check_clock: bool | None, options: Mapping[str, Any]) -> None:
+        if not isinstance(namespace, str) or not _NAMESPACE.match(namespace):
+            accepted = (
+                "a schema's name: 1 to 48 lower-case letters, digits and '_', not beginning with a digit or pg_ "
+                "and not information_schema, which is PostgreSQL's own"
+            )
+            raise InvalidValue("namespace", namespace, accepted)
+        super().__init__(namespace, timeout, check_clock, options)
+        # A call waits for two locks at most, and then the answer still has to come.
+        self._patience = f"{max(1, int(timeout * 400))}ms".encode()
+        self._schema = f'"{namespace}"'  # a name may be a word of the language
+        self._commands = {
+            name: (
+                f"SELECT {self._schema}.{name}({', '.join(f'${i + 1}' for i in range(len(kinds)))})".encode(),
+                [TYPES[kind] for kind in kinds],
+                [int(kind == "N") for kind in kinds] if "N" in kinds else None,
+            )
+            for name, kinds in _FUNCTIONS.items()
+        }
+
+    def _call(self, name: str, *arguments: bytes | None) -> Call:
+        command, types, formats = self._commands[name]
+        return Call(command, arguments, types, formats)
+
+    def _look_around(self) -> Trip[None]:
+        """Once per store: whether the schema is there and is this version's; it is made where there is none."""
+        found = yield Call(b"SELECT coalesce(to_regclass($1) IS NOT NULL, false)::int", (self._table("directory"),))
+        version = 0
+        if found:
+            query = f"SELECT value FROM {self._schema}.directory WHERE part = $1 AND name = $2"  # noqa: S608 -- checked
+            text = yield Call(query.encode(), (b"stamps", b"#"))
+            version = text or 0
+        if version > VERSION:
+            there = f"schema {self.namespace} is version {version}, this version of quota knows {VERSION}"
+            raise StoreUnavailable(f"{there}; {NOTHING}")
+        if version < VERSION:
+            yield from self._make(anyway=False)
+        self._looked = True
+
+    def _table(self, name: str) -> bytes:
+        return f"{self._schema}.{name}".encode()
+
+    def _make(self, *, anyway: bool) -> Trip[int]:
+        words = {"all": TABLES + READING + WRITING + DECIDING, "ns": self._schema, "version": str(VERSION),
+                 "wait": self._patience.decode(), "anyway": str(anyway)}  # fmt: skip
+        script = MIGRATION
+        for word, value in words.items():
+            script = script.replace(f"{{{word}}}", value)
+        yield Call(script.encode())
+        self._looked = True
+        return VERSION
+
+    def _migrate(self) -> Trip[int]:
+        """Make the schema what this version needs, its functions anew, in one transaction. Gives its version."""
+        return self._make(anyway=True)
+
+    def _check(self) -> Trip[list[str]]:
+        """What does not fit together in the tables, in words; nothing when all is well."""
+        yield from self._ready()
+        found = yield Call(CHECK.replace("{ns}", self._schema).encode(), ())
+        return list(found)
+
+    def _glance(self, digest: bytes | None, key_id: str) -> Trip[Glance | None]:
+        yield from self._ready()
+        reply = yield self._call("look", (digest.hex() if digest else "").encode(), key_id.encode())
+        if reply == 0:
+            return None
+        stamp, plans_stamp, seat, account, plans = reply
+        return stamp, plans_stamp or "", seat, account, plans
+
+    def _ready(self) -> Trip[None]:
+        if not self._looked:
+            yield from self._look_around()
+
+    def _read(self, *places: Place) -> Trip[list[str | None]]:
+        yield from self._ready()
+        reply = yield self._call("read", texts(part for part, _ in places), texts(name for _, name in places))
+        return list(reply)
+
+    def _values(self, part: str) -> Trip[list[str]]:
+        yield from self._ready()
+        reply = yield self._call("list", part.encode())
+        return list(reply)
+
+    def _change(self, checks: list[Check], writes: list[Write]) -> Trip[bool]:
+        reply = yield self._call("change", self._patience, to_json(checks).encode(), to_json(writes).encode())
+        return bool(reply == 1)
+
+    def _release(self, copy: Copy, turn: int) -> Call:
+        return self._call("release", self._patience, texts(refs(copy.entry)), _number(turn))
+
+    def _fresh(self, copy: Copy) -> tuple[bytes, bytes, bytes, bytes]:
+        """Names of the records, and what tells that the copy is fresh."""
+        stamp, plans = copy.stamps
+        return texts(refs(copy.entry)), f"k:{copy.entry.key.id}".encode(), stamp.encode(), plans.encode()
+
+    @property
+    def _far(self) -> bytes | None:
+        return _number(max(self.terms.max_skew, 1)) if self.check_clock else None
+
+    def _request(self, request: Request) -> bytes | None:
+        return None if request.request_id is None else request.request_id.encode()
+
+    def _ask(self, copy: Copy, request: Request, turn: int) -> Call:
+        opened = request.op in ("peek", "usage")
+        return self._call(
+            "ask", self._patience, *self._fresh(copy), self._far, _number(request.now), self._request(request),
+            _number(turn) if turn and not opened else None, b"true" if opened else b"false",
+        )  # fmt: skip
+
+    def _tag(self, copy: Copy, lane: Lane, party: Party, versions: Sequence[Any]) -> tuple[bytes | None, ...]:
+        meters_before, buckets_before = [0], [0]
+        places: dict[tuple[int, int], int] = {}
+        for index, record in enumerate(party.records()):
+            meters_before.append(meters_before[-1] + len(record.meters))
+            for position, meter in enumerate(record.meters):
+                places[index, position] = buckets_before[-1]
+                buckets_before.append(buckets_before[-1] + len(meter.buckets))
+        meters, buckets = [], []
+        for index, position, unit, quiet, ceiling in lane.meters:
+            meters += [meters_before[index] + position + 1, unit + 1, min(quiet, _MOST), min(ceiling, _MOST)]
+        for index, position, place, unit, drain, scale, burst in lane.buckets:
+            buckets += [places[index, position] + place + 1, unit + 1, drain, scale, burst]
+        # One meter that every call's unit counts on, and at most one bucket of the same unit.
+        sole = not copy.entry.shared and len(lane.meters) == len(lane.units) == 1 and len(lane.buckets) <= 1
+        return (
+            self._patience, *self._fresh(copy), self._far, _number(self.terms.max_skew), _number(lane.until),
+            array(versions), array(meters), array(buckets),
+            _number(len(meters) + len(buckets) if sole else 0),
+        )  # fmt: skip
+
+    def _spend(
+        self, lane: Lane, request: Request, takes: Mapping[str, int], amounts: list[int], id_: str | None
+    ) -> Call:
+        now = b"%d" % request.now
+        before = b"%d" % (request.now - self.terms.max_skew)
+        if id_ is None:
+            return self._call("spend", *lane.tag, now, array(amounts), None, None, None, before)
+        *tag, _ = lane.tag
+        memo = to_json(lane.memo(request, takes, id_)).encode()
+        until = b"%d" % (request.now + self.terms.request_ttl)
+        return self._call("spend", *tag, b"0", now, array(amounts), self._request(request), memo, until, before)
+
+    def _decode(self, entry: Entry, request: Request, reply: Sequence[Any]) -> Found:
+        rows, memo, floor = reply
+        decoded = [_decode_record(row, floor) for row in rows]
+        party = Party(decoded[0][0], decoded[1][0] if entry.shared else None, owned=True)
+        found = Found(party, [state for _, state in decoded])
+        if memo is not None:
+            answer, rest = memo
+            self._recall(found, request, answer, rest)
+        return found
+
+    def _write(self, copy: Copy, request: Request, found: Found, versions: list[int]) -> Call:
+        names = refs(copy.entry)
+        memo: list[Any] | None = (found.party.key.requests or {}).get(request.request_id or "")
+        kept = None if memo is None or memo == found.memo else memo
+        rows, bodies = [], []
+        for name, record, version in zip(names, found.party.records(), versions, strict=True):
+            record.requests = None
+            rows.append(
+                _encode_record(
+                    name,
+                    record,
+                    version,
+                    dead_by(copy.entry, record, self.terms),
+                    record.dead_after(self.terms.retention)[1],
+                )
+            )
+            bodies.append(to_json(record.encode()))
+        states = zip(*found.states, strict=True)
+        return self._call(
+            "keep", self._patience, *self._fresh(copy), *(sparse(column) for column in states), to_json(rows).encode(),
+            to_json(bodies).encode(), _number(request.now - self.terms.max_skew),
+            None if kept is None else self._request(request), None if kept is None else to_json(kept).encode(),
+            None if kept is None else _number(kept[0]),
+        )  # fmt: skip
+
+
+def read_reply(answer: bytes) -> Any:
+    """A reply as the steps read it: an integer, what a lane decided, or everything."""
+    if answer[:1] == b"[":
+        return json.loads(answer)
+    return answer if b" " in answer else int(answer or 0)

@@ -1,0 +1,211 @@
+"""Many machines, durable: PostgreSQL by psycopg 3, one call of a server-side function per decision. Exact.
+
+A namespace is a schema: ``directory`` has the keys, plans and accounts and the stamps that tell whether a copy of one
+is fresh, ``records`` what plain charges move, ``bodies`` the encoded records, ``memos`` the remembered requests. The
+functions beside them are the store's, made and brought up to date with the tables.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+from urllib.parse import parse_qsl, quote, urlencode
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+from ...clock import monotonic
+from ...errors import InvalidValue
+from ..base import check_url, shown_url
+from ..server.flow import awaited, own_options, synchronous
+from .lent import AsyncBorrowed, Borrowed
+from .pool import AsyncConnections, Connections, checked, follow, follow_async, lost, not_connected
+from .requests import PostgresSteps, read_reply
+from .wire import Again, Call, exchange
+
+_DRIVER = (psycopg.Error, OSError)
+
+
+def _check_most(most: object) -> int:
+    if type(most) is not int or not 1 <= most <= 10_000:
+        raise InvalidValue("connections", most, "a whole number of connections, at least 1")
+    return most
+
+
+def _check_url(conninfo: str | None, url: str | None) -> str:
+    if conninfo is not None and url is not None:
+        raise InvalidValue("url", url, "either a connection string or a url")
+    text = conninfo if conninfo is not None else url if url is not None else ""
+    try:
+        conninfo_to_dict(text)
+    except psycopg.ProgrammingError:
+        # libpq's own words would show the part of a password that it does not understand.
+        accepted = "what libpq accepts: options that it has, and blanks and '%' in a URL written %20 and %25"
+        raise InvalidValue("store", shown_url(text), accepted) from None
+    return check_url(text, lone=True)
+
+
+class PostgresStore(PostgresSteps):
+    """A ledger on PostgreSQL (13 or later), shared by any number of processes and machines.
+
+    ``conninfo_or_pool``: a connection string or URL of libpq's, or your own ``psycopg_pool.ConnectionPool``, which
+    stays yours. ``namespace``: the schema, so that ledgers share a database. ``timeout``: seconds that a call waits for
+    a connection, for rows that others write and for the answer. ``connections``: how many the store opens at most, one
+    for each call at a time. ``check_clock``: whether to compare each call's instant with the server's, within
+    ``max_skew``; by default when the ledger reads the system's clock. Further options as in every store.
+
+    No state is kept in a session, so any pooler will do. What is acknowledged is as durable as the server's
+    ``synchronous_commit`` makes it: by default it survives crashes, and across failover where standbys are synchronous.
+    """
+
+    def __init__(
+        self,
+        conninfo_or_pool: Any = None,
+        *,
+        url: str | None = None,
+        namespace: str = "quota",
+        timeout: float = 5.0,
+        connections: int = 10,
+        check_clock: bool | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(namespace, timeout, check_clock, options)
+        most = _check_most(connections)
+        own = conninfo_or_pool is None or isinstance(conninfo_or_pool, str)
+        self._connections: Any = (
+            Connections(_check_url(conninfo_or_pool, url), timeout, most) if own else Borrowed(conninfo_or_pool)
+        )
+
+    def _send(self, call: Call) -> Any:
+        for _ in self._attempts():
+            try:
+                return read_reply(self._exchange(call))
+            except Again:
+                continue
+        raise AssertionError  # pragma: no cover -- attempts end by raising
+
+    def _exchange(self, call: Call) -> bytes:
+        deadline = monotonic() + self.timeout
+        connections, user = self._connections, object()
+        try:
+            try:
+                link = connections.take(user, deadline)
+            except _DRIVER as error:
+                raise not_connected(error) from error
+            try:
+                return follow(checked(link), exchange(link.pgconn, call), deadline, self.timeout)
+            except _DRIVER as error:
+                raise lost(error) from error
+        finally:
+            try:
+                connections.give(user)
+            except BaseException:
+                connections.give(user)  # an interrupt came in the middle of that
+                raise
+
+    migrate = synchronous(PostgresSteps._migrate)
+    check = synchronous(PostgresSteps._check)
+    apply = synchronous(PostgresSteps._apply)
+    put_plan = synchronous(PostgresSteps._put_plan)
+    drop_plan = synchronous(PostgresSteps._drop_plan)
+    get_plan = synchronous(PostgresSteps._get_plan)
+    list_plans = synchronous(PostgresSteps._list_plans)
+    add_key = synchronous(PostgresSteps._add_key)
+    change_key = synchronous(PostgresSteps._change_key)
+    drop_key = synchronous(PostgresSteps._drop_key)
+    get_key = synchronous(PostgresSteps._get_key)
+    list_keys = synchronous(PostgresSteps._list_keys)
+    plans_of = synchronous(PostgresSteps._plans_of)
+    associate = synchronous(PostgresSteps._associate)
+    dissociate = synchronous(PostgresSteps._dissociate)
+
+    def close(self) -> None:
+        """Close the connections that this store opened; a pool of yours stays open."""
+        self._connections.close()
+
+
+class AsyncPostgresStore(PostgresSteps):
+    """``PostgresStore`` over asyncio, for ``AsyncLedger``: the same steps, awaited; no threads.
+
+    ``conninfo_or_pool`` may be your own ``psycopg_pool.AsyncConnectionPool``. Cancelling a call leaves it done or not
+    done, never half done; its connection is closed.
+    """
+
+    blocking = False
+    _lock = asyncio.Lock
+
+    def __init__(
+        self,
+        conninfo_or_pool: Any = None,
+        *,
+        url: str | None = None,
+        namespace: str = "quota",
+        timeout: float = 5.0,
+        connections: int = 10,
+        check_clock: bool | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(namespace, timeout, check_clock, options)
+        most = _check_most(connections)
+        own = conninfo_or_pool is None or isinstance(conninfo_or_pool, str)
+        self._connections: Any = (
+            AsyncConnections(_check_url(conninfo_or_pool, url), timeout, most)
+            if own
+            else AsyncBorrowed(conninfo_or_pool)
+        )
+
+    async def _send(self, call: Call) -> Any:
+        for _ in self._attempts():
+            try:
+                return read_reply(await self._exchange(call))
+            except Again:
+                continue
+        raise AssertionError  # pragma: no cover -- attempts end by raising
+
+    async def _exchange(self, call: Call) -> bytes:
+        deadline = monotonic() + self.timeout
+        try:
+            link = await self._connections.take(deadline)
+        except _DRIVER as error:
+            raise not_connected(error) from error
+        try:
+            return await follow_async(checked(link), exchange(link.pgconn, call), deadline, self.timeout)
+        except _DRIVER as error:
+            raise lost(error) from error
+        finally:
+            if not link.done():
+                link.end()
+            await self._connections.give(link)
+
+    migrate = awaited(PostgresSteps._migrate)
+    check = awaited(PostgresSteps._check)
+    apply = awaited(PostgresSteps._apply)
+    put_plan = awaited(PostgresSteps._put_plan)
+    drop_plan = awaited(PostgresSteps._drop_plan)
+    get_plan = awaited(PostgresSteps._get_plan)
+    list_plans = awaited(PostgresSteps._list_plans)
+    add_key = awaited(PostgresSteps._add_key)
+    change_key = awaited(PostgresSteps._change_key)
+    drop_key = awaited(PostgresSteps._drop_key)
+    get_key = awaited(PostgresSteps._get_key)
+    list_keys = awaited(PostgresSteps._list_keys)
+    plans_of = awaited(PostgresSteps._plans_of)
+    associate = awaited(PostgresSteps._associate)
+    dissociate = awaited(PostgresSteps._dissociate)
+
+    async def close(self) -> None:
+        """Close the connections that this store opened; a pool of yours stays open."""
+        await self._connections.close()
+
+
+def open_url(url: str, *, asynchronous: bool = False) -> PostgresStore | AsyncPostgresStore:
+    """``postgresql://user@host:5432/database?namespace=quota&timeout=5&max_skew=300``.
+
+    The store takes ``namespace``, ``timeout``, ``connections``, ``check_clock`` and the options of every store; the
+    rest is libpq's.
+    """
+    base, _, query = url.partition("?")
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    own = own_options(options, "connections")
+    rest = f"{base}?{urlencode(options, quote_via=quote)}" if options else base
+    return (AsyncPostgresStore if asynchronous else PostgresStore)(url=rest, **own)

@@ -1,0 +1,259 @@
+"""The Redis store's calls: the directory in hashes, records and memos beside it, all in one hash slot."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+from redis.exceptions import ResponseError
+
+from ...errors import InvalidValue, StoreUnavailable, check_text
+from ...key import ApiKey
+from ...operations.compiled import Lane
+from ...operations.request import Entry, Request
+from ...rule.party import Party
+from ...rule.record import Record
+from ..server.cache import Copy
+from ..server.directory import Check, Glance, Place, Write
+from ..server.flow import NOTHING, Trip, to_json
+from ..server.requests import Decisions, Found, State, dead_by, new_record, refs
+from .scripts import COMMIT, DECIDE, LOOK, READ, RELEASE
+from .wire import Call, pack, plain, run
+
+FORMAT = "1"
+"""Of everything that is stored; another one is refused rather than misread."""
+
+_REMOVALS = ("HDEL", "DEL", "RENAME")
+_COMMANDS = {"put": "HSET", "del": "HDEL", "clear": "DEL", "copy": "COPY", "move": "RENAME"}
+
+
+@attrs.frozen
+class _Tag:
+    """What a lane keeps for the wire: where its records are, its call up to the instant, arguments with the units."""
+
+    keys: tuple[str, ...]
+    data: str
+    head: bytes
+    count: int
+
+
+def _text(data: bytes | None) -> str | None:
+    return None if data is None else data.decode()
+
+
+def _decode_record(state: dict[str, bytes]) -> Record:
+    """A record from its hash; a new one from nothing."""
+    if not state:
+        return new_record()
+    data = json.loads(state["b"])
+    data[0] = int(state["at"])
+    for i, meter in enumerate(data[5]):
+        meter[3:6] = int(state[f"t{i}"]), int(state[f"m{i}"]), int(state[f"h{i}"])
+        for j, bucket in enumerate(meter[8]):
+            bucket[3:5] = int(state[f"l{i}.{j}"]), int(state[f"a{i}.{j}"])
+    return Record.decode(data)
+
+
+def _encode_record(record: Record, version: int) -> dict[str, str]:
+    fields = {
+        "v": str(version), "c": "0", "at": str(record.at), "n": str(len(record.meters)), "b": to_json(record.encode()),
+    }  # fmt: skip
+    for i, meter in enumerate(record.meters):
+        fields |= {f"t{i}": str(meter.total), f"m{i}": str(meter.minute), f"h{i}": str(meter.hour)}
+        for j, bucket in enumerate(meter.buckets):
+            fields |= {f"l{i}.{j}": str(bucket.level), f"a{i}.{j}": str(bucket.at)}
+    return fields
+
+
+def _in_parts(command: str, key: int, arguments: list[str]) -> list[list[Any]]:
+    """A command of many arguments, in parts that Lua's stack has room for."""
+    return [[command, key, *arguments[i : i + 1000]] for i in range(0, len(arguments), 1000)]
+
+
+class RedisSteps(Decisions):
+    """What both Redis stores do, as steps that yield calls."""
+
+    exact_across_failover = False
+
+    def __init__(self, namespace: str, timeout: float, check_clock: bool | None, options: Mapping[str, Any]) -> None:
+        check_text("namespace", namespace, longest=128)
+        if "{" in namespace or "}" in namespace:
+            raise InvalidValue("namespace", namespace, "text without braces, which mark the hash tag")
+        super().__init__(namespace, timeout, check_clock, options)
+        self._prefix = f"{{{namespace}}}:"
+        self._stamps = self._prefix + "stamps"
+
+    def _look_around(self) -> Trip[None]:
+        """Once per store: whether the server may throw live counts away."""
+        self._looked = True
+        try:
+            reply = yield plain("INFO", "memory")
+        except StoreUnavailable as error:
+            if isinstance(error.__cause__, ResponseError):
+                return
+            self._looked = False
+            raise
+        lines = dict(line.split(":", 1) for line in reply.decode().splitlines() if ":" in line)
+        policy = lines.get("maxmemory_policy", "noeviction")
+        if policy != "noeviction" and lines.get("maxmemory", "0") != "0":
+            warnings.warn(
+                f"the server evicts keys when memory is full (maxmemory-policy {policy}): live windows may be "
+                "lost and units granted twice; set it to noeviction", RuntimeWarning, stacklevel=4,
+            )  # fmt: skip
+
+    def _at(self, part: str, name: str) -> tuple[str, str]:
+        """A place as a key and a field."""
+        return (f"{self._prefix}use:{name}", "v") if part == "use" else (self._prefix + part, name)
+
+    def _glance(self, digest: bytes | None, key_id: str) -> Trip[Glance | None]:
+        keys = [self._prefix + part for part in ("stamps", "secrets", "keys", "accounts", "plans")]
+        reply = yield run(LOOK, keys, digest.hex() if digest else "", key_id)
+        if reply == 0:
+            return None
+        stamp, plans_stamp, version, seat_text, account_text, *plan_texts = reply
+        if version is not None and version.decode() != FORMAT:
+            written = f"{self._prefix} is written in format {version.decode()}"
+            raise StoreUnavailable(f"{written}, this version of quota reads {FORMAT}; {NOTHING}")
+        texts = [_text(text) for text in plan_texts]
+        return stamp.decode(), plans_stamp.decode(), seat_text.decode(), _text(account_text), texts
+
+    def _read(self, *places: Place) -> Trip[list[str | None]]:
+        fields = [self._at(*place) for place in places]
+        keys = list(dict.fromkeys(key for key, _ in fields))
+        arguments = [part for key, field in fields for part in (str(keys.index(key) + 1), field)]
+        reply = yield run(READ, keys, *arguments)
+        return [_text(value) for value in reply]
+
+    def _values(self, part: str) -> Trip[list[str]]:
+        return [text.decode() for text in (yield plain("HVALS", self._prefix + part))]
+
+    def _change(self, checks: list[Check], writes: list[Write]) -> Trip[bool]:
+        keys: dict[str, int] = {}
+
+        def place(key: str) -> int:
+            return keys.setdefault(key, len(keys) + 1)
+
+        wanted: list[list[Any]] = []
+        for part, name, value in checks:
+            key, field = self._at(part, name)
+            wanted.append([place(key), field, False if value is None else value])
+        encoded: list[list[Any]] = []
+        for kind, *rest in writes:
+            if kind in ("put", "del"):
+                part, *arguments = rest
+                encoded.append([_COMMANDS[kind], place(self._prefix + part), *arguments])
+            else:
+                numbers = [place(self._at("use", name)[0]) for name in rest]
+                encoded.append([_COMMANDS[kind], *numbers, *(["REPLACE"] if kind == "copy" else [])])
+        encoded.append(["HSETNX", place(self._stamps), "#", FORMAT])
+        encoded.sort(key=lambda write: write[0] in _REMOVALS)
+        reply = yield run(COMMIT, list(keys), to_json([wanted, encoded]))
+        return bool(reply == 1)
+
+    def _record_keys(self, entry: Entry) -> list[str]:
+        return [f"{self._prefix}use:{ref}" for ref in refs(entry)]
+
+    def _memo_key(self, key: ApiKey, request: Request) -> str:
+        return f"{self._prefix}req:{len(key.id)}:{key.id}:{request.request_id}"
+
+    def _all_keys(self, entry: Entry, request: Request) -> list[str]:
+        memo = [] if request.request_id is None else [self._memo_key(entry.key, request)]
+        return [self._stamps, *self._record_keys(entry), *memo]
+
+    @property
+    def _memo_ms(self) -> str:
+        return str((self.terms.request_ttl + self.terms.max_skew) // 1000 + 1)
+
+    def _header(self, copy: Copy) -> dict[str, Any]:
+        stamp, plans = copy.stamps
+        header = {"f": f"k:{copy.entry.key.id}", "r": stamp, "p": plans, "n": 2 if copy.entry.shared else 1}
+        return header | ({"s": max(self.terms.max_skew, 1)} if self.check_clock else {})
+
+    def _ask(self, copy: Copy, request: Request, turn: int) -> Call:
+        """Bring the records, for the rule to decide on."""
+        keys = self._all_keys(copy.entry, request)
+        header = self._header(copy)
+        if request.op in ("peek", "usage"):
+            header["o"] = True
+        elif turn:
+            header["t"] = str(turn)
+        return run(DECIDE, keys, to_json(header), str(request.now))
+
+    def _release(self, copy: Copy, turn: int) -> Call:
+        return run(RELEASE, self._record_keys(copy.entry), str(turn))
+
+    def _spend(
+        self, lane: Lane, request: Request, takes: Mapping[str, int], amounts: list[int], id_: str | None
+    ) -> Call:
+        """Have the server decide."""
+        tag: _Tag = lane.tag
+        rest = [str(request.now), *map(str, amounts)]
+        if id_ is None:
+            return Call(DECIDE, tag.head + pack(rest), tag.count)
+        memo = to_json(lane.memo(request, takes, id_))
+        return run(DECIDE, [*tag.keys, self._memo_key(lane.key, request)], tag.data, *rest, memo, self._memo_ms)
+
+    def _tag(self, copy: Copy, lane: Lane, party: Party, versions: Sequence[Any]) -> _Tag:  # noqa: ARG002
+        names: list[list[str]] = [[str(version), "v", "at", "c", "w"] for version in versions]
+        meters, buckets = [], []
+        for index, meter, unit, quiet, ceiling in lane.meters:
+            names[index].append(f"t{meter}")
+            meters.append([index + 1, len(names[index]) - 1, unit + 1, quiet, ceiling])
+        for index, meter, bucket, unit, drain, scale, burst in lane.buckets:
+            names[index] += [f"l{meter}.{bucket}", f"a{meter}.{bucket}"]
+            place = len(names[index]) - 2
+            buckets.append([index + 1, place, place + 1, unit + 1, drain, scale, burst])
+        header = self._header(copy)
+        data = to_json(header | {"k": self.terms.max_skew, "u": lane.until, "v": names, "m": meters, "b": buckets})
+        keys = [self._stamps, *self._record_keys(copy.entry)]
+        head = pack([str(len(keys)), *keys, data])
+        return _Tag(tuple(keys), data, head, 2 + len(keys) + 1 + len(lane.units))
+
+    def _decode(self, entry: Entry, request: Request, reply: Sequence[Any]) -> Found:
+        records: list[Record] = []
+        states: list[dict[str, bytes]] = []
+        for ref, flat in zip(refs(entry), reply, strict=False):
+            state = {flat[i].decode(): flat[i + 1] for i in range(0, len(flat), 2)}
+            try:
+                record = _decode_record(state)
+            except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+                if request.op != "forget":
+                    damaged = f"the record {self._prefix}use:{ref} is damaged ({type(error).__name__}: {error})"
+                    raise StoreUnavailable(f"{damaged}; forget() starts the key's counts anew; {NOTHING}") from error
+                record = new_record()
+            records.append(record)
+            states.append(state)
+        versions: list[State] = [tuple(_text(state.get(name)) for name in "vcw") for state in states]  # type: ignore[misc] # three
+        found = Found(Party(records[0], records[1] if entry.shared else None, owned=True), versions)
+        found.fields = [set(state) for state in states]
+        if request.request_id is not None and reply[-1]:
+            answer, _, rest = reply[-1].rpartition(b"\n")
+            self._recall(found, request, answer.decode(), json.loads(rest))
+        return found
+
+    def _write(self, copy: Copy, request: Request, found: Found, versions: list[int]) -> Call:
+        keys = self._all_keys(copy.entry, request)
+        stamp, plans = copy.stamps
+        checks: list[list[Any]] = [[1, f"k:{copy.entry.key.id}", stamp], [1, "*", plans or False]]
+        puts: list[list[Any]] = []
+        rest: list[list[Any]] = []
+        for index, record in enumerate(found.party.records()):
+            for field, value in zip("vcw", found.states[index], strict=True):
+                checks.append([index + 2, field, value or False])
+            memo = (record.requests or {}).get(request.request_id or "")
+            if index == 0 and memo is not None and memo != found.memo:
+                rest.append(["SET", len(keys), to_json(memo), "PX", self._memo_ms])
+            record.requests = None
+            fields = _encode_record(record, versions[index])
+            puts += _in_parts("HSET", index + 2, [part for pair in fields.items() for part in pair])
+            rest.append(["PEXPIRE", index + 2, str(self._lifetime_ms(copy.entry, record))])
+            rest += _in_parts("HDEL", index + 2, sorted(found.fields[index].difference(fields)))
+        return run(COMMIT, keys, to_json([checks, puts + rest]))
+
+    def _lifetime_ms(self, entry: Entry, record: Record) -> int:
+        """How long a record matters from now on: relative, and never short."""
+        life = dead_by(entry, record, self.terms) - record.at + 2 * self.terms.max_skew
+        return life // 1000 + 1

@@ -1,0 +1,48 @@
+"""A process's copies of directory entries, with the compiled form of their calls."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+from ...operations.compiled import Lane
+from ...operations.request import Entry, Request
+from ...rule.limits import Course
+
+
+class Copy:
+    """This process's copy of a directory entry. ``stamps``: what the server compares to tell that it is fresh."""
+
+    __slots__ = ("entry", "lanes", "stamps")
+
+    def __init__(self, entry: Entry, stamps: tuple[Any, ...]) -> None:
+        self.entry = entry
+        self.stamps = stamps
+        self.lanes: dict[Course, Lane] = {}
+
+    def lane(self, request: Request) -> Lane | None:
+        """The lane that calls like this one have, if any."""
+        plan = self.entry.plans.get(request.api) if request.op == "consume" else None
+        return None if plan is None else self.lanes.get(plan.course(request.route))
+
+
+class Copies:
+    """Copies by what clients present (a digest, a key's id); the oldest goes when there are too many."""
+
+    __slots__ = ("_found", "_most")
+
+    def __init__(self, most: int = 65_536) -> None:
+        self._found: dict[bytes | str, Copy] = {}
+        self._most = most
+
+    def get(self, ref: bytes | str) -> Copy | None:
+        return self._found.get(ref)
+
+    def put(self, ref: bytes | str, copy: Copy) -> None:
+        while len(self._found) >= self._most:
+            with suppress(RuntimeError):  # another thread makes room as well
+                self.drop(next(iter(self._found), ref))
+        self._found[ref] = copy
+
+    def drop(self, ref: bytes | str) -> None:
+        self._found.pop(ref, None)

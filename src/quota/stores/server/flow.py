@@ -1,0 +1,213 @@
+"""How the stores on a server wait: steps that yield calls and are sent replies, driven synchronously or awaited."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import os
+import threading
+from collections.abc import Callable, Coroutine, Generator, Hashable
+from contextlib import suppress
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
+
+import attrs
+
+from ...clock import pause
+from ...errors import InvalidValue, StoreBusy, StoreUnavailable
+from ..base import COMMON, seconds_option, whole_option
+
+P = ParamSpec("P")
+T = TypeVar("T")
+L = TypeVar("L")
+
+NOTHING = "nothing was charged"
+UNKNOWN = "the outcome is unknown: retry with a request_id"
+
+
+@attrs.frozen
+class Pause:
+    """Let others go first, for so many seconds."""
+
+    seconds: float
+
+
+@attrs.frozen
+class InLine:
+    """Stand in line with this process's other writers of a record, until the steps end; ``StoreBusy`` after so long.
+
+    Writers of one process would only get in each other's way on the server.
+    """
+
+    name: str
+    seconds: float
+
+    def busy(self) -> StoreBusy:
+        return StoreBusy(f"{self.name} was contended for {self.seconds} s; {NOTHING}")
+
+
+Trip = Generator[Any, Any, T]
+"""Steps that yield an engine's calls and are sent their replies, or say that they wait."""
+
+
+class Visit:
+    """One call's place in a line, if it stands in one. ``holds``: that it has the lock, or has asked for it."""
+
+    __slots__ = ("holds", "lock", "name")
+
+    def __init__(self) -> None:
+        self.name: Hashable = None
+        self.lock: Any = None
+        self.holds = False
+
+
+class _Hall(Generic[L]):
+    """The lines of one process, and what guards them."""
+
+    __slots__ = ("found", "guard")
+
+    def __init__(self) -> None:
+        self.guard = threading.RLock()
+        self.found: dict[Hashable, tuple[L, set[Visit]]] = {}
+
+
+class Lines(Generic[L]):
+    """A lock for each record that somebody stands in line for, and who does.
+
+    A signal handler may call the store in the middle of any of this, and an interrupt may end it. A forked child has
+    lines of its own, since whoever stood in its parent's is not there to leave them. The process is asked for its
+    number: not every fork tells Python.
+    """
+
+    def __init__(self, lock: Callable[[], L]) -> None:
+        self._new = lock
+        self._halls: dict[int, _Hall[L]] = {}
+
+    def _hall(self) -> _Hall[L]:
+        number = os.getpid()
+        return self._halls.get(number) or self._halls.setdefault(number, _Hall())
+
+    def __len__(self) -> int:
+        """How many lines there are in this process."""
+        return len(self._hall().found)
+
+    def enter(self, visit: Visit, name: Hashable) -> L:
+        """Have a place in the line of that name, whose lock is then to be waited for."""
+        hall = self._hall()
+        with hall.guard:
+            visit.name = name
+            visit.lock, visits = hall.found.setdefault(name, (self._new(), {visit}))
+            visits.add(visit)
+        return visit.lock  # type: ignore[no-any-return] # an L
+
+    def leave(self, visit: Visit) -> None:
+        """Give the place back, and the lock; what was given back already, or never had, is no matter."""
+        if visit.name is None:
+            return
+        if visit.holds:
+            with suppress(RuntimeError):  # a thread's lock knows its owner: it was never had, or is given back
+                visit.lock.release()
+            visit.holds = False
+        hall = self._hall()
+        with hall.guard:
+            found = hall.found.get(visit.name)
+            if found is not None:
+                found[1].discard(visit)
+                if not found[1]:
+                    hall.found.pop(visit.name, None)
+            visit.name = None
+
+
+def to_json(data: object) -> str:
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+
+
+def synchronous(steps: Callable[Concatenate[Any, P], Trip[T]]) -> Callable[Concatenate[Any, P], T]:
+    """A method that sends each call of its steps and waits for the reply."""
+
+    def wait(self: Any, step: Pause | InLine, visit: Visit) -> Any:
+        if isinstance(step, Pause):
+            return pause(step.seconds)
+        lock = self._lines.enter(visit, step.name)
+        visit.holds = True  # before it is so: an interrupt may come as soon as it is
+        if not lock.acquire(timeout=step.seconds):
+            visit.holds = False
+            raise step.busy()
+        return None
+
+    @functools.wraps(steps)
+    def method(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        trip = steps(self, *args, **kwargs)
+        visit = Visit()
+        try:
+            call = next(trip)
+            while True:
+                try:
+                    reply = wait(self, call, visit) if isinstance(call, (Pause, InLine)) else self._send(call)
+                except (StoreBusy, StoreUnavailable) as error:
+                    call = trip.throw(error)
+                else:
+                    call = trip.send(reply)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return] # what the steps return
+        finally:
+            try:
+                self._lines.leave(visit)
+            except BaseException:
+                self._lines.leave(visit)  # an interrupt came in the middle of that
+                raise
+
+    return method
+
+
+def awaited(steps: Callable[Concatenate[Any, P], Trip[T]]) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
+    """A coroutine method that awaits the reply to each call of its steps."""
+
+    async def wait(self: Any, step: Pause | InLine, visit: Visit) -> Any:
+        if isinstance(step, Pause):
+            return await asyncio.sleep(step.seconds)
+        # A line for each event loop: a lock of one cannot be waited for in another. Calls of several loops get past
+        # each other as those of several processes do.
+        lock = self._lines.enter(visit, (asyncio.get_running_loop(), step.name))
+        try:
+            async with asyncio.timeout(step.seconds):  # wait_for of Python 3.11 may swallow a cancellation
+                await lock.acquire()
+                visit.holds = True
+        except TimeoutError:
+            raise step.busy() from None
+        return None
+
+    @functools.wraps(steps)
+    async def method(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        trip = steps(self, *args, **kwargs)
+        visit = Visit()
+        try:
+            call = next(trip)
+            while True:
+                try:
+                    reply = await (wait(self, call, visit) if isinstance(call, (Pause, InLine)) else self._send(call))
+                except (StoreBusy, StoreUnavailable) as error:
+                    call = trip.throw(error)
+                else:
+                    call = trip.send(reply)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return] # what the steps return
+        finally:
+            self._lines.leave(visit)
+
+    return method
+
+
+def own_options(options: dict[str, str], *more: str) -> dict[str, Any]:
+    """Take what is the store's own out of a URL's options; ``more``: further whole numbers."""
+    own: dict[str, Any] = {name: whole_option(options, name) for name in (*more, *COMMON) if name in options}
+    if "timeout" in options:
+        own["timeout"] = seconds_option(options, "timeout")
+    if "namespace" in options:
+        own["namespace"] = options.pop("namespace")
+    if "check_clock" in options:
+        text = options.pop("check_clock")
+        if text not in ("true", "false"):
+            raise InvalidValue("check_clock", text, "true or false in the store's URL")
+        own["check_clock"] = text == "true"
+    return own

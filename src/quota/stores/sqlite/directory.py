@@ -1,0 +1,263 @@
+"""The SQLite store's directory: keys, plans, and which key is on which plan."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from sqlite3 import Connection
+
+from ...errors import PlanConflict, StoreUnavailable, UnknownKey, UnknownPlan
+from ...key import ApiKey, decode_key, encode_key, new_number
+from ...operations.request import Entry, Request
+from ...plan import UsagePlan, decode_plan, encode_plan
+from ...rule.limits import Terms
+from .pool import Handles
+from .records import drop, forget_account, to_json, touch
+from .schema import NOTHING, STEPS
+
+
+class Seat:
+    """A key as it was found: its entry, its party's number and, where other keys share its account, the account's."""
+
+    __slots__ = ("account", "entry", "number")
+
+    def __init__(self, number: int, entry: Entry, account: int | None) -> None:
+        self.number = number
+        self.entry = entry
+        self.account = account
+
+    def parties(self) -> tuple[int, ...]:
+        return (self.number,) if self.account is None else (self.number, self.account)
+
+
+class Directory:
+    """Keys, plans and accounts, each operation in one transaction."""
+
+    _handles: Handles
+    terms: Terms
+
+    def __init__(self) -> None:
+        self._decoded: dict[str, UsagePlan] = {}
+
+    def _decode_plan(self, body: str) -> UsagePlan:
+        """A plan, compiled once however many keys are on it."""
+        plan = self._decoded.get(body)
+        if plan is None:
+            if len(self._decoded) > 1000:
+                self._decoded.clear()
+            plan = self._decoded[body] = decode_plan(json.loads(body))
+        return plan
+
+    def _look(self, db: Connection, request: Request) -> Seat | None:
+        """The key that a request names."""
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version != len(STEPS):
+            raise StoreUnavailable(
+                f"{self._handles.path} was brought to schema version {version} by another quota; {NOTHING}"
+            )
+        if request.digest is None:
+            row = db.execute("SELECT number, body FROM keys WHERE id = ?", (request.key_id,)).fetchone()
+        else:
+            row = db.execute(
+                "SELECT number, body FROM digests JOIN keys ON number = key WHERE digest = ?", (request.digest,)
+            ).fetchone()  # fmt: skip
+        return None if row is None else self._seat(db, *row)
+
+    def _seat(self, db: Connection, number: int, body: str) -> Seat:
+        key = decode_key(json.loads(body))
+        account = db.execute("SELECT number FROM accounts WHERE id = ?", (key.account,)).fetchone()
+        plans = {plan.api: plan for plan in self._plans(db, number)}
+        return Seat(number, Entry(key, plans, account is not None), None if account is None else -account[0])
+
+    def _plans(self, db: Connection, number: int) -> list[UsagePlan]:
+        rows = db.execute(
+            "SELECT plans.body FROM seats JOIN plans ON plans.number = seats.plan WHERE key = ? ORDER BY seats.api",
+            (number,),
+        )  # fmt: skip
+        return [self._decode_plan(body) for (body,) in rows]
+
+    def put_plan(self, plan: UsagePlan, replace: bool) -> None:
+        self._handles.write(self._put_plan, plan, replace)
+
+    def _put_plan(self, db: Connection, plan: UsagePlan, replace: bool) -> None:
+        row = db.execute("SELECT number, body FROM plans WHERE id = ?", (plan.id,)).fetchone()
+        old = None if row is None else self._decode_plan(row[1])
+        if old == plan:
+            return
+        if old is not None and not replace:
+            raise PlanConflict(plan.id, "a different plan has this id; replace_plan() replaces it")
+        # The number is of this plan's life: a plan that comes back has no keys.
+        number = new_number() if row is None else row[0]
+        if old is not None and old.api != plan.api:
+            _move(db, plan, number)
+        db.execute(
+            "INSERT OR REPLACE INTO plans VALUES (?, ?, ?, ?)", (plan.id, number, plan.api, to_json(encode_plan(plan)))
+        )
+        _touch_plans(db)
+
+    def drop_plan(self, plan_id: str) -> None:
+        self._handles.write(self._drop_plan, plan_id)
+
+    def _drop_plan(self, db: Connection, plan_id: str) -> None:
+        if not db.execute("DELETE FROM plans WHERE id = ?", (plan_id,)).rowcount:
+            raise UnknownPlan(plan_id)
+        _touch_plans(db)
+
+    def get_plan(self, plan_id: str) -> UsagePlan:
+        return self._handles.read(self._get_plan, plan_id)[1]
+
+    def _get_plan(self, db: Connection, plan_id: str) -> tuple[int, UsagePlan]:
+        row = db.execute("SELECT number, body FROM plans WHERE id = ?", (plan_id,)).fetchone()
+        if row is None:
+            raise UnknownPlan(plan_id)
+        return row[0], self._decode_plan(row[1])
+
+    def list_plans(self) -> list[UsagePlan]:
+        return self._handles.read(
+            lambda db: [self._decode_plan(body) for (body,) in db.execute("SELECT body FROM plans ORDER BY id")]
+        )
+
+    def add_key(self, key: ApiKey, plan_id: str | None, *more: str) -> None:
+        self._handles.write(self._add_key, key, plan_id, *more)
+
+    def add_keys(self, keys: Iterable[tuple[ApiKey, Sequence[str]]]) -> None:
+        """Add keys, each on plans of different apis, in one transaction: the file waits for the disk once."""
+        self._handles.write(self._add_keys, keys)
+
+    def _add_keys(self, db: Connection, keys: Iterable[tuple[ApiKey, Sequence[str]]]) -> None:
+        for key, plan_ids in keys:
+            self._add_key(db, key, None, *plan_ids)
+
+    def _add_key(self, db: Connection, key: ApiKey, plan_id: str | None, *more: str) -> None:
+        if db.execute("SELECT 1 FROM keys WHERE id = ?", (key.id,)).fetchone():
+            raise PlanConflict(key.id, "an API key has this id already")
+        _check_digests(db, key, None)
+        plans = [self._get_plan(db, id_) for id_ in (plan_id, *more) if id_ is not None]
+        if not db.execute("SELECT 1 FROM accounts WHERE id = ?", (key.account,)).fetchone():
+            member = _member(db, key.account)
+            if member is not None:
+                _split(db, key.account, member)
+        account = None if key.account == key.id else key.account
+        number = db.execute(
+            "INSERT INTO keys (id, account, body) VALUES (?, ?, ?)", (key.id, account, to_json(encode_key(key)))
+        ).lastrowid  # fmt: skip
+        db.executemany("INSERT INTO digests VALUES (?, ?)", [(secret.digest, number) for secret in key.secrets])
+        db.executemany("INSERT OR REPLACE INTO seats VALUES (?, ?, ?)", [(number, plan.api, of) for of, plan in plans])
+
+    def change_key(self, key_id: str, change: Callable[[ApiKey], ApiKey]) -> ApiKey:
+        return self._handles.write(self._change_key, key_id, change)
+
+    def _change_key(self, db: Connection, key_id: str, change: Callable[[ApiKey], ApiKey]) -> ApiKey:
+        number, old = _known(db, key_id)
+        key = change(old)
+        _check_digests(db, key, number)
+        db.executemany("DELETE FROM digests WHERE digest = ?", [(secret.digest,) for secret in old.secrets])
+        db.executemany("INSERT INTO digests VALUES (?, ?)", [(secret.digest, number) for secret in key.secrets])
+        db.execute("UPDATE keys SET body = ? WHERE number = ?", (to_json(encode_key(key)), number))
+        touch(db, number)
+        return key
+
+    def drop_key(self, key_id: str) -> None:
+        self._handles.write(self._drop_key, key_id)
+
+    def _drop_key(self, db: Connection, key_id: str) -> None:
+        number, key = _known(db, key_id)
+        for secret in key.secrets:
+            db.execute("DELETE FROM digests WHERE digest = ?", (secret.digest,))
+        db.execute("DELETE FROM seats WHERE key = ?", (number,))
+        db.execute("DELETE FROM keys WHERE number = ?", (number,))
+        account = db.execute("SELECT number FROM accounts WHERE id = ?", (key.account,)).fetchone()
+        if key.account == key_id and _member(db, key.account) is None:
+            if account is not None:
+                drop(db, -account[0])
+        elif account is None and db.execute("SELECT 1 FROM counts WHERE party = ?", (number,)).fetchone():
+            _copy(db, number, _share(db, key.account))
+        drop(db, number)
+        if account is not None:
+            forget_account(db, -account[0])
+
+    def get_key(self, key_id: str) -> ApiKey:
+        return self._handles.read(_known, key_id)[1]
+
+    def list_keys(self) -> list[ApiKey]:
+        return self._handles.read(
+            lambda db: [decode_key(json.loads(body)) for (body,) in db.execute("SELECT body FROM keys ORDER BY id")]
+        )
+
+    def plans_of(self, key_id: str) -> list[UsagePlan]:
+        return self._handles.read(lambda db: self._plans(db, _known(db, key_id)[0]))
+
+    def associate(self, key_id: str, plan_id: str) -> None:
+        self._handles.write(self._associate, key_id, plan_id)
+
+    def _associate(self, db: Connection, key_id: str, plan_id: str) -> None:
+        number, _ = _known(db, key_id)
+        plan_number, plan = self._get_plan(db, plan_id)
+        db.execute("INSERT OR REPLACE INTO seats VALUES (?, ?, ?)", (number, plan.api, plan_number))
+        touch(db, number)
+
+    def dissociate(self, key_id: str, plan_id: str) -> None:
+        self._handles.write(self._dissociate, key_id, plan_id)
+
+    def _dissociate(self, db: Connection, key_id: str, plan_id: str) -> None:
+        number, _ = _known(db, key_id)
+        plan_number, _ = self._get_plan(db, plan_id)
+        if not db.execute("DELETE FROM seats WHERE key = ? AND plan = ?", (number, plan_number)).rowcount:
+            raise PlanConflict(plan_id, f"key {key_id} is not on this plan")
+        touch(db, number)
+
+
+def _touch_plans(db: Connection) -> None:
+    db.execute("UPDATE ledger SET plans = ?", (new_number(),))
+
+
+def _move(db: Connection, plan: UsagePlan, number: int) -> None:
+    """A plan governs another api from now on: its keys go along, unless one has another plan there."""
+    taken = db.execute(
+        "SELECT keys.id FROM seats AS own JOIN seats AS other ON other.key = own.key AND other.api = ? "
+        "JOIN plans ON plans.number = other.plan JOIN keys ON keys.number = own.key WHERE own.plan = ? LIMIT 1",
+        (plan.api, number),
+    ).fetchone()
+    if taken is not None:
+        raise PlanConflict(plan.id, f"key {taken[0]} has another plan for the api {plan.api!r}")
+    db.execute("UPDATE OR REPLACE seats SET api = ? WHERE plan = ?", (plan.api, number))
+
+
+def _known(db: Connection, key_id: str) -> tuple[int, ApiKey]:
+    row = db.execute("SELECT number, body FROM keys WHERE id = ?", (key_id,)).fetchone()
+    if row is None:
+        raise UnknownKey(key_id)
+    return row[0], decode_key(json.loads(row[1]))
+
+
+def _check_digests(db: Connection, key: ApiKey, number: int | None) -> None:
+    for secret in key.secrets:
+        row = db.execute("SELECT key FROM digests WHERE digest = ?", (secret.digest,)).fetchone()
+        if row is not None and row[0] != number:
+            raise PlanConflict(key.id, "another API key has this secret")
+
+
+def _member(db: Connection, account: str) -> int | None:
+    """A key of an account; where it is not shared, its only one."""
+    row = db.execute(
+        "SELECT number FROM keys WHERE id = ? AND account IS NULL UNION ALL SELECT number FROM keys WHERE account = ?",
+        (account, account),
+    ).fetchone()  # fmt: skip
+    return None if row is None else row[0]
+
+
+def _share(db: Connection, account: str) -> int:
+    """Give an account a count of its own; its party."""
+    return -(db.execute("INSERT INTO accounts (id) VALUES (?)", (account,)).lastrowid or 0)
+
+
+def _split(db: Connection, account: str, member: int) -> None:
+    """A second key joins: what the first one used is the account's count, and goes on being its own."""
+    _copy(db, member, _share(db, account))
+    touch(db, member)
+
+
+def _copy(db: Connection, party: int, other: int) -> None:
+    """Let one party's record, if it has one, be another's too."""
+    db.execute("INSERT INTO counts SELECT ?, ?, moving FROM counts WHERE party = ?", (other, new_number(), party))
+    db.execute("INSERT INTO records SELECT ?, dead_at, body FROM records WHERE party = ?", (other, party))

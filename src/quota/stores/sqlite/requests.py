@@ -1,0 +1,254 @@
+"""The SQLite store's decisions: each in one transaction, by the rule, on copies of records that are checked in it.
+
+A *copy* is what this process last saw of a key: its directory entry and its decoded records. Inside the transaction one
+look at ``counts`` and ``ledger`` tells whether it is fresh. On a fresh copy a plain charge runs in the lane that the
+rule opened for it (``_remote.Lane``) and writes a few numbers; everything else is ``operations.perform``.
+
+A process that has the file to itself for a moment expects its copy to be fresh: it decides first, and one guarded
+statement, a transaction of its own, swaps the numbers if the copy was. What the rule decided on is then what was stored
+at that instant, as though it had looked inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from sqlite3 import Connection, OperationalError
+from typing import Any
+
+from ...decision import Decision
+from ...operations import perform
+from ...operations.compiled import Lane, open_lane
+from ...operations.request import Request
+from ...rule.limits import Course
+from ...rule.party import Party
+from ...rule.record import MINUTE_US, Bucket, Meter, Record
+from .directory import Directory, Seat
+from .records import Found, drop, fetch_memos, keep, keep_memos, load, memos_of, pack, prune, unpack
+from .schema import is_busy
+
+_MOST_COPIES = 65_536
+_FRESH = "SELECT version, moving, (SELECT plans FROM ledger) FROM counts WHERE party = ?"
+_MOVE = "UPDATE counts SET moving = ? WHERE party = ?"
+_SWAP = "UPDATE counts SET moving = ? WHERE party = ? AND version = ? AND moving = ? AND (SELECT plans FROM ledger) = ?"
+
+
+class Plain:
+    """A lane on decoded records: the very meters and buckets it moves."""
+
+    __slots__ = ("amounts", "buckets", "lane", "meters", "records")
+
+    def __init__(self, lane: Lane, records: Sequence[Record]) -> None:
+        self.lane = lane
+        self.records = records
+        self.amounts = lane.amounts(lane.course.cost)
+        self.meters: list[tuple[Meter, int, int, int]] = [
+            (records[index].meters[position], unit, quiet, ceiling)
+            for index, position, unit, quiet, ceiling in lane.meters
+        ]
+        self.buckets: list[tuple[Bucket, int, int, int, int]] = [
+            (records[index].meters[position].buckets[place], unit, drain, scale, burst)
+            for index, position, place, unit, drain, scale, burst in lane.buckets
+        ]
+
+    def decide(self, takes: Mapping[str, int] | None, now: int) -> Decision | None:
+        """The rule's answer where nothing but counting happens, charged on the records; None where it may not be so."""
+        lane = self.lane
+        if now >= lane.until:
+            return None
+        for record in self.records:
+            if now < record.at:
+                return None
+        amounts = self.amounts if takes is None else lane.amounts(takes)
+        if amounts is None:
+            return None
+        readings, fits, quiet = self._weigh(amounts, now)
+        if fits and not quiet:
+            return None
+        if fits:
+            self._charge(readings, now)
+        else:
+            units = [(unit, 1) for _, unit, _, _ in self.meters] + [(b[1], b[3]) for b in self.buckets]
+            readings = [r - amounts[unit] * scale for r, (unit, scale) in zip(readings, units, strict=True)]
+        return lane.conclude(fits, lane.course.cost if takes is None else takes, now, readings)
+
+    def _weigh(self, amounts: list[int], now: int) -> tuple[list[int], bool, bool]:
+        """What meters and buckets would read; whether that fits below all ceilings, and nothing happens on the way."""
+        fits = quiet = True
+        readings = []
+        for meter, unit, calm, ceiling in self.meters:
+            total = meter.total + amounts[unit]
+            readings.append(total)
+            if total > calm and amounts[unit]:
+                quiet = False
+                if total > ceiling:
+                    fits = False
+        for bucket, unit, drain, scale, burst in self.buckets:
+            level = bucket.level - drain * (now - bucket.at)
+            poured = (level if level > 0 else 0) + amounts[unit] * scale  # noqa: FURB136 -- a call
+            readings.append(poured)
+            if poured > burst and amounts[unit]:
+                fits = False
+        return readings, fits, quiet
+
+    def _charge(self, readings: list[int], now: int) -> None:
+        for record in self.records:
+            if record.at < now - now % MINUTE_US:
+                record.turn_minute(now)
+            record.at = now
+        place = 0
+        for meter, _, _, _ in self.meters:
+            meter.total = readings[place]
+            place += 1
+        for bucket, _, _, _, _ in self.buckets:
+            bucket.level, bucket.at = readings[place], now
+            place += 1
+
+
+class Copy:
+    """What this process last saw of a key. ``plans``: the state of all plans that its entry is of."""
+
+    __slots__ = ("found", "lanes", "party", "plans", "seat")
+
+    def __init__(self, seat: Seat, plans: int, found: list[Found]) -> None:
+        self.seat = seat
+        self.plans = plans
+        self.found = found
+        records = [one.record for one in found]
+        # Not owned: a record that is settled for a call that is then refused is still what is stored.
+        self.party = Party(records[0], records[1] if len(records) > 1 else None, owned=False)
+        self.lanes: dict[Course, Plain] = {}
+
+    def fresh(self, db: Connection) -> bool:
+        """Whether it is what is stored; what plain charges of others moved is taken over."""
+        for one in self.found:
+            row = db.execute(_FRESH, (one.party,)).fetchone()
+            if row is None or row[0] != one.version or row[2] != self.plans:
+                return False
+            if row[1] != one.moving:
+                one.moving = row[1]
+                unpack(one.record, row[1])
+        return True
+
+    def plain(self, request: Request) -> Plain | None:
+        """The lane that calls like this one have, if any: plain charges that nobody need remember by an id."""
+        if request.op != "consume" or request.request_id is not None:
+            return None
+        plan = self.seat.entry.plans.get(request.api)
+        return None if plan is None else self.lanes.get(plan.course(request.route))
+
+
+class Decisions(Directory):
+    """Requests on records."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._copies: dict[bytes | str, Copy] = {}
+        self._at_work: Any = None
+
+    def apply(self, request: Request) -> Any:
+        """Perform the request in one transaction; what only looks does not wait for who writes."""
+        ref: Any = request.digest or request.key_id or ""
+        if request.op in ("peek", "usage"):
+            return self._handles.read(self._tell, request)
+        if ref not in self._copies and self._handles.read(self._look, request) is None:
+            # A secret that nobody has is refused without a turn.
+            return perform(request, None, None, self.terms)
+        return self._handles.swap_or_write(self._swap, self._decide, request, ref)
+
+    def _undone(self) -> None:
+        """Still in turn, after a transaction was rolled back: its copy may have been moved by what never was."""
+        self._copies.pop(self._at_work, None)
+
+    def _tell(self, db: Connection, request: Request) -> Any:
+        """peek and usage: the same rule, on what one moment holds."""
+        seat = self._look(db, request)
+        if seat is None:
+            return perform(request, None, None, self.terms)
+        records = [load(db, party).record for party in seat.parties()]
+        fetch_memos(db, seat.number, request, records[0])
+        party = Party(records[0], records[1] if len(records) > 1 else None, owned=True)
+        return perform(request, seat.entry, party, self.terms)
+
+    def _decide(self, db: Connection, request: Request, ref: Any) -> Any:
+        self._at_work = ref
+        copy = self._copies.get(ref)
+        if copy is None or not copy.fresh(db):
+            copy = self._copy(db, request, ref)
+            if copy is None:
+                return perform(request, None, None, self.terms)
+        elif (plain := copy.plain(request)) is not None:
+            decision = plain.decide(request.takes, request.now)
+            if decision is not None:
+                if decision.allowed:
+                    for one in copy.found:
+                        one.moving = pack(one.record)
+                        db.execute(_MOVE, (one.moving, one.party))
+                return decision
+        return self._perform(db, request, copy)
+
+    def _swap(self, db: Connection, request: Request, ref: Any) -> Decision | None:
+        """A plain charge of one record, on a copy that is found to have been fresh; else None, and nothing is done."""
+        copy = self._copies.get(ref)
+        plain = None if copy is None or len(copy.found) > 1 else copy.plain(request)
+        if copy is None or plain is None:
+            return None
+        self._at_work = ref
+        found, decision = copy.found[0], plain.decide(request.takes, request.now)
+        if decision is None:
+            return None
+        known = found.version, found.moving, copy.plans
+        moving = pack(found.record) if decision.allowed else found.moving
+        try:
+            if decision.allowed:
+                fresh = db.execute(_SWAP, (moving, found.party, *known)).rowcount == 1
+            else:
+                fresh = db.execute(_FRESH, (found.party,)).fetchone() == known
+        except OperationalError as error:
+            if not is_busy(error):
+                raise
+            fresh = False
+        if fresh:
+            found.moving = moving
+            return decision
+        unpack(found.record, found.moving)  # type: ignore[arg-type] # a record with lanes was stored
+        return None
+
+    def _copy(self, db: Connection, request: Request, ref: Any) -> Copy | None:
+        """A copy of what is stored now."""
+        self._copies.pop(ref, None)
+        seat = self._look(db, request)
+        if seat is None:
+            return None
+        (plans,) = db.execute("SELECT plans FROM ledger").fetchone()
+        copy = Copy(seat, plans, [load(db, party) for party in seat.parties()])
+        while len(self._copies) >= _MOST_COPIES:
+            self._copies.pop(next(iter(self._copies)))
+        self._copies[ref] = copy
+        return copy
+
+    def _perform(self, db: Connection, request: Request, copy: Copy) -> Any:
+        """Decide by the rule, and keep what it changed."""
+        party, key = copy.party, copy.party.key
+        party.changed = False
+        try:
+            fetch_memos(db, copy.seat.number, request, key)
+            before = memos_of(key)
+            result = perform(request, copy.seat.entry, party, self.terms)
+            if party.changed:
+                if request.op == "forget":
+                    drop(db, copy.seat.number)
+                    copy.found[0].body = None
+                for one in copy.found:
+                    keep(db, one, self.terms)
+                memos = [(name, memo) for name, memo in memos_of(key).items() if before.get(name) != memo]
+                keep_memos(db, copy.seat.number, memos)
+                prune(db, request.now, self.terms)
+        finally:
+            key.requests = key.refunds = None
+        if party.changed:
+            copy.lanes.clear()
+        if request.op == "consume":
+            lane = open_lane(request, copy.seat.entry, party)
+            if lane is not None:
+                copy.lanes[lane.course] = Plain(lane, party.records())
+        return result

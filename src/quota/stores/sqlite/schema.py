@@ -1,0 +1,126 @@
+"""The SQLite store's file: its tables, its version, and what SQLite's errors mean."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from ...errors import QuotaError, StoreBusy, StoreUnavailable
+from ...key import new_number
+
+APPLICATION = 0x71756F74
+"""Marks a file as ours: "quot"."""
+
+NOTHING = "nothing was charged"
+
+_TABLES = """
+CREATE TABLE ledger (one INTEGER PRIMARY KEY, plans INTEGER NOT NULL, floor INTEGER NOT NULL);
+CREATE TABLE plans (id TEXT PRIMARY KEY, number INTEGER NOT NULL UNIQUE, api TEXT NOT NULL, body TEXT NOT NULL)
+    WITHOUT ROWID;
+CREATE TABLE keys (number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, account TEXT, body TEXT NOT NULL);
+CREATE INDEX keys_by_account ON keys (account) WHERE account IS NOT NULL;
+CREATE TABLE digests (digest BLOB PRIMARY KEY, key INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE seats (key INTEGER NOT NULL, api TEXT NOT NULL, plan INTEGER NOT NULL, PRIMARY KEY (key, api))
+    WITHOUT ROWID;
+CREATE TABLE accounts (number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE);
+CREATE TABLE counts (party INTEGER PRIMARY KEY, version INTEGER NOT NULL, moving NOT NULL);
+CREATE TABLE records (party INTEGER PRIMARY KEY, dead_at INTEGER NOT NULL, body TEXT NOT NULL);
+CREATE INDEX records_by_death ON records (dead_at);
+CREATE TABLE memos (party INTEGER NOT NULL, name TEXT NOT NULL, until INTEGER NOT NULL, body TEXT NOT NULL,
+    PRIMARY KEY (party, name)) WITHOUT ROWID;
+CREATE INDEX memos_by_end ON memos (until);
+"""
+
+
+def _create(db: sqlite3.Connection) -> None:
+    """Version 1.
+
+    ``keys``, ``digests``, ``plans`` and ``seats`` (which key is on which plan) are the directory; ``accounts`` are
+    those that several keys share. A party is a key's number or, negative, an account's. ``counts`` holds what plain
+    charges move, small and apart from ``records``, the rest of what is remembered of a party; ``memos`` are remembered
+    requests and refunds. ``version`` and ``plans`` are drawn anew whenever anything but a plain charge changed a party
+    or its directory entry, or any plan: a process's copy is fresh while they stand.
+    """
+    for statement in _TABLES.split(";"):
+        if statement.strip():
+            db.execute(statement)
+    db.execute("INSERT INTO ledger VALUES (1, ?, 0)", (new_number(),))
+
+
+STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (_create,)
+"""What makes each version of the schema out of the one before; their number is this version."""
+
+
+def read_version(db: sqlite3.Connection, path: str) -> int:
+    """Inside a transaction: the schema's version in a file that is ours, or 0 in an empty one.
+
+    Raises:
+        StoreUnavailable: a database of something else, or of a newer quota.
+    """
+    (application,) = db.execute("PRAGMA application_id").fetchone()
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if application == APPLICATION:
+        if version > len(STEPS):
+            raise StoreUnavailable(
+                f"{path} is of schema version {version}, this quota knows versions up to {len(STEPS)}; {NOTHING}"
+            )
+        return int(version)
+    (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if application or version or tables:
+        raise StoreUnavailable(f"{path} is a SQLite database of something else; {NOTHING}")
+    return 0
+
+
+def bring_up_to_date(db: sqlite3.Connection, path: str) -> None:
+    """Inside a transaction: make the tables, or make an older version this one."""
+    version = read_version(db, path)
+    if version == len(STEPS):
+        return
+    for step in STEPS[version:]:
+        step(db)
+    # Processes that were there before look again, and find a version that they may not know.
+    db.execute("UPDATE ledger SET plans = ?", (new_number(),))
+    db.execute(f"PRAGMA application_id = {APPLICATION}")
+    db.execute(f"PRAGMA user_version = {len(STEPS)}")
+
+
+_BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
+_MEANING: Mapping[int, str] = MappingProxyType(
+    {
+        sqlite3.SQLITE_CANTOPEN: "it cannot be opened (a directory, or a folder that is not there or not writable)",
+        sqlite3.SQLITE_READONLY: "it or its folder cannot be written to",
+        sqlite3.SQLITE_PERM: "it may not be used",
+        sqlite3.SQLITE_FULL: "the disk is full",
+        sqlite3.SQLITE_NOTADB: "it is not a SQLite database",
+        sqlite3.SQLITE_CORRUPT: "it is damaged",
+        sqlite3.SQLITE_IOERR: "its disk cannot be read or written",
+        sqlite3.SQLITE_SCHEMA: "its tables are not as they should be",
+    }
+)
+
+
+def _code(error: sqlite3.Error) -> int:
+    """SQLite's primary result code; 0 for what Python itself found wrong."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def is_busy(error: sqlite3.Error) -> bool:
+    """Whether somebody else has the file, for now."""
+    return _code(error) in _BUSY
+
+
+def failure(error: sqlite3.Error, path: str) -> QuotaError:
+    """What a call that was rolled back raises: the file by name, what is wrong with it, SQLite's own words."""
+    if is_busy(error):
+        return StoreBusy(f"{path} is in use; {NOTHING}")
+    meaning = _MEANING.get(_code(error))
+    text = f"{meaning} ({error})" if meaning else str(error)
+    mine = os.access in os.supports_effective_ids
+    beside = [Path(path + end) for end in ("", "-wal", "-shm", "-turn")]
+    foreign = [str(name) for name in beside if name.exists() and not os.access(name, os.W_OK, effective_ids=mine)]
+    if foreign and _code(error) in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
+        text += f"; this user may not write {', '.join(foreign)}: one user should own the file and what lies beside it"
+    return StoreUnavailable(f"{path}: {text}; {NOTHING}")

@@ -1,0 +1,1 @@
+"""What the middlewares share: the gate, credentials, routes."""

@@ -1,0 +1,825 @@
+"""Two calls at once, switched between at every opcode: no interleaving mints, loses or leaks a unit.
+
+Every scenario is explored to exhaustion at one preemption, and sampled at two in the slow tier. The planted races at
+the end show that the same scenarios, on a store with one mistake, find it.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from interleavings import (
+    DAY,
+    MINUTE,
+    NEW,
+    OLD,
+    Scenarios,
+    World,
+    attempt,
+    files,
+    grant,
+    one_of,
+    plant,
+    raise_the_limit,
+    rotate_at_once,
+)  # fmt: skip
+from quota import Ledger, ManualClock, Reason, UsagePlan
+from quota.decision import Decision
+from quota.errors import ClockSkew, PlanConflict, RequestMismatch, ReservationClosed, UnknownPlan
+from quota.rule.party import Party
+from quota.stores.memory import MemoryStore
+from quota.stores.memory.lane import Lane
+from receipts import check_receipts
+from scheduler import Deadlock
+
+CORE = files(
+    "charge", "decision", "ledger", "operations", "period", "plan", "record", "reservation", "steps", "store",
+    "stores/memory/store", "stores/memory/lane",
+)  # fmt: skip
+"""All that a call passes through but ``key.py`` and ``errors.py``, which share nothing between threads."""
+
+scenario = Scenarios(World, CORE)
+
+
+def a_new_life(w, first, second):
+    """The counts began anew while ``first`` was under way: it counts on the old ones (one was used) or the new."""
+    used = w.used()
+    assert used - len(second) in (0, 1)
+    if used > len(second):
+        second = [*second, first]
+    elif first:
+        assert first.limits[0].used == 2
+    assert sorted(decision.limits[0].used for decision in second) == list(range(1, used + 1))
+
+
+# consume against consume
+
+
+@scenario("2/day")
+def first_calls(w):
+    """The very first calls of a key, for more than there is: one of them is refused and takes nothing."""
+
+    def check(first, second):
+        assert bool(first) != bool(second)
+        w.settle()
+
+    return [lambda: w.consume(cost=2), w.consume], check
+
+
+@scenario("3/day", warm=2)
+def the_last_unit(w):
+    """The last unit, on the fast path: exactly one of three calls has it."""
+
+    def check(first, second):
+        assert w.settle() == 3
+
+    return [lambda: (w.consume(), w.consume()), w.consume], check
+
+
+@scenario("4/day", warm=2, alerts=(50, 80, 100))
+def the_last_alerts(w):
+    """The last units, where thresholds lie: each fires once."""
+
+    def check(first, second):
+        assert w.settle() == 4
+        assert sorted((*first.crossed, *second.crossed)) == [("requests/day", 80), ("requests/day", 100)]
+
+    return [w.consume, w.consume], check
+
+
+@scenario("9/day, 2/s burst 3", warm=2)
+def the_last_of_a_burst(w):
+    """One place is left in the bucket: one call is admitted, whatever the quota has left."""
+
+    def check(first, second):
+        assert bool(first) != bool(second)
+        assert {first.reason, second.reason} == {Reason.OK, Reason.THROTTLED}
+        assert w.settle() == 3
+
+    return [w.consume, w.consume], check
+
+
+@scenario("9/day, 1/s burst 2", warm=2)
+def a_burst_and_a_clock(w):
+    """A second gives one place back; a call that read the clock before it gives no second one."""
+
+    def later():
+        w.clock.advance(1_000_000)
+        return [w.consume(), w.consume()]
+
+    def check(first, second):
+        assert sum(map(bool, (first, *second))) == 1
+        assert w.settle() == 3
+
+    return [w.consume, later], check
+
+
+@scenario("3/day", warm=1)
+def a_secret_and_its_key(w):
+    """Presented as a secret and as the key at once: one count."""
+
+    def check(first, second):
+        assert bool(first) != bool(second)
+        assert w.settle() == 2 + bool(first)
+
+    return [lambda: w.consume(OLD, 2), lambda: w.consume(w.key)], check
+
+
+@scenario("3/day", warm=3)
+def the_next_window(w):
+    """Midnight between two readings of the clock: each is counted in one window, and time does not go back."""
+    w.clock.advance(DAY // 2 - MINUTE)
+
+    def tomorrow():
+        w.clock.advance(2 * MINUTE)
+        return w.ledger.consume(OLD, 2)
+
+    def check(first, second):
+        assert second
+        assert w.used() == 2 + bool(first)
+        assert sorted(decision.limits[0].used for decision in (first, second)) in ([1, 3], [2, 3])
+
+    return [lambda: w.ledger.consume(OLD), tomorrow], check
+
+
+@scenario("5/day", warm=1)
+def the_next_minute(w):
+    """A minute begins between two calls: nothing is lost, and a limit that joins knows what was used when it began."""
+
+    def later():
+        w.clock.advance(MINUTE)
+        return w.consume(), w.consume()
+
+    def check(first, second):
+        assert first
+        assert all(second)
+        assert w.settle() == 4
+        w.ledger.replace_plan(UsagePlan("PlanA", "9/minute"))
+        assert w.used() == sum(decision.at == second[-1].at for decision in (first, *second))
+
+    return [w.consume, later], check
+
+
+@scenario("5/day", warm=1)
+def a_clock_behind_the_next_minute(w):
+    """One thread's clock is in the minute before: whenever its call is decided, each minute has what is its own."""
+    behind = Ledger(w.ledger.store, clock=ManualClock(w.clock()))
+
+    def later():
+        w.clock.advance(MINUTE)
+        return w.ledger.consume(OLD), w.ledger.consume(OLD)
+
+    def check(first, second):
+        assert first
+        assert all(second)
+        assert w.used() == 4
+        w.ledger.replace_plan(UsagePlan("PlanA", "9/minute"))
+        assert w.used() == sum(decision.at == second[-1].at for decision in (first, *second))
+
+    return [lambda: behind.consume(OLD), later], check
+
+
+# consume against what changes keys and plans
+
+
+scenario("5/day", warm=1)(rotate_at_once)
+scenario("2/day", warm=2)(raise_the_limit)
+scenario("2/day", warm=2)(grant)
+
+
+@scenario("5/day", warm=1)
+def rotate_with_overlap(w):
+    """While the old secret overlaps, both are good at every instant."""
+
+    def rotate():
+        _, fresh = w.ledger.rotate_key("Key123", timedelta(hours=1))
+        return w.consume(fresh)
+
+    def check(first, second):
+        assert (first.reason, second.reason) == (Reason.OK, Reason.OK)
+        assert w.settle() == 3
+
+    return [w.consume, rotate], check
+
+
+@scenario("5/day", warm=1)
+def enable_what_is_enabled(w):
+    """A change of a key that keeps it usable refuses nobody meanwhile."""
+
+    def check(first, second):
+        assert [decision.reason for decision in first] == [Reason.OK, Reason.OK]
+        assert w.settle() == 3
+
+    return [lambda: (w.consume(), w.consume()), lambda: w.ledger.enable_key("Key123")], check
+
+
+@scenario("5/day", warm=1)
+def disable(w):
+    """A call that begins after the key was disabled is refused; one that was under way is either, and counted so."""
+
+    def stop():
+        w.revoke(w.ledger.disable_key, "Key123")
+        return w.consume(), w.consume(w.key)
+
+    def check(first, second):
+        assert [decision.reason for decision in second] == [Reason.DISABLED_KEY] * 2
+        assert {decision.reason for decision in first} <= {Reason.OK, Reason.DISABLED_KEY}
+        w.ledger.enable_key("Key123")
+        assert w.settle() == w.last == 1 + sum(map(bool, first))
+
+    return [lambda: (w.consume(), w.consume(w.key)), stop], check
+
+
+@scenario("5/day")
+def disable_at_first(w):
+    """The same before the fast path is open."""
+
+    def check(first, second):
+        w.ledger.enable_key("Key123")
+        assert w.settle() == w.last == bool(first)
+
+    return [w.consume, lambda: w.revoke(w.ledger.disable_key, "Key123")], check
+
+
+@scenario("5/day", warm=1)
+def remove_and_come_back(w):
+    """A key that is removed and imported again begins at zero; a call that was under way counts on one of the two."""
+
+    def replace():
+        w.ledger.remove_key("Key123")
+        refused = w.consume()
+        w.ledger.import_key(OLD, "Key123", plan="PlanA", id="Key123")
+        return refused, w.consume()
+
+    def check(first, second):
+        assert second[0].reason is Reason.UNKNOWN_KEY
+        a_new_life(w, first, second[1:])
+
+    return [w.consume, replace], check
+
+
+@scenario("5/day", warm=1)
+def remove_and_come_back_on_the_general_path(w):
+    """The same where a call is remembered by its id, which the fast path leaves to the store."""
+
+    def replace():
+        w.ledger.remove_key("Key123")
+        w.ledger.import_key(OLD, "Key123", plan="PlanA", id="Key123")
+        return [w.ledger.consume(OLD)]
+
+    def check(first, second):
+        a_new_life(w, first, second)
+
+    return [lambda: w.ledger.consume(OLD, request_id="r"), replace], check
+
+
+def lower(w, limit):
+    w.change(limit, w.ledger.replace_plan, UsagePlan("PlanA", f"{limit}/day", alerts=()))
+    return w.consume()
+
+
+@scenario("5/day", warm=1)
+def lower_the_limit(w):
+    """A plan that is replaced binds on the next call; what was used stays used."""
+
+    def check(first, second):
+        assert w.settle() == max(2, 1 + sum(map(bool, first)))
+
+    return [lambda: (w.consume(), w.consume()), lambda: lower(w, 2)], check
+
+
+@scenario("5/day")
+def lower_the_limit_at_first(w):
+    """The same while the fast path is being opened: it never serves a plan that was replaced."""
+
+    def check(first, second):
+        assert w.settle() == max(1, sum(map(bool, first)))
+
+    return [lambda: (w.consume(), w.consume()), lambda: lower(w, 1)], check
+
+
+@scenario("5/day", warm=1)
+def move_to_another_plan(w):
+    """A key that moves to a smaller plan takes its count along."""
+    w.ledger.add_plan(UsagePlan("PlanB", "2/day", alerts=()))
+
+    def move():
+        w.change(2, w.ledger.associate, "Key123", "PlanB")
+        return w.consume()
+
+    def check(first, second):
+        assert w.settle() == max(2, 1 + sum(map(bool, first)))
+
+    return [lambda: (w.consume(), w.consume()), move], check
+
+
+@scenario("5/day", warm=1)
+def another_period(w):
+    """A plan whose period changes carries the count over; a toggle and back mints nothing."""
+
+    def toggle():
+        w.ledger.replace_plan(UsagePlan("PlanA", "5/2 hour", alerts=()))
+        w.ledger.replace_plan(UsagePlan("PlanA", "5/day", alerts=()))
+        return w.consume()
+
+    def check(first, second):
+        assert w.settle() == 3
+
+    return [w.consume, toggle], check
+
+
+@scenario("5/day", warm=1)
+def off_the_plan(w):
+    """A key that is taken off its plan is refused at once, one that was under way is either."""
+
+    def off():
+        w.revoke(w.ledger.dissociate, "Key123", "PlanA")
+        return w.consume()
+
+    def check(first, second):
+        assert second.reason is Reason.NO_PLAN
+        w.ledger.associate("Key123", "PlanA")
+        assert w.settle() == w.last == 1 + sum(map(bool, first))
+
+    return [lambda: (w.consume(), w.consume()), off], check
+
+
+@scenario("5/day", warm=1)
+def without_the_plan(w):
+    """A plan that is removed binds nobody any more."""
+
+    def remove():
+        w.revoke(w.ledger.remove_plan, "PlanA")
+        return w.consume()
+
+    def check(first, second):
+        assert second.reason is Reason.NO_PLAN
+        assert {decision.reason for decision in first} <= {Reason.OK, Reason.NO_PLAN}
+        w.ledger.add_plan(UsagePlan("PlanA", "5/day", alerts=()))
+        w.ledger.associate("Key123", "PlanA")
+        assert w.settle() == w.last == 1 + sum(map(bool, first))
+
+    return [lambda: (w.consume(), w.consume()), remove], check
+
+
+# accounts
+
+
+@scenario("4/day by account", warm=1)
+def a_second_key_joins(w):
+    """What the first key used is the account's count from the moment on that a second one shares it."""
+
+    def join():
+        w.ledger.import_key(NEW, "second", plan="PlanA", id="second", account="Key123")
+        return w.consume(NEW, 2)
+
+    def check(first, second):
+        assert w.settle() == (4 if second else 3)
+
+    return [lambda: (w.consume(), w.consume()), join], check
+
+
+@scenario("3/day by account, 2/day as own", warm=1)
+def two_keys_of_an_account(w):
+    """The account's last units, wanted by two keys: all or nothing across both records."""
+    w.ledger.import_key(NEW, "second", plan="PlanA", id="second", account="Key123")
+
+    def check(first, second):
+        assert bool(first) != bool(second)
+        assert w.settle() == 1 + (1 if first else 2)
+        own = {key: w.ledger.peek(w.ledger.get_key(key), cost=9).limits[1].used for key in ("Key123", "second")}
+        assert own == {"Key123": 2 if first else 1, "second": 2 if second else 0}
+
+    return [lambda: w.consume(OLD, 1), lambda: w.consume(NEW, 2)], check
+
+
+@scenario("5/day", warm=1)
+def one_id_for_two_keys(w):
+    """Two imports with one id, or one secret: one of them is there."""
+
+    def add(name, secret):
+        return attempt(PlanConflict, w.ledger.import_key, secret, name, plan="PlanA", id="second")
+
+    def check(*results):
+        key, secret = one_of(PlanConflict, results)
+        assert w.ledger.get_key("second") == key
+        assert w.ledger.consume(secret).key == key
+        assert len(w.ledger.list_keys()) == 2
+
+    return [lambda: add("a", NEW), lambda: add("b", NEW + "!")], check
+
+
+@scenario("5/day", warm=1)
+def a_plan_goes_while_a_key_comes(w):
+    """A key that moves to a plan being removed is on it, and off again, or never was."""
+    w.ledger.add_plan(UsagePlan("PlanB", "2/day", alerts=()))
+
+    def check(first, second):
+        assert first is None or isinstance(first, UnknownPlan)
+        assert w.consume().reason is (Reason.OK if first else Reason.NO_PLAN)
+
+    return [
+        lambda: attempt(UnknownPlan, w.ledger.associate, "Key123", "PlanB"), lambda: w.ledger.remove_plan("PlanB")
+    ], check  # fmt: skip
+
+
+@scenario("5/day", warm=1)
+def two_operators(w):
+    """A rotation and a replaced plan at once: both are done, and neither waits for the other for ever."""
+
+    def check(first, second):
+        assert w.consume().reason is Reason.UNKNOWN_KEY
+        w.change(2, list)
+        assert w.consume(first.secret)
+        assert not w.consume(first.secret)
+        assert w.settle() == 2
+
+    return [
+        lambda: w.ledger.rotate_key("Key123"),
+        lambda: w.ledger.replace_plan(UsagePlan("PlanA", "2/day", alerts=())),
+    ], check
+
+
+# reservations
+
+
+@scenario("5/day")
+def a_reservation_and_a_call(w):
+    """What is held is not there for others."""
+
+    def check(held, taken):
+        assert bool(held) != bool(taken)
+        assert w.used() == (4 if held else 2)
+
+    return [lambda: w.ledger.reserve(OLD, 4, ttl=MINUTE), lambda: w.ledger.consume(OLD, 2)], check
+
+
+@scenario("5/day")
+def commit_twice(w):
+    """Of two commits one counts, with its own amount."""
+    held = w.ledger.reserve(OLD, 3, ttl=MINUTE)
+
+    def check(*results):
+        assert w.used() == one_of(ReservationClosed, results).cost
+
+    return [
+        lambda: attempt(ReservationClosed, held.commit, 1),
+        lambda: attempt(ReservationClosed, held.commit, 2),
+    ], check
+
+
+@scenario("5/day")
+def commit_or_cancel(w):
+    """Of a commit and a cancel one counts."""
+    held = w.ledger.reserve(OLD, 3, ttl=MINUTE)
+
+    def check(*results):
+        done = one_of(ReservationClosed, results)
+        assert w.used() == (2 if done else 0)
+
+    return [lambda: attempt(ReservationClosed, held.commit, 2), lambda: attempt(ReservationClosed, held.cancel)], check
+
+
+@scenario("5/day")
+def commit_or_lapse(w):
+    """A hold that lapses while it is committed gives back only what was not used."""
+    held = w.ledger.reserve(OLD, 3, ttl=MINUTE)
+
+    def later():
+        w.clock.advance(MINUTE)
+        return w.ledger.consume(OLD, 4)
+
+    def check(first, second):
+        assert first
+        assert second
+        assert w.used() == 5
+
+    return [lambda: held.commit(1), later], check
+
+
+@scenario("5/day")
+def cancel_or_lapse(w):
+    """A hold that is cancelled while it lapses is given back once."""
+    held = w.ledger.reserve(OLD, 3, ttl=MINUTE)
+
+    def later():
+        w.clock.advance(MINUTE)
+        return w.ledger.consume(OLD, 5), w.ledger.consume(OLD)
+
+    def check(first, second):
+        assert list(map(bool, second)) == [True, False]
+        assert w.used() == 5
+
+    return [held.cancel, later], check
+
+
+@scenario("5/day")
+def commit_above_the_hold(w):
+    """A commit above its hold is recorded all the same; a call beside it is admitted only while there was room."""
+    held = w.ledger.reserve(OLD, 3, ttl=MINUTE)
+
+    def check(first, second):
+        assert w.used() == 5 + 2 * bool(second)
+
+    return [lambda: held.commit(5), lambda: w.ledger.consume(OLD, 2)], check
+
+
+# request ids and refunds
+
+
+@scenario("3/day")
+def one_request_twice(w):
+    """A request and its retry at once are charged once, and get one answer."""
+
+    def call():
+        return w.ledger.consume(OLD, 2, request_id="r")
+
+    def check(first, second):
+        assert first
+        assert second
+        assert first.replayed != second.replayed
+        assert first.id == second.id
+        assert w.used() == 2
+
+    return [call, call], check
+
+
+@scenario("3/day")
+def one_request_id_for_two_calls(w):
+    """One of two different calls with one id is charged, the other one is told."""
+
+    def call(cost):
+        return attempt(RequestMismatch, w.ledger.consume, OLD, cost, request_id="r")
+
+    def check(*results):
+        assert w.used() == one_of(RequestMismatch, results).cost
+
+    return [lambda: call(1), lambda: call(2)], check
+
+
+@scenario("3/day")
+def one_reservation_twice(w):
+    """A reservation and its retry at once hold once, and one of their commits counts."""
+
+    def call(actual):
+        return attempt(ReservationClosed, w.ledger.reserve(OLD, 3, ttl=MINUTE, request_id="r").commit, actual)
+
+    def check(*results):
+        assert w.used() == one_of(ReservationClosed, results).cost
+
+    return [lambda: call(1), lambda: call(2)], check
+
+
+@scenario("3/day", warm=1)
+def refund_twice(w):
+    """Of two refunds of one decision one gives back."""
+    decision = w.ledger.consume(OLD, 2)
+
+    def check(*given):
+        assert sorted(given) == [0, 2]
+        assert w.used() == 1
+
+    return [lambda: w.ledger.refund(decision), lambda: w.ledger.refund(decision)], check
+
+
+@scenario("3/day", warm=1)
+def one_decision_asked_twice(w):
+    """Two threads that ask one decision for the first time are told the same."""
+    decision = w.ledger.consume(OLD)
+
+    def ask():
+        return decision.id, decision.reason, decision.limits, decision.cost
+
+    def check(first, second):
+        assert first == second
+
+    return [ask, ask], check
+
+
+@scenario("3/day", warm=2)
+def refund_and_take(w):
+    """What a refund gives back is there once."""
+    decision = w.ledger.consume(OLD)
+
+    def check(given, taken):
+        assert given == 1
+        assert list(map(bool, taken)) in ([True, False], [False, True], [False, False])
+        assert w.used() == 2 + any(taken)
+
+    return [lambda: w.ledger.refund(decision), lambda: (w.ledger.consume(OLD), w.ledger.consume(OLD))], check
+
+
+@scenario("3/day", warm=1)
+def refund_and_retry(w):
+    """A retry of a call that is being refunded is its replay or refused, never another charge."""
+    decision = w.ledger.consume(OLD, 2, request_id="r")
+
+    def check(given, retried):
+        assert given == 2
+        assert isinstance(retried, RequestMismatch) or retried.replayed
+        assert w.used() == 1
+
+    return [
+        lambda: w.ledger.refund(decision), lambda: attempt(RequestMismatch, w.ledger.consume, OLD, 2, request_id="r")
+    ], check  # fmt: skip
+
+
+# what operators do to counts
+
+
+@scenario("5/day", warm=1)
+def forget(w):
+    """Counts that are forgotten begin at zero; a call that was under way counts before or after."""
+
+    def drop():
+        w.ledger.forget("Key123")
+        return [w.ledger.consume(OLD), w.ledger.consume(w.key)]
+
+    def check(first, second):
+        a_new_life(w, first, second)
+
+    return [w.consume, drop], check
+
+
+@scenario("9/day", warm=2)
+def forget_again(w):
+    """Forgotten twice: nothing of an earlier life is ever counted on, under whatever reference."""
+    w.ledger.forget("Key123")
+    w.consume()
+
+    def drop():
+        w.ledger.forget("Key123")
+        return [w.ledger.consume(w.key), w.ledger.consume(w.key), w.ledger.consume(OLD)]
+
+    def check(first, second):
+        a_new_life(w, first, second)
+
+    return [w.consume, drop], check
+
+
+@scenario("5/day", warm=1)
+def set_remaining(w):
+    """Exactly what is set to remain is admitted from then on."""
+
+    def check(first, second):
+        assert second.remaining == 1
+        assert w.used() == second.used + min(1, 3 - second.used)
+        assert check_receipts(w.receipts) == w.used()
+
+    return [lambda: (w.consume(), w.consume()), lambda: w.ledger.set_remaining("Key123", "requests/day", 1)], check
+
+
+@scenario("5/day", warm=1)
+def look_on(w):
+    """Who peeks and reads the history sees some instant, and changes nothing."""
+
+    def look():
+        peeked = w.ledger.peek(OLD).limits[0].used
+        (row,) = w.ledger.usage("Key123")
+        return peeked, row.used, 5 - row.remaining
+
+    def check(first, second):
+        peeked, used, window = second
+        assert 1 <= peeked - 1 <= used == window <= 3
+        assert w.settle() == 3
+
+    return [lambda: (w.consume(), w.consume()), look], check
+
+
+@scenario("5/day", warm=1)
+def prune(w):
+    """A call under way while its record is pruned, a year later, counts in a window that is over, or is told so."""
+    w.ledger.import_key(NEW, "second", plan="PlanA", id="second", account="Key124")
+    w.ledger.consume(NEW)
+
+    def next_year():
+        w.clock.advance(400 * DAY)
+        return w.ledger.consume(NEW), w.ledger.consume(OLD)
+
+    def check(first, second):
+        assert all(second)
+        today = w.ledger.peek(OLD).at
+        new = [d for d in (first, second[1]) if not isinstance(d, ClockSkew) and d.at == today]
+        assert sorted(decision.limits[0].used for decision in new) == list(range(1, w.used() + 1))
+
+    return [lambda: attempt(ClockSkew, w.ledger.consume, OLD), next_year], check
+
+
+@pytest.mark.parametrize("name", scenario)
+def test_interleavings_with_one_preemption(name):
+    """A hundred of them, others at each run: nothing is found, though a call was switched away from in nearly all."""
+    report = scenario.run(name, limit=100)
+    assert report.preempted > min(report.schedules, 100) - 25
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", scenario)
+def test_every_interleaving_with_one_preemption(name):
+    """Exhaustive: nothing is found, though one of the calls was switched away from in all but two schedules."""
+    report = scenario.run(name)
+    assert report.preempted == report.schedules - 2 > 50
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", scenario)
+def test_interleavings_with_two_preemptions(name):
+    """Three thousand of them, drawn with a seed: nothing is found."""
+    report = scenario.run(name, preemptions=2, limit=3000, seed=len(name))
+    assert report.preempted > 2900
+
+
+PLANTED = {
+    "no lock on the fast path": (
+        (Ledger, "consume", {
+            "if not lock.acquire(False):": "if False:", "lock.release()\n        except": "pass\n        except",
+        }),
+        ["the_last_unit", "the_last_of_a_burst", "a_secret_and_its_key"],
+    ),
+    "the count read outside of the lock": (
+        (Ledger, "consume", {
+            "lock = lane.lock": "lock = lane.lock; known = getattr(lane, 'total', 0)", "total = lane.total + units": "total = known + units",
+        }),
+        ["the_last_unit"],
+    ),
+    "an open lane seen outside of the lock": (
+        (Ledger, "consume", {
+            "lock = lane.lock": "lock = lane.lock; until = lane.until", "now < lane.until": "now < until",
+        }),
+        ["disable", "rotate_at_once", "off_the_plan", "a_second_key_joins"],
+    ),
+    "a minute begun beside the lock": (
+        (Lane, "turn", {"with stripe.lock:": "if True:", "stripe.check()": "pass"}),
+        ["a_clock_behind_the_next_minute"],
+    ),
+    "the key read outside of the lock": (
+        (MemoryStore, "apply", {
+            "with stripe.lock:": "key = seat.key\n        with stripe.lock:",
+            "self._perform(request, seat)": "(setattr(seat, 'key', key), self._perform(request, seat))[1]",
+        }),
+        ["disable_at_first"],
+    ),
+    "a lock replaced while it is held": (
+        (MemoryStore, "apply", {"stripe.check()": "stripe.lock = threading.RLock()"}),
+        ["one_request_twice", "commit_twice"],
+    ),
+    "no lock": (
+        (MemoryStore, "apply", {"with stripe.lock:": "if True:", "stripe.check()": "pass"}),
+        [
+            "first_calls", "two_keys_of_an_account", "a_reservation_and_a_call", "commit_twice",
+            "commit_or_cancel", "commit_or_lapse", "one_request_twice", "one_request_id_for_two_calls", "refund_twice",
+            "grant", "forget", "prune",
+        ],
+    ),
+    "a seat not looked up again under its lock": (
+        (MemoryStore, "apply", {"if self._seat(ref) is not seat:": "if not seat:"}),
+        ["remove_and_come_back_on_the_general_path"],
+    ),
+    "a plan replaced beside the accounts' locks": (
+        (MemoryStore, "put_plan", {"with self._everything():": "with self._directory:"}),
+        ["lower_the_limit_at_first"],
+    ),
+    "a key changed beside its account's lock": (
+        (MemoryStore, "_at_rest", {"with seat.stripe.at_rest():": "if True:"}),
+        ["disable", "off_the_plan"],
+    ),
+    "keys added without the directory's lock": (
+        (MemoryStore, "add_key", {"with self._directory:": "if True:"}),
+        ["one_id_for_two_keys"],
+    ),
+    "a secret unknown while its key changes": (
+        (MemoryStore, "change_key", {
+            "key = change(seat.key)": "key = change(seat.key); self.lanes.pop(key.secrets[-1].digest)",
+            "(self.lanes.pop, digest)": "(self.lanes.pop, digest, None)",
+        }),
+        ["rotate_with_overlap", "enable_what_is_enabled", "disable"],
+    ),
+    "a fast path left open": (
+        (MemoryStore, "_split", {"first.lane.shut()": "pass"}),
+        ["a_second_key_joins"],
+    ),
+    "a stale clock": (
+        (Party, "instant", {"now = max(now, record.at)": "pass"}),
+        ["the_next_window"],
+    ),
+    "an answer worked out twice": (
+        (Decision, "id", {"with _lazy:": "if True:"}),
+        ["one_decision_asked_twice", "refund_twice"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("what", "name"), [(what, name) for what, (_, names) in PLANTED.items() for name in names])
+def test_planted_races_are_found(monkeypatch, what, name):
+    """A store with one mistake is caught by exploring the same scenario, and by replaying what was found."""
+    plant(monkeypatch, *PLANTED[what][0])
+    scenario.caught(name)
+
+
+def test_a_planted_deadlock_is_found(monkeypatch):
+    """Two locks that are taken in two orders end in a report instead of a hang."""
+    order = {"with stripe.lock:": "with stripe.lock, self._directory:"}
+    plant(monkeypatch, MemoryStore, "apply", order)
+    with pytest.raises(Deadlock):
+        scenario.run("lower_the_limit_at_first")

@@ -1,0 +1,180 @@
+"""A change of many steps that is interrupted at any instant is made or it is not: no limit, key or account has a part of it.
+
+In memory records are changed in place; a signal handler that raises (a time-out, Ctrl-C) may come between any two calls.
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+from datetime import timedelta
+
+import pytest
+
+from interleavings import NOON, plant
+from interrupts import interrupts
+from quota import Ledger, ManualClock, QuotaError, UsagePlan
+from quota.rule.undo import Undo
+from quota.stores.memory import MemoryStore
+
+CORE = [
+    importlib.import_module(f"{Ledger.__module__.rpartition('.')[0]}.{name}")
+    for name in (
+        "administration", "charge", "history", "ledger", "memos", "moves", "operations", "period", "record",
+        "reservation", "steps", "store", "stores._lane", "stores.memory", "undo",
+    )
+]  # fmt: skip
+HOUR = timedelta(hours=1)
+LATER = {
+    "at once": timedelta(0),
+    "a minute later": timedelta(minutes=1),
+    "an hour later": HOUR,
+    "days later": 60 * HOUR,
+}
+
+
+class World:
+    """Two keys of one account on a plan with limits of every kind, and some use of each.
+
+    ``alone``: one key, on a plan for the fast path, which is open.
+    """
+
+    def __init__(self, later, *, alone=False):
+        self.clock = ManualClock(NOON)
+        self.ledger = ledger = Ledger(MemoryStore(stripes=1), clock=self.clock)
+        limits = "40/hour, 900/day by account, 50/s burst 50, 90 tokens/day overage 9"
+        ledger.add_plan(UsagePlan("p", limits, routes={"/r": "5/day"}, alerts=(20, 50)))
+        ledger.add_plan(UsagePlan("q", "70/minute, 1000/month by account, 20/s burst 30 by account"))
+        if alone:
+            ledger.replace_plan(UsagePlan("p", "40/hour, 50/s burst 50"))
+        for id_ in ("k",) if alone else ("k", "l"):
+            ledger.issue_key(id_, "p", id=id_, account=None if alone else "a")
+        self.key = ledger.get_key("k")
+        for _ in range(3):
+            ledger.consume(self.key)
+        if not alone:
+            ledger.consume(ledger.get_key("l"), {"requests": 2, "tokens": 5})
+        ledger.consume(self.key, route="/r")
+        ledger.refund(ledger.consume(self.key))
+        self.decision = ledger.consume(self.key, {"requests": 2, "tokens": 3}, request_id="old")
+        self.held = ledger.reserve(self.key, {"requests": 4, "tokens": 6}, ttl=2 * HOUR, request_id="held")
+        ledger.consume(self.key)
+        self.clock.advance(later)
+        assert bool(ledger.store.lanes["k"].until) == alone, "the fast path is not as told"
+
+    def standing(self):
+        """All that callers can be told, by what they ask."""
+        told = {}
+        for id_ in ("k", "l", "m"):
+            for takes in ({"requests": 1}, {"tokens": 1}):
+                for route in (None, "/r"):
+                    told[id_, *takes, route] = attempt(self._look, id_, takes, route)
+            told[id_, "usage"] = attempt(lambda id_=id_: [*self.ledger.usage(id_)])
+        told["plans"] = self.ledger.list_plans()
+        return told
+
+    def _look(self, id_, takes, route):
+        decision = self.ledger.peek(self.ledger.get_key(id_), takes, route=route)
+        return decision.reason, decision.limits, decision.crossed
+
+    def outcome(self):
+        """What is told; what comes of what can be done once; what is told then."""
+        told = self.standing()
+        once = (
+            attempt(self.held.cancel), attempt(self.ledger.refund, self.decision),
+            attempt(lambda: self.ledger.consume(self.key, {"requests": 3, "tokens": 7}, request_id="x").replayed),
+            attempt(lambda: [bool(self.ledger.consume(self.key)) for _ in range(12)]),
+        )  # fmt: skip
+        return told, once, self.standing()
+
+
+def attempt(call, *args):
+    """What a call returns, or the kind of error that it raises."""
+    try:
+        return call(*args)
+    except QuotaError as error:
+        return type(error)
+
+
+CHANGES = {
+    "consume": lambda w: w.ledger.consume(w.key, {"requests": 3, "tokens": 30}),
+    "consume on a route": lambda w: w.ledger.consume(w.key, route="/r"),
+    "consume by an id": lambda w: w.ledger.consume(w.key, {"requests": 3, "tokens": 7}, request_id="x"),
+    "replay": lambda w: w.ledger.consume(w.key, {"requests": 2, "tokens": 3}, request_id="old"),
+    "refused": lambda w: w.ledger.consume(w.key, 41),
+    "reserve": lambda w: w.ledger.reserve(w.key, {"requests": 3, "tokens": 7}, ttl=HOUR),
+    "commit more": lambda w: w.held.commit({"requests": 1, "tokens": 9}),
+    "cancel": lambda w: w.held.cancel(),
+    "refund": lambda w: w.ledger.refund(w.decision),
+    "refund a part": lambda w: w.ledger.refund(w.decision, 1),
+    "grant": lambda w: w.ledger.grant("k", "requests/day", 5),
+    "set_remaining": lambda w: w.ledger.set_remaining("k", "requests/day", 5),
+    "forget": lambda w: w.ledger.forget("k"),
+    "associate": lambda w: w.ledger.associate("k", "q"),
+    "dissociate": lambda w: w.ledger.dissociate("k", "p"),
+    "replace_plan": lambda w: w.ledger.replace_plan(UsagePlan("p", "50/hour, 10/day")),
+    "remove_plan": lambda w: w.ledger.remove_plan("p"),
+    "disable": lambda w: w.ledger.disable_key("k"),
+    "rotate": lambda w: w.ledger.rotate_key("k"),
+    "remove": lambda w: w.ledger.remove_key("k"),
+    "a third key": lambda w: w.ledger.import_key("a-foreign-secret-of-many", "m", plan="p", id="m", account="a"),
+    "a key joins one": lambda w: w.ledger.import_key("a-foreign-secret-of-many", "m", plan="p", id="m", account="l"),
+    "moved and then charged": lambda w: (w.ledger.associate("k", "q"), w.ledger.consume(w.key, 2)),
+}  # fmt: skip
+
+
+def interrupt(change, later, first=1, stride=1, **options):
+    """Interrupt a change at each instant in turn; which was the last. What is left of it must be all or nothing."""
+    done, untouched = World(later, **options), World(later, **options)
+    attempt(change, done)
+    outcomes = [done.outcome(), untouched.outcome()]
+    if change is CHANGES["moved and then charged"]:  # two changes
+        world = World(later, **options)
+        world.ledger.associate("k", "q")
+        outcomes.append(world.outcome())
+    for instant in itertools.count(first, stride):
+        world = World(later, **options)
+        if not interrupts(instant, CORE, attempt, change, world):
+            return instant - stride
+        assert world.outcome() in outcomes, f"after {instant} calls"
+    raise AssertionError
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_all_or_nothing(name):
+    """Of what callers can be told afterwards, nothing is half done; what can be done once was done or can be.
+
+    Every sixth instant; where changes pass the same code, not the same ones.
+    """
+    assert interrupt(CHANGES[name], LATER["at once"], 1 + len(name) % 6, 6) > 5
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_all_or_nothing_on_the_fast_path(name):
+    """The same of a key that is alone, with the fast path open: it is never left open on what has changed."""
+    assert interrupt(CHANGES[name], LATER["at once"], 1 + len(name) % 6, 6, alone=True) > 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("alone", [False, True], ids=["shared", "alone"])
+@pytest.mark.parametrize("later", LATER)
+@pytest.mark.parametrize("name", CHANGES)
+def test_all_or_nothing_at_any_instant(name, later, alone):
+    """Every instant; also where windows, days and holds end before the change."""
+    interrupt(CHANGES[name], LATER[later], alone=alone)
+
+
+PLANTED = {
+    "nothing is put back": ((Undo, "back", {"range(TRIES)": "()"}), ["commit more", "refund"]),
+    "meters are not noted": ((Undo, "note", {"if whole:": "if False:"}), ["consume"]),
+    "holds are not noted": ((Undo, "note", {"record.holds or record.requests or record.refunds or record.leases": "False"}), ["cancel"]),
+    "what is held by a name is not noted": ((Undo, "note", {"for name in self.names if name": "for name in ()"}), ["cancel", "consume by an id"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("what", "name"), [(what, name) for what, (_, names) in PLANTED.items() for name in names])
+def test_planted_halves_are_found(monkeypatch, what, name):
+    """A store that puts less back is seen."""
+    plant(monkeypatch, *PLANTED[what][0])
+    with pytest.raises(AssertionError, match=r"after \d+ calls"):
+        interrupt(CHANGES[name], LATER["at once"])

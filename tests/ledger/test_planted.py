@@ -1,0 +1,284 @@
+"""Planted bugs: each is put into a copy of the package, and a scenario or the conformance machine must catch it.
+
+A property is worth the bugs that it finds. Every entry says what was broken and replaces one piece of the source; the
+piece must still be there, so that a bug cannot go stale unseen.
+"""
+
+import importlib
+import shutil
+import sys
+
+import pytest
+from hypothesis import Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+import paths
+import quota
+import scenarios
+import scenarios_fast
+
+PACKAGE = paths.PACKAGE
+
+SCENARIOS = scenarios.SCENARIOS | scenarios_fast.SCENARIOS
+
+BUGS = {
+    # The rule
+    "a limit refuses its last unit": (
+        "rule/charge.py", "units > 0 and reading + units > line.limit", "units > 0 and reading + units >= line.limit"),
+    "a limit admits one unit too many": (
+        "rule/charge.py", "units > 0 and reading + units > line.limit", "units > 0 and reading + units - 1 > line.limit"),
+    "only an exactly full limit refuses": (
+        "rule/charge.py", "units > 0 and reading + units > line.limit + line.overage + extra",
+        "units > 0 and reading == line.limit + line.overage + extra"),
+    "a refused call is charged": (
+        "rule/charge.py", "    if not verdict.allowed:\n        if work.moved and not dry:\n",
+        "    if not verdict.allowed:\n        take(party, course, takes, now)\n        if True:\n"),
+    "what was used before a long rest counts in a window after it": (
+        "rule/charge.py", "if len(meter.days) < len(days) and", "if False and"),
+    "a refusal forgets what became of a bucket": ("rule/charge.py", "        if work.moved and not dry:\n", "        if False:\n"),
+    "a look keeps what became of a bucket": ("rule/charge.py", "        if work.moved and not dry:\n", "        if work.moved:\n"),
+    "a peek is charged": ("rule/charge.py", "    if dry:\n", "    if False:\n"),
+    "the last limit alone decides": (
+        "rule/charge.py", "return Verdict(not waits, now,", "return Verdict(not standings or not standings[-1].refused, now,"),
+    "the cost of another unit is counted": (
+        "rule/charge.py", "        units = takes.get(line.unit, 0)\n        if isinstance(line, QuotaLine):\n            refused",
+        "        units = sum(takes.values())\n        if isinstance(line, QuotaLine):\n            refused"),
+    "overage is never admitted": (
+        "rule/charge.py", "reading + units > line.limit + line.overage + extra", "reading + units > line.limit + extra"),
+    "a cost that can never fit is told to wait": (
+        "rule/charge.py", "if units > line.limit + line.overage:", "if False:"),
+    # Time
+    "a clock stepped back rewinds a window": (
+        "rule/party.py", "            now = max(now, record.at)\n", ""),
+    "a clock far behind refuses nothing": (
+        "rule/party.py", "if now < record.at - terms.max_skew:", "if False:"),
+    "a window never rolls": (
+        "rule/charge.py", "if slot is None or slot.end <= now:", "if slot is None:",
+        "            slot.base, slot.since, slot.extra, slot.alerted = meter.total, slot.end, 0, 0\n", "            pass\n"),
+    "the instant after a window belongs to it": (
+        "rule/charge.py", "if slot is None or slot.end <= now:", "if slot is None or slot.end < now:",
+        "record.at < slot.end <= now", "record.at < slot.end < now"),
+    "retry_at is a microsecond early": (
+        "rule/charge.py", "waits.append(now + -(-excess // line.drain))", "waits.append(now + excess // line.drain)"),
+    # Throttles
+    "a bucket drains a unit too fast": (
+        "rule/replan.py", "level = bucket.level - bucket.drain * (now - bucket.at)",
+        "level = bucket.level - bucket.drain * (now - bucket.at) - 1"),
+    "a bucket's level is rounded down on conversion": (
+        "rule/replan.py", "return -(-level * line.scale // bucket.scale)", "return (level * line.scale // bucket.scale)"),
+    "toggling throttles refills them": ("rule/replan.py", "    if not left:\n        return False\n", "    return False\n"),
+    "a renamed throttle is refilled": ("rule/replan.py", "_missed(line, beside or across, now)", "_missed(line, [] if beside else across, now)"),
+    "a throttle by key turned by account is refilled, and the other way round": (
+        "rule/replan.py", "_missed(line, beside or across, now)", "_missed(line, beside, now)"),
+    "a key's bucket that stays is not seen by the account's that joins": (
+        "rule/replan.py", "if not (alike and former.stays and record is party.key)]", "if not (alike and former.stays)]"),
+    "an account's bucket that stays fills the key's that joins": (
+        "rule/replan.py", "if not (alike and former.stays and record is party.key)]", "]"),
+    "an account's bucket that grows is not seen by the key's that joins": (
+        "rule/replan.py", " and new.burst * scale <= burst * new.scale", ""),
+    "an account's bucket that is faster is not seen by the key's that joins": (
+        "rule/replan.py", "new.drain * scale <= drain * new.scale and ", ""),
+    "a route's throttle that comes is refilled": (
+        "rule/replan.py", 'before.get(line.route if alike else "", [])', "before.get(line.route, [])"),
+    "a route's throttle that goes leaves the plan's as it was": (
+        "rule/replan.py", "[_missed(line, formers, now) for formers in dropped]", "[]"),
+    "a route's throttle that goes is not added to the plan's": (
+        "rule/replan.py", "more = min(", "more = 0 and min("),
+    "a route's throttle that goes is poured again and again": (
+        "rule/replan.py", "            bucket.lent, bucket.since = level_at(bucket, now), now\n", "            pass\n"),
+    "what a route's bucket began with is poured back": (
+        "rule/replan.py", "level, own = max(level, whole), max(own, part if alike else 0)", "level = own = max(level, whole)"),
+    "what a route's bucket passed on to another is forgotten": (
+        "rule/replan.py", "max(own, part if alike else 0)", "own"),
+    "what is poured overflows the bucket": (
+        "rule/replan.py", "more = min(sum(part for _, part in found), max(0, line.burst - level))",
+        "more = sum(part for _, part in found)"),
+    "what an idle key left in a shared bucket is remembered": (
+        "rule/replan.py", "mine = record is party.key or (now - party.key.at) * drain < burst", "mine = True"),
+    "what an idle key left in a shared bucket is forgotten too soon": (
+        "rule/replan.py", "(now - party.key.at) * drain < burst", "False"),
+    "the plan of a key's last call is not remembered": (
+        "rule/replan.py", "left, origin.places = origin.places, places", "left = origin.places"),
+    "a bucket that was left empty is not dropped": (
+        "rule/replan.py", "if not level_at(bucket, now):", "if False:"),
+    # Plan changes
+    "a new or renamed limit starts from nothing": (
+        "rule/charge.py", "    if record.at < start:\n        return meter.total, start\n", "    return meter.total, start\n"),
+    "a changed period forgets what was used": (
+        "rule/charge.py", "base, since = min((slot.base, slot.since), known(record, meter, start))",
+        "base, since = meter.total, start"),
+    "the fast path does not note the minute": (
+        "stores/memory/lane.py", "            record.turn_minute(self.at)\n", ""),
+    "a refused call notes the minute on the fast path": (
+        "stores/memory/lane.py", "                self.hand_back()\n", "                self.hand_back()\n                self.seat.record.turn_minute(now)\n"),
+    "the fast path outlives a plan change": (
+        "ledger/sync.py", " and (track := lane.track).live", " and (track := lane.track)"),
+    "the fast path outlives a disabled key": (
+        "stores/memory/store.py", "                seat.lane.shut()\n", ""),
+    "the fast path keeps its count to itself": (
+        "stores/memory/lane.py", "            meter.total = self.total\n", ""),
+    "the fast path keeps the time to itself": (
+        "stores/memory/lane.py", "            record.at = self.at\n", ""),
+    "the fast path outlives its key's expiry": (
+        "stores/memory/lane.py", "expiries = [key.expires_at, *(", "expiries = [None, *("),
+    "the fast path outlives its secret's expiry": (
+        "stores/memory/lane.py", "expiries = [key.expires_at, *(secret.expires_at for secret in key.secrets)]", "expiries = [key.expires_at]"),
+    "an expired secret is served by the fast path of another": (
+        "stores/memory/store.py", "Lane(seat) if expired else seat.lane", "seat.lane"),
+    "the fast path serves a route of its own": (
+        "stores/memory/lane.py", "        and route not in lane.track.own\n", ""),
+    "the fast path takes any route": (
+        "stores/memory/lane.py", "        and route.isprintable()\n", ""),
+    "the fast path goes on where the record was changed": (
+        "stores/memory/store.py", "if lane.version == record.version and", "if lane.version >= 0 and"),
+    "the fast path admits one unit too many": (
+        "ledger/sync.py", "True if total <= lane.quiet else", "True if total <= lane.quiet + 1 else"),
+    "the fast path forgets the throttle": (
+        "ledger/sync.py", "decision._level = bucket.level = poured", "decision._level = poured"),
+    # Reservations, refunds, request ids
+    "a refund counts twice": (
+        "operations/adjustments.py", "or request.id in (party.key.refunds or {}):", "or False:"),
+    "a refund after the window mints": (
+        "rule/record.py", "if slot.since <= taken_at and now < slot.end:", "if slot.since <= taken_at:"),
+    "a refund goes into the current window": (
+        "rule/record.py", "for slot in [slot for slot in meter.slots if slot.since > taken_at]:", "for slot in []:"),
+    "a refund survives forget": (
+        "operations/adjustments.py", "party.key.token != tokens[0] or ", ""),
+    "a partial refund gives all back": (
+        "operations/adjustments.py", "units if wanted is None else min(units, wanted[unit])", "units"),
+    "a reservation can be closed twice": (
+        "rule/record.py", "found = self.holds.pop(id_, None) if self.holds else None",
+        "found = self.holds.get(id_) if self.holds else None"),
+    "an expired hold is never given back": (
+        "rule/charge.py", "                record.give_back(found[1], found[3])\n", ""),
+    "an expired hold is given back twice": (
+        "operations/reservations.py", "if found is not None and found[2]:", "if found is not None:"),
+    "a hold lapses a microsecond early": (
+        "operations/consume.py", "verdict.now + request.ttl, verdict.now", "verdict.now + request.ttl - 1, verdict.now"),
+    "a commit above its hold is lost": (
+        "operations/__init__.py", "        record.add(more, now)\n" if "record.add(more, now)" in (PACKAGE / "operations/__init__.py").read_text()
+        else "        add(record, more, now)\n", ""),
+    "a commit gives nothing back": (
+        "operations/reservations.py", "                if units < had:\n", "                if False:\n"),
+    "a replay is charged again": (
+        "operations/consume.py", "if memo is not None and memo[0] > request.now:", "if False:"),
+    "a reservation's retry is told of another hold": (
+        "operations/idempotency.py", "replayed=True, hold=hold_id", "replayed=True, hold=request.id"),
+    "a replay of other parameters is answered": (
+        "operations/idempotency.py", "if prints != fingerprint(request):", "if False:"),
+    "a refunded charge is replayed": (
+        "operations/idempotency.py", "if id_ in (party.key.refunds or {}):", "if False:"),
+    # Accounts, routes, alerts, grants
+    "the account is charged though the key refused": (
+        "rule/charge.py", "    if not verdict.allowed:\n",
+        ("    if not verdict.allowed:\n        if party.account is not None:\n"
+         "            add(party.account, metered(course, takes), now)\n")),
+    "keys of one account do not see each other": (
+        "rule/party.py", "return self.account if shared and self.account is not None else self.key", "return self.key"),
+    "a second key wipes what the account used": (
+        "stores/memory/store.py", "            record = first.record.copy()\n",
+        "            record = Record(new_number(), 0)\n"),
+    "a route's count leaks into the plan's": (
+        "rule/charge.py", '    routes = ("", course.route) if course.routed else ("",)\n',
+        '    routes = ("", "") if course.routed else ("",)\n'),
+    "a route's throttle does not override": (
+        "plan.py", "if not (isinstance(limit, Throttle) and limit.unit in overridden)", "if True"),
+    "a route's cost is forgotten": (
+        "plan.py", "cost = parse_cost(self.costs.get(route, 1))", "cost = parse_cost(1)"),
+    "an alert fires again": ("rule/charge.py", "                    slot.alerted = percent\n", ""),
+    "an alert is late by a unit": (
+        "rule/charge.py", "(meter.total - slot.base) * 100 >= full", "(meter.total - slot.base) * 100 > full"),
+    "the fast path swallows an alert": (
+        "rule/charge.py", "                if percent > slot.alerted:\n                    quiet", "                if False:\n                    quiet"),
+    "a grant outlives its window": (
+        "rule/charge.py", "(base, since), extra, alerted = known(record, meter, start), 0, 0",
+        "(base, since), extra, alerted = known(record, meter, start), slot.extra if slot else 0, 0",
+        "slot.since, slot.extra, slot.alerted = meter.total, slot.end, 0, 0", "slot.since = meter.total, slot.end"),
+    "an old secret still works": (
+        "ledger/administration.py", "                if until > now:\n", "                if until >= now:\n"),
+    "a day's history counts the wrong day": (
+        "rule/record.py", "of_day, of_window = row[4] == day,", "of_day, of_window = row[4] == day + 1,"),
+    "a key's history tells its account's": (
+        "operations/usage.py", "if of == api and held.get((route, name), (record, unit)) == (record, unit)", "if of == api"),
+    # What lies long apart
+    "a window that ended unseen is not noted": (
+        "rule/charge.py", "            slot.base, slot.since, slot.extra, slot.alerted = meter.total, slot.end, 0, 0\n", "            pass\n"),
+    "a window that ended is noted by the fast path too late": (
+        "rule/charge.py", "    ends = [slot.end for meter in record.meters for slot in meter.slots if slot.name and slot.end > record.at]\n",
+        "    ends = []\n"),
+    "the note of a window that ended goes with the day": (
+        "rule/record.py", "return self.end + max(2 * (self.end - self.start), 2 * DAY_US) if self.since == self.end else self.end",
+        "return self.end"),
+    "a bucket is pruned before it is empty": (
+        "rule/record.py", "                dead = max(dead, min(bucket.at - -bucket.level // bucket.drain, _NEVER))\n", "                pass\n"),
+    "a refund reaches an account that was forgotten": (
+        "operations/adjustments.py", "for record in party.records() if record.token in tokens]", "for record in party.records()]"),
+    "a cancelled reservation is retried": (
+        "operations/reservations.py", "if memo is not None and memo[3] == request.id:", "if False:"),
+    "a retry may hold for another time": (
+        "operations/idempotency.py", 'return [*prints, request.ttl] if request.op == "reserve" else prints', "return prints"),
+    "copies of records share what they hold": (
+        "rule/record.py", "(self.holds or {}).items()} or None", "(self.holds or {}).items()} or self.holds"),
+    "a late commit misses the account": (
+        "operations/reservations.py", "record.release(request.id) or [0, now, False, takes]", "record.release(request.id) or [0, now, False, []]"),
+}  # fmt: skip
+
+
+def plant(folder, number, file, *pieces):
+    """The package with a piece of its source replaced (or several, where two guard the same), under another name."""
+    name = f"planted{number}"
+    shutil.copytree(PACKAGE, folder / name, ignore=shutil.ignore_patterns("__pycache__", "cli"))
+    path = folder / name / file
+    source = path.read_text()
+    for old, new in zip(pieces[::2], pieces[1::2], strict=True):
+        assert source.count(old) >= 1, f"{file} no longer has {old!r}"
+        source = source.replace(old, new)
+    path.write_text(source)
+    sys.path.insert(0, str(folder))
+    try:
+        package = importlib.import_module(name)
+        return package, importlib.import_module(f"{name}.testing"), importlib.import_module(f"{name}.stores.memory")
+    finally:
+        sys.path.remove(str(folder))
+
+
+def run(testing, memory, examples):
+    """The machine, deterministic, stopping at the first failure."""
+    run_state_machine_as_test(
+        testing.machine(memory.MemoryStore),
+        settings=settings(
+            max_examples=examples, stateful_step_count=40, derandomize=True, database=None, phases=[Phase.generate],
+            print_blob=False, report_multiple_bugs=False,
+        ),
+    )  # fmt: skip
+
+
+def caught_by(package, testing, memory):
+    """The first thing that fails on a package: a scenario, else the machine; None when all is well."""
+    for name, scenario in SCENARIOS.items():
+        try:
+            scenario(package)
+        except Exception:
+            return name
+    try:
+        run(testing, memory, 300)
+    except Exception:
+        return "the machine"
+    return None
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_the_suite_catches(bug, tmp_path):
+    """One planted bug, seen."""
+    assert caught_by(*plant(tmp_path, f"_{list(BUGS).index(bug)}", *BUGS[bug]))
+
+
+def test_the_suite_passes_the_package_as_it_is(tmp_path):
+    """Nothing planted, nothing caught: the bugs above are what fails."""
+    assert caught_by(*plant(tmp_path, "_none", "rule/charge.py", "THE rule", "THE rule")) is None
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_scenario(scenario):
+    """Each short history comes out as it says."""
+    SCENARIOS[scenario](quota)

@@ -1,0 +1,372 @@
+"""The rule's parts one by one, on records made by hand: what is kept, what is noted, and what is left as it is."""
+
+from datetime import timedelta
+
+import pytest
+
+from quota import ApiKey, ClockSkew, Ledger, ManualClock, Quota, Throttle, UsagePlan
+from quota.operations import perform
+from quota.operations.request import Entry, Request
+from quota.rule.charge import bounds, charge, known, quiet_until, read, settled
+from quota.rule.limits import BEYOND, Terms
+from quota.rule.party import Party
+from quota.rule.record import Meter, Record, Slot
+
+SECOND, MINUTE, HOUR, DAY = 1_000_000, 60_000_000, 3_600_000_000, 86_400_000_000
+NOON = 1_773_144_000_000_000  # 2026-03-10 12:00 UTC
+MIDNIGHT = NOON - NOON % DAY
+TERMS = Terms()
+
+
+def party_on(plan, now=NOON, route=None, **takes):
+    """A party that was charged once under a plan, and the course."""
+    party, course = Party(Record(1)), plan.course(route)
+    assert charge(party, course, takes or course.cost, now, TERMS, dry=False).allowed
+    return party, course
+
+
+def slots(record):
+    return [slot.encode() for meter in record.meters for slot in meter.slots]
+
+
+class Asked:
+    """One key of one plan, asked without a store between: what is kept shows in ``party.changed``."""
+
+    def __init__(self, *limits, **options):
+        self.plan = UsagePlan("p", *limits, **options)
+        self.party = Party(Record(1))
+
+    def __call__(self, op="consume", now=NOON, route=None, plan=None, **takes):
+        self.party.changed = False
+        entry = Entry(ApiKey("k", "k", "k"), {"": plan or self.plan})
+        request = Request(op, now, None, "k", "", route, takes or None)
+        return perform(request, entry, self.party, TERMS)
+
+
+# Time
+
+
+def test_time_of_a_record_only_goes_on():
+    """A clock that is behind is taken for the latest instant recorded, up to what the store was told is an error."""
+    party = Party(Record(1), Record(2))
+    party.key.at, party.account.at = NOON, NOON + 5
+    assert [party.instant(now, TERMS) for now in (NOON + 6, NOON + 5, NOON + 4, NOON)] == [NOON + 6, *[NOON + 5] * 3]
+    party.key.at, edge = 0, NOON + 5 - TERMS.max_skew
+    assert party.instant(edge, TERMS) == NOON + 5
+    with pytest.raises(ClockSkew):
+        party.instant(edge - 1, TERMS)
+    fresh = Party(Record(1, floor=NOON))
+    assert fresh.instant(NOON, TERMS) == NOON
+    with pytest.raises(ClockSkew):
+        fresh.instant(NOON - 1, TERMS)
+
+
+# Settling
+
+
+def test_nothing_is_copied_where_nothing_is_due():
+    """The usual call: quotas, throttles, an API, a route with limits of its own."""
+    plan = UsagePlan("p", "9/day, 99/month, 5/s burst 9", routes={"r": "5/hour as r, 1/s burst 5 as t"}, api="maps")
+    for route in (None, "r"):
+        party, course = party_on(plan, route=route)
+        for now in (NOON, NOON + MINUTE - 1):
+            assert settled(party, course, now, TERMS) is party
+    party, course = party_on(plan, MIDNIGHT)
+    assert settled(party, course, MIDNIGHT, TERMS) is party
+
+
+@pytest.mark.parametrize(("other", "now"), [
+    ("9/day", NOON + DAY), ("9/day", MIDNIGHT + DAY), ("9/hour", NOON), ("9/day, 1/s", NOON), ("2/s burst 9", NOON),
+    ("1/minute burst 9", NOON), ("1/s burst 9 as b", NOON), ("9 tokens/day", NOON), ("9/day as other", NOON),
+])  # fmt: skip
+def test_copies_are_settled_where_something_is_due(other, now):
+    """Another day, another limit, another period, rate, scale, name or unit; the record itself stays as it is."""
+    party, _ = party_on(UsagePlan("p", "9/day, 1/s burst 9"))
+    before = party.key.encode()
+    work = settled(party, UsagePlan("p", other).course(None), now, TERMS)
+    assert work is not party
+    assert work.key is not party.key
+    assert party.key.encode() == before
+
+
+def test_records_of_ones_own_are_settled_in_place():
+    """A look at decoded records need not copy them; whoever shares records gets copies of all of them."""
+    for owned in (True, False):
+        party = Party(Record(1), Record(2), owned=owned)
+        work = settled(party, UsagePlan("p", "9/day").course(None), NOON, TERMS)
+        assert (work.key is party.key, work.account is party.account, work.owned) == (owned, owned, owned)
+
+
+def test_readings_say_where_limits_stand():
+    """A quota: used, granted, the window's end. A throttle: its level in parts of a unit, and now."""
+    party, course = party_on(UsagePlan("p", "9/day, 1/s burst 9"), requests=3)
+    quota, throttle = course.lines
+    assert read(party, course, NOON + 1) == [(quota, 3, 0, MIDNIGHT + DAY), (throttle, 3 * SECOND - 1, 0, NOON + 1)]
+
+
+def test_a_hold_lapses_once_and_at_its_end():
+    """Not before, not again, and not where it was committed."""
+    ask = Asked("99/day")
+    ask()
+    record = ask.party.key
+    record.meters[0].total += 15
+    record.hold("early", NOON + 5, NOON, [["", "", "requests", 3]])
+    record.hold("late", NOON + 9, NOON, [["", "", "requests", 5]])
+    record.hold("closed", NOON + 5, NOON, [["", "", "requests", 7]])
+    record.holds["closed"][2] = False
+    assert [ask(now=NOON + after).limits[0].used for after in (4, 5, 6, 9, 10)] == [17, 15, 16, 12, 13]
+    assert [hold[2] for hold in ask.party.key.holds.values()] == [False] * 3
+    assert ask.party.key.due is None
+
+
+def test_days_that_are_over_are_noted_and_forgotten():
+    """One entry for each day's beginning on which something was used, none for idle days but the first that is kept."""
+    terms = Terms(retention=3)
+    party, course = Party(Record(1)), UsagePlan("p", "99/day").course(None)
+    first = NOON // DAY
+    for day in (0, 1, 3, 4, 5):
+        charge(party, course, {"requests": 1}, NOON + day * DAY, terms, dry=False)
+    assert party.key.meters[0].days == [(first + 2, 2), (first + 3, 2), (first + 4, 3), (first + 5, 4)]
+    charge(party, course, {"requests": 1}, NOON + 7 * DAY, terms, dry=False)
+    assert party.key.meters[0].days == [(first + 4, 3), (first + 5, 4), (first + 7, 5)]
+    work = settled(party, course, NOON + 9 * DAY, terms)
+    assert work.key.meters[0].days == [(first + 6, 5), (first + 7, 5), (first + 9, 6)]
+    work.keep(work, NOON + 9 * DAY)
+    again = settled(work, course, NOON + 10 * DAY, terms)
+    assert again.key.meters[0].days == [(first + 7, 5), (first + 10, 6)]
+
+
+def test_what_was_used_before_a_long_rest_is_no_window_s_of_now():
+    """Idle for longer than history is kept: a limit that comes then counts from its window's start all the same."""
+    for later in (0, DAY):
+        ask = Asked("99/year")
+        ask(requests=3)
+        ask(now=NOON + 40 * DAY, requests=1)
+        decision = ask(now=NOON + 40 * DAY + later, plan=UsagePlan("p", "99/year, 99/month"))
+        assert {limit.name: limit.used for limit in decision.limits} == {"requests/year": 5, "requests/month": 2}
+
+
+def test_refunds_are_remembered_until_their_time():
+    """And forgotten on the first day after it."""
+    party, course = party_on(UsagePlan("p", "9/day"))
+    end = MIDNIGHT + DAY
+    party.key.refunds = {"past": end, "later": end + 1}
+    assert settled(party, course, end, TERMS).key.refunds == {"later": end + 1}
+    party.key.refunds = {"past": end}
+    assert settled(party, course, end, TERMS).key.refunds is None
+
+
+def test_a_window_that_ended_is_kept_while_its_reading_may_be_asked():
+    """Two windows long, or two days: until then a limit that comes back knows what was used since."""
+    party, _ = party_on(UsagePlan("p", "9/day"))
+    (slot,) = party.key.meters[0].slots
+    slot.extra, slot.alerted = 4, 80
+    other, end = UsagePlan("p", "9/month").course(None), slot.end
+    work = settled(party, other, end, TERMS)
+    assert work.key.meters[0].slots[0].encode() == ["requests/day", MIDNIGHT, end, 1, 0, 0, 9, end]
+    work.keep(work, end)
+    later = settled(work, other, end + 2 * DAY, TERMS)
+    assert [slot.name for slot in later.key.meters[0].slots] == ["requests/month"]
+    hourly, _ = party_on(UsagePlan("p", "9/hour"))
+    assert [slot.name for slot in settled(hourly, other, NOON + 2 * DAY, TERMS).key.meters[0].slots] == [
+        "requests/hour",
+        "requests/month",
+    ]
+
+
+# Windows
+
+
+def test_a_limit_that_was_left_knows_what_its_window_holds():
+    """Its window ended at an instant that is no day's, no hour's start: the first call from then on notes the reading."""
+    one, two = UsagePlan("p", "99/day in Asia/Kathmandu"), UsagePlan("p", "99/month, 99/hour")
+    turn = MIDNIGHT + 18 * HOUR + 15 * MINUTE
+    for first in (turn, turn + 1):
+        ask = Asked("99/day in Asia/Kathmandu")
+        ask(requests=7)
+        ask(now=turn - 1, plan=two, requests=20)
+        ask(now=first, plan=two, requests=3)
+        ask(now=turn + 2 * HOUR, plan=two, requests=5)
+        decision = ask(now=turn + 2 * HOUR + 20 * MINUTE, plan=one)
+        assert decision.limits[0].used == 9
+
+
+def test_a_window_begins_on_its_first_microsecond():
+    """With nothing used, nothing granted, no alert told."""
+    ask = Asked("2/day", alerts=(1, 50))
+    assert [ask(requests=units).allowed for units in (2, 1)] == [True, False]
+    slot = ask.party.key.meters[0].slots[0]
+    slot.extra = 5
+    end = MIDNIGHT + DAY
+    decision = ask(now=end)
+    assert (decision.limits[0].used, decision.crossed) == (1, (("requests/day", 1), ("requests/day", 50)))
+    assert slots(ask.party.key) == [["requests/day", end, end + DAY, 2, 0, 50, 2, end]]
+
+
+def test_another_period_leaves_a_shadow_of_the_window_that_runs():
+    """So that the first period finds its reading again; however often they are toggled, one shadow each."""
+    day, hour = UsagePlan("p", "99/day as n"), UsagePlan("p", "99/hour as n")
+    ask = Asked("99/day as n")
+    ask(now=NOON - HOUR, requests=3)
+    ask(now=NOON, plan=hour, requests=4)
+    assert slots(ask.party.key) == [
+        ["", MIDNIGHT, MIDNIGHT + DAY, 0, 0, 0, 0, MIDNIGHT], ["n", NOON, NOON + HOUR, 0, 0, 0, 99, MIDNIGHT],
+    ]  # fmt: skip
+    for number in range(6):
+        decision = ask(now=NOON + number + 1, plan=(day, hour)[number % 2])
+        assert decision.limits[0].used == 8 + number
+    assert min(slots(ask.party.key)) == ["", MIDNIGHT, MIDNIGHT + DAY, 0, 0, 0, 0, MIDNIGHT]
+    assert len(slots(ask.party.key)) == 3
+
+
+def test_a_new_window_is_written_down_whole():
+    """Also where no charge follows: a refund, a commit, a grant settle too."""
+    party = Party(Record(1))
+    work = settled(party, UsagePlan("p", "9/day").course(None), NOON, TERMS)
+    assert slots(work.key) == [["requests/day", MIDNIGHT, MIDNIGHT + DAY, 0, 0, 0, 9, MIDNIGHT]]
+
+
+def known_record():
+    """A record last charged at 12:34:56, with notes of every kind."""
+    record = Record(1)
+    record.at = NOON + 34 * MINUTE + 56 * SECOND
+    day = MIDNIGHT // DAY
+    meter = Meter("", "", "requests", day - 2)
+    meter.total, meter.minute, meter.hour = 100, 90, 80
+    meter.days = [(day - 2, 10), (day - 1, 20), (day, 60)]
+    record.meters = [meter]
+    return record, meter
+
+
+@pytest.mark.parametrize(("start", "reading", "since"), [
+    (NOON + 34 * MINUTE + 57 * SECOND, 100, NOON + 34 * MINUTE + 57 * SECOND),
+    (NOON + 34 * MINUTE + 56 * SECOND, 90, NOON + 34 * MINUTE),
+    (NOON + 34 * MINUTE, 90, NOON + 34 * MINUTE),
+    (NOON + 33 * MINUTE, 80, NOON),
+    (NOON, 80, NOON),
+    (NOON - 1, 60, MIDNIGHT),
+    (MIDNIGHT, 60, MIDNIGHT),
+    (MIDNIGHT - 1, 20, MIDNIGHT - DAY),
+    (MIDNIGHT - DAY, 20, MIDNIGHT - DAY),
+    (MIDNIGHT - 2 * DAY, 10, MIDNIGHT - 2 * DAY),
+    (MIDNIGHT - 3 * DAY, 10, MIDNIGHT - 2 * DAY),
+])  # fmt: skip
+def test_what_a_meter_read_at_an_instant(start, reading, since):
+    """The latest note before it; where there is none, the earliest."""
+    assert known(*known_record(), start) == (reading, since)
+
+
+def test_idle_days_are_known_to_their_end():
+    """A day of which the next note is later ended with what that note says."""
+    record, meter = known_record()
+    day = MIDNIGHT // DAY
+    meter.days = [(day - 5, 10), (day - 1, 20), (day, 60)]
+    assert known(record, meter, MIDNIGHT - 3 * DAY) == (20, MIDNIGHT - 4 * DAY)
+    meter.slots = [Slot("n", MIDNIGHT - 4 * DAY, MIDNIGHT - 3 * DAY + 5, 20, 0, 0, 9, MIDNIGHT - 3 * DAY + 5)]
+    assert known(record, meter, MIDNIGHT - 3 * DAY + 7) == (20, MIDNIGHT - 3 * DAY + 5)
+
+
+# Decisions
+
+
+def test_a_call_is_not_refused_for_what_it_does_not_cost():
+    """A limit that was lowered below what it counts, a bucket that holds more than its burst: both of another unit."""
+    ask = Asked("9/day, 50 tokens/day, 1 tokens/s burst 50")
+    ask(requests=1, tokens=50)
+    lower = UsagePlan("p", "9/day, 5 tokens/day, 1 tokens/s burst 5")
+    decision = ask(plan=lower, requests=1)
+    assert decision.allowed
+    refused = ask(plan=lower, tokens=1)
+    assert refused.violated == ("tokens/day", "throttle")
+
+
+def test_whether_it_can_ever_fit():
+    """With its overage a quota may take it in the next window; beyond that it never does."""
+    ask = Asked(Quota(5, "day", overage=3))
+    ask(requests=2)
+    for units, reason in ((8, "QUOTA_EXCEEDED"), (9, "COST_TOO_LARGE")):
+        decision = ask(requests=units)
+        assert decision.reason.value == reason
+        assert decision._details().verdict.too_large is (units == 9)
+    assert ask(requests=1)._details().verdict.too_large is False
+
+
+def test_an_alert_is_told_by_the_call_that_crosses_it():
+    """At the very unit, of what was granted too; not by a call of another unit, nor where the limit came down to it."""
+    ask = Asked("1000/day, 100 tokens/day", alerts=(80,))
+    assert [ask(requests=units).crossed for units in (799, 1)] == [(), (("requests/day", 80),)]
+    ask = Asked("10/day", alerts=(80,))
+    ask()
+    ask.party.key.meters[0].slots[0].extra = 10
+    assert [ask(requests=units).crossed for units in (14, 1)] == [(), (("requests/day", 80),)]
+    ask = Asked("10/day, 100 tokens/day", alerts=(80,))
+    ask(requests=1, tokens=50)
+    lower = UsagePlan("p", "10/day, 51 tokens/day", alerts=(80,))
+    assert ask(plan=lower, requests=1).crossed == ()
+    assert ask(plan=lower, tokens=1).crossed == (("tokens/day", 80),)
+    one = Asked("1 tokens/day, 9/day", alerts=(80,))
+    assert one(requests=1).crossed == ()
+
+
+def test_a_refusal_keeps_nothing_of_windows():
+    """Whatever rolled: the throttle and the other window are as they were."""
+    ask = Asked("9/day, 2/minute, 1/s burst 9")
+    ask(requests=2)
+    assert not ask(now=NOON + MINUTE, requests=3).allowed
+    assert not ask.party.changed
+
+
+def test_a_faster_throttle_is_kept_whatever_other_units_throttles_are_new():
+    """One unit's bucket became another; the other unit's had none before."""
+    ask = Asked(Throttle(1, "minute", burst=1))
+    ask(requests=1)
+    plan = UsagePlan("p", (Throttle(1, burst=1), Throttle(5, unit="tokens", name="t")))
+    refused = ask(plan=plan, requests=1)
+    assert refused.retry_after == 1
+    assert ask(now=NOON + SECOND, plan=plan, requests=1).allowed
+
+
+# The fast path
+
+
+def test_bounds_of_the_fast_path():
+    """Up to where nothing refuses, up to where nothing happens, and until when."""
+    party, course = party_on(UsagePlan("p", "7/day, 1000/month", alerts=(50, 80)), requests=2)
+    meter = party.key.meters[0]
+    assert bounds(course, party.key, meter) == (7, 3, MIDNIGHT + DAY)
+    charge(party, course, {"requests": 2}, NOON, TERMS, dry=False)
+    assert meter.slots[0].alerted == 50
+    assert bounds(course, party.key, meter) == (7, 5, MIDNIGHT + DAY)
+    charge(party, course, {"requests": 2}, NOON, TERMS, dry=False)
+    assert bounds(course, party.key, meter) == (7, 7, MIDNIGHT + DAY)
+    large, course = party_on(UsagePlan("p", "1000/day", alerts=(50,)))
+    assert bounds(course, large.key, large.key.meters[0]) == (1000, 499, MIDNIGHT + DAY)
+    throttled, course = party_on(UsagePlan("p", "1/s burst 5"))
+    assert bounds(course, throttled.key, throttled.key.meters[0]) == (BEYOND, BEYOND, MIDNIGHT + DAY)
+
+
+def test_until_when_nothing_is_due():
+    """The day's end, a window's, a hold's; not a shadow's, nor a window's that has ended."""
+    party, _ = party_on(UsagePlan("p", "9/month, 9/hour"))
+    record = party.key
+    assert quiet_until(record) == NOON + HOUR
+    record.due = NOON + 7
+    assert quiet_until(record) == NOON + 7
+    record.due = None
+    hourly = next(slot for slot in record.meters[0].slots if slot.end == NOON + HOUR)
+    hourly.end = NOON
+    assert quiet_until(record) == MIDNIGHT + DAY
+    hourly.name, hourly.end = "", NOON + 9
+    assert quiet_until(record) == MIDNIGHT + DAY
+
+
+def test_a_hold_of_a_ledger_lapses_by_itself():
+    """The same through the front door: what nobody commits is there again."""
+    ledger = Ledger(clock=ManualClock(NOON))
+    ledger.add_plan(UsagePlan("p", "5/day"))
+    key, _ = ledger.issue_key("k", "p")
+    assert ledger.reserve(key, 3, ttl=timedelta(seconds=10))
+    kept = ledger.reserve(key, 2, ttl=timedelta(seconds=5))
+    kept.commit()
+    ledger._clock.advance(10_000_000)
+    assert ledger.consume(key).limits[0].used == 3

@@ -1,0 +1,235 @@
+"""The SQLite store's turns and connections, while interrupts and signals come between any two of its steps."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import os
+import threading
+from contextlib import suppress
+
+import pytest
+
+from interleavings import attempt, files, plant
+from interrupts import from_elsewhere, in_the_middle, interrupts
+from quota import Ledger, ManualClock, StoreBusy, StoreUnavailable, UsagePlan
+from quota.stores.sqlite import SQLiteStore
+from quota.stores.sqlite import connections as _sqlite_opened
+from quota.stores.sqlite import fair_queue as _sqlite_turns
+from quota.stores.sqlite import pool as _sqlite_handles
+from quota.stores.sqlite import requests as _sqlite_steps
+from quota.stores.sqlite.connections import close_unused
+from quota.stores.sqlite.fair_queue import Threads, Turn
+from quota.stores.sqlite.pool import Handles
+from scheduler import Found, explore
+
+NOON = 1_700_049_600_000_000
+TURNS = [_sqlite_turns, _sqlite_handles, _sqlite_opened]
+MODULES = [*TURNS, _sqlite_steps, threading]
+# An interrupt may come between ``sqlite3.connect`` and whoever was to close what it returned; from 3.13 on Python says so.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed database:ResourceWarning")
+_numbers = itertools.count()
+opened = []
+
+
+@pytest.fixture(autouse=True)
+def _closed():
+    """What is collected is closed: not where interrupts are looked for."""
+    gc.disable()
+    try:
+        yield
+        for file in opened:
+            file.close()
+        opened.clear()
+    finally:
+        gc.enable()
+        gc.collect()
+
+
+class File:
+    """A ledger on a file of its own; ``sure``: how many units were acknowledged."""
+
+    def __init__(self, folder, warm=2, timeout=0.3):
+        self.path = str(folder / f"{next(_numbers)}.db")
+        store = SQLiteStore(self.path, durability="normal", timeout=20)
+        self.ledger = Ledger(store, clock=ManualClock(NOON))
+        self.ledger.add_plan(UsagePlan("p", "1000/day"))
+        self.key, self.secret = self.ledger.issue_key("k", "p", id="k")
+        self.acknowledged, self.remembered = [], None
+        for _ in range(warm):
+            self.consume()
+        store._handles.timeout = timeout
+
+    def consume(self):
+        self.acknowledged += [1] * bool(self.ledger.consume(self.secret))
+        return True
+
+    def remember(self):
+        self.remembered = self.ledger.consume(self.secret, request_id="r")
+        return True
+
+    @property
+    def sure(self):
+        return len(self.acknowledged) + bool(self.remembered)
+
+    def peek(self):
+        return self.ledger.peek(self.secret)
+
+    def close(self):
+        self.ledger.close()
+        return True
+
+    def used(self):
+        return self.ledger.peek(self.key).limits[0].used - 1
+
+    def settled(self):
+        """What is counted, once it was asked for in every way; after that, nothing is open."""
+        before = self.used()
+        self.consume()
+        assert self.used() == before + 1
+        self.ledger.close()
+        folder, name = os.path.split(self.path)
+        assert {file for file in os.listdir(folder) if file.startswith(name)} <= {name, f"{name}-turn"}
+        return before
+
+
+def interrupted(folder, act, modules=MODULES, **options):
+    """Interrupt a call at each instant; how many there were."""
+    instants = 0
+    while True:
+        file = File(folder, **options)
+        opened.append(file)
+        if not interrupts(instants + 1, modules, act, file):
+            return instants
+        instants += 1
+        sure = file.sure
+        (found,) = from_elsewhere(lambda file=file: [attempt(Exception, file.settled)])
+        assert found in (sure, sure + 1), f"after {instants} calls: {found!r}"
+
+
+@pytest.mark.parametrize("act", [File.consume, File.remember, File.peek, File.close])
+def test_an_interrupt_loses_no_turn_and_no_connection(tmp_path, act):
+    """Others go on at once, and all is closed when it is to be."""
+    assert interrupted(tmp_path, act) > 5
+
+
+def refused(file):
+    """A call that is told of an error of its own, as the transaction is undone."""
+    with pytest.raises(ValueError, match="planned"):
+        file.ledger.store._handles.write(fail)
+    return True
+
+
+def fail(db):
+    db.execute("UPDATE counts SET moving = x'00'")
+    raise ValueError("planned")
+
+
+def test_an_interrupt_while_an_error_is_undone_leaves_it_undone(tmp_path):
+    """What the failed transaction did is never there, whoever comes next."""
+    assert interrupted(tmp_path, refused) > 5
+
+
+@pytest.mark.parametrize("other", [File.consume, File.remember, File.peek, File.close])
+@pytest.mark.parametrize("act", [File.consume, File.remember])
+def test_a_signal_handler_has_its_answer_or_is_told_that_the_store_is_busy(tmp_path, act, other):
+    """In the middle of its thread's call it is never in that call's transaction: what was acknowledged, is counted."""
+    seen = []
+
+    def prepare():
+        seen.append(File(tmp_path, timeout=0.05))
+        return seen[-1]
+
+    def handler(file):
+        with suppress(StoreBusy):
+            other(file)
+
+    assert in_the_middle(MODULES, prepare, act, handler) > 5
+    for file in seen:
+        assert file.settled() == file.sure - 1
+
+
+# Threads
+
+
+def take_turns(**options):
+    """Each counts what it reads plus one; one of them comes too late for its turn, and gives back what it has not."""
+
+    def prepare():
+        return Threads(), [0]
+
+    def threads(state):
+        turns, count = state
+
+        def add(deadline):
+            turn = Turn()
+            try:
+                if turns.take(turn, deadline):
+                    before = count[0]
+                    assert turns.has(turn)
+                    count[0] = before + 1
+                    return 1
+                return 0
+            finally:
+                turns.give(turn)
+
+        return [lambda: add(float("inf")), lambda: add(2.0**40), lambda: add(0.0)]
+
+    def check(state, results):
+        turns, count = state
+        assert count[0] == sum(results)
+        assert turns._owner is None
+        assert not turns._waiting
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_sqlite_turns, "monotonic", lambda: 1.0)
+        return explore(prepare, threads, check, files=[*files("stores/sqlite/fair_queue"), __file__], **options)
+
+
+def test_turns_are_had_by_one_at_a_time_and_none_is_lost():
+    """Whoever gives up at whatever instant."""
+    assert take_turns(limit=600).preempted > 400
+
+
+PLANTED = {
+    "the turn of a thread, not of a call": (
+        Threads, "take", {"if self.mine(turn):": "if False:", "return self._owner is turn": "return True"}
+    ),
+    "given back by anybody": (Threads, "give", {"if self._owner is turn:": "if True:"}),
+    "an open transaction is gone on with": (Handles, "swap_or_write", {"if writer is not None and writer.db.in_transaction:": "if False:"}),
+    "read for ever": (Handles, "read", {"self._give_back(reading, sound=sound)  # an": "pass  # an"}),
+    "closed for ever": (Handles, "close", {"self.resume(turn)  # an": "pass  # an"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("bug", PLANTED)
+def test_planted_bugs_of_turns_are_found(tmp_path, monkeypatch, bug):
+    """Each is seen by one of these."""
+    plant(monkeypatch, *PLANTED[bug])
+    with pytest.raises((Found, AssertionError)):
+        take_turns(limit=300)
+        for act in (File.consume, File.peek, File.close, refused):
+            interrupted(tmp_path, act, TURNS, timeout=0.02)
+        test_a_signal_handler_has_its_answer_or_is_told_that_the_store_is_busy(tmp_path, File.remember, File.consume)
+
+
+@pytest.mark.parametrize("call", ["write", "read"])
+def test_what_is_in_use_at_the_interpreter_s_exit_is_not_closed(tmp_path, call):
+    """A thread may be in the middle of a call when the finalizers run: closed under it, it would crash the process."""
+    file = File(tmp_path)
+    file.peek()
+    handles = file.ledger.store._handles
+
+    def work(db):
+        from_elsewhere(lambda: [close_unused(handles._kept)])
+        return db.execute("SELECT 1").fetchone()
+
+    assert getattr(handles, call)(work) == (1,)
+    assert file.settled() == file.sure - 1
+
+
+def test_planted_close_under_a_thread_is_found(tmp_path, monkeypatch):
+    """Whoever closes without a turn."""
+    monkeypatch.setattr(Threads, "take", lambda self, turn, deadline: True)
+    with pytest.raises(StoreUnavailable, match="closed"):
+        test_what_is_in_use_at_the_interpreter_s_exit_is_not_closed(tmp_path, "write")
