@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import quota
 
-SAMPLE = Path(quota.__file__).parent / "data" / "sample.log"
+SAMPLE = Path(quota.__file__).parent / "replay" / "sample.log"
 ALIKE = 57
 PLANS = ("300/day", "100/day, 1/s burst 10")
 _LINE = re.compile(r"(\S+)( .*?\[)([^ \]]+)( .*)")

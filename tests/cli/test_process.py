@@ -15,7 +15,7 @@ import paths
 from quota import Ledger, UsagePlan
 from quota.cli import main
 
-SAMPLE = paths.PACKAGE / "data" / "sample.log"
+SAMPLE = paths.PACKAGE / "replay" / "sample.log"
 QUOTA = [sys.executable, "-m", "quota"]
 BARE = [
     sys.executable,

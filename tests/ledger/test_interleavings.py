@@ -35,8 +35,10 @@ from receipts import check_receipts
 from scheduler import Deadlock
 
 CORE = files(
-    "charge", "decision", "ledger", "operations", "period", "plan", "record", "reservation", "steps", "store",
-    "stores/memory/store", "stores/memory/lane",
+    "decision", "period", "plan", "rule/charge", "rule/limits", "rule/party", "rule/record", "rule/replan",
+    "operations/__init__", "operations/request", "operations/consume", "operations/reservations", "operations/adjustments",
+    "operations/usage", "operations/idempotency", "ledger/sync", "ledger/requests", "ledger/administration",
+    "ledger/reservation", "stores/base", "stores/memory/store", "stores/memory/lane",
 )  # fmt: skip
 """All that a call passes through but ``key.py`` and ``errors.py``, which share nothing between threads."""
 

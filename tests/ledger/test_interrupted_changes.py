@@ -18,10 +18,12 @@ from quota.rule.undo import Undo
 from quota.stores.memory import MemoryStore
 
 CORE = [
-    importlib.import_module(f"{Ledger.__module__.rpartition('.')[0]}.{name}")
+    importlib.import_module(f"{Ledger.__module__.removesuffix('.ledger.sync')}.{name}")
     for name in (
-        "administration", "charge", "history", "ledger", "memos", "moves", "operations", "period", "record",
-        "reservation", "steps", "store", "stores._lane", "stores.memory", "undo",
+        "ledger.sync", "ledger.requests", "ledger.administration", "ledger.reservation", "operations", "operations.request",
+        "operations.consume", "operations.reservations", "operations.adjustments", "operations.usage",
+        "operations.idempotency", "period", "rule.charge", "rule.limits", "rule.party", "rule.record", "rule.replan",
+        "rule.undo", "stores.base", "stores.memory.lane", "stores.memory.store",
     )
 ]  # fmt: skip
 HOUR = timedelta(hours=1)

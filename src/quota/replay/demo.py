@@ -17,7 +17,7 @@ from .report import Report, describe
 from .run import replay
 
 START = datetime(2026, 1, 15, 9, tzinfo=timezone.utc)
-SAMPLE = Path(__file__).parent / "data" / "sample.log"
+SAMPLE = Path(__file__).with_name("sample.log")
 """Two made-up days of a small API: some people, a partner that polls, a script that fetches all it can, once."""
 REPLAYED = "100/day, 1/s burst 10"
 HEADER = ("step", "what", "answer", "usage")

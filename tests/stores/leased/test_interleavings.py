@@ -30,10 +30,9 @@ from quota.stores.leased.holder import Purse
 from quota.stores.memory import MemoryStore
 
 LEASED = files(
-    "ledger",
-    "stores/leased/store",
+    "ledger/sync",
     "stores/memory/lane",
-    *(f"stores/_leased_{part}" for part in ("holding", "index", "lane", "steps")),
+    *(f"stores/leased/{part}" for part in ("store", "holder", "index", "lane", "flow")),
 )
 """All of this process that a leased call passes through and threads share."""
 ASKING = files("stores/leased/store", "stores/leased/flow")
