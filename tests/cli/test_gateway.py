@@ -2,37 +2,16 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from commands import Quota
-from gateway import ACME, GOLD, ODD_KEYS, ODD_PLANS, VALUE, A, B
+from gateway import ACME, GOLD, LINK, ODD_KEYS, ODD_PLANS, VALUE, A, B, read, write
 from quota.errors import StoreUnavailable
-
-LINK = {"id": ACME["id"], "type": "API_KEY", "value": VALUE, "name": "acme"}
 
 
 @pytest.fixture
 def quota():
     return Quota()
-
-
-def write(folder, plans=(GOLD,), keys=(ACME,), **plan_keys):
-    """A directory as the AWS CLI's output was put there."""
-    folder.mkdir(exist_ok=True)
-    files = {
-        "usage-plans": plans,
-        "api-keys": keys,
-        **{f"usage-plan-keys-{plan}": items for plan, items in plan_keys.items()},
-    }
-    for name, items in files.items():
-        (folder / f"{name}.json").write_text(json.dumps({"items": list(items)}))
-    return folder
-
-
-def read(folder):
-    return {path.name: json.loads(path.read_text())["items"] for path in folder.iterdir()}
 
 
 def test_a_directory_is_imported_and_exported_again(quota, tmp_path):

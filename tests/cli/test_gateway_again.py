@@ -10,10 +10,9 @@ from random import Random
 from uuid import uuid4
 
 import pytest
-from test_aws import ACME, GOLD, VALUE
-from test_cli_gateway import LINK, Quota, read, write
-from test_keys_csv import A, B
 
+from commands import Quota
+from gateway import ACME, GOLD, LINK, VALUE, A, B, read, write
 from quota import ApiKey, AsyncLedger, Ledger, UsagePlan
 from quota.errors import PlanConflict, StoreUnavailable, UnknownPlan
 from quota.key import Secret

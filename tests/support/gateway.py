@@ -1,5 +1,7 @@
 """API Gateway's own data, as its tools write it, and odd ones."""
 
+import json
+
 VALUE = "abcdef1234ghijklmnop8901234567"
 
 
@@ -52,3 +54,23 @@ ODD_KEYS = [
 
 
 A, B = "apikey1234abcdefghij0123456789", "anotherkey1234abcdefghij012345"
+
+
+LINK = {"id": ACME["id"], "type": "API_KEY", "value": VALUE, "name": "acme"}
+
+
+def write(folder, plans=(GOLD,), keys=(ACME,), **plan_keys):
+    """A directory as the AWS CLI's output was put there."""
+    folder.mkdir(exist_ok=True)
+    files = {
+        "usage-plans": plans,
+        "api-keys": keys,
+        **{f"usage-plan-keys-{plan}": items for plan, items in plan_keys.items()},
+    }
+    for name, items in files.items():
+        (folder / f"{name}.json").write_text(json.dumps({"items": list(items)}))
+    return folder
+
+
+def read(folder):
+    return {path.name: json.loads(path.read_text())["items"] for path in folder.iterdir()}

@@ -23,12 +23,12 @@ from starlette.applications import Starlette
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.routing import Host, Match, Mount, Route, Router, WebSocketRoute
-from test_readme import BLOCK
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.routing import BaseConverter, Map, Rule, ValidationError
 
 import django_site  # noqa: F401 -- sets Django up
 import paths
+from documents import BLOCK
 from quota.asgi import QuotaMiddleware as InFrontOfASGI
 from quota.fastapi import QuotaKey
 from quota.web.gate import Gate

