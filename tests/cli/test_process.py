@@ -29,6 +29,7 @@ def folder(tmp_path, monkeypatch):
     """A current directory with a store: key ``ada`` on ``gold``, and ``spent``, whose plan has nothing left."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("QUOTA_STORE", raising=False)
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # what is buffered fails later
     with Ledger("sqlite:///quota.db?durability=normal") as ledger:
         ledger.add_plan(UsagePlan("gold", "1000/day, 1000/hour"))
         ledger.add_plan(UsagePlan("tiny", "1/year"))

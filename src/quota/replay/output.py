@@ -26,7 +26,8 @@ def answer(command: Callable[[], int]) -> int:
         if error.filename is not None:
             raise
         _drop()
-        print(f"quota: standard output: {error.strerror or error}", file=sys.stderr)
+        if status != UNWRITTEN:  # else the command has said so, and what comes of it
+            print(f"quota: standard output: {error.strerror or error}", file=sys.stderr)
         return UNWRITTEN
     return status
 
