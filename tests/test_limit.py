@@ -165,6 +165,7 @@ def test_a_rate_of_many_digits_is_kept_as_the_nearest(rate, per, burst, kept):
 @example(Fraction(MAX_UNITS), "second", 1)
 @example(Fraction(MAX_UNITS - 1, 999_999_999_989), "second", 1)
 @example(Fraction(MAX_UNITS, 3), "second", MAX_UNITS)
+@example(9_007_199_254_500_001, "second", 4_503_599_627_370_496)
 def test_no_rate_is_kept_further_off_than_is_said(rate, per, burst):
     """Within one part in a thousand million, and counted in whole numbers that every engine holds; or refused."""
     try:

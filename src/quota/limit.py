@@ -26,10 +26,9 @@ REQUESTS = "requests"
 _PER_US = {"second": 1_000_000, "minute": 60_000_000, "hour": 3_600_000_000, "day": 86_400_000_000}
 _NAME = re.compile(r"[^\s,/](?:[^,\n\r\t]*[^\s,])?\Z")
 _UNIT = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}\Z")
-_UNITS_OF_A_COST = 16
+UNITS_OF_A_COST = 16
 _MOST_DIGITS = 50
-_PRECISION = 10**9
-"""A rate is never kept further from what was asked for than one part in so many."""
+_PRECISION = 10**9  # a rate is kept within one part in so many of what was asked for
 
 
 def whole(field: str, value: object, least: int = 1, error: type[InvalidPlan | InvalidCost] = InvalidPlan) -> int:
@@ -48,8 +47,8 @@ def parse_cost(cost: object, field: str = "cost", least: int = 1) -> Mapping[str
     # An int is no mapping, and whether something is one takes long to find out.
     if type(cost) is int or not isinstance(cost, Mapping):  # pragma: no mutate
         return {REQUESTS: whole(field, cost, least, InvalidCost)}
-    accepted = f"1 to {_UNITS_OF_A_COST} units, at least one of them above zero"
-    if len(cost) > _UNITS_OF_A_COST:
+    accepted = f"1 to {UNITS_OF_A_COST} units, at least one of them above zero"
+    if len(cost) > UNITS_OF_A_COST:
         raise InvalidCost(field, f"{len(cost)} units", accepted)
     for unit, units in cost.items():
         _check_unit(field, unit, InvalidCost)
@@ -193,6 +192,8 @@ class Throttle:
         exact = self.rate / _PER_US[self.per]  # units each microsecond: drain over scale
         widest = min(MAX_UNITS // self.burst, int((MAX_UNITS - 1) / max(exact, Fraction(1))))
         kept = exact.limit_denominator(widest)
+        if kept * _PER_US[self.per] > MAX_UNITS:  # the nearest may be beyond the largest rate: then the one before
+            kept -= Fraction(1, kept.denominator)
         if abs(kept - exact) * _PRECISION > exact:
             most = max(MAX_UNITS // self._measure()[0], min(int(MAX_UNITS * exact), MAX_UNITS // _PRECISION))
             if not most:

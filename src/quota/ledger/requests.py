@@ -268,9 +268,6 @@ def _day(field: str, day: date | str | None, default: int) -> int:
     return (day - EPOCH.date()).days
 
 
-"""Known by name alone where errors are defined, a floor below: ``typing.get_type_hints`` finds it here."""
-
-
 def _required(decision: Decision) -> Decision:
     if not decision.allowed:
         raise NotAllowed(decision)

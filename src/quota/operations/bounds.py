@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from ..clock import DAY_US
 from ..errors import InvalidCost, InvalidValue
 from ..key import Secret
-from ..limit import _UNITS_OF_A_COST
+from ..limit import UNITS_OF_A_COST
 from ..rule.limits import Course
 from ..rule.party import Party
 
@@ -22,7 +22,7 @@ MOST_SECRETS = 256
 def check_units(party: Party, api: str, course: Course | None, takes: Mapping[str, int], field: str = "cost") -> None:
     """Raise ``InvalidCost`` before a record counts more different units."""
     for record in party.records():
-        if len(record.meters) <= MOST_UNITS - _UNITS_OF_A_COST:
+        if len(record.meters) <= MOST_UNITS - UNITS_OF_A_COST:
             continue  # nearly always
         counted = {meter.unit for meter in record.meters if meter.api == api}
         limited = {line.unit for line in course.lines} if course else ()

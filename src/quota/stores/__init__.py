@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Awaitable, Callable, Mapping
 from importlib import import_module
-from inspect import iscoroutinefunction
-from typing import Any, Protocol
-from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
-
-import attrs
+from typing import Any
 
 from ..errors import InvalidValue
 from .base import check_url, shown_url, split_url

@@ -93,11 +93,11 @@ def test_crowded_histories(part):
 
 CROWDED = {
     "two tasks ask at once": (
-        "        async with holding.gate:\n            decision = await self._run(self._decide", "        if True:\n            decision = await self._run(self._decide"),
+        "        async with self._at_gate(holding) as alone:\n            decision = await self._run(self._decide", "        if alone := True:\n            decision = await self._run(self._decide"),
     "given back while it is asked for": (
-        "                async with holding.gate:\n                    await self._run(self._give_back", "                if True:\n                    await self._run(self._give_back"),
+        "                async with self._at_gate(holding) as alone:\n                    if alone:\n                        await self._run(self._give_back", "                if alone := True:\n                    if alone:\n                        await self._run(self._give_back"),
     "filled ahead while it is asked for": (
-        "        async with holding.gate:\n            try:\n                await self._run(self._prepare", "        if True:\n            try:\n                await self._run(self._prepare"),
+        "        async with self._at_gate(holding) as alone:\n            try:\n                if alone:\n                    await self._run(self._prepare", "        if alone := True:\n            try:\n                if alone:\n                    await self._run(self._prepare"),
 }  # fmt: skip
 
 
