@@ -201,21 +201,32 @@ def reads_clock(module):
             yield f"{module.name}:{node.lineno} may wait by the clock"
 
 
+CLOCKS = (
+    r"\b(now|(clock|statement|transaction)_timestamp|julianday|unixepoch|timeofday)\s*\(\s*\)"
+    r"|\bcurrent_(time|date|timestamp)\b|\blocaltime(stamp)?\b|\bstrftime\s*\(|'now'|\bos\.(time|clock)\b"
+    r"|call\(\s*.TIME.\s*\)"
+)
+DICE = r"\b(random|randomblob|gen_random_uuid|gen_random_bytes)\s*\(|math\.random"
+
+
 def asks_server(module):
     """SQL and Lua read no clock and draw nothing, but that remote stores may compare clocks, and say so."""
     if module.top != "stores":
         return
     docstrings = {n.value for n in ast.walk(module.tree) if isinstance(n, ast.Expr)}
-    argued = "server's" in module.source and module.remote is not None
-    clock = r"\b(now|(clock|statement|transaction)_timestamp|julianday|unixepoch|timeofday)\s*\(\s*\)"
-    clock += r"|\bcurrent_(time|date|timestamp)\b|\blocaltime(stamp)?\b|\bstrftime\s*\(|'now'|\bos\.(time|clock)\b|call\(\s*.TIME.\s*\)"
-    dice = r"\b(random|randomblob|gen_random_uuid|gen_random_bytes)\s*\(|math\.random"
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in docstrings:
-            if re.search(dice, node.value, re.IGNORECASE) or (
-                re.search(clock, node.value, re.IGNORECASE) and not argued
-            ):
+            if re.search(DICE, node.value, re.IGNORECASE) or re.search(CLOCKS, node.value, re.IGNORECASE):
                 yield f"{module.name}:{node.lineno} asks its server"
+
+
+def asking_texts(folder):
+    """The same of the files beside the stores: only a remote engine's may read a clock, to compare it, and says so."""
+    for path in sorted([*folder.rglob("*.sql"), *folder.rglob("*.lua")]):
+        text = path.read_text("utf-8")
+        argued = path.parent.name in DRIVERS and "server's" in text
+        if re.search(DICE, text, re.IGNORECASE) or (re.search(CLOCKS, text, re.IGNORECASE) and not argued):
+            yield path.relative_to(folder).as_posix()
 
 
 def impure(module):
@@ -260,7 +271,7 @@ def long_functions(module):
 
 
 LONG_FILES = {
-    "decision": (380, "the answer in all its forms, and what the fast path keeps of it until it is asked for"),
+    "decision": (385, "the answer in all its forms, and what the fast path keeps of it until it is asked for"),
     "limit": (325, "the two kinds of limit and their text, which read each other"),
     "stores.memory.store": (325, "one engine's every method, and the fast path's laying of lanes"),
     "period": (330, "one argument: the zone's clock, the windows on it, and their text"),
@@ -382,8 +393,8 @@ PLANTED = [
     (asks_server, "stores.sqlite.store", "SQL = \"select strftime('%s')\""),
     (asks_server, "stores.postgres.store", "SQL = 'select now()'"),
     (asks_server, "stores.redis.store", "LUA = \"redis.call('TIME')\""),
-    (asks_server, "stores.sqlite.store", "# the server's time\nSQL = 'select current_timestamp'"),
-    (asks_server, "stores.redis.store", "# the server's dice\nLUA = 'return math.random()'"),
+    (asks_server, "stores.sqlite.store", "SQL = 'select current_timestamp'"),
+    (asks_server, "stores.redis.store", "LUA = 'return math.random()'"),
     (impure, "rule.charge", "from datetime import datetime"),
     (impure, "rule.charge", "import threading"),
     (impure, "rule.record", "half = 1 / 2"),
@@ -422,7 +433,6 @@ INNOCENT = [
     (reads_clock, "key", "import os\nos.urandom(8)"),
     (reads_clock, "stores.redis.store", "from ...clock import monotonic"),
     (reads_clock, "rule.charge", "def f(request):\n    return request.now + 1"),
-    (asks_server, "stores.redis.store", "# the server's clock is compared with ours\nLUA = \"redis.call('TIME')\""),
     (asks_server, "stores.sqlite.store", "SQL = 'select used, now from records where expires < ?'"),
     (impure, "rule.charge", "def f(a, b):\n    return -(-a // b)"),
     (impure, "plan", "from fractions import Fraction\nhalf = Fraction(1) / 2"),
@@ -457,6 +467,18 @@ def test_no_circle():
         "d": "from .a import y",
     }
     assert list(circles([Module(name, source) for name, source in ring.items()])) == ["a", "b", "c"]
+
+
+def test_no_text_asks_its_server(tmp_path):
+    """SQL and Lua read no clock and draw nothing, but that a remote engine's compares clocks; breaches are seen."""
+    assert [] == list(asking_texts(SRC))
+    for name, text in {
+        "sqlite/clock.sql": "-- the server's time\nselect current_timestamp", "redis/dice.lua": "-- the server's\nreturn math.random()",
+        "redis/silent.lua": "return redis.call('TIME')", "redis/told.lua": "-- the server's clock\nreturn redis.call('TIME')",
+    }.items():  # fmt: skip
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert list(asking_texts(tmp_path)) == ["redis/dice.lua", "redis/silent.lua", "sqlite/clock.sql"]
 
 
 def test_no_wide_folder(tmp_path):

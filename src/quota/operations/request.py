@@ -36,16 +36,19 @@ def usable(request: Request, entry: Entry | None) -> Reason:
 
 
 def tokens_of(party: Party) -> tuple[int, int]:
+    """Name the records that a call counts on: the key's, and the account's or 0."""
     return party.key.token, party.account.token if party.account else 0
 
 
 def required(request: Request, entry: Entry | None, party: Party | None) -> tuple[Entry, Party]:
+    """Return the entry and the records of a key that must be there, else raise ``UnknownKey``."""
     if entry is None or party is None:
         raise UnknownKey(request.key_id or "?")
     return entry, party
 
 
 def course_of(entry: Entry, request: Request) -> Course | None:
+    """Return the limits that a request goes through; None where the key has no plan for its api."""
     plan = entry.plans.get(request.api)
     return plan.course(request.route) if plan else None
 

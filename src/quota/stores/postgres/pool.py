@@ -48,6 +48,7 @@ def lost(error: Exception) -> StoreUnavailable:
 
 
 def late(timeout: float) -> StoreUnavailable:
+    """A server that said nothing within the timeout."""
     return StoreUnavailable(f"the server did not answer within {timeout} s; {UNKNOWN}")
 
 

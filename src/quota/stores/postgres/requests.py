@@ -16,8 +16,7 @@ from ..server.cache import Copy
 from ..server.directory import Check, Glance, Place, Write
 from ..server.flow import NOTHING, Trip, to_json
 from ..server.requests import Decisions, Found, State, dead_by, new_record, refs
-from .deciding import DECIDING
-from .schema import CHECK, MIGRATION, READING, TABLES, VERSION, WRITING
+from .schema import CHECK, DECIDING, MIGRATION, READING, TABLES, VERSION, WRITING
 from .wire import TYPES, Call, array, sparse, texts
 
 _NAMESPACE = re.compile(r"(?!pg_|information_schema\Z)[a-z_][a-z0-9_]{0,47}\Z")

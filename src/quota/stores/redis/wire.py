@@ -29,6 +29,7 @@ class Call:
 
 
 def pack(arguments: Iterable[str | bytes]) -> bytes:
+    """Write arguments as Redis's protocol has them."""
     packed = []
     for argument in arguments:
         data = argument if isinstance(argument, bytes) else argument.encode()
@@ -37,15 +38,13 @@ def pack(arguments: Iterable[str | bytes]) -> bytes:
 
 
 def run(script: Script, keys: list[str], *arguments: str) -> Call:
+    """Call a script on some keys."""
     return Call(script, pack([str(len(keys)), *keys, *arguments]), 1 + len(keys) + len(arguments))
 
 
 def plain(*arguments: str) -> Call:
+    """Call a command of Redis's own."""
     return Call(None, pack(arguments), len(arguments))
-
-
-def to_text(data: bytes | None) -> str | None:
-    return None if data is None else data.decode()
 
 
 ASKING = b"*1\r\n$6\r\nASKING\r\n"

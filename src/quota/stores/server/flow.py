@@ -119,6 +119,7 @@ class Lines(Generic[L]):
 
 
 def to_json(data: object) -> str:
+    """Write JSON in the fewest characters."""
     return json.dumps(data, ensure_ascii=False, separators=(",", ":"))
 
 

@@ -10,29 +10,14 @@ from types import MappingProxyType
 
 from ...errors import QuotaError, StoreBusy, StoreUnavailable
 from ...key import new_number
+from ..base import text_beside
 
 APPLICATION = 0x71756F74
 """Marks a file as ours: "quot"."""
 
 NOTHING = "nothing was charged"
 
-_TABLES = """
-CREATE TABLE ledger (one INTEGER PRIMARY KEY, plans INTEGER NOT NULL, floor INTEGER NOT NULL);
-CREATE TABLE plans (id TEXT PRIMARY KEY, number INTEGER NOT NULL UNIQUE, api TEXT NOT NULL, body TEXT NOT NULL)
-    WITHOUT ROWID;
-CREATE TABLE keys (number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, account TEXT, body TEXT NOT NULL);
-CREATE INDEX keys_by_account ON keys (account) WHERE account IS NOT NULL;
-CREATE TABLE digests (digest BLOB PRIMARY KEY, key INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE seats (key INTEGER NOT NULL, api TEXT NOT NULL, plan INTEGER NOT NULL, PRIMARY KEY (key, api))
-    WITHOUT ROWID;
-CREATE TABLE accounts (number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE);
-CREATE TABLE counts (party INTEGER PRIMARY KEY, version INTEGER NOT NULL, moving NOT NULL);
-CREATE TABLE records (party INTEGER PRIMARY KEY, dead_at INTEGER NOT NULL, body TEXT NOT NULL);
-CREATE INDEX records_by_death ON records (dead_at);
-CREATE TABLE memos (party INTEGER NOT NULL, name TEXT NOT NULL, until INTEGER NOT NULL, body TEXT NOT NULL,
-    PRIMARY KEY (party, name)) WITHOUT ROWID;
-CREATE INDEX memos_by_end ON memos (until);
-"""
+_TABLES = text_beside(__package__, "tables.sql")
 
 
 def _create(db: sqlite3.Connection) -> None:

@@ -1,8 +1,3 @@
-"""The PostgreSQL store's functions that decide: ``spend`` is the lane, ``ask`` brings the records to the rule."""
-
-from __future__ import annotations
-
-DECIDING = """
 -- Brings everything. A writer that lost twice takes a turn: for a moment others wait. Only advice: every write checks
 -- what it read. p_far is null where clocks are not compared, p_turn null for others, p_open where nothing is written.
 CREATE OR REPLACE FUNCTION {ns}.ask(p_wait text, p_names text[], p_stamp_name text, p_stamp text, p_plans text,
@@ -231,4 +226,3 @@ BEGIN
   END LOOP;
   RETURN {ns}.found(p_names, p_stamp_name, p_stamp, p_plans, p_request);
 END $quota$;
-"""

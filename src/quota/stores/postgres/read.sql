@@ -1,0 +1,58 @@
+CREATE OR REPLACE FUNCTION {ns}.look(p_digest text, p_key text)
+RETURNS text LANGUAGE plpgsql STABLE SET enable_seqscan = off AS $quota$
+DECLARE
+  v_id text := p_key;
+  v_seat text;
+BEGIN
+  IF p_digest <> '' THEN
+    SELECT value INTO v_id FROM {ns}.directory WHERE part = 'secrets' AND name = p_digest;
+  END IF;
+  SELECT value INTO v_seat FROM {ns}.directory WHERE part = 'keys' AND name = v_id;
+  IF v_seat IS NULL THEN
+    RETURN '0';
+  END IF;
+  RETURN json_build_array(
+    (SELECT value FROM {ns}.directory WHERE part = 'stamps' AND name = 'k:' || v_id),
+    (SELECT value FROM {ns}.directory WHERE part = 'stamps' AND name = '*'),
+    v_seat,
+    (SELECT value FROM {ns}.directory WHERE part = 'accounts' AND name = v_seat::json -> 'key' ->> 'account'),
+    (SELECT coalesce(json_agg(d.value ORDER BY p.n), '[]'::json)
+       FROM json_array_elements(v_seat::json -> 'plans') WITH ORDINALITY p(pair, n)
+       LEFT JOIN {ns}.directory d ON d.part = 'plans' AND d.name = p.pair ->> 0))::text;
+END $quota$;
+
+CREATE OR REPLACE FUNCTION {ns}.read(p_parts text[], p_names text[]) RETURNS text LANGUAGE sql STABLE AS $quota$
+  SELECT json_agg(CASE u.part
+      WHEN 'use' THEN (SELECT r.version::text FROM {ns}.records r WHERE r.name = u.name)
+      ELSE (SELECT d.value FROM {ns}.directory d WHERE d.part = u.part AND d.name = u.name) END ORDER BY u.n)::text
+    FROM unnest(p_parts, p_names) WITH ORDINALITY u(part, name, n)
+$quota$;
+
+CREATE OR REPLACE FUNCTION {ns}.list(p_part text) RETURNS text LANGUAGE sql STABLE AS $quota$
+  SELECT coalesce(json_agg(value), '[]'::json)::text FROM {ns}.directory WHERE part = p_part
+$quota$;
+
+-- The functions in plpgsql keep their plans from call to call; those in SQL, which are for the directory, do not.
+CREATE OR REPLACE FUNCTION {ns}.fresh(p_stamp_name text, p_stamp text, p_plans text)
+RETURNS boolean LANGUAGE plpgsql STABLE AS $quota$
+BEGIN
+  RETURN EXISTS (SELECT FROM {ns}.directory WHERE part = 'stamps' AND name = p_stamp_name AND value = p_stamp)
+    AND p_plans = coalesce((SELECT value FROM {ns}.directory WHERE part = 'stamps' AND name = '*'), '');
+END $quota$;
+
+-- Everything, for the rule to decide on: the records, a memo, the floor of new records; '0' where the copy is stale.
+CREATE OR REPLACE FUNCTION {ns}.found(p_names text[], p_stamp_name text, p_stamp text, p_plans text, p_request text)
+RETURNS text LANGUAGE plpgsql STABLE AS $quota$
+BEGIN
+  IF NOT {ns}.fresh(p_stamp_name, p_stamp, p_plans) THEN
+    RETURN '0';
+  END IF;
+  RETURN json_build_array(
+    (SELECT json_agg(CASE WHEN r.name IS NOT NULL THEN json_build_array(r.version, r.moves, r.turn, r.at, r.totals,
+        r.minutes, r.hours, r.levels, r.poured, b.body::json) END ORDER BY u.n)
+      FROM unnest(p_names) WITH ORDINALITY u(name, n)
+      LEFT JOIN {ns}.records r ON r.name = u.name LEFT JOIN {ns}.bodies b ON b.name = u.name),
+    (SELECT json_build_array(m.answer, m.rest::json) FROM {ns}.memos m
+      WHERE m.name = p_names[1] AND m.request = p_request),
+    (SELECT d.value::bigint FROM {ns}.directory d WHERE d.part = 'stamps' AND d.name = '!'))::text;
+END $quota$;

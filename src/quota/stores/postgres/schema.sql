@@ -1,0 +1,21 @@
+CREATE SCHEMA IF NOT EXISTS {ns};
+CREATE TABLE IF NOT EXISTS {ns}.directory (
+  part text COLLATE "C", name text COLLATE "C", value text NOT NULL, PRIMARY KEY (part, name)
+) WITH (fillfactor = 70);
+-- What a plain charge moves, and no more: a small row without an index on anything that moves, so that it is updated
+-- within its page. The record as it was last written by the rule is beside it.
+CREATE TABLE IF NOT EXISTS {ns}.records (
+  name text COLLATE "C" PRIMARY KEY, version bigint NOT NULL, moves bigint NOT NULL, at bigint NOT NULL,
+  totals bigint[] NOT NULL, minutes bigint[] NOT NULL, hours bigint[] NOT NULL,
+  levels bigint[] NOT NULL, poured bigint[] NOT NULL, turn bigint, turn_until bigint NOT NULL,
+  dead_at bigint NOT NULL, floor bigint NOT NULL
+) WITH (fillfactor = 50);
+CREATE INDEX IF NOT EXISTS records_dead ON {ns}.records (dead_at);
+CREATE TABLE IF NOT EXISTS {ns}.bodies (name text COLLATE "C" PRIMARY KEY, body text NOT NULL) WITH (fillfactor = 70);
+CREATE TABLE IF NOT EXISTS {ns}.memos (
+  name text COLLATE "C", request text COLLATE "C", until bigint NOT NULL, answer text NOT NULL, rest text NOT NULL,
+  PRIMARY KEY (name, request)
+);
+CREATE INDEX IF NOT EXISTS memos_until ON {ns}.memos (until);
+INSERT INTO {ns}.directory VALUES ('stamps', '#', '{version}'), ('stamps', '!', '0')
+  ON CONFLICT (part, name) DO UPDATE SET value = EXCLUDED.value WHERE EXCLUDED.name = '#';

@@ -1,0 +1,110 @@
+-- Does all writes if every place is as it was read, else nothing: 1 or 0. One change at a time in a ledger: that stamp
+-- is written, not only locked, so that a stricter isolation level than READ COMMITTED sees the conflict too.
+CREATE OR REPLACE FUNCTION {ns}.change(p_wait text, p_checks json, p_writes json)
+RETURNS text LANGUAGE plpgsql SET enable_seqscan = off AS $quota$
+DECLARE
+  c json;
+  v_value text;
+BEGIN
+  PERFORM set_config('lock_timeout', p_wait, true);
+  UPDATE {ns}.directory SET value = value WHERE part = 'stamps' AND name = '#';
+  PERFORM FROM {ns}.directory d WHERE d.part = 'stamps' AND d.name IN (
+    SELECT e ->> 1 FROM json_array_elements(p_checks) e WHERE e ->> 0 = 'stamps'
+    UNION SELECT e ->> 2 FROM json_array_elements(p_writes) e WHERE e ->> 1 = 'stamps') FOR UPDATE;
+  PERFORM FROM {ns}.records r
+    WHERE r.name IN (SELECT e ->> 1 FROM json_array_elements(p_checks) e WHERE e ->> 0 = 'use') FOR UPDATE;
+  FOR c IN SELECT * FROM json_array_elements(p_checks) LOOP
+    IF c ->> 0 = 'use' THEN
+      SELECT r.version::text INTO v_value FROM {ns}.records r WHERE r.name = c ->> 1;
+    ELSE
+      SELECT d.value INTO v_value FROM {ns}.directory d WHERE d.part = c ->> 0 AND d.name = c ->> 1;
+    END IF;
+    IF v_value IS DISTINCT FROM c ->> 2 THEN
+      RETURN '0';
+    END IF;
+  END LOOP;
+  FOR c IN SELECT * FROM json_array_elements(p_writes) LOOP
+    CASE c ->> 0
+    WHEN 'put' THEN
+      INSERT INTO {ns}.directory VALUES (c ->> 1, c ->> 2, c ->> 3)
+        ON CONFLICT (part, name) DO UPDATE SET value = EXCLUDED.value;
+    WHEN 'del' THEN
+      DELETE FROM {ns}.directory WHERE part = c ->> 1 AND name = c ->> 2;
+    WHEN 'clear' THEN
+      DELETE FROM {ns}.records WHERE name = c ->> 1;
+      DELETE FROM {ns}.bodies WHERE name = c ->> 1;
+    WHEN 'copy' THEN
+      -- The record that is copied gets a new version: a charge that waits for its row must not go on as though alone.
+      UPDATE {ns}.records SET version = version + 1 WHERE name = c ->> 1;
+      DELETE FROM {ns}.records WHERE name = c ->> 2;
+      DELETE FROM {ns}.bodies WHERE name = c ->> 2;
+      INSERT INTO {ns}.records SELECT c ->> 2, r.version, r.moves, r.at, r.totals, r.minutes, r.hours, r.levels,
+        r.poured, r.turn, r.turn_until, r.dead_at, r.floor FROM {ns}.records r WHERE r.name = c ->> 1;
+      INSERT INTO {ns}.bodies SELECT c ->> 2, b.body FROM {ns}.bodies b WHERE b.name = c ->> 1;
+    WHEN 'move' THEN
+      DELETE FROM {ns}.records WHERE name = c ->> 2;
+      DELETE FROM {ns}.bodies WHERE name = c ->> 2;
+      UPDATE {ns}.records SET name = c ->> 2, version = version + 1 WHERE name = c ->> 1;
+      UPDATE {ns}.bodies SET name = c ->> 2 WHERE name = c ->> 1;
+    END CASE;
+  END LOOP;
+  RETURN '1';
+END $quota$;
+
+-- Writes records that the rule decided on, if they and the directory are as they were found: 1 or 0. A record that is
+-- new has no row to lock, so the key's stamp stands for it. Each write looks over two dead records and two old memos.
+CREATE OR REPLACE FUNCTION {ns}.keep(p_wait text, p_names text[], p_stamp_name text, p_stamp text, p_plans text,
+  p_versions bigint[], p_moves bigint[], p_turns bigint[], p_rows json, p_bodies json, p_before bigint,
+  p_request text, p_memo text, p_memo_until bigint)
+RETURNS text LANGUAGE plpgsql SET enable_seqscan = off AS $quota$
+DECLARE
+  r {ns}.records;
+  v_floor bigint;
+BEGIN
+  PERFORM set_config('lock_timeout', p_wait, true);
+  IF array_position(p_versions, NULL) IS NOT NULL THEN
+    UPDATE {ns}.directory SET value = value WHERE part = 'stamps' AND name = p_stamp_name;
+  END IF;
+  FOR i IN 1 .. cardinality(p_names) LOOP
+    SELECT * INTO r FROM {ns}.records WHERE name = p_names[i] FOR UPDATE;
+    IF r.version IS DISTINCT FROM p_versions[i] OR r.moves IS DISTINCT FROM p_moves[i]
+        OR r.turn IS DISTINCT FROM p_turns[i] THEN
+      RETURN '0';
+    END IF;
+  END LOOP;
+  IF NOT {ns}.fresh(p_stamp_name, p_stamp, p_plans) THEN
+    RETURN '0';
+  END IF;
+  FOR i IN 1 .. cardinality(p_names) LOOP
+    r := json_populate_record(NULL::{ns}.records, p_rows -> (i - 1));
+    IF p_versions[i] IS NULL THEN
+      INSERT INTO {ns}.records VALUES (r.*) ON CONFLICT (name) DO NOTHING;
+      IF NOT FOUND THEN
+        RAISE EXCEPTION 'another call wrote the first record' USING ERRCODE = 'serialization_failure';
+      END IF;
+    ELSE
+      UPDATE {ns}.records SET version = r.version, moves = r.moves, at = r.at, totals = r.totals, minutes = r.minutes,
+          hours = r.hours, levels = r.levels, poured = r.poured, turn = r.turn, turn_until = r.turn_until,
+          dead_at = r.dead_at, floor = r.floor
+        WHERE name = r.name;
+    END IF;
+    INSERT INTO {ns}.bodies VALUES (r.name, p_bodies ->> (i - 1))
+      ON CONFLICT (name) DO UPDATE SET body = EXCLUDED.body;
+  END LOOP;
+  IF p_request IS NOT NULL THEN
+    INSERT INTO {ns}.memos VALUES (p_names[1], p_request, p_memo_until, '', p_memo)
+      ON CONFLICT (name, request) DO UPDATE SET until = EXCLUDED.until, answer = '', rest = EXCLUDED.rest;
+  END IF;
+  DELETE FROM {ns}.memos m USING (SELECT o.name, o.request FROM {ns}.memos o WHERE o.until < p_before
+    ORDER BY o.until LIMIT 2 FOR UPDATE SKIP LOCKED) old WHERE m.name = old.name AND m.request = old.request;
+  FOR r IN SELECT * FROM {ns}.records d WHERE d.dead_at < p_before ORDER BY d.dead_at LIMIT 2
+      FOR UPDATE SKIP LOCKED LOOP
+    DELETE FROM {ns}.records WHERE name = r.name;
+    DELETE FROM {ns}.bodies WHERE name = r.name;
+    v_floor := greatest(v_floor, r.floor, r.at + 1);
+  END LOOP;
+  IF v_floor IS NOT NULL THEN
+    UPDATE {ns}.directory SET value = greatest(value::bigint, v_floor)::text WHERE part = 'stamps' AND name = '!';
+  END IF;
+  RETURN '1';
+END $quota$;
