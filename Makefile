@@ -80,7 +80,7 @@ bench: $(VENV)/.test $(VENV)/.bench  ## measure against the floor and the peers;
 check-bench: $(VENV)/.test $(VENV)/.bench  ## hold the code to benchmarks/budget.toml
 	@$(BIN)/python -m benchmarks --check
 
-coverage: $(VENV)/.test $(VENV)/.pgbouncer  ## branch coverage of floors 0 to 2 with the memory store: 100 % or it fails
+coverage: $(VENV)/.test $(VENV)/.pgbouncer  ## branch coverage of what is embedded, with the memory store: 100 % or it fails
 	@$(BIN)/python -m coverage erase
 	@$(BIN)/python -m coverage run -m pytest -q -n auto --dist worksteal
 	@$(BIN)/python -m coverage combine -q
