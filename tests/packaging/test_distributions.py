@@ -62,7 +62,13 @@ def test_the_wheel_is_the_library(built):
         (info,) = {name.partition("/")[0] for name in held if ".dist-info/" in name}
         told = Parser().parsestr(archive.read(f"{info}/METADATA").decode())
     assert {f"src/{name}" for name in held if not name.startswith(info)} == sources("src")
-    assert {"quota/py.typed", "quota/data/sample.log", f"{info}/licenses/LICENSE"} <= held
+    assert {
+        "quota/py.typed",
+        "quota/replay/sample.log",
+        "quota/stores/redis/decide.lua",
+        "quota/stores/postgres/decide.sql",
+        f"{info}/licenses/LICENSE",
+    } <= held
     assert told.get_payload().strip() == (ROOT / "README.md").read_text("utf-8").strip()
     assert told["Requires-Python"] == ">=3.11"
     assert told["License-Expression"] == "MIT"
