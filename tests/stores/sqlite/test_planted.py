@@ -291,7 +291,7 @@ def pruned(world):
         here.consume(other, request_id=f"r{world.clock()}")
         world.clock.advance(DAY)
     memory = world.ledger(timeout=0.3)
-    memory.store.terms = world.quota.stores.sqlite.make_terms(request_ttl=9 * 366 * 86_400)
+    memory.store.terms = world.module["sqlite.store"].make_terms(request_ttl=9 * 366 * 86_400)
     memory.add_plan(world.quota.UsagePlan("p", "1/minute"))
     kept = memory.issue_key("k", "p").secret
     memory.consume(kept, request_id="once")
@@ -416,7 +416,7 @@ def planted(folder, number, file, old, new):
     """The name of a package with one piece of a store's source replaced."""
     name = f"planted_sqlite{number}"
     shutil.copytree(PACKAGE, folder / name, ignore=shutil.ignore_patterns("__pycache__", "cli", "data"))
-    path = folder / name / "stores" / file
+    path = folder / name / file
     source = path.read_text()
     assert source.count(old) == 1, f"{file} has {source.count(old)} of {old!r}"
     path.write_text(source.replace(old, new))
