@@ -98,7 +98,7 @@ def test_the_wheel_works_where_it_is_installed(built, tmp_path):
     bin_ = tmp_path / "venv" / "bin"
     install = [bin_ / "python", "-m", "pip", "install", "-q", only(built, "*.whl")]
     subprocess.run(install, check=True, capture_output=True)
-    for command in (["demo"], ["replay", str(ROOT / "src" / "quota" / "data" / "sample.log"), "--plan", "100/day"]):
+    for command in (["demo"], ["replay", str(ROOT / "src" / "quota" / "replay" / "sample.log"), "--plan", "100/day"]):
         done = subprocess.run(
             [bin_ / "quota", *command], cwd=tmp_path, env=environment(), capture_output=True, text=True
         )
