@@ -67,7 +67,7 @@ class LimitStatus:
         return {**plain, "resets_at": self.resets_at.isoformat()}
 
 
-@attrs.define
+@attrs.define(repr=False)
 class Bounds:
     """How far a key may go while no window rolls: equal for most keys of a plan, which then share one object.
 
@@ -99,7 +99,7 @@ class Frame(Protocol):
         """The records' own numbers."""
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Details:
     """In full. ``metered``: what was taken for good, as (when, meters and units). ``hold``: its reservation."""
 
@@ -306,8 +306,8 @@ class Decision:
     def __reduce__(self) -> tuple[Any, ...]:
         details = attrs.evolve(self._details(), id=self.id)
         verdict = details.verdict
-        standings = tuple(attrs.evolve(s, line=bare_line(s.line)) for s in verdict.standings)
-        bare = attrs.evolve(verdict, standings=standings)
+        standings = tuple(s._replace(line=bare_line(s.line)) for s in verdict.standings)
+        bare = verdict._replace(standings=standings)
         return Decision, (attrs.evolve(details, verdict=bare, takes=dict(details.takes)),)
 
 

@@ -7,16 +7,11 @@ from __future__ import annotations
 
 import re
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    pass
-
-
-_RUN = re.compile(r"[0-9A-Za-z_-]{24,}")
-_SECRET = re.compile(
-    r"_[0-9A-Za-z]{24}|(?=[a-z0-9]{0,27}[A-Z])(?=[A-Z0-9]{0,27}[a-z])(?=[A-Za-z]{0,27}[0-9])[0-9A-Za-z]{28}"
-)
+# Patterns as texts, here and elsewhere, are compiled when first needed: most programs never need these.
+_RUN = r"[0-9A-Za-z_-]{24,}"
+_MINTED = r"_[0-9A-Za-z]{24}|(?=[a-z0-9]{0,27}[A-Z])(?=[A-Z0-9]{0,27}[a-z])(?=[A-Za-z]{0,27}[0-9])[0-9A-Za-z]{28}"
 """What tells a minted secret in a run of such characters: also with some too many or too few, or without its prefix."""
 _MOST_SHOWN = 120
 
@@ -169,7 +164,7 @@ def check_text(
 
 def _hide(text: str) -> str:
     """A text without the secrets in it: one given in place of an id or a cost would end in a log."""
-    return _RUN.sub(lambda run: "****" + run[0][-4:] if _SECRET.search(run[0]) else run[0], text)
+    return re.sub(_RUN, lambda run: "****" + run[0][-4:] if re.search(_MINTED, run[0]) else run[0], text)
 
 
 def shown(value: Any) -> str:

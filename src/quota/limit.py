@@ -246,8 +246,8 @@ def check_distinct(field: str, limits: Sequence[Limit]) -> None:
 
 _HEAD = re.compile(r"\s*(?P<amount>[^\s/]+(?:/[0-9]+(?=/|\s))?)(?:\s+(?P<unit>[^\s/]+))?\s*/\s*(?P<rest>.*)", re.DOTALL)
 _OPTIONS = frozenset({"burst", "overage", "by", "as"})
-_SPOKEN = re.compile(r"\s*([0-9.]{1,16})\s+(?:(\S{1,64})\s+)?(?:per|each|every|an?)\s+(?:1\s+)?([A-Za-z]{1,9})\s*")
-_ELSEWHERE = re.compile(r"[;|&\n]|\band\b")
+_SPOKEN = r"\s*([0-9.]{1,16})\s+(?:(\S{1,64})\s+)?(?:per|each|every|an?)\s+(?:1\s+)?([A-Za-z]{1,9})\s*"
+_ELSEWHERE = r"[;|&\n]|\band\b"
 _LONGEST = 16_384
 _EXPECTED = "limits such as '1000/day', '50000 tokens/month in Europe/Paris overage 100' or '10/s burst 20'"
 
@@ -267,7 +267,7 @@ def parse_limits(text: str) -> tuple[Limit, ...]:
             shown = str(error.value)
             inside = part.find(shown) if shown else len(part.rstrip())  # what is missing is missing at the end
             column = at + (inside if inside >= 0 else len(part) - len(part.lstrip())) + 1
-            accepted = error.accepted + (", and ',' between limits" if _ELSEWHERE.search(part) else "")
+            accepted = error.accepted + (", and ',' between limits" if re.search(_ELSEWHERE, part) else "")
             raise InvalidPlan(f"limits, character {column} ({error.field})", error.value, accepted) from None
         at += len(part) + 1
     check_distinct("limits", limits)
@@ -278,7 +278,7 @@ def parse_limit(text: str) -> Limit:
     """One limit from its text form, as ``str()`` of a limit writes it."""
     head = _HEAD.match(text)
     if head is None:
-        spoken = _SPOKEN.match(text)
+        spoken = re.match(_SPOKEN, text)
         unit = WORDS.get(spoken[3].lower()) if spoken else None
         amount = " ".join(filter(None, spoken.groups()[:2])) if spoken else ""
         raise InvalidPlan("limit", text.strip(), f"'{amount}/{unit}'" if unit else _EXPECTED)

@@ -21,17 +21,21 @@ from ..plan import UsagePlan
 T = TypeVar("T")
 
 
-@attrs.define(eq=False)  # as Request
 class Step(Generic[T]):
     """Ask ``method`` of the store, then ``conclude``, which alone answers when ``method`` is empty.
 
     ``deciding``: the request may be decided without the store, where the caller said so.
     """
 
-    method: str
-    args: tuple[Any, ...]
-    conclude: Callable[[Any], T]
-    deciding: Request | None = None
+    __slots__ = ("args", "conclude", "deciding", "method")
+
+    def __init__(
+        self, method: str, args: tuple[Any, ...], conclude: Callable[[Any], T], deciding: Request | None = None
+    ) -> None:
+        self.method = method
+        self.args = args
+        self.conclude = conclude
+        self.deciding = deciding
 
 
 def concluding(step: T) -> T:

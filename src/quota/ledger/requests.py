@@ -79,7 +79,7 @@ class Steps(Administration):
     ) -> Step[Decision]:
         """``consume`` that raises ``NotAllowed``, which carries the decision, in place of returning a refusal."""
         step = self._decide(self._request("consume", secret, cost, api, route, request_id, self._now()))
-        return attrs.evolve(step, conclude=lambda answer: _required(step.conclude(answer)))
+        return Step(step.method, step.args, lambda answer: _required(step.conclude(answer)), step.deciding)
 
     def consume_at(
         self,

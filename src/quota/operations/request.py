@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import attrs
 
@@ -61,8 +61,7 @@ def settle(request: Request, entry: Entry, party: Party, terms: Terms) -> tuple[
     return course, now
 
 
-@attrs.frozen
-class Entry:
+class Entry(NamedTuple):
     """A key as a store finds it: with its plans by api, and whether other keys share its account."""
 
     key: ApiKey
@@ -70,7 +69,7 @@ class Entry:
     shared: bool = False
 
 
-@attrs.define  # each call makes one, and frozen it takes three times as long
+@attrs.define(repr=False)  # each call makes one, and frozen it takes three times as long
 class Request:
     """One atomic step on one key's entry and records; what ``op`` does is in ``operations.py``.
 

@@ -28,8 +28,6 @@ from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import Any
 
-import attrs
-
 from ..clock import DAY_US
 from .limits import BEYOND, Course, Line, QuotaLine, Reading, Standing, Terms, Verdict
 from .party import Party
@@ -147,7 +145,7 @@ def mark(party: Party, course: Course, counted: Mapping[str, int], poured: Mappi
             bucket.at = now
     verdict = weigh(read(party, course, now), {}, now)
     if crossed:
-        verdict = attrs.evolve(verdict, crossed=tuple(crossed))
+        verdict = verdict._replace(crossed=tuple(crossed))
     return verdict
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import attrs
 
@@ -16,8 +17,7 @@ BEYOND = 2**200
 """More than anything counts."""
 
 
-@attrs.frozen
-class Terms:
+class Terms(NamedTuple):
     """What a store was told: a clock this far behind is an error, memos and history are kept this long."""
 
     max_skew: int = 300_000_000
@@ -25,7 +25,7 @@ class Terms:
     retention: int = 35
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class QuotaLine:
     """A quota, compiled. ``route`` is empty for the plan's own; ``shared`` counts the account's keys together."""
 
@@ -40,7 +40,7 @@ class QuotaLine:
     length: int | None
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class ThrottleLine:
     """A throttle, compiled: a bucket of ``burst`` units, in units times ``scale``."""
 
@@ -60,7 +60,7 @@ Throttles = tuple[tuple[Place, ...], tuple[ThrottleLine, ...]]
 """One unit's throttles of a whole plan, its routes' too: where each counts, and the lines."""
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class Course:
     """What one call on (api, route) under one plan goes through. ``routed``: the route counts on a meter of its own.
 
@@ -75,8 +75,7 @@ class Course:
     throttles: Mapping[str, Throttles]
 
 
-@attrs.frozen
-class Standing:
+class Standing(NamedTuple):
     """One limit after a decision. ``used`` is in units (a throttle's level, rounded up); instants in microseconds."""
 
     line: Line
@@ -86,8 +85,7 @@ class Standing:
     refused: bool = False
 
 
-@attrs.frozen
-class Verdict:
+class Verdict(NamedTuple):
     """What the rule says of one charge at ``now``; ``retry_at`` is None when it can never fit."""
 
     allowed: bool

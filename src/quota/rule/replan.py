@@ -11,9 +11,7 @@ over fuller than its own calls made it, for as long as that drains.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
-
-import attrs
+from typing import TYPE_CHECKING, NamedTuple
 
 from .record import Bucket, Meter, Record
 
@@ -22,8 +20,7 @@ if TYPE_CHECKING:
     from .party import Party
 
 
-@attrs.frozen(eq=False)
-class _Former:
+class _Former(NamedTuple):
     """Where the key's calls were charged under the plan before; ``stays``: and are, at most as much, under this one."""
 
     record: Record

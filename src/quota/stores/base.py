@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from inspect import iscoroutinefunction
-from typing import Any, Protocol
-from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import InvalidValue
 from ..key import ApiKey
 from ..operations.request import Request
 from ..plan import UsagePlan
 from ..rule.limits import Terms
+
+if TYPE_CHECKING:
+    from urllib.parse import SplitResult
 
 
 class Store(Protocol):
@@ -87,21 +89,19 @@ COMMON = ("max_skew", "request_ttl", "retention")
 """The options that every store takes: whole seconds, seconds and days."""
 
 
-_ITS_PASSWORD = re.compile(
-    r"((?:pass|pwd|secret|token|sslkey)[a-z_]*\s*=\s*)('(?:[^'\\]|\\.)*'?|[^\s&]*)", re.IGNORECASE
-)
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
+_HIDDEN = r"(?i)((?:pass|pwd|secret|token|sslkey)[a-z_]*\s*=\s*)('(?:[^'\\]|\\.)*'?|[^\s&]*)"
+_SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*"
 
 
 def shown_url(url: str) -> str:
     """A store's URL as errors show it: nothing of its user and password, nor of a password among its options."""
     scheme, separator, rest = url.partition("://")
-    if not separator or not _SCHEME.fullmatch(scheme):
+    if not separator or not re.fullmatch(_SCHEME, scheme):
         return "****" if "=" in url or "@" in url else url
-    if any("@" in found[2] for found in _ITS_PASSWORD.finditer(rest)):
+    if any("@" in found[2] for found in re.finditer(_HIDDEN, rest)):
         return f"{scheme}://****"  # where the one ends and the other begins, nobody knows
     _, at, rest = rest.rpartition("@")
-    return f"{scheme}://{'****@' if at else ''}" + _ITS_PASSWORD.sub(r"\1****", rest)
+    return f"{scheme}://{'****@' if at else ''}" + re.sub(_HIDDEN, r"\1****", rest)
 
 
 def check_url(url: str, *, lone: bool = False) -> str:
@@ -111,7 +111,7 @@ def check_url(url: str, *, lone: bool = False) -> str:
     of it would show it. ``lone``: also where the ``@`` behind them is not the only one.
     """
     scheme, separator, rest = url.partition("://")
-    if not separator or not _SCHEME.fullmatch(scheme):
+    if not separator or not re.fullmatch(_SCHEME, scheme):
         return url
     authority, *behind = re.split("[/?#]", rest, maxsplit=1)
     user, _, hosts = authority.rpartition("@")
@@ -125,6 +125,8 @@ def check_url(url: str, *, lone: bool = False) -> str:
 
 def split_url(url: str) -> tuple[SplitResult, dict[str, str]]:
     """A URL without its query, and the query's options."""
+    from urllib.parse import parse_qsl, urlsplit  # noqa: PLC0415 -- slow to load, and in memory there is no URL
+
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -134,6 +136,8 @@ def split_url(url: str) -> tuple[SplitResult, dict[str, str]]:
 
 def join_url(parts: SplitResult, options: Mapping[str, str]) -> str:
     """The URL again, with these options; ``geturl`` loses the slashes of one that names no host."""
+    from urllib.parse import urlencode  # noqa: PLC0415 -- as above
+
     query = urlencode(options)
     return f"{parts.scheme}://{parts.netloc}{parts.path}{'?' if query else ''}{query}"
 
