@@ -120,7 +120,7 @@ def copy(tmp_path):
     shutil.copy(ROOT / "pyproject.toml", tmp_path / "app")
     tests = tmp_path / "app" / "tests"
     tests.mkdir()
-    for path in [paths.TESTS / "conftest.py", *HELPERS.values(), *chosen()]:
+    for path in [*paths.TESTS.rglob("conftest.py"), *HELPERS.values(), *chosen()]:
         mine = tests / path.relative_to(paths.TESTS)
         mine.parent.mkdir(parents=True, exist_ok=True)
         mine.write_text(renamed(path.read_text("utf-8")), "utf-8")
