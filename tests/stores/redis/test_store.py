@@ -1,11 +1,9 @@
-"""What is the Redis store's own, against a real Valkey: turns, many processes, faults of the network and the server, its URL."""
+"""What is the Redis store's own, against a real Valkey: turns, faults of the network and the server, its URL."""
 
 import asyncio
 import contextlib
 import itertools
 import json
-import multiprocessing
-import random
 import threading
 import time
 import warnings
@@ -28,7 +26,6 @@ from servers import FaultProxy, Valkey, free_port
 
 START = int(datetime(2026, 3, 10, 12, tzinfo=timezone.utc).timestamp()) * 1_000_000
 DAY = 86_400_000_000
-MONTH_AND_ACCOUNT = "1000000/month, 2000000/year by account as team"
 
 
 @pytest.fixture
@@ -95,111 +92,6 @@ def test_integers_are_exact_or_refused_when_a_plan_is_made():
 
 
 # Many at once
-
-
-def spend(url, name, secret, skew, seed, count, results, done):
-    """One process: random costs by a skewed clock; its receipts by key and by account. With ``done``, repeated until answered."""
-    ledger = Ledger(RedisStore(url=url, namespace=name), clock=lambda: time.time_ns() // 1000 + skew)
-    pick = random.Random(seed)
-    found, retried = [], 0
-    for number in range(count):
-        cost = pick.randint(1, 5)
-        invoked = time.monotonic()
-        while True:
-            try:
-                decision = ledger.consume(secret, cost, request_id=f"{seed} {number}" if done else None)
-                break
-            except StoreUnavailable:
-                retried += 1
-        found.append((invoked, time.monotonic(), cost, [s.used for s in decision.limits], bool(decision)))
-        if done:
-            with done.get_lock():
-                done.value += 1
-    results.put((secret, found, retried))
-
-
-def run_processes(server, name, secrets, count, breaking=None):
-    context = multiprocessing.get_context("fork")
-    results = context.Queue()
-    done = context.Value("i", 0) if breaking else None
-    workers = [
-        context.Process(
-            target=spend,
-            args=(server.url, name, secrets[number % len(secrets)], skew * 1_000_000, number, count, results, done),
-        )
-        for number, skew in enumerate((0, 5, -5, 2, -2, 4))
-    ]
-    for worker in workers:
-        worker.start()
-    if breaking:
-        breaking(done)
-    found = [results.get(timeout=60) for _ in workers]
-    for worker in workers:
-        worker.join(60)
-        assert worker.exitcode == 0
-    return found
-
-
-def account_of_two(client, name):
-    ledger = Ledger(RedisStore(client, namespace=name))
-    ledger.add_plan(UsagePlan("p", MONTH_AND_ACCOUNT))
-    return ledger, [ledger.issue_key(f"k{number}", "p", account="team").secret for number in range(2)]
-
-
-def check_account(ledger, secrets, found):
-    """Receipts tile for each key and for the account, and the totals are theirs."""
-    whole = []
-    for secret in secrets:
-        mine = [entry for owner, entries, _ in found if owner == secret for entry in entries]
-        total = check_receipts([Receipt(a, b, cost, told[0]) for a, b, cost, told, _ in mine])
-        assert total == sum(cost for _, _, cost, _, _ in mine) == used(ledger, secret)
-        whole += mine
-    assert check_receipts([Receipt(a, b, cost, told[1]) for a, b, cost, told, _ in whole]) == used(ledger, secret, 1)
-
-
-def test_six_processes_with_skewed_clocks_are_exact(server, client):
-    """Receipts tile for each key and for the account they share, though clocks differ by up to 10 seconds."""
-    name = namespace()
-    ledger, secrets = account_of_two(client, name)
-    check_account(ledger, secrets, run_processes(server, name, secrets, 250))
-
-
-def test_six_processes_lose_and_repeat_nothing_while_a_durable_server_is_killed():
-    """Two kills under way, the append-only file synced at each write: retries by request id count once, nothing is lost."""
-    server = Valkey(durable=True)
-    try:
-        with server.client() as client:
-            name = namespace()
-            ledger, secrets = account_of_two(client, name)
-
-            def breaking(done):
-                for reached in (60, 150):
-                    while done.value < reached:
-                        pass
-                    server.kill()
-                    server.start()
-
-            found = run_processes(server, name, secrets, 60, breaking)
-            assert sum(retried for _, _, retried in found) > 0
-            check_account(ledger, secrets, found)
-    finally:
-        server.stop()
-
-
-def test_six_processes_never_pass_a_limit(server, client):
-    """What is admitted is the limit to the unit when all want more than there is."""
-    name = namespace()
-    ledger = Ledger(RedisStore(client, namespace=name))
-    ledger.add_plan(UsagePlan("p", "1000/year"))
-    _, secret = ledger.issue_key("k", "p")
-    found = run_processes(server, name, [secret], 120)
-    admitted = [entry for _, entries, _ in found for entry in entries if entry[4]]
-    total = check_receipts([Receipt(a, b, cost, told[0]) for a, b, cost, told, _ in admitted])
-    left = 1000 - total
-    refused = [entry for _, entries, _ in found for entry in entries if not entry[4]]
-    assert 0 <= left < 5
-    assert refused
-    assert all(cost > left for _, _, cost, told, _ in refused if told[0] == total)
 
 
 def test_a_turn_in_which_nothing_is_written_ends_at_once(store, client, clock):
@@ -289,40 +181,6 @@ def test_a_script_flush_is_survived(client, clock):
     assert ledger.consume(secret).limits[0].used == 2
     client.script_flush()
     assert used(ledger, secret) == 2
-
-
-def test_a_durable_server_killed_loses_nothing_acknowledged(clock):
-    """With the append-only file synced at each write, what was answered is there after SIGKILL; the store goes on."""
-    server = Valkey(durable=True)
-    try:
-        with contextlib.closing(RedisStore(url=server.url)) as store:
-            ledger, key, secret = ledger_with(store, clock, "1000000/day")
-            for round_ in range(1, 3):
-                acknowledged = threading.Semaphore(0)
-                stopped = []
-
-                def work():
-                    try:
-                        while True:
-                            ledger.consume(secret)
-                            acknowledged.release()
-                    except StoreUnavailable as error:
-                        stopped.append(str(error))
-
-                worker = threading.Thread(target=work)
-                before = used(ledger, secret)
-                worker.start()
-                for _ in range(50):
-                    acknowledged.acquire()
-                server.kill()
-                worker.join()
-                server.start()
-                count = before + 50
-                while acknowledged.acquire(blocking=False):
-                    count += 1
-                assert count <= used(ledger, secret) <= count + 1, (round_, stopped)
-    finally:
-        server.stop()
 
 
 def test_a_server_that_forgets_refuses_everyone(clock):
