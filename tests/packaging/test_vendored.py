@@ -38,7 +38,9 @@ LONG = {
     "rule/test_small_world", "stores/sqlite/test_store", "stores/sqlite/test_crash", "stores/sqlite/test_faults", "stores/sqlite/test_planted",
     "operations/test_leases", "replay/test_run", "replay/test_million", "stores/sqlite/test_processes", "replay/test_suggest",
     "ledger/test_threads", "rule/test_toggling", "web/test_web", "stores/sqlite/test_races", "stores/redis/test_races", "stores/postgres/test_races",
-    "stores/server/test_races",
+    "stores/server/test_races", "stores/server/test_forks", "stores/memory/test_bounded", "stores/memory/test_differential",
+    "stores/sqlite/test_bounded", "stores/sqlite/test_differential", "process/test_forks", "replay/test_demo", "replay/test_log_files",
+    "replay/test_logs", "replay/test_logs_forms", "test_limit_text", "web/test_asgi", "web/test_gate", "web/test_wsgi",
 }  # fmt: skip
 """What takes its time on any copy alike: left to the slow run."""
 CORE = {"test_headers", "test_key", "ledger/test_machine", "test_period", "rule/test_small_world"}
@@ -118,7 +120,7 @@ def copy(tmp_path):
     shutil.copy(ROOT / "pyproject.toml", tmp_path / "app")
     tests = tmp_path / "app" / "tests"
     tests.mkdir()
-    for path in [paths.TESTS / "conftest.py", *HELPERS.values(), *chosen()]:
+    for path in [*paths.TESTS.rglob("conftest.py"), *HELPERS.values(), *chosen()]:
         mine = tests / path.relative_to(paths.TESTS)
         mine.parent.mkdir(parents=True, exist_ok=True)
         mine.write_text(renamed(path.read_text("utf-8")), "utf-8")

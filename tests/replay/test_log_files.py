@@ -46,20 +46,21 @@ def test_packed_and_joined(tmp_path, first, second):
         assert read(tmp_path / "log") == (LINES * 2, [])
 
 
+@pytest.mark.parametrize("times", [400, pytest.param(2000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ["gzip", "bzip2", "xz"])
-def test_archives_that_are_cut_or_followed_by_rubbish_keep_what_was_read(tmp_path, kind):
+def test_archives_that_are_cut_or_followed_by_rubbish_keep_what_was_read(tmp_path, kind, times):
     """As zcat does, with a note; rubbish is a malformed line."""
-    long = "\n".join(LINES * 2000).encode()
+    long = "\n".join(LINES * times).encode()
     packed = PACKED[kind](long)
     (tmp_path / "cut").write_bytes(packed[: -len(packed) // 9])
     with open_log(str(tmp_path / "cut")) as log:
         (report,) = replay(log, [PLAN])
-    assert 60 * 500 < report.total < 60 * 2000
+    assert 60 * times // 4 < report.total < 60 * times
     assert "broken or cut short" in report.notes[0]
     (tmp_path / "tail").write_bytes(packed + b"\n\x01rubbish\xff\n")
     with open_log(str(tmp_path / "tail")) as log:
         (report,) = replay(log, [PLAN])
-    assert (report.total, report.malformed) == (60 * 2000, 1)
+    assert (report.total, report.malformed) == (60 * times, 1)
     assert "not packed" in report.notes[0]
 
 
@@ -123,14 +124,15 @@ def test_line_ends(tmp_path, end, monkeypatch):
     assert read(tmp_path / "log")[0] == ["a\rb"]
 
 
-def test_one_line_of_very_many_objects(tmp_path):
+@pytest.mark.parametrize("many", [6_000, pytest.param(30_000, marks=pytest.mark.slow)])
+def test_one_line_of_very_many_objects(tmp_path, many):
     """Firehose ends no line: memory is bounded, and each object counts."""
-    rows = [json.dumps({"ts": 1_700_000_000 + n, "ip": f"10.0.{n % 250}.1", "path": "/é" * 20}) for n in range(30_000)]
+    rows = [json.dumps({"ts": 1_700_000_000 + n, "ip": f"10.0.{n % 250}.1", "path": "/é" * 20}) for n in range(many)]
     for separator in ("", ",", ", "):
         (tmp_path / "log").write_text(separator.join(rows), "utf-8")
         with open_log(str(tmp_path / "log")) as log:
             (report,) = replay(log, [PLAN])
-        assert (report.total, report.malformed) == (30_000, 0)
+        assert (report.total, report.malformed) == (many, 0)
 
 
 def line(server, second, day=17):

@@ -10,8 +10,10 @@ class Awaited:
         self._ledger, self._runner, self.store = ledger, asyncio.Runner(), ledger.store
 
     def close(self):
-        self._runner.run(self._ledger.aclose())
-        self._runner.close()
+        if self._runner is not None:
+            self._runner.run(self._ledger.aclose())
+            self._runner.close()
+            self._runner = None
 
     def __getattr__(self, name):
         def call(*args, **kwargs):

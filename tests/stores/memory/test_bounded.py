@@ -12,6 +12,15 @@ from quota.stores.memory.lane import Account, On, Seat, Track
 START = datetime(2026, 3, 1, tzinfo=timezone.utc)
 
 
+@pytest.fixture(autouse=True)
+def made_here():
+    """Only what a test makes is looked through: what others left, or the suite itself, is much, and not the question."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 def alive(kind):
     gc.collect()
     return sum(type(found) is kind for found in gc.get_objects())

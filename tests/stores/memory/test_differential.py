@@ -23,9 +23,12 @@ def fast_and_general(seed):
     return live(seed, *((store, in_memory) for store in stores))
 
 
-@pytest.mark.parametrize("first", range(0, 200, 50))
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("first", [0, 50, pytest.param(100, marks=SLOW), pytest.param(150, marks=SLOW)])
 def test_the_fast_path_answers_and_keeps_what_the_rule_does(first):
-    """Hundreds of random histories: answers, usage, and records with the readings of their minutes and hours."""
+    """A hundred random histories, two hundred at length: answers, usage, and records with the readings of their minutes and hours."""
     assert sum(fast_and_general(seed) for seed in range(first, first + 50)) > 1000
 
 
@@ -50,7 +53,7 @@ def test_planted_differences_are_found(monkeypatch, what):
     """A fast path that keeps something else than the rule is seen in the histories that every run lives through."""
     plant(monkeypatch, *PLANTED[what])
     with pytest.raises(AssertionError, match="seed"):
-        for seed in range(200):
+        for seed in range(100):
             fast_and_general(seed)
 
 

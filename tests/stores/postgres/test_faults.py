@@ -1,11 +1,8 @@
-"""The PostgreSQL store when many call at once and when things break: processes, restarts, the network, cancelled calls."""
+"""The PostgreSQL store when many call at once and when things break: the network, cancelled calls."""
 
 import asyncio
 import contextlib
 import itertools
-import multiprocessing
-import random
-import signal
 import threading
 import time
 from datetime import datetime, timezone
@@ -14,6 +11,7 @@ import pytest
 import uvloop
 from psycopg_pool import AsyncConnectionPool
 
+from every_store import ledger_with, run_threads, used
 from quota import AsyncLedger, Ledger, ManualClock, StoreBusy, StoreUnavailable, UsagePlan
 from quota.operations.request import Request
 from quota.stores.postgres import AsyncPostgresStore, PostgresStore
@@ -21,7 +19,6 @@ from receipts import Receipt, check_receipts
 from servers import Postgres, PostgresProxy, free_port
 
 START = int(datetime(2026, 3, 10, 12, tzinfo=timezone.utc).timestamp()) * 1_000_000
-MONTH_AND_ACCOUNT = "1000000/month, 2000000/year by account as team"
 LOOPS = pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
 _names = itertools.count()
 
@@ -38,11 +35,6 @@ def server():
 
 
 @pytest.fixture
-def clock():
-    return ManualClock(START)
-
-
-@pytest.fixture
 def store(server):
     found = PostgresStore(server.url, namespace=namespace())
     yield found
@@ -54,14 +46,6 @@ def proxy(server):
     found = PostgresProxy(server.port)
     yield found
     found.close()
-
-
-def ledger_with(store, clock, limits="10/day", **plan):
-    """A ledger, a key and its secret on a plan of these limits."""
-    ledger = Ledger(store, clock=clock)
-    ledger.add_plan(UsagePlan("p", limits, **plan))
-    key, secret = ledger.issue_key("k", "p", id="k")
-    return ledger, key, secret
 
 
 @pytest.fixture
@@ -76,205 +60,7 @@ def through(proxy, clock):
         yield open_
 
 
-def used(ledger, secret, limit=0):
-    return ledger.peek(secret, 1).limits[limit].used - 1
-
-
-def run_threads(jobs):
-    """Run jobs at the same time; what one raises is raised here."""
-    raised = []
-
-    def run(job):
-        try:
-            job()
-        except BaseException as error:
-            raised.append(error)
-
-    threads = [threading.Thread(target=run, args=(job,)) for job in jobs]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert raised == []
-
-
 # Many at once
-
-
-def spend(url, name, secret, skew, seed, count, results, done):
-    """One process: random costs by a skewed clock, each call repeated by its request id until it is answered."""
-    ledger = Ledger(PostgresStore(url, namespace=name), clock=lambda: time.time_ns() // 1000 + skew)
-    pick = random.Random(seed)
-    found, retried = [], 0
-    for number in range(count):
-        cost = pick.randint(1, 5)
-        invoked = time.monotonic()
-        while True:
-            try:
-                decision = ledger.consume(secret, cost, request_id=f"{seed} {number}" if done else None)
-                break
-            except StoreUnavailable:
-                retried += 1
-        found.append((invoked, time.monotonic(), cost, [s.used for s in decision.limits], bool(decision)))
-        if done:
-            with done.get_lock():
-                done.value += 1
-    ledger.close()
-    results.put((secret, found, retried))
-
-
-def run_processes(server, name, secrets, count, breaking=None):
-    """Six processes at once, their clocks up to ten seconds apart; ``breaking`` is called with their progress."""
-    context = multiprocessing.get_context("fork")
-    results = context.Queue()
-    done = context.Value("i", 0) if breaking else None
-    workers = [
-        context.Process(
-            target=spend,
-            args=(server.url, name, secrets[number % len(secrets)], skew * 1_000_000, number, count, results, done),
-        )
-        for number, skew in enumerate((0, 5, -5, 2, -2, 4))
-    ]
-    for worker in workers:
-        worker.start()
-    if breaking:
-        breaking(done)
-    found = [results.get(timeout=120) for _ in workers]
-    for worker in workers:
-        worker.join(60)
-        assert worker.exitcode == 0
-    return found
-
-
-def account_of_two(server, name):
-    ledger = Ledger(PostgresStore(server.url, namespace=name))
-    ledger.add_plan(UsagePlan("p", MONTH_AND_ACCOUNT))
-    return ledger, [ledger.issue_key(f"k{number}", "p", account="team").secret for number in range(2)]
-
-
-def check_account(ledger, secrets, found):
-    """Receipts tile for each key and for the account, and the totals are theirs."""
-    whole = []
-    for secret in secrets:
-        mine = [entry for owner, entries, _ in found if owner == secret for entry in entries]
-        total = check_receipts([Receipt(a, b, cost, told[0]) for a, b, cost, told, _ in mine])
-        assert total == sum(cost for _, _, cost, _, _ in mine) == used(ledger, secret)
-        whole += mine
-    assert check_receipts([Receipt(a, b, cost, told[1]) for a, b, cost, told, _ in whole]) == used(ledger, secret, 1)
-    ledger.close()
-
-
-def test_six_processes_with_skewed_clocks_are_exact(server):
-    """Receipts tile for each key and for the account they share, though clocks differ by up to 10 seconds."""
-    name = namespace()
-    ledger, secrets = account_of_two(server, name)
-    check_account(ledger, secrets, run_processes(server, name, secrets, 60))
-
-
-def test_six_processes_never_pass_a_limit(server):
-    """What is admitted is the limit to the unit when all want more than there is."""
-    name = namespace()
-    ledger = Ledger(PostgresStore(server.url, namespace=name))
-    ledger.add_plan(UsagePlan("p", "500/year"))
-    _, secret = ledger.issue_key("k", "p")
-    found = run_processes(server, name, [secret], 60)
-    ledger.close()
-    admitted = [entry for _, entries, _ in found for entry in entries if entry[4]]
-    total = check_receipts([Receipt(a, b, cost, told[0]) for a, b, cost, told, _ in admitted])
-    left = 500 - total
-    refused = [entry for _, entries, _ in found for entry in entries if not entry[4]]
-    assert 0 <= left < 5
-    assert refused
-    assert all(cost > left for _, _, cost, told, _ in refused if told[0] == total)
-
-
-@pytest.mark.parametrize(
-    "how", [signal.SIGINT, pytest.param(signal.SIGQUIT, marks=pytest.mark.slow)], ids=["restart", "crash"]
-)
-def test_six_processes_lose_and_repeat_nothing_while_the_server_restarts(how):
-    """Two restarts or crashes under way: whatever was acknowledged is there, and retries by request id count once."""
-    server = Postgres()
-    try:
-        name = namespace()
-        ledger, secrets = account_of_two(server, name)
-
-        def breaking(done):
-            for reached in (60, 150):
-                while done.value < reached:
-                    pass
-                server.end(how)
-                server.start()
-
-        found = run_processes(server, name, secrets, 40, breaking)
-        assert sum(retried for _, _, retried in found) > 0
-        check_account(ledger, secrets, found)
-    finally:
-        server.stop()
-
-
-def test_a_crash_loses_nothing_acknowledged(clock):
-    """Without request ids: at most the one call that was under way is there beside what was answered."""
-    server = Postgres()
-    try:
-        with contextlib.closing(PostgresStore(server.url)) as store:
-            ledger, key, secret = ledger_with(store, clock, "1000000/day")
-            for _ in range(2):
-                acknowledged = threading.Semaphore(0)
-
-                def work():
-                    with contextlib.suppress(StoreUnavailable):
-                        while True:
-                            ledger.consume(secret)
-                            acknowledged.release()
-
-                worker = threading.Thread(target=work)
-                before = used(ledger, secret)
-                worker.start()
-                for _ in range(50):
-                    acknowledged.acquire()
-                server.end(signal.SIGQUIT)
-                worker.join()
-                server.start()
-                count = before + 50
-                while acknowledged.acquire(blocking=False):
-                    count += 1
-                assert count <= used(ledger, secret) <= count + 1
-    finally:
-        server.stop()
-
-
-def test_threads_share_one_store(store, clock):
-    """Eight threads over one store and its connections: receipts tile."""
-    ledger, key, secret = ledger_with(store, clock, "1000000/day")
-    receipts = []
-
-    def work():
-        for _ in range(15):
-            invoked = time.monotonic()
-            decision = ledger.consume(secret, 2)
-            receipts.append(Receipt(invoked, time.monotonic(), 2, decision.limits[0].used))
-
-    run_threads([work] * 8)
-    assert check_receipts(receipts) == 8 * 15 * 2 == used(ledger, secret)
-
-
-def test_writers_in_the_way_of_each_other_all_finish(server, store, clock):
-    """Reservations, refunds and plain calls on one key from several stores: none is busy, the total is exact."""
-    ledger, key, secret = ledger_with(store, clock, "1000000/day")
-
-    def work(number):
-        mine = Ledger(PostgresStore(server.url, namespace=store.namespace), clock=clock)
-        for _ in range(10):
-            if number % 3 == 0:
-                mine.reserve(secret, 5, ttl=60_000_000).commit(2)
-            elif number % 3 == 1:
-                mine.refund(mine.consume(secret, 3), 1)
-            else:
-                mine.consume(secret, 1, request_id=f"{number} {time.monotonic_ns()}")
-        mine.close()
-
-    run_threads([lambda number=number: work(number) for number in range(6)])
-    assert used(ledger, secret) == 2 * 10 * 2 + 2 * 10 * 2 + 2 * 10
 
 
 def test_keys_that_join_and_leave_an_account_lose_no_unit(server, store, clock):

@@ -16,18 +16,10 @@ from quota import ClockSkew, Ledger, ManualClock, QuotaError, StoreBusy, UsagePl
 from quota.stores.memory import MemoryStore
 from quota.stores.postgres import PostgresStore
 from quota.stores.postgres import requests as _postgres_steps
-from servers import Postgres
 
 START = int(datetime(2026, 3, 10, 12, tzinfo=timezone.utc).timestamp()) * 1_000_000
 DAY = 86_400_000_000
 _names = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def server():
-    found = Postgres()
-    yield found
-    found.stop()
 
 
 class World:

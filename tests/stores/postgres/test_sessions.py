@@ -12,7 +12,7 @@ from quota.errors import InvalidValue
 from quota.stores.postgres import AsyncPostgresStore, PostgresStore
 from quota.stores.postgres import pool as _postgres_pool
 from quota.stores.postgres.wire import READ, WRITE
-from servers import Postgres, poolers
+from servers import poolers
 
 _names = itertools.count()
 POOLERS = poolers()
@@ -21,13 +21,6 @@ ADMITTED = 9  # of ten, one was held and committed
 
 def namespace():
     return f"session{next(_names)}"
-
-
-@pytest.fixture(scope="module")
-def server():
-    found = Postgres()
-    yield found
-    found.stop()
 
 
 @pytest.fixture
