@@ -42,7 +42,7 @@ BUGS = {
     "an undone transaction stays open": ("stores/sqlite/pool.py", 'writer.db.execute("ROLLBACK")', "pass"),
     "an undone charge stays in the copy": ("stores/sqlite/requests.py", "self._copies.pop(self._at_work, None)", "pass"),
     "an error commits what was done so far": ("stores/sqlite/pool.py", 'writer.db.execute("ROLLBACK")', 'writer.db.execute("COMMIT")'),
-    "the turn is kept after an error": ("stores/sqlite/pool.py", "            try:\n                threads.give(turn)\n            except",
+    "the turn is kept after an error": ("stores/sqlite/pool.py", "            try:\n                self._give_turn()\n            except",
                                         "            try:\n                pass\n            except"),
     "full is as lazy as normal": ("stores/sqlite/connections.py", "synchronous = {durability}", "synchronous = NORMAL"),
     "connections cross a fork": ("stores/sqlite/fork.py", "before=_before_fork, after_in_parent", "after_in_parent"),
@@ -71,7 +71,14 @@ class World:
         self.quota = importlib.import_module(name)
         self.module = {
             part: importlib.import_module(f"{name}.stores.{part}")
-            for part in ("sqlite.store", "sqlite.pool", "sqlite.connections", "sqlite.requests", "sqlite.schema")
+            for part in (
+                "base",
+                "sqlite.store",
+                "sqlite.pool",
+                "sqlite.connections",
+                "sqlite.requests",
+                "sqlite.schema",
+            )
         }
         self.slice = self.module["sqlite.pool"]._TIME
         self.module["sqlite.pool"]._TIME = slice_s
@@ -217,6 +224,7 @@ def contended(world):
     finally:
         db.rollback()
     assert [count(here.consume(secret)) for _ in range(2)] == [2, 3]
+    here.store._handles.timeout = 20
     db.execute("BEGIN IMMEDIATE")
     handles = world.module["sqlite.pool"]
     real, handles.pause = handles.pause, lambda seconds: db.rollback()
@@ -291,7 +299,7 @@ def pruned(world):
         here.consume(other, request_id=f"r{world.clock()}")
         world.clock.advance(DAY)
     memory = world.ledger(timeout=0.3)
-    memory.store.terms = world.module["sqlite.store"].make_terms(request_ttl=9 * 366 * 86_400)
+    memory.store.terms = world.module["base"].make_terms(request_ttl=9 * 366 * 86_400)
     memory.add_plan(world.quota.UsagePlan("p", "1/minute"))
     kept = memory.issue_key("k", "p").secret
     memory.consume(kept, request_id="once")

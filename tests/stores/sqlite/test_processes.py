@@ -16,7 +16,7 @@ from quota import Ledger, StoreBusy, UsagePlan
 from quota.stores.sqlite import SQLiteStore
 from quota.stores.sqlite import connections as _sqlite_opened
 from quota.stores.sqlite import pool as _sqlite_handles
-from quota.stores.sqlite.fair_queue import Line, Threads, Turn, pause
+from quota.stores.sqlite.fair_queue import Line, pause
 from receipts import Change, check_ceiling, check_receipts, justify_denials
 from sqlite_files import SPAWN, changed, ledger_on, reopened, spend, storm, used, whole
 
@@ -292,53 +292,61 @@ def test_the_line_is_dropped_by_the_kernel(tmp_path):
     assert fcntl
 
 
-def test_threads_take_turns_in_order_and_give_up_in_time():
-    """Who waited longest is next; a deadline ends a wait; what comes too late is passed on; nobody else may give."""
-    turns, order, first = Threads(), [], Turn()
-    assert turns.take(first, time.monotonic())
+def test_threads_take_turns_and_give_up_in_time(path):
+    """A deadline ends a wait; nobody gives or closes what another has; all who waited have their turn."""
+    ledger, _, _ = ledger_on(path)
+    pool, told = ledger.store._handles, []
+    inside, go = threading.Event(), threading.Event()
 
-    def wait(name, seconds):
-        mine = Turn()
-        order.append(name if turns.take(mine, time.monotonic() + seconds) else f"{name} gave up")
-        turns.give(mine)
+    def slow(db):
+        inside.set()
+        assert go.wait(30)
+        told.append("first")
 
-    threads = []
-    for name, seconds in (("a", 30), ("b", 0.05), ("c", 30)):
-        threads.append(threading.Thread(target=wait, args=(name, seconds)))
+    def wait(name):
+        pool.write(lambda db: told.append(name))
+
+    threads = [threading.Thread(target=pool.write, args=(slow,))]
+    threads[0].start()
+    assert inside.wait(30)
+    for name in "abc":
+        threads.append(threading.Thread(target=wait, args=(name,)))
         threads[-1].start()
-        while len(turns._waiting) < len(threads):
-            pause(0.001)
-    threads[1].join()
-    turns.give(Turn())
-    assert order == ["b gave up"]
-    assert turns.has(first)
-    turns.give(first)
+    pool.timeout, patience = 0.05, pool.timeout
+    before = time.monotonic()
+    with pytest.raises(StoreBusy, match="other threads were first for 0.05 s"):
+        wait("late")
+    pool._give_turn()
+    ledger.close()
+    assert 0.1 <= time.monotonic() - before < 2
+    pool.timeout = patience
+    assert told == []
+    go.set()
     for thread in threads:
         thread.join()
-    assert order == ["b gave up", "a", "c"]
-    assert turns.take(Turn(), time.monotonic())
+    assert told[0] == "first"
+    assert sorted(told[1:]) == ["a", "b", "c"]
+    wait("again")
+    ledger.close()
 
 
-def test_a_thread_that_waits_a_little_is_not_overtaken_for_ever():
-    """A thread in a tight loop must hand the turn over to one that waits."""
-    turns, stop, got = Threads(), threading.Event(), []
+def test_a_thread_that_waits_is_not_overtaken_for_ever(path):
+    """A thread in a tight loop must let one that waits have the turn."""
+    ledger, _, _ = ledger_on(path)
+    pool, stop, got = ledger.store._handles, threading.Event(), []
 
     def loop():
         while not stop.is_set():
-            mine = Turn()
-            assert turns.take(mine, time.monotonic() + 30)
-            pause(0.0001)
-            turns.give(mine)
+            pool.write(lambda db: pause(0.0001))
 
     thread = threading.Thread(target=loop)
     thread.start()
     for _ in range(20):
-        mine = Turn()
-        got.append(turns.take(mine, time.monotonic() + 5))
-        turns.give(mine)
+        pool.write(lambda db: got.append(True))
     stop.set()
     thread.join()
-    assert all(got)
+    assert len(got) == 20
+    ledger.close()
 
 
 def peek_until(path, secret, end, results):
@@ -459,6 +467,26 @@ def test_a_child_inherits_no_handle_and_no_turn(path):
             thread.join()
     count = used(ledger, secret)
     assert ledger.consume(secret).limits[0].used == count + 1
+    ledger.close()
+
+
+def test_a_fork_in_the_middle_of_its_own_thread_s_call_leaves_that_call_whole(path):
+    """As a signal handler's: the call goes on in the parent with its turn and its connection, and others wait for it."""
+    ledger, _, secret = ledger_on(path)
+    ledger.consume(secret)
+    told = []
+
+    def work(db):
+        assert forked(lambda: 0) == 0
+        late = threading.Thread(target=lambda: told.append(ledger.consume(secret).limits[0].used))
+        late.start()
+        pause(0.01)
+        assert told == []
+        db.execute("UPDATE ledger SET floor = floor")
+        return late
+
+    ledger.store._handles.write(work).join()
+    assert told == [2]
     ledger.close()
 
 

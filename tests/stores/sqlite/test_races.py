@@ -18,8 +18,7 @@ from quota.stores.sqlite import connections as _sqlite_opened
 from quota.stores.sqlite import fair_queue as _sqlite_turns
 from quota.stores.sqlite import pool as _sqlite_handles
 from quota.stores.sqlite import requests as _sqlite_steps
-from quota.stores.sqlite.connections import close_unused
-from quota.stores.sqlite.fair_queue import Threads, Turn
+from quota.stores.sqlite.connections import Kept, close_unused
 from quota.stores.sqlite.pool import Handles
 from scheduler import Found, explore
 
@@ -152,38 +151,54 @@ def test_a_signal_handler_has_its_answer_or_is_told_that_the_store_is_busy(tmp_p
 # Threads
 
 
+class Counting(Handles):
+    """Writes to no file: ``count`` stands for it."""
+
+    def __init__(self, timeout):
+        super().__init__("nowhere", timeout, "normal", lambda: None)
+        self.count = [0]
+
+    def _begin(self, deadline):
+        return self
+
+    def execute(self, statement):
+        assert statement == "COMMIT"
+
+
 def take_turns(**options):
-    """Each counts what it reads plus one; one of them comes too late for its turn, and gives back what it has not."""
+    """Each counts what it reads plus one; one has no time to wait, and gives back what it has not."""
 
     def prepare():
-        return Threads(), [0]
+        pool, hurried = Counting(5.0), Counting(0.0)
+        hurried._turn, hurried.count = pool._turn, pool.count
+        return pool, hurried
 
     def threads(state):
-        turns, count = state
+        pool, hurried = state
 
-        def add(deadline):
-            turn = Turn()
+        def add(db):
+            before = pool.count[0]
+            assert pool.has_turn()
+            pool.count[0] = before + 1
+            return 1
+
+        def hurry():
             try:
-                if turns.take(turn, deadline):
-                    before = count[0]
-                    assert turns.has(turn)
-                    count[0] = before + 1
-                    return 1
+                return hurried.write(add)
+            except StoreBusy:
                 return 0
-            finally:
-                turns.give(turn)
 
-        return [lambda: add(float("inf")), lambda: add(2.0**40), lambda: add(0.0)]
+        return [lambda: pool.write(add), lambda: pool.write(add), hurry]
 
     def check(state, results):
-        turns, count = state
-        assert count[0] == sum(results)
-        assert turns._owner is None
-        assert not turns._waiting
+        pool, _ = state
+        assert results[:2] == [1, 1]
+        assert pool.count == [sum(results)]
+        assert pool._turn.acquire(blocking=False)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_sqlite_turns, "monotonic", lambda: 1.0)
-        return explore(prepare, threads, check, files=[*files("stores/sqlite/fair_queue"), __file__], **options)
+        patch.setattr(_sqlite_handles, "monotonic", lambda: 1.0)
+        return explore(prepare, threads, check, files=[*files("stores/sqlite/pool"), __file__], **options)
 
 
 def test_turns_are_had_by_one_at_a_time_and_none_is_lost():
@@ -192,21 +207,22 @@ def test_turns_are_had_by_one_at_a_time_and_none_is_lost():
 
 
 PLANTED = {
-    "the turn of a thread, not of a call": (
-        Threads, "take", {"if self.mine(turn):": "if False:", "return self._owner is turn": "return True"}
-    ),
-    "given back by anybody": (Threads, "give", {"if self._owner is turn:": "if True:"}),
+    "the turn of a thread, not of a call": (Handles, "swap_or_write", {"if self.has_turn():": "if False:"}),
+    "given back by anybody": (Handles, "_give_turn", {"if self.has_turn():": "if True:"}),
+    "whoever gave up goes on": (Handles, "_take_turn", {"if not self._turn": "if None is self._turn"}),
+    "given back once": (Handles, "swap_or_write", {"self._give_turn()  # an": "pass  # an"}),
     "an open transaction is gone on with": (Handles, "swap_or_write", {"if writer is not None and writer.db.in_transaction:": "if False:"}),
     "read for ever": (Handles, "read", {"self._give_back(reading, sound=sound)  # an": "pass  # an"}),
-    "closed for ever": (Handles, "close", {"self.resume(turn)  # an": "pass  # an"}),
+    "closed for ever": (Handles, "close", {"self.resume()  # an": "pass  # an"}),
 }  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # such as they are to cause
 @pytest.mark.parametrize("bug", PLANTED)
 def test_planted_bugs_of_turns_are_found(tmp_path, monkeypatch, bug):
     """Each is seen by one of these."""
     plant(monkeypatch, *PLANTED[bug])
-    with pytest.raises((Found, AssertionError)):
+    with pytest.raises((Found, AssertionError, RuntimeError)):
         take_turns(limit=300)
         for act in (File.consume, File.peek, File.close, refused):
             interrupted(tmp_path, act, TURNS, timeout=0.02)
@@ -230,6 +246,9 @@ def test_what_is_in_use_at_the_interpreter_s_exit_is_not_closed(tmp_path, call):
 
 def test_planted_close_under_a_thread_is_found(tmp_path, monkeypatch):
     """Whoever closes without a turn."""
-    monkeypatch.setattr(Threads, "take", lambda self, turn, deadline: True)
+    nobody_s = threading.RLock()
+    monkeypatch.setattr(
+        Kept, "turn", property(lambda kept: nobody_s, lambda kept, turn: vars(kept).update(turn=turn)), raising=False
+    )
     with pytest.raises(StoreUnavailable, match="closed"):
         test_what_is_in_use_at_the_interpreter_s_exit_is_not_closed(tmp_path, "write")

@@ -42,7 +42,7 @@ class Lock:
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         me = running.current if running else -1
         if self.owner is not None and not (self._reentrant and self.owner == me):
-            if not blocking:
+            if not blocking or timeout == 0:
                 return False
             if running is None:
                 raise RuntimeError("a lock is held after its threads have ended")

@@ -7,10 +7,11 @@ import sqlite3
 import sys
 import threading
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ...errors import StoreUnavailable
-from .fair_queue import Line, Threads, Turn
+from ...process.atomic import at_once
+from .fair_queue import Line
 from .schema import NOTHING, STEPS, bring_up_to_date, is_busy, read_version
 
 LONG_LOG = 8 << 20
@@ -40,12 +41,12 @@ class Kept:
     ``opening``: the next writer, until it is the writer.
     """
 
-    def __init__(self, line: Line, threads: Threads, lock: threading.RLock) -> None:
+    def __init__(self, line: Line, turn: Any, lock: threading.RLock) -> None:
         self.writer: Opened | None = None
         self.opening = Held()
         self.readers: list[Held] = []
         self.line = line
-        self.threads = threads
+        self.turn = turn
         self.lock = lock
         self.pid = os.getpid()
 
@@ -73,11 +74,13 @@ def close_unused(kept: Kept) -> None:
     """Close what nobody uses: at the interpreter's exit threads may still be in the middle of calls."""
     if kept.pid != os.getpid():
         return  # a forked child that never used them
-    turn = Turn()
-    if kept.threads.take(turn, 0.0):
+    if kept.turn._is_owned() or not kept.turn.acquire(blocking=False):
+        return
+    try:
         with kept.lock:
             close_all(kept)
-    kept.threads.give(turn)
+    finally:
+        kept.turn.release()
 
 
 def close_inherited(kept: Kept, path: str) -> bool:
@@ -87,7 +90,7 @@ def close_inherited(kept: Kept, path: str) -> bool:
     connection to close would put the log's content into the file and remove it. That is the business of those who have
     the file open; it must not be done to a log of theirs, or one that a crash left, from what this process remembers.
     """
-    if kept.threads.busy or any(held.user is not None for held in (kept.opening, *kept.readers)):
+    if _is_taken(kept.turn) or any(held.user is not None for held in (kept.opening, *kept.readers)):
         return False
     for db in kept.connections():
         if sys.version_info >= (3, 12):
@@ -97,6 +100,15 @@ def close_inherited(kept: Kept, path: str) -> bool:
         db.close()
     kept.forget()
     return True
+
+
+def _is_taken(turn: Any) -> bool:
+    """Whether any thread has the turn."""
+    try:
+        at_once((turn.acquire, False), (turn.release,))  # what another thread has cannot be released
+    except RuntimeError:
+        return True
+    return bool(turn._is_owned())
 
 
 def _left_log(path: str) -> bool:

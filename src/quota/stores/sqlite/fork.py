@@ -10,14 +10,12 @@ from typing import Any
 from ...clock import monotonic
 from ...process.home import Home
 from .connections import close_inherited
-from .fair_queue import Turn
 
 everybody: weakref.WeakSet[Any] = weakref.WeakSet()
 """All ``Handles`` of this process."""
 
-_suspended: dict[int, list[tuple[Any, Turn]]] = {}
-"""By the thread that forks: what it brought to rest, and in which turn."""
-
+_suspended: dict[int, list[Any]] = {}
+"""By the thread that forks: what it brought to rest."""
 
 _home = Home()
 
@@ -43,15 +41,16 @@ def _before_fork() -> None:
     """
     suspended = _suspended.setdefault(threading.get_ident(), [])
     for handles in list(everybody):
-        turn = Turn()
-        suspended.append((handles, turn))
-        if not handles.suspend(turn, monotonic() + handles.timeout):
-            handles.resume(turn)
+        if handles.has_turn():
+            continue  # a signal handler's fork, in the middle of a call
+        suspended.append(handles)
+        if not handles.suspend(monotonic() + handles.timeout):
+            handles.resume()
 
 
 def _after_fork() -> None:
-    for handles, turn in _suspended.pop(threading.get_ident(), ()):
-        handles.resume(turn)
+    for handles in _suspended.pop(threading.get_ident(), ()):
+        handles.resume()
 
 
 def _after_fork_in_child() -> None:

@@ -7,12 +7,12 @@ import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ...clock import monotonic
 from ...errors import StoreBusy, StoreUnavailable
 from .connections import LONG_LOG, Held, Kept, Opened, close_all, close_unused, cut_log, moved, open_file, try_begin
-from .fair_queue import Line, Threads, Turn, pause
+from .fair_queue import Line, pause
 from .fork import at_home, everybody
 from .schema import NOTHING, failure, is_busy
 
@@ -48,7 +48,8 @@ class Handles:
         everybody.add(self)
 
     def _reset(self) -> None:
-        self._threads = Threads()
+        # Reentrant for what it says of its owner: no call goes on with a turn that its thread has already.
+        self._turn: Any = threading.RLock()
         # Python's own Condition may be interrupted as it enters; the lock itself may not.
         self._lock = threading.RLock()
         self._gate = threading.Condition(self._lock)
@@ -56,7 +57,7 @@ class Handles:
         self._time_ends = 0.0
         self._seen = 0
         self._longest_log = LONG_LOG
-        self._kept = Kept(Line(self.path + "-turn"), self._threads, self._lock)
+        self._kept = Kept(Line(self.path + "-turn"), self._turn, self._lock)
 
     def write(self, work: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Do ``work`` in a transaction that writes, alone among all processes; what it raises undoes all of it.
@@ -78,12 +79,13 @@ class Handles:
         self._at_home()
         now = monotonic()
         deadline = now + self.timeout
-        threads, turn = self._threads, Turn()
+        if self.has_turn():
+            raise StoreBusy(f"{self.path}: called in the middle of a call of its own thread; {NOTHING}")
         try:
-            self._take(turn, deadline)
+            self._take_turn()
             writer = self._kept.writer
             if writer is not None and writer.db.in_transaction:
-                self._undo(turn)  # which was interrupted
+                self._undo()  # which was interrupted
             if swap is not None and now < self._time_ends and writer is not None:
                 swapped = swap(writer.db, *args, **kwargs)
                 if swapped is not None:
@@ -92,25 +94,31 @@ class Handles:
             answer = work(db, *args, **kwargs)
             db.execute("COMMIT")
         except sqlite3.Error as error:
-            self._undo(turn, broken=not is_busy(error))
+            self._undo(broken=not is_busy(error))
             raise failure(error, self.path) from error
         except BaseException:
-            self._undo(turn)
+            self._undo()
             raise
         finally:
             try:
-                threads.give(turn)
+                self._give_turn()
             except BaseException:
-                threads.give(turn)  # an interrupt came in the middle of that
+                self._give_turn()  # an interrupt came in the middle of that
                 raise
         return answer
 
-    def _take(self, turn: Turn, deadline: float) -> None:
-        if self._threads.take(turn, deadline):
-            return
-        if self._threads.mine(turn):
-            raise StoreBusy(f"{self.path}: called in the middle of a call of its own thread; {NOTHING}")
-        raise StoreBusy(f"{self.path}: other threads were first for {self.timeout} s; {NOTHING}")
+    def has_turn(self) -> bool:
+        """Whether this thread is in the middle of a call that writes, closes or forks."""
+        return bool(self._turn._is_owned())
+
+    def _take_turn(self) -> None:
+        if not self._turn.acquire(timeout=self.timeout):
+            raise StoreBusy(f"{self.path}: other threads were first for {self.timeout} s; {NOTHING}")
+
+    def _give_turn(self) -> None:
+        """Let others have this thread's turn, if it has one; twice is fine."""
+        if self.has_turn():
+            self._turn.release()
 
     def _begin(self, deadline: float) -> sqlite3.Connection:
         """Begin to write: at once in this process's own time, else in line."""
@@ -160,9 +168,9 @@ class Handles:
         seen, self._seen = self._seen, version
         return bool(seen == version)
 
-    def _undo(self, turn: Turn, *, broken: bool = False) -> None:
+    def _undo(self, *, broken: bool = False) -> None:
         """Take back what a failed transaction did; a connection that SQLite failed on is opened anew next time."""
-        if not self._threads.has(turn):
+        if not self.has_turn():
             return
         self._undone()
         writer = self._kept.writer
@@ -267,19 +275,23 @@ class Handles:
     def close(self) -> None:
         """Close all connections once those who use them are done; a call afterwards opens new ones."""
         at_home()
-        turn = Turn()
+        if self.has_turn():
+            return
         try:
-            self.suspend(turn, monotonic() + self.timeout)
+            self.suspend(monotonic() + self.timeout)
         finally:
             try:
-                self.resume(turn)
+                self.resume()
             except BaseException:
-                self.resume(turn)  # an interrupt came in the middle of that
+                self.resume()  # an interrupt came in the middle of that
                 raise
 
-    def suspend(self, turn: Turn, deadline: float) -> bool:
-        """Bring everybody to rest and close everything; False when somebody would not come to rest in time."""
-        if not self._threads.take(turn, deadline):
+    def suspend(self, deadline: float) -> bool:
+        """Bring everybody to rest and close everything; False when somebody would not come to rest in time.
+
+        Not for a thread that has the turn.
+        """
+        if not self._turn.acquire(timeout=max(0.0, deadline - monotonic())):
             return False
         with self._lock:
             self._shut = True
@@ -292,13 +304,13 @@ class Handles:
             raise
         return True
 
-    def resume(self, turn: Turn) -> None:
+    def resume(self) -> None:
         """Go on, whether all came to rest or not; twice is fine."""
-        if self._threads.has(turn):
+        if self.has_turn():
             with self._lock:
                 self._shut = False
                 self._gate.notify_all()
-        self._threads.give(turn)
+            self._turn.release()
 
     def _at_home(self) -> None:
         at_home()
