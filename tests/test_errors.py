@@ -81,6 +81,14 @@ def test_not_allowed_carries_the_decision():
     assert str(pickle.loads(pickle.dumps(error))) == "MISSING_KEY"
 
 
+@pytest.mark.parametrize("sent", ["Decision(...)", {"reason": "MISSING_KEY"}, ["MISSING_KEY"], None, 1])
+def test_not_allowed_is_told_whatever_a_backend_gives_back(sent):
+    """A result backend that speaks JSON may make any of its values of the decision."""
+    error = pickle.loads(pickle.dumps(NotAllowed(sent)))
+    assert str(error) == str(sent)
+    assert repr(error) == f"<NotAllowed: {sent}>"
+
+
 class Broken:
     """Cannot be shown."""
 

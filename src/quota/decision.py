@@ -361,8 +361,8 @@ class NotAllowed(QuotaError):
         self.decision = decision
 
     def __str__(self) -> str:
-        if isinstance(self.decision, str):
-            return _hide(self.decision)  # made again of texts, as by a result backend that speaks JSON
+        if not isinstance(self.decision, Decision):
+            return _hide(str(self.decision))  # made again of what JSON can hold, as by a result backend that speaks it
         names = ", ".join(self.decision.violated)
         return f"{self.decision.reason.value}{f' ({names})' if names else ''}"
 

@@ -101,6 +101,19 @@ def test_keys_that_come_and_go_leave_nothing_behind_keys_that_stay(ledger):
     assert alive(Seat) < 3 * len(stay)
 
 
+@pytest.mark.parametrize("many", [1, 2])
+def test_customers_that_come_and_go_one_after_another_leave_nothing(ledger, clock, many):
+    """Each day one with an account of its own, called and removed, and nobody stays: forgotten as fast as they come."""
+    before = alive(Account)
+    for n in range(800):
+        keys = [ledger.issue_key("goes", "p", account=f"customer-{n}").key for _ in range(many)]
+        for key in keys:
+            ledger.consume(key)
+            ledger.remove_key(key)
+        clock.advance(timedelta(days=1))
+    assert alive(Account) - before < 120  # 35 days of history, two windows, and until they are looked at
+
+
 def test_plans_that_come_and_go_leave_nothing(ledger):
     """A plan for each customer, of an api of its own or not, and keys that are moved from one to the next."""
     key = ledger.issue_key("k", "p").key

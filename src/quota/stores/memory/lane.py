@@ -83,10 +83,15 @@ class Stripe:
                 self.busy = False
 
     def prune(self, now: int, terms: Terms) -> None:
-        """Look over one record for each change: what lies dead for two windows is forgotten behind the floor."""
-        if len(self.round) < 2:
-            return
-        place = self.round.popleft()
+        """Look over two records for each change, which may bring as many (a key and its account).
+
+        What lies dead for two windows is forgotten behind the floor.
+        """
+        for _ in range(2):
+            if len(self.round) > 1:
+                self._look_over(self.round.popleft(), now, terms)
+
+    def _look_over(self, place: Seat | Account, now: int, terms: Terms) -> None:
         record = place.record
         if record is None:
             return
