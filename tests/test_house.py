@@ -39,7 +39,7 @@ FLOORS = [
     {"fastapi", "cli", "__main__"},
 ]
 # Inside of ``stores``: an engine knows what engines share and never another engine; leases count in memory.
-ENGINES = [{"__init__", "base"}, {"memory", "sqlite", "server"}, {"redis", "postgres", "leased"}]
+ENGINES = [{"__init__", "base", "texts"}, {"memory", "sqlite", "server"}, {"redis", "postgres", "leased"}]
 EMBEDDED = 6
 """The highest floor that attrs alone carries, remote stores' drivers aside."""
 DRIVERS = {"redis": {"redis"}, "postgres": {"psycopg", "psycopg_pool"}}
@@ -148,7 +148,7 @@ def climbs(module):
         elif module.top == "stores" and name.startswith("stores."):
             (mine, here), (other, there) = engine_of(module.name), engine_of(name)
             borrowed = mine == "leased" and other == "memory"
-            if there > here or (mine != other and other not in {"__init__", "base", "server"} and not borrowed):
+            if there > here or (mine != other and other not in ENGINES[0] | {"server"} and not borrowed):
                 yield f"{module.name}:{node.lineno} knows {name}"
 
 

@@ -15,6 +15,9 @@ import quota
 from quota import ApiKey, AsyncLedger, Decision, IssuedKey, Ledger, UsagePlan, UsageRecord
 from quota.asgi import QuotaMiddleware as ASGIMiddleware
 from quota.fastapi import QuotaKey
+from quota.stores.leased import AsyncLeasedStore, LeasedStore
+from quota.stores.postgres import AsyncPostgresStore, PostgresStore
+from quota.stores.redis import AsyncRedisStore, RedisStore
 from quota.wsgi import QuotaMiddleware as WSGIMiddleware
 
 PUBLIC = [getattr(quota, name) for name in quota.__all__] + [ASGIMiddleware, WSGIMiddleware, QuotaKey]
@@ -55,6 +58,18 @@ def test_what_methods_return():
     assert inspect.iscoroutinefunction(AsyncLedger.get_key)
     told = inspect.getdoc(Ledger.issue_key)
     assert told.startswith("Make an API key")
+
+
+@pytest.mark.parametrize(
+    "store", [RedisStore, PostgresStore, LeasedStore, AsyncRedisStore, AsyncPostgresStore, AsyncLeasedStore]
+)
+def test_what_operations_of_stores_return(store):
+    """By hints and signatures: what their steps return in the end, awaited or not."""
+    for method, answer in (("get_key", ApiKey), ("list_plans", list[UsagePlan]), ("add_key", type(None))):
+        operation = getattr(store, method)
+        assert typing.get_type_hints(operation)["return"] == answer
+        assert "Trip" not in str(inspect.signature(operation))
+        assert inspect.iscoroutinefunction(operation) == store.__name__.startswith("Async")
 
 
 def test_an_issued_key_is_a_tuple_that_hides_its_secret():
@@ -114,6 +129,8 @@ def test_json_forms():
 RIGHT = """
 from datetime import timedelta
 from quota import *
+from quota.stores.leased import LeasedStore
+from quota.stores.redis import AsyncRedisStore
 ledger = Ledger("memory://")
 ledger.add_plan(UsagePlan("p", [Quota(5, "day"), "1/s"], routes={"r": "2/day as few"}, costs={"r": 1, "s": {"tokens": 2}}, alerts=[50]))
 ledger.add_plan(UsagePlan("q", Throttle("0.5", "minute", burst=3)))
@@ -131,6 +148,8 @@ async def main() -> None:
         found: Decision = await awaited.consume(issued.secret)
         held: AsyncReservation = await awaited.reserve(issued[1], 1, ttl=1)
         await held.cancel()
+        again: ApiKey = await AsyncRedisStore().get_key(issued.key.id)
+plans: list[UsagePlan] = LeasedStore("redis://").list_plans()
 """
 WRONG = {
     "limits": "UsagePlan('p', 5)", "a limit": "UsagePlan('p', [5])", "routes": "UsagePlan('p', (), routes=5)", "route's limits": "UsagePlan('p', (), routes={'r': 5})",
@@ -139,6 +158,7 @@ WRONG = {
     "a name": "n: int = ledger.issue_key('k').key.name", "a secret's type": "n: int = ledger.issue_key('k')[1]", "a key's type": "key, secret = ledger.issue_key('k'); key.nonsense",
     "three": "a, b, c = ledger.issue_key('k')", "not awaited": "async def f(a: AsyncLedger) -> Decision: return a.consume('s')", "a plan": "ledger.add_plan('5/day')",
     "overlap": "ledger.rotate_key('k', '1h')", "an unknown argument": "ledger.consume('s', apy='x')", "on_unavailable": "Ledger(on_unavailable='maybe')",
+    "a store's argument": "from quota.stores.redis import RedisStore; RedisStore().get_key(5)", "a store not awaited": "from quota.stores.redis import AsyncRedisStore; AsyncRedisStore().get_key('k').name",
 }  # fmt: skip
 
 

@@ -193,10 +193,3 @@ def tell_clock(store: Any, clock: Callable[[], int]) -> None:
     use_clock = getattr(store, "use_clock", None)
     if use_clock is not None:
         use_clock(clock)
-
-
-def text_beside(package: str | None, name: str) -> str:
-    """Read a text file that lies beside a store's modules: SQL or Lua, in a wheel and in a copied folder alike."""
-    from importlib.resources import files  # noqa: PLC0415 -- slow to load, and in memory nothing is read
-
-    return files(str(package)).joinpath(name).read_text("utf-8")

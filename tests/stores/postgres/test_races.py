@@ -257,17 +257,17 @@ def test_a_signal_handler_has_another_connection_or_is_told_that_none_is_free():
 
 
 PLANTED = {
-    "an answer that is not there yet": (Connections, "give", {"not place.link.done()": "place.link.done()"}),
-    "lent twice": (Connections, "_choose", {"room.user = user": "pass"}),
-    "closed while it is used": (Connections, "close", {"if place.user is None:": "if True:"}),
-    "left open by close": (Connections, "close", {"place.ends = True": "pass"}),
+    "an answer that is not there yet": (Connections, "give", {"not room.link.done()": "room.link.done()"}),
+    "lent twice": (Connections, "_choose", {"free.user = user": "pass"}),
+    "closed while it is used": (Connections, "close", {"if room.user is None:": "if True:"}),
+    "left open by close": (Connections, "close", {"room.ends = True": "pass"}),
     "given back once": (PostgresStore, "_exchange", {"connections.give(user)  # an": "pass  # an"}),
     "known only when it is open": (
         Connections,
         "take",
         {
-            "place = self._choose(user, deadline)": "place = self._choose(self, deadline)",
-            "return link\n": "place.user = user\n    return link\n",
+            "room = self._choose(user, deadline)": "room = self._choose(self, deadline)",
+            "return link\n": "room.user = user\n    return link\n",
         },
     ),
 }  # fmt: skip

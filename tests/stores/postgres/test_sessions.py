@@ -94,7 +94,7 @@ def test_green_threads_without_poll(server, monkeypatch):
     monkeypatch.delattr(select, "poll")
     with Ledger(PostgresStore(server.url, namespace=namespace(), timeout=1)) as ledger:
         assert sum(story(ledger)) == ADMITTED
-        assert type(ledger.store._connections._places[0].link.poll) is _postgres_pool.Select
+        assert type(ledger.store._connections._rooms[0].link.poll) is _postgres_pool.Select
         key = ledger.issue_key("c", plan="p").key
         with server.connect() as admin:
             admin.execute("begin")

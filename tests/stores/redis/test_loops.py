@@ -23,7 +23,7 @@ from quota import AsyncLedger, Ledger, ManualClock, StoreUnavailable, UsagePlan
 from quota.errors import InvalidValue
 from quota.stores import open_store
 from quota.stores.redis import AsyncRedisStore, RedisStore
-from quota.stores.redis.pools import Home
+from quota.stores.redis.pools import AsyncPools, LoopPools
 from servers import FaultProxy, Valkey, free_port
 
 NOON = 1_700_049_600_000_000
@@ -81,7 +81,7 @@ def test_loops_one_after_another(server, client, loop):
     for number in range(1, 5):
         with asyncio.Runner(loop_factory=loop) as runner:
             assert runner.run(call(ledger, secret)) == number
-    assert ledger.store._homes == {}
+    assert ledger.store._pools._loops == {}
     assert connected(server) == before
     asyncio.run(ledger.aclose())
     asyncio.run(ledger.aclose())
@@ -120,7 +120,7 @@ def test_a_loop_that_was_closed_without_a_word(server):
         loop = asyncio.new_event_loop()
         assert loop.run_until_complete(call(ledger, secret)) == number
         loop.close()
-    assert len(ledger.store._homes) == 1
+    assert len(ledger.store._pools._loops) == 1
     asyncio.run(ledger.aclose())
     assert connected(server) == before
 
@@ -144,9 +144,9 @@ def test_closing_in_another_loop(server):
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_planted_connections_of_another_loop(server, monkeypatch):
     """One home for all loops breaks in the second one."""
-    plant(monkeypatch, AsyncRedisStore, "_pool", {"loop = asyncio.get_running_loop()": "loop = None"})
-    plant(monkeypatch, AsyncRedisStore, "_settle", {"other.is_closed() or other is loop": "False"})
-    plant(monkeypatch, Home, "settle", {"await anext(self._keeper)": "pass"})
+    plant(monkeypatch, AsyncPools, "get", {"loop = asyncio.get_running_loop()": "loop = None"})
+    plant(monkeypatch, AsyncPools, "_settle", {"other.is_closed() or other is loop": "False"})
+    plant(monkeypatch, LoopPools, "settle", {"await anext(self._keeper)": "pass"})
     ledger, secret = opened(server)
     with pytest.raises((RuntimeError, AttributeError)):
         for _ in range(3):

@@ -250,7 +250,7 @@ def test_planted_account_that_is_not_looked_at_again(client, monkeypatch):
     """Who only compares the account's entry does not see that it was there in between."""
     from quota.stores.server.directory import Directory  # noqa: PLC0415
 
-    plant(monkeypatch, Directory, "_add_key", {'checks.append(("use", f"a:{key.account}", joint))': "pass"})
+    plant(monkeypatch, Directory, "add_key", {'checks.append(Precondition("use", f"a:{key.account}", joint))': "pass"})
     monkeypatch.setattr(RedisStore, "add_key", _redis_add_key(Directory))
     with pytest.raises(AssertionError):
         test_an_account_that_comes_and_goes_beside_a_new_key_mints_nothing(client, monkeypatch)
@@ -259,4 +259,4 @@ def test_planted_account_that_is_not_looked_at_again(client, monkeypatch):
 def _redis_add_key(directory):
     from quota.stores.server.flow import synchronous  # noqa: PLC0415
 
-    return synchronous(directory._add_key)
+    return synchronous(directory.add_key.steps)

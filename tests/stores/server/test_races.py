@@ -10,16 +10,16 @@ from interleavings import files, plant
 from interrupts import from_elsewhere, in_the_middle, interrupts
 from quota.errors import StoreBusy
 from quota.stores.server import flow as _remote_trips
-from quota.stores.server.cache import Copies
+from quota.stores.server.cache import KeyCache
 from quota.stores.server.flow import InLine, Lines, synchronous
 from scheduler import Found, explore
 
-# Copies of directory entries
+# KeyCache of directory entries
 
 
 def crowded():
     """No room for a second copy."""
-    copies = Copies(most=1)
+    copies = KeyCache(most=1)
     copies.put("first", "1")
     return copies
 
@@ -43,7 +43,7 @@ def test_threads_that_make_room_for_their_copies_never_fail(preemptions):
 
 def test_planted_copies_that_another_thread_forgot(monkeypatch):
     """Who takes an oldest copy for granted is found."""
-    plant(monkeypatch, Copies, "drop", {"self._found.pop(ref, None)": "del self._found[ref]"})
+    plant(monkeypatch, KeyCache, "drop", {"self._found.pop(ref, None)": "del self._found[ref]"})
     with pytest.raises(Found, match="KeyError"):
         makes_room()
 

@@ -8,17 +8,17 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
 from ...errors import ClockSkew
-from ...key import ApiKey
 from ...operations.request import Request
-from ...plan import UsagePlan
 from .. import open_store
 from ..base import check_store, tell_clock
+from ..server.flow import Awaited, Trip
 from ..server.loops import Turns
-from .flow import ALONE, SKEWED, Leasing, Trip, plain
+from .directory import Change
+from .flow import ALONE, SKEWED, Leasing, leasable
 from .holder import Holding
 
 
-class AsyncLeasedStore(Leasing):
+class AsyncLeasedStore(Awaited, Leasing):
     """``LeasedStore`` for ``AsyncLedger``: over a store whose methods may be coroutines; no threads.
 
     What is held is spent without a single suspension. Leases are filled and renewed ahead of need, and idle ones given
@@ -76,7 +76,7 @@ class AsyncLeasedStore(Leasing):
     def apply(self, request: Request) -> Any:
         """Decide from what is held, at once; else a coroutine that asks the store."""
         self._at_home()
-        if not plain(request):
+        if not leasable(request):
             return self._pass(request)
         holding = self._holding(request)
         decision = self._local(holding, request)
@@ -177,63 +177,18 @@ class AsyncLeasedStore(Leasing):
         super().abandon()
         self._tasks = {}
 
-    async def _changing(self, touched: Callable[[], list[Holding]], method: str, *args: Any) -> Any:
+    async def _send(self, call: Any) -> Any:
+        if not isinstance(call, Change):
+            return await self._call(*call)
         async with self._leaseless():
-            await self._settle(touched(), self._clock())
-            return await self._change(method, *args)
-
-    async def _change_of(self, method: str, key_id: str, *args: Any) -> Any:
-        async with self._leaseless():
-            await self._settle_key(self._clock(), key_id)
-            return await self._change(method, key_id, *args)
-
-    async def _change(self, method: str, *args: Any) -> Any:
-        try:
-            return await self._call(method, args)
-        finally:
-            self._epoch += 1
-
-    async def put_plan(self, plan: UsagePlan, replace: bool) -> None:
-        await self._changing(lambda: self._of_plan(plan.id), "put_plan", plan, replace)
-
-    async def drop_plan(self, plan_id: str) -> None:
-        await self._changing(lambda: self._of_plan(plan_id), "drop_plan", plan_id)
-
-    async def add_key(self, key: ApiKey, plan_id: str | None, *more: str) -> None:
-        await self._changing(lambda: self._of_account(key.account), "add_key", key, plan_id, *more)
-
-    async def change_key(self, key_id: str, change: Callable[[ApiKey], ApiKey]) -> ApiKey:
-        changed: ApiKey = await self._change_of("change_key", key_id, change)
-        return changed
-
-    async def drop_key(self, key_id: str) -> None:
-        await self._change_of("drop_key", key_id)
-
-    async def associate(self, key_id: str, plan_id: str) -> None:
-        await self._change_of("associate", key_id, plan_id)
-
-    async def dissociate(self, key_id: str, plan_id: str) -> None:
-        await self._change_of("dissociate", key_id, plan_id)
-
-    async def get_plan(self, plan_id: str) -> UsagePlan:
-        plan: UsagePlan = await self._call("get_plan", (plan_id,))
-        return plan
-
-    async def list_plans(self) -> list[UsagePlan]:
-        plans: list[UsagePlan] = await self._call("list_plans", ())
-        return plans
-
-    async def get_key(self, key_id: str) -> ApiKey:
-        key: ApiKey = await self._call("get_key", (key_id,))
-        return key
-
-    async def list_keys(self) -> list[ApiKey]:
-        keys: list[ApiKey] = await self._call("list_keys", ())
-        return keys
-
-    async def plans_of(self, key_id: str) -> list[UsagePlan]:
-        plans: list[UsagePlan] = await self._call("plans_of", (key_id,))
-        return plans
+            if isinstance(call.touched, str):
+                await self._settle_key(self._clock(), call.touched)
+            else:
+                await self._settle(call.touched(), self._clock())
+            try:
+                return await self._call(call.method, call.args)
+            finally:
+                self._epoch += 1
 
     async def close(self) -> None:
         """Settle all leases, as far as the store can be asked (else they are burned), and close the store."""

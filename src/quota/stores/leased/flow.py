@@ -6,8 +6,7 @@ holding, so that a holding asks one thing at a time.
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import Any, TypeVar
+from typing import Any
 
 import attrs
 
@@ -17,11 +16,10 @@ from ...errors import ClockSkew, InvalidValue, StoreBusy, StoreUnavailable
 from ...operations.leases import Leased
 from ...operations.request import Request
 from ...rule.leases import LEAST, MILLION, Bid
+from ..server.flow import Trip
+from .directory import LeasedDirectory
 from .holder import Holding, Purse, Refused, temper
-from .index import Holdings
 
-T = TypeVar("T")
-Trip = Generator[tuple[str, tuple[Any, ...]], Any, T]
 UNREACHABLE = (StoreBusy, StoreUnavailable)
 
 FIRST = 16
@@ -35,12 +33,12 @@ ALONE = ("set_remaining", "forget")
 """What must not come between the asking for a lease and its answer."""
 
 
-def plain(request: Request) -> bool:
+def leasable(request: Request) -> bool:
     """Whether a call may be decided from a lease."""
     return request.op in ("consume", "peek") and request.request_id is None
 
 
-class Leasing(Holdings):
+class Leasing(LeasedDirectory):
     """What the sync and the async store share: settings and steps."""
 
     def __init__(self, refresh: float, share: float, most_keys: int) -> None:

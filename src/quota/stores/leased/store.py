@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ...errors import ClockSkew, InvalidValue, StoreBusy
-from ...key import ApiKey
 from ...operations.request import Request
-from ...plan import UsagePlan
 from .. import open_store
 from ..base import check_store, join_url, split_url, tell_clock, whole_option
+from ..server.flow import Synchronous, Trip
 from .aio import AsyncLeasedStore
-from .flow import ALONE, SKEWED, Leasing, Trip, plain
+from .directory import Change
+from .flow import ALONE, SKEWED, Leasing, leasable
 from .holder import Holding
 
 _nothing = contextlib.nullcontext()
@@ -30,7 +30,7 @@ def _enter(holding: Holding) -> None:
         raise StoreBusy("called from a signal handler or a finalizer in the middle of a call of its own thread")
 
 
-class LeasedStore(Leasing):
+class LeasedStore(Synchronous, Leasing):
     """A shared store, spent from leases. Thread-safe; quotas stay exact across processes and crashes.
 
     ``store``: any store with a ``Ledger``'s protocol, or its URL. ``refresh``: seconds, by the ledger's clock, after
@@ -54,7 +54,7 @@ class LeasedStore(Leasing):
             raise InvalidValue("background", background, "True or False")
         self.store = open_store(store) if isinstance(store, str) else store
         check_store(self.store, "AsyncLeasedStore")
-        self.blocking: bool = getattr(self.store, "blocking", False)
+        self.blocking = getattr(self.store, "blocking", False)
         self.exact_across_failover: bool = self.store.exact_across_failover
         self._stop = threading.Event()
         self._background = background
@@ -86,7 +86,7 @@ class LeasedStore(Leasing):
     def apply(self, request: Request) -> Any:
         """Decide from what is held, else ask the store."""
         self._at_home()
-        if not plain(request):
+        if not leasable(request):
             with self._leaseless() if request.op in ALONE else _nothing:
                 self._settle_key(request.now, request.digest or request.key_id or "")
                 return self._run(self._pass_on(request))
@@ -156,65 +156,19 @@ class LeasedStore(Leasing):
         super().abandon()
         self._thread, self._stop = None, threading.Event()
 
-    def _changing(self, touched: Callable[[], list[Holding]], method: str, *args: Any) -> Any:
-        """Settle what a change of the directory touches, then make it: in this process it binds at once."""
-        with self._leaseless():
-            self._settle(touched(), self._clock())
-            return self._change(method, *args)
-
-    def _change_of(self, method: str, key_id: str, *args: Any) -> Any:
-        """The same of one key."""
-        with self._leaseless():
-            self._settle_key(self._clock(), key_id)
-            return self._change(method, key_id, *args)
-
-    def _change(self, method: str, *args: Any) -> Any:
-        try:
+    def _send(self, call: Any) -> Any:
+        if not isinstance(call, Change):
+            method, args = call
             return getattr(self.store, method)(*args)
-        finally:
-            self._epoch += 1
-
-    def put_plan(self, plan: UsagePlan, replace: bool) -> None:
-        self._changing(lambda: self._of_plan(plan.id), "put_plan", plan, replace)
-
-    def drop_plan(self, plan_id: str) -> None:
-        self._changing(lambda: self._of_plan(plan_id), "drop_plan", plan_id)
-
-    def add_key(self, key: ApiKey, plan_id: str | None, *more: str) -> None:
-        self._changing(lambda: self._of_account(key.account), "add_key", key, plan_id, *more)
-
-    def change_key(self, key_id: str, change: Callable[[ApiKey], ApiKey]) -> ApiKey:
-        changed: ApiKey = self._change_of("change_key", key_id, change)
-        return changed
-
-    def drop_key(self, key_id: str) -> None:
-        self._change_of("drop_key", key_id)
-
-    def associate(self, key_id: str, plan_id: str) -> None:
-        self._change_of("associate", key_id, plan_id)
-
-    def dissociate(self, key_id: str, plan_id: str) -> None:
-        self._change_of("dissociate", key_id, plan_id)
-
-    def get_plan(self, plan_id: str) -> UsagePlan:
-        plan: UsagePlan = self.store.get_plan(plan_id)
-        return plan
-
-    def list_plans(self) -> list[UsagePlan]:
-        plans: list[UsagePlan] = self.store.list_plans()
-        return plans
-
-    def get_key(self, key_id: str) -> ApiKey:
-        key: ApiKey = self.store.get_key(key_id)
-        return key
-
-    def list_keys(self) -> list[ApiKey]:
-        keys: list[ApiKey] = self.store.list_keys()
-        return keys
-
-    def plans_of(self, key_id: str) -> list[UsagePlan]:
-        plans: list[UsagePlan] = self.store.plans_of(key_id)
-        return plans
+        with self._leaseless():
+            if isinstance(call.touched, str):
+                self._settle_key(self._clock(), call.touched)
+            else:
+                self._settle(call.touched(), self._clock())
+            try:
+                return getattr(self.store, call.method)(*call.args)
+            finally:
+                self._epoch += 1
 
     def close(self) -> None:
         """Settle all leases, as far as the store can be asked (else they are burned), and close the store."""

@@ -166,7 +166,7 @@ def _settle(ready: asyncio.Future[int], event: int) -> None:
         ready.set_result(event)
 
 
-class Place:
+class Room:
     """Room for one connection, and which call uses it. ``ends``: that it is closed once that call is done."""
 
     __slots__ = ("ends", "link", "user")
@@ -191,7 +191,7 @@ class Connections:
 
     def _begin(self) -> None:
         """Begin anew; in a forked child too, where what is open is the parent's, which goes on using it."""
-        self._places = [Place() for _ in range(self._most)]
+        self._rooms = [Room() for _ in range(self._most)]
         # Python's own Condition may be interrupted as it enters, with its lock taken; the lock itself may not.
         self._lock = threading.RLock()
         self._freed = threading.Condition(self._lock)
@@ -199,28 +199,28 @@ class Connections:
     def take(self, user: object, deadline: float) -> Link:
         """A connection for a call, which gives back what it has under the same name, even if this fails."""
         self._home.check(self._begin)
-        place = self._choose(user, deadline)
-        link = place.link
+        room = self._choose(user, deadline)
+        link = room.link
         if link is not None and not link.good():
             link.end()
             link = None
         if link is None:
-            link = place.link = self._connect()
+            link = room.link = self._connect()
         return link
 
-    def _choose(self, user: object, deadline: float) -> Place:
+    def _choose(self, user: object, deadline: float) -> Room:
         late = False
         with self._lock:
             while True:
-                room = None
-                for place in self._places:
-                    if place.user is None and (place.link is not None or room is None):
-                        room = place
-                        if place.link is not None:
+                free = None
+                for room in self._rooms:
+                    if room.user is None and (room.link is not None or free is None):
+                        free = room
+                        if room.link is not None:
                             break
-                if room is not None and room.user is None:
-                    room.user = user
-                    return room
+                if free is not None and free.user is None:
+                    free.user = user
+                    return free
                 if late:
                     raise TimeoutError
                 # One may be given back as the wait ends.
@@ -232,25 +232,25 @@ class Connections:
     def give(self, user: object) -> None:
         """Give back what a call has, if anything; twice is fine."""
         with self._lock:
-            for place in self._places:
-                if place.user is user:
-                    if place.link is not None and (place.ends or not place.link.done()):
-                        place.link.end()
-                        place.link = None
-                    place.ends = False
-                    place.user = None
-            self._freed.notify()  # also for one who was told of a free place and did not come to take it
+            for room in self._rooms:
+                if room.user is user:
+                    if room.link is not None and (room.ends or not room.link.done()):
+                        room.link.end()
+                        room.link = None
+                    room.ends = False
+                    room.user = None
+            self._freed.notify()  # also for one who was told of a free room and did not come to take it
 
     def close(self) -> None:
         self._home.check(self._begin)
         with self._lock:
-            for place in self._places:
-                if place.user is None:
-                    link, place.link = place.link, None
+            for room in self._rooms:
+                if room.user is None:
+                    link, room.link = room.link, None
                     if link is not None:
                         link.end()
                 else:
-                    place.ends = True
+                    room.ends = True
 
 
 class AsyncConnections:

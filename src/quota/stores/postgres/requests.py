@@ -12,10 +12,12 @@ from ...operations.compiled import Lane
 from ...operations.request import Entry, Request
 from ...rule.party import Party
 from ...rule.record import Record
-from ..server.cache import Copy
-from ..server.directory import Check, Glance, Place, Write
-from ..server.flow import NOTHING, Trip, to_json
-from ..server.requests import Decisions, Found, State, dead_by, new_record, refs
+from ..server.cache import CachedKey
+from ..server.changes import KINDS, KeyLookup, Mutation, Place, Precondition
+from ..server.flow import NOTHING, Trip, operation
+from ..server.replies import Version
+from ..server.requests import Decisions, Loaded, dead_by, new_record, refs
+from ..texts import to_json
 from .schema import CHECK, DECIDING, MIGRATION, READING, TABLES, VERSION, WRITING
 from .wire import TYPES, Call, array, sparse, texts
 
@@ -36,10 +38,10 @@ def _bounded(number: int) -> int | None:
     return number if abs(number) <= _WIDEST else None
 
 
-def _decode_record(found: list[Any] | None, floor: int) -> tuple[Record, State]:
+def _decode_record(found: list[Any] | None, floor: int) -> tuple[Record, Version]:
     """A record from its row and its body; a new one from nothing."""
     if found is None:
-        return new_record(floor), (None, None, None)
+        return new_record(floor), Version()
     version, moves, turn, at, totals, minutes, hours, levels, poured, data = found
     data[0] = at
     place = 0
@@ -50,7 +52,7 @@ def _decode_record(found: list[Any] | None, floor: int) -> tuple[Record, State]:
             if levels[place] is not None:
                 bucket[3:5] = levels[place], poured[place]
             place += 1
-    return Record.decode(data), (version, moves, turn)
+    return Record.decode(data), Version(version, moves, turn)
 
 
 def _encode_record(name: str, record: Record, version: int, dead_at: int, floor: int) -> dict[str, Any]:
@@ -126,23 +128,25 @@ class PostgresSteps(Decisions):
         self._looked = True
         return VERSION
 
-    def _migrate(self) -> Trip[int]:
+    @operation
+    def migrate(self) -> Trip[int]:
         """Make the schema what this version needs, its functions anew, in one transaction. Gives its version."""
         return self._make(anyway=True)
 
-    def _check(self) -> Trip[list[str]]:
+    @operation
+    def check(self) -> Trip[list[str]]:
         """What does not fit together in the tables, in words; nothing when all is well."""
         yield from self._ready()
         found = yield Call(CHECK.replace("{ns}", self._schema).encode(), ())
         return list(found)
 
-    def _glance(self, digest: bytes | None, key_id: str) -> Trip[Glance | None]:
+    def _look_up(self, digest: bytes | None, key_id: str) -> Trip[KeyLookup | None]:
         yield from self._ready()
         reply = yield self._call("look", (digest.hex() if digest else "").encode(), key_id.encode())
         if reply == 0:
             return None
         stamp, plans_stamp, seat, account, plans = reply
-        return stamp, plans_stamp or "", seat, account, plans
+        return KeyLookup(stamp, plans_stamp or "", seat, account, plans)
 
     def _ready(self) -> Trip[None]:
         if not self._looked:
@@ -158,14 +162,15 @@ class PostgresSteps(Decisions):
         reply = yield self._call("list", part.encode())
         return list(reply)
 
-    def _change(self, checks: list[Check], writes: list[Write]) -> Trip[bool]:
-        reply = yield self._call("change", self._patience, to_json(checks).encode(), to_json(writes).encode())
+    def _change(self, checks: list[Precondition], writes: Sequence[Mutation]) -> Trip[bool]:
+        told = [(KINDS[type(write)], *write) for write in writes]
+        reply = yield self._call("change", self._patience, to_json(checks).encode(), to_json(told).encode())
         return bool(reply == 1)
 
-    def _release(self, copy: Copy, turn: int) -> Call:
+    def _release(self, copy: CachedKey, turn: int) -> Call:
         return self._call("release", self._patience, texts(refs(copy.entry)), _number(turn))
 
-    def _fresh(self, copy: Copy) -> tuple[bytes, bytes, bytes, bytes]:
+    def _fresh(self, copy: CachedKey) -> tuple[bytes, bytes, bytes, bytes]:
         """Names of the records, and what tells that the copy is fresh."""
         stamp, plans = copy.stamps
         return texts(refs(copy.entry)), f"k:{copy.entry.key.id}".encode(), stamp.encode(), plans.encode()
@@ -177,14 +182,14 @@ class PostgresSteps(Decisions):
     def _request(self, request: Request) -> bytes | None:
         return None if request.request_id is None else request.request_id.encode()
 
-    def _ask(self, copy: Copy, request: Request, turn: int) -> Call:
+    def _ask(self, copy: CachedKey, request: Request, turn: int) -> Call:
         opened = request.op in ("peek", "usage")
         return self._call(
             "ask", self._patience, *self._fresh(copy), self._far, _number(request.now), self._request(request),
             _number(turn) if turn and not opened else None, b"true" if opened else b"false",
         )  # fmt: skip
 
-    def _tag(self, copy: Copy, lane: Lane, party: Party, versions: Sequence[Any]) -> tuple[bytes | None, ...]:
+    def _tag(self, copy: CachedKey, lane: Lane, party: Party, versions: Sequence[Any]) -> tuple[bytes | None, ...]:
         meters_before, buckets_before = [0], [0]
         places: dict[tuple[int, int], int] = {}
         for index, record in enumerate(party.records()):
@@ -217,17 +222,17 @@ class PostgresSteps(Decisions):
         until = b"%d" % (request.now + self.terms.request_ttl)
         return self._call("spend", *tag, b"0", now, array(amounts), self._request(request), memo, until, before)
 
-    def _decode(self, entry: Entry, request: Request, reply: Sequence[Any]) -> Found:
+    def _decode(self, entry: Entry, request: Request, reply: Sequence[Any]) -> Loaded:
         rows, memo, floor = reply
         decoded = [_decode_record(row, floor) for row in rows]
         party = Party(decoded[0][0], decoded[1][0] if entry.shared else None, owned=True)
-        found = Found(party, [state for _, state in decoded])
+        found = Loaded(party, [version for _, version in decoded])
         if memo is not None:
             answer, rest = memo
             self._recall(found, request, answer, rest)
         return found
 
-    def _write(self, copy: Copy, request: Request, found: Found, versions: list[int]) -> Call:
+    def _write(self, copy: CachedKey, request: Request, found: Loaded, versions: list[int]) -> Call:
         names = refs(copy.entry)
         memo: list[Any] | None = (found.party.key.requests or {}).get(request.request_id or "")
         kept = None if memo is None or memo == found.memo else memo
@@ -244,9 +249,9 @@ class PostgresSteps(Decisions):
                 )
             )
             bodies.append(to_json(record.encode()))
-        states = zip(*found.states, strict=True)
+        columns = zip(*found.versions, strict=True)
         return self._call(
-            "keep", self._patience, *self._fresh(copy), *(sparse(column) for column in states), to_json(rows).encode(),
+            "keep", self._patience, *self._fresh(copy), *(sparse(column) for column in columns), to_json(rows).encode(),
             to_json(bodies).encode(), _number(request.now - self.terms.max_skew),
             None if kept is None else self._request(request), None if kept is None else to_json(kept).encode(),
             None if kept is None else _number(kept[0]),

@@ -8,7 +8,7 @@ stamp ``#``, a key's stamp, the key's record, its account's record.
 
 from __future__ import annotations
 
-from ..base import text_beside
+from ..texts import text_beside
 
 VERSION = 1
 """Of the tables and functions together; a later one is refused by name, an earlier one is brought up to date."""

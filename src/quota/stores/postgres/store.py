@@ -7,7 +7,6 @@ functions beside them are the store's, made and brought up to date with the tabl
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode
 
@@ -17,7 +16,7 @@ from psycopg.conninfo import conninfo_to_dict
 from ...clock import monotonic
 from ...errors import InvalidValue
 from ..base import check_url, shown_url
-from ..server.flow import awaited, own_options, synchronous
+from ..server.flow import Awaited, Synchronous, own_options
 from .lent import AsyncBorrowed, Borrowed
 from .pool import AsyncConnections, Connections, checked, follow, follow_async, lost, not_connected
 from .requests import PostgresSteps, read_reply
@@ -45,18 +44,11 @@ def _check_url(conninfo: str | None, url: str | None) -> str:
     return check_url(text, lone=True)
 
 
-class PostgresStore(PostgresSteps):
-    """A ledger on PostgreSQL (13 or later), shared by any number of processes and machines.
+class _Connected(PostgresSteps):
+    """A PostgreSQL store's connections: its own, or of a pool of the caller's."""
 
-    ``conninfo_or_pool``: a connection string or URL of libpq's, or your own ``psycopg_pool.ConnectionPool``, which
-    stays yours. ``namespace``: the schema, so that ledgers share a database. ``timeout``: seconds that a call waits for
-    a connection, for rows that others write and for the answer. ``connections``: how many the store opens at most, one
-    for each call at a time. ``check_clock``: whether to compare each call's instant with the server's, within
-    ``max_skew``; by default when the ledger reads the system's clock. Further options as in every store.
-
-    No state is kept in a session, so any pooler will do. What is acknowledged is as durable as the server's
-    ``synchronous_commit`` makes it: by default it survives crashes, and across failover where standbys are synchronous.
-    """
+    _own: Any
+    _borrowed: Any
 
     def __init__(
         self,
@@ -73,8 +65,25 @@ class PostgresStore(PostgresSteps):
         most = _check_most(connections)
         own = conninfo_or_pool is None or isinstance(conninfo_or_pool, str)
         self._connections: Any = (
-            Connections(_check_url(conninfo_or_pool, url), timeout, most) if own else Borrowed(conninfo_or_pool)
+            self._own(_check_url(conninfo_or_pool, url), timeout, most) if own else self._borrowed(conninfo_or_pool)
         )
+
+
+class PostgresStore(Synchronous, _Connected):
+    """A ledger on PostgreSQL (13 or later), shared by any number of processes and machines.
+
+    ``conninfo_or_pool``: a connection string or URL of libpq's, or your own ``psycopg_pool.ConnectionPool``, which
+    stays yours. ``namespace``: the schema, so that ledgers share a database. ``timeout``: seconds that a call waits for
+    a connection, for rows that others write and for the answer. ``connections``: how many the store opens at most, one
+    for each call at a time. ``check_clock``: whether to compare each call's instant with the server's, within
+    ``max_skew``; by default when the ledger reads the system's clock. Further options as in every store.
+
+    No state is kept in a session, so any pooler will do. What is acknowledged is as durable as the server's
+    ``synchronous_commit`` makes it: by default it survives crashes, and across failover where standbys are synchronous.
+    """
+
+    _own = Connections
+    _borrowed = Borrowed
 
     def _send(self, call: Call) -> Any:
         for _ in self._attempts():
@@ -103,56 +112,20 @@ class PostgresStore(PostgresSteps):
                 connections.give(user)  # an interrupt came in the middle of that
                 raise
 
-    migrate = synchronous(PostgresSteps._migrate)
-    check = synchronous(PostgresSteps._check)
-    apply = synchronous(PostgresSteps._apply)
-    put_plan = synchronous(PostgresSteps._put_plan)
-    drop_plan = synchronous(PostgresSteps._drop_plan)
-    get_plan = synchronous(PostgresSteps._get_plan)
-    list_plans = synchronous(PostgresSteps._list_plans)
-    add_key = synchronous(PostgresSteps._add_key)
-    change_key = synchronous(PostgresSteps._change_key)
-    drop_key = synchronous(PostgresSteps._drop_key)
-    get_key = synchronous(PostgresSteps._get_key)
-    list_keys = synchronous(PostgresSteps._list_keys)
-    plans_of = synchronous(PostgresSteps._plans_of)
-    associate = synchronous(PostgresSteps._associate)
-    dissociate = synchronous(PostgresSteps._dissociate)
-
     def close(self) -> None:
         """Close the connections that this store opened; a pool of yours stays open."""
         self._connections.close()
 
 
-class AsyncPostgresStore(PostgresSteps):
+class AsyncPostgresStore(Awaited, _Connected):
     """``PostgresStore`` over asyncio, for ``AsyncLedger``: the same steps, awaited; no threads.
 
     ``conninfo_or_pool`` may be your own ``psycopg_pool.AsyncConnectionPool``. Cancelling a call leaves it done or not
     done, never half done; its connection is closed.
     """
 
-    blocking = False
-    _lock = asyncio.Lock
-
-    def __init__(
-        self,
-        conninfo_or_pool: Any = None,
-        *,
-        url: str | None = None,
-        namespace: str = "quota",
-        timeout: float = 5.0,
-        connections: int = 10,
-        check_clock: bool | None = None,
-        **options: Any,
-    ) -> None:
-        super().__init__(namespace, timeout, check_clock, options)
-        most = _check_most(connections)
-        own = conninfo_or_pool is None or isinstance(conninfo_or_pool, str)
-        self._connections: Any = (
-            AsyncConnections(_check_url(conninfo_or_pool, url), timeout, most)
-            if own
-            else AsyncBorrowed(conninfo_or_pool)
-        )
+    _own = AsyncConnections
+    _borrowed = AsyncBorrowed
 
     async def _send(self, call: Call) -> Any:
         for _ in self._attempts():
@@ -176,22 +149,6 @@ class AsyncPostgresStore(PostgresSteps):
             if not link.done():
                 link.end()
             await self._connections.give(link)
-
-    migrate = awaited(PostgresSteps._migrate)
-    check = awaited(PostgresSteps._check)
-    apply = awaited(PostgresSteps._apply)
-    put_plan = awaited(PostgresSteps._put_plan)
-    drop_plan = awaited(PostgresSteps._drop_plan)
-    get_plan = awaited(PostgresSteps._get_plan)
-    list_plans = awaited(PostgresSteps._list_plans)
-    add_key = awaited(PostgresSteps._add_key)
-    change_key = awaited(PostgresSteps._change_key)
-    drop_key = awaited(PostgresSteps._drop_key)
-    get_key = awaited(PostgresSteps._get_key)
-    list_keys = awaited(PostgresSteps._list_keys)
-    plans_of = awaited(PostgresSteps._plans_of)
-    associate = awaited(PostgresSteps._associate)
-    dissociate = awaited(PostgresSteps._dissociate)
 
     async def close(self) -> None:
         """Close the connections that this store opened; a pool of yours stays open."""

@@ -9,6 +9,7 @@ from contextlib import suppress
 from copy import copy
 from typing import Any
 
+import redis.asyncio
 from redis.exceptions import AskError, MovedError, NoScriptError, TryAgainError
 
 from ...clock import monotonic
@@ -83,7 +84,7 @@ def failed(error: Exception, sent: bool, route: Route | None, address: Address |
     return told if sent else Unreached(address, told)
 
 
-class Again:
+class Resend:
     """A call that is sent again after answers which say that nothing ran, until its time is over.
 
     ``by_text``: with the script's text. ``at``: another node than the usual one, for this time (``ASKING``).
@@ -169,7 +170,7 @@ class Pools:
             pool.disconnect(inuse_connections=False)
 
 
-class Home:
+class LoopPools:
     """What a store has open in one event loop of one process: closed as the loop ends its asynchronous generators."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, over: Callable[[], object]) -> None:
@@ -229,3 +230,52 @@ class Home:
             with suppress(Exception):
                 writer.transport._call_connection_lost(None)  # closes the socket of asyncio's own
         self.pools.clear()
+
+
+class AsyncPools:
+    """The pools of an asynchronous store: each event loop that it is used in has its own."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._inherited: list[LoopPools] = []
+        self._loops: dict[asyncio.AbstractEventLoop, LoopPools] = {}
+
+    async def get(self, address: Address | None) -> Any:
+        """The running loop's pool of a node; ``None``: of the only one."""
+        loop = asyncio.get_running_loop()
+        own = self._loops.get(loop)
+        if own is None or own.pid != os.getpid():
+            own = await self._settle(loop)
+        return own.pools.get(address) or own.pools.setdefault(address, self._make(address))
+
+    async def _settle(self, loop: asyncio.AbstractEventLoop) -> LoopPools:
+        """Have pools in an event loop that the store is used in for the first time."""
+        for other, old in list(self._loops.items()):
+            if other.is_closed() or other is loop:
+                self._loops.pop(other, None)
+                if old.pid == os.getpid():
+                    old.drop()
+                else:
+                    self._inherited.append(old)  # the parent's, never to be closed here
+        own = self._loops[loop] = LoopPools(loop, lambda: self._loops.pop(loop, None))
+        await own.settle()
+        return own
+
+    def _make(self, address: Address | None) -> Any:
+        if address is None:
+            return like(self._client.connection_pool)
+        node = next(iter(self._client.nodes_manager.startup_nodes.values()))
+        options = {**node.connection_kwargs, "host": address[0], "port": address[1]}
+        kind = redis.asyncio.ConnectionPool(node.connection_class, node.max_connections)
+        return like(kind, **options)
+
+    async def close(self) -> None:
+        """Close what is idle, in whatever loop."""
+        here = asyncio.get_running_loop()
+        for loop, own in list(self._loops.items()):
+            if own.pid != os.getpid():
+                continue
+            if loop is here:
+                await own.close()
+            else:
+                own.close_from_elsewhere()

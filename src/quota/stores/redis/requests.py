@@ -16,18 +16,29 @@ from ...operations.compiled import Lane
 from ...operations.request import Entry, Request
 from ...rule.party import Party
 from ...rule.record import Record
-from ..server.cache import Copy
-from ..server.directory import Check, Glance, Place, Write
-from ..server.flow import NOTHING, Trip, to_json
-from ..server.requests import Decisions, Found, State, dead_by, new_record, refs
+from ..server.cache import CachedKey
+from ..server.changes import (
+    ClearRecord,
+    CopyRecord,
+    DropText,
+    KeyLookup,
+    MoveRecord,
+    Mutation,
+    Place,
+    Precondition,
+    PutText,
+)
+from ..server.flow import NOTHING, Trip
+from ..server.replies import Version
+from ..server.requests import Decisions, Loaded, dead_by, new_record, refs
+from ..texts import to_json
 from .scripts import COMMIT, DECIDE, LOOK, READ, RELEASE
-from .wire import Call, pack, plain, run
+from .wire import Call, command, pack, run
 
 FORMAT = "1"
 """Of everything that is stored; another one is refused rather than misread."""
 
 _REMOVALS = ("HDEL", "DEL", "RENAME")
-_COMMANDS = {"put": "HSET", "del": "HDEL", "clear": "DEL", "copy": "COPY", "move": "RENAME"}
 
 
 @attrs.frozen
@@ -90,7 +101,7 @@ class RedisSteps(Decisions):
         """Once per store: whether the server may throw live counts away."""
         self._looked = True
         try:
-            reply = yield plain("INFO", "memory")
+            reply = yield command("INFO", "memory")
         except StoreUnavailable as error:
             if isinstance(error.__cause__, ResponseError):
                 return
@@ -108,7 +119,7 @@ class RedisSteps(Decisions):
         """A place as a key and a field."""
         return (f"{self._prefix}use:{name}", "v") if part == "use" else (self._prefix + part, name)
 
-    def _glance(self, digest: bytes | None, key_id: str) -> Trip[Glance | None]:
+    def _look_up(self, digest: bytes | None, key_id: str) -> Trip[KeyLookup | None]:
         keys = [self._prefix + part for part in ("stamps", "secrets", "keys", "accounts", "plans")]
         reply = yield run(LOOK, keys, digest.hex() if digest else "", key_id)
         if reply == 0:
@@ -118,7 +129,7 @@ class RedisSteps(Decisions):
             written = f"{self._prefix} is written in format {version.decode()}"
             raise StoreUnavailable(f"{written}, this version of quota reads {FORMAT}; {NOTHING}")
         texts = [_text(text) for text in plan_texts]
-        return stamp.decode(), plans_stamp.decode(), seat_text.decode(), _text(account_text), texts
+        return KeyLookup(stamp.decode(), plans_stamp.decode(), seat_text.decode(), _text(account_text), texts)
 
     def _read(self, *places: Place) -> Trip[list[str | None]]:
         fields = [self._at(*place) for place in places]
@@ -128,27 +139,35 @@ class RedisSteps(Decisions):
         return [_text(value) for value in reply]
 
     def _values(self, part: str) -> Trip[list[str]]:
-        return [text.decode() for text in (yield plain("HVALS", self._prefix + part))]
+        return [text.decode() for text in (yield command("HVALS", self._prefix + part))]
 
-    def _change(self, checks: list[Check], writes: list[Write]) -> Trip[bool]:
+    def _change(self, checks: list[Precondition], writes: Sequence[Mutation]) -> Trip[bool]:
         keys: dict[str, int] = {}
 
         def place(key: str) -> int:
             return keys.setdefault(key, len(keys) + 1)
 
+        def record(name: str) -> int:
+            return place(f"{self._prefix}use:{name}")
+
+        def told(write: Mutation) -> list[Any]:
+            match write:
+                case PutText(part, name, text):
+                    return ["HSET", place(self._prefix + part), name, text]
+                case DropText(part, name):
+                    return ["HDEL", place(self._prefix + part), name]
+                case ClearRecord(name):
+                    return ["DEL", record(name)]
+                case CopyRecord(name, to):
+                    return ["COPY", record(name), record(to), "REPLACE"]
+                case MoveRecord(name, to):
+                    return ["RENAME", record(name), record(to)]
+
         wanted: list[list[Any]] = []
         for part, name, value in checks:
             key, field = self._at(part, name)
             wanted.append([place(key), field, False if value is None else value])
-        encoded: list[list[Any]] = []
-        for kind, *rest in writes:
-            if kind in ("put", "del"):
-                part, *arguments = rest
-                encoded.append([_COMMANDS[kind], place(self._prefix + part), *arguments])
-            else:
-                numbers = [place(self._at("use", name)[0]) for name in rest]
-                encoded.append([_COMMANDS[kind], *numbers, *(["REPLACE"] if kind == "copy" else [])])
-        encoded.append(["HSETNX", place(self._stamps), "#", FORMAT])
+        encoded = [*map(told, writes), ["HSETNX", place(self._stamps), "#", FORMAT]]
         encoded.sort(key=lambda write: write[0] in _REMOVALS)
         reply = yield run(COMMIT, list(keys), to_json([wanted, encoded]))
         return bool(reply == 1)
@@ -167,12 +186,12 @@ class RedisSteps(Decisions):
     def _memo_ms(self) -> str:
         return str((self.terms.request_ttl + self.terms.max_skew) // 1000 + 1)
 
-    def _header(self, copy: Copy) -> dict[str, Any]:
+    def _header(self, copy: CachedKey) -> dict[str, Any]:
         stamp, plans = copy.stamps
         header = {"f": f"k:{copy.entry.key.id}", "r": stamp, "p": plans, "n": 2 if copy.entry.shared else 1}
         return header | ({"s": max(self.terms.max_skew, 1)} if self.check_clock else {})
 
-    def _ask(self, copy: Copy, request: Request, turn: int) -> Call:
+    def _ask(self, copy: CachedKey, request: Request, turn: int) -> Call:
         """Bring the records, for the rule to decide on."""
         keys = self._all_keys(copy.entry, request)
         header = self._header(copy)
@@ -182,7 +201,7 @@ class RedisSteps(Decisions):
             header["t"] = str(turn)
         return run(DECIDE, keys, to_json(header), str(request.now))
 
-    def _release(self, copy: Copy, turn: int) -> Call:
+    def _release(self, copy: CachedKey, turn: int) -> Call:
         return run(RELEASE, self._record_keys(copy.entry), str(turn))
 
     def _spend(
@@ -196,7 +215,7 @@ class RedisSteps(Decisions):
         memo = to_json(lane.memo(request, takes, id_))
         return run(DECIDE, [*tag.keys, self._memo_key(lane.key, request)], tag.data, *rest, memo, self._memo_ms)
 
-    def _tag(self, copy: Copy, lane: Lane, party: Party, versions: Sequence[Any]) -> _Tag:  # noqa: ARG002
+    def _tag(self, copy: CachedKey, lane: Lane, party: Party, versions: Sequence[Any]) -> _Tag:  # noqa: ARG002
         names: list[list[str]] = [[str(version), "v", "at", "c", "w"] for version in versions]
         meters, buckets = [], []
         for index, meter, unit, quiet, ceiling in lane.meters:
@@ -212,7 +231,7 @@ class RedisSteps(Decisions):
         head = pack([str(len(keys)), *keys, data])
         return _Tag(tuple(keys), data, head, 2 + len(keys) + 1 + len(lane.units))
 
-    def _decode(self, entry: Entry, request: Request, reply: Sequence[Any]) -> Found:
+    def _decode(self, entry: Entry, request: Request, reply: Sequence[Any]) -> Loaded:
         records: list[Record] = []
         states: list[dict[str, bytes]] = []
         for ref, flat in zip(refs(entry), reply, strict=False):
@@ -226,22 +245,22 @@ class RedisSteps(Decisions):
                 record = new_record()
             records.append(record)
             states.append(state)
-        versions: list[State] = [tuple(_text(state.get(name)) for name in "vcw") for state in states]  # type: ignore[misc] # three
-        found = Found(Party(records[0], records[1] if entry.shared else None, owned=True), versions)
+        versions = [Version(*(_text(state.get(name)) for name in "vcw")) for state in states]
+        found = Loaded(Party(records[0], records[1] if entry.shared else None, owned=True), versions)
         found.fields = [set(state) for state in states]
         if request.request_id is not None and reply[-1]:
             answer, _, rest = reply[-1].rpartition(b"\n")
             self._recall(found, request, answer.decode(), json.loads(rest))
         return found
 
-    def _write(self, copy: Copy, request: Request, found: Found, versions: list[int]) -> Call:
+    def _write(self, copy: CachedKey, request: Request, found: Loaded, versions: list[int]) -> Call:
         keys = self._all_keys(copy.entry, request)
         stamp, plans = copy.stamps
         checks: list[list[Any]] = [[1, f"k:{copy.entry.key.id}", stamp], [1, "*", plans or False]]
         puts: list[list[Any]] = []
         rest: list[list[Any]] = []
         for index, record in enumerate(found.party.records()):
-            for field, value in zip("vcw", found.states[index], strict=True):
+            for field, value in zip("vcw", found.versions[index], strict=True):
                 checks.append([index + 2, field, value or False])
             memo = (record.requests or {}).get(request.request_id or "")
             if index == 0 and memo is not None and memo != found.memo:

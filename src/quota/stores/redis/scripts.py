@@ -15,7 +15,7 @@ from hashlib import sha1
 
 from attrs import define, field
 
-from ..base import text_beside
+from ..texts import text_beside
 
 
 @define(frozen=True)

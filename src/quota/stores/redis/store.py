@@ -8,40 +8,27 @@ directory entry is fresh, ``secrets``, ``keys``, ``accounts`` and ``plans`` are 
 from __future__ import annotations
 
 import asyncio
-import os
 from typing import Any
 
 import redis
 import redis.asyncio
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisClusterException, RedisError, ResponseError
-from redis.retry import Retry
 
 from ...clock import pause
 from ...errors import InvalidValue
 from ..base import check_client, check_url, join_url, split_url
-from ..server.flow import awaited, own_options, synchronous
-from .pools import Address, Again, Home, Pools, Route, Unreached, failed, like
+from ..server.flow import Awaited, Synchronous, own_options
+from .pools import Address, AsyncPools, Pools, Resend, Route, Unreached, failed
 from .requests import RedisSteps
 from .wire import ASKING, Call
 
 
-def _driver_options(timeout: float, retry: Any) -> dict[str, Any]:
-    # A driver that sends a script again after a lost reply would charge twice.
-    return {"retry": retry, "socket_timeout": timeout, "socket_connect_timeout": timeout}
+class _Connected(RedisSteps):
+    """A Redis store's client and its pools."""
 
-
-class RedisStore(RedisSteps):
-    """A ledger on Redis (7 or later) or Valkey, shared by any number of processes and machines.
-
-    ``client``: your own ``redis.Redis`` or ``redis.RedisCluster``; its pool is used, its retries are not, since a
-    charge sent again would count twice. Or ``url``. ``namespace``: begins every key, so that ledgers share a server.
-    ``timeout``: seconds that a call waits for the server (with a client of yours: its own socket timeout) and for its
-    turn under contention. ``check_clock``: whether to compare each call's instant with the server's, within
-    ``max_skew``; by default when the ledger reads the system's clock. Further options as in every store.
-
-    Exact on one primary. A failover may lose the last charges that the replica had not seen.
-    """
+    _driver: Any
+    _new_pools: Any
 
     def __init__(
         self,
@@ -54,15 +41,35 @@ class RedisStore(RedisSteps):
         **options: Any,
     ) -> None:
         super().__init__(namespace, timeout, check_clock, options)
+        driver = self._driver
         self._owned = client is None
         self._closes = 0
         if client is None:
-            retry = Retry(NoBackoff(), 0)
-            client = redis.Redis.from_url(_driver_url(url), **_driver_options(timeout, retry))
-        check_client(client, "execute_command", "a client of redis-py", awaited=False)
+            # A driver that sends a script again after a lost reply would charge twice.
+            retry = driver.retry.Retry(NoBackoff(), 0)
+            waits = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
+            client = driver.Redis.from_url(_driver_url(url), retry=retry, **waits)
+        wanted = f"a client of {'redis-py' if driver is redis else driver.__name__}"
+        check_client(client, "execute_command", wanted, awaited=driver is not redis)
         self.client = client
         self._route = Route(client) if hasattr(client, "nodes_manager") else None
-        self._pools = Pools(client)
+        self._pools = self._new_pools(client)
+
+
+class RedisStore(Synchronous, _Connected):
+    """A ledger on Redis (7 or later) or Valkey, shared by any number of processes and machines.
+
+    ``client``: your own ``redis.Redis`` or ``redis.RedisCluster``; its pool is used, its retries are not, since a
+    charge sent again would count twice. Or ``url``. ``namespace``: begins every key, so that ledgers share a server.
+    ``timeout``: seconds that a call waits for the server (with a client of yours: its own socket timeout) and for its
+    turn under contention. ``check_clock``: whether to compare each call's instant with the server's, within
+    ``max_skew``; by default when the ledger reads the system's clock. Further options as in every store.
+
+    Exact on one primary. A failover may lose the last charges that the replica had not seen.
+    """
+
+    _driver = redis
+    _new_pools = Pools
 
     def _send(self, call: Call) -> Any:
         address = None if self._route is None else self._route.address()
@@ -73,7 +80,7 @@ class RedisStore(RedisSteps):
 
     def _insist(self, call: Call, error: Exception, address: Address | None) -> Any:
         """Send it again, after answers which say that nothing ran."""
-        again = Again(self.timeout)
+        again = Resend(self.timeout)
         while True:
             pause(again.after(error, self._route, address))
             if self._route is not None:
@@ -83,7 +90,7 @@ class RedisStore(RedisSteps):
             except (ResponseError, Unreached) as found:
                 error = found
 
-    def _exchange(self, call: Call, address: Address | None, again: Again | None = None) -> Any:
+    def _exchange(self, call: Call, address: Address | None, again: Resend | None = None) -> Any:
         sent, closes = False, self._closes
         try:
             pool = self._pools.get(address)
@@ -109,20 +116,6 @@ class RedisStore(RedisSteps):
         except (RedisError, RedisClusterException, OSError) as error:
             raise failed(error, sent, self._route, address) from error
 
-    apply = synchronous(RedisSteps._apply)
-    put_plan = synchronous(RedisSteps._put_plan)
-    drop_plan = synchronous(RedisSteps._drop_plan)
-    get_plan = synchronous(RedisSteps._get_plan)
-    list_plans = synchronous(RedisSteps._list_plans)
-    add_key = synchronous(RedisSteps._add_key)
-    change_key = synchronous(RedisSteps._change_key)
-    drop_key = synchronous(RedisSteps._drop_key)
-    get_key = synchronous(RedisSteps._get_key)
-    list_keys = synchronous(RedisSteps._list_keys)
-    plans_of = synchronous(RedisSteps._plans_of)
-    associate = synchronous(RedisSteps._associate)
-    dissociate = synchronous(RedisSteps._dissociate)
-
     def close(self) -> None:
         """Close the connections that this store opened, each once its call is done; a client of yours stays open."""
         if self._owned:
@@ -130,64 +123,14 @@ class RedisStore(RedisSteps):
         self._pools.close(own=self._owned)
 
 
-class AsyncRedisStore(RedisSteps):
+class AsyncRedisStore(Awaited, _Connected):
     """``RedisStore`` over ``redis.asyncio``, for ``AsyncLedger``: the same steps, awaited; no threads.
 
     Cancelling a call leaves it done or not done, never half done.
     """
 
-    blocking = False
-    _lock = asyncio.Lock
-
-    def __init__(
-        self,
-        client: Any = None,
-        *,
-        url: str | None = None,
-        namespace: str = "quota",
-        timeout: float = 5.0,
-        check_clock: bool | None = None,
-        **options: Any,
-    ) -> None:
-        super().__init__(namespace, timeout, check_clock, options)
-        self._owned = client is None
-        self._closes = 0
-        if client is None:
-            retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
-            client = redis.asyncio.Redis.from_url(_driver_url(url), **_driver_options(timeout, retry))
-        check_client(client, "execute_command", "a client of redis.asyncio", awaited=True)
-        self.client = client
-        self._route = Route(client) if hasattr(client, "nodes_manager") else None
-        self._inherited: list[Home] = []
-        self._homes: dict[asyncio.AbstractEventLoop, Home] = {}
-
-    async def _pool(self, address: Address | None) -> Any:
-        loop = asyncio.get_running_loop()
-        home = self._homes.get(loop)
-        if home is None or home.pid != os.getpid():
-            home = await self._settle(loop)
-        return home.pools.get(address) or home.pools.setdefault(address, self._make_pool(address))
-
-    async def _settle(self, loop: asyncio.AbstractEventLoop) -> Home:
-        """Have pools in an event loop that this store is used in for the first time."""
-        for other, old in list(self._homes.items()):
-            if other.is_closed() or other is loop:
-                self._homes.pop(other, None)
-                if old.pid == os.getpid():
-                    old.drop()
-                else:
-                    self._inherited.append(old)  # the parent's, never to be closed here
-        home = self._homes[loop] = Home(loop, lambda: self._homes.pop(loop, None))
-        await home.settle()
-        return home
-
-    def _make_pool(self, address: Address | None) -> Any:
-        if address is None:
-            return like(self.client.connection_pool)
-        node = next(iter(self.client.nodes_manager.startup_nodes.values()))
-        options = {**node.connection_kwargs, "host": address[0], "port": address[1]}
-        kind = redis.asyncio.ConnectionPool(node.connection_class, node.max_connections)
-        return like(kind, **options)
+    _driver = redis.asyncio
+    _new_pools = AsyncPools
 
     async def _send(self, call: Call) -> Any:
         address = None if self._route is None else self._route.address()
@@ -197,7 +140,7 @@ class AsyncRedisStore(RedisSteps):
             return await self._insist(call, error, address)
 
     async def _insist(self, call: Call, error: Exception, address: Address | None) -> Any:
-        again = Again(self.timeout)
+        again = Resend(self.timeout)
         while True:
             await asyncio.sleep(again.after(error, self._route, address))
             if self._route is not None:
@@ -207,10 +150,10 @@ class AsyncRedisStore(RedisSteps):
             except (ResponseError, Unreached) as found:
                 error = found
 
-    async def _exchange(self, call: Call, address: Address | None, again: Again | None = None) -> Any:
+    async def _exchange(self, call: Call, address: Address | None, again: Resend | None = None) -> Any:
         sent, closes = False, self._closes
         try:
-            pool = await self._pool(address)
+            pool = await self._pools.get(address)
             connection = await pool.get_connection()
             try:
                 if again is not None and again.at:
@@ -233,31 +176,10 @@ class AsyncRedisStore(RedisSteps):
         except (RedisError, RedisClusterException, OSError) as error:
             raise failed(error, sent, self._route, address) from error
 
-    apply = awaited(RedisSteps._apply)
-    put_plan = awaited(RedisSteps._put_plan)
-    drop_plan = awaited(RedisSteps._drop_plan)
-    get_plan = awaited(RedisSteps._get_plan)
-    list_plans = awaited(RedisSteps._list_plans)
-    add_key = awaited(RedisSteps._add_key)
-    change_key = awaited(RedisSteps._change_key)
-    drop_key = awaited(RedisSteps._drop_key)
-    get_key = awaited(RedisSteps._get_key)
-    list_keys = awaited(RedisSteps._list_keys)
-    plans_of = awaited(RedisSteps._plans_of)
-    associate = awaited(RedisSteps._associate)
-    dissociate = awaited(RedisSteps._dissociate)
-
     async def close(self) -> None:
         """Close the connections that this store opened, each once its call is done; a client of yours stays open."""
         self._closes += 1
-        here = asyncio.get_running_loop()
-        for loop, home in list(self._homes.items()):
-            if home.pid != os.getpid():
-                continue
-            if loop is here:
-                await home.close()
-            else:
-                home.close_from_elsewhere()
+        await self._pools.close()
 
 
 def _driver_url(url: str | None) -> str:

@@ -42,7 +42,7 @@ def run(script: Script, keys: list[str], *arguments: str) -> Call:
     return Call(script, pack([str(len(keys)), *keys, *arguments]), 1 + len(keys) + len(arguments))
 
 
-def plain(*arguments: str) -> Call:
+def command(*arguments: str) -> Call:
     """Call a command of Redis's own."""
     return Call(None, pack(arguments), len(arguments))
 

@@ -10,7 +10,7 @@ from ...operations.request import Entry, Request
 from ...rule.limits import Course
 
 
-class Copy:
+class CachedKey:
     """This process's copy of a directory entry. ``stamps``: what the server compares to tell that it is fresh."""
 
     __slots__ = ("entry", "lanes", "stamps")
@@ -26,19 +26,19 @@ class Copy:
         return None if plan is None else self.lanes.get(plan.course(request.route))
 
 
-class Copies:
+class KeyCache:
     """Copies by what clients present (a digest, a key's id); the oldest goes when there are too many."""
 
     __slots__ = ("_found", "_most")
 
     def __init__(self, most: int = 65_536) -> None:
-        self._found: dict[bytes | str, Copy] = {}
+        self._found: dict[bytes | str, CachedKey] = {}
         self._most = most
 
-    def get(self, ref: bytes | str) -> Copy | None:
+    def get(self, ref: bytes | str) -> CachedKey | None:
         return self._found.get(ref)
 
-    def put(self, ref: bytes | str, copy: Copy) -> None:
+    def put(self, ref: bytes | str, copy: CachedKey) -> None:
         while len(self._found) >= self._most:
             with suppress(RuntimeError):  # another thread makes room as well
                 self.drop(next(iter(self._found), ref))

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import json
 import os
 import threading
 from collections.abc import Callable, Coroutine, Generator, Hashable
 from contextlib import suppress
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 import attrs
 
@@ -118,23 +117,69 @@ class Lines(Generic[L]):
             visit.name = None
 
 
-def to_json(data: object) -> str:
-    """Write JSON in the fewest characters."""
-    return json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+class operation(Generic[P, T]):  # noqa: N801 -- a decorator
+    """An operation of a store, written once as steps. In a ``Synchronous`` or ``Awaited`` store it is a method."""
+
+    def __init__(self, steps: Callable[Concatenate[Any, P], Trip[T]]) -> None:
+        self.steps = steps
+        self.__doc__ = steps.__doc__
+        annotations = steps.__annotations__  # at run time they tell what the steps return in the end
+        annotations["return"] = annotations["return"].removeprefix("Trip[").removesuffix("]")
+
+    @overload
+    def __get__(self, store: None, kind: Any) -> operation[P, T]: ...
+    @overload
+    def __get__(self, store: Synchronous, kind: Any) -> Callable[P, T]: ...
+    @overload
+    def __get__(self, store: Awaited, kind: Any) -> Callable[P, Coroutine[Any, Any, T]]: ...
+    def __get__(self, store: Any, kind: Any) -> Any:
+        """Found only where neither of the two has put a method in its place."""
+        return self
+
+
+def _drive(store: type, driver: Callable[[Any], Any]) -> None:
+    for name in dir(store):
+        found = getattr(store, name)
+        if isinstance(found, operation):
+            setattr(store, name, driver(found.steps))
+
+
+class Synchronous:
+    """A store whose operations send each call of their steps (``_send``) and wait for the reply.
+
+    ``blocking``: an ``AsyncLedger`` asks in threads.
+    """
+
+    blocking = True
+    _lock: Callable[[], Any] = threading.RLock
+
+    def __init_subclass__(cls) -> None:
+        _drive(cls, synchronous)
+
+
+class Awaited:
+    """A store whose operations are awaited, and await the reply to each call of their steps (``_send``)."""
+
+    blocking = False
+    _lock: Callable[[], Any] = asyncio.Lock
+
+    def __init_subclass__(cls) -> None:
+        _drive(cls, awaited)
+
+
+def _wait(store: Any, step: Pause | InLine, visit: Visit) -> Any:
+    if isinstance(step, Pause):
+        return pause(step.seconds)
+    lock = store._lines.enter(visit, step.name)
+    visit.holds = True  # before it is so: an interrupt may come as soon as it is
+    if not lock.acquire(timeout=step.seconds):
+        visit.holds = False
+        raise step.busy()
+    return None
 
 
 def synchronous(steps: Callable[Concatenate[Any, P], Trip[T]]) -> Callable[Concatenate[Any, P], T]:
     """A method that sends each call of its steps and waits for the reply."""
-
-    def wait(self: Any, step: Pause | InLine, visit: Visit) -> Any:
-        if isinstance(step, Pause):
-            return pause(step.seconds)
-        lock = self._lines.enter(visit, step.name)
-        visit.holds = True  # before it is so: an interrupt may come as soon as it is
-        if not lock.acquire(timeout=step.seconds):
-            visit.holds = False
-            raise step.busy()
-        return None
 
     @functools.wraps(steps)
     def method(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -144,7 +189,7 @@ def synchronous(steps: Callable[Concatenate[Any, P], Trip[T]]) -> Callable[Conca
             call = next(trip)
             while True:
                 try:
-                    reply = wait(self, call, visit) if isinstance(call, (Pause, InLine)) else self._send(call)
+                    reply = _wait(self, call, visit) if isinstance(call, (Pause, InLine)) else self._send(call)
                 except (StoreBusy, StoreUnavailable) as error:
                     call = trip.throw(error)
                 else:
@@ -152,31 +197,33 @@ def synchronous(steps: Callable[Concatenate[Any, P], Trip[T]]) -> Callable[Conca
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return] # what the steps return
         finally:
-            try:
-                self._lines.leave(visit)
-            except BaseException:
-                self._lines.leave(visit)  # an interrupt came in the middle of that
-                raise
+            if visit.name is not None:
+                try:
+                    self._lines.leave(visit)
+                except BaseException:
+                    self._lines.leave(visit)  # an interrupt came in the middle of that
+                    raise
 
     return method
 
 
+async def _await(store: Any, step: Pause | InLine, visit: Visit) -> Any:
+    if isinstance(step, Pause):
+        return await asyncio.sleep(step.seconds)
+    # A line for each event loop: a lock of one cannot be waited for in another. Calls of several loops get past
+    # each other as those of several processes do.
+    lock = store._lines.enter(visit, (asyncio.get_running_loop(), step.name))
+    try:
+        async with asyncio.timeout(step.seconds):  # wait_for of Python 3.11 may swallow a cancellation
+            await lock.acquire()
+            visit.holds = True
+    except TimeoutError:
+        raise step.busy() from None
+    return None
+
+
 def awaited(steps: Callable[Concatenate[Any, P], Trip[T]]) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
     """A coroutine method that awaits the reply to each call of its steps."""
-
-    async def wait(self: Any, step: Pause | InLine, visit: Visit) -> Any:
-        if isinstance(step, Pause):
-            return await asyncio.sleep(step.seconds)
-        # A line for each event loop: a lock of one cannot be waited for in another. Calls of several loops get past
-        # each other as those of several processes do.
-        lock = self._lines.enter(visit, (asyncio.get_running_loop(), step.name))
-        try:
-            async with asyncio.timeout(step.seconds):  # wait_for of Python 3.11 may swallow a cancellation
-                await lock.acquire()
-                visit.holds = True
-        except TimeoutError:
-            raise step.busy() from None
-        return None
 
     @functools.wraps(steps)
     async def method(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -186,7 +233,7 @@ def awaited(steps: Callable[Concatenate[Any, P], Trip[T]]) -> Callable[Concatena
             call = next(trip)
             while True:
                 try:
-                    reply = await (wait(self, call, visit) if isinstance(call, (Pause, InLine)) else self._send(call))
+                    reply = await (_await(self, call, visit) if isinstance(call, (Pause, InLine)) else self._send(call))
                 except (StoreBusy, StoreUnavailable) as error:
                     call = trip.throw(error)
                 else:
@@ -194,7 +241,8 @@ def awaited(steps: Callable[Concatenate[Any, P], Trip[T]]) -> Callable[Concatena
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return] # what the steps return
         finally:
-            self._lines.leave(visit)
+            if visit.name is not None:
+                self._lines.leave(visit)
 
     return method
 

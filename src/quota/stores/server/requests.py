@@ -16,12 +16,12 @@ from ...operations.request import Entry, Request, usable
 from ...rule.limits import Terms, ThrottleLine
 from ...rule.party import Party
 from ...rule.record import Record
-from .cache import Copy
+from .cache import CachedKey
 from .directory import Directory
-from .flow import InLine, Pause, Trip
+from .flow import InLine, Pause, Trip, operation
+from .replies import Decided, Records, Reply, Version, parse_reply
 
-STALE, WAIT, OPENED, LOST = 0, -1, -2, -3
-_PATIENT = {LOST: 1, OPENED: 8}
+_PATIENT = {Reply.LOST: 1, Reply.OPENED: 8}
 """How often a call may lose a write, or a lane that was just opened, before it takes a turn."""
 _PLAIN = ("consume", "peek", "usage")
 """What the server may decide by itself, or what changes nothing."""
@@ -30,26 +30,23 @@ _CHARGES = ("consume", "peek", "reserve")
 _SHORTEST, _LONGEST = 0.000_5, 0.008
 """Seconds between looks at whether another writer's turn is over."""
 
-State = tuple[Any, Any, Any]
-"""(version, count of plain charges, whose turn it is to write) of a record as it was found; a new one has none."""
 
-
-class Found:
+class Loaded:
     """Records as they were found: what a write must still find, and the party to decide on.
 
     ``fields``: those of each record, where a write has to remove what is gone.
     """
 
-    __slots__ = ("fields", "memo", "party", "states")
+    __slots__ = ("fields", "memo", "party", "versions")
 
-    def __init__(self, party: Party, states: list[State]) -> None:
+    def __init__(self, party: Party, versions: list[Version]) -> None:
         self.party = party
-        self.states = states
+        self.versions = versions
         self.fields: list[set[str]] = []
         self.memo: list[Any] | None = None
 
 
-class _Way:
+class Contention:
     """How one call gets past others: whether it stands in line in its process, whose turn it is, how long it pauses."""
 
     __slots__ = ("in_line", "patience", "tries", "turn")
@@ -57,22 +54,18 @@ class _Way:
     def __init__(self) -> None:
         self.in_line = False
         self.patience = _SHORTEST
-        self.tries = dict(_PATIENT)
+        self.tries = _PATIENT
         self.turn = 0
 
-    def failed(self, result: int) -> None:
+    def failed(self, result: Reply) -> None:
         """Others got in the way: after a while, a turn."""
-        self.tries[result] -= 1
+        self.tries = {**self.tries, result: self.tries[result] - 1}
         if not self.turn and self.tries[result] <= 0:
             self.turn = new_number()
 
 
 class Decisions(Directory):
-    """Requests on records. An engine says how its calls are written and its replies read.
-
-    A reply is an integer (what went wrong, or the server's instant), bytes (the lane decided:
-    "allowed now reading..."), or a sequence (everything, for the rule to decide on).
-    """
+    """Requests on records. An engine says how its calls are written; its replies are those of ``parse_reply``."""
 
     def _spend(
         self, lane: Lane, request: Request, takes: Mapping[str, int], amounts: list[int], id_: str | None
@@ -80,32 +73,33 @@ class Decisions(Directory):
         """The call that has the server decide."""
         raise NotImplementedError
 
-    def _ask(self, copy: Copy, request: Request, turn: int) -> Any:
+    def _ask(self, copy: CachedKey, request: Request, turn: int) -> Any:
         """The call that brings the records; ``turn``: of a writer that lost more than once, else 0."""
         raise NotImplementedError
 
-    def _decode(self, entry: Entry, request: Request, reply: Sequence[Any]) -> Found:
+    def _decode(self, entry: Entry, request: Request, reply: Sequence[Any]) -> Loaded:
         """The records, and the memo of the request, if there is one."""
         raise NotImplementedError
 
-    def _write(self, copy: Copy, request: Request, found: Found, versions: list[int]) -> Any:
+    def _write(self, copy: CachedKey, request: Request, found: Loaded, versions: list[int]) -> Any:
         """The call that writes records back if they are as they were found."""
         raise NotImplementedError
 
-    def _tag(self, copy: Copy, lane: Lane, party: Party, versions: Sequence[Any]) -> Any:
+    def _tag(self, copy: CachedKey, lane: Lane, party: Party, versions: Sequence[Any]) -> Any:
         """What a lane keeps for the engine; equal for equal lanes."""
         raise NotImplementedError
 
-    def _release(self, copy: Copy, turn: int) -> Any:
+    def _release(self, copy: CachedKey, turn: int) -> Any:
         """The call that ends a turn in which nothing was written; a write ends its turn by itself."""
         raise NotImplementedError
 
-    def _apply(self, request: Request) -> Trip[Any]:
+    @operation
+    def apply(self, request: Request) -> Trip[Any]:
         if not self._looked:
             yield from self._look_around()
         ref: Any = request.digest or request.key_id or ""
         copy = self._copies.get(ref)
-        way = _Way()
+        way = Contention()
         for _ in self._attempts():
             if copy is None:
                 copy = yield from self._look(request.digest, request.key_id or "")
@@ -115,20 +109,20 @@ class Decisions(Directory):
             if not way.in_line and (way.turn or request.op not in _PLAIN):
                 yield InLine(refs(copy.entry)[-1], self.timeout)
                 way.in_line = True
-            done, result = yield from self._attempt(copy, request, way.turn)
-            if done:
+            result = yield from self._attempt(copy, request, way.turn)
+            if not isinstance(result, Reply):
                 return result
-            if result == STALE:
+            if result is Reply.STALE:
                 self._copies.drop(ref)
                 copy = None
-            elif result == WAIT:
+            elif result is Reply.WAIT:
                 yield Pause(way.patience)
                 way.patience = min(2 * way.patience, _LONGEST)
             else:
                 way.failed(result)
 
-    def _attempt(self, copy: Copy, request: Request, turn: int) -> Trip[tuple[bool, Any]]:
-        """One trip, or two where the rule decides here: (True, the answer), or (False, why not)."""
+    def _attempt(self, copy: CachedKey, request: Request, turn: int) -> Trip[Any]:
+        """One trip, or two where the rule decides here: the answer, or the ``Reply`` that says why there is none."""
         lane = None if turn else copy.lane(request)
         amounts = None
         if lane is not None:
@@ -136,32 +130,32 @@ class Decisions(Directory):
             amounts = lane.amounts(takes)
             if amounts is not None:
                 id_ = None if request.request_id is None else new_token()
-                reply = yield self._spend(lane, request, takes, amounts, id_)
-                if type(reply) is bytes:
-                    allowed, now, *found = map(int, reply.split())
-                    return True, lane.conclude(bool(allowed), takes, now, found, id_ if allowed else None)
+                reply = parse_reply((yield self._spend(lane, request, takes, amounts, id_)))
+                if isinstance(reply, Decided):
+                    allowed, now, readings = reply
+                    return lane.conclude(allowed, takes, now, readings, id_ if allowed else None)
         if amounts is None:
-            reply = yield self._ask(copy, request, turn)
-        if type(reply) is not int:
-            return (yield from self._decide(copy, request, reply, turn))
-        if reply > 0:
-            raise ClockSkew(request.now, reply, server=True)
-        return False, reply
+            reply = parse_reply((yield self._ask(copy, request, turn)))
+        if isinstance(reply, Records):
+            return (yield from self._decide(copy, request, reply.rows, turn))
+        if isinstance(reply, Reply):
+            return reply
+        raise ClockSkew(request.now, reply.now, server=True)  # Skewed: what a lane decided is answered above
 
-    def _decide(self, copy: Copy, request: Request, reply: Sequence[Any], turn: int) -> Trip[tuple[bool, Any]]:
+    def _decide(self, copy: CachedKey, request: Request, reply: Sequence[Any], turn: int) -> Trip[Any]:
         """Decide on the records by the rule and write back, or open a lane for the next try."""
         if request.op in _CHARGES and not turn and usable(request, copy.entry) is not Reason.OK:
             # Undecoded: a disabled key is refused about as soon as one that nobody has.
-            return True, perform(request, copy.entry, None, self.terms)
+            return perform(request, copy.entry, None, self.terms)
         found = self._decode(copy.entry, request, reply)
         old = copy.lane(request)
         # What a bucket that outlasts all else may get under a changed plan must be written before a lane pours it.
         late = old is None and _drained(copy.entry) > self.terms.retention * DAY_US
-        versions = [version for version, _, _ in found.states]
+        versions = [version.number for version in found.versions]
         lane = None if turn or late else self._open(copy, request, found.party, versions)
         if lane is not None and found.memo is None and (old is None or old.tag != lane.tag):  # noqa: SIM102
             if lane.amounts(lane.course.cost if request.takes is None else request.takes) is not None:
-                return False, OPENED
+                return Reply.OPENED
         try:
             result = perform(request, copy.entry, found.party, self.terms)
         finally:
@@ -169,15 +163,15 @@ class Decisions(Directory):
                 with suppress(StoreBusy, StoreUnavailable):  # it ends by itself then
                     yield self._release(copy, turn)
         if not found.party.changed:
-            return True, result
-        fresh = [new_number() for _ in found.states]
+            return result
+        fresh = [new_number() for _ in found.versions]
         done = yield self._write(copy, request, found, fresh)
         if done != 1:
-            return False, LOST
+            return Reply.LOST
         self._open(copy, request, found.party, fresh)
-        return True, result
+        return result
 
-    def _open(self, copy: Copy, request: Request, party: Party, versions: Sequence[Any]) -> Lane | None:
+    def _open(self, copy: CachedKey, request: Request, party: Party, versions: Sequence[Any]) -> Lane | None:
         """Open the lane of calls like this one, where it can serve."""
         if request.op != "consume" or not all(versions):
             return None
@@ -187,7 +181,7 @@ class Decisions(Directory):
             copy.lanes[lane.course] = lane
         return lane
 
-    def _recall(self, found: Found, request: Request, answer: str, memo: list[Any]) -> None:
+    def _recall(self, found: Loaded, request: Request, answer: str, memo: list[Any]) -> None:
         """Put a memo with its record; ``answer``: what the server answered where a lane admitted."""
         if answer:
             _, now, *readings = map(int, answer.split())

@@ -11,8 +11,9 @@ from ...key import ApiKey, decode_key, encode_key, new_number
 from ...operations.request import Entry, Request
 from ...plan import UsagePlan, decode_plan, encode_plan
 from ...rule.limits import Terms
+from ..texts import to_json
 from .pool import Handles
-from .records import drop, forget_account, to_json, touch
+from .records import drop, forget_account, touch
 from .schema import NOTHING, STEPS
 
 

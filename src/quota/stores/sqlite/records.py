@@ -14,12 +14,11 @@ from ...key import new_number
 from ...operations.request import Request
 from ...rule.limits import Terms
 from ...rule.record import Record
+from ..texts import to_json
 
 Moving = bytes | str
 
 _LAST = 2**62
-
-to_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
 @cache

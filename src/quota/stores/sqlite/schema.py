@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from ...errors import QuotaError, StoreBusy, StoreUnavailable
 from ...key import new_number
-from ..base import text_beside
+from ..texts import text_beside
 
 APPLICATION = 0x71756F74
 """Marks a file as ours: "quot"."""

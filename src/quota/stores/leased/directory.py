@@ -1,0 +1,81 @@
+"""The leased store's directory: the shared store's, with what a change touches settled before it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from ...key import ApiKey
+from ...plan import UsagePlan
+from ..server.flow import Trip, operation
+from .holder import Holding
+from .index import Holdings
+
+
+class Change(NamedTuple):
+    """A change of the shared store's directory: in this process it binds at once.
+
+    ``touched``: the key whose leases are settled first, or what finds them.
+    """
+
+    method: str
+    args: tuple[Any, ...]
+    touched: str | Callable[[], list[Holding]]
+
+
+class LeasedDirectory(Holdings):
+    """Keys, plans and associations. Steps yield a ``Change``, or (method, arguments) of the shared store."""
+
+    @operation
+    def put_plan(self, plan: UsagePlan, replace: bool) -> Trip[None]:
+        yield Change("put_plan", (plan, replace), lambda: self._of_plan(plan.id))
+
+    @operation
+    def drop_plan(self, plan_id: str) -> Trip[None]:
+        yield Change("drop_plan", (plan_id,), lambda: self._of_plan(plan_id))
+
+    @operation
+    def add_key(self, key: ApiKey, plan_id: str | None, *more: str) -> Trip[None]:
+        yield Change("add_key", (key, plan_id, *more), lambda: self._of_account(key.account))
+
+    @operation
+    def change_key(self, key_id: str, change: Callable[[ApiKey], ApiKey]) -> Trip[ApiKey]:
+        changed: ApiKey = yield Change("change_key", (key_id, change), key_id)
+        return changed
+
+    @operation
+    def drop_key(self, key_id: str) -> Trip[None]:
+        yield Change("drop_key", (key_id,), key_id)
+
+    @operation
+    def associate(self, key_id: str, plan_id: str) -> Trip[None]:
+        yield Change("associate", (key_id, plan_id), key_id)
+
+    @operation
+    def dissociate(self, key_id: str, plan_id: str) -> Trip[None]:
+        yield Change("dissociate", (key_id, plan_id), key_id)
+
+    @operation
+    def get_plan(self, plan_id: str) -> Trip[UsagePlan]:
+        plan: UsagePlan = yield "get_plan", (plan_id,)
+        return plan
+
+    @operation
+    def list_plans(self) -> Trip[list[UsagePlan]]:
+        plans: list[UsagePlan] = yield "list_plans", ()
+        return plans
+
+    @operation
+    def get_key(self, key_id: str) -> Trip[ApiKey]:
+        key: ApiKey = yield "get_key", (key_id,)
+        return key
+
+    @operation
+    def list_keys(self) -> Trip[list[ApiKey]]:
+        keys: list[ApiKey] = yield "list_keys", ()
+        return keys
+
+    @operation
+    def plans_of(self, key_id: str) -> Trip[list[UsagePlan]]:
+        plans: list[UsagePlan] = yield "plans_of", (key_id,)
+        return plans

@@ -1,0 +1,69 @@
+"""What the directory on a server asks of an engine: to look a key up, and to change texts and records at once.
+
+Texts are in parts: ``stamps``, ``secrets``, ``keys``, ``accounts`` and ``plans``. In the part ``use`` are the records,
+and what is read of one is its version.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+Place = tuple[str, str]
+"""Where a text or a record is: part and name."""
+
+
+class Precondition(NamedTuple):
+    """What must still be there, None for nothing, or nothing is changed."""
+
+    part: str
+    name: str
+    text: str | None
+
+
+class PutText(NamedTuple):
+    """Write a text."""
+
+    part: str
+    name: str
+    text: str
+
+
+class DropText(NamedTuple):
+    """Remove a text."""
+
+    part: str
+    name: str
+
+
+class ClearRecord(NamedTuple):
+    """Remove a record."""
+
+    name: str
+
+
+class CopyRecord(NamedTuple):
+    """Have another record be as this one."""
+
+    name: str
+    to: str
+
+
+class MoveRecord(NamedTuple):
+    """Give a record another name, in place of what has it."""
+
+    name: str
+    to: str
+
+
+Mutation = PutText | DropText | ClearRecord | CopyRecord | MoveRecord
+KINDS = {PutText: "put", DropText: "del", ClearRecord: "clear", CopyRecord: "copy", MoveRecord: "move"}
+
+
+class KeyLookup(NamedTuple):
+    """What there is of a key, as it stands together. ``seat``: the key and which plans it is on."""
+
+    stamp: str
+    plans_stamp: str
+    seat: str
+    account: str | None
+    plans: list[str | None]
