@@ -17,6 +17,7 @@ from .limit import REQUESTS
 from .plan import UsagePlan
 from .process.forks import across_forks
 from .rule.charge import weigh
+from .rule.entries import Amount, Amounts
 from .rule.limits import Course, Line, QuotaLine, Reading, Standing, Verdict
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ _STATUS = {
 
 @attrs.frozen
 class LimitStatus:
-    """Where one limit stands after a decision, in ``unit``.
+    """One limit and where it stands after a decision, in ``unit``.
 
     ``remaining`` is never negative, though ``used`` may pass ``limit`` (overage, a lowered limit, a commit above its
     hold). ``resets_at``: when ``used`` is 0 again if nobody calls. A throttle's ``limit`` is its burst. ``window`` is
@@ -62,14 +63,14 @@ class LimitStatus:
     window: int | None = attrs.field(default=None, eq=False, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """What JSON can hold of it, as ``quota check --json`` tells it."""
+        """Return it as JSON can hold it, as ``quota check --json`` tells it."""
         plain = {field: getattr(self, field) for field in ("name", "unit", "limit", "used", "remaining")}
         return {**plain, "resets_at": self.resets_at.isoformat()}
 
 
 @attrs.define(repr=False)
 class Bounds:
-    """How far a key may go while no window rolls: equal for most keys of a plan, which then share one object.
+    """Bounds of one key while no window rolls: equal for most keys of a plan, which then share one object.
 
     ``ceiling``: the total above which a quota refuses. ``end``: until when all this holds. ``slots``: (line, base,
     extra, end) of every limit.
@@ -81,7 +82,7 @@ class Bounds:
 
 
 class Frame(Protocol):
-    """What all decisions of one key on one course share while no window rolls."""
+    """All that decisions of one key on one course share while no window rolls."""
 
     key: ApiKey
     bounds: Bounds
@@ -109,7 +110,7 @@ class Details:
     plan: UsagePlan | None
     takes: Mapping[str, int]
     verdict: Verdict
-    metered: tuple[tuple[int, Any], ...] = ()
+    metered: tuple[tuple[int, Amounts], ...] = ()
     tokens: tuple[int, int] = (0, 0)
     replayed: bool = attrs.field(default=False, kw_only=True)
     hold: str = attrs.field(default="", kw_only=True)
@@ -123,7 +124,7 @@ across_forks(_lazy)
 
 
 class Decision:
-    """What the ledger answered. Truthy when allowed.
+    """The ledger's answer. Truthy when allowed.
 
     Made by the ledger only. Immutable: what it tells is the state right after this call, whenever it is asked.
     """
@@ -164,11 +165,13 @@ class Decision:
         takes = {REQUESTS: self._cost}
         now, course = self._now, frame.course
         readings: list[Reading] = [
-            (line, self._total - base, extra, end) if isinstance(line, QuotaLine) else (line, self._level, 0, now)
+            Reading(line, self._total - base, extra, end)
+            if isinstance(line, QuotaLine)
+            else Reading(line, self._level, 0, now)
             for line, base, extra, end in frame.bounds.slots
         ]
         verdict = weigh(readings, {} if self.allowed else takes, now)
-        groups = ((now, [[course.api, "", REQUESTS, self._cost]]),) if self.allowed else ()
+        groups = ((now, (Amount(course.api, "", REQUESTS, self._cost),)),) if self.allowed else ()
         return Details(reason_of(verdict), None, frame.key, frame.plan, takes, verdict, groups, frame.tokens)
 
     @property
@@ -199,7 +202,7 @@ class Decision:
 
     @property
     def cost(self) -> int | Mapping[str, int]:
-        """What the call costs: a number of requests, or units by unit."""
+        """The call's cost: a number of requests, or units by unit."""
         takes = self._details().takes
         return takes[REQUESTS] if set(takes) == {REQUESTS} else dict(takes)
 
@@ -220,7 +223,7 @@ class Decision:
 
     @property
     def over(self) -> int:
-        """How many units the quota furthest beyond its limit is beyond it, after this call; 0 when none is."""
+        """Units by which the quota furthest beyond its limit is beyond it, after this call; 0 when none is."""
         quotas = [s for s in self._details().verdict.standings if isinstance(s.line, QuotaLine)]
         return max((s.used - s.line.limit - s.extra for s in quotas if s.used > s.line.limit + s.extra), default=0)
 
@@ -236,7 +239,7 @@ class Decision:
 
     @property
     def retry_at(self) -> datetime | None:
-        """When this call would be admitted if nobody else calls, exact to the microsecond; None when it never can be.
+        """The instant when this call would be admitted if nobody else calls, exact; None when it never can be.
 
         While a reservation is held it is an upper bound, since what is held may come back earlier.
         """
@@ -296,7 +299,7 @@ class Decision:
         return problem(self.status, over, self.retry_after)
 
     def to_dict(self) -> dict[str, Any]:
-        """What JSON can hold of it, as ``quota check --json`` tells it; of its key and plan the ids."""
+        """Return it as JSON can hold it, as ``quota check --json`` tells it; of its key and plan the ids."""
         return to_data(self)
 
     def __repr__(self) -> str:
@@ -368,7 +371,7 @@ class NotAllowed(QuotaError):
 
 
 def to_data(decision: Decision) -> dict[str, Any]:
-    """What JSON can hold of a decision; see ``Decision.to_dict``."""
+    """Return a decision as JSON can hold it; see ``Decision.to_dict``."""
     cost, retry_at = decision.cost, decision.retry_at
     return {
         "allowed": decision.allowed, "reason": decision.reason.value, "id": decision.id, "at": decision.at.isoformat(),

@@ -10,6 +10,7 @@ import attrs
 
 from .errors import InvalidCost, InvalidPlan, check_text
 from .limit import REQUESTS, Cost, Limit, Quota, Throttle, check_distinct, parse_cost, parse_limits, whole
+from .rule.entries import ThrottleRef
 from .rule.limits import Course, Line, QuotaLine, ThrottleLine, Throttles
 
 __all__ = [
@@ -121,8 +122,7 @@ class UsagePlan:
         lines = [line for route in ("", *self.routes) for line in self._lines(route) if line.route == route]
         for unit in dict.fromkeys(line.unit for line in lines if isinstance(line, ThrottleLine)):
             own = tuple(line for line in lines if isinstance(line, ThrottleLine) and line.unit == unit)
-            places = [(line.route, line.name, line.shared, line.scale, line.drain, line.burst) for line in own]
-            self._throttles[unit] = tuple(places), own
+            self._throttles[unit] = tuple(map(_ref, own)), own
         for route in (None, *self.routes):
             names = [line.name for line in self.course(route).lines]
             if len(set(names)) < len(names):
@@ -143,7 +143,7 @@ class UsagePlan:
                 raise InvalidPlan(f"costs[{route!r}]", units, accepted)
 
     def course(self, route: str | None) -> Course:
-        """What a call on a route goes through, compiled once for each route that the plan knows."""
+        """The limits that a call on a route goes through, compiled once for each route that the plan knows."""
         known = route if route is not None and (route in self.routes or route in self.costs) else ""
         course = self._courses.get(known)
         if course is None:
@@ -170,7 +170,7 @@ class UsagePlan:
         return lines
 
     def to_dict(self) -> dict[str, Any]:
-        """What JSON can hold of it, limits in their text form; ``UsagePlan.from_dict`` reads it."""
+        """Return it as JSON can hold it, limits in their text form; ``UsagePlan.from_dict`` reads it."""
         return encode_plan(self)
 
     @classmethod
@@ -195,6 +195,10 @@ class UsagePlan:
 
 def _plain(costs: Mapping[str, Cost]) -> dict[str, int | dict[str, int]]:
     return {route: cost if isinstance(cost, int) else dict(cost) for route, cost in costs.items()}
+
+
+def _ref(line: ThrottleLine) -> ThrottleRef:
+    return ThrottleRef(line.route, line.name, line.shared, line.scale, line.drain, line.burst)
 
 
 def _line(limit: Limit, route: str, name: str, alerts: tuple[int, ...]) -> Line:

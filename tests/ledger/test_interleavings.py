@@ -35,7 +35,7 @@ from receipts import check_receipts
 from scheduler import Deadlock
 
 CORE = files(
-    "decision", "period", "plan", "rule/charge", "rule/limits", "rule/party", "rule/record", "rule/replan",
+    "decision", "period", "plan", "rule/charge", "rule/entries", "rule/limits", "rule/party", "rule/record", "rule/replan",
     "operations/__init__", "operations/request", "operations/consume", "operations/reservations", "operations/adjustments",
     "operations/usage", "operations/idempotency", "ledger/sync", "ledger/requests", "ledger/administration",
     "ledger/reservation", "stores/base", "stores/memory/store", "stores/memory/lane",

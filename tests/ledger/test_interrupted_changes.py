@@ -22,7 +22,7 @@ CORE = [
     for name in (
         "ledger.sync", "ledger.requests", "ledger.administration", "ledger.reservation", "operations", "operations.request",
         "operations.consume", "operations.reservations", "operations.adjustments", "operations.usage",
-        "operations.idempotency", "period", "rule.charge", "rule.limits", "rule.party", "rule.record", "rule.replan",
+        "operations.idempotency", "period", "rule.charge", "rule.entries", "rule.limits", "rule.party", "rule.record", "rule.replan",
         "rule.undo", "stores.base", "stores.memory.lane", "stores.memory.store",
     )
 ]  # fmt: skip

@@ -75,9 +75,9 @@ BUGS = {
     "an account's bucket that stays fills the key's that joins": (
         "rule/replan.py", "if not (alike and former.stays and record is party.key)]", "]"),
     "an account's bucket that grows is not seen by the key's that joins": (
-        "rule/replan.py", " and new.burst * scale <= burst * new.scale", ""),
+        "rule/replan.py", " and new.burst * old.scale <= old.burst * new.scale", ""),
     "an account's bucket that is faster is not seen by the key's that joins": (
-        "rule/replan.py", "new.drain * scale <= drain * new.scale and ", ""),
+        "rule/replan.py", "new.drain * old.scale <= old.drain * new.scale and ", ""),
     "a route's throttle that comes is refilled": (
         "rule/replan.py", 'before.get(line.route if alike else "", [])', "before.get(line.route, [])"),
     "a route's throttle that goes leaves the plan's as it was": (
@@ -94,9 +94,9 @@ BUGS = {
         "rule/replan.py", "more = min(sum(part for _, part in found), max(0, line.burst - level))",
         "more = sum(part for _, part in found)"),
     "what an idle key left in a shared bucket is remembered": (
-        "rule/replan.py", "mine = record is party.key or (now - party.key.at) * drain < burst", "mine = True"),
+        "rule/replan.py", "mine = record is party.key or (now - party.key.at) * old.drain < old.burst", "mine = True"),
     "what an idle key left in a shared bucket is forgotten too soon": (
-        "rule/replan.py", "(now - party.key.at) * drain < burst", "False"),
+        "rule/replan.py", "(now - party.key.at) * old.drain < old.burst", "False"),
     "the plan of a key's last call is not remembered": (
         "rule/replan.py", "left, origin.places = origin.places, places", "left = origin.places"),
     "a bucket that was left empty is not dropped": (
@@ -145,14 +145,14 @@ BUGS = {
     "a refund survives forget": (
         "operations/adjustments.py", "party.key.token != tokens[0] or ", ""),
     "a partial refund gives all back": (
-        "operations/adjustments.py", "units if wanted is None else min(units, wanted[unit])", "units"),
+        "operations/adjustments.py", "take if wanted is None else take._replace(units=min(take.units, wanted[take.unit]))", "take"),
     "a reservation can be closed twice": (
-        "rule/record.py", "found = self.holds.pop(id_, None) if self.holds else None",
-        "found = self.holds.get(id_) if self.holds else None"),
+        "rule/record.py", "hold = self.holds.pop(id_, None) if self.holds else None",
+        "hold = self.holds.get(id_) if self.holds else None"),
     "an expired hold is never given back": (
-        "rule/charge.py", "                record.give_back(found[1], found[3])\n", ""),
+        "rule/charge.py", "                record.give_back(hold.taken_at, hold.takes)\n", ""),
     "an expired hold is given back twice": (
-        "operations/reservations.py", "if found is not None and found[2]:", "if found is not None:"),
+        "operations/reservations.py", "if hold is not None and hold.still_open:", "if hold is not None:"),
     "a hold lapses a microsecond early": (
         "operations/consume.py", "verdict.now + request.ttl, verdict.now", "verdict.now + request.ttl - 1, verdict.now"),
     "a commit above its hold is lost": (
@@ -160,13 +160,13 @@ BUGS = {
     "a commit gives nothing back": (
         "operations/reservations.py", "                if units < had:\n", "                if False:\n"),
     "a replay is charged again": (
-        "operations/consume.py", "if memo is not None and memo[0] > request.now:", "if False:"),
+        "operations/consume.py", "if memo is not None and memo.until > request.now:", "if False:"),
     "a reservation's retry is told of another hold": (
-        "operations/idempotency.py", "replayed=True, hold=hold_id", "replayed=True, hold=request.id"),
+        "operations/idempotency.py", "hold=memo.hold_id", "hold=request.id"),
     "a replay of other parameters is answered": (
-        "operations/idempotency.py", "if prints != fingerprint(request):", "if False:"),
+        "operations/idempotency.py", "if memo.prints != fingerprint(request):", "if False:"),
     "a refunded charge is replayed": (
-        "operations/idempotency.py", "if id_ in (party.key.refunds or {}):", "if False:"),
+        "operations/idempotency.py", "if memo.id in (party.key.refunds or {}):", "if False:"),
     # Accounts, routes, alerts, grants
     "the account is charged though the key refused": (
         "rule/charge.py", "    if not verdict.allowed:\n",
@@ -196,9 +196,9 @@ BUGS = {
     "an old secret still works": (
         "ledger/administration.py", "                if until > now:\n", "                if until >= now:\n"),
     "a day's history counts the wrong day": (
-        "rule/record.py", "of_day, of_window = row[4] == day,", "of_day, of_window = row[4] == day + 1,"),
+        "rule/entries.py", "of_day, of_window = self.day == day,", "of_day, of_window = self.day == day + 1,"),
     "a key's history tells its account's": (
-        "operations/usage.py", "if of == api and held.get((route, name), (record, unit)) == (record, unit)", "if of == api"),
+        "operations/usage.py", "if row.api == api and held.get((row.route, row.name), (record, row.unit)) == (record, row.unit)", "if row.api == api"),
     # What lies long apart
     "a window that ended unseen is not noted": (
         "rule/charge.py", "            slot.base, slot.since, slot.extra, slot.alerted = meter.total, slot.end, 0, 0\n", "            pass\n"),
@@ -213,13 +213,13 @@ BUGS = {
     "a refund reaches an account that was forgotten": (
         "operations/adjustments.py", "for record in party.records() if record.token in tokens]", "for record in party.records()]"),
     "a cancelled reservation is retried": (
-        "operations/reservations.py", "if memo is not None and memo[3] == request.id:", "if False:"),
+        "operations/reservations.py", "if memo is not None and memo.hold_id == request.id:", "if False:"),
     "a retry may hold for another time": (
         "operations/idempotency.py", 'return [*prints, request.ttl] if request.op == "reserve" else prints', "return prints"),
     "copies of records share what they hold": (
-        "rule/record.py", "(self.holds or {}).items()} or None", "(self.holds or {}).items()} or self.holds"),
+        "rule/record.py", "dict(self.holds or {}) or None", "dict(self.holds or {}) or self.holds"),
     "a late commit misses the account": (
-        "operations/reservations.py", "record.release(request.id) or [0, now, False, takes]", "record.release(request.id) or [0, now, False, []]"),
+        "operations/reservations.py", "Hold(0, now, still_open=False, takes=takes)", "Hold(0, now, still_open=False, takes=())"),
 }  # fmt: skip
 
 

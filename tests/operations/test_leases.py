@@ -218,10 +218,13 @@ def test_what_was_burned_is_told_as_long_as_its_day(shared):
 
     assert told(2 * DAY) == [(10, 32, 32), (12, 16, 16)]
     ask(shared, "lease", bid(4), at=3 * DAY)
-    assert [lease for lease in leases(shared).values() if not lease[0]][0][4] == [["", "", "requests", 32]]
+    assert next(lease for lease in leases(shared).values() if not lease.number).takes == (("", "", "requests", 32),)
     assert told(3 * DAY) == [(10, 32, 32), (12, 16, 16), (13, 16, 16)]
     ask(shared, "lease", bid(1, name="holder-b"), at=36 * DAY)
-    assert sorted(name for name, lease in leases(shared).items() if not lease[0]) == ["burned 20524", "burned 20525"]
+    assert sorted(name for name, lease in leases(shared).items() if not lease.number) == [
+        "burned 20524",
+        "burned 20525",
+    ]
 
 
 def test_a_record_remembers_so_many_leases(shared):
@@ -232,6 +235,6 @@ def test_a_record_remembers_so_many_leases(shared):
     ask(shared, "lease", bid(1, name="alive-a"), at=MOST)
     assert len(leases(shared)) == MOST + 1
     ask(shared, "lease", bid(1, name="late-a"), at=10 * SECOND)
-    assert len([name for name, lease in leases(shared).items() if lease[0]]) == MOST + 1
+    assert len([name for name, lease in leases(shared).items() if lease.number]) == MOST + 1
     assert "0-a" not in leases(shared)
     assert total(shared) == (MOST + 2) * 16

@@ -8,6 +8,7 @@ from quota import ApiKey, ClockSkew, Ledger, ManualClock, Quota, Throttle, Usage
 from quota.operations import perform
 from quota.operations.request import Entry, Request
 from quota.rule.charge import bounds, charge, known, quiet_until, read, settled
+from quota.rule.entries import Amount
 from quota.rule.limits import BEYOND, Terms
 from quota.rule.party import Party
 from quota.rule.record import Meter, Record, Slot
@@ -110,12 +111,12 @@ def test_a_hold_lapses_once_and_at_its_end():
     ask()
     record = ask.party.key
     record.meters[0].total += 15
-    record.hold("early", NOON + 5, NOON, [["", "", "requests", 3]])
-    record.hold("late", NOON + 9, NOON, [["", "", "requests", 5]])
-    record.hold("closed", NOON + 5, NOON, [["", "", "requests", 7]])
-    record.holds["closed"][2] = False
+    record.hold("early", NOON + 5, NOON, (Amount("", "", "requests", 3),))
+    record.hold("late", NOON + 9, NOON, (Amount("", "", "requests", 5),))
+    record.hold("closed", NOON + 5, NOON, (Amount("", "", "requests", 7),))
+    record.holds["closed"] = record.holds["closed"]._replace(still_open=False)
     assert [ask(now=NOON + after).limits[0].used for after in (4, 5, 6, 9, 10)] == [17, 15, 16, 12, 13]
-    assert [hold[2] for hold in ask.party.key.holds.values()] == [False] * 3
+    assert [hold.still_open for hold in ask.party.key.holds.values()] == [False] * 3
     assert ask.party.key.due is None
 
 

@@ -24,9 +24,9 @@ def refund(request: Request, entry: Entry | None, party: Party | None, terms: Te
     wanted = None if request.takes is None else dict(request.takes)
     until = given = 0
     for at, takes in reversed(groups):
-        part = [[api, route, unit, units if wanted is None else min(units, wanted[unit])]
-                for api, route, unit, units in takes if wanted is None or wanted.get(unit)]  # fmt: skip
-        together = [row for other, rows in groups if other == at for row in rows]
+        part = [take if wanted is None else take._replace(units=min(take.units, wanted[take.unit]))
+                for take in takes if wanted is None or wanted.get(take.unit)]  # fmt: skip
+        together = [take for other, others in groups if other == at for take in others]
         records = [record for record in party.records() if record.token in tokens]
         open_for = [(record, record.open_until(at, together, now)) for record in records]
         if not any(end for _, end in open_for):
@@ -82,13 +82,13 @@ def _outlive(old: Record, now: int, terms: Terms) -> Record:
     """
     fresh = Record(new_number())
     latest = now + terms.max_skew
-    leases = {name: lease for name, lease in (old.leases or {}).items() if lease[0] and lease[3] <= latest}
-    for name, (number, until, lively, _, takes) in leases.items():
-        left = [] if until and until <= now else takes  # of windows that are not over
+    leases = {name: lease for name, lease in (old.leases or {}).items() if lease.number and lease.taken_at <= latest}
+    for name, lease in leases.items():
+        left = () if lease.until and lease.until <= now else lease.takes  # of windows that are not over
         if left:
             add(fresh, left, now)
         # As though it were leased now: that is when these units are counted, and what is not spent of them goes back.
-        leases[name] = [number, until, lively, now, left]
+        leases[name] = lease._replace(taken_at=now, takes=left)
     fresh.leases = leases or None
     return fresh
 

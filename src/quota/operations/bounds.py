@@ -1,4 +1,4 @@
-"""How much is kept of one key or account: more is an error, raised before anything is charged or changed."""
+"""Bounds of what is kept of one key or account: more is an error, raised before anything is charged or changed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def check_holds(party: Party, now: int) -> None:
     """Raise ``InvalidValue`` before a record holds more reservations."""
     for record in party.records():
         if record.holds and len(record.holds) >= MOST_HOLDS:
-            kept = sum(expires + DAY_US >= max(now, record.at) for expires, *_ in record.holds.values())
+            kept = sum(hold.expires + DAY_US >= max(now, record.at) for hold in record.holds.values())
             if kept >= MOST_HOLDS:
                 accepted = f"fewer than {MOST_HOLDS} of a key or account that are open, or lapsed within a day"
                 raise InvalidValue("reservations", kept, accepted)

@@ -1,4 +1,4 @@
-"""What the stores on a server share: copies of directory entries, and lanes that a server-side script can drive.
+"""Lanes: charges compiled to numbers, which the stores on a server have a script there drive.
 
 The rule runs in Python on decoded records. A *lane* is what it leaves to a server for the plain case: meters to add to
 below a ceiling and buckets to pour into, good while the records' versions stand and nothing is due. A server that
@@ -15,6 +15,7 @@ from ..decision import Decision, Details, Reason, _lazy, reason_of
 from ..key import ApiKey
 from ..plan import UsagePlan
 from ..rule.charge import current, metered, quiet_until, weigh
+from ..rule.entries import RememberedRequest
 from ..rule.limits import BEYOND, MAX_UNITS, Course, QuotaLine, Reading, Standing, Terms
 from ..rule.party import Party
 from ..rule.record import Record
@@ -25,7 +26,7 @@ _MOST_METERS = 500
 
 
 class _Told(Decision):
-    """What a server decided on a lane: the whole answer is worked out when something of it is asked for."""
+    """A decision that a server made on a lane: the whole answer is worked out when something of it is asked for."""
 
     __slots__ = ("_told",)
 
@@ -76,9 +77,11 @@ class Lane:
         return [takes.get(unit, 0) for unit in self.units]
 
     def readings(self, found: Sequence[int], now: int) -> list[Reading]:
-        """What the limits stand at, from what the meters read and the buckets' levels."""
+        """Read where the limits stand from what the meters read and the buckets' levels."""
         return [
-            (line, found[index] - base, extra, end) if type(line) is QuotaLine else (line, found[index], 0, now)
+            Reading(line, found[index] - base, extra, end)
+            if type(line) is QuotaLine
+            else Reading(line, found[index], 0, now)
             for line, index, base, extra, end in self.places
         ]
 
@@ -101,7 +104,7 @@ class Lane:
         return Details(reason_of(verdict), id_, self.key, self.plan, takes, verdict, groups, self.tokens)
 
     def memo(self, request: Request, takes: Mapping[str, int], id_: str) -> list[Any]:
-        """What is remembered of an admission besides what the server answers; ``read_memo`` puts them together."""
+        """All that is remembered of an admission besides the server's answer; ``read_memo`` puts them together."""
         lines = [
             [encode_standing(Standing(line, 0, extra, end)), index, base]
             for line, index, base, extra, end in self.places
@@ -110,17 +113,20 @@ class Lane:
                 metered(self.course, takes), list(self.tokens)]  # fmt: skip
 
 
-def read_memo(now: int, found: Sequence[int], rest: list[Any], terms: Terms) -> list[Any]:
+def read_memo(now: int, found: Sequence[int], rest: list[Any], terms: Terms) -> RememberedRequest:
     """An admission that a server remembered, as ``operations`` remembers its own."""
     prints, id_, hold_id, plan_id, takes, lines, groups, tokens = rest
     readings: list[Reading] = []
     for encoded, index, base in lines:
         empty = decode_standing(encoded)
         quota = type(empty.line) is QuotaLine
-        readings.append((empty.line, found[index] - base if quota else found[index], empty.extra, empty.resets_at))
+        used = found[index] - base if quota else found[index]
+        readings.append(Reading(empty.line, used, empty.extra, empty.resets_at))
     standings = [encode_standing(standing) for standing in weigh(readings, {}, now).standings]
     until = now + terms.request_ttl
-    return [until, prints, id_, hold_id, plan_id, takes, now, standings, [], [[now, groups]], tokens]
+    return RememberedRequest.decode(
+        [until, prints, id_, hold_id, plan_id, takes, now, standings, [], [[now, groups]], tokens]
+    )
 
 
 def open_lane(request: Request, entry: Entry, party: Party) -> Lane | None:

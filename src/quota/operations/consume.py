@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ..decision import Decision, Details, Reason, reason_of, refusal
 from ..key import new_token
 from ..rule.charge import charge, metered
+from ..rule.entries import Amounts
 from ..rule.limits import Terms
 from ..rule.party import Party
 from .bounds import check_holds, check_units
@@ -20,7 +19,7 @@ def consume(request: Request, entry: Entry | None, party: Party | None, terms: T
     if reason is not Reason.OK or entry is None or party is None:
         return refusal(reason, request.now, request.takes or {"requests": 1}, entry.key if entry else None)
     memo = (party.key.requests or {}).get(request.request_id) if request.request_id is not None else None
-    if memo is not None and memo[0] > request.now:
+    if memo is not None and memo.until > request.now:
         return replay(request, memo, entry, party)
     plan = entry.plans.get(request.api)
     if plan is None:
@@ -34,10 +33,11 @@ def consume(request: Request, entry: Entry | None, party: Party | None, terms: T
     verdict = charge(party, course, takes, request.now, terms, dry=request.op == "peek")
     if not verdict.allowed or request.op == "peek":
         return Decision(Details(reason_of(verdict), None, entry.key, plan, takes, verdict))
-    groups: tuple[tuple[int, Any], ...] = ((verdict.now, metered(course, takes)),)
+    counted = metered(course, takes)
+    groups: tuple[tuple[int, Amounts], ...] = ((verdict.now, counted),)
     if request.op == "reserve":
         for record in party.records():
-            record.hold(request.id, verdict.now + request.ttl, verdict.now, metered(course, takes))
+            record.hold(request.id, verdict.now + request.ttl, verdict.now, counted)
         groups = ()
     details = Details(
         reason_of(verdict), None, entry.key, plan, takes, verdict, groups, tokens_of(party), hold=request.id

@@ -1,4 +1,4 @@
-"""What is remembered of an admission under its ``request_id``, and the same answer made of it again."""
+"""An admission, remembered under its ``request_id``, and the same answer made of it again."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 from ..decision import Decision, Details, Reason, no_window
 from ..errors import RequestMismatch
+from ..rule.entries import RememberedRequest
 from ..rule.limits import Line, QuotaLine, Standing, ThrottleLine, Verdict
 from ..rule.party import Party
 from ..rule.record import Record
@@ -13,7 +14,7 @@ from .request import Entry, Request
 
 
 def fingerprint(request: Request) -> list[Any]:
-    """What a retry must have in common with the call that it repeats."""
+    """Name all that a retry must have in common with the call that it repeats."""
     kind = "reserve" if request.op == "reserve" else "consume"
     takes = None if request.takes is None else sorted(request.takes.items())
     prints: list[Any] = [kind, request.api, request.route, takes and [list(pair) for pair in takes]]
@@ -25,34 +26,33 @@ def remember(request: Request, details: Details, record: Record, until: int) -> 
     if record.requests is None:
         record.requests = {}
     for old in [id_ for id_, _ in zip(record.requests, range(2), strict=False)]:
-        if record.requests[old][0] <= details.verdict.now:
+        if record.requests[old].until <= details.verdict.now:
             del record.requests[old]
     verdict = details.verdict
-    record.requests[str(request.request_id)] = [
-        until, fingerprint(request), details.id, request.id, details.plan.id if details.plan else "",
+    record.requests[str(request.request_id)] = RememberedRequest(
+        until, fingerprint(request), details.id or "", request.id, details.plan.id if details.plan else "",
         sorted(details.takes.items()), verdict.now, [encode_standing(s) for s in verdict.standings],
-        [list(pair) for pair in verdict.crossed], [list(group) for group in details.metered], list(details.tokens),
-    ]  # fmt: skip
+        list(verdict.crossed), list(details.metered), details.tokens,
+    )  # fmt: skip
     record.version += 1
 
 
-def replay(request: Request, memo: list[Any], entry: Entry, party: Party) -> Decision:
-    """The decision of an earlier call, as it was. Raises ``RequestMismatch``."""
-    _, prints, id_, hold_id, plan_id, takes, now, standings, crossed, groups, tokens = memo
+def replay(request: Request, memo: RememberedRequest, entry: Entry, party: Party) -> Decision:
+    """Tell the decision of an earlier call, as it was. Raises ``RequestMismatch``."""
     request_id = str(request.request_id)
-    if prints != fingerprint(request):
-        raise RequestMismatch(request_id, f"was used for another call: {prints}")
-    if id_ in (party.key.refunds or {}):
+    if memo.prints != fingerprint(request):
+        raise RequestMismatch(request_id, f"was used for another call: {memo.prints}")
+    if memo.id in (party.key.refunds or {}):
         raise RequestMismatch(request_id, "its charge was refunded, or its reservation cancelled")
     verdict = Verdict(
-        allowed=True, now=now, standings=tuple(decode_standing(s) for s in standings),
-        crossed=tuple((name, percent) for name, percent in crossed),
+        allowed=True, now=memo.now, standings=tuple(decode_standing(s) for s in memo.standings),
+        crossed=tuple((name, percent) for name, percent in memo.crossed),
     )  # fmt: skip
-    plan = next((plan for plan in entry.plans.values() if plan.id == plan_id), None)
+    plan = next((plan for plan in entry.plans.values() if plan.id == memo.plan_id), None)
     return Decision(
         Details(
-            Reason.OK, id_, entry.key, plan, dict(takes), verdict, tuple((at, held) for at, held in groups),
-            (tokens[0], tokens[1]), replayed=True, hold=hold_id,
+            Reason.OK, memo.id, entry.key, plan, dict(memo.takes), verdict, tuple(memo.groups), memo.tokens,
+            replayed=True, hold=memo.hold_id,
         )
     )  # fmt: skip
 
@@ -66,7 +66,7 @@ def encode_standing(standing: Standing) -> list[Any]:
 
 
 def decode_standing(data: list[Any]) -> Standing:
-    """What ``encode_standing`` wrote."""
+    """Read what ``encode_standing`` wrote."""
     name, unit, shared, route, limit, length, used, extra, resets_at, numbers = data
     line: Line
     if len(numbers) == 1:

@@ -1,4 +1,4 @@
-"""What a leased store asks of the store that it wraps: pure steps on the record, as ``operations`` has the others."""
+"""Requests of a leased store to the store that it wraps: pure steps on the record, as ``operations`` has the others."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def lease_(request: Request, entry: Entry | None, party: Party | None, terms: Te
     takes = course.cost if request.takes is None else request.takes
     check_units(party, request.api, course, takes)
     lease = held(party, bid.name)
-    if lease is not None and lease[0] >= bid.number:
-        units = granted(settled(party, course, now, terms), lease, course, now) if lease[0] == bid.number else None
+    if lease is not None and lease.number >= bid.number:
+        units = granted(settled(party, course, now, terms), lease, course, now) if lease.number == bid.number else None
         # A lease that is not handed out again is given back by its next bid; whether this one is late, nobody can tell.
-        return _leased(party, course, units, lease[3], now, terms, entry.key, plan) if units else Leased()
+        return _leased(party, course, units, lease.taken_at, now, terms, entry.key, plan) if units else Leased()
     if lease is not None:
         settle(request, entry, party, terms)
         give_back(party, bid, now, last=False)
@@ -90,15 +90,15 @@ def renew(request: Request, entry: Entry | None, party: Party | None, terms: Ter
     if entry is None or party is None or usable(request, entry) is not Reason.OK:
         return None
     lease, plan = held(party, bid.name), entry.plans.get(request.api)
-    if plan is None or lease is None or lease[0] != bid.number or not lease[4]:
+    if plan is None or lease is None or lease.number != bid.number or not lease.takes:
         return None
     now = party.instant(request.now, terms)
     course = plan.course(request.route)
     units = granted(settled(party, course, now, terms), lease, course, now)
     if units is None:
         return None
-    renewed = _leased(party, course, units, lease[3], now, terms, entry.key, plan)
-    if lease[2] < now + bid.life // 2:
+    renewed = _leased(party, course, units, lease.taken_at, now, terms, entry.key, plan)
+    if lease.lively < now + bid.life // 2:
         revive(party, bid, now)
     return renewed
 
@@ -123,7 +123,7 @@ OPERATIONS: Mapping[str, Callable[[Request, Entry | None, Party | None, Terms], 
 
 @attrs.frozen
 class Leased:
-    """What the store answers: a ``decision`` where the call was charged by itself or refused, or else a lease.
+    """The store's answer: a ``decision`` where the call was charged by itself or refused, or else a lease.
 
     ``units`` were taken at ``at``, for windows of which the first ends at ``end``; ``readings`` tell where the limits
     stand, the lease included. ``waiting``: of a quota that refused, units are still out on lease. ``kept``: the key may
@@ -143,9 +143,9 @@ class Leased:
 
 
 def waiting(party: Party, decision: Decision, course: Course, now: int) -> bool:
-    """Whether each quota that refused has units out on leases, which may still come back."""
+    """Tell whether each quota that refused has units out on leases, which may still come back."""
     refusing = [standing.line for standing in decision._details().verdict.standings if standing.refused]
     quotas = [line for line in refusing if isinstance(line, QuotaLine)]
     return bool(quotas) and all(
-        _others(party.holder(line), [course.api, line.route, line.unit], " ", now)[1] > 0 for line in quotas
+        _others(party.holder(line), (course.api, line.route, line.unit), " ", now)[1] > 0 for line in quotas
     )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from ..decision import Decision, Details, Reason
 from ..errors import ReservationClosed
 from ..key import new_token
 from ..rule.charge import add, mark
+from ..rule.entries import Amount, Amounts, Hold
 from ..rule.limits import Terms, Verdict
 from ..rule.party import Party
 from .bounds import check_units
@@ -22,28 +22,29 @@ def commit(request: Request, entry: Entry | None, party: Party | None, terms: Te
         raise ReservationClosed(request.id)
     check_units(party, request.api, course_of(entry, request), request.takes or {}, "actual")
     course, now = settle(request, entry, party, terms)
-    groups: list[tuple[int, list[Any]]] = []
+    groups: list[tuple[int, Amounts]] = []
     held: dict[str, int] = {}
     actual: Mapping[str, int] = {}
     counted: dict[str, int] = {}
-    takes: list[list[Any]] = []
+    takes: Amounts = ()
     for record in party.records():
         # An account may have dropped a hold that lapsed before its key did: what was used is recorded all the same.
-        _, taken_at, still_open, takes = record.release(request.id) or [0, now, False, takes]
+        hold = record.release(request.id) or Hold(0, now, still_open=False, takes=takes)
+        takes = hold.takes
         held = {unit: units for _, route, unit, units in takes if not route}
         actual = held if request.takes is None else request.takes
         kept, more = [], []
-        for api, route in dict.fromkeys((api, route) for api, route, _, _ in takes):
+        for api, route in dict.fromkeys((take.api, take.route) for take in takes):
             for unit in {**held, **actual}:
-                units, had = actual.get(unit, 0), held.get(unit, 0) if still_open else 0
+                units, had = actual.get(unit, 0), held.get(unit, 0) if hold.still_open else 0
                 if units < had:
-                    record.give_back(taken_at, [[api, route, unit, had - units]])
+                    record.give_back(hold.taken_at, [Amount(api, route, unit, had - units)])
                 if min(units, had):
-                    kept.append([api, route, unit, min(units, had)])
+                    kept.append(Amount(api, route, unit, min(units, had)))
                 if units > had:
-                    more.append([api, route, unit, units - had])
+                    more.append(Amount(api, route, unit, units - had))
                     counted[unit] = units - had
-        groups = groups or [(at, part) for at, part in ((taken_at, kept), (now, more)) if part]
+        groups = groups or [(at, tuple(part)) for at, part in ((hold.taken_at, kept), (now, more)) if part]
         add(record, more, now)
     poured = {unit: units - held.get(unit, 0) for unit, units in actual.items() if units > held.get(unit, 0)}
     verdict = mark(party, course, counted, poured, now) if course else Verdict(allowed=True, now=now, standings=())
@@ -60,9 +61,9 @@ def cancel(request: Request, entry: Entry | None, party: Party | None, terms: Te
         raise ReservationClosed(request.id)
     settle(request, entry, party, terms)
     for record in party.records():
-        found = record.release(request.id)
-        if found is not None and found[2]:
-            record.give_back(found[1], found[3])
+        hold = record.release(request.id)
+        if hold is not None and hold.still_open:
+            record.give_back(hold.taken_at, hold.takes)
     memo = (party.key.requests or {}).get(request.request_id or "")
-    if memo is not None and memo[3] == request.id:
-        party.key.refunds = {**(party.key.refunds or {}), memo[2]: memo[0]}
+    if memo is not None and memo.hold_id == request.id:
+        party.key.refunds = {**(party.key.refunds or {}), memo.id: memo.until}

@@ -32,7 +32,7 @@ class UsageRecord:
     leased: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """What JSON can hold of it, as ``quota usage --json`` tells it."""
+        """Return it as JSON can hold it, as ``quota usage --json`` tells it."""
         return {
             "day": self.day.isoformat(), "api": self.api, "limit": self.limit, "used": self.used,
             "remaining": self.remaining,
@@ -62,15 +62,20 @@ def _rows(party: Party, plan: UsagePlan | None, api: str) -> list[tuple[Any, ...
     lines = [line for route in ("", *plan.routes) for line in plan.course(route).lines] if plan else []
     held = {(line.route, line.name): (party.holder(line), line.unit) for line in lines}
     found = {
-        (day, route, name): (used, max(0, limit - window_used), record.leased([of, route, unit], day))
+        (row.day, row.route, row.name): (
+            row.used,
+            max(0, row.limit - row.window_used),
+            record.leased(row.meter, row.day),
+        )
         for record in reversed(party.records())
-        for of, route, unit, name, day, limit, used, window_used, _ in record.history()
-        if of == api and held.get((route, name), (record, unit)) == (record, unit)
+        for row in record.history()
+        if row.api == api and held.get((row.route, row.name), (record, row.unit)) == (record, row.unit)
     }
     places = {(route, name) for _, route, name in found} | set(held)
     alike = {name for route, name in places if sum(other == name for _, other in places) > 1}
     return [
-        (day, f"{route} {name}" if route and name in alike else name, *row) for (day, route, name), row in found.items()
+        (day, f"{route} {name}" if route and name in alike else name, *told)
+        for (day, route, name), told in found.items()
     ]
 
 

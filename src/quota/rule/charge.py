@@ -26,17 +26,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
-from typing import Any
 
 from ..clock import DAY_US
-from .limits import BEYOND, Course, Line, QuotaLine, Reading, Standing, Terms, Verdict
+from .entries import Amount, Amounts
+from .limits import BEYOND, Course, Line, QuotaLine, Reading, Standing, Terms, ThrottleLine, Verdict
 from .party import Party
 from .record import HOUR_US, MINUTE_US, Bucket, Meter, Record, Slot
 from .replan import converted, level_at, move, put
 
 
 def current(party: Party, course: Course | None, now: int) -> bool:
-    """Whether nothing is due at ``now`` for these limits."""
+    """Tell whether nothing is due at ``now`` for these limits."""
     if any(now >= quiet_until(record) for record in party.records()):
         return False
     return course is None or (
@@ -68,21 +68,21 @@ def settled(party: Party, course: Course | None, now: int, terms: Terms) -> Part
 
 
 def read(party: Party, course: Course, now: int) -> list[Reading]:
-    """What a settled party's limits stand at."""
+    """Read what a settled party's limits stand at."""
     readings: list[Reading] = []
     for line in course.lines:
         meter: Meter = party.holder(line).meter(course.api, line.route, line.unit)  # type: ignore[assignment] # settled
         if isinstance(line, QuotaLine):
             slot: Slot = meter.slot(line.name)  # type: ignore[assignment] # settled
-            readings.append((line, meter.total - slot.base, slot.extra, slot.end))
+            readings.append(Reading(line, meter.total - slot.base, slot.extra, slot.end))
         else:
             bucket: Bucket = meter.bucket(line.name)  # type: ignore[assignment] # settled
-            readings.append((line, level_at(bucket, now), 0, now))
+            readings.append(Reading(line, level_at(bucket, now), 0, now))
     return readings
 
 
 def weigh(readings: Iterable[Reading], takes: Mapping[str, int], now: int) -> Verdict:
-    """What taking ``takes`` on top of these readings would get; every limit that refuses is told."""
+    """Decide what taking ``takes`` on top of these readings would get; every limit that refuses is told."""
     standings = []
     waits: list[int] = []
     large: list[int] = []  # since when a limit can never take so much
@@ -100,8 +100,7 @@ def weigh(readings: Iterable[Reading], takes: Mapping[str, int], now: int) -> Ve
             refused = units > 0 and excess > 0
             if units > line.limit:
                 large.append(now)
-            used, rest = -(-reading // line.scale), -(-reading // line.drain)
-            standings.append(Standing(line, used, 0, now + rest, refused))
+            standings.append(_standing(line, reading, now, refused=refused))
             if refused:
                 waits.append(now + -(-excess // line.drain))
     retry_at = max(waits, default=None)
@@ -110,14 +109,20 @@ def weigh(readings: Iterable[Reading], takes: Mapping[str, int], now: int) -> Ve
     return Verdict(not waits, now, tuple(standings), (), None if never else retry_at, never)
 
 
+def _standing(line: ThrottleLine, level: int, now: int, *, refused: bool = False) -> Standing:
+    """Tell where a throttle stands: its level in units, rounded up, and when it is empty."""
+    return Standing(line, -(-level // line.scale), 0, now - -level // line.drain, refused)
+
+
 def take(party: Party, course: Course, takes: Mapping[str, int], now: int) -> Verdict:
     """Take units from a settled party, asking nothing."""
+    counted = _counted(course, takes)
     for record in party.records():
-        add(record, metered(course, takes), now)
+        add(record, counted, now)
     return mark(party, course, takes, takes, now)
 
 
-def add(record: Record, takes: Iterable[Iterable[Any]], now: int) -> None:
+def add(record: Record, takes: Iterable[tuple[str, str, str, int]], now: int) -> None:
     """Count units on the meters they name."""
     record.stamp(now)
     for api, route, unit, units in takes:
@@ -126,6 +131,7 @@ def add(record: Record, takes: Iterable[Iterable[Any]], now: int) -> None:
 
 def mark(party: Party, course: Course, counted: Mapping[str, int], poured: Mapping[str, int], now: int) -> Verdict:
     """After units were counted: pour them into the buckets too, fire the alerts they crossed, tell where all stands."""
+    standings: list[Standing] = []
     crossed: list[tuple[str, int]] = []
     for line in course.lines:
         record = party.holder(line)
@@ -139,14 +145,13 @@ def mark(party: Party, course: Course, counted: Mapping[str, int], poured: Mappi
                     crossed.append((line.name, percent))
                     slot.alerted = percent
                     record.version += 1  # pragma: no mutate -- any number that it was not
+            standings.append(Standing(line, meter.total - slot.base, slot.extra, slot.end))
         else:
             bucket: Bucket = meter.bucket(line.name)  # type: ignore[assignment] # settled
             bucket.level = level_at(bucket, now) + poured.get(line.unit, 0) * line.scale
             bucket.at = now
-    verdict = weigh(read(party, course, now), {}, now)
-    if crossed:
-        verdict = verdict._replace(crossed=tuple(crossed))
-    return verdict
+            standings.append(_standing(line, bucket.level, now))
+    return Verdict(allowed=True, now=now, standings=tuple(standings), crossed=tuple(crossed))
 
 
 def charge(party: Party, course: Course, takes: Mapping[str, int], now: int, terms: Terms, *, dry: bool) -> Verdict:
@@ -170,10 +175,14 @@ def charge(party: Party, course: Course, takes: Mapping[str, int], now: int, ter
     return take(party, course, takes, now)
 
 
-def metered(course: Course, takes: Mapping[str, int]) -> list[list[Any]]:
+def metered(course: Course, takes: Mapping[str, int]) -> Amounts:
     """The meters that a charge counts on, as a hold or a refund names them."""
+    return tuple([Amount(*counted) for counted in _counted(course, takes)])
+
+
+def _counted(course: Course, takes: Mapping[str, int]) -> list[tuple[str, str, str, int]]:
     routes = ("", course.route) if course.routed else ("",)
-    return [[course.api, route, unit, units] for unit, units in takes.items() if units for route in routes]
+    return [(course.api, route, unit, units) for unit, units in takes.items() if units for route in routes]
 
 
 def bounds(course: Course, record: Record, meter: Meter) -> tuple[int, int, int]:
@@ -191,7 +200,7 @@ def bounds(course: Course, record: Record, meter: Meter) -> tuple[int, int, int]
 
 
 def quiet_until(record: Record) -> int:
-    """Until when nothing is due of a record, whatever is called: no hold lapses, no day and no window ends."""
+    """The instant when something is due of a record, whatever is called: a hold lapses, a day or a window ends."""
     ends = [slot.end for meter in record.meters for slot in meter.slots if slot.name and slot.end > record.at]
     return min([record.at - record.at % DAY_US + DAY_US, *ends, *([] if record.due is None else [record.due])])
 
@@ -210,15 +219,15 @@ def _current(record: Record, api: str, line: Line, now: int) -> bool:
 def _settle(record: Record, now: int, terms: Terms) -> None:
     """Lapse the holds that are due and close the days that are over."""
     if record.due is not None and record.due <= now:
-        for found in record.holds.values():  # type: ignore[union-attr] # something is due
-            if found[2] and found[0] <= now:
-                found[2] = False
-                record.give_back(found[1], found[3])
+        for id_, hold in record.holds.items():  # type: ignore[union-attr] # something is due
+            if hold.still_open and hold.expires <= now:
+                record.holds[id_] = hold._replace(still_open=False)  # type: ignore[index] # found
+                record.give_back(hold.taken_at, hold.takes)
         record.find_due()
     today = now // DAY_US
     turned = record.at // DAY_US != today
     if turned:
-        record.rows = [row for row in record.history() if row[4] >= today - terms.retention] or None
+        record.rows = [row for row in record.history() if row.day >= today - terms.retention] or None
     _end_windows(record, now)
     for meter in record.meters if turned else ():
         if meter.total == meter.days[-1][1]:

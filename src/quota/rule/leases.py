@@ -5,21 +5,20 @@ meter counts what was spent and what may still be. So whatever processes do by t
 What a process reports as not spent is given back as though it had never been taken, once. What it never reports (it
 crashed) stays counted until its windows are over, because the record cannot tell it from what was spent.
 
-A lease is ``name -> [number, until, lively, taken_at, takes]``: the lease's number under its name, when the last window
-that counts it ends, until when its process is taken to be alive, when and what was taken. One name holds one lease at a
-time. Asking for lease n + 1 says what was spent of lease n; a request that is repeated, late or out of order finds a
-number that is not the one it expects and changes nothing.
+A record has its leases by name (``entries.Lease``), one of a name at a time. Asking for lease n + 1 says what was spent
+of lease n; a request that is repeated, late or out of order finds a number that is not the one it expects and changes
+nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 import attrs
 
 from ..clock import DAY_US
 from .charge import metered, read
+from .entries import Amount, Lease, MeterName
 from .limits import BEYOND, Course, QuotaLine, Reading, Terms
 from .party import Party
 from .record import Record
@@ -33,7 +32,7 @@ MOST = 256
 
 @attrs.frozen
 class Bid:
-    """What a process asks for: lease ``number`` under ``name``, having ``used`` so much of the one before.
+    """A process asks for lease ``number`` under ``name``, having ``used`` so much of the one before.
 
     ``calls``: as many calls like this one it would cover. ``share``: millionths of a limit that all leases together
     may hold. ``life``: microseconds that the process will be taken to be alive. ``only``: nothing is charged where
@@ -50,7 +49,7 @@ class Bid:
     again: bool = False
 
 
-def held(party: Party, name: str) -> list[Any] | None:
+def held(party: Party, name: str) -> Lease | None:
     """The lease under a name."""
     for record in party.records():
         if record.leases and name in record.leases:
@@ -65,35 +64,33 @@ def give_back(party: Party, bid: Bid, now: int, *, last: bool) -> None:
     """
     for record in party.records():
         lease = record.leases.get(bid.name) if record.leases else None
-        if lease is None or lease[0] > bid.number:
+        if lease is None or lease.number > bid.number:
             continue
-        number, until, _, taken_at, takes = lease
-        if number == bid.number - 1:
-            rest = [[api, route, unit, units - bid.used.get(unit, 0)] for api, route, unit, units in takes]
-        elif number == bid.number and last:
-            rest = takes
-        else:
-            rest = []
-        rest = [take for take in rest if take[3] > 0]
+        rest: Iterable[Amount] = ()
+        if lease.number == bid.number - 1:
+            rest = [take._replace(units=take.units - bid.used.get(take.unit, 0)) for take in lease.takes]
+        elif lease.number == bid.number and last:
+            rest = lease.takes
+        rest = [take for take in rest if take.units > 0]
         if rest:
-            record.give_back(taken_at, rest)
-        record.leases[bid.name] = [bid.number + last, until, now + bid.life, taken_at, []]  # type: ignore[index] # found
+            record.give_back(lease.taken_at, rest)
+        closed = lease._replace(number=bid.number + last, lively=now + bid.life, takes=())
+        record.leases[bid.name] = closed  # type: ignore[index] # found
         record.version += 1
     party.changed = True
 
 
-def granted(party: Party, lease: list[Any], course: Course, now: int) -> dict[str, int] | None:
+def granted(party: Party, lease: Lease, course: Course, now: int) -> dict[str, int] | None:
     """The units of a lease that may be spent from now on, of a settled party: its bid comes again, or it is renewed.
 
     None when they are for windows or meters that are not now's, or when a limit was lowered below what it counts.
     """
-    _, _, _, taken_at, takes = lease
-    units = {unit: n for _, _, unit, n in takes}
-    if metered(course, units) != [list(take) for take in takes]:
+    units = {take.unit: take.units for take in lease.takes}
+    if metered(course, units) != lease.takes:
         return None
     for line, reading, extra, _ in read(party, course, now):
         if isinstance(line, QuotaLine):
-            if line.window(now)[0] > taken_at or reading > line.limit + line.overage + extra:
+            if line.window(now)[0] > lease.taken_at or reading > line.limit + line.overage + extra:
                 return None
         elif reading > line.burst:
             return None
@@ -103,7 +100,7 @@ def granted(party: Party, lease: list[Any], course: Course, now: int) -> dict[st
 def close_name(party: Party, bid: Bid, now: int, *, last: bool) -> None:
     """The bid was made before and may still be under way: should it come, it finds its number gone by."""
     leases = party.key.leases = party.key.leases or {}
-    leases[bid.name] = [bid.number + last, now, now + bid.life, now, []]
+    leases[bid.name] = Lease(bid.number + last, now, now + bid.life, now, ())
     party.key.version += 1
     party.changed = True
 
@@ -115,30 +112,31 @@ def remember(party: Party, bid: Bid, course: Course, units: Mapping[str, int], n
         until = record.open_until(now, takes, now)
         leases, burned, over = {}, {}, []
         for name, lease in (record.leases or {}).items():
-            if not lease[0]:
-                if lease[3] // DAY_US >= now // DAY_US - terms.retention:
+            if not lease.number:
+                if lease.taken_at // DAY_US >= now // DAY_US - terms.retention:
                     burned[name] = lease
             elif _over(lease, now):
                 over.append(lease)
             else:
                 leases[name] = lease
         if len(leases) >= MOST:
-            dead = min(leases, key=lambda name: leases[name][2])
-            if leases[dead][2] < now:
+            dead = min(leases, key=lambda name: leases[name].lively)
+            if leases[dead].lively < now:
                 over.append(leases.pop(dead))
-        leases[bid.name] = [bid.number, until, now + bid.life, now, takes]
+        leases[bid.name] = Lease(bid.number, until, now + bid.life, now, takes)
         record.leases = {**_burn(burned, over), **leases}
         record.version += 1
 
 
-def _burn(burned: dict[str, list[Any]], over: list[list[Any]]) -> dict[str, list[Any]]:
-    """What was never reported of a day's leases, all in one: number 0, of nobody."""
-    for _, _, _, taken_at, takes in over:
-        name = f"burned {taken_at // DAY_US}"
-        for *meter, units in takes:
-            _, _, _, at, sums = burned.get(name) or [0, 0, 0, taken_at, []]
-            had = sum(take[3] for take in sums if take[:3] == meter)
-            burned[name] = [0, 0, 0, at, [take for take in sums if take[:3] != meter] + [[*meter, had + units]]]
+def _burn(burned: dict[str, Lease], over: list[Lease]) -> dict[str, Lease]:
+    """Add what was never reported of a day's leases up, all in one: number 0, of nobody."""
+    for lease in over:
+        name = f"burned {lease.taken_at // DAY_US}"
+        for take in lease.takes:
+            day = burned.get(name) or Lease(0, 0, 0, lease.taken_at, ())
+            had = sum(old.units for old in day.takes if old.meter == take.meter)
+            others = tuple([old for old in day.takes if old.meter != take.meter])
+            burned[name] = day._replace(takes=(*others, take._replace(units=had + take.units)))
     return burned
 
 
@@ -146,19 +144,19 @@ def revive(party: Party, bid: Bid, now: int) -> None:
     """The lease's process is alive."""
     for record in party.records():
         if record.leases and bid.name in record.leases:
-            record.leases[bid.name][2] = now + bid.life
+            record.leases[bid.name] = record.leases[bid.name]._replace(lively=now + bid.life)
             record.version += 1
     party.changed = True
 
 
-def _over(lease: list[Any], now: int) -> bool:
-    """Whether nothing can come of a lease any more, late messages of its process included."""
-    _, until, lively, _, takes = lease
-    return lively + 300 * MILLION < now and (not takes or until <= now or lively + DAY_US < now)
+def _over(lease: Lease, now: int) -> bool:
+    """Tell whether nothing can come of a lease any more, late messages of its process included."""
+    lively = lease.lively
+    return lively + 300 * MILLION < now and (not lease.takes or lease.until <= now or lively + DAY_US < now)
 
 
 def affordable(party: Party, course: Course, takes: Mapping[str, int], bid: Bid, now: int) -> dict[str, int] | None:
-    """How many units to lease for calls like this one, from a settled party; None where each call goes by itself.
+    """The units to lease for calls like this one, from a settled party; None where each call goes by itself.
 
     Of every limit: at most the bid's part of ``share``, what is left of all holders' share, and half of this holder's
     part of what is free, so that leases shrink as the free amount does and the last units are handed out one by one.
@@ -169,7 +167,7 @@ def affordable(party: Party, course: Course, takes: Mapping[str, int], bid: Bid,
         if line.unit not in units:
             continue
         record = party.holder(line)
-        holders, out = _others(record, [course.api, line.route, line.unit], bid.name, now)
+        holders, out = _others(record, (course.api, line.route, line.unit), bid.name, now)
         if isinstance(line, QuotaLine):
             whole = line.limit + extra
             room = whole + line.overage - reading
@@ -185,13 +183,13 @@ def affordable(party: Party, course: Course, takes: Mapping[str, int], bid: Bid,
     return units
 
 
-def _others(record: Record, meter: list[str], name: str, now: int) -> tuple[int, int]:
+def _others(record: Record, meter: MeterName, name: str, now: int) -> tuple[int, int]:
     """(how many processes hold leases on a meter, the bidder included; how many units the others' live leases hold)."""
     holders, out = {name[:-1]}, 0
-    for other, (_, _, lively, _, takes) in (record.leases or {}).items():
-        if lively <= now:
+    for other, lease in (record.leases or {}).items():
+        if lease.lively <= now:
             continue
-        units = sum(take[3] for take in takes if take[:3] == meter)
+        units = sum(take.units for take in lease.takes if take.meter == meter)
         if units:
             holders.add(other[:-1])
             out += units
@@ -199,6 +197,6 @@ def _others(record: Record, meter: list[str], name: str, now: int) -> tuple[int,
 
 
 def first_end(party: Party, readings: tuple[Reading, ...]) -> int:
-    """When the first window ends, or the first hold lapses: until then only charges move these readings."""
-    ends = [end for line, _, _, end in readings if isinstance(line, QuotaLine)]
+    """The instant when the first window ends or hold lapses: until then only charges move these readings."""
+    ends = [reading.end for reading in readings if isinstance(reading.line, QuotaLine)]
     return min([BEYOND, *ends, *(record.due for record in party.records() if record.due is not None)])

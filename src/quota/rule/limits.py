@@ -8,7 +8,7 @@ from typing import NamedTuple
 import attrs
 
 from ..clock import DAY_US
-from .record import Place
+from .entries import ThrottleRef
 
 MAX_UNITS = 2**53 - 1
 """The largest number of units a limit or a cost may have: exact in every engine, doubles included."""
@@ -18,7 +18,7 @@ BEYOND = 2**200
 
 
 class Terms(NamedTuple):
-    """What a store was told: a clock this far behind is an error, memos and history are kept this long."""
+    """A store's terms: a clock this far behind is an error, memos and history are kept this long."""
 
     max_skew: int = 300_000_000
     request_ttl: int = DAY_US
@@ -56,13 +56,13 @@ class ThrottleLine:
 
 
 Line = QuotaLine | ThrottleLine
-Throttles = tuple[tuple[Place, ...], tuple[ThrottleLine, ...]]
+Throttles = tuple[tuple[ThrottleRef, ...], tuple[ThrottleLine, ...]]
 """One unit's throttles of a whole plan, its routes' too: where each counts, and the lines."""
 
 
 @attrs.frozen(eq=False, repr=False)
 class Course:
-    """What one call on (api, route) under one plan goes through. ``routed``: the route counts on a meter of its own.
+    """All that a call on (api, route) under a plan goes through. ``routed``: the route counts on a meter of its own.
 
     ``throttles``: the whole plan's, by unit.
     """
@@ -86,7 +86,7 @@ class Standing(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What the rule says of one charge at ``now``; ``retry_at`` is None when it can never fit."""
+    """The rule's word on one charge at ``now``; ``retry_at`` is None when it can never fit."""
 
     allowed: bool
     now: int
@@ -96,5 +96,10 @@ class Verdict(NamedTuple):
     too_large: bool = False
 
 
-Reading = tuple[Line, int, int, int]
-"""(a limit, its used units or its bucket's level, granted extra, the window's end or now)"""
+class Reading(NamedTuple):
+    """A limit, its used units or its bucket's level, what was granted on top, the window's end or now."""
+
+    line: Line
+    used: int
+    extra: int
+    end: int

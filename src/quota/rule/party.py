@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from ..errors import ClockSkew
+from .entries import ThrottleRef
 from .limits import Course, Line, Terms
-from .record import Place, Record
+from .record import Record
 from .undo import Undo
 
 
@@ -49,7 +50,7 @@ class Party:
                 raise ClockSkew(now, record.floor)
         return now
 
-    def places(self, course: Course, unit: str) -> tuple[Place, ...]:
+    def places(self, course: Course, unit: str) -> tuple[ThrottleRef, ...]:
         """The throttles of the plan that the key was charged under last."""
         meter = self.key.meter(course.api, "", unit)
         return meter.places if meter is not None else ()

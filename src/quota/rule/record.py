@@ -1,4 +1,4 @@
-"""What a ledger remembers of one counted party (a key or an account): plain mutable data and its encoded form.
+"""The record of one counted party (a key or an account): plain mutable data and its encoded form.
 
 A *meter* counts every unit taken of one (api, route, unit), under whatever plan; a quota's *slot* remembers what its
 meter read when the window began. So ``used = meter.total - slot.base``, and no change of plan can lose or mint a unit.
@@ -10,14 +10,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..clock import DAY_US
+from .entries import Amount, Amounts, Day, Hold, Lease, MeterName, RememberedRequest, ThrottleRef
 
 MINUTE_US = 60_000_000
 HOUR_US = 3_600_000_000
 _NEVER = 2**62
-
-Place = tuple[str, str, bool, int, int, int]
-"""A throttle's route and name, whether the account's keys share its bucket, its scale, drain and burst."""
-
 
 _unused: dict[int, tuple[int, int]] = {}
 """Days on which nothing was counted before: one each for all the meters that begin on them."""
@@ -45,7 +42,7 @@ class Slot:
         self.since = since
 
     def matters_until(self) -> int:
-        """Until when anything may be asked of it: where it has ended, the window that follows begins at its reading."""
+        """The end of its use: where it has ended, the window that follows may yet begin at its reading."""
         return self.end + max(2 * (self.end - self.start), 2 * DAY_US) if self.since == self.end else self.end
 
     def encode(self) -> list[Any]:
@@ -91,7 +88,7 @@ class Meter:
         self.days = [_unused.setdefault(day, (day, 0))]
         self.slots: list[Slot] = []
         self.buckets: list[Bucket] | tuple[()] = ()
-        self.places: tuple[Place, ...] = ()
+        self.places: tuple[ThrottleRef, ...] = ()
 
     def slot(self, name: str) -> Slot | None:
         for slot in self.slots:
@@ -112,6 +109,15 @@ class Meter:
             *([self.places] if self.places else ()),
         ]  # fmt: skip
 
+    def copy(self) -> Meter:
+        """A meter of its own: changing one never changes the other."""
+        twin = Meter(self.api, self.route, self.unit, 0)
+        twin.total, twin.minute, twin.hour, twin.days = self.total, self.minute, self.hour, [*self.days]
+        twin.slots = [Slot(*slot.encode()) for slot in self.slots]
+        twin.buckets = [Bucket(*bucket.encode()) for bucket in self.buckets] or ()
+        twin.places = self.places
+        return twin
+
     @classmethod
     def decode(cls, data: list[Any]) -> Meter:
         meter = cls(data[0], data[1], data[2], 0)
@@ -120,7 +126,7 @@ class Meter:
         meter.slots = [Slot(*slot) for slot in slots]
         meter.buckets = [Bucket(*bucket) for bucket in buckets] or ()
         if places:
-            meter.places = tuple(tuple(place) for place in places[0])
+            meter.places = tuple([ThrottleRef(*place) for place in places[0]])
         return meter
 
 
@@ -129,9 +135,8 @@ class Record:
 
     ``at``: the latest instant charged; time never runs backwards for a record. ``floor``: nothing before it is
     remembered, so a call from before it is refused an answer. ``token`` tells this record from one forgotten earlier.
-    ``version`` moves whenever anything but a plain charge changed the record. ``holds``: id -> [expires, taken_at,
-    open, takes]. ``requests``: request_id -> memo. ``refunds``: decision id -> until when it is remembered. ``rows``:
-    finished days. ``leases``: name -> what its process holds, see ``leases.py``.
+    ``version`` moves whenever anything but a plain charge changed the record. ``holds`` go by reservation id,
+    ``requests`` by request_id, ``leases`` by name. ``refunds``: decision id -> until when it is remembered.
     """
 
     __slots__ = ("at", "due", "floor", "holds", "leases", "meters", "refunds", "requests", "rows", "token", "version")
@@ -143,11 +148,11 @@ class Record:
         self.version = 0
         self.due: int | None = None
         self.meters: list[Meter] = []
-        self.holds: dict[str, list[Any]] | None = None
-        self.requests: dict[str, list[Any]] | None = None
+        self.holds: dict[str, Hold] | None = None
+        self.requests: dict[str, RememberedRequest] | None = None
         self.refunds: dict[str, int] | None = None
-        self.rows: list[list[Any]] | None = None
-        self.leases: dict[str, list[Any]] | None = None
+        self.rows: list[Day] | None = None
+        self.leases: dict[str, Lease] | None = None
 
     def meter(self, api: str, route: str, unit: str) -> Meter | None:
         for meter in self.meters:
@@ -156,7 +161,7 @@ class Record:
         return None
 
     def encode(self) -> list[Any]:
-        """Lists, strings and integers only: JSON holds it exactly."""
+        """Lists, tuples, strings and integers only: JSON holds it exactly."""
         leases = [self.leases] if self.leases else []  # most records never have any: they pay nothing
         return [
             self.at, self.floor, self.token, self.version, self.due, [meter.encode() for meter in self.meters],
@@ -167,20 +172,25 @@ class Record:
     def decode(cls, data: list[Any]) -> Record:
         record = cls()
         (record.at, record.floor, record.token, record.version, record.due, meters,
-         record.holds, record.requests, record.refunds, record.rows, *leases) = data  # fmt: skip
-        record.leases = leases[0] if leases else None
+         holds, requests, record.refunds, rows, *leases) = data  # fmt: skip
         record.meters = [Meter.decode(meter) for meter in meters]
+        record.holds = holds and {id_: Hold.decode(hold) for id_, hold in holds.items()}
+        record.requests = requests and {id_: RememberedRequest.decode(memo) for id_, memo in requests.items()}
+        record.rows = rows and [Day(*row) for row in rows]
+        record.leases = {name: Lease.decode(lease) for name, lease in leases[0].items()} if leases else None
         return record
 
     def copy(self) -> Record:
         """A record of its own: changing one never changes the other."""
-        twin = Record.decode(self.encode())
+        twin = Record(self.token, self.floor)
+        twin.at, twin.version, twin.due = self.at, self.version, self.due
+        twin.meters = [meter.copy() for meter in self.meters]
         # An empty one is copied too: shared, it would take in what only one of the records holds.
-        twin.holds = {id_: list(hold) for id_, hold in (self.holds or {}).items()} or None
+        twin.holds = dict(self.holds or {}) or None
         twin.requests = dict(self.requests or {}) or None
         twin.refunds = dict(self.refunds or {}) or None
-        twin.rows = [list(row) for row in self.rows or ()] or None
-        twin.leases = {name: list(lease) for name, lease in (self.leases or {}).items()} or None
+        twin.rows = list(self.rows or ()) or None
+        twin.leases = dict(self.leases or {}) or None
         return twin
 
     def become(self, other: Record) -> None:
@@ -218,7 +228,7 @@ class Record:
         self.turn_minute(now)
         self.at = now
 
-    def give_back(self, taken_at: int, takes: Iterable[Iterable[Any]]) -> None:
+    def give_back(self, taken_at: int, takes: Iterable[Amount]) -> None:
         """Undo a take as though it had never been: windows that began later keep their count. Throttles keep theirs."""
         for api, route, unit, units in takes:
             meter = self.meter(api, route, unit)
@@ -232,20 +242,12 @@ class Record:
             if self.at - self.at % HOUR_US > taken_at:
                 meter.hour -= units
             meter.days = [(day, total - units if day * DAY_US > taken_at else total) for day, total in meter.days]
-            self._correct([api, route, unit], taken_at, units)
+            name = api, route, unit
+            self.rows = [d.without(units, taken_at) if d.meter == name else d for d in self.rows or ()] or None
         self.version += 1
 
-    def _correct(self, meter: list[str], taken_at: int, units: int) -> None:
-        """Take units out of the finished days that counted them."""
-        day, rows = taken_at // DAY_US, []
-        for row in self.rows or ():
-            of_day, of_window = row[4] == day, row[8] <= taken_at and row[4] >= day
-            corrected = row[:3] == meter and (of_day or of_window)
-            rows.append([*row[:6], row[6] - units * of_day, row[7] - units * of_window, row[8]] if corrected else row)
-        self.rows = rows or None
-
-    def open_until(self, taken_at: int, takes: Iterable[Iterable[Any]], now: int) -> int:
-        """When the last window that holds this take ends; 0 when none is left open."""
+    def open_until(self, taken_at: int, takes: Iterable[Amount], now: int) -> int:
+        """The end of the last window that holds this take; 0 when none is left open."""
         until = 0
         for api, route, unit, _ in takes:
             meter = self.meter(api, route, unit)
@@ -254,43 +256,43 @@ class Record:
                     until = max(until, slot.end)
         return until
 
-    def hold(self, id_: str, expires: int, now: int, takes: list[list[Any]]) -> None:
+    def hold(self, id_: str, expires: int, now: int, takes: Amounts) -> None:
         """Remember that a take made at ``now`` is only held, until ``expires``."""
         if self.holds is None:
             self.holds = {}
         closed = [old for old, (end, _, still, _) in self.holds.items() if not still and end + DAY_US < now]
         for old in closed:
             del self.holds[old]
-        self.holds[id_] = [expires, now, True, takes]
+        self.holds[id_] = Hold(expires, now, still_open=True, takes=takes)
         self.due = expires if self.due is None else min(self.due, expires)
         self.version += 1
 
-    def release(self, id_: str) -> list[Any] | None:
-        """Close a hold and give it out: [expires, taken_at, still open, takes]; None when it is closed or unknown."""
-        found = self.holds.pop(id_, None) if self.holds else None
-        if found is not None:
+    def release(self, id_: str) -> Hold | None:
+        """Drop a hold and return it, if it is there."""
+        hold = self.holds.pop(id_, None) if self.holds else None
+        if hold is not None:
             self.find_due()
             self.version += 1
-        return found
+        return hold
 
     def find_due(self) -> None:
-        """When the next hold lapses."""
+        """Note when the next hold lapses."""
         self.due = min((end for end, _, still, _ in (self.holds or {}).values() if still), default=None)
 
-    def leased(self, meter: list[str], day: int) -> int:
+    def leased(self, meter: MeterName, day: int) -> int:
         """Units leased on a day that were not reported as spent."""
-        leases = (self.leases or {}).values()
-        return sum(take[3] for *_, at, takes in leases for take in takes if at // DAY_US == day and take[:3] == meter)
+        leases = [lease for lease in (self.leases or {}).values() if lease.taken_at // DAY_US == day]
+        return sum(take.units for lease in leases for take in lease.takes if take.meter == meter)
 
-    def history(self) -> list[list[Any]]:
-        """Per quota and day: [api, route, unit, name, day, limit, used that day, used in the window, since when]."""
+    def history(self) -> list[Day]:
+        """The days of all quotas, the one that is not finished included."""
         rows = list(self.rows or ())
         for meter in self.meters:
             day, before = meter.days[-1]
             if meter.total != before:
                 rows.extend(
-                    [meter.api, meter.route, meter.unit, slot.name, day, slot.limit + slot.extra,
-                     meter.total - before, meter.total - slot.base, slot.since]
+                    Day(meter.api, meter.route, meter.unit, slot.name, day, slot.limit + slot.extra,
+                        meter.total - before, meter.total - slot.base, slot.since)
                     for slot in meter.slots if slot.name and slot.end > day * DAY_US
                 )  # fmt: skip
         return rows
@@ -307,12 +309,12 @@ class Record:
                 floor = max(floor, slot.end)
             for bucket in meter.buckets:
                 dead = max(dead, min(bucket.at - -bucket.level // bucket.drain, _NEVER))
-            for _, _, shared, _, drain, burst in meter.places:
-                dead = max(dead, min(self.at - -burst // drain, _NEVER) if shared else 0)
-        for expires, _, _, _ in (self.holds or {}).values():
-            dead = max(dead, expires + DAY_US)
+            for place in meter.places:
+                dead = max(dead, min(self.at - -place.burst // place.drain, _NEVER) if place.shared else 0)
+        for hold in (self.holds or {}).values():
+            dead = max(dead, hold.expires + DAY_US)
         for memo in (self.requests or {}).values():
-            dead = max(dead, memo[0])
+            dead = max(dead, memo.until)
         for until in (self.refunds or {}).values():
             dead = max(dead, until)
         return dead, floor

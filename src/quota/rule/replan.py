@@ -1,4 +1,4 @@
-"""What a change of plan does to throttles: a part of the rule, as pure as ``charge.py``, which alone calls it.
+"""Throttles under a changed plan: a part of the rule, as pure as ``charge.py``, which alone calls it.
 
 The key's own meter remembers the throttles that it was last charged under. Where its plan has others, its calls were
 charged to other buckets than they will be, and those take over what they did not see: from buckets of other names, of
@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from .record import Bucket, Meter, Record
 
 if TYPE_CHECKING:
+    from .entries import ThrottleRef
     from .limits import ThrottleLine, Throttles
     from .party import Party
 
 
 class _Former(NamedTuple):
-    """Where the key's calls were charged under the plan before; ``stays``: and are, at most as much, under this one."""
+    """A bucket of the key's calls under the plan before; ``stays``: and under this one, at most as much."""
 
     record: Record
     meter: Meter
@@ -39,14 +40,15 @@ def move(party: Party, api: str, unit: str, throttles: Throttles, now: int) -> b
         return False
     after = {(party.holder(line), line.route, line.name): line for line in lines}
     before: dict[str, list[_Former]] = {}
-    for route, name, shared, scale, drain, burst in left:
-        record = party.record(shared=shared)
-        meter = record.metered(api, route, unit, now)
+    for old in left:
+        record = party.record(shared=old.shared)
+        meter = record.metered(api, old.route, unit, now)
         # What an idle key left in a bucket that it shares is gone when a full one would be.
-        mine = record is party.key or (now - party.key.at) * drain < burst
-        new = after.get((record, route, name))
-        stays = new is not None and new.drain * scale <= drain * new.scale and new.burst * scale <= burst * new.scale
-        before.setdefault(route, []).append(_Former(record, meter, name, meter.bucket(name) if mine else None, stays))
+        mine = record is party.key or (now - party.key.at) * old.drain < old.burst
+        new = after.get((record, old.route, old.name))
+        stays = new is not None and _as_tight(new, old)
+        bucket = meter.bucket(old.name) if mine else None
+        before.setdefault(old.route, []).append(_Former(record, meter, old.name, bucket, stays))
     routes = {line.route for line in lines}
     dropped = [formers for route, formers in before.items() if route not in routes]
     joined = [(line, *_joined(party, api, line, before, dropped, now)) for line in lines]
@@ -63,6 +65,11 @@ def move(party: Party, api: str, unit: str, throttles: Throttles, now: int) -> b
         elif routes & {"", route}:
             bucket.lent, bucket.since = level_at(bucket, now), now
     return True
+
+
+def _as_tight(new: ThrottleLine, old: ThrottleRef) -> bool:
+    """Tell whether a throttle lets no more through than another did."""
+    return new.drain * old.scale <= old.drain * new.scale and new.burst * old.scale <= old.burst * new.scale
 
 
 def _joined(
@@ -96,7 +103,7 @@ def level_at(bucket: Bucket, now: int) -> int:
 
 
 def _missed(line: ThrottleLine, formers: list[_Former], now: int) -> tuple[int, int]:
-    """What charges to these buckets, which all were charged the same calls, would have left in a throttle's own.
+    """Work out what charges to these buckets, all charged the same calls, would have left in a throttle's own.
 
     A slower bucket's level is at least what this one's would be, so the lowest of those is safe; where all were
     faster, the highest is what they promised to keep.

@@ -11,19 +11,20 @@ OPERATIONS = "operations/leases.py"
 BUGS = {
     "unreported units go back after a crash": [(
         LEASES, "        until = record.open_until(now, takes, now)\n",
-        ("        until = record.open_until(now, takes, now)\n        for lease in (record.leases or {}).values():\n"
-        "            if lease[2] < now:\n                record.give_back(lease[3], lease[4])\n                lease[4] = []\n"))],
+        ("        until = record.open_until(now, takes, now)\n        for other, lease in (record.leases or {}).items():\n"
+        "            if lease.lively < now:\n                record.give_back(lease.taken_at, lease.takes)\n"
+        "                record.leases[other] = lease._replace(takes=())\n"))],
     "a lease is settled again and again": [(
-        LEASES, "record.leases[bid.name] = [bid.number + last, until, now + bid.life, taken_at, []]", "record.leases[bid.name] = lease")],
-    "a lease is given back whole, whatever was used": [(LEASES, "units - bid.used.get(unit, 0)", "units")],
+        LEASES, "record.leases[bid.name] = closed", "record.leases[bid.name] = lease")],
+    "a lease is given back whole, whatever was used": [(LEASES, "take.units - bid.used.get(take.unit, 0)", "take.units")],
     "a repeated bid gets another lease": [(
-        OPERATIONS, "    if lease is not None and lease[0] >= bid.number:\n", "    if lease is not None and lease[0] > bid.number:\n")],
+        OPERATIONS, "    if lease is not None and lease.number >= bid.number:\n", "    if lease is not None and lease.number > bid.number:\n")],
     "a lease whose bid comes again after its window is taken back": [(
         OPERATIONS, "        # A lease that is not",
-        ("        if lease[0] == bid.number and not units:\n            settle(request, entry, party, terms)\n"
+        ("        if lease.number == bid.number and not units:\n            settle(request, entry, party, terms)\n"
         "            give_back(party, bid, now, last=True)\n        # A lease that is not"))],
     "a bid that comes late is answered": [(
-        OPERATIONS, "    if lease is not None and lease[0] >= bid.number:\n", "    if lease is not None and lease[0] == bid.number:\n")],
+        OPERATIONS, "    if lease is not None and lease.number >= bid.number:\n", "    if lease is not None and lease.number == bid.number:\n")],
     "the cap is ignored": [(LEASES, "[all_may // holders, all_may - out, room // (2 * holders), *calm]", "[room // (2 * holders), *calm]")],
     "more is handed out than was charged": [(
         OPERATIONS, "        remember(party, bid, course, units, now, terms)\n",

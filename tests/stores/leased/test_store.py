@@ -271,7 +271,7 @@ def test_throttles_keep_their_bound(shared, clock, seed):
     events = []
     for _ in range(3000):
         out = (
-            sum(sum(take[3] for take in lease[4]) for lease in (record_of(shared).leases or {}).values())
+            sum(take.units for lease in (record_of(shared).leases or {}).values() for take in lease.takes)
             if events
             else 0
         )
@@ -634,7 +634,7 @@ def test_an_answer_lost_until_its_window_was_over(shared, clock):
     shared.store.apply = real
     ledger.close()
     (lease,) = record_of(shared).leases.values()
-    assert (lease[4], record_of(shared).meters[0].total) == ([], 1)
+    assert (lease.takes, record_of(shared).meters[0].total) == ((), 1)
 
 
 def test_a_clock_stepped_back_asks_again(shared, clock):

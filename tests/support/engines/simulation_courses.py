@@ -251,9 +251,9 @@ class World:
         for name, record in self.records():
             if name == key:
                 for lease, entry in (record.leases or {}).items():
-                    rests = self.unspent(lease, entry[0], entry[4]) if entry[4] else {}
-                    for *meter, units in entry[4]:
-                        self.books[key][tuple(meter)] += units - rests[tuple(meter)]
+                    rests = self.unspent(lease, entry.number, entry.takes) if entry.takes else {}
+                    for take in entry.takes:
+                        self.books[key][take.meter] += take.units - rests[take.meter]
 
     def do_look(self):
         key, who, options = self.call()
@@ -282,18 +282,18 @@ class World:
                 break
         else:
             raise AssertionError(f"lease {lease, number} is nobody's")
-        rests = {tuple(meter): units - used.get(meter[2], 0) for *meter, units in takes}
+        rests = {take.meter: take.units - used.get(take.unit, 0) for take in takes}
         assert min(rests.values()) >= 0, f"more than was leased is spent of {takes}: {used}"
         return rests
 
     def see_pruned(self):
         """Leases that the records gave up: their windows are over, or their process was idle for a day."""
         for name, record in self.records():
-            leases = {lease: entry for lease, entry in (record.leases or {}).items() if entry[0]}
+            leases = {lease: entry for lease, entry in (record.leases or {}).items() if entry.number}
             for lease, (number, takes) in self.out[name].items():
                 if lease not in leases:
                     self.burned[name].update(self.unspent(lease, number, takes))
-            self.out[name] = {lease: (entry[0], entry[4]) for lease, entry in leases.items() if entry[4]}
+            self.out[name] = {lease: (entry.number, entry.takes) for lease, entry in leases.items() if entry.takes}
 
     def account(self):
         """What each meter counts was admitted, or is out on lease and unspent, or burned."""
@@ -313,7 +313,7 @@ class World:
             self.holders.pop()
         self.account()
         assert not any(
-            lease[0] and lease[4] for _, record in self.records() for lease in (record.leases or {}).values()
+            lease.number and lease.takes for _, record in self.records() for lease in (record.leases or {}).values()
         )
 
 

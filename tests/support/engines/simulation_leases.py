@@ -219,9 +219,9 @@ class World:
 
     def capped(self, whole):
         """All leases of live holders together stay within their share."""
-        live = [lease for lease in self.leases().values() if lease[2] > self.record().at]
+        live = [lease for lease in self.leases().values() if lease.lively > self.record().at]
         most = whole * int(self.share * 1_000_000) // 1_000_000
-        assert sum(take[3] for lease in live for take in lease[4]) <= most, f"more than {most} are out on lease"
+        assert sum(take.units for lease in live for take in lease.takes) <= most, f"more than {most} are out on lease"
 
     def see_bid(self, bid):
         """What a holder reports. Returns leases that nobody ever held, as their requests came too late: to be burned."""
@@ -422,14 +422,14 @@ class World:
     def leases(self):
         record = self.record()
         leases = (record.leases or {}) if record else {}
-        return {name: lease for name, lease in leases.items() if lease[0]}  # the others are what was burned, by day
+        return {name: lease for name, lease in leases.items() if lease.number}  # the others are what was burned, by day
 
     def outstanding(self):
         """(lease name, number, when) -> units, as the record has them."""
         return {
-            (name, lease[0], lease[3]): sum(take[3] for take in lease[4])
+            (name, lease.number, lease.taken_at): sum(take.units for take in lease.takes)
             for name, lease in self.leases().items()
-            if lease[4]
+            if lease.takes
         }
 
     def see_spent(self):

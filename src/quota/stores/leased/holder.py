@@ -94,9 +94,9 @@ class Purse:
         """What the store has of the lease's key and limits now."""
         self.key = leased.key  # type: ignore[assignment] # a lease has one
         # Renewed, by an equal plan: its limits stand in the same order, and buckets go by the ones of before.
-        lines = [line for line, _, _, _ in (self.readings if self.open else leased.readings)]
+        lines = [reading.line for reading in (self.readings if self.open else leased.readings)]
         told = zip(lines, leased.readings, strict=True)
-        self.readings = tuple((line, reading, extra, end) for line, (_, reading, extra, end) in told)
+        self.readings = tuple(reading._replace(line=line) for line, reading in told)
         expiries = [self.key.expires_at, *(s.expires_at for s in self.key.secrets if s.digest == self.digest)]
         self.end = min([leased.end, *(to_us(expiry) for expiry in expiries if expiry is not None)])
 
@@ -157,11 +157,11 @@ class Purse:
             units = takes.get(line.unit, 0)
             if isinstance(line, QuotaLine):
                 left = self.units[line.unit] - self.spent[line.unit].total if line.unit in self.units else 0
-                readings.append((line, reading - left + units, extra, end))
+                readings.append(Reading(line, reading - left + units, extra, end))
             else:
                 bucket = self.buckets[line]
                 level = level_at(bucket, now) + units * line.scale
-                readings.append((line, level, 0, now))
+                readings.append(Reading(line, level, 0, now))
                 if not dry:
                     bucket.level, bucket.at = level, now
         verdict = weigh(readings, {}, now)
@@ -176,7 +176,7 @@ class Purse:
 
     def open_lane(self, lanes: MutableMapping[bytes | str, Lane], ref: bytes | str, lock: Any, home: Home) -> None:
         """Let the ledger spend by its fast path: plain requests on one course, within the minute of the lease."""
-        lines = [line for line, _, _, _ in self.readings]
+        lines = [reading.line for reading in self.readings]
         throttles = [line for line in lines if isinstance(line, ThrottleLine)]
         if len(throttles) > 1 or list(self.units) != [REQUESTS] or any(line.unit != REQUESTS for line in lines):
             return
@@ -218,9 +218,9 @@ class Refused:
             return None
         takes = self.course.cost if request.takes is None else request.takes
         readings: list[Reading] = [
-            (line, reading, extra, end) if isinstance(line, QuotaLine)
-            else (line, max(0, reading - line.drain * (request.now - leased.at)), 0, request.now)
-            for line, reading, extra, end in leased.readings
+            reading if isinstance(line := reading.line, QuotaLine)
+            else Reading(line, max(0, reading.used - line.drain * (request.now - leased.at)), 0, request.now)
+            for reading in leased.readings
         ]  # fmt: skip
         verdict = weigh(readings, takes, request.now)
         if verdict.allowed or reason_of(verdict) is Reason.THROTTLED:

@@ -234,7 +234,7 @@ class PostgresSteps(Decisions):
 
     def _write(self, copy: CachedKey, request: Request, found: Loaded, versions: list[int]) -> Call:
         names = refs(copy.entry)
-        memo: list[Any] | None = (found.party.key.requests or {}).get(request.request_id or "")
+        memo = (found.party.key.requests or {}).get(request.request_id or "")
         kept = None if memo is None or memo == found.memo else memo
         rows, bodies = [], []
         for name, record, version in zip(names, found.party.records(), versions, strict=True):
@@ -254,7 +254,7 @@ class PostgresSteps(Decisions):
             "keep", self._patience, *self._fresh(copy), *(sparse(column) for column in columns), to_json(rows).encode(),
             to_json(bodies).encode(), _number(request.now - self.terms.max_skew),
             None if kept is None else self._request(request), None if kept is None else to_json(kept).encode(),
-            None if kept is None else _number(kept[0]),
+            None if kept is None else _number(kept.until),
         )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from ...key import new_number, new_token
 from ...operations import perform
 from ...operations.compiled import Lane, open_lane, read_memo
 from ...operations.request import Entry, Request, usable
+from ...rule.entries import RememberedRequest
 from ...rule.limits import Terms, ThrottleLine
 from ...rule.party import Party
 from ...rule.record import Record
@@ -43,7 +44,7 @@ class Loaded:
         self.party = party
         self.versions = versions
         self.fields: list[set[str]] = []
-        self.memo: list[Any] | None = None
+        self.memo: RememberedRequest | None = None
 
 
 class Contention:
@@ -181,13 +182,15 @@ class Decisions(Directory):
             copy.lanes[lane.course] = lane
         return lane
 
-    def _recall(self, found: Loaded, request: Request, answer: str, memo: list[Any]) -> None:
+    def _recall(self, found: Loaded, request: Request, answer: str, data: list[Any]) -> None:
         """Put a memo with its record; ``answer``: what the server answered where a lane admitted."""
         if answer:
             _, now, *readings = map(int, answer.split())
-            memo = read_memo(now, readings, memo, self.terms)
+            memo = read_memo(now, readings, data, self.terms)
+        else:
+            memo = RememberedRequest.decode(data)
         found.memo = memo
-        if memo[-1][0] == found.party.key.token:
+        if memo.tokens[0] == found.party.key.token:
             found.party.key.requests = {str(request.request_id): memo}
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from ...clock import DAY_US
 from ...key import new_number
 from ...operations.request import Request
+from ...rule.entries import RememberedRequest
 from ...rule.limits import Terms
 from ...rule.record import Record
 from ..texts import to_json
@@ -110,7 +111,7 @@ def keep(db: Connection, found: Found, terms: Terms) -> None:
 
 
 def _due(dead_at: int) -> int:
-    """When to look at a record again: at a day's end, so that the index on it is seldom touched; 64 bits at most."""
+    """The instant to look at a record again: a day's end, so that the index on it is seldom touched; 64 bits."""
     return min(-(-dead_at // DAY_US) * DAY_US, _LAST)
 
 
@@ -140,9 +141,9 @@ def fetch_memos(db: Connection, party: int, request: Request, record: Record) ->
     if request.request_id is not None:
         row = _memo(db, party, f"q{request.request_id}")
         if row is not None:
-            memo = [row[0], *json.loads(row[1])]
+            memo = RememberedRequest.decode([row[0], *json.loads(row[1])])
             record.requests = {request.request_id: memo}
-            refund = memo[2]
+            refund = memo.id
     if refund is not None:
         row = _memo(db, party, f"r{refund}")
         if row is not None:
@@ -154,9 +155,9 @@ def _memo(db: Connection, party: int, name: str) -> Any:
 
 
 def memos_of(record: Record) -> dict[str, tuple[int, Any]]:
-    """What a record knows of remembered requests and refunds, as rows."""
+    """Return the remembered requests and refunds that a record knows of, as rows."""
     found: dict[str, tuple[int, Any]] = {f"r{id_}": (until, "") for id_, until in (record.refunds or {}).items()}
-    found.update((f"q{id_}", (memo[0], memo[1:])) for id_, memo in (record.requests or {}).items())
+    found.update((f"q{id_}", (memo.until, memo[1:])) for id_, memo in (record.requests or {}).items())
     return found
 
 
