@@ -83,10 +83,7 @@ class Stripe:
                 self.busy = False
 
     def prune(self, now: int, terms: Terms) -> None:
-        """Look over two records for each change, which may bring as many (a key and its account).
-
-        What lies dead for two windows is forgotten behind the floor.
-        """
+        """Look over two records for each change (a key and its account): what is dead for two windows is forgotten."""
         for _ in range(2):
             if len(self.round) > 1:
                 self._look_over(self.round.popleft(), now, terms)
