@@ -23,6 +23,7 @@ from quota.process import forks
 from quota.stores.memory import MemoryStore
 
 HOUR = timedelta(hours=1)
+FORKS = pytest.mark.parametrize("forks_made", [12, pytest.param(40, marks=pytest.mark.slow)])
 MANY = 10**12
 TAKES = {"requests": 3, "tokens": 3}
 
@@ -136,18 +137,20 @@ class Shop:
         ledger.remove_plan("p")
 
 
-def test_a_child_goes_on_beside_busy_threads():
+@FORKS
+def test_a_child_goes_on_beside_busy_threads(forks_made):
     """Whatever other threads were in the middle of at many forks: the child can do all, and finds no half of anything."""
     shop = Shop()
     with busy(*shop.beside()):
-        assert [forked(shop.go_on) for _ in range(40)] == [""] * 40
+        assert [forked(shop.go_on) for _ in range(forks_made)] == [""] * forks_made
     shop.check()
 
 
-def test_an_answer_that_was_had_is_read_in_a_child():
+@FORKS
+def test_an_answer_that_was_had_is_read_in_a_child(forks_made):
     """Decisions are worked out when they are read, which other threads do all the time."""
     shop = Shop()
-    kept = [shop.ledger.consume(shop.secret) for _ in range(40)]
+    kept = [shop.ledger.consume(shop.secret) for _ in range(forks_made)]
 
     def read(decision):
         assert decision.id
@@ -155,7 +158,7 @@ def test_an_answer_that_was_had_is_read_in_a_child():
         assert decision.headers()
 
     with busy(*[lambda: shop.ledger.consume(shop.secret).limits] * 3):
-        assert [forked(lambda one=one: read(one)) for one in kept] == [""] * 40
+        assert [forked(lambda one=one: read(one)) for one in kept] == [""] * forks_made
 
 
 @pytest.mark.parametrize("plant", [

@@ -12,25 +12,10 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool
 from quota import AsyncLedger, Ledger, StoreUnavailable, UsagePlan
 from quota.process import home as _forks
 from quota.stores.postgres import AsyncPostgresStore, PostgresStore
-from servers import Postgres, Valkey
 
 LIMIT = 2000
 CHILDREN = 4
 PATIENCE = 60
-
-
-@pytest.fixture(scope="module")
-def valkey():
-    found = Valkey()
-    yield found.url
-    found.stop()
-
-
-@pytest.fixture(scope="module")
-def postgres():
-    found = Postgres()
-    yield found.url
-    found.stop()
 
 
 @pytest.fixture
@@ -42,7 +27,7 @@ def sqlite(tmp_path):
 def url(request):
     """Each shared store by its URL, in a namespace of its own."""
     found = request.getfixturevalue(request.param)
-    return found if request.param == "sqlite" else f"{found}?namespace={request.node.name.partition('[')[0][:40]}"
+    return found if request.param == "sqlite" else f"{found.url}?namespace={request.node.name.partition('[')[0][:40]}"
 
 
 def leased(url, share):
@@ -134,12 +119,12 @@ def test_a_parent_that_closes_takes_nothing_of_its_child_along(url):
 def test_where_no_memory_is_wiped_the_process_is_asked_for_its_number(postgres, monkeypatch):
     """Without Linux's wiping a lease is of one process all the same."""
     monkeypatch.setattr(_forks, "_page", lambda: None)
-    test_children_and_their_parent_admit_the_limit_and_no_more(f"{postgres}?namespace=numbers", 0.2)
+    test_children_and_their_parent_admit_the_limit_and_no_more(f"{postgres.url}?namespace=numbers", 0.2)
 
 
 def test_answers_are_the_callers_own(postgres):
     """Children at once on keys with room and without: each is told what is true of its key."""
-    with Ledger(f"{postgres}?namespace=own") as ledger:
+    with Ledger(f"{postgres.url}?namespace=own") as ledger:
         ledger.add_plan(UsagePlan("full", "1/month"))
         ledger.add_plan(UsagePlan("free", "1000000/month"))
         keys = [ledger.issue_key(f"k{n}", plan=("full", "free")[n % 2]).key for n in range(4)]
@@ -161,7 +146,8 @@ def test_a_child_goes_on_though_threads_were_busy(request, place, kind):
 
     By Python's own fork: after another one beside threads that run, Python itself is stuck in the child.
     """
-    url = request.getfixturevalue(place) + ("" if place == "sqlite" else f"?namespace=busy{kind}")
+    found = request.getfixturevalue(place)
+    url = found if place == "sqlite" else f"{found.url}?namespace=busy{kind}"
     stop = threading.Event()
     with Ledger(url if kind == "own" else leased(url, 0.05)) as ledger:
         ledger.add_plan(UsagePlan("p", "1000000/month", alerts=()))
@@ -193,7 +179,7 @@ def test_a_child_goes_on_though_threads_were_busy(request, place, kind):
 
 def test_a_pool_of_the_callers_is_of_the_process_that_opened_it(postgres):
     """A child that would send on its parent's connections is told so; one that opens the pool itself is served."""
-    url, name = postgres, "lent"
+    url, name = postgres.url, "lent"
     with ConnectionPool(url, min_size=1, open=True) as pool:
         ledger = Ledger(PostgresStore(pool, namespace=name))
         ledger.add_plan(UsagePlan("p", f"{LIMIT}/month"))
@@ -219,7 +205,7 @@ def test_a_pool_of_the_callers_is_of_the_process_that_opened_it(postgres):
 @pytest.mark.parametrize("fork", [os.fork, bare_fork])
 def test_awaited_in_a_child(postgres, fork, kind):
     """An AsyncLedger that was set up in a loop before the fork: each child has connections and leases of its own."""
-    url = f"{postgres}?namespace=awaited{kind}{fork.__name__[:2]}"
+    url = f"{postgres.url}?namespace=awaited{kind}{fork.__name__[:2]}"
     ledger = AsyncLedger(leased(url, 0.2) if kind == "leased" else url)
 
     async def begin():
@@ -241,7 +227,7 @@ def test_awaited_in_a_child(postgres, fork, kind):
 def test_an_awaited_pool_of_the_callers_is_of_its_process(postgres):
     """As the blocking one: a child is told."""
     with asyncio.Runner() as runner:
-        pool = AsyncConnectionPool(postgres, min_size=1, open=False)
+        pool = AsyncConnectionPool(postgres.url, min_size=1, open=False)
         runner.run(pool.open())
         ledger = AsyncLedger(AsyncPostgresStore(pool, namespace="lent"))
         assert runner.run(ledger.list_plans()) is not None

@@ -5,16 +5,14 @@ import asyncio
 import pytest
 from freezegun import freeze_time
 
+from every_store import namespace
 from quota import AsyncLedger, ClockSkew, Ledger, UsagePlan
-from servers import Postgres, Valkey
 
 
-@pytest.fixture(scope="module", params=[Valkey, Postgres])
+@pytest.fixture(params=["valkey", "postgres"])
 def url(request):
     """The URL of a store whose server has a clock of its own."""
-    server = request.param()
-    yield server.url
-    server.stop()
+    return f"{request.getfixturevalue(request.param).url}?namespace={namespace()}"
 
 
 def test_a_server_s_clock_goes_on_under_frozen_time(url):
@@ -31,11 +29,10 @@ def test_a_server_s_clock_goes_on_under_frozen_time(url):
             key, _ = await ledger.issue_key("k", plan="p")
             return [bool(await ledger.consume(key)) for _ in range(2)]
 
-    separator = "&" if "?" in url else "?"
     for moment, side in (("2001-03-10 12:00", "behind"), ("2041-03-10 12:00", "ahead of")):
         with freeze_time(moment, real_asyncio=True):
             with pytest.raises(ClockSkew, match=rf"{side} the store's server \(20.* check_clock=false"):
                 uses(url)
-            apart = f"{url}{separator}check_clock=false"
+            apart = f"{url}&check_clock=false"
             assert uses(apart) == [True, False]
             assert asyncio.run(uses_awaited(apart)) == [True, False]

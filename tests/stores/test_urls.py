@@ -20,7 +20,6 @@ from quota.stores.base import check_url, shown_url
 from quota.stores.leased import LeasedStore
 from quota.stores.postgres import AsyncPostgresStore, PostgresStore
 from quota.stores.redis import AsyncRedisStore, RedisStore
-from servers import Valkey
 
 SERVERS = [
     "postgresql",
@@ -148,14 +147,6 @@ def test_a_url_as_errors_show_it(url, shown):
 def test_urls_that_are_right(url):
     """Sockets, several hosts, IPv6, no host at all."""
     assert check_url(url, lone=True) == url
-
-
-@pytest.fixture(scope="module")
-def valkey():
-    """A Valkey that asks for a password with every character in it."""
-    found = Valkey()
-    yield found
-    found.stop()
 
 
 @pytest.mark.parametrize("scheme", ["valkey", "VALKEY", "leased+valkey", "redis"])

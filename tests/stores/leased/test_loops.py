@@ -10,17 +10,9 @@ from quota import AsyncLedger, Ledger, ManualClock, UsagePlan
 from quota.stores.leased import AsyncLeasedStore
 from quota.stores.memory import MemoryStore
 from quota.stores.server.loops import Turns, heeded
-from servers import Postgres
 
 LIMIT = 1500
 LOOPS = 8
-
-
-@pytest.fixture(scope="module")
-def postgres():
-    found = Postgres()
-    yield found.url
-    found.stop()
 
 
 @pytest.fixture(params=["postgres", "leased+postgres", "leased"])
@@ -29,7 +21,7 @@ def store(request):
     if request.param == "leased":
         behind = MemoryStore()
         return AsyncLeasedStore(behind, share=0.05), behind
-    url = f"{request.getfixturevalue('postgres')}?namespace={request.node.name.partition('[')[0][:40]}"
+    url = f"{request.getfixturevalue('postgres').url}?namespace={request.node.name.partition('[')[0][:40]}"
     url = f"{url}_{len(request.param)}"
     return (url if request.param == "postgres" else f"leased+{url}&share=0.05"), url
 

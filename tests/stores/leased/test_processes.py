@@ -11,35 +11,17 @@ import pytest
 
 from quota import Ledger, UsagePlan
 from quota.stores.leased import LeasedStore
-from servers import Postgres, Valkey
 
 LIMIT, SHARE, PROCESSES = 150_000, 0.004, 6
 PLAN = UsagePlan("p", f"{LIMIT}/month", alerts=())
 
 
-@pytest.fixture(scope="module")
-def valkey():
-    found = Valkey()
-    yield found.url
-    found.stop()
-
-
-@pytest.fixture(scope="module")
-def postgres():
-    found = Postgres()
-    yield found.url
-    found.stop()
-
-
-@pytest.fixture
-def sqlite(tmp_path):
-    return f"sqlite:///{tmp_path / 'usage.db'}"
-
-
 @pytest.fixture(params=["valkey", *(pytest.param(name, marks=pytest.mark.slow) for name in ("postgres", "sqlite"))])
-def url(request):
-    """Each shared store by its URL: a fixture's name is all that another one takes."""
-    return request.getfixturevalue(request.param)
+def url(request, tmp_path):
+    """Each shared store by its URL."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'usage.db'}"
+    return request.getfixturevalue(request.param).url
 
 
 def separate(url, namespace):

@@ -2,22 +2,20 @@
 
 import pytest
 
+from every_store import namespace
 from histories import GeneralStore, in_memory, live, on_a_server
 from quota.stores import open_store
-from servers import Postgres, Valkey
 
 
-@pytest.fixture(scope="module", params=[Valkey, Postgres], ids=["redis", "postgres"])
+@pytest.fixture(params=["valkey", "postgres"], ids=["redis", "postgres"])
 def new(request):
     """A function that opens a store in a namespace of its own, on a real server."""
-    server = request.param()
-    joint = "&" if "?" in server.url else "?"
-    yield lambda name: open_store(f"{server.url}{joint}namespace={name}")
-    server.stop()
+    server = request.getfixturevalue(request.param)
+    return lambda: open_store(f"{server.url}?namespace={namespace()}")
 
 
 def there_and_here(new, seed):
-    store = new(f"seed{seed}")
+    store = new()
     try:
         return live(seed, (store, on_a_server), (GeneralStore(), in_memory), steps=60, memos=False)
     finally:
