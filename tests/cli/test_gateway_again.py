@@ -138,11 +138,11 @@ def test_a_killed_import_of_csv_is_finished_by_the_same_command(url, tmp_path, a
 
 def test_many_keys_wait_for_the_disk_once(tmp_path, monkeypatch):
     """On SQLite: thousands of rows are one transaction."""
-    from quota.stores.sqlite import pool as handles  # noqa: PLC0415 -- counted here alone
+    from quota.stores.sqlite import pool as sqlite_pool  # noqa: PLC0415 -- counted here alone
 
     url, begun = f"sqlite:///{tmp_path}/quota.db", []
-    real = handles.Handles._begin
-    monkeypatch.setattr(handles.Handles, "_begin", lambda self, deadline: begun.append(1) or real(self, deadline))
+    real = sqlite_pool.Pool._begin
+    monkeypatch.setattr(sqlite_pool.Pool, "_begin", lambda self, deadline: begun.append(1) or real(self, deadline))
     rows = "".join(f"n{number},{number:020}\n" for number in range(3000))
     (tmp_path / "keys.csv").write_text("Name,Key\n" + rows)
     from quota.cli import main  # noqa: PLC0415 -- behind the counting

@@ -23,7 +23,7 @@ def rows(ledger):
     def count(db):
         return {table: db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables}
 
-    return ledger.store._handles.read(count)
+    return ledger.store._pool.read(count)
 
 
 @pytest.fixture

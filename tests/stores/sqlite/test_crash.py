@@ -14,7 +14,7 @@ import pytest
 from powerloss import Nothing, Recorder, after_power_loss
 from quota import Ledger
 from quota.stores.sqlite import SQLiteStore
-from quota.stores.sqlite import connections as _sqlite_opened
+from quota.stores.sqlite import connections as _sqlite_connections
 from quota.stores.sqlite import requests as _sqlite_steps
 from sqlite_files import ledger_on, used, whole
 
@@ -147,7 +147,7 @@ def record(tmp_path, durability, monkeypatch, calls=120):
     path = str(tmp_path / "live" / "usage.db")
     os.mkdir(tmp_path / "live")
     with monkeypatch.context() as patch:
-        patch.setattr(_sqlite_opened, "connect", recorder.connect)
+        patch.setattr(_sqlite_connections, "connect", recorder.connect)
         ledger, _, secret = ledger_on(path, limits=_LIMIT, durability=durability)
         pick = random.Random(durability)
         recorder.log.append(("said", 0))

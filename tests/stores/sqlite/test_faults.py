@@ -18,7 +18,7 @@ import pytest
 import unprivileged
 from quota import Ledger, RequestMismatch, StoreBusy, StoreUnavailable, UsagePlan
 from quota.stores.sqlite import SQLiteStore
-from quota.stores.sqlite import connections as _sqlite_opened
+from quota.stores.sqlite import connections as _sqlite_connections
 from quota.stores.sqlite import requests as _sqlite_steps
 from quota.stores.sqlite import schema as _sqlite_schema
 from sqlite_files import SPAWN, ledger_on, reopened, used, whole
@@ -48,7 +48,7 @@ def test_a_full_database_charges_nothing_and_works_once_there_is_room(path):
     """SQLite's own limit of pages: a typed error that names the file; then all goes on."""
     ledger, _, secret = ledger_on(path)
     ledger.consume(secret)
-    db = ledger.store._handles._kept.writer.db
+    db = ledger.store._pool._open.writer.db
     (pages,) = db.execute("PRAGMA page_count").fetchone()
     db.execute(f"PRAGMA max_page_count = {pages}")
     issued = []
@@ -176,7 +176,7 @@ def test_a_removed_file_is_unavailable_until_it_is_back(path, tmp_path):
 
 def time_is_up(ledger):
     """As after the ten milliseconds for which a process does not look at its file's name again."""
-    ledger.store._handles._time_ends = 0.0
+    ledger.store._pool._time_ends = 0.0
 
 
 def test_a_file_that_another_took_the_place_of_is_looked_at_anew(path, tmp_path):
@@ -280,9 +280,9 @@ def test_an_exception_while_committing_is_not_an_answer(path, monkeypatch, state
     """A signal's exception that comes up as the last statement returns: it was committed, and the next call knows."""
     ledger, _, secret = ledger_on(path)
     ledger.consume(secret)
-    handles = ledger.store._handles
-    handles._time_ends = 0.0 if statement == "COMMIT" else math.inf
-    writer = handles._kept.writer
+    pool = ledger.store._pool
+    pool._time_ends = 0.0 if statement == "COMMIT" else math.inf
+    writer = pool._open.writer
     db = writer.db
 
     class Interrupted:
@@ -295,10 +295,10 @@ def test_an_exception_while_committing_is_not_an_answer(path, monkeypatch, state
                 raise KeyboardInterrupt
             return answer
 
-    handles._kept.writer = writer._replace(db=Interrupted())
+    pool._open.writer = writer._replace(db=Interrupted())
     with pytest.raises(KeyboardInterrupt):
         ledger.consume(secret)
-    handles._kept.writer = writer
+    pool._open.writer = writer
     assert ledger.consume(secret).limits[0].used == 3
     ledger.close()
 
@@ -323,7 +323,7 @@ def test_threads_that_wait_for_a_stuck_one_are_busy(path):
         inside.set()
         assert go.wait(30)
 
-    thread = threading.Thread(target=ledger.store._handles.write, args=(stuck,))
+    thread = threading.Thread(target=ledger.store._pool.write, args=(stuck,))
     thread.start()
     assert inside.wait(30)
     with pytest.raises(StoreBusy, match="threads"):
@@ -362,7 +362,7 @@ def test_an_older_schema_is_brought_up_to_date_and_older_processes_are_told(path
 
     steps = _sqlite_schema.STEPS
     newer = (*steps, second)
-    for module in (_sqlite_schema, _sqlite_opened):
+    for module in (_sqlite_schema, _sqlite_connections):
         monkeypatch.setattr(module, "STEPS", newer)
     from quota.stores.sqlite import directory as _sqlite_directory
 
@@ -371,7 +371,7 @@ def test_an_older_schema_is_brought_up_to_date_and_older_processes_are_told(path
     assert new.store.migrate() == 2
     assert new.store.migrate() == 2
     assert new.consume(secret).limits[0].used == 5
-    for module in (_sqlite_schema, _sqlite_opened, _sqlite_directory):
+    for module in (_sqlite_schema, _sqlite_connections, _sqlite_directory):
         monkeypatch.setattr(module, "STEPS", steps)
     unavailable(lambda: old.consume(secret), path, "version 2")
     unavailable(lambda: old.peek(secret), path, "version 2")
@@ -390,10 +390,10 @@ def test_a_migration_that_fails_leaves_the_file_as_it_was(path, monkeypatch):
 
     steps = _sqlite_schema.STEPS
     monkeypatch.setattr(_sqlite_schema, "STEPS", (*steps, broken))
-    monkeypatch.setattr(_sqlite_opened, "STEPS", (*steps, broken))
+    monkeypatch.setattr(_sqlite_connections, "STEPS", (*steps, broken))
     unavailable(lambda: ledger.consume(secret), path, "nowhere")
     monkeypatch.setattr(_sqlite_schema, "STEPS", steps)
-    monkeypatch.setattr(_sqlite_opened, "STEPS", steps)
+    monkeypatch.setattr(_sqlite_connections, "STEPS", steps)
     assert ledger.consume(secret)
     assert ledger.store.check() == []
     ledger.close()

@@ -42,10 +42,10 @@ BUGS = {
     "an undone transaction stays open": ("stores/sqlite/pool.py", 'writer.db.execute("ROLLBACK")', "pass"),
     "an undone charge stays in the copy": ("stores/sqlite/requests.py", "self._copies.pop(self._at_work, None)", "pass"),
     "an error commits what was done so far": ("stores/sqlite/pool.py", 'writer.db.execute("ROLLBACK")', 'writer.db.execute("COMMIT")'),
-    "the turn is kept after an error": ("stores/sqlite/pool.py", "            try:\n                self._give_turn()\n            except",
+    "the turn is kept after an error": ("stores/sqlite/pool.py", "            try:\n                self.turn.give()\n            except",
                                         "            try:\n                pass\n            except"),
     "full is as lazy as normal": ("stores/sqlite/connections.py", "synchronous = {durability}", "synchronous = NORMAL"),
-    "connections cross a fork": ("stores/sqlite/fork.py", "before=_before_fork, after_in_parent", "after_in_parent"),
+    "connections cross a fork": ("stores/sqlite/fork.py", "os.register_at_fork(before=_before_fork)", "pass"),
     "a second key does not tell the first one's copies": ("stores/sqlite/directory.py", "    touch(db, member)\n", ""),
     "a removed key leaves its memos": ("stores/sqlite/records.py", '("counts", "records", "memos")', '("counts", "records")'),
     "a plan that comes back has its old keys": ("stores/sqlite/directory.py", "new_number() if row is None else row[0]", "1"),
@@ -141,7 +141,7 @@ def alone(world):
 
     def look(*args):
         try:
-            there.store._handles.write(lambda db: None)
+            there.store._pool.write(lambda db: None)
         except world.quota.StoreBusy:
             busy.append(True)
         return real(*args)
@@ -224,14 +224,14 @@ def contended(world):
     finally:
         db.rollback()
     assert [count(here.consume(secret)) for _ in range(2)] == [2, 3]
-    here.store._handles.timeout = 20
+    here.store._pool.timeout = 20
     db.execute("BEGIN IMMEDIATE")
-    handles = world.module["sqlite.pool"]
-    real, handles.pause = handles.pause, lambda seconds: db.rollback()
+    pool = world.module["sqlite.pool"]
+    real, pool.pause = pool.pause, lambda seconds: db.rollback()
     try:
         assert count(here.consume(secret)) == 4
     finally:
-        handles.pause = real
+        pool.pause = real
         db.close()
 
 
@@ -315,7 +315,7 @@ def pruned(world):
     memory.store.prune()
     assert memory.consume(kept, request_id="once").replayed
     quick.consume(lively, 7)
-    quick.store._handles.write(lambda db: db.execute("UPDATE records SET dead_at = 1"))
+    quick.store._pool.write(lambda db: db.execute("UPDATE records SET dead_at = 1"))
     quick.store.prune()
     assert count(quick.consume(lively)) == 8
     world.clock.advance(2000 * DAY)
@@ -371,7 +371,7 @@ def gone(world):
     here, secret = world.with_key()
     for end in ("", "-wal", "-shm"):
         os.unlink(here.store.path + end)
-    here.store._handles._time_ends = 0.0
+    here.store._pool._time_ends = 0.0
     try:
         here.consume(secret)
     except world.quota.StoreUnavailable:

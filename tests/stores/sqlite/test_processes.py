@@ -14,9 +14,9 @@ import pytest
 
 from quota import Ledger, StoreBusy, UsagePlan
 from quota.stores.sqlite import SQLiteStore
-from quota.stores.sqlite import connections as _sqlite_opened
-from quota.stores.sqlite import pool as _sqlite_handles
-from quota.stores.sqlite.fair_queue import Line, pause
+from quota.stores.sqlite import connections as _sqlite_connections
+from quota.stores.sqlite import pool as _sqlite_pool
+from quota.stores.sqlite.fair_queue import ProcessQueue, pause
 from receipts import Change, check_ceiling, check_receipts, justify_denials
 from sqlite_files import SPAWN, changed, ledger_on, reopened, spend, storm, used, whole
 
@@ -222,7 +222,7 @@ def test_a_file_that_is_locked_for_longer_than_the_timeout_is_busy(path):
 
 def stand(path, pipe):
     """Be the next in line, and never go."""
-    line = Line(path + "-turn")
+    line = ProcessQueue(path + "-turn")
     assert line.enter()
     pipe.send("next")
     pipe.recv()
@@ -251,9 +251,9 @@ def test_a_next_that_is_stopped_or_dead_does_not_stop_the_rest(path, how):
 
 def test_without_flock_the_store_is_exact_all_the_same(path, monkeypatch):
     """Where there is no flock, or no place for its file, SQLite's lock alone decides."""
-    from quota.stores.sqlite import fair_queue as _sqlite_turns
+    from quota.stores.sqlite import fair_queue as _sqlite_queue
 
-    monkeypatch.setattr(_sqlite_turns, "fcntl", None)
+    monkeypatch.setattr(_sqlite_queue, "fcntl", None)
     ledger, _, secret = ledger_on(path, limits="150/year")
     other = reopened(ledger)
     results = []
@@ -273,7 +273,7 @@ def test_without_flock_the_store_is_exact_all_the_same(path, monkeypatch):
 
 def test_a_line_without_a_place_lets_everybody_through(tmp_path):
     """A folder that cannot be written to costs fairness, not the call."""
-    line = Line(str(tmp_path / "nowhere" / "x"))
+    line = ProcessQueue(str(tmp_path / "nowhere" / "x"))
     assert line.enter()
     line.leave()
     line.close()
@@ -281,7 +281,7 @@ def test_a_line_without_a_place_lets_everybody_through(tmp_path):
 
 def test_the_line_is_dropped_by_the_kernel(tmp_path):
     """Two descriptions of one line: one is the next until it leaves."""
-    one, other = Line(str(tmp_path / "turn")), Line(str(tmp_path / "turn"))
+    one, other = ProcessQueue(str(tmp_path / "turn")), ProcessQueue(str(tmp_path / "turn"))
     assert one.enter()
     assert not other.enter()
     one.leave()
@@ -295,7 +295,7 @@ def test_the_line_is_dropped_by_the_kernel(tmp_path):
 def test_threads_take_turns_and_give_up_in_time(path):
     """A deadline ends a wait; nobody gives or closes what another has; all who waited have their turn."""
     ledger, _, _ = ledger_on(path)
-    pool, told = ledger.store._handles, []
+    pool, told = ledger.store._pool, []
     inside, go = threading.Event(), threading.Event()
 
     def slow(db):
@@ -316,7 +316,7 @@ def test_threads_take_turns_and_give_up_in_time(path):
     before = time.monotonic()
     with pytest.raises(StoreBusy, match="other threads were first for 0.05 s"):
         wait("late")
-    pool._give_turn()
+    pool.turn.give()
     ledger.close()
     assert 0.1 <= time.monotonic() - before < 2
     pool.timeout = patience
@@ -333,7 +333,7 @@ def test_threads_take_turns_and_give_up_in_time(path):
 def test_a_thread_that_waits_is_not_overtaken_for_ever(path):
     """A thread in a tight loop must let one that waits have the turn."""
     ledger, _, _ = ledger_on(path)
-    pool, stop, got = ledger.store._handles, threading.Event(), []
+    pool, stop, got = ledger.store._pool, threading.Event(), []
 
     def loop():
         while not stop.is_set():
@@ -359,10 +359,10 @@ def peek_until(path, secret, end, results):
 
 def test_readers_that_overlap_for_ever_do_not_make_the_log_grow(path, monkeypatch):
     """SQLite begins its log anew when nobody reads it: with somebody always reading it is cut all the same."""
-    monkeypatch.setattr(_sqlite_handles, "LONG_LOG", 200_000)
-    monkeypatch.setattr(_sqlite_opened, "LONG_LOG", 200_000)
+    monkeypatch.setattr(_sqlite_pool, "LONG_LOG", 200_000)
+    monkeypatch.setattr(_sqlite_connections, "LONG_LOG", 200_000)
     # Its length is looked at whenever a process begins its time: in ten milliseconds a fast one writes two million bytes.
-    monkeypatch.setattr(_sqlite_handles, "_TIME", 0.001)
+    monkeypatch.setattr(_sqlite_pool, "_TIME", 0.001)
     ledger, _, secret = ledger_on(path, limits="1000000/year")
     end, results = SPAWN.Event(), SPAWN.Queue()
     readers = [SPAWN.Process(target=peek_until, args=(path, secret, end, results)) for _ in range(3)]
@@ -485,7 +485,7 @@ def test_a_fork_in_the_middle_of_its_own_thread_s_call_leaves_that_call_whole(pa
         db.execute("UPDATE ledger SET floor = floor")
         return late
 
-    ledger.store._handles.write(work).join()
+    ledger.store._pool.write(work).join()
     assert told == [2]
     ledger.close()
 
@@ -500,7 +500,7 @@ def test_a_fork_does_not_wait_for_ever(path, monkeypatch):
         inside.set()
         assert go.wait(30)
 
-    thread = threading.Thread(target=ledger.store._handles.write, args=(slow,))
+    thread = threading.Thread(target=ledger.store._pool.write, args=(slow,))
     thread.start()
     assert inside.wait(30)
 

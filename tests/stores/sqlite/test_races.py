@@ -13,17 +13,20 @@ import pytest
 from interleavings import attempt, files, plant
 from interrupts import from_elsewhere, in_the_middle, interrupts
 from quota import Ledger, ManualClock, StoreBusy, StoreUnavailable, UsagePlan
+from quota.process.home import Home
 from quota.stores.sqlite import SQLiteStore
-from quota.stores.sqlite import connections as _sqlite_opened
-from quota.stores.sqlite import fair_queue as _sqlite_turns
-from quota.stores.sqlite import pool as _sqlite_handles
+from quota.stores.sqlite import connections as _sqlite_connections
+from quota.stores.sqlite import fair_queue as _sqlite_queue
+from quota.stores.sqlite import fork as _sqlite_fork
+from quota.stores.sqlite import pool as _sqlite_pool
 from quota.stores.sqlite import requests as _sqlite_steps
-from quota.stores.sqlite.connections import Kept, close_unused
-from quota.stores.sqlite.pool import Handles
+from quota.stores.sqlite.connections import Open, close_unused
+from quota.stores.sqlite.fair_queue import TurnLock
+from quota.stores.sqlite.pool import Pool
 from scheduler import Found, explore
 
 NOON = 1_700_049_600_000_000
-TURNS = [_sqlite_turns, _sqlite_handles, _sqlite_opened]
+TURNS = [_sqlite_queue, _sqlite_pool, _sqlite_connections]
 MODULES = [*TURNS, _sqlite_steps, threading]
 # An interrupt may come between ``sqlite3.connect`` and whoever was to close what it returned; from 3.13 on Python says so.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed database:ResourceWarning")
@@ -57,7 +60,7 @@ class File:
         self.acknowledged, self.remembered = [], None
         for _ in range(warm):
             self.consume()
-        store._handles.timeout = timeout
+        store._pool.timeout = timeout
 
     def consume(self):
         self.acknowledged += [1] * bool(self.ledger.consume(self.secret))
@@ -115,7 +118,7 @@ def test_an_interrupt_loses_no_turn_and_no_connection(tmp_path, act):
 def refused(file):
     """A call that is told of an error of its own, as the transaction is undone."""
     with pytest.raises(ValueError, match="planned"):
-        file.ledger.store._handles.write(fail)
+        file.ledger.store._pool.write(fail)
     return True
 
 
@@ -148,10 +151,46 @@ def test_a_signal_handler_has_its_answer_or_is_told_that_the_store_is_busy(tmp_p
         assert file.settled() == file.sure - 1
 
 
+@pytest.mark.parametrize("where", ["parent", "child"])
+def test_an_interrupt_in_a_fork_leaves_nobody_at_rest(tmp_path, monkeypatch, where):
+    """At any instant before or after it: calls go on, as what follows a fork is called a second time."""
+
+    def fork(home):
+        interrupt = None
+        monkeypatch.setattr(_sqlite_fork, "_home", home)
+        for step in (_sqlite_fork._before_fork, after, after):
+            try:
+                step()
+            except KeyboardInterrupt as error:
+                interrupt = error
+        if interrupt:
+            raise interrupt
+
+    left_behind = []
+    monkeypatch.setattr(_sqlite_pool, "_left_behind", left_behind)
+    after = _sqlite_fork._after_fork if where == "parent" else _sqlite_fork._after_fork_in_child
+    file = File(tmp_path, timeout=20)
+    opened.append(file)
+    instants, more = 0, True
+    while more:
+        home = Home()
+        if where == "child":
+            home.page, home.pid = None, 0
+        assert from_elsewhere(file.consume)
+        more = interrupts(instants + 1, [_sqlite_fork, *TURNS], fork, home)
+        instants += more
+        assert from_elsewhere(lambda: [file.peek(), file.consume()]), f"after {instants} calls"
+    assert instants > 20
+    assert _sqlite_fork._suspended == {}
+    for db in left_behind:
+        db.close()
+    assert file.settled() == file.sure - 1
+
+
 # Threads
 
 
-class Counting(Handles):
+class Counting(Pool):
     """Writes to no file: ``count`` stands for it."""
 
     def __init__(self, timeout):
@@ -170,7 +209,7 @@ def take_turns(**options):
 
     def prepare():
         pool, hurried = Counting(5.0), Counting(0.0)
-        hurried._turn, hurried.count = pool._turn, pool.count
+        hurried.turn, hurried.count = pool.turn, pool.count
         return pool, hurried
 
     def threads(state):
@@ -178,7 +217,7 @@ def take_turns(**options):
 
         def add(db):
             before = pool.count[0]
-            assert pool.has_turn()
+            assert pool.turn.mine()
             pool.count[0] = before + 1
             return 1
 
@@ -194,11 +233,17 @@ def take_turns(**options):
         pool, _ = state
         assert results[:2] == [1, 1]
         assert pool.count == [sum(results)]
-        assert pool._turn.acquire(blocking=False)
+        assert pool.turn.take(0.0)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_sqlite_handles, "monotonic", lambda: 1.0)
-        return explore(prepare, threads, check, files=[*files("stores/sqlite/pool"), __file__], **options)
+        patch.setattr(_sqlite_pool, "monotonic", lambda: 1.0)
+        return explore(
+            prepare,
+            threads,
+            check,
+            files=[*files("stores/sqlite/pool", "stores/sqlite/fair_queue"), __file__],
+            **options,
+        )
 
 
 def test_turns_are_had_by_one_at_a_time_and_none_is_lost():
@@ -207,13 +252,13 @@ def test_turns_are_had_by_one_at_a_time_and_none_is_lost():
 
 
 PLANTED = {
-    "the turn of a thread, not of a call": (Handles, "swap_or_write", {"if self.has_turn():": "if False:"}),
-    "given back by anybody": (Handles, "_give_turn", {"if self.has_turn():": "if True:"}),
-    "whoever gave up goes on": (Handles, "_take_turn", {"if not self._turn": "if None is self._turn"}),
-    "given back once": (Handles, "swap_or_write", {"self._give_turn()  # an": "pass  # an"}),
-    "an open transaction is gone on with": (Handles, "swap_or_write", {"if writer is not None and writer.db.in_transaction:": "if False:"}),
-    "read for ever": (Handles, "read", {"self._give_back(reading, sound=sound)  # an": "pass  # an"}),
-    "closed for ever": (Handles, "close", {"self.resume()  # an": "pass  # an"}),
+    "the turn of a thread, not of a call": (Pool, "swap_or_write", {"if self.turn.mine():": "if False:"}),
+    "given back by anybody": (TurnLock, "give", {"if self.mine():": "if True:"}),
+    "whoever gave up goes on": (Pool, "_take_turn", {"if not self.turn": "if None is self.turn"}),
+    "given back once": (Pool, "swap_or_write", {"self.turn.give()  # an": "pass  # an"}),
+    "an open transaction is gone on with": (Pool, "swap_or_write", {"if writer is not None and writer.db.in_transaction:": "if False:"}),
+    "read for ever": (Pool, "read", {"self._give_back(reading, sound=sound)  # an": "pass  # an"}),
+    "closed for ever": (Pool, "close", {"self.resume()  # an": "pass  # an"}),
 }  # fmt: skip
 
 
@@ -234,21 +279,21 @@ def test_what_is_in_use_at_the_interpreter_s_exit_is_not_closed(tmp_path, call):
     """A thread may be in the middle of a call when the finalizers run: closed under it, it would crash the process."""
     file = File(tmp_path)
     file.peek()
-    handles = file.ledger.store._handles
+    pool = file.ledger.store._pool
 
     def work(db):
-        from_elsewhere(lambda: [close_unused(handles._kept)])
+        from_elsewhere(lambda: [close_unused(pool._open)])
         return db.execute("SELECT 1").fetchone()
 
-    assert getattr(handles, call)(work) == (1,)
+    assert getattr(pool, call)(work) == (1,)
     assert file.settled() == file.sure - 1
 
 
 def test_planted_close_under_a_thread_is_found(tmp_path, monkeypatch):
     """Whoever closes without a turn."""
-    nobody_s = threading.RLock()
+    nobody_s = TurnLock()
     monkeypatch.setattr(
-        Kept, "turn", property(lambda kept: nobody_s, lambda kept, turn: vars(kept).update(turn=turn)), raising=False
+        Open, "turn", property(lambda kept: nobody_s, lambda kept, turn: vars(kept).update(turn=turn)), raising=False
     )
     with pytest.raises(StoreUnavailable, match="closed"):
         test_what_is_in_use_at_the_interpreter_s_exit_is_not_closed(tmp_path, "write")

@@ -222,7 +222,7 @@ def test_a_url_says_which_file_and_how(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with Ledger("sqlite:///usage.db?durability=normal&timeout=2&retention=3") as ledger:
         assert ledger.store.path == str(tmp_path / "usage.db")
-        assert (ledger.store._handles.timeout, ledger.store.terms.retention) == (2, 3)
+        assert (ledger.store._pool.timeout, ledger.store.terms.retention) == (2, 3)
         monkeypatch.chdir("/")
         ledger.add_plan(UsagePlan("p", "1/day"))
     with Ledger(f"sqlite:///{tmp_path}/usage.db") as ledger:

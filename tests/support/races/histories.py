@@ -74,7 +74,7 @@ def in_sqlite(store):
             for whose, party in zip((f"key {key.id}", f"account {key.account}"), seat.parties(), strict=False):
                 yield whose, load(db, party).record
 
-    return store._handles.read(lambda db: list(read(db)))
+    return store._pool.read(lambda db: list(read(db)))
 
 
 def on_a_server(store):

@@ -12,7 +12,7 @@ from ...operations.request import Entry, Request
 from ...plan import UsagePlan, decode_plan, encode_plan
 from ...rule.limits import Terms
 from ..texts import to_json
-from .pool import Handles
+from .pool import Pool
 from .records import drop, forget_account, touch
 from .schema import NOTHING, STEPS
 
@@ -34,14 +34,14 @@ class Seat:
 class Directory:
     """Keys, plans and accounts, each operation in one transaction."""
 
-    _handles: Handles
+    _pool: Pool
     terms: Terms
 
     def __init__(self) -> None:
         self._decoded: dict[str, UsagePlan] = {}
 
     def _decode_plan(self, body: str) -> UsagePlan:
-        """A plan, compiled once however many keys are on it."""
+        """Return a plan, compiled once however many keys are on it."""
         plan = self._decoded.get(body)
         if plan is None:
             if len(self._decoded) > 1000:
@@ -50,11 +50,11 @@ class Directory:
         return plan
 
     def _look(self, db: Connection, request: Request) -> Seat | None:
-        """The key that a request names."""
+        """Find the key that a request names."""
         (version,) = db.execute("PRAGMA user_version").fetchone()
         if version != len(STEPS):
             raise StoreUnavailable(
-                f"{self._handles.path} was brought to schema version {version} by another quota; {NOTHING}"
+                f"{self._pool.path} was brought to schema version {version} by another quota; {NOTHING}"
             )
         if request.digest is None:
             row = db.execute("SELECT number, body FROM keys WHERE id = ?", (request.key_id,)).fetchone()
@@ -78,7 +78,7 @@ class Directory:
         return [self._decode_plan(body) for (body,) in rows]
 
     def put_plan(self, plan: UsagePlan, replace: bool) -> None:
-        self._handles.write(self._put_plan, plan, replace)
+        self._pool.write(self._put_plan, plan, replace)
 
     def _put_plan(self, db: Connection, plan: UsagePlan, replace: bool) -> None:
         row = db.execute("SELECT number, body FROM plans WHERE id = ?", (plan.id,)).fetchone()
@@ -97,7 +97,7 @@ class Directory:
         _touch_plans(db)
 
     def drop_plan(self, plan_id: str) -> None:
-        self._handles.write(self._drop_plan, plan_id)
+        self._pool.write(self._drop_plan, plan_id)
 
     def _drop_plan(self, db: Connection, plan_id: str) -> None:
         if not db.execute("DELETE FROM plans WHERE id = ?", (plan_id,)).rowcount:
@@ -105,7 +105,7 @@ class Directory:
         _touch_plans(db)
 
     def get_plan(self, plan_id: str) -> UsagePlan:
-        return self._handles.read(self._get_plan, plan_id)[1]
+        return self._pool.read(self._get_plan, plan_id)[1]
 
     def _get_plan(self, db: Connection, plan_id: str) -> tuple[int, UsagePlan]:
         row = db.execute("SELECT number, body FROM plans WHERE id = ?", (plan_id,)).fetchone()
@@ -114,16 +114,16 @@ class Directory:
         return row[0], self._decode_plan(row[1])
 
     def list_plans(self) -> list[UsagePlan]:
-        return self._handles.read(
+        return self._pool.read(
             lambda db: [self._decode_plan(body) for (body,) in db.execute("SELECT body FROM plans ORDER BY id")]
         )
 
     def add_key(self, key: ApiKey, plan_id: str | None, *more: str) -> None:
-        self._handles.write(self._add_key, key, plan_id, *more)
+        self._pool.write(self._add_key, key, plan_id, *more)
 
     def add_keys(self, keys: Iterable[tuple[ApiKey, Sequence[str]]]) -> None:
         """Add keys, each on plans of different apis, in one transaction: the file waits for the disk once."""
-        self._handles.write(self._add_keys, keys)
+        self._pool.write(self._add_keys, keys)
 
     def _add_keys(self, db: Connection, keys: Iterable[tuple[ApiKey, Sequence[str]]]) -> None:
         for key, plan_ids in keys:
@@ -146,7 +146,7 @@ class Directory:
         db.executemany("INSERT OR REPLACE INTO seats VALUES (?, ?, ?)", [(number, plan.api, of) for of, plan in plans])
 
     def change_key(self, key_id: str, change: Callable[[ApiKey], ApiKey]) -> ApiKey:
-        return self._handles.write(self._change_key, key_id, change)
+        return self._pool.write(self._change_key, key_id, change)
 
     def _change_key(self, db: Connection, key_id: str, change: Callable[[ApiKey], ApiKey]) -> ApiKey:
         number, old = _known(db, key_id)
@@ -159,7 +159,7 @@ class Directory:
         return key
 
     def drop_key(self, key_id: str) -> None:
-        self._handles.write(self._drop_key, key_id)
+        self._pool.write(self._drop_key, key_id)
 
     def _drop_key(self, db: Connection, key_id: str) -> None:
         number, key = _known(db, key_id)
@@ -178,18 +178,18 @@ class Directory:
             forget_account(db, -account[0])
 
     def get_key(self, key_id: str) -> ApiKey:
-        return self._handles.read(_known, key_id)[1]
+        return self._pool.read(_known, key_id)[1]
 
     def list_keys(self) -> list[ApiKey]:
-        return self._handles.read(
+        return self._pool.read(
             lambda db: [decode_key(json.loads(body)) for (body,) in db.execute("SELECT body FROM keys ORDER BY id")]
         )
 
     def plans_of(self, key_id: str) -> list[UsagePlan]:
-        return self._handles.read(lambda db: self._plans(db, _known(db, key_id)[0]))
+        return self._pool.read(lambda db: self._plans(db, _known(db, key_id)[0]))
 
     def associate(self, key_id: str, plan_id: str) -> None:
-        self._handles.write(self._associate, key_id, plan_id)
+        self._pool.write(self._associate, key_id, plan_id)
 
     def _associate(self, db: Connection, key_id: str, plan_id: str) -> None:
         number, _ = _known(db, key_id)
@@ -198,7 +198,7 @@ class Directory:
         touch(db, number)
 
     def dissociate(self, key_id: str, plan_id: str) -> None:
-        self._handles.write(self._dissociate, key_id, plan_id)
+        self._pool.write(self._dissociate, key_id, plan_id)
 
     def _dissociate(self, db: Connection, key_id: str, plan_id: str) -> None:
         number, _ = _known(db, key_id)
@@ -213,7 +213,7 @@ def _touch_plans(db: Connection) -> None:
 
 
 def _move(db: Connection, plan: UsagePlan, number: int) -> None:
-    """A plan governs another api from now on: its keys go along, unless one has another plan there."""
+    """Move a plan's keys to its new api. Raises ``PlanConflict`` where one of them has another plan there."""
     taken = db.execute(
         "SELECT keys.id FROM seats AS own JOIN seats AS other ON other.key = own.key AND other.api = ? "
         "JOIN plans ON plans.number = other.plan JOIN keys ON keys.number = own.key WHERE own.plan = ? LIMIT 1",
@@ -239,7 +239,7 @@ def _check_digests(db: Connection, key: ApiKey, number: int | None) -> None:
 
 
 def _member(db: Connection, account: str) -> int | None:
-    """A key of an account; where it is not shared, its only one."""
+    """Return the number of a key of an account; where it is not shared, of its only one."""
     row = db.execute(
         "SELECT number FROM keys WHERE id = ? AND account IS NULL UNION ALL SELECT number FROM keys WHERE account = ?",
         (account, account),
@@ -248,12 +248,12 @@ def _member(db: Connection, account: str) -> int | None:
 
 
 def _share(db: Connection, account: str) -> int:
-    """Give an account a count of its own; its party."""
+    """Give an account a count of its own. Return its party."""
     return -(db.execute("INSERT INTO accounts (id) VALUES (?)", (account,)).lastrowid or 0)
 
 
 def _split(db: Connection, account: str, member: int) -> None:
-    """A second key joins: what the first one used is the account's count, and goes on being its own."""
+    """Share an account, as a second key joins: what the first used becomes the account's count, and stays its own."""
     _copy(db, member, _share(db, account))
     touch(db, member)
 

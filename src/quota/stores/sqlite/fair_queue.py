@@ -1,4 +1,4 @@
-"""Turns of processes at a SQLite file, of a few milliseconds each.
+"""Turns at a SQLite file: of a process's threads in whatever order, of processes for a few milliseconds each.
 
 SQLite's own busy handler lets whoever is awake win, so that one of four writers may starve. Here one process at a time,
 the *next*, asks for the file while another uses it, and of its threads one alone. A process that has had its time goes
@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from contextlib import suppress
+
+from ...process.atomic import at_once
 
 try:
     import fcntl
@@ -25,8 +28,40 @@ def pause(seconds: float) -> None:
     _never.acquire(timeout=seconds)
 
 
-class Line:
-    """Where processes stand in line for a file: whoever holds the lock on ``path`` is the next.
+class TurnLock:
+    """A lock with a deadline, for one thread of a process at a time.
+
+    It is reentrant for what such a lock knows of its owner, noted in one step: an interrupt loses no turn, and a signal
+    handler is told that it is in the middle of a call of its own thread. No thread ever takes it twice.
+    """
+
+    __slots__ = ("_lock", "mine")
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self.mine: Callable[[], bool] = self._lock._is_owned  # type: ignore[attr-defined] # as Condition asks it
+        """Return whether this thread has the turn."""
+
+    def take(self, timeout: float) -> bool:
+        """Take the turn, which this thread has not; False when it was not to be had in so many seconds."""
+        return bool(self._lock.acquire(timeout=max(0.0, timeout)))
+
+    def give(self) -> None:
+        """Let others have this thread's turn, if it has one; twice is fine."""
+        if self.mine():
+            self._lock.release()
+
+    def taken(self) -> bool:
+        """Return whether any thread has the turn."""
+        try:
+            at_once((self._lock.acquire, False), (self._lock.release,))  # what another has cannot be released
+        except RuntimeError:
+            return True
+        return self.mine()
+
+
+class ProcessQueue:
+    """The line of processes for a file: whoever holds the lock on ``path`` is the next.
 
     The kernel drops the lock of a process that dies. Where there is no ``flock``, or no place for the file, everybody
     is the next at once, and SQLite's own lock alone decides.
@@ -39,7 +74,7 @@ class Line:
         self._fd: int | None = None
 
     def enter(self) -> bool:
-        """Be the next, if nobody is."""
+        """Be the next, if nobody is. Return whether this one is."""
         if fcntl is None:
             return True
         try:

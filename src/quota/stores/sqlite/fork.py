@@ -1,4 +1,4 @@
-"""What happens to the SQLite store's connections at a fork."""
+"""Forks: the SQLite store's connections never cross one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...process.home import Home
 from .connections import close_inherited
 
 everybody: weakref.WeakSet[Any] = weakref.WeakSet()
-"""All ``Handles`` of this process."""
+"""All pools of this process."""
 
 _suspended: dict[int, list[Any]] = {}
 """By the thread that forks: what it brought to rest."""
@@ -21,15 +21,15 @@ _home = Home()
 
 
 def at_home() -> None:
-    """Before each call: a fork that Python was not told of closed nothing beforehand, so that comes first here."""
+    """Begin a call: a fork that Python was not told of closed nothing beforehand, so that comes first here."""
     _home.check(_found_in_child)
 
 
 def _found_in_child() -> None:
     # All at once: SQLite believes in the parent's locks on a file while any connection to it is open.
-    handles = list(everybody)
-    left = [close_inherited(each._kept, each.path) for each in handles]
-    for each, closed in zip(handles, left, strict=True):
+    pools = list(everybody)
+    left = [close_inherited(each._open, each.path) for each in pools]
+    for each, closed in zip(pools, left, strict=True):
         each.begin_child(stranded=not closed)
 
 
@@ -40,25 +40,31 @@ def _before_fork() -> None:
     own, and what it writes is lost when the parent closes the file.
     """
     suspended = _suspended.setdefault(threading.get_ident(), [])
-    for handles in list(everybody):
-        if handles.has_turn():
+    for pool in list(everybody):
+        if pool.turn.mine():
             continue  # a signal handler's fork, in the middle of a call
-        suspended.append(handles)
-        if not handles.suspend(monotonic() + handles.timeout):
-            handles.resume()
+        suspended.append(pool)
+        if not pool.suspend(monotonic() + pool.timeout):
+            pool.resume()
 
 
 def _after_fork() -> None:
-    for handles in _suspended.pop(threading.get_ident(), ()):
-        handles.resume()
+    for pool in _suspended.get(threading.get_ident(), ()):
+        pool.resume()
+    _suspended.pop(threading.get_ident(), None)
 
 
 def _after_fork_in_child() -> None:
     _suspended.clear()
-    _home.check(lambda: None)
-    for handles in list(everybody):
-        handles.begin_child()
+    _home.check(_begin_children)
+
+
+def _begin_children() -> None:
+    for pool in list(everybody):
+        pool.begin_child()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
+    os.register_at_fork(before=_before_fork)
+    for _ in range(2):  # a signal that comes during the fork may end the first one in the middle
+        os.register_at_fork(after_in_parent=_after_fork, after_in_child=_after_fork_in_child)

@@ -7,12 +7,12 @@ import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 from ...clock import monotonic
 from ...errors import StoreBusy, StoreUnavailable
-from .connections import LONG_LOG, Held, Kept, Opened, close_all, close_unused, cut_log, moved, open_file, try_begin
-from .fair_queue import Line, pause
+from .connections import LONG_LOG, FileConnection, Lent, Open, close_all, close_unused, cut_log, open_file, try_begin
+from .fair_queue import ProcessQueue, TurnLock, pause
 from .fork import at_home, everybody
 from .schema import NOTHING, failure, is_busy
 
@@ -23,14 +23,14 @@ _TIME = 0.010
 """Seconds for which a process may go on taking turns while others wait."""
 
 _GLANCE, _NEXT_PAUSE, _LINE_PAUSE, _LONG = 0.0001, 0.0003, 0.001, 0.25
-"""How soon and how often the next in line looks at the file, the others for its place; when to pass a stuck next."""
+"""Seconds: the next's first and later looks at the file, the others' for its place; until a stuck next is passed."""
 
 _MOST_IDLE = 4
 
 _left_behind: list[sqlite3.Connection] = []
 
 
-class Handles:
+class Pool:
     """The connections of one process to one file: one that writes, in turn, and some that read.
 
     None is ever used by two threads at a time, none survives a fork, and there are no more of them than calls were
@@ -44,12 +44,11 @@ class Handles:
         self._undone = undone
         self._opened = False
         self._reset()
-        weakref.finalize(self, close_unused, self._kept)
+        weakref.finalize(self, close_unused, self._open)
         everybody.add(self)
 
     def _reset(self) -> None:
-        # Reentrant for what it says of its owner: no call goes on with a turn that its thread has already.
-        self._turn: Any = threading.RLock()
+        self.turn = TurnLock()
         # Python's own Condition may be interrupted as it enters; the lock itself may not.
         self._lock = threading.RLock()
         self._gate = threading.Condition(self._lock)
@@ -57,7 +56,7 @@ class Handles:
         self._time_ends = 0.0
         self._seen = 0
         self._longest_log = LONG_LOG
-        self._kept = Kept(Line(self.path + "-turn"), self._turn, self._lock)
+        self._open = Open(ProcessQueue(self.path + "-turn"), self.turn, self._lock)
 
     def write(self, work: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Do ``work`` in a transaction that writes, alone among all processes; what it raises undoes all of it.
@@ -72,18 +71,18 @@ class Handles:
         self, swap: Callable[Concatenate[sqlite3.Connection, P], T | None] | None,
         work: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs,
     ) -> T:  # fmt: skip
-        """As ``write``; but try ``swap`` first, where it is this process's time.
+        """Do as ``write`` does; but try ``swap`` first, where it is this process's time.
 
         ``swap`` runs a statement that is a transaction of its own, and does all or nothing; None when it did nothing.
         """
         self._at_home()
         now = monotonic()
         deadline = now + self.timeout
-        if self.has_turn():
+        if self.turn.mine():
             raise StoreBusy(f"{self.path}: called in the middle of a call of its own thread; {NOTHING}")
         try:
             self._take_turn()
-            writer = self._kept.writer
+            writer = self._open.writer
             if writer is not None and writer.db.in_transaction:
                 self._undo()  # which was interrupted
             if swap is not None and now < self._time_ends and writer is not None:
@@ -101,37 +100,28 @@ class Handles:
             raise
         finally:
             try:
-                self._give_turn()
+                self.turn.give()
             except BaseException:
-                self._give_turn()  # an interrupt came in the middle of that
+                self.turn.give()  # an interrupt came in the middle of that
                 raise
         return answer
 
-    def has_turn(self) -> bool:
-        """Whether this thread is in the middle of a call that writes, closes or forks."""
-        return bool(self._turn._is_owned())
-
     def _take_turn(self) -> None:
-        if not self._turn.acquire(timeout=self.timeout):
+        if not self.turn.take(self.timeout):
             raise StoreBusy(f"{self.path}: other threads were first for {self.timeout} s; {NOTHING}")
-
-    def _give_turn(self) -> None:
-        """Let others have this thread's turn, if it has one; twice is fine."""
-        if self.has_turn():
-            self._turn.release()
 
     def _begin(self, deadline: float) -> sqlite3.Connection:
         """Begin to write: at once in this process's own time, else in line."""
-        writer = self._kept.writer
+        writer = self._open.writer
         if writer is not None and monotonic() < self._time_ends and try_begin(writer.db):
             return writer.db
         self._time_ends = 0.0
-        if writer is None or moved(writer, self.path):
-            self._kept.writer = None
+        if writer is None or writer.moved(self.path):
+            self._open.writer = None
             if writer is not None:
                 writer.db.close()
-            writer = self._open(self._kept.opening, deadline)
-            self._kept.writer, self._kept.opening.opened = writer, None
+            writer = self._connect(self._open.opening, deadline)
+            self._open.writer, self._open.opening.connection = writer, None
         self._longest_log = cut_log(writer.db, self.path, self._longest_log)
         self._stand_in_line(writer.db, deadline)
         self._time_ends = monotonic() + _TIME
@@ -139,12 +129,12 @@ class Handles:
 
     def _stand_in_line(self, db: sqlite3.Connection, deadline: float) -> None:
         """Be the next, and begin once whoever has the file has used its time, or does not use it."""
-        line, since, waited = self._kept.line, monotonic(), False
+        queue, since, waited = self._open.queue, monotonic(), False
         next_since = None
         try:
             while True:
                 now = monotonic()
-                if next_since is None and line.enter():
+                if next_since is None and queue.enter():
                     next_since = now
                 used = next_since is not None and (self._is_quiet(db) or now > next_since + _TIME)
                 # The next may have been stopped: the line is for fairness, SQLite's own lock for exclusion.
@@ -155,10 +145,10 @@ class Handles:
                 pause(min(_LINE_PAUSE if next_since is None else _NEXT_PAUSE if waited else _GLANCE, deadline - now))
                 waited = next_since is not None
         finally:
-            line.leave()  # also where an interrupt came before it was known that it was entered
+            queue.leave()  # also where an interrupt came before it was known that it was entered
 
     def _is_quiet(self, db: sqlite3.Connection) -> bool:
-        """Whether no other process has written since this was last asked."""
+        """Return whether no other process has written since this was last asked."""
         try:
             (version,) = db.execute("PRAGMA data_version").fetchone()
         except sqlite3.OperationalError as error:
@@ -170,10 +160,10 @@ class Handles:
 
     def _undo(self, *, broken: bool = False) -> None:
         """Take back what a failed transaction did; a connection that SQLite failed on is opened anew next time."""
-        if not self.has_turn():
+        if not self.turn.mine():
             return
         self._undone()
-        writer = self._kept.writer
+        writer = self._open.writer
         if writer is None:
             return
         try:
@@ -182,7 +172,7 @@ class Handles:
         except sqlite3.Error:
             broken = True
         if broken:
-            self._kept.writer = None
+            self._open.writer = None
             writer.db.close()
 
     def read(self, work: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -221,61 +211,61 @@ class Handles:
                 raise
 
     def _borrow(self, reading: object, deadline: float) -> sqlite3.Connection:
-        """A connection for a call, which gives back what it has under the same name, even if this fails."""
+        """Lend a call a connection. It gives back what it has under the same name, even if this fails."""
         with self._lock:
             if not self._gate.wait_for(lambda: not self._shut, deadline - monotonic()):
                 raise StoreBusy(f"{self.path}: this process forks; {NOTHING}")
-            held = Held(reading)
-            for other in self._kept.readers:
+            lent = Lent(reading)
+            for other in self._open.readers:
                 if other.user is None:
                     other.user = reading
-                    held = other
+                    lent = other
                     break
             else:
-                self._kept.readers.append(held)
-        reader = held.opened
-        if reader is not None and moved(reader, self.path):
+                self._open.readers.append(lent)
+        reader = lent.connection
+        if reader is not None and reader.moved(self.path):
             reader.db.close()
-            held.opened = reader = None
-        return (reader or self._open(held, deadline)).db
+            lent.connection = reader = None
+        return (reader or self._connect(lent, deadline)).db
 
     def _give_back(self, reading: object, *, sound: bool) -> None:
         """Give back what a call has, if anything; twice is fine."""
         with self._lock:
-            readers = self._kept.readers
-            for held in list(readers):
-                if held.user is reading:
-                    if sound and held.opened is not None and len(readers) <= _MOST_IDLE:
-                        held.user = None
+            readers = self._open.readers
+            for lent in list(readers):
+                if lent.user is reading:
+                    if sound and lent.connection is not None and len(readers) <= _MOST_IDLE:
+                        lent.user = None
                     else:
-                        if held.opened is not None:
-                            held.opened.db.close()
-                        readers.remove(held)
+                        if lent.connection is not None:
+                            lent.connection.db.close()
+                        readers.remove(lent)
             self._gate.notify_all()
 
     def _reads(self) -> bool:
-        return any(held.user is not None for held in self._kept.readers)
+        return any(lent.user is not None for lent in self._open.readers)
 
-    def _open(self, held: Held, deadline: float) -> Opened:
-        """A new connection to the file, which is made when it was never there."""
+    def _connect(self, lent: Lent, deadline: float) -> FileConnection:
+        """Open the file, which is made when it was never there."""
         there = Path(self.path).exists()
         if self._opened and not there:
             raise StoreUnavailable(f"{self.path} was removed while in use; {NOTHING}")
         while True:
             try:
-                opened = open_file(self.path, self._synchronous, "rw" if there else "rwc", held)
+                connection = open_file(self.path, self._synchronous, "rw" if there else "rwc", lent)
             except sqlite3.OperationalError as error:
                 if not is_busy(error) or monotonic() >= deadline:
                     raise
             else:
                 self._opened = True
-                return opened
+                return connection
             pause(_LINE_PAUSE)
 
     def close(self) -> None:
         """Close all connections once those who use them are done; a call afterwards opens new ones."""
         at_home()
-        if self.has_turn():
+        if self.turn.mine():
             return
         try:
             self.suspend(monotonic() + self.timeout)
@@ -287,30 +277,27 @@ class Handles:
                 raise
 
     def suspend(self, deadline: float) -> bool:
-        """Bring everybody to rest and close everything; False when somebody would not come to rest in time.
-
-        Not for a thread that has the turn.
-        """
-        if not self._turn.acquire(timeout=max(0.0, deadline - monotonic())):
+        """Bring all other threads to rest and close everything; False when one would not come to rest in time."""
+        if not self.turn.take(deadline - monotonic()):
             return False
         with self._lock:
             self._shut = True
             if not self._gate.wait_for(lambda: not self._reads(), max(0.0, deadline - monotonic())):
                 return False
         try:
-            close_all(self._kept)
+            close_all(self._open)
         except BaseException:
-            close_all(self._kept)  # an interrupt came in the middle of that
+            close_all(self._open)  # an interrupt came in the middle of that
             raise
         return True
 
     def resume(self) -> None:
         """Go on, whether all came to rest or not; twice is fine."""
-        if self.has_turn():
+        if self.turn.mine():
             with self._lock:
                 self._shut = False
                 self._gate.notify_all()
-            self._turn.release()
+            self.turn.give()
 
     def _at_home(self) -> None:
         at_home()
@@ -319,13 +306,13 @@ class Handles:
             raise StoreUnavailable(f"{self.path}: this process {said}; {NOTHING}")
 
     def begin_child(self, *, stranded: bool = False) -> None:
-        """In a forked child: what is still open is never closed, never used. ``stranded``: nothing can be used."""
-        kept = self._kept
-        for held in kept.readers:
-            held.user = None  # the thread is not here
-        _left_behind.extend(kept.connections())
-        kept.forget()
-        self._kept.line.close()
+        """Begin anew in a forked child, never to use or close what is still open. ``stranded``: nothing can be used."""
+        open_ = self._open
+        for lent in open_.readers:
+            lent.user = None  # the thread is not here
+        _left_behind.extend(open_.connections())
+        open_.forget()
+        self._open.queue.close()
         self._reset()
-        weakref.finalize(self, close_unused, self._kept)
+        weakref.finalize(self, close_unused, self._open)
         self._stranded = stranded

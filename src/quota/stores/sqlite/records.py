@@ -28,7 +28,7 @@ def _packing(count: int) -> struct.Struct:
 
 
 def pack(record: Record) -> Moving:
-    """The numbers that plain charges move."""
+    """Pack the numbers that plain charges move."""
     numbers = [record.at]
     for meter in record.meters:
         numbers += (meter.total, meter.minute, meter.hour)
@@ -54,7 +54,7 @@ def unpack(record: Record, moving: Moving) -> None:
 
 
 def encode_body(record: Record) -> str:
-    """Everything else, but for memos: equal as long as nothing but plain charges changed the record."""
+    """Encode everything else, but for memos: equal as long as nothing but plain charges changed the record."""
     data = record.encode()
     data[0] = data[3] = 0
     data[7] = data[8] = None
@@ -79,7 +79,7 @@ class Found:
 
 
 def load(db: Connection, party: int) -> Found:
-    """A party's record, or a new one that knows nothing from before what was pruned."""
+    """Load a party's record, or a new one that knows nothing from before what was pruned."""
     row = db.execute(
         "SELECT version, moving, body FROM counts JOIN records USING (party) WHERE party = ?", (party,)
     ).fetchone()  # fmt: skip
@@ -111,7 +111,7 @@ def keep(db: Connection, found: Found, terms: Terms) -> None:
 
 
 def _due(dead_at: int) -> int:
-    """The instant to look at a record again: a day's end, so that the index on it is seldom touched; 64 bits."""
+    """Return when to look at a record again: at a day's end, so that its index is seldom touched; 64 bits at most."""
     return min(-(-dead_at // DAY_US) * DAY_US, _LAST)
 
 
@@ -131,7 +131,7 @@ def forget_account(db: Connection, party: int) -> None:
 
 
 def touch(db: Connection, party: int) -> None:
-    """A party's directory entry changed: copies of it are stale."""
+    """Make copies of a party stale, whose directory entry has changed."""
     db.execute("UPDATE counts SET version = ? WHERE party = ?", (new_number(), party))
 
 
@@ -155,7 +155,7 @@ def _memo(db: Connection, party: int, name: str) -> Any:
 
 
 def memos_of(record: Record) -> dict[str, tuple[int, Any]]:
-    """Return the remembered requests and refunds that a record knows of, as rows."""
+    """Return what a record knows of remembered requests and refunds, as rows."""
     found: dict[str, tuple[int, Any]] = {f"r{id_}": (until, "") for id_, until in (record.refunds or {}).items()}
     found.update((f"q{id_}", (memo.until, memo[1:])) for id_, memo in (record.requests or {}).items())
     return found
@@ -168,7 +168,7 @@ def keep_memos(db: Connection, party: int, memos: Iterable[tuple[str, tuple[int,
 
 
 def prune(db: Connection, now: int, terms: Terms, most: int = 2) -> tuple[int, int]:
-    """Look over the records and memos that should be dead first, ``most`` of each; how many, and how many went.
+    """Look over the records and memos that should be dead first, ``most`` of each. Return how many, and how many went.
 
     What lies dead for two windows is forgotten behind the floor: a call from before it is refused an answer.
     """

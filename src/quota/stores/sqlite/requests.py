@@ -2,7 +2,7 @@
 
 A *copy* is what this process last saw of a key: its directory entry and its decoded records. Inside the transaction one
 look at ``counts`` and ``ledger`` tells whether it is fresh. On a fresh copy a plain charge runs in the lane that the
-rule opened for it (``_remote.Lane``) and writes a few numbers; everything else is ``operations.perform``.
+rule opened for it (``operations.compiled.Lane``) and writes a few numbers; everything else is ``operations.perform``.
 
 A process that has the file to itself for a moment expects its copy to be fresh: it decides first, and one guarded
 statement, a transaction of its own, swaps the numbers if the copy was. What the rule decided on is then what was stored
@@ -51,7 +51,7 @@ class Plain:
         ]
 
     def decide(self, takes: Mapping[str, int] | None, now: int) -> Decision | None:
-        """The rule's answer where nothing but counting happens, charged on the records; None where it may not be so."""
+        """Answer by the rule where nothing but counting happens, and charge the records; None where more may."""
         lane = self.lane
         if now >= lane.until:
             return None
@@ -72,7 +72,7 @@ class Plain:
         return lane.conclude(fits, lane.course.cost if takes is None else takes, now, readings)
 
     def _weigh(self, amounts: list[int], now: int) -> tuple[list[int], bool, bool]:
-        """What meters and buckets would read; whether that fits below all ceilings, and nothing happens on the way."""
+        """Return what meters and buckets would read, whether all of it fits, and whether nothing else happens."""
         fits = quiet = True
         readings = []
         for meter, unit, calm, ceiling in self.meters:
@@ -105,7 +105,7 @@ class Plain:
 
 
 class Copy:
-    """What this process last saw of a key. ``plans``: the state of all plans that its entry is of."""
+    """A key as this process last saw it. ``plans``: the state of all plans that its entry is of."""
 
     __slots__ = ("found", "lanes", "party", "plans", "seat")
 
@@ -119,7 +119,7 @@ class Copy:
         self.lanes: dict[Course, Plain] = {}
 
     def fresh(self, db: Connection) -> bool:
-        """Whether it is what is stored; what plain charges of others moved is taken over."""
+        """Return whether it is what is stored; what plain charges of others moved is taken over."""
         for one in self.found:
             row = db.execute(_FRESH, (one.party,)).fetchone()
             if row is None or row[0] != one.version or row[2] != self.plans:
@@ -130,7 +130,7 @@ class Copy:
         return True
 
     def plain(self, request: Request) -> Plain | None:
-        """The lane that calls like this one have, if any: plain charges that nobody need remember by an id."""
+        """Return the lane of calls like this one, if any: plain charges that nobody need remember by an id."""
         if request.op != "consume" or request.request_id is not None:
             return None
         plan = self.seat.entry.plans.get(request.api)
@@ -149,18 +149,18 @@ class Decisions(Directory):
         """Perform the request in one transaction; what only looks does not wait for who writes."""
         ref: Any = request.digest or request.key_id or ""
         if request.op in ("peek", "usage"):
-            return self._handles.read(self._tell, request)
-        if ref not in self._copies and self._handles.read(self._look, request) is None:
+            return self._pool.read(self._tell, request)
+        if ref not in self._copies and self._pool.read(self._look, request) is None:
             # A secret that nobody has is refused without a turn.
             return perform(request, None, None, self.terms)
-        return self._handles.swap_or_write(self._swap, self._decide, request, ref)
+        return self._pool.swap_or_write(self._swap, self._decide, request, ref)
 
     def _undone(self) -> None:
-        """Still in turn, after a transaction was rolled back: its copy may have been moved by what never was."""
+        """Drop a copy, still in turn, after a rollback: it may have been moved by what never was."""
         self._copies.pop(self._at_work, None)
 
     def _tell(self, db: Connection, request: Request) -> Any:
-        """peek and usage: the same rule, on what one moment holds."""
+        """Answer ``peek`` and ``usage``: the same rule, on what one moment holds."""
         seat = self._look(db, request)
         if seat is None:
             return perform(request, None, None, self.terms)
@@ -187,7 +187,7 @@ class Decisions(Directory):
         return self._perform(db, request, copy)
 
     def _swap(self, db: Connection, request: Request, ref: Any) -> Decision | None:
-        """A plain charge of one record, on a copy that is found to have been fresh; else None, and nothing is done."""
+        """Charge one record plainly, on a copy that is found to have been fresh; else do nothing, and return None."""
         copy = self._copies.get(ref)
         plain = None if copy is None or len(copy.found) > 1 else copy.plain(request)
         if copy is None or plain is None:
@@ -214,7 +214,7 @@ class Decisions(Directory):
         return None
 
     def _copy(self, db: Connection, request: Request, ref: Any) -> Copy | None:
-        """A copy of what is stored now."""
+        """Copy what is stored now."""
         self._copies.pop(ref, None)
         seat = self._look(db, request)
         if seat is None:

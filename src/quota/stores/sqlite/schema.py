@@ -21,7 +21,7 @@ _TABLES = text_beside(__package__, "tables.sql")
 
 
 def _create(db: sqlite3.Connection) -> None:
-    """Version 1.
+    """Make version 1.
 
     ``keys``, ``digests``, ``plans`` and ``seats`` (which key is on which plan) are the directory; ``accounts`` are
     those that several keys share. A party is a key's number or, negative, an account's. ``counts`` holds what plain
@@ -36,11 +36,11 @@ def _create(db: sqlite3.Connection) -> None:
 
 
 STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (_create,)
-"""What makes each version of the schema out of the one before; their number is this version."""
+"""Functions that make each version of the schema out of the one before; their number is this version."""
 
 
 def read_version(db: sqlite3.Connection, path: str) -> int:
-    """Inside a transaction: the schema's version in a file that is ours, or 0 in an empty one.
+    """Read, inside a transaction, the schema's version in a file that is ours; 0 in an empty one.
 
     Raises:
         StoreUnavailable: a database of something else, or of a newer quota.
@@ -60,7 +60,7 @@ def read_version(db: sqlite3.Connection, path: str) -> int:
 
 
 def bring_up_to_date(db: sqlite3.Connection, path: str) -> None:
-    """Inside a transaction: make the tables, or make an older version this one."""
+    """Make the tables, or make an older version this one, inside a transaction."""
     version = read_version(db, path)
     if version == len(STEPS):
         return
@@ -88,17 +88,17 @@ _MEANING: Mapping[int, str] = MappingProxyType(
 
 
 def _code(error: sqlite3.Error) -> int:
-    """SQLite's primary result code; 0 for what Python itself found wrong."""
+    """Return SQLite's primary result code; 0 for what Python itself found wrong."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 def is_busy(error: sqlite3.Error) -> bool:
-    """Whether somebody else has the file, for now."""
+    """Return whether somebody else has the file, for now."""
     return _code(error) in _BUSY
 
 
 def failure(error: sqlite3.Error, path: str) -> QuotaError:
-    """What a call that was rolled back raises: the file by name, what is wrong with it, SQLite's own words."""
+    """Return what a call that was rolled back raises: the file by name, what is wrong with it, SQLite's own words."""
     if is_busy(error):
         return StoreBusy(f"{path} is in use; {NOTHING}")
     meaning = _MEANING.get(_code(error))

@@ -16,7 +16,7 @@ from typing import Any
 from ...clock import Clock, system_clock
 from ...errors import InvalidValue, StoreUnavailable
 from ..base import COMMON, make_terms, seconds_option, shown_url, split_url, whole_option
-from .pool import Handles
+from .pool import Pool
 from .records import load, prune
 from .requests import Decisions
 from .schema import read_version
@@ -56,26 +56,26 @@ class SQLiteStore(Decisions):
             raise InvalidValue("timeout", timeout, "seconds, zero or more")
         self.terms = make_terms(**options)
         self.path = os.path.abspath(name)  # noqa: PTH100 -- symbolic links stay, as SQLite follows them itself
-        self._handles = Handles(self.path, timeout, durability, self._undone)
+        self._pool = Pool(self.path, timeout, durability, self._undone)
         self._clock: Clock = system_clock
 
     def migrate(self) -> int:
-        """Make the file, or bring an older one up to date; the schema's version. Opening does so too."""
-        return self._handles.read(read_version, self.path)
+        """Make the file, or bring an older one up to date. Return the schema's version. Opening does so too."""
+        return self._pool.read(read_version, self.path)
 
     def check(self) -> list[str]:
-        """What is wrong with the file: SQLite's own check, and whether its tables agree. Nothing, mostly."""
-        return self._handles.read(_problems)
+        """Return what is wrong with the file: SQLite's own check, and whether its tables agree. Nothing, mostly."""
+        return self._pool.read(_problems)
 
     def use_clock(self, clock: Clock) -> None:
-        """Told by a ledger: ``prune`` goes by its clock."""
+        """Take the clock of a ledger: ``prune`` goes by it."""
         self._clock = clock
 
     def prune(self) -> int:
-        """Drop what is dead by now, some at a time; how many records and memos. It goes by itself too, bit by bit."""
+        """Drop what is dead by now. Return how many records and memos. It goes by itself too, bit by bit."""
         gone, looked, now = 0, 1, self._clock()
         while looked:
-            looked, dropped = self._handles.write(prune, now, self.terms, 500)
+            looked, dropped = self._pool.write(prune, now, self.terms, 500)
             gone += dropped
         return gone
 
@@ -89,7 +89,7 @@ class SQLiteStore(Decisions):
             raise InvalidValue("path", str(target), "a file that is not there yet: a backup never replaces one")
         part = target.with_name(f"{target.name}-part")
         try:
-            self._handles.read(_copy_to, part)
+            self._pool.read(_copy_to, part)
             part.replace(target)
         except OSError as error:
             raise StoreUnavailable(f"{target}: {error.strerror}; no backup was made") from error
@@ -99,7 +99,7 @@ class SQLiteStore(Decisions):
 
     def close(self) -> None:
         """Close all connections, once those who use them are done. Twice is fine; a later call opens new ones."""
-        self._handles.close()
+        self._pool.close()
 
 
 def _copy_to(db: sqlite3.Connection, path: Path) -> None:
