@@ -184,12 +184,16 @@ def synchronous(steps: Callable[Concatenate[Any, P], Trip[T]]) -> Callable[Conca
     @functools.wraps(steps)
     def method(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
         trip = steps(self, *args, **kwargs)
-        visit = Visit()
+        visit: Visit | None = None
         try:
             call = next(trip)
             while True:
                 try:
-                    reply = _wait(self, call, visit) if isinstance(call, (Pause, InLine)) else self._send(call)
+                    if isinstance(call, (Pause, InLine)):
+                        visit = visit or Visit()
+                        reply = _wait(self, call, visit)
+                    else:
+                        reply = self._send(call)
                 except (StoreBusy, StoreUnavailable) as error:
                     call = trip.throw(error)
                 else:
@@ -197,7 +201,7 @@ def synchronous(steps: Callable[Concatenate[Any, P], Trip[T]]) -> Callable[Conca
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return] # what the steps return
         finally:
-            if visit.name is not None:
+            if visit is not None:
                 try:
                     self._lines.leave(visit)
                 except BaseException:
@@ -228,12 +232,16 @@ def awaited(steps: Callable[Concatenate[Any, P], Trip[T]]) -> Callable[Concatena
     @functools.wraps(steps)
     async def method(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
         trip = steps(self, *args, **kwargs)
-        visit = Visit()
+        visit: Visit | None = None
         try:
             call = next(trip)
             while True:
                 try:
-                    reply = await (_await(self, call, visit) if isinstance(call, (Pause, InLine)) else self._send(call))
+                    if isinstance(call, (Pause, InLine)):
+                        visit = visit or Visit()
+                        reply = await _await(self, call, visit)
+                    else:
+                        reply = await self._send(call)
                 except (StoreBusy, StoreUnavailable) as error:
                     call = trip.throw(error)
                 else:
@@ -241,7 +249,7 @@ def awaited(steps: Callable[Concatenate[Any, P], Trip[T]]) -> Callable[Concatena
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return] # what the steps return
         finally:
-            if visit.name is not None:
+            if visit is not None:
                 self._lines.leave(visit)
 
     return method
