@@ -62,7 +62,7 @@ test-freethreaded:  ## receipts of threads on a free-threaded Python, and what t
 	  { echo "$(PYTHON_FT) is no free-threaded Python: make test-freethreaded PYTHON_FT=..."; exit 1; }
 	@$(MAKE) PYTHON="$(PYTHON_FT)" VENV=.venv-freethreaded .venv-freethreaded/.core
 	@.venv-freethreaded/bin/python -m pip install --quiet --disable-pip-version-check pytest 'hypothesis<6.140' # later ones are built with Rust
-	@PYTHON_GIL=0 .venv-freethreaded/bin/python -m pytest tests/test_receipts.py tests/test_threads.py tests/test_sqlite_processes.py
+	@PYTHON_GIL=0 .venv-freethreaded/bin/python -m pytest tests/ledger/test_receipts.py tests/ledger/test_threads.py tests/stores/sqlite/test_processes.py
 	@PYTHON_GIL=0 .venv-freethreaded/bin/python -m benchmarks.threads
 
 check: $(VENV)/.test  ## ruff and mypy --strict
@@ -80,7 +80,7 @@ bench: $(VENV)/.test $(VENV)/.bench  ## measure against the floor and the peers;
 check-bench: $(VENV)/.test $(VENV)/.bench  ## hold the code to benchmarks/budget.toml
 	@$(BIN)/python -m benchmarks --check
 
-coverage: $(VENV)/.test $(VENV)/.pgbouncer  ## branch coverage of floors 0 to 2 with the memory store: 100 % or it fails
+coverage: $(VENV)/.test $(VENV)/.pgbouncer  ## branch coverage of what is embedded, with the memory store: 100 % or it fails
 	@$(BIN)/python -m coverage erase
 	@$(BIN)/python -m coverage run -m pytest -q -n auto --dist worksteal
 	@$(BIN)/python -m coverage combine -q

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import attrs
 import pytest
+from benchmarks.core import core
 
 import paths
 import quota
@@ -554,7 +555,7 @@ def fresh(code, cache):
 
 
 AT_ONCE = {"datetime", "decimal", "fractions", "hashlib", "ipaddress", "math", "numbers", "urllib", "zlib"}
-"""What ``import quota`` may load beyond what ``import attrs`` does: the modules that floors 0 to 2 use at once."""
+"""What ``import quota`` may load beyond what ``import attrs`` does: the modules that the embedded floors use at once."""
 
 
 def test_start_up_loads(tmp_path):
@@ -567,6 +568,13 @@ def test_start_up_loads(tmp_path):
     others = {name.partition(".")[0] for name in loaded} - {"quota"}
     assert {name for name in others if not name.startswith("_")} <= AT_ONCE
     assert others <= sys.stdlib_module_names
+
+
+def test_the_core_is_as_small_as_it_is_told_to_be():
+    """What ``Ledger()`` in memory loads: the README's number is the budget, and no more than 50 lines too large."""
+    lines = sum(core().values())
+    told = int(re.search(r"at most ([\d,]+) lines", (ROOT / "README.md").read_text("utf-8"))[1].replace(",", ""))
+    assert told - 50 < lines <= told
 
 
 def test_start_up_takes(tmp_path):

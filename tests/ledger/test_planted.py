@@ -156,8 +156,7 @@ BUGS = {
     "a hold lapses a microsecond early": (
         "operations/consume.py", "verdict.now + request.ttl, verdict.now", "verdict.now + request.ttl - 1, verdict.now"),
     "a commit above its hold is lost": (
-        "operations/__init__.py", "        record.add(more, now)\n" if "record.add(more, now)" in (PACKAGE / "operations/__init__.py").read_text()
-        else "        add(record, more, now)\n", ""),
+        "operations/reservations.py", "        add(record, more, now)\n", ""),
     "a commit gives nothing back": (
         "operations/reservations.py", "                if units < had:\n", "                if False:\n"),
     "a replay is charged again": (

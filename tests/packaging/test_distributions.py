@@ -62,7 +62,13 @@ def test_the_wheel_is_the_library(built):
         (info,) = {name.partition("/")[0] for name in held if ".dist-info/" in name}
         told = Parser().parsestr(archive.read(f"{info}/METADATA").decode())
     assert {f"src/{name}" for name in held if not name.startswith(info)} == sources("src")
-    assert {"quota/py.typed", "quota/data/sample.log", f"{info}/licenses/LICENSE"} <= held
+    assert {
+        "quota/py.typed",
+        "quota/replay/sample.log",
+        "quota/stores/redis/decide.lua",
+        "quota/stores/postgres/decide.sql",
+        f"{info}/licenses/LICENSE",
+    } <= held
     assert told.get_payload().strip() == (ROOT / "README.md").read_text("utf-8").strip()
     assert told["Requires-Python"] == ">=3.11"
     assert told["License-Expression"] == "MIT"
@@ -92,7 +98,7 @@ def test_the_wheel_works_where_it_is_installed(built, tmp_path):
     bin_ = tmp_path / "venv" / "bin"
     install = [bin_ / "python", "-m", "pip", "install", "-q", only(built, "*.whl")]
     subprocess.run(install, check=True, capture_output=True)
-    for command in (["demo"], ["replay", str(ROOT / "src" / "quota" / "data" / "sample.log"), "--plan", "100/day"]):
+    for command in (["demo"], ["replay", str(ROOT / "src" / "quota" / "replay" / "sample.log"), "--plan", "100/day"]):
         done = subprocess.run(
             [bin_ / "quota", *command], cwd=tmp_path, env=environment(), capture_output=True, text=True
         )

@@ -239,7 +239,7 @@ def arguments(request):
     """What the programs of a subject are told: a server's URL, a log."""
     kind = {"redis": Valkey, "postgres": Postgres}.get(request.param)
     server = kind() if kind else None
-    log = str(ROOT / "src" / "quota" / "data" / "sample.log")
+    log = str(ROOT / "src" / "quota" / "replay" / "sample.log")
     yield [server.url] if server else [log] * (request.param == "plot")
     if server:
         server.stop()

@@ -20,13 +20,13 @@ from servers import Postgres
 
 ROOT = paths.ROOT
 SERVED = [
-    "test_postgres",
-    "test_sqlite_faults",
+    "stores/postgres/test_store",
+    "stores/sqlite/test_faults",
     "test_readme",
-    "test_vendored",
-    "test_distributions",
-    "test_cli_process",
-    "test_servers",
+    "packaging/test_vendored",
+    "packaging/test_distributions",
+    "cli/test_process",
+    "web/test_servers",
 ]
 """What starts servers and interpreters, steps down from root, or reads the repository."""
 SMALL = 'mount -t tmpfs -o size=1m tmpfs /dev/shm && exec "$@"'

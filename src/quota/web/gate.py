@@ -24,7 +24,7 @@ from .exemptions import Exemptions
 from .routes import Finder, Names, named
 from .sources import check_sources
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(__package__)
 
 KEPT = "keeping what was held: what was used cannot be known"
 

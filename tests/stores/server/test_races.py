@@ -32,7 +32,7 @@ def makes_room(preemptions=1):
     def threads(copies):
         return [lambda: copies.put("a", "2"), lambda: copies.put("b", "3")]
 
-    return explore(crowded, threads, check, files=files("operations/compiled"), preemptions=preemptions)
+    return explore(crowded, threads, check, files=files("stores/server/cache"), preemptions=preemptions)
 
 
 @pytest.mark.parametrize("preemptions", [1, 2])
