@@ -62,7 +62,7 @@ test-freethreaded:  ## receipts of threads on a free-threaded Python, and what t
 	  { echo "$(PYTHON_FT) is no free-threaded Python: make test-freethreaded PYTHON_FT=..."; exit 1; }
 	@$(MAKE) PYTHON="$(PYTHON_FT)" VENV=.venv-freethreaded .venv-freethreaded/.core
 	@.venv-freethreaded/bin/python -m pip install --quiet --disable-pip-version-check pytest 'hypothesis<6.140' # later ones are built with Rust
-	@PYTHON_GIL=0 .venv-freethreaded/bin/python -m pytest tests/test_receipts.py tests/test_threads.py tests/test_sqlite_processes.py
+	@PYTHON_GIL=0 .venv-freethreaded/bin/python -m pytest tests/ledger/test_receipts.py tests/ledger/test_threads.py tests/stores/sqlite/test_processes.py
 	@PYTHON_GIL=0 .venv-freethreaded/bin/python -m benchmarks.threads
 
 check: $(VENV)/.test  ## ruff and mypy --strict
