@@ -43,6 +43,10 @@ LONG = {
     "replay/test_logs", "replay/test_logs_forms", "test_limit_text", "web/test_asgi", "web/test_gate", "web/test_wsgi",
 }  # fmt: skip
 """What takes its time on any copy alike: left to the slow run."""
+DRIVEN = {"quota.stores.redis": "redis", "quota.stores.postgres": "psycopg"}
+"""Parts of the library that need a driver."""
+SERVED = {"valkey": "redis", "postgres": "psycopg"}
+"""Fixtures that do, asked for as an argument or by their name."""
 CORE = {"test_headers", "test_key", "ledger/test_machine", "test_period", "rule/test_small_world"}
 ALONE = '''
 from importlib.util import find_spec
@@ -84,7 +88,9 @@ def imported(path):
         if isinstance(node, ast.Import):
             names |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            names.add(node.module.partition(".")[0])
+            names.add(DRIVEN.get(node.module, node.module.partition(".")[0]))
+        elif isinstance(node, ast.Constant | ast.arg):
+            names |= {SERVED[name] for name in [getattr(node, "value", getattr(node, "arg", None))] if name in SERVED}
     return names.union(*(imported(HELPERS[name]) for name in names & HELPERS.keys()))
 
 
