@@ -86,10 +86,10 @@ class Headroom(Lane):
 
     ``cells``: (meter, unit's place, soft, hard). ``pours``: (bucket, unit's place, drain, scale, burst). ``own``,
     ``last``: the key's record, and the account's or the same one, and their versions. ``began``, ``until``: the minute
-    that it was last asked in, 0 before; ``end``: when something is due.
+    that it was last asked in, 0 before; ``end``: when something is due. ``simple``: a call costs one request.
     """
 
-    __slots__ = ("began", "cells", "end", "last", "last_version", "own", "own_version", "pours", "standard")
+    __slots__ = ("began", "cells", "end", "last", "last_version", "own", "own_version", "pours", "simple", "standard")
 
     cells: tuple[tuple[Any, int, int, int], ...]
     pours: tuple[tuple[Any, int, int, int, int], ...]
@@ -104,6 +104,7 @@ class Headroom(Lane):
             lane.tag,
         )
         self.places = share("places", lane.places)
+        self.simple = lane.course.cost == {REQUESTS: 1}
         self.standard = share("standard", lane.amounts(lane.course.cost))
         self.units = share("units", tuple(unit if unit in lane.counted else _UNCOUNTED for unit in lane.units))
         self.cells = tuple(
@@ -121,7 +122,7 @@ class Headroom(Lane):
 
     def takes(self, cost: Any) -> tuple[Any, list[int]] | None:
         """The units of a cost by unit, and in the lane's order; None where the rule must look at it."""
-        if cost is DEFAULT:
+        if cost is DEFAULT or (self.simple and type(cost) is int and cost == 1):
             return None if self.standard is None else (self.course.cost, self.standard)
         if type(cost) is int:
             takes = {REQUESTS: cost}
