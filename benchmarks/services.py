@@ -9,14 +9,20 @@ from __future__ import annotations
 
 import itertools
 import time
+from contextlib import suppress
 from typing import Any
 
 from benchmarks.measure import Loop, calls, interleave, ratios
 from benchmarks.memory import HUGE, ONE, floor
-from quota import Ledger, UsagePlan
+from quota import AsyncLedger, Ledger, UsagePlan
 
 TITLE = "In memory: the calls of services"
 VERSIONS = ("limits",)
+TWO = {
+    "cost by unit, two units", "two units with a throttle", "several throttles", "route with a quota of its own",
+    "refused on that route", "team: own requests, shared tokens", "AsyncLedger, team",
+}  # fmt: skip
+"""The calls that limits would make two hits for, at least."""
 
 
 def opened(limits: str, **plan: Any) -> tuple[Ledger, Any, str]:
@@ -66,6 +72,29 @@ def reading(read: Any) -> Loop:
     return run
 
 
+def team(limits: str) -> tuple[Ledger, Any]:
+    """A ledger with two keys on one account, and one of them."""
+    ledger, key, _ = opened(limits)
+    ledger.issue_key("second", "p", account="bench")
+    return ledger, key
+
+
+def awaited(ledger: Ledger, who: Any, *cost: Any) -> Loop:
+    """The loop of a coroutine around ``AsyncLedger.consume`` on the same store, driven by hand: no event loop's time."""
+    consume = AsyncLedger(ledger.store).consume
+
+    async def calling(times: int) -> None:
+        for _ in range(times):
+            await consume(who, *cost)
+
+    def run(times: int) -> None:
+        with suppress(StopIteration):
+            calling(times).send(None)
+
+    run(3)
+    return run
+
+
 def _limits() -> dict[str, Loop]:
     from limits import parse, storage, strategies
 
@@ -92,24 +121,33 @@ def measure(rounds: int) -> dict[str, Any]:
     routed, routed_key, _ = opened(ONE, routes={"/reports": f"{HUGE}/hour"})
     governed, governed_key, _ = opened(ONE, api="shop")
     tokens, tokens_key, _ = opened(f"{ONE}, {HUGE} tokens/month")
-    joint, joint_key, _ = opened(f"{ONE} by account")
-    joint.issue_key("second", "p", account="bench")
+    burst = f"{10**8}/s burst {10**8}"
+    poured, poured_key, _ = opened(f"{ONE}, {HUGE} tokens/month, {burst}")
+    throttled, throttled_key, _ = opened(f"{ONE}, {burst}, {10**9}/minute burst {10**9} as slow")
+    joint, joint_key = team(f"{ONE} by account")
+    mates, mates_key = team(f"{ONE}, {HUGE} tokens/month by account as budget")
+    both = {"requests": 1, "tokens": 5}
     full, full_key, _ = opened("2/day", routes={"/reports": f"{HUGE}/hour"})
     contenders: dict[str, Loop] = {
         "floor": calls(floor(), "key"),
         "known key": calls(plain.consume, key),
         "cost of 3": loop(plain, key, 3),
         "cost by unit, one unit": loop(plain, key, {"requests": 1}),
-        "cost by unit, two units": loop(tokens, tokens_key, {"requests": 1, "tokens": 5}),
+        "cost by unit, two units": loop(tokens, tokens_key, both),
+        "two units with a throttle": loop(poured, poured_key, both),
+        "several throttles": loop(throttled, throttled_key),
         "route without limits of its own": loop(plain, key, route="/items"),
         "the same by secret": loop(plain, secret, route="/items"),
         "route with a quota of its own": loop(routed, routed_key, route="/reports"),
         "refused on that route": loop(full, full_key, route="/reports"),
         "api": loop(governed, governed_key, api="shop"),
         "two keys on one account": loop(joint, joint_key),
+        "team: own requests, shared tokens": loop(mates, mates_key, both),
         "request id": with_ids(),
         "peek": calls(plain.peek, key),
         "unknown secret": calls(plain.consume, "a-foreign-secret-nobody-has"),
+        "AsyncLedger, known key": awaited(plain, key),
+        "AsyncLedger, team": awaited(mates, mates_key, both),
         "decision.limits read": reading(lambda decision: decision.limits),
         "decision.headers() read": reading(lambda decision: decision.headers()),
         **_limits(),
@@ -117,9 +155,7 @@ def measure(rounds: int) -> dict[str, Any]:
     timings = interleave(contenders, rounds, clock=time.process_time_ns)
     ours = [name for name in contenders if name != "floor" and not name.startswith("limits, ")]
     of = {f"{name} / floor": (name, "floor") for name in ours}
-    of |= {f"limits / {name}": ("limits, one hit", name) for name in ours if "two units" not in name}
-    of["limits / cost by unit, two units"] = ("limits, two hits", "cost by unit, two units")
-    of["limits / route with a quota of its own"] = ("limits, two hits", "route with a quota of its own")
+    of |= {f"limits / {name}": ("limits, two hits" if name in TWO else "limits, one hit", name) for name in ours}
     of["limits / decision.limits read"] = ("limits, hit + stats", "decision.limits read")
     of["limits / decision.headers() read"] = ("limits, hit + stats", "decision.headers() read")
     return {"timings": timings, "ratios": ratios(timings, of)}

@@ -11,8 +11,8 @@ from typing import Any, Unpack
 from .decision import Decision
 from .errors import InvalidCost, InvalidValue, QuotaError
 from .ledger.aio import AsyncLedger
-from .ledger.requests import DEFAULT
 from .ledger.sync import Ledger
+from .operations.headroom import DEFAULT
 from .stores.memory.store import MemoryStore
 from .web.gate import KEPT, UNDECIDED, Answer, Gate, Held, Settings, log
 from .web.routes import below, templates

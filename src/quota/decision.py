@@ -172,7 +172,8 @@ class Decision:
         ]
         verdict = weigh(readings, {} if self.allowed else takes, now)
         groups = ((now, (Amount(course.api, "", REQUESTS, self._cost),)),) if self.allowed else ()
-        return Details(reason_of(verdict), None, frame.key, frame.plan, takes, verdict, groups, frame.tokens)
+        tokens = frame.tokens if self.allowed else (0, 0)
+        return Details(reason_of(verdict), None, frame.key, frame.plan, takes, verdict, groups, tokens)
 
     @property
     def reason(self) -> Reason:

@@ -9,9 +9,9 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from .decision import Decision
 from .errors import InvalidCost, InvalidValue, QuotaError
-from .ledger.requests import DEFAULT
 from .ledger.reservation import Reservation
 from .ledger.sync import Ledger
+from .operations.headroom import DEFAULT
 from .web.gate import KEPT, UNDECIDED, Answer, Gate, Settings, log, merged
 from .web.routes import templates
 

@@ -28,6 +28,7 @@ from interleavings import (
 from quota import Ledger, ManualClock, Reason, UsagePlan
 from quota.decision import Decision
 from quota.errors import ClockSkew, PlanConflict, RequestMismatch, ReservationClosed, UnknownPlan
+from quota.operations.headroom import Counted, Headroom
 from quota.rule.party import Party
 from quota.stores.memory import MemoryStore
 from quota.stores.memory.lane import Lane
@@ -37,8 +38,8 @@ from scheduler import Deadlock
 CORE = files(
     "decision", "period", "plan", "rule/charge", "rule/entries", "rule/limits", "rule/party", "rule/record", "rule/replan",
     "operations/__init__", "operations/request", "operations/consume", "operations/reservations", "operations/adjustments",
-    "operations/usage", "operations/idempotency", "ledger/sync", "ledger/requests", "ledger/administration",
-    "ledger/reservation", "stores/base", "stores/memory/store", "stores/memory/lane",
+    "operations/usage", "operations/idempotency", "operations/headroom", "operations/compiled", "ledger/sync", "ledger/requests", "ledger/administration",
+    "ledger/reservation", "stores/base", "stores/memory/store", "stores/memory/lane", "stores/memory/opening",
 )  # fmt: skip
 """All that a call passes through but ``key.py`` and ``errors.py``, which share nothing between threads."""
 
@@ -395,6 +396,145 @@ def two_keys_of_an_account(w):
         assert own == {"Key123": 2 if first else 1, "second": 2 if second else 0}
 
     return [lambda: w.consume(OLD, 1), lambda: w.consume(NEW, 2)], check
+
+
+def headrooms(w):
+    """A second key joins the first one's account, and a headroom is bound to each; four units are used."""
+    w.ledger.import_key(NEW, "second", plan="PlanA", id="second", account="Key123")
+    assert not any(type(w.consume(secret)) is Counted for secret in (OLD, NEW))
+    assert len([w.ledger.peek(secret) for secret in (OLD, NEW) * 2]) == 4
+    assert all(type(w.consume(secret)) is Counted for secret in (OLD, NEW))
+
+
+@scenario("5/day by account, 3/day as own")
+def the_last_unit_of_a_team(w):
+    """The account's last unit, wanted by two keys whose calls headrooms serve: one has it, on all limits."""
+    headrooms(w)
+
+    def check(first, second):
+        assert bool(first) != bool(second)
+        assert {type(first), type(second)} == {Counted}
+        assert w.settle() == 5
+        own = [w.ledger.peek(w.ledger.get_key(key), cost=9).limits[1].used for key in ("Key123", "second")]
+        assert own == [2 + bool(first), 2 + bool(second)]
+
+    return [lambda: w.consume(OLD), lambda: w.consume(NEW)], check
+
+
+@scenario("9/day by account, 4/day as own")
+def a_look_at_a_team(w):
+    """A look beside a call sees all of it or nothing, and takes nothing."""
+    headrooms(w)
+
+    def check(first, second):
+        assert first
+        assert {tuple(status.used for status in look.limits) for look in second} <= {(5, 3), (6, 4), (6, 3)}
+        assert w.settle() == 5
+
+    return [lambda: w.consume(OLD), lambda: (w.ledger.peek(OLD), w.ledger.peek(NEW))], check
+
+
+@scenario("9/day by account, 2/s burst 5 by account")
+def the_next_minute_of_a_team(w):
+    """A minute begins between the calls of two keys: a limit that joins knows what was used when it began."""
+    headrooms(w)
+    behind = Ledger(w.ledger.store, clock=ManualClock(w.clock()))
+
+    def later():
+        w.clock.advance(MINUTE)
+        return w.ledger.consume(NEW), w.ledger.consume(NEW)
+
+    def check(first, second):
+        assert first
+        assert all(second)
+        assert w.used() == 7
+        w.ledger.replace_plan(UsagePlan("PlanA", "9/minute by account"))
+        assert w.used() == sum(decision.at == second[-1].at for decision in (first, *second))
+
+    return [lambda: behind.consume(OLD), later], check
+
+
+@scenario("9/day by account")
+def disable_one_of_a_team(w):
+    """No headroom serves a key after it was disabled."""
+    headrooms(w)
+
+    def stop():
+        w.revoke(w.ledger.disable_key, "Key123")
+        return w.consume(), w.consume(w.key)
+
+    def check(first, second):
+        assert [decision.reason for decision in second] == [Reason.DISABLED_KEY] * 2
+        w.ledger.enable_key("Key123")
+        assert w.settle() == w.last == 4 + sum(map(bool, first))
+
+    return [lambda: (w.consume(), w.consume(w.key)), stop], check
+
+
+@scenario("9/day by account")
+def rotate_one_of_a_team(w):
+    """Nor by a secret that was revoked, also while one is bound anew."""
+    headrooms(w)
+
+    def rotate():
+        _, fresh = w.ledger.rotate_key("Key123")
+        w.last = w.counted()
+        return w.consume(fresh), w.consume(fresh), w.consume(OLD)
+
+    def check(first, second):
+        assert [decision.reason for decision in second] == [Reason.OK, Reason.OK, Reason.UNKNOWN_KEY]
+        assert w.last == 4 + sum(map(bool, first))
+        assert w.settle() == w.last + 2
+
+    return [lambda: (w.consume(OLD), w.consume(OLD)), rotate], check
+
+
+@scenario("9/day by account")
+def lower_the_limit_of_a_team(w):
+    """A plan that is replaced binds on the next call of all keys."""
+    headrooms(w)
+
+    def lower_it():
+        w.change(5, w.ledger.replace_plan, UsagePlan("PlanA", "5/day by account", alerts=()))
+        return w.consume(NEW)
+
+    def check(first, second):
+        assert w.settle() == max(5, 4 + sum(map(bool, first)))
+
+    return [lambda: (w.consume(), w.consume()), lower_it], check
+
+
+@scenario("4/day by account, 5/s burst 9, 90/minute burst 90 as slow", warm=1)
+def a_second_key_joins_a_headroom(w):
+    """The same where a headroom serves the first key."""
+    assert type(w.consume()) is Counted
+
+    def join():
+        w.ledger.import_key(NEW, "second", plan="PlanA", id="second", account="Key123")
+        return w.consume(NEW)
+
+    def check(first, second):
+        assert all((*first, second)) == (sum(map(bool, (*first, second))) == 3)
+        assert w.settle() == 4
+
+    return [lambda: (w.consume(), w.consume()), join], check
+
+
+@scenario("5/day by account, 9/day as own")
+def remove_one_of_a_team(w):
+    """A key that is removed beside its call, and comes back: the account's count goes on, its own begins anew."""
+    headrooms(w)
+
+    def replace():
+        w.ledger.remove_key("second")
+        w.ledger.import_key(NEW, "second", plan="PlanA", id="second", account="Key123")
+        return w.ledger.consume(OLD)
+
+    def check(first, second):
+        assert bool(first) != bool(second)
+        assert w.used() == 5
+
+    return [lambda: w.ledger.consume(NEW), replace], check
 
 
 @scenario("5/day", warm=1)
@@ -800,6 +940,16 @@ PLANTED = {
     "a fast path left open": (
         (MemoryStore, "_split", {"first.lane.shut()": "pass"}),
         ["a_second_key_joins"],
+    ),
+    "a headroom's record not compared": (
+        (Headroom, "good", {
+            "own.version != self.own_version or last.version != self.last_version or not self.tag.live": "not self.tag.live",
+        }),
+        ["disable_one_of_a_team", "a_second_key_joins_a_headroom"],
+    ),
+    "headrooms kept where a key is changed": (
+        (Lane, "shut", {"seat.record.version += 1": "pass"}),
+        ["disable_one_of_a_team", "rotate_one_of_a_team", "a_second_key_joins_a_headroom"],
     ),
     "a stale clock": (
         (Party, "instant", {"now = max(now, record.at)": "pass"}),

@@ -14,6 +14,7 @@ import pytest
 from interleavings import NOON, plant
 from interrupts import interrupts
 from quota import Ledger, ManualClock, QuotaError, UsagePlan
+from quota.operations.headroom import Counted
 from quota.rule.undo import Undo
 from quota.stores.memory import MemoryStore
 
@@ -22,8 +23,8 @@ CORE = [
     for name in (
         "ledger.sync", "ledger.requests", "ledger.administration", "ledger.reservation", "operations", "operations.request",
         "operations.consume", "operations.reservations", "operations.adjustments", "operations.usage",
-        "operations.idempotency", "period", "rule.charge", "rule.entries", "rule.limits", "rule.party", "rule.record", "rule.replan",
-        "rule.undo", "stores.base", "stores.memory.lane", "stores.memory.store",
+        "operations.idempotency", "operations.headroom", "operations.compiled", "process.atomic", "period", "rule.charge", "rule.entries", "rule.limits", "rule.party", "rule.record", "rule.replan",
+        "rule.undo", "stores.base", "stores.memory.lane", "stores.memory.opening", "stores.memory.store",
     )
 ]  # fmt: skip
 HOUR = timedelta(hours=1)
@@ -38,10 +39,10 @@ LATER = {
 class World:
     """Two keys of one account on a plan with limits of every kind, and some use of each.
 
-    ``alone``: one key, on a plan for the fast path, which is open.
+    ``alone``: one key, on a plan for the fast path, which is open. ``bound``: calls are served by headrooms.
     """
 
-    def __init__(self, later, *, alone=False):
+    def __init__(self, later, *, alone=False, bound=False):
         self.clock = ManualClock(NOON)
         self.ledger = ledger = Ledger(MemoryStore(stripes=1), clock=self.clock)
         limits = "40/hour, 900/day by account, 50/s burst 50, 90 tokens/day overage 9"
@@ -61,6 +62,9 @@ class World:
         self.decision = ledger.consume(self.key, {"requests": 2, "tokens": 3}, request_id="old")
         self.held = ledger.reserve(self.key, {"requests": 4, "tokens": 6}, ttl=2 * HOUR, request_id="held")
         ledger.consume(self.key)
+        for id_, route in [("k", None), ("k", "/r"), ("l", None)] * 3 * bound:
+            said = ledger.consume(ledger.get_key(id_), {"tokens": 1}, route=route)
+        assert not bound or type(said) is Counted, "no headroom is bound"
         self.clock.advance(later)
         assert bool(ledger.store.lanes["k"].until) == alone, "the fast path is not as told"
 
@@ -157,13 +161,33 @@ def test_all_or_nothing_on_the_fast_path(name):
     assert interrupt(CHANGES[name], LATER["at once"], 1 + len(name) % 6, 6, alone=True) > 1
 
 
+@pytest.mark.parametrize("name", CHANGES)
+def test_all_or_nothing_behind_headrooms(name):
+    """The same of keys of one account whose calls are served by headrooms: none goes on with what has changed."""
+    assert interrupt(CHANGES[name], LATER["at once"], 1 + len(name) % 6, 6, bound=True) > 1
+
+
+@pytest.mark.parametrize("later", ["at once", "a minute later"])
+@pytest.mark.parametrize("name", ["consume", "consume on a route", "refused", "peek"])
+def test_all_or_nothing_by_a_headroom(name, later):
+    """Every instant of calls that a headroom serves; the first one of a minute notes the minute with what it takes."""
+    assert interrupt(SERVED[name], LATER[later], bound=True) > 5
+
+
+SERVED = {
+    **CHANGES,
+    "consume": lambda w: w.ledger.consume(w.key, {"requests": 1, "tokens": 1}),
+    "peek": lambda w: w.ledger.peek(w.key, {"requests": 1, "tokens": 1}),
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("alone", [False, True], ids=["shared", "alone"])
+@pytest.mark.parametrize("kind", ["shared", "alone", "bound"])
 @pytest.mark.parametrize("later", LATER)
 @pytest.mark.parametrize("name", CHANGES)
-def test_all_or_nothing_at_any_instant(name, later, alone):
+def test_all_or_nothing_at_any_instant(name, later, kind):
     """Every instant; also where windows, days and holds end before the change."""
-    interrupt(CHANGES[name], LATER[later], alone=alone)
+    interrupt(CHANGES[name], LATER[later], **({} if kind == "shared" else {kind: True}))
 
 
 PLANTED = {

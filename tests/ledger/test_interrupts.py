@@ -12,6 +12,9 @@ from interleavings import plant
 from interrupts import from_elsewhere, in_the_middle, interrupts
 from quota import Ledger, ManualClock, StoreBusy, UsagePlan
 from quota import decision as decisions
+from quota.operations import compiled as _compiled
+from quota.operations import headroom as _headroom
+from quota.process import atomic as _atomic
 from quota.stores.leased import LeasedStore
 from quota.stores.leased import flow as _leased_steps
 from quota.stores.leased import holder as _leased_holding
@@ -22,10 +25,12 @@ from quota.stores.leased.flow import Leasing
 from quota.stores.leased.holder import Purse
 from quota.stores.memory import MemoryStore
 from quota.stores.memory import lane as _lane
+from quota.stores.memory import opening as _opening
 from quota.stores.memory import store as memory
 
 NOON = 1_700_049_600_000_000
-MODULES = sys.modules[Ledger.__module__], _lane, memory
+MODULES = sys.modules[Ledger.__module__], _lane, _opening, memory
+HEADROOM = *MODULES, _headroom, _compiled, _atomic
 LEASING = (
     sys.modules[Ledger.__module__],
     leased,
@@ -84,6 +89,69 @@ def test_a_signal_handler_reads_a_decision_while_one_is_worked_out(which):
     for mine, ids in told[:-1]:
         assert [decision.limits[0].used for decision in mine] == [2, 3]
         assert set(ids) == {mine[0].id, mine[which].id}
+
+
+def team(later=0):
+    """Two keys of one account whose calls are served by headrooms, and what each call costs."""
+    clock = ManualClock(NOON)
+    ledger = Ledger(clock=clock)
+    limits = "1000/day, 1000 tokens/day by account as budget, 100/s burst 100, 900/minute burst 900 as slow"
+    ledger.add_plan(UsagePlan("p", limits))
+    keys = [ledger.issue_key(name, "p", id=name, account="x").key for name in ("a", "b")]
+    for key in keys * 3:
+        ledger.consume(key, BOTH)
+    assert all(type(ledger.peek(key, BOTH)) is _headroom.Looked for key in keys)
+    clock.advance(later)
+    return ledger, *keys
+
+
+BOTH = {"requests": 1, "tokens": 5}
+
+
+@pytest.mark.parametrize("method", ["consume", "peek"])
+@pytest.mark.parametrize("later", [0, 60_000_000], ids=["same minute", "next minute"])
+def test_an_interrupt_of_a_headroom_s_call_leaves_no_lock_taken(method, later):
+    """All of its limits have counted it, or none, and others go on."""
+    instants = 0
+    while True:
+        ledger, one, other = team(later)
+        if not interrupts(instants + 1, HEADROOM, getattr(ledger, method), one, BOTH):
+            break
+        instants += 1
+        mine, budget, *_ = (status.used for status in from_elsewhere(lambda: ledger.peek(one, BOTH)).limits)
+        assert (mine, budget) in [(4, 35), (5, 40)][: 1 + (method == "consume")], f"after {instants} calls"
+        assert from_elsewhere(lambda: ledger.consume(other, BOTH)).limits[1].used == budget
+        assert from_elsewhere(lambda: type(ledger.peek(other, BOTH))) is _headroom.Looked
+    assert instants > 10
+
+
+@pytest.mark.parametrize("later", [0, 60_000_000], ids=["same minute", "next minute"])
+def test_a_signal_handler_calls_in_the_middle_of_a_headroom_s_call(later):
+    """It is told that the store is busy, or is served before or after the call: each that was admitted is counted."""
+    told = []
+
+    def prepare():
+        told.append([])
+        return *team(later), told[-1]
+
+    def call(world):
+        ledger, one, _, said = world
+        said.append(ledger.consume(one, BOTH))
+        said.append(ledger.peek(one, BOTH))
+        return said
+
+    def handler(world):
+        ledger, one, other, said = world
+        for key in (one, other):
+            with contextlib.suppress(StoreBusy):
+                said.append(ledger.consume(key, BOTH))
+
+    worlds = []
+    assert in_the_middle(HEADROOM, lambda: worlds.append(prepare()) or worlds[-1], call, handler) > 10
+    for ledger, one, _, said in worlds:
+        taken = [decision for decision in said if decision._details().metered]
+        assert ledger.peek(one, BOTH).limits[1].used == 30 + 5 * (len(taken) + 1)
+    assert {len(said) for said in told} == {2, 4}, "a handler was told that the store is busy, and it was served"
 
 
 def consume(ledger, secret):

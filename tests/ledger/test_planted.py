@@ -124,17 +124,82 @@ BUGS = {
     "the fast path outlives its secret's expiry": (
         "stores/memory/lane.py", "expiries = [key.expires_at, *(secret.expires_at for secret in key.secrets)]", "expiries = [key.expires_at]"),
     "an expired secret is served by the fast path of another": (
-        "stores/memory/store.py", "Lane(seat) if expired else seat.lane", "seat.lane"),
+        "stores/memory/opening.py", "Lane(seat) if expired else seat.lane", "seat.lane"),
     "the fast path serves a route of its own": (
-        "stores/memory/lane.py", "        and route not in lane.track.own\n", ""),
+        "stores/memory/opening.py", "route not in own and ", ""),
     "the fast path takes any route": (
-        "stores/memory/lane.py", "        and route.isprintable()\n", ""),
+        "stores/memory/opening.py", " and route.isprintable()", ""),
     "the fast path goes on where the record was changed": (
-        "stores/memory/store.py", "if lane.version == record.version and", "if lane.version >= 0 and"),
+        "stores/memory/opening.py", "if lane.version == record.version and", "if lane.version >= 0 and"),
     "the fast path admits one unit too many": (
         "ledger/sync.py", "True if total <= lane.quiet else", "True if total <= lane.quiet + 1 else"),
     "the fast path forgets the throttle": (
         "ledger/sync.py", "decision._level = bucket.level = poured", "decision._level = poured"),
+    # Headrooms
+    "the fast path forgets which limit a quota had": (
+        "stores/memory/opening.py", "slot.limit == line.limit", "slot is slot"),
+    "a headroom admits one unit too many": (
+        "operations/headroom.py", "if total > soft and units:", "if total > soft + 1 and units:"),
+    "a headroom refuses its last unit": (
+        "operations/headroom.py", "False if total > hard else", "False if total > soft else",
+        "if total > soft and units:", "if total >= soft and units:"),
+    "a headroom takes an alert for room": (
+        "operations/headroom.py", "if total > soft and units:", "if total > hard and units:"),
+    "a headroom refuses for a unit that is not asked for": (
+        "operations/headroom.py", "if total > soft and units:", "if total > soft:"),
+    "a headroom does not pour": (
+        "operations/headroom.py", "            bucket.level = found[width]\n            bucket.at = now\n", "            pass\n"),
+    "a headroom does not pour into the second bucket": (
+        "operations/headroom.py", "                bucket = pours[1][0]\n                bucket.level = found[width + 1]\n", ""),
+    "a bucket of a headroom never drains": (
+        "operations/headroom.py", "level = bucket.level - drain * (now - bucket.at)", "level = bucket.level"),
+    "a bucket of a headroom refuses nobody": (
+        "operations/headroom.py", "            if poured > burst and units:\n", "            if False:\n"),
+    "a headroom of more than two buckets does not pour": (
+        "operations/headroom.py", '(setattr, bucket, "level", next(readings))', '(setattr, bucket, "level", bucket.level)'),
+    "a headroom outlives a change of its key's record": (
+        "operations/headroom.py", "own.version != self.own_version or ", "", "and own.version == self.own_version", ""),
+    "a headroom outlives a change of its account's record": (
+        "operations/headroom.py", "last.version != self.last_version or ", "", "last.version == self.last_version and ", ""),
+    "a headroom outlives its plan": (
+        "operations/headroom.py", " or not self.tag.live", "", "            and self.tag.live\n", ""),
+    "a headroom outlives a secret": (
+        "stores/memory/opening.py", "end = min((end for end in ends if end > request.now), default=MAX_UNITS)", "end = MAX_UNITS"),
+    "a headroom outlives what is due": (
+        "operations/headroom.py", 'share("end", min(lane.until, end))', 'share("end", end)'),
+    "a headroom notes no minute": (
+        "operations/headroom.py", " or own.at < self.began or last.at < self.began", ""),
+    "a headroom notes a minute after its first call": (
+        "operations/headroom.py", "[(setattr, meter, mark, meter.total) for meter in record.meters]",
+        "[(setattr, meter, mark, meter.total + 1) for meter in record.meters]"),
+    "a headroom notes no hour": (
+        "operations/headroom.py", ', ("hour", now - now % HOUR_US)', ""),
+    "a headroom keeps the time to itself": (
+        "operations/headroom.py", "        own.at = last.at = now\n", "        own.at = now\n"),
+    "a headroom leaves the account out": (
+        "operations/headroom.py", "            if width > 2:\n", "            if False:\n"),
+    "a headroom counts one unit alone": (
+        "operations/headroom.py", "        if width > 1:\n", "        if False:\n"),
+    "a headroom of many meters leaves the last ones out": (
+        "operations/headroom.py", "if width > 4 or poured_ones > 2 or", "if poured_ones > 2 or"),
+    "a peek by a headroom is charged": (
+        "operations/headroom.py", "        if dry:\n", "        if False:\n"),
+    "a peek by a headroom can be refunded": (
+        "operations/headroom.py", "        if type(self) is Looked:\n", "        if False:\n"),
+    "a headroom serves a route that has limits of its own": (
+        "stores/memory/opening.py", "route is None or plain(room.tag.own, route)", "route is None or plain((), route)"),
+    "a headroom serves another api": (
+        "stores/memory/opening.py", "if course.api == api and (", "if True and ("),
+    "a headroom does not see what the fast path counted": (
+        "stores/memory/opening.py", "            if hot.until:\n", "            if False:\n"),
+    "a refusal by a headroom tells what was asked for": (
+        "operations/headroom.py", "return False, self._untouched(now) if pours else [cell[0].total for cell in cells]", "return False, found"),
+    "a headroom keeps its caller's costs": (
+        "operations/headroom.py", "takes = cost.copy()", "takes = cost"),
+    "a headroom takes costs that are no whole numbers": (
+        "operations/headroom.py", "if type(units) is not int or not 0 < units <= MAX_UNITS:", "if not units:"),
+    "a headroom counts a unit that a record has no meter for": (
+        "operations/headroom.py", "unit if unit in lane.counted else _UNCOUNTED for unit", "unit for unit"),
     # Reservations, refunds, request ids
     "a refund counts twice": (
         "operations/adjustments.py", "or request.id in (party.key.refunds or {}):", "or False:"),

@@ -9,13 +9,16 @@ from types import TracebackType
 from typing import Any, Concatenate
 
 from ..clock import Clock, system_clock
+from ..decision import Decision
 from ..errors import StoreBusy, StoreUnavailable
 from ..limit import Cost
+from ..operations.headroom import DEFAULT
 from ..stores.base import AsyncStore, Store, tell_clock
+from ..stores.memory.store import MemoryStore
 from .administration import Step, concluding
-from .requests import Presented, Steps, Unavailable
+from .requests import Presented, Steps, Unavailable, required
 from .reservation import AsyncReservation
-from .sync import P, T, _opened
+from .sync import Ledger, P, T, _opened
 
 
 def _async(
@@ -47,6 +50,9 @@ class AsyncLedger:
         self._steps = Steps(clock=clock, on_unavailable=on_unavailable)
         self.store: Any = _opened(store, asynchronous=True)
         tell_clock(self.store, clock)
+        # In memory nothing waits: what a plain ledger answers from its lanes need not be awaited.
+        here = type(self.store).apply is MemoryStore.apply
+        self._here = Ledger(self.store, clock=clock, on_unavailable=on_unavailable) if here else None
 
     async def _call(self, method: str, *args: Any) -> Any:
         function = getattr(self.store, method)
@@ -83,14 +89,53 @@ class AsyncLedger:
     list_keys = _async(Steps.list_keys)
     associate = _async(Steps.associate)
     dissociate = _async(Steps.dissociate)
-    consume = _async(Steps.consume)
-    peek = _async(Steps.peek)
-    require = _async(Steps.require)
     refund = _async(Steps.refund)
     grant = _async(Steps.grant)
     set_remaining = _async(Steps.set_remaining)
     forget = _async(Steps.forget)
     usage = _async(Steps.usage)
+    _consume = _async(Steps.consume)
+    _peek = _async(Steps.peek)
+
+    async def consume(
+        self,
+        secret: Presented,
+        cost: Cost = DEFAULT,
+        *,
+        api: str = "",
+        route: str | None = None,
+        request_id: str | None = None,
+    ) -> Decision:
+        """See ``Ledger.consume``."""
+        if self._here is not None:
+            return self._here.consume(secret, cost, api=api, route=route, request_id=request_id)
+        return await self._consume(secret, cost, api=api, route=route, request_id=request_id)
+
+    async def peek(
+        self,
+        secret: Presented,
+        cost: Cost = DEFAULT,
+        *,
+        api: str = "",
+        route: str | None = None,
+        request_id: str | None = None,
+    ) -> Decision:
+        """See ``Ledger.peek``."""
+        if self._here is not None:
+            return self._here.peek(secret, cost, api=api, route=route, request_id=request_id)
+        return await self._peek(secret, cost, api=api, route=route, request_id=request_id)
+
+    async def require(
+        self,
+        secret: Presented,
+        cost: Cost = DEFAULT,
+        *,
+        api: str = "",
+        route: str | None = None,
+        request_id: str | None = None,
+    ) -> Decision:
+        """See ``Ledger.require``."""
+        return required(await self.consume(secret, cost, api=api, route=route, request_id=request_id))
 
     async def reserve(
         self,

@@ -15,6 +15,7 @@ from ..decision import Decision, Details, LimitStatus, NotAllowed, Reason, refus
 from ..errors import InvalidCost, InvalidValue, ReservationClosed, check_text
 from ..key import ApiKey, digest, has_typo, new_token
 from ..limit import REQUESTS, Cost, parse_cost, whole
+from ..operations.headroom import DEFAULT
 from ..operations.request import Request
 from ..operations.usage import UsageRecord
 from ..plan import check_route
@@ -23,16 +24,6 @@ from .administration import Administration, Step, key_id, same
 
 Presented = str | ApiKey | None
 Unavailable = Literal["raise", "deny", "allow"]
-
-
-class _Default(int):
-    """The cost that says nothing: 1, or what the plan says of the route."""
-
-    def __repr__(self) -> str:
-        return "1"
-
-
-DEFAULT = _Default(1)
 
 
 class Steps(Administration):
@@ -68,33 +59,22 @@ class Steps(Administration):
         """The decision that ``consume`` would return, on the same code path, changing nothing."""
         return self._decide(self._request("peek", secret, cost, api, route, request_id, self._now()))
 
-    def require(
-        self,
-        secret: Presented,
-        cost: Cost = DEFAULT,
-        *,
-        api: str = "",
-        route: str | None = None,
-        request_id: str | None = None,
-    ) -> Step[Decision]:
-        """``consume`` that raises ``NotAllowed``, which carries the decision, in place of returning a refusal."""
-        step = self._decide(self._request("consume", secret, cost, api, route, request_id, self._now()))
-        return Step(step.method, step.args, lambda answer: _required(step.conclude(answer)), step.deciding)
-
-    def consume_at(
+    def asked_at(
         self,
         now: int,
+        op: str,
         secret: Presented,
         cost: Cost,
         api: str,
         route: str | None,
         request_id: str | None,
-        hashed: bytes | None,
+        hashed: object,
     ) -> Request | Decision:
-        """``consume`` with the clock read already, and a secret hashed: what to ask the store, or the answer."""
+        """``consume`` or ``peek`` with the clock read and a secret hashed: what to ask the store, or the answer."""
         if type(now) is not int:
             raise InvalidValue("clock", now, "a callable returning whole microseconds since the epoch")
-        request = self._request("consume", secret, cost, api, route, request_id, now, hashed)
+        known = hashed if isinstance(hashed, bytes) else None
+        request = self._request(op, secret, cost, api, route, request_id, now, known)
         return request if request.digest or request.key_id else self._decide(request).conclude(None)
 
     def _request(
@@ -268,7 +248,8 @@ def _day(field: str, day: date | str | None, default: int) -> int:
     return (day - EPOCH.date()).days
 
 
-def _required(decision: Decision) -> Decision:
+def required(decision: Decision) -> Decision:
+    """Return an admission; raise ``NotAllowed`` for a refusal."""
     if not decision.allowed:
         raise NotAllowed(decision)
     return decision

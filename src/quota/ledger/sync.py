@@ -16,16 +16,18 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from ..clock import Clock, system_clock
 from ..decision import Decision, Quick
 from ..errors import StoreBusy, StoreUnavailable
-from ..key import ApiKey
-from ..limit import Cost
+from ..key import ApiKey, digest
+from ..limit import REQUESTS, Cost
+from ..operations.headroom import DEFAULT, Looked, unknown
 from ..operations.request import Request
 from ..rule.limits import MAX_UNITS
 from ..stores import open_store
 from ..stores.base import Store, check_store, tell_clock
-from ..stores.memory.lane import Lane, plain, wait_for
+from ..stores.memory.lane import Lane, wait_for
+from ..stores.memory.opening import plain, serve
 from ..stores.memory.store import MemoryStore
 from .administration import Step, concluding
-from .requests import DEFAULT, Presented, Steps, Unavailable
+from .requests import Presented, Steps, Unavailable, required
 from .reservation import Reservation
 
 P = ParamSpec("P")
@@ -51,6 +53,24 @@ def _sync(step: Callable[Concatenate[Any, P], Step[T]]) -> Callable[Concatenate[
     return method
 
 
+def _alone(cost: object) -> int | None:
+    """The requests of a cost by unit that names nothing else; None of any other."""
+    units = cost.get(REQUESTS) if type(cost) is dict and len(cost) == 1 else None
+    return units if type(units) is int and 0 < units <= MAX_UNITS else None
+
+
+def _plain(lane: Lane | None, route: object) -> bool:
+    """Whether a lane that was laid serves a route as none."""
+    return lane is not None and (lane.until > 0 or lane.version >= 0) and plain(lane.track.own, route)
+
+
+def _foreign(now: object, secret: object, units: int | None, api: object, route: object) -> Decision | None:
+    """Refuse a secret that no key in memory has; None where the call may be wrong as well."""
+    if type(secret) is str and secret and units is not None and api == "" and route is None and type(now) is int:
+        return unknown(now, units)
+    return None
+
+
 class Ledger:
     """Counts what API keys use and refuses what is over their plan's limits, exactly. Thread-safe.
 
@@ -68,6 +88,7 @@ class Ledger:
         self.store: Store = opened
         tell_clock(opened, clock)
         self._lanes: dict[Any, Lane] = getattr(opened, "lanes", {})
+        self._whole = type(opened).apply is MemoryStore.apply  # what is not found by its lanes is nowhere
 
     def _ask(self, step: Step[T]) -> T:
         if not step.method:
@@ -102,8 +123,6 @@ class Ledger:
     list_keys = _sync(Steps.list_keys)
     associate = _sync(Steps.associate)
     dissociate = _sync(Steps.dissociate)
-    peek = _sync(Steps.peek)
-    require = _sync(Steps.require)
     refund = _sync(Steps.refund)
     grant = _sync(Steps.grant)
     set_remaining = _sync(Steps.set_remaining)
@@ -137,11 +156,10 @@ class Ledger:
             ref: Any = secret.id if kind is ApiKey else sha256(secret.encode()).digest() if kind is str else None  # type: ignore[union-attr]
         except UnicodeEncodeError:
             ref = None
-        lane = self._lanes.get(ref)
-        units: Any = 1 if cost is DEFAULT else cost if type(cost) is int and 0 < cost <= MAX_UNITS else None
-        if api != "" or request_id is not None or units is None or not (route is None or plain(lane, route)):
-            lane = None
-        while lane is not None:
+        found = self._lanes.get(ref)
+        units: Any = 1 if cost is DEFAULT else cost if type(cost) is int and 0 < cost <= MAX_UNITS else _alone(cost)
+        lane = found if api == "" and request_id is None and units and (route is None or _plain(found, route)) else None
+        while lane is not None and (lane.until or (lane.version >= 0 and lane.turn(now))):
             decision: Decision = Quick()
             lock = lane.lock
             allowed = None
@@ -172,13 +190,48 @@ class Ledger:
                     lock.release()
                 raise
             if allowed is not None:
-                decision.allowed, decision._frame = allowed, lane
-                decision._now, decision._cost = now, units
+                decision.allowed, decision._frame, decision._now, decision._cost = allowed, lane, now, units
                 decision._total = total if allowed else total - units
                 return decision
             lane = lane if lane.turn(now) else None
-        hashed = ref if kind is str else None
-        return self._charge(self._steps.consume_at(now, secret, cost, api, route, request_id, hashed))
+        if self._whole and request_id is None:
+            told = _foreign(now, secret, units, api, route) if found is None else serve(found, now, cost, api, route)
+            if told is not None:
+                return told
+        return self._charge(self._steps.asked_at(now, "consume", secret, cost, api, route, request_id, ref))
+
+    def peek(
+        self,
+        secret: Presented,
+        cost: Cost = DEFAULT,
+        *,
+        api: str = "",
+        route: str | None = None,
+        request_id: str | None = None,
+    ) -> Decision:
+        """The decision that ``consume`` would return, on the same code path, changing nothing."""
+        now = self._clock()
+        hashed: bytes | None = None
+        if self._whole and request_id is None:
+            if type(secret) is str:
+                hashed = digest(secret)
+            found = self._lanes.get(secret.id if type(secret) is ApiKey else hashed)
+            told = None if found is None else serve(found, now, cost, api, route, Looked)
+            if told is not None:
+                return told
+        return self._charge(self._steps.asked_at(now, "peek", secret, cost, api, route, request_id, hashed))
+
+    def require(
+        self,
+        secret: Presented,
+        cost: Cost = DEFAULT,
+        *,
+        api: str = "",
+        route: str | None = None,
+        request_id: str | None = None,
+    ) -> Decision:
+        """``consume`` that raises ``NotAllowed``, which carries the decision, in place of returning a refusal."""
+        return required(self.consume(secret, cost, api=api, route=route, request_id=request_id))
 
     def reserve(
         self,

@@ -101,7 +101,8 @@ class Lane:
         """The whole answer."""
         verdict = weigh(self.readings(found, now), {} if allowed else takes, now)
         groups = ((now, metered(self.course, takes)),) if allowed else ()
-        return Details(reason_of(verdict), id_, self.key, self.plan, takes, verdict, groups, self.tokens)
+        tokens = self.tokens if allowed else (0, 0)
+        return Details(reason_of(verdict), id_, self.key, self.plan, takes, verdict, groups, tokens)
 
     def memo(self, request: Request, takes: Mapping[str, int], id_: str) -> list[Any]:
         """All that is remembered of an admission besides the server's answer; ``read_memo`` puts them together."""

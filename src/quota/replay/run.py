@@ -12,9 +12,9 @@ from ..clock import DAY_US, ManualClock
 from ..decision import Decision
 from ..errors import InvalidValue
 from ..key import ApiKey
-from ..ledger.requests import DEFAULT
 from ..ledger.sync import Ledger
 from ..limit import REQUESTS, Cost
+from ..operations.headroom import DEFAULT
 from ..plan import UsagePlan
 from ..rule.limits import MAX_UNITS
 from .log_fields import EARLY_US

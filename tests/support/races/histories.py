@@ -7,6 +7,7 @@ order in which it appears.
 from __future__ import annotations
 
 import json
+import pickle
 import random
 
 from quota import Ledger, ManualClock, QuotaError, Throttle, UsagePlan
@@ -42,13 +43,16 @@ PATHS = [None, None, None, "/r", "/q", "/x", "/c"]
 ON = [0, 1, 10_000, SECOND, 20 * SECOND, MINUTE, 61 * SECOND, 10 * MINUTE, HOUR, 7 * HOUR, 25 * HOUR]
 BACK = [-1, -SECOND, -61 * SECOND, -290 * SECOND, -400 * SECOND]
 KINDS = {
-    "consume": 30, "call": 22, "peek": 7, "remembered": 4, "tick": 20, "reserve": 4, "settle": 3, "refund": 3, "adjust": 2,
+    "consume": 30, "call": 22, "peek": 7, "again": 60, "remembered": 4, "tick": 20, "reserve": 4, "settle": 3, "refund": 3, "adjust": 2,
     "change_plan": 4, "change_key": 2, "forget": 1, "look_again": 2,
 }  # fmt: skip
 
 
 class GeneralStore(MemoryStore):
-    """The memory store without its fast path."""
+    """The memory store without its fast path: the rule is asked whatever is called."""
+
+    def apply(self, request):
+        return super().apply(request)
 
     def _open_lane(self, request, seat, entry, party):
         pass
@@ -100,8 +104,15 @@ def told(decision):
     return (
         decision.allowed, decision.reason, decision.limits, decision.violated, decision.over, decision.crossed,
         decision.retry_at, decision.at, decision.cost, decision.replayed, decision.key and decision.key.id,
-        decision.plan, plain(decision._details().metered),
+        decision.plan, plain(decision._details().metered), decision.headers(), decision.headers("github"), decision.problem(),
+        told_again(decision), len(decision._details().tokens), decision._details().tokens == (0, 0),
     )  # fmt: skip
+
+
+def told_again(decision):
+    """What a decision tells after it was pickled, but for what is random."""
+    data = pickle.loads(pickle.dumps(decision)).to_dict()
+    return {**data, "id": data["id"] == decision.id}
 
 
 def plain(data):
@@ -220,6 +231,7 @@ class History:
     def __init__(self, seed):
         self.random = random.Random(seed)
         self.names = ["a", "b"]
+        self.called = None
         self.clock = ManualClock(NOON + seed % 86_399 * SECOND)
 
     def _begin(self):
@@ -236,7 +248,9 @@ class History:
         yield from self._begin()
         for _ in range(many):
             kind = self.random.choices(list(KINDS), KINDS.values())[0]
-            yield getattr(self, f"_{kind}")(self.random, self.random.choice(self.names))
+            step = getattr(self, f"_{kind}")(self.random, self.random.choice(self.names))
+            self.called = step if kind in ("consume", "call", "peek") else self.called
+            yield step
 
     def _plan(self, id_, **more):
         pick = self.random
@@ -252,6 +266,12 @@ class History:
 
     def _call(self, pick, name, kind="consume"):
         return "call", (kind, name, pick.choice([None, 0, 0, 1]), pick.choice(COSTS)), self._where()
+
+    def _again(self, pick, name):
+        """What was called last, or a look at it, or the same of another key: what the rule need not be asked any more."""
+        method, (kind, who, *rest), where = self.called or self._call(pick, name)
+        kind, who = pick.choice([kind] * 6 + ["consume", "peek"]), pick.choice([who] * 4 + [name])
+        return method, (kind, who, *rest), where
 
     def _peek(self, pick, name):
         return self._call(pick, name, "peek")
@@ -310,7 +330,7 @@ class History:
         return "do", (change, name), {}
 
 
-def live(seed, *sides, steps=100, memos=True):
+def live(seed, *sides, steps=150, memos=True):
     """Live through a history: (a store, what gives its records) of each side. How many calls were admitted.
 
     Half of the histories are compared after every step, the others now and then: to look at a fast path is to disturb it.

@@ -76,6 +76,7 @@ class Lane:
     total: int
     track: Track | _Wiped
     until: int
+    version = -1  # it is not opened again
 
     def turn(self, now: int) -> bool:  # noqa: ARG002 -- of the memory store's lanes
         """No minute begins on a lease: it is asked for anew."""

@@ -18,6 +18,7 @@ from ...decision import Bounds
 from ...errors import StoreBusy
 from ...key import ApiKey
 from ...limit import REQUESTS
+from ...operations.headroom import Headroom
 from ...plan import UsagePlan
 from ...rule.charge import bounds
 from ...rule.limits import Course, QuotaLine, Terms, ThrottleLine
@@ -45,15 +46,17 @@ class Stripe:
     """The accounts that share one lock, and the round of records to be looked over for dead windows.
 
     ``accounts``: those that are not one key's own, by their names.
+    ``rooms``: what serves the calls of a key that its lane does not, by that lane: the newest first.
     ``busy``: an operation of many steps holds the lock. The lock knows its owner, so that an interrupt between taking
     it and the block that gives it back cannot leave it taken; ``busy`` is what a signal handler then finds.
     """
 
-    __slots__ = ("accounts", "busy", "floor", "lock", "round")
+    __slots__ = ("accounts", "busy", "floor", "lock", "rooms", "round")
 
     def __init__(self) -> None:
         self.lock: Any = threading.RLock()
         self.accounts: dict[str, Account] = {}
+        self.rooms: dict[Lane, tuple[Headroom, ...]] = {}
         self.round: deque[Seat | Account] = deque()
         self.floor = 0
         self.busy = False
@@ -102,6 +105,7 @@ class Stripe:
         self.floor = max(self.floor, floor)
         if lane is not None:
             lane.shut()
+        record.version += 1
         place.record = None
         if isinstance(place, Account) and not place.members:
             self.accounts.pop(place.name, None)
@@ -280,22 +284,34 @@ class Lane(_Hot):
         self.until = 0
 
     def shut(self) -> None:
-        """Close for good: what the bounds were worked out from is about to change."""
+        """Close for good, and whatever serves the key: what it was worked out from is about to change."""
         self.close()
         self.version = -1
+        seat = self.seat
+        seat.stripe.rooms.pop(self, None)
+        if seat.record is not None:
+            seat.record.version += 1
 
     def turn(self, now: int) -> bool:
-        """Go on in the minute of ``now``, where that is all that was in the way.
+        """Go on in the minute of ``now``, or behind another kind of call, where that is all that was in the way.
 
         Nothing of it is noted yet: only an admission may change the record, and this call may be refused. Until there
         is one, ``at`` is the start of the minute: a clock that is stepped back behind it finds the general path.
         """
+        if self.version < 0:
+            return False
         stripe = self.seat.stripe
         stripe.let_through()
         with stripe.lock:
             stripe.check()
             try:
                 stripe.busy = True
+                if not self.until:
+                    record = self.seat.record
+                    good = record is not None and self.version == record.version and self.track.live
+                    if good and record.at <= now < self.bounds.end:
+                        self.open(record)
+                    return self.until > 0
                 if not (0 < self.until <= now < self.bounds.end and self.at <= now and self.track.live):
                     return False
                 self.hand_back()
@@ -304,15 +320,3 @@ class Lane(_Hot):
                 return True
             finally:
                 stripe.busy = False
-
-
-def plain(lane: Lane | None, route: object) -> bool:
-    """Whether a route is a valid one that has no limits and no cost of its own, so that the key's lane serves it."""
-    return (
-        lane is not None
-        and lane.until > 0
-        and type(route) is str
-        and route not in lane.track.own
-        and 0 < len(route) <= 1024
-        and route.isprintable()
-    )

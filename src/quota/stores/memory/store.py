@@ -7,25 +7,22 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from ...clock import to_us
-from ...decision import Reason
 from ...errors import InvalidValue, PlanConflict, UnknownKey, UnknownPlan
 from ...key import ApiKey, new_number
-from ...limit import REQUESTS
 from ...operations import perform
-from ...operations.request import Entry, Request, usable
+from ...operations.request import Entry, Request
 from ...plan import UsagePlan
 from ...process.atomic import Step, at_once
 from ...process.forks import across_forks
-from ...rule.charge import current
 from ...rule.party import Party
 from ...rule.record import Record
 from ...rule.undo import Undo
 from ..base import COMMON, make_terms, shown_url, split_url, whole_option
 from .lane import Account, Lane, On, Seat, Stripe, Track
+from .opening import Opening
 
 
-class MemoryStore:
+class MemoryStore(Opening):
     """Keys, plans and counts in this process's memory, gone with it.
 
     ``stripes``: how many locks the accounts are spread over. ``max_skew``: seconds a clock may be behind what was
@@ -107,37 +104,6 @@ class MemoryStore:
         if party.account is not None and seat.account is not None and seat.account.record is None:
             steps += [(setattr, seat.account, "record", party.account), (seat.stripe.round.append, seat.account)]
         at_once(*steps)
-
-    def _open_lane(self, request: Request, seat: Seat, entry: Entry, party: Party) -> None:
-        """Open the fast path again where its bounds still hold, or work out new ones for what was just decided."""
-        record, lane, now = seat.record, seat.lane, request.now
-        if record is None or entry.shared or now < record.at:
-            return
-        if lane.version == record.version and lane.track.live and now < lane.bounds.end:
-            lane.open(record)
-            return
-        plan = entry.plans.get("")
-        if plan is None or request.op != "consume" or request.api != "":
-            return
-        track = self._tracks.get(plan.id) or self._tracks.setdefault(plan.id, Track(plan))
-        meter = record.meter("", "", REQUESTS)
-        if not track.simple or request.route in track.own or meter is None or usable(request, entry) is not Reason.OK:
-            return
-        if current(party, track.course, now):
-            lane.shut()
-            seat.lane = lane = Lane(seat)
-            lane.lay(track, record, meter, now)
-            lane.open(record)
-            self.lanes.update(self._references(seat, now=now))
-
-    def _references(self, seat: Seat, key: ApiKey | None = None, now: int = 0) -> dict[bytes | str, Lane]:
-        """By what a key is found: its id and its secrets; one that has expired is served by no fast path."""
-        key = key or seat.key
-        refs: dict[bytes | str, Lane] = {key.id: seat.lane}
-        for secret in key.secrets:
-            expired = secret.expires_at is not None and to_us(secret.expires_at) <= now
-            refs[secret.digest] = Lane(seat) if expired else seat.lane
-        return refs
 
     @contextmanager
     def _everything(self) -> Iterator[None]:
