@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -453,8 +454,9 @@ def test_what_changes_nothing_makes_no_store(capsys, monkeypatch, tmp_path):
 
 def test_a_driver_that_is_missing_is_told(capsys, monkeypatch):
     """With how to get it."""
-    monkeypatch.setitem(__import__("sys").modules, "redis", None)
-    monkeypatch.delitem(__import__("sys").modules, "quota.stores.redis.store", raising=False)
+    monkeypatch.setitem(sys.modules, "redis", None)
+    for name in [name for name in sys.modules if name.startswith("quota.stores.redis")]:
+        monkeypatch.delitem(sys.modules, name)
     assert main(["plan", "list", "--store", "redis://127.0.0.1:1/0"]) == 3
     assert "quota[redis]" in capsys.readouterr().err
 
