@@ -51,7 +51,7 @@ class AsyncLedger:
         self.store: Any = _opened(store, asynchronous=True)
         tell_clock(self.store, clock)
         # In memory nothing waits: what a plain ledger answers from its lanes need not be awaited.
-        here = type(self.store).apply is MemoryStore.apply
+        here = getattr(type(self.store), "apply", None) is MemoryStore.apply
         self._here = Ledger(self.store, clock=clock, on_unavailable=on_unavailable) if here else None
 
     async def _call(self, method: str, *args: Any) -> Any:

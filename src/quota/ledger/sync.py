@@ -88,7 +88,9 @@ class Ledger:
         self.store: Store = opened
         tell_clock(opened, clock)
         self._lanes: dict[Any, Lane] = getattr(opened, "lanes", {})
-        self._whole = type(opened).apply is MemoryStore.apply  # what is not found by its lanes is nowhere
+        self._whole = (
+            getattr(type(opened), "apply", None) is MemoryStore.apply
+        )  # what is not found by its lanes is nowhere
 
     def _ask(self, step: Step[T]) -> T:
         if not step.method:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import itertools
+import os
 import subprocess
 import threading
 import time
@@ -198,22 +199,31 @@ def test_a_child_has_connections_of_its_own(server, fork):
     ledger.add_plan(UsagePlan("p", "1000000/day, 1000000 tokens/day"))
     key, secret = ledger.issue_key("k", "p")
     ledger.consume(secret)
-    went = threading.Event()
+    went, forked = threading.Event(), threading.Event()
+    if fork is os.fork:
+        forked.set()  # told of it, Python forks well beside a thread that is busy
 
     def parent():
+        forked.wait()
         while not went.is_set():
             ledger.consume(secret, {"tokens": 1})
 
-    thread = threading.Thread(target=parent)
+    def told():
+        pid = fork()
+        if pid:
+            forked.set()
+        return pid
 
     def child():
         return all(ledger.consume(secret).limits[0].used == number for number in range(2, 200))
 
+    thread = threading.Thread(target=parent)
     thread.start()
     try:
-        assert in_child(fork, child) == "True"
+        assert in_child(told, child) == "True"
     finally:
         went.set()
+        forked.set()
         thread.join()
     ledger.close()
 
