@@ -192,7 +192,8 @@ class Ledger:
                     lock.release()
                 raise
             if allowed is not None:
-                decision.allowed, decision._frame, decision._now, decision._cost = allowed, lane, now, units
+                decision.allowed, decision._frame = allowed, lane  # in pairs: of four a tuple would be made
+                decision._now, decision._cost = now, units
                 decision._total = total if allowed else total - units
                 return decision
             lane = lane if lane.turn(now) else None
