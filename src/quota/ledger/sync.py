@@ -193,8 +193,7 @@ class Ledger:
                 raise
             if allowed is not None:
                 decision.allowed, decision._frame = allowed, lane  # in pairs: of four a tuple would be made
-                decision._now, decision._cost = now, units
-                decision._total = total if allowed else total - units
+                decision._now, decision._cost, decision._total = now, units, total if allowed else total - units
                 return decision
             lane = lane if lane.turn(now) else None
         if self._whole and request_id is None:
