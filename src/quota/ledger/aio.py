@@ -14,11 +14,10 @@ from ..errors import StoreBusy, StoreUnavailable
 from ..limit import Cost
 from ..operations.headroom import DEFAULT
 from ..stores.base import AsyncStore, Store, tell_clock
-from ..stores.memory.store import MemoryStore
 from .administration import Step, concluding
 from .requests import Presented, Steps, Unavailable, required
 from .reservation import AsyncReservation
-from .sync import Ledger, P, T, _opened
+from .sync import Ledger, P, T, _opened, in_memory
 
 
 def _async(
@@ -51,8 +50,7 @@ class AsyncLedger:
         self.store: Any = _opened(store, asynchronous=True)
         tell_clock(self.store, clock)
         # In memory nothing waits: what a plain ledger answers from its lanes need not be awaited.
-        here = getattr(type(self.store), "apply", None) is MemoryStore.apply
-        self._here = Ledger(self.store, clock=clock, on_unavailable=on_unavailable) if here else None
+        self._here = Ledger(self.store, clock=clock, on_unavailable=on_unavailable) if in_memory(self.store) else None
 
     async def _call(self, method: str, *args: Any) -> Any:
         function = getattr(self.store, method)

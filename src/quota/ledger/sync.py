@@ -43,6 +43,11 @@ def _opened(store: Any, *, asynchronous: bool) -> Any:
     return opened
 
 
+def in_memory(store: object) -> bool:
+    """Tell a store in memory, whose lanes a ledger asks, from one that only passes calls on to it."""
+    return getattr(type(store), "apply", None) is MemoryStore.apply
+
+
 def _sync(step: Callable[Concatenate[Any, P], Step[T]]) -> Callable[Concatenate[Ledger, P], T]:
     """A method of ``Ledger``: prepare, ask, conclude."""
 
@@ -60,7 +65,7 @@ def _alone(cost: object) -> int | None:
 
 
 def _plain(lane: Lane | None, route: object) -> bool:
-    """Whether a lane that was laid serves a route as none."""
+    """Tell whether a lane that was laid serves a route as none."""
     return lane is not None and (lane.until > 0 or lane.version >= 0) and plain(lane.track.own, route)
 
 
@@ -88,9 +93,7 @@ class Ledger:
         self.store: Store = opened
         tell_clock(opened, clock)
         self._lanes: dict[Any, Lane] = getattr(opened, "lanes", {})
-        self._whole = (
-            getattr(type(opened), "apply", None) is MemoryStore.apply
-        )  # what is not found by its lanes is nowhere
+        self._whole = in_memory(opened)  # what is not found by its lanes is nowhere
 
     def _ask(self, step: Step[T]) -> T:
         if not step.method:

@@ -82,7 +82,7 @@ def unknown(now: int, units: int) -> Unknown:
 
 
 class Headroom(Lane):
-    """What one key may count on one course before anything else can happen.
+    """Room of one key on one course: the units that may be counted before anything else can happen.
 
     ``cells``: (meter, unit's place, soft, hard). ``pours``: (bucket, unit's place, drain, scale, burst). ``own``,
     ``last``: the key's record, and the account's or the same one, and their versions. ``began``, ``until``: the minute
@@ -143,7 +143,7 @@ class Headroom(Lane):
         return None if left else (takes, found)
 
     def good(self, now: int) -> bool:
-        """Whether all stands as it stood when this was bound and nothing is due; then on into the minute of ``now``."""
+        """Tell whether all stands as when this was bound and nothing is due; then go on into the minute of ``now``."""
         own, last = self.own, self.last
         if own.version != self.own_version or last.version != self.last_version or not self.tag.live:
             return False
