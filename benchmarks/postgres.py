@@ -13,11 +13,11 @@ from contextlib import ExitStack, closing
 from typing import Any
 
 import psycopg
-from tests.servers import Postgres
 
 from benchmarks.measure import Loop, calls, interleave, ratio
 from quota import AsyncLedger, Ledger, UsagePlan
 from quota.stores.postgres import AsyncPostgresStore, PostgresStore
+from servers import Postgres
 
 HUGE = 10**12
 PLANS = {

@@ -14,11 +14,11 @@ from contextlib import ExitStack, closing
 from typing import Any
 
 import redis.asyncio
-from tests.servers import Valkey
 
 from benchmarks.measure import Loop, calls, interleave, ratio
 from quota import AsyncLedger, Ledger, UsagePlan
 from quota.stores.redis import AsyncRedisStore, RedisStore
+from servers import Valkey
 
 GUARDED = """
 local used = tonumber(redis.call('GET', KEYS[1]) or '0')
