@@ -36,7 +36,8 @@ def check_holds(party: Party, now: int) -> None:
     """Raise ``InvalidValue`` before a record holds more reservations."""
     for record in party.records():
         if record.holds and len(record.holds) >= MOST_HOLDS:
-            kept = sum(hold.expires + DAY_US >= max(now, record.at) for hold in record.holds.values())
+            latest = max(now, record.at)
+            kept = sum(hold.still_open or hold.until > latest for hold in record.holds.all())
             if kept >= MOST_HOLDS:
                 accepted = f"fewer than {MOST_HOLDS} of a key or account that are open, or lapsed within a day"
                 raise InvalidValue("reservations", kept, accepted)

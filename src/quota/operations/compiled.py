@@ -19,7 +19,7 @@ from ..rule.entries import RememberedRequest
 from ..rule.limits import BEYOND, MAX_UNITS, Course, QuotaLine, Reading, Standing, Terms
 from ..rule.party import Party
 from ..rule.record import Record
-from .idempotency import decode_standing, encode_standing, fingerprint
+from .idempotency import asked, decode_memo, decode_standing, encode_standing
 from .request import Entry, Request, usable
 
 _MOST_METERS = 500
@@ -110,11 +110,11 @@ class Lane:
             [encode_standing(Standing(line, 0, extra, end)), index, base]
             for line, index, base, extra, end in self.places
         ]
-        return [fingerprint(request), id_, request.id, self.plan.id, sorted(takes.items()), lines,
+        return [asked(request), id_, request.id, self.plan.id, sorted(takes.items()), lines,
                 metered(self.course, takes), list(self.tokens)]  # fmt: skip
 
 
-def read_memo(now: int, found: Sequence[int], rest: list[Any], terms: Terms) -> RememberedRequest:
+def read_memo(name: str, now: int, found: Sequence[int], rest: list[Any], terms: Terms) -> RememberedRequest:
     """An admission that a server remembered, as ``operations`` remembers its own."""
     prints, id_, hold_id, plan_id, takes, lines, groups, tokens = rest
     readings: list[Reading] = []
@@ -125,8 +125,8 @@ def read_memo(now: int, found: Sequence[int], rest: list[Any], terms: Terms) -> 
         readings.append(Reading(empty.line, used, empty.extra, empty.resets_at))
     standings = [encode_standing(standing) for standing in weigh(readings, {}, now).standings]
     until = now + terms.request_ttl
-    return RememberedRequest.decode(
-        [until, prints, id_, hold_id, plan_id, takes, now, standings, [], [[now, groups]], tokens]
+    return decode_memo(
+        name, [until, prints, id_, hold_id, plan_id, takes, now, standings, [], [[now, groups]], tokens]
     )
 
 

@@ -9,7 +9,7 @@ from ..rule.entries import Amounts
 from ..rule.limits import Terms
 from ..rule.party import Party
 from .bounds import check_holds, check_units
-from .idempotency import remember, replay
+from .idempotency import remember, remembered, replay
 from .request import Entry, Request, tokens_of, usable
 
 
@@ -18,7 +18,7 @@ def consume(request: Request, entry: Entry | None, party: Party | None, terms: T
     reason = usable(request, entry)
     if reason is not Reason.OK or entry is None or party is None:
         return refusal(reason, request.now, request.takes or {"requests": 1}, entry.key if entry else None)
-    memo = (party.key.requests or {}).get(request.request_id) if request.request_id is not None else None
+    memo = remembered(party, request)
     if memo is not None and memo.until > request.now:
         return replay(request, memo, entry, party)
     plan = entry.plans.get(request.api)
@@ -44,5 +44,5 @@ def consume(request: Request, entry: Entry | None, party: Party | None, terms: T
     )
     if request.request_id is not None:
         details.id = new_token()
-        remember(request, details, party.key, verdict.now + terms.request_ttl)
+        remember(request, details, party, terms)
     return Decision(details)

@@ -57,7 +57,8 @@ def settle(request: Request, entry: Entry, party: Party, terms: Terms) -> tuple[
     """Bring the party to the request's instant, for good."""
     course = course_of(entry, request)
     now = party.instant(request.now, terms)
-    party.keep(settled(party, course, now, terms), now)
+    settled(party, course, now, terms)
+    party.keep(now)
     return course, now
 
 

@@ -24,6 +24,11 @@ class Terms(NamedTuple):
     request_ttl: int = DAY_US
     retention: int = 35
 
+    @property
+    def refund_span(self) -> int:
+        """How long after a decision its units can be given back, and a refund is remembered."""
+        return max(self.retention * DAY_US, self.request_ttl)
+
 
 @attrs.frozen(eq=False, repr=False)
 class QuotaLine:

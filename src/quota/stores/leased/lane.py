@@ -11,7 +11,7 @@ from ...key import ApiKey
 from ...plan import UsagePlan
 from ...process.home import Home
 from ...rule.limits import Course, ThrottleLine
-from ...rule.record import Bucket
+from ...rule.meter import Bucket
 
 
 class Track:

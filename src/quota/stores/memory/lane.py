@@ -22,7 +22,8 @@ from ...operations.headroom import Headroom
 from ...plan import UsagePlan
 from ...rule.charge import bounds
 from ...rule.limits import Course, QuotaLine, Terms, ThrottleLine
-from ...rule.record import MINUTE_US, Bucket, Meter, Record
+from ...rule.meter import Bucket, Meter
+from ...rule.record import MINUTE_US, Record
 
 T = TypeVar("T")
 TRIES = 100

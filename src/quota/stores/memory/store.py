@@ -16,7 +16,6 @@ from ...process.atomic import Step, at_once
 from ...process.forks import across_forks
 from ...rule.party import Party
 from ...rule.record import Record
-from ...rule.undo import Undo
 from ..base import COMMON, make_terms, shown_url, split_url, whole_option
 from .lane import Account, Lane, On, Seat, Stripe, Track
 from .opening import Opening
@@ -71,38 +70,37 @@ class MemoryStore(Opening):
     def _perform(self, request: Request, seat: Seat) -> Any:
         account = seat.account
         seat.lane.close()
-        shared = account is not None and account.shared
-        entry = Entry(seat.key, seat.on.plans or self._look_up(seat.on), shared)
-        party = self._party(seat, request)
-        try:
-            result = perform(request, entry, party, self.terms)
-            if party.changed:
-                self._keep(seat, party)
-        except BaseException:
-            party.undo.back()  # type: ignore[union-attr] # every party here has one
-            raise
+        joint = account if account is not None and account.shared else None
+        entry = Entry(seat.key, seat.on.plans or self._look_up(seat.on), joint is not None)
+        party = Party(self._copy(seat), self._copy(joint) if joint else None)
+        result = perform(request, entry, party, self.terms)
         if party.changed:
+            self._keep(seat, party.key, joint, party.account)
             seat.stripe.prune(request.now, self.terms)
-        self._open_lane(request, seat, entry, party)
+        if seat.record is not None and (joint is None or joint.record is not None):
+            self._open_lane(request, seat, entry, Party(seat.record, joint.record if joint else None))
         return result
 
     def _look_up(self, on: On) -> Mapping[str, UsagePlan]:
         on.plans = plans = {api: self._plans[id_] for api, id_ in on.ids.items()}
         return plans
 
-    def _party(self, seat: Seat, request: Request) -> Party:
-        account, floor = seat.account, seat.stripe.floor
-        own = seat.record or Record(new_number(), floor)
-        joint = (account.record or Record(new_number(), floor)) if account and account.shared else None
-        undo = Undo(request.id, request.request_id, *(getattr(bid, "name", None) for bid in request.args))
-        return Party(own, joint, undo=undo)
+    @staticmethod
+    def _copy(place: Seat | Account) -> Record:
+        """Return the record of a place for a request to change, or a new one where there is none."""
+        return place.record.copy() if place.record is not None else Record(new_number(), place.stripe.floor)
 
-    def _keep(self, seat: Seat, party: Party) -> None:
+    @staticmethod
+    def _keep(seat: Seat, own: Record, account: Account | None, joint: Record | None) -> None:
+        """Make the changed copies the truth, in one write: an interrupt comes before all of it or after."""
         steps: list[Step] = []
-        if seat.record is None:
-            steps += [(setattr, seat, "record", party.key), (seat.stripe.round.append, seat)]
-        if party.account is not None and seat.account is not None and seat.account.record is None:
-            steps += [(setattr, seat.account, "record", party.account), (seat.stripe.round.append, seat.account)]
+        for place, copy in ((seat, own), (account, joint)):
+            if place is None or copy is None:
+                continue
+            record = place.record or Record()
+            steps += record.changes(copy)
+            if place.record is None:
+                steps += [(setattr, place, "record", record), (place.stripe.round.append, place)]
         at_once(*steps)
 
     @contextmanager
@@ -213,8 +211,7 @@ class MemoryStore(Opening):
         first.lane.shut()
         steps: list[Step] = [(setattr, account, "shared", True)]
         if first.record is not None:
-            record = first.record.copy()
-            record.requests = None
+            record = Record.decode(first.record.encode())
             steps += [(setattr, account, "record", record), (account.stripe.round.append, account)]
         at_once(*steps)
 

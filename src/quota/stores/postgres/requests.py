@@ -9,6 +9,7 @@ from typing import Any
 
 from ...errors import InvalidValue, StoreUnavailable
 from ...operations.compiled import Lane
+from ...operations.idempotency import encode_memo, remembered
 from ...operations.request import Entry, Request
 from ...rule.party import Party
 from ...rule.record import Record
@@ -225,7 +226,7 @@ class PostgresSteps(Decisions):
     def _decode(self, entry: Entry, request: Request, reply: Sequence[Any]) -> Loaded:
         rows, memo, floor = reply
         decoded = [_decode_record(row, floor) for row in rows]
-        party = Party(decoded[0][0], decoded[1][0] if entry.shared else None, owned=True)
+        party = Party(decoded[0][0], decoded[1][0] if entry.shared else None)
         found = Loaded(party, [version for _, version in decoded])
         if memo is not None:
             answer, rest = memo
@@ -234,11 +235,10 @@ class PostgresSteps(Decisions):
 
     def _write(self, copy: CachedKey, request: Request, found: Loaded, versions: list[int]) -> Call:
         names = refs(copy.entry)
-        memo = (found.party.key.requests or {}).get(request.request_id or "")
-        kept = None if memo is None or memo == found.memo else memo
+        memo = remembered(found.party, request)
+        kept = None if memo is found.memo else memo
         rows, bodies = [], []
         for name, record, version in zip(names, found.party.records(), versions, strict=True):
-            record.requests = None
             rows.append(
                 _encode_record(
                     name,
@@ -253,7 +253,7 @@ class PostgresSteps(Decisions):
         return self._call(
             "keep", self._patience, *self._fresh(copy), *(sparse(column) for column in columns), to_json(rows).encode(),
             to_json(bodies).encode(), _number(request.now - self.terms.max_skew),
-            None if kept is None else self._request(request), None if kept is None else to_json(kept).encode(),
+            None if kept is None else self._request(request), None if kept is None else to_json(encode_memo(kept)).encode(),
             None if kept is None else _number(kept.until),
         )  # fmt: skip
 

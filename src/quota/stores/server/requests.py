@@ -12,8 +12,10 @@ from ...errors import ClockSkew, StoreBusy, StoreUnavailable
 from ...key import new_number, new_token
 from ...operations import perform
 from ...operations.compiled import Lane, open_lane, read_memo
+from ...operations.idempotency import decode_memo
 from ...operations.request import Entry, Request, usable
 from ...rule.entries import RememberedRequest
+from ...rule.kept import Kept
 from ...rule.limits import Terms, ThrottleLine
 from ...rule.party import Party
 from ...rule.record import Record
@@ -186,12 +188,12 @@ class Decisions(Directory):
         """Put a memo with its record; ``answer``: what the server answered where a lane admitted."""
         if answer:
             _, now, *readings = map(int, answer.split())
-            memo = read_memo(now, readings, data, self.terms)
+            memo = read_memo(str(request.request_id), now, readings, data, self.terms)
         else:
-            memo = RememberedRequest.decode(data)
+            memo = decode_memo(str(request.request_id), data)
         found.memo = memo
-        if memo.tokens[0] == found.party.key.token:
-            found.party.key.requests = {str(request.request_id): memo}
+        if memo.answer.tokens[0] == found.party.key.token:
+            found.party.key.requests = Kept((memo,))
 
 
 def dead_by(entry: Entry, record: Record, terms: Terms) -> int:
