@@ -34,7 +34,7 @@ FLOORS = [
     {"operations"},
     {"stores"},
     {"ledger"},
-    {"__init__", "aws", "replay", "testing", "web"},
+    {"__init__", "aws", "metrics", "replay", "testing", "web"},
     {"asgi", "wsgi"},
     {"fastapi", "cli", "__main__"},
 ]
