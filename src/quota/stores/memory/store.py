@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from ...errors import InvalidValue, PlanConflict, UnknownKey, UnknownPlan
-from ...key import ApiKey, new_number
+from ...key import ApiKey, Caller, new_number
 from ...operations import perform
 from ...operations.request import Entry, Request
 from ...plan import UsagePlan
@@ -17,24 +17,28 @@ from ...process.forks import across_forks
 from ...rule.party import Party
 from ...rule.record import Record
 from ..base import COMMON, make_terms, shown_url, split_url, whole_option
+from .callers import Callers
 from .lane import Account, Lane, On, Seat, Stripe, Track
 from .opening import Opening
 
 
-class MemoryStore(Opening):
+class MemoryStore(Callers, Opening):
     """Keys, plans and counts in this process's memory, gone with it.
 
     ``stripes``: how many locks the accounts are spread over. ``max_skew``: seconds a clock may be behind what was
-    recorded. ``request_ttl``: seconds a ``request_id`` is remembered. ``retention``: days of history.
+    recorded. ``request_ttl``: seconds a ``request_id`` is remembered. ``retention``: days of history. ``most_callers``:
+    callers that are counted one by one at any time; more than that share as many counts among them.
     """
 
     exact_across_failover = True
 
     def __init__(
-        self, *, stripes: int = 64, max_skew: float = 300, request_ttl: float = 86_400, retention: int = 35
-    ) -> None:
+        self, *, stripes: int = 64, most_callers: int = 65_536, max_skew: float = 300, request_ttl: float = 86_400,
+        retention: int = 35,
+    ) -> None:  # fmt: skip
         if type(stripes) is not int or not 1 <= stripes <= 65_536:
             raise InvalidValue("stripes", stripes, "a whole number of locks, 1 to 65536")
+        self._bound_callers(most_callers, stripes)
         self.terms = make_terms(max_skew=max_skew, request_ttl=request_ttl, retention=retention)
         self._directory = threading.RLock()
         self._stripes = [Stripe() for _ in range(stripes)]
@@ -42,7 +46,7 @@ class MemoryStore(Opening):
         self._plans: dict[str, UsagePlan] = {}
         self._tracks: dict[str, Track] = {}
         self._ons: dict[frozenset[tuple[str, str]], On] = {}
-        self.lanes: dict[bytes | str, Lane] = {}  # of every key, by its id and by its secrets' digests
+        self.lanes: dict[bytes | str | Caller, Lane] = {}  # of every key, by its id and by its secrets' digests
 
     def _seat(self, ref: bytes | str | None) -> Seat | None:
         lane = self.lanes.get(ref) if ref else None
@@ -50,6 +54,8 @@ class MemoryStore(Opening):
 
     def apply(self, request: Request) -> Any:
         """Perform the request under the lock of its key's account."""
+        if request.caller is not None:
+            return self._apply_to_caller(request, request.caller)
         ref = request.digest or request.key_id
         while True:
             seat = self._seat(ref)
@@ -71,7 +77,7 @@ class MemoryStore(Opening):
         account = seat.account
         seat.lane.close()
         joint = account if account is not None and account.shared else None
-        entry = Entry(seat.key, seat.on.plans or self._look_up(seat.on), joint is not None)
+        entry = Entry(seat.key, seat.on.plans or self._look_up(seat), joint is not None)
         party = Party(self._copy(seat), self._copy(joint) if joint else None)
         result = perform(request, entry, party, self.terms)
         if party.changed:
@@ -81,17 +87,22 @@ class MemoryStore(Opening):
             self._open_lane(request, seat, entry, Party(seat.record, joint.record if joint else None))
         return result
 
-    def _look_up(self, on: On) -> Mapping[str, UsagePlan]:
+    def _look_up(self, seat: Seat) -> Mapping[str, UsagePlan]:
+        if isinstance(seat.key, Caller):
+            return self._plan_of(seat.key)
+        on = seat.on
         on.plans = plans = {api: self._plans[id_] for api, id_ in on.ids.items()}
         return plans
 
     @staticmethod
     def _copy(place: Seat | Account) -> Record:
         """Return the record of a place for a request to change, or a new one where there is none."""
-        return place.record.copy() if place.record is not None else Record(new_number(), place.stripe.floor)
+        if place.record is not None:
+            return place.record.copy()
+        stripe, caller = place.stripe, isinstance(place, Seat) and isinstance(place.key, Caller)
+        return Record(new_number(), stripe.callers_floor if caller else stripe.floor)
 
-    @staticmethod
-    def _keep(seat: Seat, own: Record, account: Account | None, joint: Record | None) -> None:
+    def _keep(self, seat: Seat, own: Record, account: Account | None, joint: Record | None) -> None:
         """Make the changed copies the truth, in one write: an interrupt comes before all of it or after."""
         steps: list[Step] = []
         for place, copy in ((seat, own), (account, joint)):
@@ -100,7 +111,9 @@ class MemoryStore(Opening):
             record = place.record or Record()
             steps += record.changes(copy)
             if place.record is None:
-                steps += [(setattr, place, "record", record), (place.stripe.round.append, place)]
+                caller = isinstance(place, Seat) and isinstance(place.key, Caller)
+                steps.append((setattr, place, "record", record))
+                steps += self._kept(seat) if caller else [(place.stripe.round.append, place)]
         at_once(*steps)
 
     @contextmanager
@@ -249,7 +262,8 @@ class MemoryStore(Opening):
         seat = self._seat(key_id)
         if seat is None:
             raise UnknownKey(key_id)
-        return seat.key
+        key: ApiKey = seat.key
+        return key
 
     def list_keys(self) -> list[ApiKey]:
         with self._directory:
@@ -275,12 +289,15 @@ class MemoryStore(Opening):
         """Nothing is held open."""
 
 
+_OPTIONS = ("stripes", "most_callers", *COMMON)
+
+
 def open_url(url: str, *, asynchronous: bool = False) -> MemoryStore:  # noqa: ARG001 -- memory never waits
-    """``memory://?stripes=64&max_skew=300&request_ttl=86400&retention=35``."""
+    """``memory://?stripes=64&max_skew=300&request_ttl=86400&retention=35&most_callers=65536``."""
     parts, options = split_url(url)
     if parts.netloc or parts.path.strip("/"):
         raise InvalidValue("store", shown_url(url), "memory:// and nothing behind it but options")
-    own = {name: whole_option(options, name) for name in ("stripes", *COMMON) if name in options}
+    own = {name: whole_option(options, name) for name in _OPTIONS if name in options}
     if options:
-        raise InvalidValue("store", shown_url(", ".join(options)), f"the options {', '.join(('stripes', *COMMON))}")
+        raise InvalidValue("store", shown_url(", ".join(options)), f"the options {', '.join(_OPTIONS)}")
     return MemoryStore(**own)
