@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ..clock import DAY_US
 from ..errors import InvalidCost, InvalidValue
 from ..key import Secret
 from ..limit import UNITS_OF_A_COST
@@ -32,15 +31,13 @@ def check_units(party: Party, api: str, course: Course | None, takes: Mapping[st
             raise InvalidCost(field, min(new), accepted)
 
 
-def check_holds(party: Party, now: int) -> None:
-    """Raise ``InvalidValue`` before a record holds more reservations."""
+def check_holds(party: Party) -> None:
+    """Raise ``InvalidValue`` before a record of a settled party holds more reservations."""
     for record in party.records():
-        if record.holds and len(record.holds) >= MOST_HOLDS:
-            latest = max(now, record.at)
-            kept = sum(hold.still_open or hold.until > latest for hold in record.holds.all())
-            if kept >= MOST_HOLDS:
-                accepted = f"fewer than {MOST_HOLDS} of a key or account that are open, or lapsed within a day"
-                raise InvalidValue("reservations", kept, accepted)
+        kept = len(record.holds or ())
+        if kept >= MOST_HOLDS:
+            accepted = f"fewer than {MOST_HOLDS} of a key or account that are open, or lapsed within a day"
+            raise InvalidValue("reservations", kept, accepted)
 
 
 def check_secrets(kept: Sequence[Secret], overlap: object) -> None:

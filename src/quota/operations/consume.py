@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..decision import Decision, Details, Reason, reason_of, refusal
 from ..key import new_token
-from ..rule.charge import charge, metered
+from ..rule.charge import charge, metered, settled
 from ..rule.entries import Amounts
 from ..rule.limits import Terms
 from ..rule.party import Party
@@ -29,7 +29,7 @@ def consume(request: Request, entry: Entry | None, party: Party | None, terms: T
     if request.takes is not None:  # the plan's own units are as many as it names
         check_units(party, request.api, course, takes)
     if request.op == "reserve":
-        check_holds(party, request.now)
+        check_holds(settled(party, course, party.instant(request.now, terms), terms))
     verdict = charge(party, course, takes, request.now, terms, dry=request.op == "peek")
     if not verdict.allowed or request.op == "peek":
         return Decision(Details(reason_of(verdict), None, entry.key, plan, takes, verdict))

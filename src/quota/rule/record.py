@@ -175,8 +175,9 @@ class Record:
             return
         for hold in self.holds.ripe(now):
             if hold.still_open:
-                self.holds.put(hold.lapsed())
                 self.give_back(hold.taken_at, hold.takes)
+            if hold.still_open and hold.until + DAY_US > now:
+                self.holds.put(hold.lapsed())
             else:
                 self.holds.drop(hold.id)
 
