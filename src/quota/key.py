@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from functools import cache
+from functools import cache, lru_cache
 from hashlib import sha256
 from sys import intern
 from types import MappingProxyType
@@ -28,6 +28,7 @@ _BODY = 28
 _CHECK = 6
 _HINT = 4
 _MOST_METADATA = 64
+_MOST_NAMES = 256
 _NO_METADATA: Mapping[str, str] = MappingProxyType({})
 _PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,15}\Z")
 _MINTED = re.compile(rf"([A-Za-z0-9][A-Za-z0-9_-]{{0,15}})_[0-9A-Za-z]{{{_BODY + _CHECK}}}\Z")
@@ -164,6 +165,71 @@ def _to_secrets(secrets: Iterable[Secret]) -> tuple[Secret, ...]:
     return tuple(secrets)
 
 
+@lru_cache(maxsize=4096)
+def _block(text: str) -> tuple[str, int, int, int]:
+    """Return a network's text as it is kept, its family (4 or 6), and its first and last address."""
+    from ipaddress import IPv4Network, ip_network  # noqa: PLC0415 -- slow to load, and most keys have no networks
+
+    accepted = "an address or a CIDR block, as in 203.0.113.7, 10.0.0.0/8 or 2001:db8::/32"
+    _, slash, length = text.partition("/")
+    if "%" in text or (slash and not (length.isascii() and length.isdigit())):
+        raise InvalidValue("networks", text, f"{accepted}, without a zone")
+    try:
+        found = ip_network(text, strict=False)
+    except ValueError:
+        raise InvalidValue("networks", text, accepted) from None
+    try:
+        ip_network(text)
+    except ValueError:
+        raise InvalidValue("networks", text, f"{found} for the network, or the address alone for one host") from None
+    mapped = getattr(found.network_address, "ipv4_mapped", None)
+    if mapped is not None and found.prefixlen >= 96:
+        found = IPv4Network((mapped, found.prefixlen - 96))
+    return str(found), found.version, int(found.network_address), int(found.broadcast_address)
+
+
+@lru_cache(maxsize=4096)
+def _contain(networks: tuple[str, ...], address: str) -> bool:
+    from ipaddress import ip_address  # noqa: PLC0415 -- as above
+
+    try:
+        found = ip_address(address)
+    except ValueError:
+        return False
+    found = getattr(found, "ipv4_mapped", None) or found
+    blocks = [_block(network) for network in networks]
+    return any(family == found.version and first <= int(found) <= last for _, family, first, last in blocks)
+
+
+def contain(networks: tuple[str, ...], address: str | None) -> bool:
+    """Tell whether one of a key's networks contains an address.
+
+    An IPv4 address written as an IPv6 one (``::ffff:10.0.0.1``) is that IPv4 address; the zone of a link-local one
+    (``fe80::1%eth0``) is not looked at. No address, or a text that is none (a socket's path), is in no network.
+    """
+    if address is not None and not isinstance(address, str):
+        raise InvalidValue("address", type(address), "a str, as in '203.0.113.7' or '2001:db8::1', or None")
+    return address is not None and _contain(networks, address)
+
+
+def _several(field: str, values: Iterable[str]) -> tuple[str, ...]:
+    """Check texts that are given together, each once and in their order."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise InvalidValue(field, values, "several texts, as in a list")
+    found = tuple(dict.fromkeys(check_text(field, value) for value in values))
+    if len(found) > _MOST_NAMES:
+        raise InvalidValue(field, f"{len(found)} of them", f"at most {_MOST_NAMES}")
+    return found
+
+
+def _to_networks(networks: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(_block(text)[0] for text in _several("networks", networks))) if networks != () else ()
+
+
+def _to_scopes(scopes: Iterable[str]) -> tuple[str, ...]:
+    return _several("scopes", scopes) if scopes != () else ()
+
+
 def _instant(field: str, value: datetime | None) -> None:
     if value is not None:
         to_us(value, field)
@@ -171,7 +237,12 @@ def _instant(field: str, value: datetime | None) -> None:
 
 @attrs.frozen(weakref_slot=False)
 class ApiKey:
-    """An identity that clients present secrets of. ``account``: whose usage is counted, fixed when issued."""
+    """An identity that clients present secrets of. ``account``: whose usage is counted, fixed when issued.
+
+    ``networks``: CIDR blocks that it may be used from, any where there are none; a block with bits set behind its
+    length (``10.0.0.1/8``) is refused, an IPv4 block written as an IPv6 one is kept as the IPv4 block. ``scopes``:
+    names of yours, for what it may be used; a call may ask for one.
+    """
 
     id: str
     name: str
@@ -181,6 +252,8 @@ class ApiKey:
     expires_at: datetime | None = None
     metadata: Mapping[str, str] = attrs.field(default={}, converter=_to_metadata, hash=False)
     secrets: tuple[Secret, ...] = attrs.field(default=(), converter=_to_secrets)
+    networks: tuple[str, ...] = attrs.field(default=(), converter=_to_networks)
+    scopes: tuple[str, ...] = attrs.field(default=(), converter=_to_scopes)
 
     def __attrs_post_init__(self) -> None:
         for field in ("id", "name", "account"):
@@ -198,6 +271,7 @@ class ApiKey:
             "id": self.id, "name": self.name, "account": self.account, "enabled": self.enabled,
             "created_at": _iso(self.created_at), "expires_at": _iso(self.expires_at), "metadata": dict(self.metadata),
             "secrets": [{"hint": s.hint, "prefix": s.prefix, "expires_at": _iso(s.expires_at)} for s in self.secrets],
+            "networks": [*self.networks], "scopes": [*self.scopes],
         }  # fmt: skip
 
     def __getstate__(self) -> dict[str, Any]:
@@ -222,8 +296,9 @@ class IssuedKey(NamedTuple):
 
 def encode_key(key: ApiKey) -> dict[str, Any]:
     """A key as JSON-able data: instants in microseconds, digests in hexadecimal."""
+    bounds = {field: [*texts] for field in ("networks", "scopes") if (texts := getattr(key, field))}
     return {
-        "id": key.id, "name": key.name, "account": key.account, "enabled": key.enabled,
+        "id": key.id, "name": key.name, "account": key.account, "enabled": key.enabled, **bounds,
         "created_at": _us(key.created_at), "expires_at": _us(key.expires_at), "metadata": dict(key.metadata),
         "secrets": [[s.digest.hex(), s.hint, _us(s.expires_at), s.prefix] for s in key.secrets],
     }  # fmt: skip

@@ -69,6 +69,11 @@ def _plain(lane: Lane | None, route: object) -> bool:
     return lane is not None and (lane.until > 0 or lane.version >= 0) and plain(lane.track.own, route)
 
 
+def _scoped(lane: Lane | None, scope: object) -> bool:
+    """Tell whether a lane that was laid is of a key that has a scope."""
+    return lane is not None and (lane.until > 0 or lane.version >= 0) and scope in lane.key.scopes
+
+
 def _foreign(now: object, secret: object, units: int | None, api: object, route: object) -> Decision | None:
     """Refuse a secret that no key in memory has; None where the call may be wrong as well."""
     if type(secret) is str and secret and units is not None and api == "" and route is None and type(now) is int:
@@ -119,6 +124,7 @@ class Ledger:
     get_plan = _sync(Steps.get_plan)
     list_plans = _sync(Steps.list_plans)
     issue_key = _sync(Steps.issue_key)
+    update_key = _sync(Steps.update_key)
     import_key = _sync(Steps.import_key)
     rotate_key = _sync(Steps.rotate_key)
     enable_key = _sync(Steps.enable_key)
@@ -142,12 +148,16 @@ class Ledger:
         api: str = "",
         route: str | None = None,
         request_id: str | None = None,
+        address: str | None = None,
+        scope: str | None = None,
     ) -> Decision:
         """Check every limit and, if all have room, take ``cost`` from all of them at once; a refusal takes nothing.
 
         ``secret``: what the client presented, an ``ApiKey`` authenticated already, or None (no key: refused).
         ``cost``: requests, or units by unit; by default 1 or the plan's cost of the route. ``request_id``: an
-        admission is remembered under it, and a retry returns it with ``replayed=True``.
+        admission is remembered under it, and a retry returns it with ``replayed=True``. ``address``: the client's, for
+        keys with ``networks``, which refuse a call without one. ``scope``: what the call is for, a name that the key
+        must have among its ``scopes``; None asks for none.
 
         Raises:
             InvalidCost: a cost that is not whole positive numbers.
@@ -163,7 +173,15 @@ class Ledger:
             ref = None
         found = self._lanes.get(ref)
         units: Any = 1 if cost is DEFAULT else cost if type(cost) is int and 0 < cost <= MAX_UNITS else _alone(cost)
-        lane = found if api == "" and request_id is None and units and (route is None or _plain(found, route)) else None
+        lane = (
+            found
+            if api == ""
+            and request_id is None
+            and units
+            and (route is None or _plain(found, route))
+            and (scope is None or _scoped(found, scope))
+            else None
+        )
         while lane is not None and (lane.until or (lane.version >= 0 and lane.turn(now))):
             decision: Decision = Quick()
             lock = lane.lock
@@ -200,10 +218,18 @@ class Ledger:
                 return decision
             lane = lane if lane.turn(now) else None
         if self._whole and request_id is None:
-            told = _foreign(now, secret, units, api, route) if found is None else serve(found, now, cost, api, route)
+            told = (
+                serve(found, now, cost, api, route, address, scope)
+                if found is not None
+                else _foreign(now, secret, units, api, route)
+                if scope is None
+                else None
+            )
             if told is not None:
                 return told
-        return self._charge(self._steps.asked_at(now, "consume", secret, cost, api, route, request_id, ref))
+        return self._charge(
+            self._steps.asked_at(now, "consume", secret, cost, api, route, request_id, ref, address, scope)
+        )
 
     def peek(
         self,
@@ -213,6 +239,8 @@ class Ledger:
         api: str = "",
         route: str | None = None,
         request_id: str | None = None,
+        address: str | None = None,
+        scope: str | None = None,
     ) -> Decision:
         """The decision that ``consume`` would return, on the same code path, changing nothing."""
         now = self._clock()
@@ -221,10 +249,12 @@ class Ledger:
             if type(secret) is str:
                 hashed = digest(secret)
             found = self._lanes.get(secret.id if type(secret) is ApiKey else hashed)
-            told = None if found is None else serve(found, now, cost, api, route, Looked)
+            told = None if found is None else serve(found, now, cost, api, route, address, scope, Looked)
             if told is not None:
                 return told
-        return self._charge(self._steps.asked_at(now, "peek", secret, cost, api, route, request_id, hashed))
+        return self._charge(
+            self._steps.asked_at(now, "peek", secret, cost, api, route, request_id, hashed, address, scope)
+        )
 
     def require(
         self,
@@ -234,9 +264,13 @@ class Ledger:
         api: str = "",
         route: str | None = None,
         request_id: str | None = None,
+        address: str | None = None,
+        scope: str | None = None,
     ) -> Decision:
         """``consume`` that raises ``NotAllowed``, which carries the decision, in place of returning a refusal."""
-        return required(self.consume(secret, cost, api=api, route=route, request_id=request_id))
+        return required(
+            self.consume(secret, cost, api=api, route=route, request_id=request_id, address=address, scope=scope)
+        )
 
     def reserve(
         self,
@@ -247,12 +281,14 @@ class Ledger:
         api: str = "",
         route: str | None = None,
         request_id: str | None = None,
+        address: str | None = None,
+        scope: str | None = None,
     ) -> Reservation:
         """Hold units now and commit or cancel them later; after ``ttl`` they go back by themselves.
 
         ``ttl``: a timedelta, or microseconds. Everything else as in ``consume``. The reservation is falsy when refused.
         """
-        request, step = self._steps.reserve(secret, cost, ttl, api, route, request_id)
+        request, step = self._steps.reserve(secret, cost, ttl, api, route, request_id, address, scope)
         decision = self._ask(step)
 
         def close(op: str, id_: str, actual: Cost | None) -> Any:
