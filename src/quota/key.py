@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from functools import cache, lru_cache
+from functools import cache
 from hashlib import sha256
 from sys import intern
 from types import MappingProxyType
@@ -22,6 +22,7 @@ import attrs
 
 from .clock import to_datetime, to_us
 from .errors import InvalidSecret, InvalidValue, check_text
+from .networks import network
 
 _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _BODY = 28
@@ -165,53 +166,6 @@ def _to_secrets(secrets: Iterable[Secret]) -> tuple[Secret, ...]:
     return tuple(secrets)
 
 
-@lru_cache(maxsize=4096)
-def _block(text: str) -> tuple[str, int, int, int]:
-    """Return a network's text as it is kept, its family (4 or 6), and its first and last address."""
-    from ipaddress import IPv4Network, ip_network  # noqa: PLC0415 -- slow to load, and most keys have no networks
-
-    accepted = "an address or a CIDR block, as in 203.0.113.7, 10.0.0.0/8 or 2001:db8::/32"
-    _, slash, length = text.partition("/")
-    if "%" in text or (slash and not (length.isascii() and length.isdigit())):
-        raise InvalidValue("networks", text, f"{accepted}, without a zone")
-    try:
-        found = ip_network(text, strict=False)
-    except ValueError:
-        raise InvalidValue("networks", text, accepted) from None
-    try:
-        ip_network(text)
-    except ValueError:
-        raise InvalidValue("networks", text, f"{found} for the network, or the address alone for one host") from None
-    mapped = getattr(found.network_address, "ipv4_mapped", None)
-    if mapped is not None and found.prefixlen >= 96:
-        found = IPv4Network((mapped, found.prefixlen - 96))
-    return str(found), found.version, int(found.network_address), int(found.broadcast_address)
-
-
-@lru_cache(maxsize=4096)
-def _contain(networks: tuple[str, ...], address: str) -> bool:
-    from ipaddress import ip_address  # noqa: PLC0415 -- as above
-
-    try:
-        found = ip_address(address)
-    except ValueError:
-        return False
-    found = getattr(found, "ipv4_mapped", None) or found
-    blocks = [_block(network) for network in networks]
-    return any(family == found.version and first <= int(found) <= last for _, family, first, last in blocks)
-
-
-def contain(networks: tuple[str, ...], address: str | None) -> bool:
-    """Tell whether one of a key's networks contains an address.
-
-    An IPv4 address written as an IPv6 one (``::ffff:10.0.0.1``) is that IPv4 address; the zone of a link-local one
-    (``fe80::1%eth0``) is not looked at. No address, or a text that is none (a socket's path), is in no network.
-    """
-    if address is not None and not isinstance(address, str):
-        raise InvalidValue("address", type(address), "a str, as in '203.0.113.7' or '2001:db8::1', or None")
-    return address is not None and _contain(networks, address)
-
-
 def _several(field: str, values: Iterable[str]) -> tuple[str, ...]:
     """Check texts that are given together, each once and in their order."""
     if isinstance(values, str) or not isinstance(values, Iterable):
@@ -223,7 +177,7 @@ def _several(field: str, values: Iterable[str]) -> tuple[str, ...]:
 
 
 def _to_networks(networks: Iterable[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(_block(text)[0] for text in _several("networks", networks))) if networks != () else ()
+    return tuple(dict.fromkeys(network(text) for text in _several("networks", networks))) if networks != () else ()
 
 
 def _to_scopes(scopes: Iterable[str]) -> tuple[str, ...]:
@@ -282,6 +236,42 @@ class ApiKey:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc] # the one way to build a frozen object
+
+
+class _Caller(NamedTuple):
+    plan: str
+    name: str
+
+
+class Caller(_Caller):
+    """Somebody without an API key: ``name`` (an address, a user's number) is counted under the plan of id ``plan``.
+
+    Given in place of a secret. It is in no directory, has no daily usage, and is forgotten when the windows that it was
+    counted in are over. Equal ones are one caller. Raises ``InvalidValue``.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, plan: str, name: str) -> Caller:
+        return super().__new__(cls, check_text("plan", plan), check_text("name", name))
+
+    enabled = True
+    expires_at = None
+    networks = scopes = secrets = ()
+
+    @property
+    def id(self) -> str:
+        """Names its record: no key has such an id, nor has another caller."""
+        return f"{self.plan}\n{self.name}"
+
+    @property
+    def account(self) -> str:
+        """Its own."""
+        return self.id
+
+
+Subject = ApiKey | Caller
+"""Whose usage a call counts on."""
 
 
 class IssuedKey(NamedTuple):

@@ -16,7 +16,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from ..clock import Clock, system_clock
 from ..decision import Decision, Quick
 from ..errors import StoreBusy, StoreUnavailable
-from ..key import ApiKey, digest
+from ..key import ApiKey, Caller, digest
 from ..limit import REQUESTS, Cost
 from ..operations.headroom import DEFAULT, Looked, unknown
 from ..operations.request import Request
@@ -64,6 +64,11 @@ def _alone(cost: object) -> int | None:
     return units if type(units) is int and 0 < units <= MAX_UNITS else None
 
 
+def _of(secret: object) -> Caller | None:
+    """By what a caller is found; None of anything else."""
+    return secret if type(secret) is Caller else None
+
+
 def _plain(lane: Lane | None, route: object) -> bool:
     """Tell whether a lane that was laid serves a route as none."""
     return lane is not None and (lane.until > 0 or lane.version >= 0) and plain(lane.track.own, route)
@@ -74,9 +79,12 @@ def _scoped(lane: Lane | None, scope: object) -> bool:
     return lane is not None and (lane.until > 0 or lane.version >= 0) and scope in lane.key.scopes
 
 
-def _foreign(now: object, secret: object, units: int | None, api: object, route: object) -> Decision | None:
+def _foreign(
+    now: object, secret: object, units: int | None, api: object, route: object, scope: object
+) -> Decision | None:
     """Refuse a secret that no key in memory has; None where the call may be wrong as well."""
-    if type(secret) is str and secret and units is not None and api == "" and route is None and type(now) is int:
+    plain = type(secret) is str and secret and api == "" and route is None and scope is None
+    if plain and units is not None and type(now) is int:
         return unknown(now, units)
     return None
 
@@ -153,7 +161,7 @@ class Ledger:
     ) -> Decision:
         """Check every limit and, if all have room, take ``cost`` from all of them at once; a refusal takes nothing.
 
-        ``secret``: what the client presented, an ``ApiKey`` authenticated already, or None (no key: refused).
+        ``secret``: what the client presented, a known ``ApiKey`` or ``Caller``, or None (no key: refused).
         ``cost``: requests, or units by unit; by default 1 or the plan's cost of the route. ``request_id``: an
         admission is remembered under it, and a retry returns it with ``replayed=True``. ``address``: the client's, for
         keys with ``networks``, which refuse a call without one. ``scope``: what the call is for, a name that the key
@@ -168,20 +176,15 @@ class Ledger:
         now = self._clock()
         kind = type(secret)
         try:
-            ref: Any = secret.id if kind is ApiKey else sha256(secret.encode()).digest() if kind is str else None  # type: ignore[union-attr]
+            ref: Any = secret.id if kind is ApiKey else sha256(secret.encode()).digest() if kind is str else _of(secret)  # type: ignore[union-attr]
         except UnicodeEncodeError:
             ref = None
         found = self._lanes.get(ref)
         units: Any = 1 if cost is DEFAULT else cost if type(cost) is int and 0 < cost <= MAX_UNITS else _alone(cost)
-        lane = (
-            found
-            if api == ""
-            and request_id is None
-            and units
-            and (route is None or _plain(found, route))
-            and (scope is None or _scoped(found, scope))
-            else None
-        )
+        lane = found if (
+            api == "" and request_id is None and units
+            and (route is None or _plain(found, route)) and (scope is None or _scoped(found, scope))
+        ) else None  # fmt: skip
         while lane is not None and (lane.until or (lane.version >= 0 and lane.turn(now))):
             decision: Decision = Quick()
             lock = lane.lock
@@ -219,11 +222,9 @@ class Ledger:
             lane = lane if lane.turn(now) else None
         if self._whole and request_id is None:
             told = (
-                serve(found, now, cost, api, route, address, scope)
-                if found is not None
-                else _foreign(now, secret, units, api, route)
-                if scope is None
-                else None
+                _foreign(now, secret, units, api, route, scope)
+                if found is None
+                else serve(found, now, cost, api, route, address, scope)
             )
             if told is not None:
                 return told
@@ -248,7 +249,9 @@ class Ledger:
         if self._whole and request_id is None:
             if type(secret) is str:
                 hashed = digest(secret)
-            found = self._lanes.get(secret.id if type(secret) is ApiKey else hashed)
+            found = self._lanes.get(
+                secret.id if type(secret) is ApiKey else secret if type(secret) is Caller else hashed
+            )
             told = None if found is None else serve(found, now, cost, api, route, address, scope, Looked)
             if told is not None:
                 return told
