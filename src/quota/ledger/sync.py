@@ -69,14 +69,10 @@ def _of(secret: object) -> Caller | None:
     return secret if type(secret) is Caller else None
 
 
-def _plain(lane: Lane | None, route: object) -> bool:
-    """Tell whether a lane that was laid serves a route as none."""
-    return lane is not None and (lane.until > 0 or lane.version >= 0) and plain(lane.track.own, route)
-
-
-def _scoped(lane: Lane | None, scope: object) -> bool:
-    """Tell whether a lane that was laid is of a key that has a scope."""
-    return lane is not None and (lane.until > 0 or lane.version >= 0) and scope in lane.key.scopes
+def _plain(lane: Lane | None, route: object, scope: object) -> bool:
+    """Tell whether a lane that was laid serves a route as none, and is of a key that has a scope."""
+    laid = lane is not None and (lane.until > 0 or lane.version >= 0)
+    return laid and (route is None or plain(lane.track.own, route)) and (scope is None or scope in lane.key.scopes)  # type: ignore[union-attr]
 
 
 def _foreign(
@@ -149,23 +145,15 @@ class Ledger:
     usage = _sync(Steps.usage)
 
     def consume(  # noqa: C901, PLR0912 -- the fast path, in line: a call more is a tenth of its time
-        self,
-        secret: Presented,
-        cost: Cost = DEFAULT,
-        *,
-        api: str = "",
-        route: str | None = None,
-        request_id: str | None = None,
-        address: str | None = None,
-        scope: str | None = None,
-    ) -> Decision:
+        self, secret: Presented, cost: Cost = DEFAULT, *, api: str = "", route: str | None = None,
+        request_id: str | None = None, address: str | None = None, scope: str | None = None,
+    ) -> Decision:  # fmt: skip
         """Check every limit and, if all have room, take ``cost`` from all of them at once; a refusal takes nothing.
 
-        ``secret``: what the client presented, a known ``ApiKey`` or ``Caller``, or None (no key: refused).
-        ``cost``: requests, or units by unit; by default 1 or the plan's cost of the route. ``request_id``: an
-        admission is remembered under it, and a retry returns it with ``replayed=True``. ``address``: the client's, for
-        keys with ``networks``, which refuse a call without one. ``scope``: what the call is for, a name that the key
-        must have among its ``scopes``; None asks for none.
+        ``secret``: what the client presented, a known ``ApiKey`` or ``Caller``, or None (no key: refused). ``cost``:
+        requests, or units by unit; by default 1 or the plan's of the route. ``request_id``: an admission is remembered
+        under it, and a retry returns it with ``replayed=True``. ``address``: the client's, which keys with ``networks``
+        want. ``scope``: a name that the key must have among its ``scopes``.
 
         Raises:
             InvalidCost: a cost that is not whole positive numbers.
@@ -181,10 +169,8 @@ class Ledger:
             ref = None
         found = self._lanes.get(ref)
         units: Any = 1 if cost is DEFAULT else cost if type(cost) is int and 0 < cost <= MAX_UNITS else _alone(cost)
-        lane = found if (
-            api == "" and request_id is None and units
-            and (route is None or _plain(found, route)) and (scope is None or _scoped(found, scope))
-        ) else None  # fmt: skip
+        lane = found if (api == "" and request_id is None and units
+                         and ((route is None and scope is None) or _plain(found, route, scope))) else None  # fmt: skip
         while lane is not None and (lane.until or (lane.version >= 0 and lane.turn(now))):
             decision: Decision = Quick()
             lock = lane.lock
@@ -221,16 +207,12 @@ class Ledger:
                 return decision
             lane = lane if lane.turn(now) else None
         if self._whole and request_id is None:
-            told = (
-                _foreign(now, secret, units, api, route, scope)
-                if found is None
-                else serve(found, now, cost, api, route, address, scope)
-            )
+            told = (_foreign(now, secret, units, api, route, scope) if found is None
+                    else serve(found, now, cost, api, route, address, scope))  # fmt: skip
             if told is not None:
                 return told
-        return self._charge(
-            self._steps.asked_at(now, "consume", secret, cost, api, route, request_id, ref, address, scope)
-        )
+        more = api, route, request_id, ref, address, scope
+        return self._charge(self._steps.asked_at(now, "consume", secret, cost, *more))
 
     def peek(
         self,

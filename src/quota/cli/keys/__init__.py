@@ -7,11 +7,10 @@ from typing import Annotated
 import attrs
 import typer
 
-from ..clock import system_clock, to_datetime
-from ..key import ApiKey
-from ..ledger.administration import UNCHANGED
-from . import issuing
-from .common import (
+from ...clock import system_clock, to_datetime
+from ...key import ApiKey
+from ...ledger.administration import UNCHANGED
+from ..common import (
     JsonOption,
     KeyArgument,
     PlanArgument,
@@ -26,8 +25,9 @@ from .common import (
     to_pairs,
     to_span,
 )
+from ..show import at, key_data, print_json, print_table, say, show_key, state_of
+from . import issuing
 from .issuing import MetadataOption, NetworksOption, ScopesOption, show_issued, shown
-from .show import at, key_data, print_json, print_table, say, show_key, state_of
 
 app = typer.Typer(help="API keys: who may call.", no_args_is_help=True)
 issuing.register(app)

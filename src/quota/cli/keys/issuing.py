@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from ..key import ApiKey, IssuedKey
-from ..ledger.sync import Ledger
-from .common import (
+from ...key import ApiKey, IssuedKey
+from ...ledger.sync import Ledger
+from ..common import (
     JsonOption,
     StoreOption,
     Unshown,
@@ -23,7 +23,7 @@ from .common import (
     to_instant,
     to_pairs,
 )
-from .show import key_data, print_json, show_key, tell
+from ..show import key_data, print_json, show_key, tell
 from .table import import_table
 
 PlansOption = Annotated[
