@@ -9,7 +9,7 @@ from typing import Any
 
 from ...errors import InvalidValue, StoreUnavailable
 from ...operations.compiled import Lane
-from ...operations.request import Entry, Request
+from ...operations.request import LOOKS, Entry, Request
 from ...rule.party import Party
 from ...rule.record import Record
 from ..server.cache import CachedKey
@@ -183,7 +183,7 @@ class PostgresSteps(Decisions):
         return None if request.request_id is None else request.request_id.encode()
 
     def _ask(self, copy: CachedKey, request: Request, turn: int) -> Call:
-        opened = request.op in ("peek", "usage")
+        opened = request.op in LOOKS
         return self._call(
             "ask", self._patience, *self._fresh(copy), self._far, _number(request.now), self._request(request),
             _number(turn) if turn and not opened else None, b"true" if opened else b"false",
