@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 from .clock import to_datetime
-from .key import ApiKey
+from .key import Subject
 from .rule.limits import Standing
 
 
@@ -46,7 +46,7 @@ class LimitStatus:
 _TOLD = ("name", "unit", "limit", "used", "remaining", "holder", "extra", "over")
 
 
-def status_of(standing: Standing, key: ApiKey | None) -> LimitStatus:
+def status_of(standing: Standing, key: Subject | None) -> LimitStatus:
     """A standing of a key's limit as users see it."""
     line, retry_at = standing.line, standing.retry_at
     left = line.limit + standing.extra - standing.used

@@ -10,11 +10,11 @@ from hypothesis.stateful import run_state_machine_as_test
 import paths
 import scenarios
 import scenarios_fast
-import scenarios_subjects
+import scenarios_holders
 
 PACKAGE = paths.PACKAGE
 
-SCENARIOS = scenarios.SCENARIOS | scenarios_fast.SCENARIOS | scenarios_subjects.SCENARIOS
+SCENARIOS = scenarios.SCENARIOS | scenarios_fast.SCENARIOS | scenarios_holders.SCENARIOS
 
 
 def plant(folder, number, file, *pieces):

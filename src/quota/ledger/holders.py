@@ -10,7 +10,7 @@ from ..standing import LimitStatus
 from .administration import Administration, Asking, Step, same
 
 
-class Subjects(Administration):
+class Holders(Administration):
     """Where keys and accounts stand."""
 
     def status(

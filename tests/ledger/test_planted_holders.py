@@ -15,7 +15,7 @@ BUGS = {
         "operations/status.py", "{line.unit: 1 for line in course.lines}", "{}"),
     "an account is told of its keys' own limits": ("operations/status.py", "if each.line.shared or not shared_only", "if True"),
     "an account's limit is told once for each key": (
-        "ledger/subjects.py", "                    seen |= {plan.id for plan in new}\n", ""),
+        "ledger/holders.py", "                    seen |= {plan.id for plan in new}\n", ""),
     "an account's count is told as the key's": (
         "standing.py", "key.account if line.shared else key.id", "key.id"),
     "what is over is told as what remains": ("standing.py", "over=max(0, -left)", "over=max(0, left)"),
@@ -27,4 +27,4 @@ BUGS = {
 @pytest.mark.parametrize("bug", BUGS)
 def test_the_suite_catches(bug, tmp_path):
     """One planted bug, seen by a scenario or the machine."""
-    assert caught_by(*plant(tmp_path, f"_subjects_{list(BUGS).index(bug)}", *BUGS[bug]))
+    assert caught_by(*plant(tmp_path, f"_holders_{list(BUGS).index(bug)}", *BUGS[bug]))

@@ -12,6 +12,11 @@ def an_account_stands_where_its_keys_left_it(q):
     assert [(s.name, s.used, s.holder) for s in ledger.status("y")] == [("requests/day", 1, "y"), ("ours", 3, "team")]
 
 
+def a_limit_that_admits_nobody_says_no_time_to_retry(q):
+    ledger, _, key, _ = _ledger(q, "0/day, 1/hour, 0/s burst 5")
+    assert [(s.retry_at, s.remaining) for s in ledger.status(key)] == [(None, 0), (None, 1), (None, 0)]
+
+
 SCENARIOS = {
     name: function for name, function in list(globals().items())
     if callable(function) and not name.startswith("_") and function.__module__ == __name__
