@@ -20,7 +20,7 @@ from .errors import (
     UnknownKey,
     UnknownPlan,
 )
-from .key import ApiKey, IssuedKey
+from .key import ApiKey, Caller, IssuedKey
 from .ledger.aio import AsyncLedger
 from .ledger.reservation import AsyncReservation, Reservation
 from .ledger.sync import Ledger
@@ -35,6 +35,7 @@ __all__ = [
     "ApiKey",
     "AsyncLedger",
     "AsyncReservation",
+    "Caller",
     "Clock",
     "ClockSkew",
     "Decision",

@@ -12,7 +12,7 @@ import attrs
 
 from .clock import to_datetime
 from .errors import QuotaError, _hide
-from .key import ApiKey, new_token
+from .key import ApiKey, Subject, new_token
 from .limit import REQUESTS
 from .plan import UsagePlan
 from .process.forks import across_forks
@@ -84,7 +84,7 @@ class Bounds:
 class Frame(Protocol):
     """All that decisions of one key on one course share while no window rolls."""
 
-    key: ApiKey
+    key: Subject
     bounds: Bounds
 
     @property
@@ -106,7 +106,7 @@ class Details:
 
     reason: Reason
     id: str | None
-    key: ApiKey | None
+    key: Subject | None
     plan: UsagePlan | None
     takes: Mapping[str, int]
     verdict: Verdict
@@ -193,8 +193,8 @@ class Decision:
 
     @property
     def key(self) -> ApiKey | None:
-        """The API key that was found, as it stood; None when none was."""
-        return self._details().key
+        """The API key that was found, as it stood; None when none was, or for a ``Caller``."""
+        return key if isinstance(key := self._details().key, ApiKey) else None
 
     @property
     def plan(self) -> UsagePlan | None:
@@ -343,7 +343,7 @@ def reason_of(verdict: Verdict) -> Reason:
     return Reason.QUOTA_EXCEEDED if quota else Reason.THROTTLED
 
 
-def refusal(reason: Reason, now: int, takes: Mapping[str, int], key: ApiKey | None = None) -> Decision:
+def refusal(reason: Reason, now: int, takes: Mapping[str, int], key: Subject | None = None) -> Decision:
     """A refusal that no limit was asked about."""
     return Decision(Details(reason, None, key, None, takes, Verdict(allowed=False, now=now, standings=())))
 

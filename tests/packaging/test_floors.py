@@ -117,6 +117,16 @@ from django.urls import path
 from quota import asgi, wsgi
 urlpatterns = [path("pets/<int:number>", lambda request, number: HttpResponse("ok"))]
 """
+METRICS = """
+from prometheus_client import CollectorRegistry
+from quota import Ledger, UsagePlan
+from quota.metrics import instrument
+registry, ledger = CollectorRegistry(), Ledger()
+ledger.add_plan(UsagePlan("p", "1/day"))
+instrument(ledger, registry)
+ledger.consume(ledger.issue_key("k", "p").secret)
+assert registry.get_sample_value("quota_units_total", {"plan": "p", "unit": "requests"}) == 1
+"""
 FASTAPI = """
 ROUTE = "GET /pets/{number}"
 from fastapi import Depends, FastAPI
@@ -129,6 +139,7 @@ PROGRAMS = {
     "redis": [CORE, AWAITED],
     "postgres": [CORE, AWAITED],
     "plot": [PLOT],
+    "metrics": [METRICS],
     "django": [
         DJANGO + OPENED + "app = wsgi.QuotaMiddleware(get_wsgi_application(), ledger, on_unavailable='deny')" + WSGI,
         DJANGO + OPENED + "app = asgi.QuotaMiddleware(get_asgi_application(), ledger, on_unavailable='deny')" + ASGI,

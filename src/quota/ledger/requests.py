@@ -13,7 +13,7 @@ import attrs
 from ..clock import DAY_US, EPOCH, Clock, span_us, system_clock, to_us
 from ..decision import Decision, Details, LimitStatus, NotAllowed, Reason, refusal
 from ..errors import InvalidCost, InvalidValue, ReservationClosed, check_text
-from ..key import ApiKey, digest, has_typo, new_token
+from ..key import ApiKey, Caller, Subject, digest, has_typo, new_token
 from ..limit import REQUESTS, Cost, parse_cost, whole
 from ..operations.headroom import DEFAULT
 from ..operations.request import Request
@@ -22,7 +22,7 @@ from ..plan import check_route
 from ..rule.limits import Verdict
 from .administration import Administration, Step, key_id, same
 
-Presented = str | ApiKey | None
+Presented = str | ApiKey | Caller | None
 Unavailable = Literal["raise", "deny", "allow"]
 
 
@@ -75,7 +75,7 @@ class Steps(Administration):
             raise InvalidValue("clock", now, "a callable returning whole microseconds since the epoch")
         known = hashed if isinstance(hashed, bytes) else None
         request = self._request(op, secret, cost, api, route, request_id, now, known)
-        return request if request.digest or request.key_id else self._decide(request).conclude(None)
+        return request if request.ref else self._decide(request).conclude(None)
 
     def _request(
         self,
@@ -93,17 +93,19 @@ class Steps(Administration):
             _check_where(api, route)
         if request_id is not None:
             check_text("request_id", request_id)
-        known = None
+        known = caller = None
         if isinstance(secret, str):
             hashed = None if not secret else b"" if has_typo(secret) else hashed or digest(secret)
         elif isinstance(secret, ApiKey):
             known = secret.id
+        elif isinstance(secret, Caller):
+            caller = secret
         elif secret is not None:
-            raise InvalidValue("secret", type(secret), "a str, an ApiKey or None")
-        return Request(op, now, hashed, known, api, route, takes, request_id)
+            raise InvalidValue("secret", type(secret), "a str, an ApiKey, a Caller or None")
+        return Request(op, now, hashed, known, api, route, takes, request_id, caller=caller)
 
     def _decide(self, request: Request) -> Step[Decision]:
-        if request.digest is None and request.key_id is None:
+        if request.digest is None and request.key_id is None and request.caller is None:
             missing = refusal(Reason.MISSING_KEY, request.now, request.takes or {"requests": 1})
             return Step("", (), lambda _: missing)
         if request.digest == b"":
@@ -136,10 +138,12 @@ class Steps(Administration):
         held = decision._details().takes
         if isinstance(actual, int) and set(held) != {REQUESTS}:
             raise InvalidCost("actual", actual, f"how many of each unit that is held: {', '.join(held)}")
-        if decision.key is None:  # allowed without the store: nothing is held
+        subject = decision._details().key
+        if subject is None:  # allowed without the store: nothing is held
             return Step("", (), lambda _: decision)
+        key, caller = _named(subject)
         close = Request(
-            op, self._now(), None, decision.key.id, request.api, request.route, takes, request.request_id, id_
+            op, self._now(), None, key, request.api, request.route, takes, request.request_id, id_, caller=caller
         )
         return Step("apply", (close,), same)
 
@@ -162,9 +166,10 @@ class Steps(Administration):
         if not details.metered or details.key is None:
             return Step("", (), lambda _: 0)
         api, route = details.metered[0][1][-1][:2]
+        key, caller = _named(details.key)
         request = Request(
-            "refund", self._now(), None, details.key.id, api, route or None, takes, id=decision.id,
-            args=(details.metered, details.tokens),
+            "refund", self._now(), None, key, api, route or None, takes, id=decision.id,
+            args=(details.metered, details.tokens), caller=caller,
         )  # fmt: skip
         return Step("apply", (request,), same)
 
@@ -223,6 +228,11 @@ class Steps(Administration):
         takes = request.takes or {"requests": 1}
         verdict = Verdict(allowed=allowed, now=request.now, standings=())
         return Decision(Details(Reason.STORE_UNAVAILABLE, None, None, None, takes, verdict))
+
+
+def _named(subject: Subject) -> tuple[str | None, Caller | None]:
+    """A key's id, or a caller: how a request names whom it is about."""
+    return (None, subject) if isinstance(subject, Caller) else (subject.id, None)
 
 
 def _check_where(api: object, route: object) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from ..clock import Clock, system_clock
 from ..decision import Decision, Quick
 from ..errors import StoreBusy, StoreUnavailable
-from ..key import ApiKey, digest
+from ..key import ApiKey, Caller, digest
 from ..limit import REQUESTS, Cost
 from ..operations.headroom import DEFAULT, Looked, unknown
 from ..operations.request import Request
@@ -62,6 +62,11 @@ def _alone(cost: object) -> int | None:
     """The requests of a cost by unit that names nothing else; None of any other."""
     units = cost.get(REQUESTS) if type(cost) is dict and len(cost) == 1 else None
     return units if type(units) is int and 0 < units <= MAX_UNITS else None
+
+
+def _of(secret: object) -> Caller | None:
+    """By what a caller is found; None of anything else."""
+    return secret if type(secret) is Caller else None
 
 
 def _plain(lane: Lane | None, route: object) -> bool:
@@ -145,7 +150,7 @@ class Ledger:
     ) -> Decision:
         """Check every limit and, if all have room, take ``cost`` from all of them at once; a refusal takes nothing.
 
-        ``secret``: what the client presented, an ``ApiKey`` authenticated already, or None (no key: refused).
+        ``secret``: what the client presented, a known ``ApiKey`` or ``Caller``, or None (no key: refused).
         ``cost``: requests, or units by unit; by default 1 or the plan's cost of the route. ``request_id``: an
         admission is remembered under it, and a retry returns it with ``replayed=True``.
 
@@ -158,7 +163,7 @@ class Ledger:
         now = self._clock()
         kind = type(secret)
         try:
-            ref: Any = secret.id if kind is ApiKey else sha256(secret.encode()).digest() if kind is str else None  # type: ignore[union-attr]
+            ref: Any = secret.id if kind is ApiKey else sha256(secret.encode()).digest() if kind is str else _of(secret)  # type: ignore[union-attr]
         except UnicodeEncodeError:
             ref = None
         found = self._lanes.get(ref)
@@ -220,7 +225,9 @@ class Ledger:
         if self._whole and request_id is None:
             if type(secret) is str:
                 hashed = digest(secret)
-            found = self._lanes.get(secret.id if type(secret) is ApiKey else hashed)
+            found = self._lanes.get(
+                secret.id if type(secret) is ApiKey else secret if type(secret) is Caller else hashed
+            )
             told = None if found is None else serve(found, now, cost, api, route, Looked)
             if told is not None:
                 return told

@@ -18,11 +18,15 @@ BEYOND = 2**200
 
 
 class Terms(NamedTuple):
-    """A store's terms: a clock this far behind is an error, memos and history are kept this long."""
+    """A store's terms: a clock this far behind is an error, memos and history are kept this long.
+
+    ``late``: so many windows later than it ended, a window is forgotten.
+    """
 
     max_skew: int = 300_000_000
     request_ttl: int = DAY_US
     retention: int = 35
+    late: int = 2
 
 
 @attrs.frozen(eq=False, repr=False)

@@ -173,7 +173,7 @@ class PostgresSteps(Decisions):
     def _fresh(self, copy: CachedKey) -> tuple[bytes, bytes, bytes, bytes]:
         """Names of the records, and what tells that the copy is fresh."""
         stamp, plans = copy.stamps
-        return texts(refs(copy.entry)), f"k:{copy.entry.key.id}".encode(), stamp.encode(), plans.encode()
+        return texts(refs(copy.entry)), copy.stamp_name.encode(), stamp.encode(), plans.encode()
 
     @property
     def _far(self) -> bytes | None:

@@ -147,7 +147,7 @@ class Decisions(Directory):
 
     def apply(self, request: Request) -> Any:
         """Perform the request in one transaction; what only looks does not wait for who writes."""
-        ref: Any = request.digest or request.key_id or ""
+        ref: Any = request.ref
         if request.op in ("peek", "usage"):
             return self._pool.read(self._tell, request)
         if ref not in self._copies and self._pool.read(self._look, request) is None:
