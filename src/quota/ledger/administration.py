@@ -6,7 +6,7 @@ The docstrings here are those of the methods of ``Ledger`` and ``AsyncLedger``.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final, Generic, TypeVar
 
@@ -33,6 +33,9 @@ class Unchanged(enum.Enum):
 
 UNCHANGED: Final = Unchanged.UNCHANGED
 
+Asking = Generator["Step[Any]", Any, T]
+"""Several steps, each of which may go by the answer to the one before; its answer is what it returns."""
+
 
 class Step(Generic[T]):
     """Ask ``method`` of the store, then ``conclude``, which alone answers when ``method`` is empty.
@@ -54,8 +57,9 @@ class Step(Generic[T]):
 def concluding(step: T) -> T:
     """A step whose run time annotations tell what it concludes: those of the ledgers' methods are the same ones."""
     annotations = step.__annotations__
-    if annotations["return"].startswith("Step["):
-        annotations["return"] = annotations["return"][5:-1]
+    kind, bracket, concluded = annotations["return"].partition("[")
+    if bracket and kind in ("Step", "Asking"):
+        annotations["return"] = concluded[:-1]
     return step
 
 
