@@ -30,7 +30,7 @@ FLOORS = [
     {"errors", "clock", "process"},
     {"period", "key", "rule"},
     {"limit", "plan", "headers"},
-    {"decision"},
+    {"decision", "standing"},
     {"operations"},
     {"stores"},
     {"ledger"},

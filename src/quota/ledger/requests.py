@@ -11,22 +11,23 @@ from typing import Any, Literal
 import attrs
 
 from ..clock import DAY_US, EPOCH, Clock, span_us, system_clock, to_us
-from ..decision import Decision, Details, LimitStatus, NotAllowed, Reason, refusal
+from ..decision import Decision, Details, NotAllowed, Reason, refusal
 from ..errors import InvalidCost, InvalidValue, ReservationClosed, check_text
 from ..key import ApiKey, Caller, Subject, digest, has_typo, new_token
 from ..limit import REQUESTS, Cost, parse_cost, whole
 from ..operations.headroom import DEFAULT
 from ..operations.request import Request
 from ..operations.usage import UsageRecord
-from ..plan import check_route
 from ..rule.limits import Verdict
-from .administration import Administration, Step, key_id, same
+from ..standing import LimitStatus
+from .administration import Step, key_id, same
+from .holders import Holders, check_where
 
 Presented = str | ApiKey | Caller | None
 Unavailable = Literal["raise", "deny", "allow"]
 
 
-class Steps(Administration):
+class Steps(Holders):
     """The pure steps of every method, and the settings of a ledger."""
 
     def __init__(self, *, clock: Clock = system_clock, on_unavailable: Unavailable = "raise") -> None:
@@ -90,7 +91,7 @@ class Steps(Administration):
     ) -> Request:
         takes = None if cost is DEFAULT else parse_cost(cost)
         if api != "" or route is not None:
-            _check_where(api, route)
+            check_where(api, route)
         if request_id is not None:
             check_text("request_id", request_id)
         known = caller = None
@@ -192,7 +193,7 @@ class Steps(Administration):
         self, op: str, key: ApiKey | str, limit: str, units: int, api: str, route: str | None
     ) -> Step[LimitStatus]:
         check_text("limit", limit, longest=2048)
-        _check_where(api, route)
+        check_where(api, route)
         request = Request(op, self._now(), None, key_id(key), api, route, args=(limit, units))
         return Step("apply", (request,), same)
 
@@ -215,7 +216,7 @@ class Steps(Administration):
 
         Today is always there. A limit by account tells the account's usage. Raises ``UnknownKey``, ``InvalidValue``.
         """
-        _check_where(api, None)
+        check_where(api, None)
         days = (_day("since", since, -(10**6)), _day("until", until, 10**7))
         request = Request("usage", self._now(), None, key_id(key), api, args=days)
         return Step("apply", (request,), same)
@@ -233,13 +234,6 @@ class Steps(Administration):
 def _named(subject: Subject) -> tuple[str | None, Caller | None]:
     """A key's id, or a caller: how a request names whom it is about."""
     return (None, subject) if isinstance(subject, Caller) else (subject.id, None)
-
-
-def _check_where(api: object, route: object) -> None:
-    if api != "":
-        check_text("api", api)
-    if route is not None:
-        check_route(route)
 
 
 def _day(field: str, day: date | str | None, default: int) -> int:

@@ -15,7 +15,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ..clock import Clock, system_clock
 from ..decision import Decision, Quick
-from ..errors import StoreBusy, StoreUnavailable
+from ..errors import QuotaError, StoreBusy, StoreUnavailable
 from ..key import ApiKey, Caller, digest
 from ..limit import REQUESTS, Cost
 from ..operations.headroom import DEFAULT, Looked, unknown
@@ -26,7 +26,7 @@ from ..stores.base import Store, check_store, tell_clock
 from ..stores.memory.lane import Lane, wait_for
 from ..stores.memory.opening import plain, serve
 from ..stores.memory.store import MemoryStore
-from .administration import Step, concluding
+from .administration import Asking, Step, concluding
 from .requests import Presented, Steps, Unavailable, required
 from .reservation import Reservation
 
@@ -54,6 +54,28 @@ def _sync(step: Callable[Concatenate[Any, P], Step[T]]) -> Callable[Concatenate[
     @functools.wraps(concluding(step))
     def method(self: Ledger, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return self._ask(step(self._steps, *args, **kwargs))
+
+    return method
+
+
+def _asking(steps: Callable[Concatenate[Any, P], Asking[T]]) -> Callable[Concatenate[Ledger, P], T]:
+    """A method of ``Ledger`` that asks more than once."""
+
+    @functools.wraps(concluding(steps))
+    def method(self: Ledger, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        asking = steps(self._steps, *args, **kwargs)
+        try:
+            step = next(asking)
+            while True:
+                try:
+                    answer = self._ask(step)
+                except QuotaError as error:
+                    step = asking.throw(error)
+                else:
+                    step = asking.send(answer)
+        except StopIteration as stop:
+            told: T = stop.value
+            return told
 
     return method
 
@@ -133,6 +155,7 @@ class Ledger:
     list_keys = _sync(Steps.list_keys)
     associate = _sync(Steps.associate)
     dissociate = _sync(Steps.dissociate)
+    status = _asking(Steps.status)
     refund = _sync(Steps.refund)
     grant = _sync(Steps.grant)
     set_remaining = _sync(Steps.set_remaining)

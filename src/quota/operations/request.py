@@ -16,6 +16,9 @@ from ..rule.charge import settled
 from ..rule.limits import Course, Terms
 from ..rule.party import Party
 
+LOOKS = ("peek", "status", "usage")
+"""Operations that change nothing."""
+
 
 def usable(request: Request, entry: Entry | None) -> Reason:
     """Whether the key that a call presents may be used at all: OK, or the reason why not."""

@@ -13,7 +13,7 @@ from redis.exceptions import ResponseError
 from ...errors import InvalidValue, StoreUnavailable, check_text
 from ...key import Subject
 from ...operations.compiled import Lane
-from ...operations.request import Entry, Request
+from ...operations.request import LOOKS, Entry, Request
 from ...rule.party import Party
 from ...rule.record import Record
 from ..server.cache import CachedKey
@@ -195,7 +195,7 @@ class RedisSteps(Decisions):
         """Bring the records, for the rule to decide on."""
         keys = self._all_keys(copy.entry, request)
         header = self._header(copy)
-        if request.op in ("peek", "usage"):
+        if request.op in LOOKS:
             header["o"] = True
         elif turn:
             header["t"] = str(turn)
