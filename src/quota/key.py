@@ -210,6 +210,42 @@ class ApiKey:
         self.__init__(**state)  # type: ignore[misc] # the one way to build a frozen object
 
 
+class _Caller(NamedTuple):
+    plan: str
+    name: str
+
+
+class Caller(_Caller):
+    """Somebody without an API key: ``name`` (an address, a user's number) is counted under the plan of id ``plan``.
+
+    Given in place of a secret. It is in no directory, has no daily usage, and is forgotten when the windows that it was
+    counted in are over. Equal ones are one caller. Raises ``InvalidValue``.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, plan: str, name: str) -> Caller:
+        return super().__new__(cls, check_text("plan", plan), check_text("name", name))
+
+    enabled = True
+    expires_at = None
+    secrets = ()
+
+    @property
+    def id(self) -> str:
+        """Names its record: no key has such an id, nor has another caller."""
+        return f"{self.plan}\n{self.name}"
+
+    @property
+    def account(self) -> str:
+        """Its own."""
+        return self.id
+
+
+Subject = ApiKey | Caller
+"""Whose usage a call counts on."""
+
+
 class IssuedKey(NamedTuple):
     """A key and its secret, which is nowhere else: ``key, secret = issued``."""
 

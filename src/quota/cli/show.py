@@ -18,9 +18,10 @@ from rich.table import Table
 from rich.text import Text
 
 from ..clock import to_us
-from ..decision import Decision, LimitStatus
+from ..decision import Decision, Reason
 from ..key import ApiKey
 from ..plan import UsagePlan
+from ..standing import LimitStatus
 
 T = TypeVar("T")
 Cell = str | Text
@@ -177,6 +178,34 @@ _HINTS = {
 }
 
 
+def show_refusal(decision: Decision, key: ApiKey, plans: Sequence[UsagePlan]) -> None:
+    """Tell why a call made now is refused, and what would change that."""
+    reason = decision.reason
+    names = f" ({', '.join(decision.violated)})" if decision.violated else ""
+    say(f"calls are refused: {reason.value}{names}", style=BAD)
+    if reason is Reason.EXPIRED_KEY and key.expires_at is not None and key.expires_at <= decision.at:
+        say(f"it expired at {at(key.expires_at)}")
+    elif reason is Reason.NO_PLAN and plans:
+        others = ", ".join(f"{plan.api!r} (plan {plan.id})" for plan in plans)
+        say(f"the key has no plan for this api, and one for {others}: --api says which is meant")
+    elif reason.value in _HINTS:
+        say(_HINTS[reason.value])
+    elif decision.retry_at is not None:
+        say(f"the next call is allowed at {after(decision.retry_at, decision.at)}")
+    elif decision.violated:
+        say("no call is ever allowed: one costs more than the limit")
+
+
+def show_adjustments(limits: Iterable[LimitStatus]) -> None:
+    """Tell what was granted or taken away in this window, and what was used beyond a limit."""
+    for status in limits:
+        if status.extra:
+            done = f"{status.extra:,} more were granted" if status.extra > 0 else f"{-status.extra:,} were taken away"
+            say(f"{status.name}: {done} in this window", style=WARN)
+        if status.over:
+            say(f"{status.name}: {status.over:,} {status.unit} were used beyond it", style=WARN)
+
+
 def show_limits(limits: Iterable[LimitStatus], now: datetime, violated: Sequence[str] = ()) -> None:
     """Where limits stand, with a bar and when each is empty again; in few words on a narrow terminal."""
     found = list(limits)
@@ -195,7 +224,8 @@ def _limit_row(status: LimitStatus, now: datetime, refused: bool, width: int, *,
     return [
         Text(status.name, style=BAD if refused else ""), f"{status.used:,}", f"{status.limit:,}",
         f"{status.remaining:,}", bar(status.used, whole, width),
-        after(status.resets_at, now, briefly=briefly) if status.used else "nothing used",
+        "nothing used" if not status.used else "never" if status.resets_at is None
+        else after(status.resets_at, now, briefly=briefly),
     ]  # fmt: skip
 
 

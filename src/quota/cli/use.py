@@ -10,12 +10,13 @@ from typing import Annotated
 import typer
 
 from ..clock import system_clock, to_datetime
-from ..decision import Decision, LimitStatus
+from ..decision import Decision
 from ..key import ApiKey
 from ..ledger.sync import Ledger
 from ..limit import Quota
 from ..operations.usage import UsageRecord
 from ..plan import UsagePlan
+from ..standing import LimitStatus
 from .charts import daily
 from .common import (
     REFUSED,
@@ -32,7 +33,16 @@ from .common import (
     read_secret,
     to_cost,
 )
-from .show import key_data, print_json, say, show_decision, show_limits, state_of
+from .show import (
+    key_data,
+    print_json,
+    say,
+    show_adjustments,
+    show_decision,
+    show_limits,
+    show_refusal,
+    state_of,
+)  # fmt: skip
 
 CallerArgument = Annotated[
     str,
@@ -55,8 +65,6 @@ UntilOption = Annotated[str | None, typer.Option("--until", metavar="DAY", help=
 LimitArgument = Annotated[str, typer.Argument(metavar="LIMIT", help="The quota's name, such as requests/day.")]
 
 _DAYS = 14
-_NOTHING = {"_": 1}
-"""A cost in a unit that nothing counts: peeking at it shows where the limits stand."""
 
 
 def consume(
@@ -116,7 +124,7 @@ def usage(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show where a key's limits stand, when they are empty again, and what it used by day."""
+    """Show where a key's limits stand, why a call would be refused now, and what was used by day."""
     _check_days(since, until)
     if plot is not None:
         from .plot import check_plot  # noqa: PLC0415 -- matplotlib is slow, and an extra
@@ -127,7 +135,8 @@ def usage(
         now = to_datetime(system_clock())
         first = since if since is not None else None if until is not None else now.date() - timedelta(days=_DAYS - 1)
         records = ledger.usage(found, api=api, since=first, until=until)
-        decision = ledger.peek(found, _NOTHING, api=api, route=route)
+        decision = ledger.peek(found, api=api, route=route)
+        limits = ledger.status(found, api=api, route=route)
         plans = ledger.list_plans(found)
     if plot is not None:
         from .plot import plot_usage  # noqa: PLC0415 -- as above
@@ -136,11 +145,17 @@ def usage(
     if as_json:
         print_json({
             "key": key_data(found, plans), "api": api, "reason": decision.reason.value,
-            "limits": [status.to_dict() for status in decision.limits],
+            "limits": [status.to_dict() for status in limits],
             "days": [record.to_dict() for record in records],
         })  # fmt: skip
         return
-    _show_usage(found, decision, records, plans)
+    on = ", ".join(f"{plan.id} for {plan.api}" if plan.api else plan.id for plan in plans) or "no plan"
+    say(f"{found.id} ({found.name}) on {on}, {state_of(found, now)}")
+    if not decision:
+        show_refusal(decision, found, plans)
+    show_limits(limits, now, decision.violated)
+    show_adjustments(limits)
+    _show_days(records)
     if plot is not None:
         say(f"drawn: {plot}")
 
@@ -157,13 +172,7 @@ def _quotas(plans: Sequence[UsagePlan], api: str) -> dict[str, Quota]:
     return {limit.name: limit for limit in plan.limits if isinstance(limit, Quota)} if plan else {}
 
 
-def _show_usage(key: ApiKey, decision: Decision, records: list[UsageRecord], plans: Sequence[UsagePlan]) -> None:
-    on = ", ".join(f"{plan.id} for {plan.api}" if plan.api else plan.id for plan in plans) or "no plan"
-    say(f"{key.id} ({key.name}) on {on}, {state_of(key, decision.at)}")
-    if decision.allowed:
-        show_limits(decision.limits, decision.at)
-    else:
-        say(f"calls are refused: {decision.reason.value}")
+def _show_days(records: list[UsageRecord]) -> None:
     if not records:
         say("nothing was used on these days")
     for name in dict.fromkeys(record.limit for record in records):

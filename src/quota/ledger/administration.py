@@ -5,7 +5,7 @@ The docstrings here are those of the methods of ``Ledger`` and ``AsyncLedger``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar
 
@@ -19,6 +19,10 @@ from ..operations.request import Request
 from ..plan import UsagePlan
 
 T = TypeVar("T")
+
+
+Asking = Generator["Step[Any]", Any, T]
+"""Several steps, each of which may go by the answer to the one before; its answer is what it returns."""
 
 
 class Step(Generic[T]):
@@ -41,8 +45,9 @@ class Step(Generic[T]):
 def concluding(step: T) -> T:
     """A step whose run time annotations tell what it concludes: those of the ledgers' methods are the same ones."""
     annotations = step.__annotations__
-    if annotations["return"].startswith("Step["):
-        annotations["return"] = annotations["return"][5:-1]
+    kind, bracket, concluded = annotations["return"].partition("[")
+    if bracket and kind in ("Step", "Asking"):
+        annotations["return"] = concluded[:-1]
     return step
 
 

@@ -10,11 +10,11 @@ from typing import Any, Concatenate
 
 from ..clock import Clock, system_clock
 from ..decision import Decision
-from ..errors import StoreBusy, StoreUnavailable
+from ..errors import QuotaError, StoreBusy, StoreUnavailable
 from ..limit import Cost
 from ..operations.headroom import DEFAULT
 from ..stores.base import AsyncStore, Store, tell_clock
-from .administration import Step, concluding
+from .administration import Asking, Step, concluding
 from .requests import Presented, Steps, Unavailable, required
 from .reservation import AsyncReservation
 from .sync import Ledger, P, T, _opened, in_memory
@@ -28,6 +28,30 @@ def _async(
     @functools.wraps(concluding(step))
     async def method(self: AsyncLedger, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._ask(step(self._steps, *args, **kwargs))
+
+    return method
+
+
+def _asking(
+    steps: Callable[Concatenate[Any, P], Asking[T]],
+) -> Callable[Concatenate[AsyncLedger, P], Coroutine[Any, Any, T]]:
+    """A method of ``AsyncLedger`` that asks more than once."""
+
+    @functools.wraps(concluding(steps))
+    async def method(self: AsyncLedger, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        asking = steps(self._steps, *args, **kwargs)
+        try:
+            step = next(asking)
+            while True:
+                try:
+                    answer = await self._ask(step)
+                except QuotaError as error:
+                    step = asking.throw(error)
+                else:
+                    step = asking.send(answer)
+        except StopIteration as stop:
+            told: T = stop.value
+            return told
 
     return method
 
@@ -87,6 +111,7 @@ class AsyncLedger:
     list_keys = _async(Steps.list_keys)
     associate = _async(Steps.associate)
     dissociate = _async(Steps.dissociate)
+    status = _asking(Steps.status)
     refund = _async(Steps.refund)
     grant = _async(Steps.grant)
     set_remaining = _async(Steps.set_remaining)

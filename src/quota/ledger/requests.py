@@ -11,22 +11,23 @@ from typing import Any, Literal
 import attrs
 
 from ..clock import DAY_US, EPOCH, Clock, span_us, system_clock, to_us
-from ..decision import Decision, Details, LimitStatus, NotAllowed, Reason, refusal
+from ..decision import Decision, Details, NotAllowed, Reason, refusal
 from ..errors import InvalidCost, InvalidValue, ReservationClosed, check_text
-from ..key import ApiKey, digest, has_typo, new_token
+from ..key import ApiKey, Caller, Subject, digest, has_typo, new_token
 from ..limit import REQUESTS, Cost, parse_cost, whole
 from ..operations.headroom import DEFAULT
 from ..operations.request import Request
 from ..operations.usage import UsageRecord
-from ..plan import check_route
 from ..rule.limits import Verdict
-from .administration import Administration, Step, key_id, same
+from ..standing import LimitStatus
+from .administration import Step, key_id, same
+from .holders import Holders, check_where
 
-Presented = str | ApiKey | None
+Presented = str | ApiKey | Caller | None
 Unavailable = Literal["raise", "deny", "allow"]
 
 
-class Steps(Administration):
+class Steps(Holders):
     """The pure steps of every method, and the settings of a ledger."""
 
     def __init__(self, *, clock: Clock = system_clock, on_unavailable: Unavailable = "raise") -> None:
@@ -75,7 +76,7 @@ class Steps(Administration):
             raise InvalidValue("clock", now, "a callable returning whole microseconds since the epoch")
         known = hashed if isinstance(hashed, bytes) else None
         request = self._request(op, secret, cost, api, route, request_id, now, known)
-        return request if request.digest or request.key_id else self._decide(request).conclude(None)
+        return request if request.ref else self._decide(request).conclude(None)
 
     def _request(
         self,
@@ -90,20 +91,22 @@ class Steps(Administration):
     ) -> Request:
         takes = None if cost is DEFAULT else parse_cost(cost)
         if api != "" or route is not None:
-            _check_where(api, route)
+            check_where(api, route)
         if request_id is not None:
             check_text("request_id", request_id)
-        known = None
+        known = caller = None
         if isinstance(secret, str):
             hashed = None if not secret else b"" if has_typo(secret) else hashed or digest(secret)
         elif isinstance(secret, ApiKey):
             known = secret.id
+        elif isinstance(secret, Caller):
+            caller = secret
         elif secret is not None:
-            raise InvalidValue("secret", type(secret), "a str, an ApiKey or None")
-        return Request(op, now, hashed, known, api, route, takes, request_id)
+            raise InvalidValue("secret", type(secret), "a str, an ApiKey, a Caller or None")
+        return Request(op, now, hashed, known, api, route, takes, request_id, caller=caller)
 
     def _decide(self, request: Request) -> Step[Decision]:
-        if request.digest is None and request.key_id is None:
+        if request.digest is None and request.key_id is None and request.caller is None:
             missing = refusal(Reason.MISSING_KEY, request.now, request.takes or {"requests": 1})
             return Step("", (), lambda _: missing)
         if request.digest == b"":
@@ -136,10 +139,12 @@ class Steps(Administration):
         held = decision._details().takes
         if isinstance(actual, int) and set(held) != {REQUESTS}:
             raise InvalidCost("actual", actual, f"how many of each unit that is held: {', '.join(held)}")
-        if decision.key is None:  # allowed without the store: nothing is held
+        subject = decision._details().key
+        if subject is None:  # allowed without the store: nothing is held
             return Step("", (), lambda _: decision)
+        key, caller = _named(subject)
         close = Request(
-            op, self._now(), None, decision.key.id, request.api, request.route, takes, request.request_id, id_
+            op, self._now(), None, key, request.api, request.route, takes, request.request_id, id_, caller=caller
         )
         return Step("apply", (close,), same)
 
@@ -162,9 +167,10 @@ class Steps(Administration):
         if not details.metered or details.key is None:
             return Step("", (), lambda _: 0)
         api, route = details.metered[0][1][-1][:2]
+        key, caller = _named(details.key)
         request = Request(
-            "refund", self._now(), None, details.key.id, api, route or None, takes, id=decision.id,
-            args=(details.metered, details.tokens),
+            "refund", self._now(), None, key, api, route or None, takes, id=decision.id,
+            args=(details.metered, details.tokens), caller=caller,
         )  # fmt: skip
         return Step("apply", (request,), same)
 
@@ -187,7 +193,7 @@ class Steps(Administration):
         self, op: str, key: ApiKey | str, limit: str, units: int, api: str, route: str | None
     ) -> Step[LimitStatus]:
         check_text("limit", limit, longest=2048)
-        _check_where(api, route)
+        check_where(api, route)
         request = Request(op, self._now(), None, key_id(key), api, route, args=(limit, units))
         return Step("apply", (request,), same)
 
@@ -210,7 +216,7 @@ class Steps(Administration):
 
         Today is always there. A limit by account tells the account's usage. Raises ``UnknownKey``, ``InvalidValue``.
         """
-        _check_where(api, None)
+        check_where(api, None)
         days = (_day("since", since, -(10**6)), _day("until", until, 10**7))
         request = Request("usage", self._now(), None, key_id(key), api, args=days)
         return Step("apply", (request,), same)
@@ -225,11 +231,9 @@ class Steps(Administration):
         return Decision(Details(Reason.STORE_UNAVAILABLE, None, None, None, takes, verdict))
 
 
-def _check_where(api: object, route: object) -> None:
-    if api != "":
-        check_text("api", api)
-    if route is not None:
-        check_route(route)
+def _named(subject: Subject) -> tuple[str | None, Caller | None]:
+    """A key's id, or a caller: how a request names whom it is about."""
+    return (None, subject) if isinstance(subject, Caller) else (subject.id, None)
 
 
 def _day(field: str, day: date | str | None, default: int) -> int:

@@ -15,8 +15,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ..clock import Clock, system_clock
 from ..decision import Decision, Quick
-from ..errors import StoreBusy, StoreUnavailable
-from ..key import ApiKey, digest
+from ..errors import QuotaError, StoreBusy, StoreUnavailable
+from ..key import ApiKey, Caller, digest
 from ..limit import REQUESTS, Cost
 from ..operations.headroom import DEFAULT, Looked, unknown
 from ..operations.request import Request
@@ -26,7 +26,7 @@ from ..stores.base import Store, check_store, tell_clock
 from ..stores.memory.lane import Lane, wait_for
 from ..stores.memory.opening import plain, serve
 from ..stores.memory.store import MemoryStore
-from .administration import Step, concluding
+from .administration import Asking, Step, concluding
 from .requests import Presented, Steps, Unavailable, required
 from .reservation import Reservation
 
@@ -58,10 +58,37 @@ def _sync(step: Callable[Concatenate[Any, P], Step[T]]) -> Callable[Concatenate[
     return method
 
 
+def _asking(steps: Callable[Concatenate[Any, P], Asking[T]]) -> Callable[Concatenate[Ledger, P], T]:
+    """A method of ``Ledger`` that asks more than once."""
+
+    @functools.wraps(concluding(steps))
+    def method(self: Ledger, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        asking = steps(self._steps, *args, **kwargs)
+        try:
+            step = next(asking)
+            while True:
+                try:
+                    answer = self._ask(step)
+                except QuotaError as error:
+                    step = asking.throw(error)
+                else:
+                    step = asking.send(answer)
+        except StopIteration as stop:
+            told: T = stop.value
+            return told
+
+    return method
+
+
 def _alone(cost: object) -> int | None:
     """The requests of a cost by unit that names nothing else; None of any other."""
     units = cost.get(REQUESTS) if type(cost) is dict and len(cost) == 1 else None
     return units if type(units) is int and 0 < units <= MAX_UNITS else None
+
+
+def _of(secret: object) -> Caller | None:
+    """By what a caller is found; None of anything else."""
+    return secret if type(secret) is Caller else None
 
 
 def _plain(lane: Lane | None, route: object) -> bool:
@@ -128,6 +155,7 @@ class Ledger:
     list_keys = _sync(Steps.list_keys)
     associate = _sync(Steps.associate)
     dissociate = _sync(Steps.dissociate)
+    status = _asking(Steps.status)
     refund = _sync(Steps.refund)
     grant = _sync(Steps.grant)
     set_remaining = _sync(Steps.set_remaining)
@@ -145,7 +173,7 @@ class Ledger:
     ) -> Decision:
         """Check every limit and, if all have room, take ``cost`` from all of them at once; a refusal takes nothing.
 
-        ``secret``: what the client presented, an ``ApiKey`` authenticated already, or None (no key: refused).
+        ``secret``: what the client presented, a known ``ApiKey`` or ``Caller``, or None (no key: refused).
         ``cost``: requests, or units by unit; by default 1 or the plan's cost of the route. ``request_id``: an
         admission is remembered under it, and a retry returns it with ``replayed=True``.
 
@@ -158,7 +186,7 @@ class Ledger:
         now = self._clock()
         kind = type(secret)
         try:
-            ref: Any = secret.id if kind is ApiKey else sha256(secret.encode()).digest() if kind is str else None  # type: ignore[union-attr]
+            ref: Any = secret.id if kind is ApiKey else sha256(secret.encode()).digest() if kind is str else _of(secret)  # type: ignore[union-attr]
         except UnicodeEncodeError:
             ref = None
         found = self._lanes.get(ref)
@@ -220,7 +248,9 @@ class Ledger:
         if self._whole and request_id is None:
             if type(secret) is str:
                 hashed = digest(secret)
-            found = self._lanes.get(secret.id if type(secret) is ApiKey else hashed)
+            found = self._lanes.get(
+                secret.id if type(secret) is ApiKey else secret if type(secret) is Caller else hashed
+            )
             told = None if found is None else serve(found, now, cost, api, route, Looked)
             if told is not None:
                 return told

@@ -7,7 +7,7 @@ from typing import Any
 
 from ...clock import to_us
 from ...decision import Decision, Reason
-from ...key import ApiKey
+from ...key import Caller, Subject
 from ...limit import REQUESTS
 from ...operations.compiled import open_lane
 from ...operations.headroom import Counted, Headroom, Looked
@@ -75,7 +75,7 @@ def serve(  # noqa: C901 -- in line: a call more is a floor's quarter
 class Opening:
     """What a memory store does so that the next call like this one need not ask the rule."""
 
-    lanes: dict[bytes | str, Lane]
+    lanes: dict[bytes | str | Caller, Lane]
     _tracks: dict[str, Track]
 
     def _open_lane(self, request: Request, seat: Seat, entry: Entry, party: Party) -> None:
@@ -154,10 +154,10 @@ class Opening:
     def _track(self, plan: UsagePlan) -> Track:
         return self._tracks.get(plan.id) or self._tracks.setdefault(plan.id, Track(plan))
 
-    def _references(self, seat: Seat, key: ApiKey | None = None, now: int = 0) -> dict[bytes | str, Lane]:
+    def _references(self, seat: Seat, key: Subject | None = None, now: int = 0) -> dict[bytes | str | Caller, Lane]:
         """By what a key is found: its id and its secrets; one that has expired is served by no fast path."""
         key = key or seat.key
-        refs: dict[bytes | str, Lane] = {key.id: seat.lane}
+        refs: dict[bytes | str | Caller, Lane] = {key if isinstance(key, Caller) else key.id: seat.lane}
         for secret in key.secrets:
             expired = secret.expires_at is not None and to_us(secret.expires_at) <= now
             refs[secret.digest] = Lane(seat) if expired else seat.lane

@@ -18,7 +18,7 @@ from typing import Any
 from ...decision import Decision
 from ...operations import perform
 from ...operations.compiled import Lane, open_lane
-from ...operations.request import Request
+from ...operations.request import LOOKS, Request
 from ...rule.limits import Course
 from ...rule.party import Party
 from ...rule.record import MINUTE_US, Bucket, Meter, Record
@@ -147,8 +147,8 @@ class Decisions(Directory):
 
     def apply(self, request: Request) -> Any:
         """Perform the request in one transaction; what only looks does not wait for who writes."""
-        ref: Any = request.digest or request.key_id or ""
-        if request.op in ("peek", "usage"):
+        ref: Any = request.ref
+        if request.op in LOOKS:
             return self._pool.read(self._tell, request)
         if ref not in self._copies and self._pool.read(self._look, request) is None:
             # A secret that nobody has is refused without a turn.
