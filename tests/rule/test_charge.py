@@ -12,8 +12,8 @@ from quota.rule.charge import bounds, charge, current, known, quiet_until, read,
 from quota.rule.entries import Amount, Refund
 from quota.rule.kept import Kept
 from quota.rule.limits import BEYOND, Terms
-from quota.rule.party import Party
 from quota.rule.meter import Meter, Slot, numbers
+from quota.rule.party import Party
 from quota.rule.record import Record
 
 SECOND, MINUTE, HOUR, DAY = 1_000_000, 60_000_000, 3_600_000_000, 86_400_000_000

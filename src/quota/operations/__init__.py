@@ -16,6 +16,7 @@ from .adjustments import adjust, forget, refund
 from .consume import consume
 from .request import Entry, Request, forgetful
 from .reservations import cancel, commit
+from .status import status
 from .usage import usage
 
 
@@ -46,6 +47,7 @@ _OPERATIONS: Mapping[str, Callable[[Request, Entry | None, Party | None, Terms],
         "grant": adjust,
         "set_remaining": adjust,
         "forget": forget,
+        "status": status,
         "usage": usage,
     }
 )

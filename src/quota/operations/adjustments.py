@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from ..decision import LimitStatus, status_of
 from ..errors import InvalidCost, InvalidValue
 from ..key import new_number
 from ..rule.charge import add
 from ..rule.limits import MAX_UNITS, Course, QuotaLine, Standing, Terms
-from ..rule.party import Party
 from ..rule.meter import Meter, Slot
+from ..rule.party import Party
 from ..rule.record import Record
+from ..standing import LimitStatus, status_of
 from .request import Entry, Request, course_of, required, settle
 
 
@@ -58,7 +58,7 @@ def adjust(request: Request, entry: Entry | None, party: Party | None, terms: Te
     if not -MAX_UNITS <= extra <= MAX_UNITS - line.limit - line.overage:
         raise InvalidCost("units", units, f"so many that limit, overage and grants stay below {MAX_UNITS}")
     slot = meter.renew(slot, extra=extra, limit=line.limit)
-    return status_of(Standing(line, meter.total - slot.base, slot.extra, slot.end))
+    return status_of(Standing(line, meter.total - slot.base, slot.extra, slot.end), entry.key)
 
 
 def find_quota(course: Course | None, name: str, route: str | None) -> QuotaLine:

@@ -125,9 +125,7 @@ def read_memo(name: str, now: int, found: Sequence[int], rest: list[Any], terms:
         readings.append(Reading(empty.line, used, empty.extra, empty.resets_at))
     standings = [encode_standing(standing) for standing in weigh(readings, {}, now).standings]
     until = now + terms.request_ttl
-    return decode_memo(
-        name, [until, prints, id_, hold_id, plan_id, takes, now, standings, [], [[now, groups]], tokens]
-    )
+    return decode_memo(name, [until, prints, id_, hold_id, plan_id, takes, now, standings, [], [[now, groups]], tokens])
 
 
 def open_lane(request: Request, entry: Entry, party: Party) -> Lane | None:

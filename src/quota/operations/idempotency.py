@@ -31,7 +31,12 @@ def remember(request: Request, details: Details, party: Party, terms: Terms) -> 
     """Keep an admission for its retries."""
     now, plan = details.verdict.now, details.plan
     memo = RememberedRequest(
-        now + terms.request_ttl, str(request.request_id), details.id or "", plan.id if plan else "", asked(request), details
+        now + terms.request_ttl,
+        str(request.request_id),
+        details.id or "",
+        plan.id if plan else "",
+        asked(request),
+        details,
     )
     party.key.remember(memo, now)
 

@@ -85,13 +85,17 @@ class Course:
 
 
 class Standing(NamedTuple):
-    """One limit after a decision. ``used`` is in units (a throttle's level, rounded up); instants in microseconds."""
+    """One limit after a decision. ``used`` is in units (a throttle's level, rounded up); instants in microseconds.
+
+    ``retry_at``: where it refused, when it will admit as much; None when it never will.
+    """
 
     line: Line
     used: int
     extra: int
     resets_at: int
     refused: bool = False
+    retry_at: int | None = None
 
 
 class Verdict(NamedTuple):

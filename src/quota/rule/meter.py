@@ -164,7 +164,9 @@ class Meter:
         first = taken_at // DAY_US
         if self.days[-2] * DAY_US <= taken_at:
             return
-        self.days = _joined((day, total - units if day * DAY_US > taken_at else total) for day, total in self.readings())
+        self.days = _joined(
+            (day, total - units if day * DAY_US > taken_at else total) for day, total in self.readings()
+        )
         self.rows = tuple([
             part if type(part) is str else _joined(
                 (day, limit, used - units if since <= taken_at and day >= first else used, since)
@@ -212,7 +214,8 @@ class Meter:
         ]  # fmt: skip
         more: list[Step] = [
             (setattr, self, field, after)
-            for field in ("slots", "days", "rows", "places") if getattr(self, field) is not (after := getattr(new, field))
+            for field in ("slots", "days", "rows", "places")
+            if getattr(self, field) is not (after := getattr(new, field))
         ]  # fmt: skip
         if [bucket.kind() for bucket in self.buckets] != [bucket.kind() for bucket in new.buckets]:
             more.append((setattr, self, "buckets", new.buckets))

@@ -83,7 +83,7 @@ class Record:
         return [step for kept in (self.holds, self.requests, self.refunds) if kept is not None for step in kept.steps()]
 
     def changes(self, new: Record) -> list[Step]:
-        """Return the steps, for ``at_once``, that make it what its changed copy is; what was not changed stays as it is."""
+        """Return the steps, for ``at_once``, that make it what its changed copy is; the rest stays as it is."""
         plain, more = new.written(), list[Step]()
         if new.token != self.token:
             more += [(setattr, self, field, getattr(new, field)) for field in ("token", "floor", "meters")]

@@ -14,7 +14,7 @@ from ...errors import InvalidValue, StoreUnavailable, check_text
 from ...key import Subject
 from ...operations.compiled import Lane
 from ...operations.idempotency import encode_memo, remembered
-from ...operations.request import Entry, Request
+from ...operations.request import LOOKS, Entry, Request
 from ...rule.party import Party
 from ...rule.record import Record
 from ..server.cache import CachedKey
@@ -196,7 +196,7 @@ class RedisSteps(Decisions):
         """Bring the records, for the rule to decide on."""
         keys = self._all_keys(copy.entry, request)
         header = self._header(copy)
-        if request.op in ("peek", "usage"):
+        if request.op in LOOKS:
             header["o"] = True
         elif turn:
             header["t"] = str(turn)

@@ -13,7 +13,7 @@ from ...key import Caller, new_number, new_token
 from ...operations import perform
 from ...operations.compiled import Lane, open_lane, read_memo
 from ...operations.idempotency import decode_memo
-from ...operations.request import Entry, Request, terms_of, usable
+from ...operations.request import LOOKS, Entry, Request, terms_of, usable
 from ...rule.entries import RememberedRequest
 from ...rule.kept import Kept
 from ...rule.limits import Terms, ThrottleLine
@@ -26,7 +26,7 @@ from .replies import Decided, Records, Reply, Version, parse_reply
 
 _PATIENT = {Reply.LOST: 1, Reply.OPENED: 8}
 """How often a call may lose a write, or a lane that was just opened, before it takes a turn."""
-_PLAIN = ("consume", "peek", "usage")
+_PLAIN = ("consume", *LOOKS)
 """What the server may decide by itself, or what changes nothing."""
 _CHARGES = ("consume", "peek", "reserve")
 """What a key must be usable for."""
