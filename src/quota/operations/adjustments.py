@@ -92,7 +92,7 @@ def _outlive(old: Record, now: int, terms: Terms) -> Record:
 def forget(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> None:
     """Drop a key's counts, and its account's where they lie in the future: the repair after a wild clock."""
     _, party = required(request, entry, party)
-    party.key.become(_outlive(party.key, request.now, terms))
+    party.key = _outlive(party.key, request.now, terms)
     if party.account is not None and request.now < party.account.at - terms.max_skew:
-        party.account.become(Record(new_number()))
+        party.account = Record(new_number())
     party.changed = True

@@ -15,11 +15,9 @@ from ..decision import Decision, Details, Reason, _lazy, reason_of
 from ..key import Subject
 from ..plan import UsagePlan
 from ..rule.charge import current, metered, quiet_until, weigh
-from ..rule.entries import RememberedRequest
-from ..rule.limits import BEYOND, MAX_UNITS, Course, QuotaLine, Reading, Standing, Terms
+from ..rule.limits import BEYOND, MAX_UNITS, Course, QuotaLine, Reading
 from ..rule.party import Party
 from ..rule.record import Record
-from .idempotency import asked, decode_memo, decode_standing, encode_standing
 from .request import Entry, Request, usable
 
 _MOST_METERS = 500
@@ -103,29 +101,6 @@ class Lane:
         groups = ((now, metered(self.course, takes)),) if allowed else ()
         tokens = self.tokens if allowed else (0, 0)
         return Details(reason_of(verdict), id_, self.key, self.plan, takes, verdict, groups, tokens)
-
-    def memo(self, request: Request, takes: Mapping[str, int], id_: str) -> list[Any]:
-        """All that is remembered of an admission besides the server's answer; ``read_memo`` puts them together."""
-        lines = [
-            [encode_standing(Standing(line, 0, extra, end)), index, base]
-            for line, index, base, extra, end in self.places
-        ]
-        return [asked(request), id_, request.id, self.plan.id, sorted(takes.items()), lines,
-                metered(self.course, takes), list(self.tokens)]  # fmt: skip
-
-
-def read_memo(name: str, now: int, found: Sequence[int], rest: list[Any], terms: Terms) -> RememberedRequest:
-    """An admission that a server remembered, as ``operations`` remembers its own."""
-    prints, id_, hold_id, plan_id, takes, lines, groups, tokens = rest
-    readings: list[Reading] = []
-    for encoded, index, base in lines:
-        empty = decode_standing(encoded)
-        quota = type(empty.line) is QuotaLine
-        used = found[index] - base if quota else found[index]
-        readings.append(Reading(empty.line, used, empty.extra, empty.resets_at))
-    standings = [encode_standing(standing) for standing in weigh(readings, {}, now).standings]
-    until = now + terms.request_ttl
-    return decode_memo(name, [until, prints, id_, hold_id, plan_id, takes, now, standings, [], [[now, groups]], tokens])
 
 
 def open_lane(request: Request, entry: Entry, party: Party) -> Lane | None:

@@ -128,7 +128,7 @@ class Meter:
             for day, limit, window_used, since in _fours(rows):
                 yield Day(self.api, self.route, self.unit, name, day, limit, used[day], window_used, since)
 
-    def today(self) -> list[Day]:
+    def unfinished(self) -> list[Day]:
         """The day of each quota that is not finished, where something was used."""
         day, before = self.days[-2:]
         if self.total == before:
@@ -142,7 +142,7 @@ class Meter:
     def begin_day(self, today: int, horizon: int) -> None:
         """Note what is read now, and forget the days before the horizon, but for what was read as that began."""
         rows = dict(zip(self.rows[::2], self.rows[1::2], strict=True))
-        for row in self.today():
+        for row in self.unfinished():
             rows[row.name] = (*rows.get(row.name, ()), row.day, row.limit, row.window_used, row.since)
         kept = {name: [row for row in _fours(found) if row[0] >= horizon] for name, found in rows.items()}
         self.rows = tuple([part for name, found in kept.items() if found for part in (name, _joined(found))])

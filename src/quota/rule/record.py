@@ -99,11 +99,6 @@ class Record:
         moved = bool(more) or new.due != self.due or new.leases is not self.leases
         return [*plain, *more, (setattr, self, "at", new.at), (setattr, self, "version", self.version + moved)]
 
-    def become(self, other: Record) -> None:
-        """Take over another record's contents."""
-        for field in Record.__slots__:
-            setattr(self, field, getattr(other, field))
-
     def metered(self, api: str, route: str, unit: str, now: int) -> Meter:
         """The meter of a unit, made when there is none."""
         meter = self.meter(api, route, unit)
@@ -205,7 +200,7 @@ class Record:
     def history(self) -> list[Day]:
         """The days of all quotas, the one that is not finished included."""
         over = [row for meter in self.meters for row in meter.history()]
-        return over + [row for meter in self.meters for row in meter.today()]
+        return over + [row for meter in self.meters for row in meter.unfinished()]
 
     def dead_after(self, retention: int, late: int = 2) -> tuple[int, int]:
         """(when nothing here matters any more: windows late, buckets empty, history told; until when it counts)."""

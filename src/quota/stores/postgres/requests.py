@@ -9,8 +9,9 @@ from typing import Any
 
 from ...errors import InvalidValue, StoreUnavailable
 from ...operations.compiled import Lane
-from ...operations.idempotency import encode_memo, remembered
+from ...operations.idempotency import remembered
 from ...operations.request import LOOKS, Entry, Request
+from ...operations.stored import encode_memo, memo_of
 from ...rule.party import Party
 from ...rule.record import Record
 from ..server.cache import CachedKey
@@ -230,7 +231,7 @@ class PostgresSteps(Decisions):
         now, before = b"%d" % request.now, b"%d" % (request.now - self.terms.max_skew)
         if id_ is None:
             return self._call("spend", *general, now, array(amounts), None, None, None, before)
-        memo = to_json(lane.memo(request, takes, id_)).encode()
+        memo = to_json(memo_of(lane, request, takes, id_)).encode()
         until = b"%d" % (request.now + self.terms.request_ttl)
         return self._call("spend", *general, now, array(amounts), self._request(request), memo, until, before)
 

@@ -13,8 +13,9 @@ from redis.exceptions import ResponseError
 from ...errors import InvalidValue, StoreUnavailable, check_text
 from ...key import Subject
 from ...operations.compiled import Lane
-from ...operations.idempotency import encode_memo, remembered
+from ...operations.idempotency import remembered
 from ...operations.request import LOOKS, Entry, Request
+from ...operations.stored import encode_memo, memo_of
 from ...rule.party import Party
 from ...rule.record import Record
 from ..server.cache import CachedKey
@@ -213,7 +214,7 @@ class RedisSteps(Decisions):
         rest = [str(request.now), *map(str, amounts)]
         if id_ is None:
             return Call(DECIDE, tag.head + pack(rest), tag.count)
-        memo = to_json(lane.memo(request, takes, id_))
+        memo = to_json(memo_of(lane, request, takes, id_))
         return run(DECIDE, [*tag.keys, self._memo_key(lane.key, request)], tag.data, *rest, memo, self._memo_ms)
 
     def _tag(self, copy: CachedKey, lane: Lane, party: Party, versions: Sequence[Any]) -> _Tag:  # noqa: ARG002

@@ -11,9 +11,9 @@ from ...decision import Reason
 from ...errors import ClockSkew, StoreBusy, StoreUnavailable
 from ...key import Caller, new_number, new_token
 from ...operations import perform
-from ...operations.compiled import Lane, open_lane, read_memo
-from ...operations.idempotency import decode_memo
+from ...operations.compiled import Lane, open_lane
 from ...operations.request import LOOKS, Entry, Request, terms_of, usable
+from ...operations.stored import decode_memo, read_memo
 from ...rule.entries import RememberedRequest
 from ...rule.kept import Kept
 from ...rule.limits import Terms, ThrottleLine

@@ -12,8 +12,8 @@ from typing import Any
 
 from ...clock import DAY_US
 from ...key import Caller, new_number
-from ...operations.idempotency import decode_memo, encode_memo
 from ...operations.request import Request, forgetful
+from ...operations.stored import decode_memo, encode_memo
 from ...rule.entries import Refund
 from ...rule.kept import Kept
 from ...rule.limits import Terms
