@@ -1,4 +1,4 @@
-"""Remembered requests as the stores outside this process keep them: JSON-able data, and what a server adds by itself."""
+"""Remembered requests as the other stores keep them: JSON-able data, and what a server adds by itself."""
 
 from __future__ import annotations
 

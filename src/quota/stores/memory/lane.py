@@ -46,7 +46,7 @@ def wait_for(lock: Any) -> None:
 class Stripe:
     """The accounts that share one lock, and the round of records to be looked over for dead windows.
 
-    ``accounts``: those that are not one key's own. ``rooms``: what serves the calls that a key's lane does not, by lane.
+    ``accounts``: those that are not one key's own. ``rooms``: what serves calls that a key's lane does not, by lane.
     ``callers``: those without a key who have a record here, a round of its own.
     ``busy``: an operation of many steps holds the lock. The lock knows its owner, so that an interrupt between taking
     it and the block that gives it back cannot leave it taken; ``busy`` is what a signal handler then finds.
