@@ -83,7 +83,7 @@ def weights() -> dict[str, float]:
         clock.advance(timedelta(microseconds=3))
         ledger.consume(key, request_id=f"{number:036d}")
 
-    def lived(number: int) -> None:  # noqa: ARG001 -- each is like the others
+    def lived(number: int) -> None:
         used.consume(other, 7)
         days.advance(DAY)
 
