@@ -28,6 +28,7 @@ _BODY = 28
 _CHECK = 6
 _HINT = 4
 _MOST_METADATA = 64
+_LONGEST_METADATA = 1 << 20
 _NO_METADATA: Mapping[str, str] = MappingProxyType({})
 _PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,15}\Z")
 _MINTED = re.compile(rf"([A-Za-z0-9][A-Za-z0-9_-]{{0,15}})_[0-9A-Za-z]{{{_BODY + _CHECK}}}\Z")
@@ -43,6 +44,11 @@ def mint(prefix: str = _OURS) -> str:
         )
     body = f"{prefix}_{_base62(_random_bits(256), _BODY)}"
     return body + _checksum(body)
+
+
+def mint_plain() -> str:
+    """A new secret of 40 letters and digits (238 bits), as API Gateway makes them; it has no checksum."""
+    return _base62(_random_bits(320), 40)
 
 
 def _random_bits(bits: int) -> int:
@@ -119,6 +125,12 @@ def new_token() -> str:
     return os.urandom(12).hex()
 
 
+def new_request_id() -> str:
+    """The id of a request of HTTP: 128 random bits, written as a UUID."""
+    text = os.urandom(16).hex()
+    return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
+
+
 def new_number() -> int:
     """Tells records apart: 52 random bits, exact in every engine."""
     return _random_bits(52)
@@ -147,14 +159,17 @@ class Secret:
         return cls(digest(secret), secret[-_HINT:], None, intern(minted[1]) if minted else "")
 
 
-def _to_metadata(metadata: object) -> Mapping[str, str]:
+def to_metadata(metadata: object) -> Mapping[str, str]:
+    """Check an operator's own texts, and return them as a mapping that nobody changes."""
     if not isinstance(metadata, Mapping):
         raise InvalidValue("metadata", metadata, "a mapping from str to str")
     if len(metadata) > _MOST_METADATA:
         raise InvalidValue("metadata", f"{len(metadata)} entries", f"at most {_MOST_METADATA} entries")
     for name, value in metadata.items():
         check_text("metadata", name)
-        check_text(f"metadata[{name!r}]", value, least=0, longest=4096)
+        check_text(f"metadata[{name!r}]", value, least=0, longest=_LONGEST_METADATA)
+    if (total := sum(len(name) + len(value) for name, value in metadata.items())) > _LONGEST_METADATA:
+        raise InvalidValue("metadata", f"{total} characters", f"at most {_LONGEST_METADATA} in all")
     return MappingProxyType(dict(metadata)) if metadata else _NO_METADATA
 
 
@@ -179,7 +194,7 @@ class ApiKey:
     enabled: bool = True
     created_at: datetime | None = None
     expires_at: datetime | None = None
-    metadata: Mapping[str, str] = attrs.field(default={}, converter=_to_metadata, hash=False)
+    metadata: Mapping[str, str] = attrs.field(default={}, converter=to_metadata, hash=False)
     secrets: tuple[Secret, ...] = attrs.field(default=(), converter=_to_secrets)
 
     def __attrs_post_init__(self) -> None:
