@@ -14,22 +14,20 @@ from datetime import datetime
 from functools import cache
 from hashlib import sha256
 from sys import intern
-from types import MappingProxyType
 from typing import Any, NamedTuple
 from zlib import crc32
 
 import attrs
 
 from .clock import to_datetime, to_us
-from .errors import InvalidSecret, InvalidValue, check_text
+from .errors import InvalidSecret, InvalidValue, check_text, to_metadata
+from .networks import network
 
 _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _BODY = 28
 _CHECK = 6
 _HINT = 4
-_MOST_METADATA = 64
-_LONGEST_METADATA = 1 << 20
-_NO_METADATA: Mapping[str, str] = MappingProxyType({})
+_MOST_NAMES = 256
 _PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,15}\Z")
 _MINTED = re.compile(rf"([A-Za-z0-9][A-Za-z0-9_-]{{0,15}})_[0-9A-Za-z]{{{_BODY + _CHECK}}}\Z")
 _FOREIGN = re.compile(r"[!-~]{20,128}\Z")
@@ -159,24 +157,28 @@ class Secret:
         return cls(digest(secret), secret[-_HINT:], None, intern(minted[1]) if minted else "")
 
 
-def to_metadata(metadata: object) -> Mapping[str, str]:
-    """Check an operator's own texts, and return them as a mapping that nobody changes."""
-    if not isinstance(metadata, Mapping):
-        raise InvalidValue("metadata", metadata, "a mapping from str to str")
-    if len(metadata) > _MOST_METADATA:
-        raise InvalidValue("metadata", f"{len(metadata)} entries", f"at most {_MOST_METADATA} entries")
-    for name, value in metadata.items():
-        check_text("metadata", name)
-        check_text(f"metadata[{name!r}]", value, least=0, longest=_LONGEST_METADATA)
-    if (total := sum(len(name) + len(value) for name, value in metadata.items())) > _LONGEST_METADATA:
-        raise InvalidValue("metadata", f"{total} characters", f"at most {_LONGEST_METADATA} in all")
-    return MappingProxyType(dict(metadata)) if metadata else _NO_METADATA
-
-
 def _to_secrets(secrets: Iterable[Secret]) -> tuple[Secret, ...]:
     if not isinstance(secrets, Iterable):
         raise InvalidValue("secrets", type(secrets), "what Secret.of makes of each secret")
     return tuple(secrets)
+
+
+def _several(field: str, values: Iterable[str]) -> tuple[str, ...]:
+    """Check texts that are given together, each once and in their order."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise InvalidValue(field, values, "several texts, as in a list")
+    found = tuple(dict.fromkeys(check_text(field, value) for value in values))
+    if len(found) > _MOST_NAMES:
+        raise InvalidValue(field, f"{len(found)} of them", f"at most {_MOST_NAMES}")
+    return found
+
+
+def _to_networks(networks: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(network(text) for text in _several("networks", networks))) if networks != () else ()
+
+
+def _to_scopes(scopes: Iterable[str]) -> tuple[str, ...]:
+    return _several("scopes", scopes) if scopes != () else ()
 
 
 def _instant(field: str, value: datetime | None) -> None:
@@ -186,7 +188,12 @@ def _instant(field: str, value: datetime | None) -> None:
 
 @attrs.frozen(weakref_slot=False)
 class ApiKey:
-    """An identity that clients present secrets of. ``account``: whose usage is counted, fixed when issued."""
+    """An identity that clients present secrets of. ``account``: whose usage is counted, fixed when issued.
+
+    ``networks``: CIDR blocks that it may be used from, any where there are none; a block with bits set behind its
+    length (``10.0.0.1/8``) is refused, an IPv4 block written as an IPv6 one is kept as the IPv4 block. ``scopes``:
+    names of yours, for what it may be used; a call may ask for one.
+    """
 
     id: str
     name: str
@@ -196,6 +203,8 @@ class ApiKey:
     expires_at: datetime | None = None
     metadata: Mapping[str, str] = attrs.field(default={}, converter=to_metadata, hash=False)
     secrets: tuple[Secret, ...] = attrs.field(default=(), converter=_to_secrets)
+    networks: tuple[str, ...] = attrs.field(default=(), converter=_to_networks)
+    scopes: tuple[str, ...] = attrs.field(default=(), converter=_to_scopes)
 
     def __attrs_post_init__(self) -> None:
         for field in ("id", "name", "account"):
@@ -213,6 +222,7 @@ class ApiKey:
             "id": self.id, "name": self.name, "account": self.account, "enabled": self.enabled,
             "created_at": _iso(self.created_at), "expires_at": _iso(self.expires_at), "metadata": dict(self.metadata),
             "secrets": [{"hint": s.hint, "prefix": s.prefix, "expires_at": _iso(s.expires_at)} for s in self.secrets],
+            "networks": [*self.networks], "scopes": [*self.scopes],
         }  # fmt: skip
 
     def __getstate__(self) -> dict[str, Any]:
@@ -223,6 +233,42 @@ class ApiKey:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc] # the one way to build a frozen object
+
+
+class _Caller(NamedTuple):
+    plan: str
+    name: str
+
+
+class Caller(_Caller):
+    """Somebody without an API key: ``name`` (an address, a user's number) is counted under the plan of id ``plan``.
+
+    Given in place of a secret. It is in no directory, has no daily usage, and is forgotten when the windows that it was
+    counted in are over. Equal ones are one caller. Raises ``InvalidValue``.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, plan: str, name: str) -> Caller:
+        return super().__new__(cls, check_text("plan", plan), check_text("name", name))
+
+    enabled = True
+    expires_at = None
+    networks = scopes = secrets = ()
+
+    @property
+    def id(self) -> str:
+        """Names its record: no key has such an id, nor has another caller."""
+        return f"{self.plan}\n{self.name}"
+
+    @property
+    def account(self) -> str:
+        """Its own."""
+        return self.id
+
+
+Subject = ApiKey | Caller
+"""Whose usage a call counts on."""
 
 
 class IssuedKey(NamedTuple):
@@ -237,8 +283,9 @@ class IssuedKey(NamedTuple):
 
 def encode_key(key: ApiKey) -> dict[str, Any]:
     """A key as JSON-able data: instants in microseconds, digests in hexadecimal."""
+    bounds = {field: [*texts] for field in ("networks", "scopes") if (texts := getattr(key, field))}
     return {
-        "id": key.id, "name": key.name, "account": key.account, "enabled": key.enabled,
+        "id": key.id, "name": key.name, "account": key.account, "enabled": key.enabled, **bounds,
         "created_at": _us(key.created_at), "expires_at": _us(key.expires_at), "metadata": dict(key.metadata),
         "secrets": [[s.digest.hex(), s.hint, _us(s.expires_at), s.prefix] for s in key.secrets],
     }  # fmt: skip

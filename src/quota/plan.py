@@ -8,8 +8,7 @@ from typing import Any
 
 import attrs
 
-from .errors import InvalidCost, InvalidPlan, InvalidValue, check_text
-from .key import to_metadata
+from .errors import InvalidCost, InvalidPlan, InvalidValue, check_text, to_metadata
 from .limit import REQUESTS, Cost, Limit, Quota, Throttle, check_distinct, parse_cost, parse_limits, whole
 from .rule.entries import ThrottleRef
 from .rule.limits import Course, Line, QuotaLine, ThrottleLine, Throttles

@@ -15,8 +15,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ..clock import Clock, system_clock
 from ..decision import Decision, Quick
-from ..errors import StoreBusy, StoreUnavailable
-from ..key import ApiKey, digest
+from ..errors import QuotaError, StoreBusy, StoreUnavailable
+from ..key import ApiKey, Caller, digest
 from ..limit import REQUESTS, Cost
 from ..operations.headroom import DEFAULT, Looked, unknown
 from ..operations.request import Request
@@ -26,7 +26,7 @@ from ..stores.base import Store, check_store, tell_clock
 from ..stores.memory.lane import Lane, wait_for
 from ..stores.memory.opening import plain, serve
 from ..stores.memory.store import MemoryStore
-from .administration import Step, concluding
+from .administration import Asking, Step, concluding
 from .requests import Presented, Steps, Unavailable, required
 from .reservation import Reservation
 
@@ -58,20 +58,51 @@ def _sync(step: Callable[Concatenate[Any, P], Step[T]]) -> Callable[Concatenate[
     return method
 
 
+def _asking(steps: Callable[Concatenate[Any, P], Asking[T]]) -> Callable[Concatenate[Ledger, P], T]:
+    """A method of ``Ledger`` that asks more than once."""
+
+    @functools.wraps(concluding(steps))
+    def method(self: Ledger, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        asking = steps(self._steps, *args, **kwargs)
+        try:
+            step = next(asking)
+            while True:
+                try:
+                    answer = self._ask(step)
+                except QuotaError as error:
+                    step = asking.throw(error)
+                else:
+                    step = asking.send(answer)
+        except StopIteration as stop:
+            told: T = stop.value
+            return told
+
+    return method
+
+
 def _alone(cost: object) -> int | None:
     """The requests of a cost by unit that names nothing else; None of any other."""
     units = cost.get(REQUESTS) if type(cost) is dict and len(cost) == 1 else None
     return units if type(units) is int and 0 < units <= MAX_UNITS else None
 
 
-def _plain(lane: Lane | None, route: object) -> bool:
-    """Tell whether a lane that was laid serves a route as none."""
-    return lane is not None and (lane.until > 0 or lane.version >= 0) and plain(lane.track.own, route)
+def _of(secret: object) -> Caller | None:
+    """By what a caller is found; None of anything else."""
+    return secret if type(secret) is Caller else None
 
 
-def _foreign(now: object, secret: object, units: int | None, api: object, route: object) -> Decision | None:
+def _plain(lane: Lane | None, route: object, scope: object) -> bool:
+    """Tell whether a lane that was laid serves a route as none, and is of a key that has a scope."""
+    laid = lane is not None and (lane.until > 0 or lane.version >= 0)
+    return laid and (route is None or plain(lane.track.own, route)) and (scope is None or scope in lane.key.scopes)  # type: ignore[union-attr]
+
+
+def _foreign(
+    now: object, secret: object, units: int | None, api: object, route: object, scope: object
+) -> Decision | None:
     """Refuse a secret that no key in memory has; None where the call may be wrong as well."""
-    if type(secret) is str and secret and units is not None and api == "" and route is None and type(now) is int:
+    plain = type(secret) is str and secret and api == "" and route is None and scope is None
+    if plain and units is not None and type(now) is int:
         return unknown(now, units)
     return None
 
@@ -119,6 +150,7 @@ class Ledger:
     get_plan = _sync(Steps.get_plan)
     list_plans = _sync(Steps.list_plans)
     issue_key = _sync(Steps.issue_key)
+    update_key = _sync(Steps.update_key)
     import_key = _sync(Steps.import_key)
     rotate_key = _sync(Steps.rotate_key)
     enable_key = _sync(Steps.enable_key)
@@ -128,6 +160,7 @@ class Ledger:
     list_keys = _sync(Steps.list_keys)
     associate = _sync(Steps.associate)
     dissociate = _sync(Steps.dissociate)
+    status = _asking(Steps.status)
     refund = _sync(Steps.refund)
     grant = _sync(Steps.grant)
     set_remaining = _sync(Steps.set_remaining)
@@ -135,19 +168,15 @@ class Ledger:
     usage = _sync(Steps.usage)
 
     def consume(  # noqa: C901, PLR0912 -- the fast path, in line: a call more is a tenth of its time
-        self,
-        secret: Presented,
-        cost: Cost = DEFAULT,
-        *,
-        api: str = "",
-        route: str | None = None,
-        request_id: str | None = None,
-    ) -> Decision:
+        self, secret: Presented, cost: Cost = DEFAULT, *, api: str = "", route: str | None = None,
+        request_id: str | None = None, address: str | None = None, scope: str | None = None,
+    ) -> Decision:  # fmt: skip
         """Check every limit and, if all have room, take ``cost`` from all of them at once; a refusal takes nothing.
 
-        ``secret``: what the client presented, an ``ApiKey`` authenticated already, or None (no key: refused).
-        ``cost``: requests, or units by unit; by default 1 or the plan's cost of the route. ``request_id``: an
-        admission is remembered under it, and a retry returns it with ``replayed=True``.
+        ``secret``: what the client presented, a known ``ApiKey`` or ``Caller``, or None (no key: refused). ``cost``:
+        requests, or units by unit; by default 1 or the plan's of the route. ``request_id``: an admission is remembered
+        under it, and a retry returns it with ``replayed=True``. ``address``: the client's, which keys with ``networks``
+        want. ``scope``: a name that the key must have among its ``scopes``.
 
         Raises:
             InvalidCost: a cost that is not whole positive numbers.
@@ -158,12 +187,13 @@ class Ledger:
         now = self._clock()
         kind = type(secret)
         try:
-            ref: Any = secret.id if kind is ApiKey else sha256(secret.encode()).digest() if kind is str else None  # type: ignore[union-attr]
+            ref: Any = secret.id if kind is ApiKey else sha256(secret.encode()).digest() if kind is str else _of(secret)  # type: ignore[union-attr]
         except UnicodeEncodeError:
             ref = None
         found = self._lanes.get(ref)
         units: Any = 1 if cost is DEFAULT else cost if type(cost) is int and 0 < cost <= MAX_UNITS else _alone(cost)
-        lane = found if api == "" and request_id is None and units and (route is None or _plain(found, route)) else None
+        lane = found if (api == "" and request_id is None and units
+                         and ((route is None and scope is None) or _plain(found, route, scope))) else None  # fmt: skip
         while lane is not None and (lane.until or (lane.version >= 0 and lane.turn(now))):
             decision: Decision = Quick()
             lock = lane.lock
@@ -200,10 +230,12 @@ class Ledger:
                 return decision
             lane = lane if lane.turn(now) else None
         if self._whole and request_id is None:
-            told = _foreign(now, secret, units, api, route) if found is None else serve(found, now, cost, api, route)
+            told = (_foreign(now, secret, units, api, route, scope) if found is None
+                    else serve(found, now, cost, api, route, address, scope))  # fmt: skip
             if told is not None:
                 return told
-        return self._charge(self._steps.asked_at(now, "consume", secret, cost, api, route, request_id, ref))
+        more = api, route, request_id, ref, address, scope
+        return self._charge(self._steps.asked_at(now, "consume", secret, cost, *more))
 
     def peek(
         self,
@@ -213,6 +245,8 @@ class Ledger:
         api: str = "",
         route: str | None = None,
         request_id: str | None = None,
+        address: str | None = None,
+        scope: str | None = None,
     ) -> Decision:
         """The decision that ``consume`` would return, on the same code path, changing nothing."""
         now = self._clock()
@@ -220,11 +254,15 @@ class Ledger:
         if self._whole and request_id is None:
             if type(secret) is str:
                 hashed = digest(secret)
-            found = self._lanes.get(secret.id if type(secret) is ApiKey else hashed)
-            told = None if found is None else serve(found, now, cost, api, route, Looked)
+            found = self._lanes.get(
+                secret.id if type(secret) is ApiKey else secret if type(secret) is Caller else hashed
+            )
+            told = None if found is None else serve(found, now, cost, api, route, address, scope, Looked)
             if told is not None:
                 return told
-        return self._charge(self._steps.asked_at(now, "peek", secret, cost, api, route, request_id, hashed))
+        return self._charge(
+            self._steps.asked_at(now, "peek", secret, cost, api, route, request_id, hashed, address, scope)
+        )
 
     def require(
         self,
@@ -234,9 +272,13 @@ class Ledger:
         api: str = "",
         route: str | None = None,
         request_id: str | None = None,
+        address: str | None = None,
+        scope: str | None = None,
     ) -> Decision:
         """``consume`` that raises ``NotAllowed``, which carries the decision, in place of returning a refusal."""
-        return required(self.consume(secret, cost, api=api, route=route, request_id=request_id))
+        return required(
+            self.consume(secret, cost, api=api, route=route, request_id=request_id, address=address, scope=scope)
+        )
 
     def reserve(
         self,
@@ -247,12 +289,14 @@ class Ledger:
         api: str = "",
         route: str | None = None,
         request_id: str | None = None,
+        address: str | None = None,
+        scope: str | None = None,
     ) -> Reservation:
         """Hold units now and commit or cancel them later; after ``ttl`` they go back by themselves.
 
         ``ttl``: a timedelta, or microseconds. Everything else as in ``consume``. The reservation is falsy when refused.
         """
-        request, step = self._steps.reserve(secret, cost, ttl, api, route, request_id)
+        request, step = self._steps.reserve(secret, cost, ttl, api, route, request_id, address, scope)
         decision = self._ask(step)
 
         def close(op: str, id_: str, actual: Cost | None) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..clock import to_us
 from ..decision import Decision, Details, Reason, _lazy, reason_of
-from ..key import ApiKey
+from ..key import Subject
 from ..plan import UsagePlan
 from ..rule.charge import current, metered, quiet_until, weigh
 from ..rule.entries import RememberedRequest
@@ -64,7 +64,7 @@ class Lane:
     buckets: list[tuple[int, int, int, int, int, int, int]]
     places: list[tuple[Any, int, int, int, int]]
     until: int
-    key: ApiKey
+    key: Subject
     plan: UsagePlan
     course: Course
     tokens: tuple[int, int]
@@ -202,6 +202,6 @@ def _lay_lines(lane: Lane, party: Party, request: Request) -> bool:
     return True
 
 
-def _expiries(key: ApiKey, digest: bytes | None) -> list[int]:
+def _expiries(key: Subject, digest: bytes | None) -> list[int]:
     ends = [key.expires_at, *(secret.expires_at for secret in key.secrets if secret.digest == digest)]
     return [to_us(end) for end in ends if end is not None]

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from ...clock import pause, to_us
 from ...decision import Bounds
 from ...errors import StoreBusy
-from ...key import ApiKey
+from ...key import Subject
 from ...limit import REQUESTS
 from ...operations.headroom import Headroom
 from ...plan import UsagePlan
@@ -47,18 +47,20 @@ class Stripe:
 
     ``accounts``: those that are not one key's own, by their names.
     ``rooms``: what serves the calls of a key that its lane does not, by that lane: the newest first.
+    ``callers``: those without a key who have a record here, a round of its own.
     ``busy``: an operation of many steps holds the lock. The lock knows its owner, so that an interrupt between taking
     it and the block that gives it back cannot leave it taken; ``busy`` is what a signal handler then finds.
     """
 
-    __slots__ = ("accounts", "busy", "floor", "lock", "rooms", "round")
+    __slots__ = ("accounts", "busy", "callers", "callers_floor", "floor", "lock", "rooms", "round")
 
     def __init__(self) -> None:
         self.lock: Any = threading.RLock()
         self.accounts: dict[str, Account] = {}
         self.rooms: dict[Lane, tuple[Headroom, ...]] = {}
         self.round: deque[Seat | Account] = deque()
-        self.floor = 0
+        self.callers: deque[Seat] = deque()
+        self.floor = self.callers_floor = 0
         self.busy = False
 
     def let_through(self) -> None:
@@ -89,26 +91,32 @@ class Stripe:
         """Look over two records for each change (a key and its account): what is dead for two windows is forgotten."""
         for _ in range(2):
             if len(self.round) > 1:
-                self._look_over(self.round.popleft(), now, terms)
+                place = self.round.popleft()
+                if self.look_over(place, now, terms):
+                    self.round.append(place)
 
-    def _look_over(self, place: Seat | Account, now: int, terms: Terms) -> None:
+    def look_over(self, place: Seat | Account, now: int, terms: Terms) -> bool:
+        """Forget what is dead; whether there is a record that is not."""
         record = place.record
         if record is None:
-            return
+            return False
         lane = place.lane if isinstance(place, Seat) else None
         if lane is not None:
             lane.hand_back()
-        dead_at, floor = record.dead_after(terms.retention)
+        dead_at, floor = record.dead_after(terms.retention, terms.late)
         if dead_at + terms.max_skew > now:
-            self.round.append(place)
-            return
-        self.floor = max(self.floor, floor)
+            return True
+        if terms.late:
+            self.floor = max(self.floor, floor)
+        else:
+            self.callers_floor = max(self.callers_floor, floor)
         if lane is not None:
             lane.shut()
         record.version += 1
         place.record = None
         if isinstance(place, Account) and not place.members:
             self.accounts.pop(place.name, None)
+        return False
 
     def sweep(self) -> None:
         """Look for what was removed: as many keys may come and go as will, though no call looks over the round."""
@@ -143,12 +151,12 @@ class On:
 
 
 class Seat:
-    """One key's place in the store. ``account``: None while the key is the only one of an account of its own name."""
+    """A key's or a caller's place in the store. ``account``: None while it is alone in an account of its own name."""
 
     __slots__ = ("account", "key", "lane", "on", "record", "stripe")
 
-    def __init__(self, key: ApiKey, account: Account | None, stripe: Stripe, on: On) -> None:
-        self.key = key
+    def __init__(self, key: Subject, account: Account | None, stripe: Stripe, on: On) -> None:
+        self.key: Any = key
         self.account = account
         self.stripe = stripe
         self.on = on
@@ -216,7 +224,7 @@ class Lane(_Hot):
 
     bounds: Bounds
     bucket: Bucket
-    key: ApiKey
+    key: Subject
     token: int
 
     def __init__(self, seat: Any) -> None:

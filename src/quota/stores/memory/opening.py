@@ -7,11 +7,11 @@ from typing import Any
 
 from ...clock import to_us
 from ...decision import Decision, Reason
-from ...key import ApiKey
+from ...key import Caller, Subject
 from ...limit import REQUESTS
 from ...operations.compiled import open_lane
 from ...operations.headroom import Counted, Headroom, Looked
-from ...operations.request import Entry, Request, usable
+from ...operations.request import Entry, Request, barred, usable
 from ...plan import UsagePlan
 from ...rule.charge import current
 from ...rule.limits import MAX_UNITS, QuotaLine
@@ -28,7 +28,14 @@ def plain(own: Container[str], route: object) -> bool:
 
 
 def serve(  # noqa: C901 -- in line: a call more is a floor's quarter
-    lane: Lane, now: int, cost: Any, api: str, route: str | None, kind: type[Counted] = Counted
+    lane: Lane,
+    now: int,
+    cost: Any,
+    api: str,
+    route: str | None,
+    address: str | None,
+    scope: str | None,
+    kind: type[Counted] = Counted,
 ) -> Decision | None:
     """Decide a call by a headroom of its key; ``kind``: ``Looked`` for ``peek``. None where the rule must."""
     seat = lane.seat
@@ -40,6 +47,8 @@ def serve(  # noqa: C901 -- in line: a call more is a floor's quarter
         ):
             break
     else:
+        return None
+    if (scope is not None or room.key.networks) and barred(room.key, address, scope):
         return None
     asked = room.takes(cost)
     if asked is None:
@@ -75,7 +84,7 @@ def serve(  # noqa: C901 -- in line: a call more is a floor's quarter
 class Opening:
     """What a memory store does so that the next call like this one need not ask the rule."""
 
-    lanes: dict[bytes | str, Lane]
+    lanes: dict[bytes | str | Caller, Lane]
     _tracks: dict[str, Track]
 
     def _open_lane(self, request: Request, seat: Seat, entry: Entry, party: Party) -> None:
@@ -96,7 +105,9 @@ class Opening:
             return
         track = self._track(plan)
         meter = record.meter("", "", REQUESTS)
-        if not track.simple or request.route in track.own or meter is None or usable(request, entry) is not Reason.OK:
+        if not track.simple or request.route in track.own or meter is None or seat.key.networks:
+            return
+        if usable(request, entry) is not Reason.OK:
             return
         slots = [(line, meter.slot(line.name)) for line in track.course.lines if isinstance(line, QuotaLine)]
         if current(party, track.course, now) and all(slot and slot.limit == line.limit for line, slot in slots):
@@ -154,10 +165,10 @@ class Opening:
     def _track(self, plan: UsagePlan) -> Track:
         return self._tracks.get(plan.id) or self._tracks.setdefault(plan.id, Track(plan))
 
-    def _references(self, seat: Seat, key: ApiKey | None = None, now: int = 0) -> dict[bytes | str, Lane]:
+    def _references(self, seat: Seat, key: Subject | None = None, now: int = 0) -> dict[bytes | str | Caller, Lane]:
         """By what a key is found: its id and its secrets; one that has expired is served by no fast path."""
         key = key or seat.key
-        refs: dict[bytes | str, Lane] = {key.id: seat.lane}
+        refs: dict[bytes | str | Caller, Lane] = {key if isinstance(key, Caller) else key.id: seat.lane}
         for secret in key.secrets:
             expired = secret.expires_at is not None and to_us(secret.expires_at) <= now
             refs[secret.digest] = Lane(seat) if expired else seat.lane

@@ -6,13 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from cryptography.fernet import Fernet
 
-import servers
 from control import bare, client, plane, refused, served
+from every_store import Stores
 from quota import Ledger
 
 SERVE = """
@@ -64,13 +63,17 @@ def walk(ledger):
         return {**found, "id": ""}, [key["name"] for key in aws.get_api_keys()["items"]]
 
 
-def test_it_is_the_same_over_every_store(tmp_path):
-    """In memory, in a file, on Redis and on PostgreSQL."""
-    urls = [None, f"sqlite:///{tmp_path / 'usage.db'}", servers.valkey_url(), servers.postgres_url()]
-    found = []
-    for url in urls:
-        with Ledger(url) as ledger:
-            found.append(walk(ledger))
+@pytest.fixture
+def stores(request):
+    made = [Stores(kind, request.getfixturevalue) for kind in ("memory", "sqlite", "redis", "postgres", "leased redis")]
+    yield made
+    for one in made:
+        one.close()
+
+
+def test_it_is_the_same_over_every_store(stores):
+    """In memory, in a file, on Redis, on PostgreSQL, and where units are leased."""
+    found = [walk(one.over(one.open())) for one in stores]
     assert all(one == found[0] for one in found)
     assert found[0][1] == ["a"]
 

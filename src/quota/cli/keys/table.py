@@ -7,12 +7,12 @@ from collections.abc import Mapping
 import attrs
 import typer
 
-from ..aws.keys_csv import DESCRIPTIONS, CsvKey, as_metadata, parse_csv
-from ..aws.table import add_rows
-from ..clock import system_clock, to_datetime
-from ..key import ApiKey, Secret, digest, new_id
-from .common import PARTLY, WrongUse, opened
-from .show import counted, print_json, say, tell
+from ...aws.keys_csv import DESCRIPTIONS, CsvKey, as_metadata, parse_csv
+from ...aws.table import add_rows
+from ...clock import system_clock, to_datetime
+from ...key import ApiKey, Secret, digest, new_id
+from ..common import PARTLY, WrongUse, opened
+from ..show import counted, print_json, say, tell
 
 
 def import_table(store: str | None, name: str, text: str, *, strict: bool, revive: bool, as_json: bool) -> None:
