@@ -68,6 +68,13 @@ def a_second_key_takes_the_account_s_own_limit_along(q):
     assert ledger.consume(secret).limits[0].limit == 9
 
 
+def a_smaller_limit_of_one_s_own_refuses_again_and_again(q):
+    ledger, _, key, secret = _ledger(q, "100/day")
+    assert all(ledger.consume(secret) for _ in range(4))
+    ledger.override_limit(key, "requests/day", 3)
+    assert not any(ledger.consume(secret) for _ in range(4))
+
+
 def a_burst_of_one_s_own_binds_on_the_fast_path(q):
     ledger, _, key, secret = _ledger(q, "1/s burst 9")
     assert all(ledger.consume(secret) for _ in range(3))

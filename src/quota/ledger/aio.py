@@ -102,6 +102,7 @@ class AsyncLedger:
     get_plan = _async(Steps.get_plan)
     list_plans = _async(Steps.list_plans)
     issue_key = _async(Steps.issue_key)
+    update_key = _async(Steps.update_key)
     import_key = _async(Steps.import_key)
     rotate_key = _async(Steps.rotate_key)
     enable_key = _async(Steps.enable_key)
@@ -129,11 +130,17 @@ class AsyncLedger:
         api: str = "",
         route: str | None = None,
         request_id: str | None = None,
+        address: str | None = None,
+        scope: str | None = None,
     ) -> Decision:
         """See ``Ledger.consume``."""
         if self._here is not None:
-            return self._here.consume(secret, cost, api=api, route=route, request_id=request_id)
-        return await self._consume(secret, cost, api=api, route=route, request_id=request_id)
+            return self._here.consume(
+                secret, cost, api=api, route=route, request_id=request_id, address=address, scope=scope
+            )
+        return await self._consume(
+            secret, cost, api=api, route=route, request_id=request_id, address=address, scope=scope
+        )
 
     async def peek(
         self,
@@ -143,11 +150,15 @@ class AsyncLedger:
         api: str = "",
         route: str | None = None,
         request_id: str | None = None,
+        address: str | None = None,
+        scope: str | None = None,
     ) -> Decision:
         """See ``Ledger.peek``."""
         if self._here is not None:
-            return self._here.peek(secret, cost, api=api, route=route, request_id=request_id)
-        return await self._peek(secret, cost, api=api, route=route, request_id=request_id)
+            return self._here.peek(
+                secret, cost, api=api, route=route, request_id=request_id, address=address, scope=scope
+            )
+        return await self._peek(secret, cost, api=api, route=route, request_id=request_id, address=address, scope=scope)
 
     async def require(
         self,
@@ -157,9 +168,13 @@ class AsyncLedger:
         api: str = "",
         route: str | None = None,
         request_id: str | None = None,
+        address: str | None = None,
+        scope: str | None = None,
     ) -> Decision:
         """See ``Ledger.require``."""
-        return required(await self.consume(secret, cost, api=api, route=route, request_id=request_id))
+        return required(
+            await self.consume(secret, cost, api=api, route=route, request_id=request_id, address=address, scope=scope)
+        )
 
     async def reserve(
         self,
@@ -170,9 +185,11 @@ class AsyncLedger:
         api: str = "",
         route: str | None = None,
         request_id: str | None = None,
+        address: str | None = None,
+        scope: str | None = None,
     ) -> AsyncReservation:
         """See ``Ledger.reserve``; ``async with await ledger.reserve(...) as reservation``."""
-        request, step = self._steps.reserve(secret, cost, ttl, api, route, request_id)
+        request, step = self._steps.reserve(secret, cost, ttl, api, route, request_id, address, scope)
         decision = await self._ask(step)
 
         async def close(op: str, id_: str, actual: Cost | None) -> Any:
