@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..clock import DAY_US
-from .entries import Amount, Amounts, Day, Hold, Lease, MeterName, Refund, RememberedRequest
+from .entries import Amount, Amounts, Day, Hold, Lease, MeterName, Override, Refund, RememberedRequest
 from .kept import Kept, Step
 from .meter import Meter
 
@@ -21,10 +21,11 @@ class Record:
     ``at``: the latest instant charged; time never runs backwards for a record. ``floor``: nothing before it is
     remembered, so a call from before it is refused an answer. ``token`` tells this record from one forgotten earlier.
     ``version``: of a record in memory, it moves whenever anything but a plain charge changes it. ``leases`` go by name
-    and are replaced, never changed.
+    and are replaced, never changed. ``overrides``: the subject's own limits, in place of those of the same names in its
+    plans.
     """
 
-    __slots__ = ("at", "floor", "holds", "leases", "meters", "refunds", "requests", "token", "version")
+    __slots__ = ("at", "floor", "holds", "leases", "meters", "overrides", "refunds", "requests", "token", "version")
 
     def __init__(self, token: int = 0, floor: int = 0) -> None:
         self.at = 0
@@ -36,6 +37,7 @@ class Record:
         self.requests: Kept[RememberedRequest] | None = None
         self.refunds: Kept[Refund] | None = None
         self.leases: dict[str, Lease] | None = None
+        self.overrides: tuple[Override, ...] = ()
 
     @property
     def due(self) -> int | None:
@@ -50,7 +52,8 @@ class Record:
 
     def encode(self) -> list[Any]:
         """Lists, tuples, strings and integers only: JSON holds it exactly. Remembered requests are kept elsewhere."""
-        leases = [self.leases] if self.leases else []  # most records never have any: they pay nothing
+        # Most records never have any: they pay nothing.
+        leases = [self.leases or None, self.overrides] if self.overrides else [self.leases] if self.leases else []
         meters = [meter.encode() for meter in self.meters]
         rows = [row for meter in self.meters for row in meter.history()]
         holds = {hold.id: hold.encode() for hold in self.holds.all()} if self.holds else None
@@ -60,12 +63,14 @@ class Record:
     @classmethod
     def decode(cls, data: list[Any]) -> Record:
         record = cls()
-        record.at, record.floor, record.token, _, _, meters, holds, _, refunds, rows, *leases = data
+        record.at, record.floor, record.token, _, _, meters, holds, _, refunds, rows, *more = data
+        leases, overrides = more[0] if more else None, more[1] if len(more) > 1 else ()
         days = [Day(*row) for row in rows or ()]
         record.meters = [Meter.decode(m, [day for day in days if day.meter == tuple(m[:3])]) for m in meters]
         record.holds = Kept(Hold.decode(id_, hold) for id_, hold in holds.items()) if holds else None
         record.refunds = Kept(Refund(until, name) for name, until in refunds.items()) if refunds else None
-        record.leases = {name: Lease.decode(lease) for name, lease in leases[0].items()} if leases else None
+        record.leases = {name: Lease.decode(lease) for name, lease in leases.items()} if leases else None
+        record.overrides = tuple(Override(*override) for override in overrides)
         return record
 
     def copy(self) -> Record:
@@ -76,6 +81,7 @@ class Record:
         twin.holds = None if self.holds is None else self.holds.copy()
         twin.requests = None if self.requests is None else self.requests.copy()
         twin.refunds = None if self.refunds is None else self.refunds.copy()
+        twin.overrides = self.overrides
         return twin
 
     def written(self) -> list[Step]:
@@ -96,6 +102,8 @@ class Record:
                 more.append((setattr, self, "meters", [*self.meters, *new.meters[len(self.meters) :]]))
         for field in ("holds", "requests", "refunds", "leases"):
             plain.append((setattr, self, field, getattr(new, field) or None))
+        if new.overrides != self.overrides:
+            more.append((setattr, self, "overrides", new.overrides))
         moved = bool(more) or new.due != self.due or new.leases is not self.leases
         return [*plain, *more, (setattr, self, "at", new.at), (setattr, self, "version", self.version + moved)]
 
@@ -207,6 +215,8 @@ class Record:
         if not self.at:
             return _NEVER, 0  # it was forgotten: what takes its place may be refused an answer, which it is not
         dead = self.at + retention * DAY_US
+        for override in self.overrides:
+            dead = max(dead, _NEVER if override.until is None else override.until)
         floor = self.at + 1
         for meter in self.meters:
             for slot in meter.slots:

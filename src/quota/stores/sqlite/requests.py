@@ -251,5 +251,5 @@ class Decisions(Directory):
             records = [one.record for one in copy.found]
             lane = open_lane(request, copy.seat.entry, Party(*records))
             if lane is not None:
-                copy.lanes[lane.course] = Plain(lane, records)
+                copy.lanes[lane.base] = Plain(lane, records)
         return result
