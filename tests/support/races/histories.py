@@ -13,8 +13,8 @@ import random
 from quota import Ledger, ManualClock, QuotaError, Throttle, UsagePlan
 from quota.clock import to_datetime
 from quota.operations.request import Request
-from quota.operations.stored import encode_memo
 from quota.stores.memory import MemoryStore
+from quota.stores.remembered import encode_memo
 from quota.stores.sqlite.records import load
 
 NOON = 1_700_049_600_000_000

@@ -11,9 +11,9 @@ from ...errors import InvalidValue, StoreUnavailable
 from ...operations.compiled import Lane
 from ...operations.idempotency import remembered
 from ...operations.request import LOOKS, Entry, Request
-from ...operations.stored import encode_memo, memo_of
 from ...rule.party import Party
 from ...rule.record import Record
+from ..remembered import encode_memo, memo_of
 from ..server.cache import CachedKey
 from ..server.changes import KINDS, KeyLookup, Mutation, Place, Precondition
 from ..server.flow import NOTHING, Trip, operation

@@ -15,9 +15,9 @@ from ...key import Subject
 from ...operations.compiled import Lane
 from ...operations.idempotency import remembered
 from ...operations.request import LOOKS, Entry, Request
-from ...operations.stored import encode_memo, memo_of
 from ...rule.party import Party
 from ...rule.record import Record
+from ..remembered import encode_memo, memo_of
 from ..server.cache import CachedKey
 from ..server.changes import (
     ClearRecord,

@@ -13,12 +13,12 @@ from ...key import Caller, new_number, new_token
 from ...operations import perform
 from ...operations.compiled import Lane, open_lane
 from ...operations.request import LOOKS, Entry, Request, terms_of, usable
-from ...operations.stored import decode_memo, read_memo
 from ...rule.entries import RememberedRequest
 from ...rule.kept import Kept
 from ...rule.limits import Terms, ThrottleLine
 from ...rule.party import Party
 from ...rule.record import Record
+from ..remembered import decode_memo, read_memo
 from .cache import CachedKey, KeyCache
 from .directory import Directory
 from .flow import InLine, Pause, Trip, operation

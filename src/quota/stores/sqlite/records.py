@@ -13,11 +13,11 @@ from typing import Any
 from ...clock import DAY_US
 from ...key import Caller, new_number
 from ...operations.request import Request, forgetful
-from ...operations.stored import decode_memo, encode_memo
 from ...rule.entries import Refund
 from ...rule.kept import Kept
 from ...rule.limits import Terms
 from ...rule.record import Record
+from ..remembered import decode_memo, encode_memo
 from ..texts import to_json
 
 Moving = bytes | str

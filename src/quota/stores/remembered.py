@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..decision import Details, Reason, no_window
+from ..operations.compiled import Lane
+from ..operations.idempotency import asked
+from ..operations.request import Request
 from ..rule.charge import metered, weigh
 from ..rule.entries import RememberedRequest, amounts
 from ..rule.limits import Line, QuotaLine, Reading, Standing, Terms, ThrottleLine, Verdict
-from .compiled import Lane
-from .idempotency import asked
-from .request import Request
 
 
 def encode_memo(memo: RememberedRequest) -> list[Any]:
