@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterable, Mapping
-from enum import Enum
+from enum import StrEnum
 from typing import Annotated, Any
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
@@ -26,7 +26,7 @@ _GRACE, _TURN = 200, 0.1
 """Turns of so many seconds that requests in flight have after a signal to stop."""
 
 
-class What(str, Enum):
+class What(StrEnum):
     """Which applications are served."""
 
     usage = "usage"
@@ -82,14 +82,20 @@ def serve(
             )
         if what is not What.aws:
             apps["usage"] = usage_page(ledger, trusted_proxies=trusted_proxies)
-        try:
+        with _listening(address, port) as listener:
             server = create_server(
-                _either(apps), host=f"[{address}]" if ":" in address else address, port=port, threads=8, ident="quota",
-                max_request_body_size=MOST_BODY, clear_untrusted_proxy_headers=False, channel_timeout=60,
+                _either(apps), sockets=[listener], threads=8, ident="quota", max_request_body_size=MOST_BODY,
+                clear_untrusted_proxy_headers=False, channel_timeout=60,
             )  # fmt: skip
-        except OSError as error:
-            raise WrongUse(f"{host}:{port}: {error.strerror or error}") from None
-        _run(server, what)
+            _run(server, what)
+
+
+def _listening(address: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        return socket.create_server((address, port), family=family, backlog=1024)
+    except OSError as error:
+        raise WrongUse(f"{address}:{port}: {error.strerror or error}") from None
 
 
 def _address(host: str) -> str:
