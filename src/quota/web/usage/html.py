@@ -15,7 +15,7 @@ _HASH = b64encode(sha256(_STYLE.encode()).digest()).decode()
 POLICY = f"default-src 'none'; style-src 'sha256-{_HASH}'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 """The Content-Security-Policy: this style and a form to this place, nothing else."""
 
-_WIDTH, _HEIGHT, _STEP = 700, 120, 20
+_WIDTH, _HEIGHT, _STEP = 700, 130, 20
 
 
 def form_page(zone: str, message: str = "") -> str:
@@ -74,7 +74,7 @@ def _chart(history: Mapping[str, Any]) -> str:
     days = history["days"]
     most = max(day["used"] for day in days)
     bars = "".join(
-        f'<rect class="bar" x="{at * _STEP + 2}" y="{_HEIGHT - height + 15}" width="{_STEP - 4}" height="{height}"/>'
+        f'<rect class="bar" x="{at * _STEP + 2}" y="{_HEIGHT - height}" width="{_STEP - 4}" height="{height}"/>'
         for at, height in enumerate(max(1, day["used"] * _HEIGHT // most) if day["used"] else 0 for day in days)
         if height
     )
@@ -88,13 +88,12 @@ def _chart(history: Mapping[str, Any]) -> str:
     )
     head = '<thead><tr><th scope="col">Day</th><th scope="col" class="number">Used</th></tr></thead>'
     table = f"<details><summary>As a table</summary><table>{head}<tbody>{rows}</tbody></table></details>"
-    right = f'x="{_WIDTH - 2}" y="{_HEIGHT + 30}" text-anchor="end"'
     return (
         f"<h3>{escape(history['limit'])}: the last {len(days)} days</h3>"
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT + 35}" role="img" aria-label="{escape(said, quote=True)}">'
-        f'<text x="2" y="11">{most:,}</text><path class="frame" d="M0 {_HEIGHT + 15}H{_WIDTH}"/>{bars}'
-        f'<text x="2" y="{_HEIGHT + 30}">{first}</text><text {right}>{last}</text></svg>'
-        f'<p class="quiet">{total:,} in all. Days are those of UTC.</p>' + (table if rows else "")
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(said, quote=True)}">'
+        f'{bars}<path class="frame" d="M0 {_HEIGHT}H{_WIDTH}"/></svg>'
+        f'<p class="quiet">From {first} to {last}, by days of UTC: {total:,} in all, at most {most:,} in a day.</p>'
+        + (table if rows else "")
     )
 
 
