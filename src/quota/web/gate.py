@@ -145,7 +145,8 @@ class Gate:
     def undecided(self, error: Exception) -> Decision:
         """The decision where the ledger could not make one."""
         allowed = self.on_unavailable == "allow"
-        log.warning("%s without asking the ledger: %s", "admitting" if allowed else "refusing", error)
+        if getattr(error, "asked", True):  # a line for each request would say again what the first ones said
+            log.warning("%s without asking the ledger: %s", "admitting" if allowed else "refusing", error)
         verdict = Verdict(allowed=allowed, now=system_clock(), standings=())
         return Decision(Details(Reason.STORE_UNAVAILABLE, None, None, None, {"requests": 1}, verdict))
 

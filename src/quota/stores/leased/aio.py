@@ -51,6 +51,10 @@ class AsyncLeasedStore(Awaited, Leasing):
                 holding.gate.give(turn)
 
     async def _call(self, method: str, args: tuple[Any, ...]) -> Any:
+        breaker = self._through(method, args)
+        return await (self._asked(method, args) if breaker is None else breaker.ask_awaited(self._asked, method, args))
+
+    async def _asked(self, method: str, args: tuple[Any, ...]) -> Any:
         function = getattr(self.store, method)
         if getattr(self.store, "blocking", False):
             return await asyncio.to_thread(function, *args)

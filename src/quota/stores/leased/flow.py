@@ -56,6 +56,7 @@ class Leasing(LeasedDirectory):
         self._clock: Clock = system_clock
         self._epoch = 0
         self._closed = False
+        self._breaker: Any = None
         self._off: set[object] = set()
         self._asking: set[Holding] = set()
 
@@ -66,6 +67,15 @@ class Leasing(LeasedDirectory):
     def use_clock(self, clock: Clock) -> None:
         """Told by a ledger which clock it reads: a refresh is counted by it."""
         self._clock = clock
+
+    def use_breaker(self, breaker: Any) -> None:
+        """Told by a ledger: what answers at once while the store behind this one is away."""
+        self._breaker = breaker
+
+    def _through(self, method: str, args: tuple[Any, ...]) -> Any:
+        """The ledger's breaker, for what it guards."""
+        guarded = self._breaker is not None and method == "apply" and args[0].op in self._breaker.guarded
+        return self._breaker if guarded else None
 
     def _hold_off(self, who: object) -> list[Holding]:
         """Take no leases while ``who`` is in ``_off``; those that are being asked for, to be waited for."""
