@@ -17,9 +17,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from ..clock import to_us
+from ..clock import system_clock, to_datetime, to_us
 from ..decision import Decision, Reason
 from ..key import ApiKey
+from ..ledger.sync import Ledger
 from ..plan import UsagePlan
 from ..standing import LimitStatus
 
@@ -152,6 +153,32 @@ def state_of(key: ApiKey, now: datetime) -> Text:
     return Text("enabled")
 
 
+def show_key(ledger: Ledger, key: ApiKey, done: str, *, as_json: bool) -> None:
+    """A key, and what was done to it."""
+    plans = ledger.list_plans(key)
+    if as_json:
+        print_json(key_data(key, plans))
+        return
+    say(f"{done} {key.id} ({key.name})")
+    rows = [
+        ("state", str(state_of(key, to_datetime(system_clock())))),
+        ("plans", ", ".join(f"{plan.id} for {plan.api}" if plan.api else plan.id for plan in plans) or "none"),
+    ]
+    if key.account != key.id:
+        rows.append(("account", key.account))
+    if key.created_at is not None:
+        rows.append(("created", at(key.created_at)))
+    if key.expires_at is not None:
+        rows.append(("expires", at(key.expires_at)))
+    for secret in key.secrets:
+        until = f" until {at(secret.expires_at)}" if secret.expires_at else ""
+        rows += [("secret", f"...{secret.hint}{until}")]
+    rows += [("network", network) for network in key.networks] + [("scope", scope) for scope in key.scopes]
+    rows += [(f"meta {name}", value) for name, value in key.metadata.items()]
+    for what, value in rows:
+        say(f"  {what}: {value}")
+
+
 def show_decision(decision: Decision, *, would: bool = False) -> None:
     """A decision for people: the verdict, every limit, and when to try again."""
     if decision.allowed:
@@ -174,6 +201,8 @@ def show_decision(decision: Decision, *, would: bool = False) -> None:
 _HINTS = {
     "UNKNOWN_KEY": "no key has this secret: mistyped, rotated away, or removed",
     "DISABLED_KEY": "'quota key enable' lets it be used again",
+    "ADDRESS_NOT_ALLOWED": "the key has networks, and none of them contains the call's address (--address)",
+    "SCOPE_NOT_ALLOWED": "the key does not have the scope that the call asked for",
     "NO_PLAN": "the key is on no plan for this api: 'quota key attach' puts it on one",
 }
 

@@ -14,6 +14,7 @@ from ..decision import Decision
 from ..key import ApiKey
 from ..ledger.sync import Ledger
 from ..limit import Quota
+from ..operations.headroom import DEFAULT
 from ..operations.usage import UsageRecord
 from ..plan import UsagePlan
 from ..standing import LimitStatus
@@ -58,6 +59,10 @@ CostOption = Annotated[
 RequestOption = Annotated[
     str | None, typer.Option("--request-id", metavar="ID", help="A retry with the same id is charged once.")
 ]
+AddressOption = Annotated[
+    str | None, typer.Option("--address", metavar="IP", help="Where it comes from, for keys with networks.")
+]
+ScopeOption = Annotated[str | None, typer.Option("--scope", help="What it is for: a scope that the key must have.")]
 SinceOption = Annotated[
     str | None, typer.Option("--since", metavar="DAY", help="From this UTC day on; by default 14 days.")
 ]
@@ -73,14 +78,19 @@ def consume(
     api: ApiOption = "",
     route: RouteOption = None,
     request_id: RequestOption = None,
+    address: AddressOption = None,
+    scope: ScopeOption = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make one call: check every limit and, if all have room, take from all. Exit status 1 when it is refused."""
     with opened(store) as ledger:
         who = _caller(ledger, key)
-        more = {} if cost is None else {"cost": to_cost(cost)}
-        _answer(ledger.consume(who, api=api, route=route, request_id=request_id, **more), as_json=as_json)
+        units = DEFAULT if cost is None else to_cost(cost)
+        decision = ledger.consume(
+            who, units, api=api, route=route, request_id=request_id, address=address, scope=scope
+        )  # fmt: skip
+        _answer(decision, as_json=as_json)
 
 
 def check(
@@ -89,14 +99,18 @@ def check(
     api: ApiOption = "",
     route: RouteOption = None,
     request_id: RequestOption = None,
+    address: AddressOption = None,
+    scope: ScopeOption = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say what a call would get, and why, changing nothing. Exit status 1 when it would be refused."""
     with opened(store) as ledger:
         who = _caller(ledger, key)
-        more = {} if cost is None else {"cost": to_cost(cost)}
-        decision = ledger.peek(who, api=api, route=route, request_id=request_id, **more)
+        units = DEFAULT if cost is None else to_cost(cost)
+        decision = ledger.peek(
+            who, units, api=api, route=route, request_id=request_id, address=address, scope=scope
+        )  # fmt: skip
         _answer(decision, as_json=as_json, would=True)
 
 

@@ -106,6 +106,7 @@ class AsyncLedger:
     get_plan = _async(Steps.get_plan)
     list_plans = _async(Steps.list_plans)
     issue_key = _async(Steps.issue_key)
+    update_key = _async(Steps.update_key)
     import_key = _async(Steps.import_key)
     rotate_key = _async(Steps.rotate_key)
     enable_key = _async(Steps.enable_key)
@@ -132,11 +133,17 @@ class AsyncLedger:
         api: str = "",
         route: str | None = None,
         request_id: str | None = None,
+        address: str | None = None,
+        scope: str | None = None,
     ) -> Decision:
         """See ``Ledger.consume``."""
         if self._here is not None:
-            return self._here.consume(secret, cost, api=api, route=route, request_id=request_id)
-        return await self._consume(secret, cost, api=api, route=route, request_id=request_id)
+            return self._here.consume(
+                secret, cost, api=api, route=route, request_id=request_id, address=address, scope=scope
+            )
+        return await self._consume(
+            secret, cost, api=api, route=route, request_id=request_id, address=address, scope=scope
+        )
 
     async def peek(
         self,
@@ -146,11 +153,15 @@ class AsyncLedger:
         api: str = "",
         route: str | None = None,
         request_id: str | None = None,
+        address: str | None = None,
+        scope: str | None = None,
     ) -> Decision:
         """See ``Ledger.peek``."""
         if self._here is not None:
-            return self._here.peek(secret, cost, api=api, route=route, request_id=request_id)
-        return await self._peek(secret, cost, api=api, route=route, request_id=request_id)
+            return self._here.peek(
+                secret, cost, api=api, route=route, request_id=request_id, address=address, scope=scope
+            )
+        return await self._peek(secret, cost, api=api, route=route, request_id=request_id, address=address, scope=scope)
 
     async def require(
         self,
@@ -160,9 +171,13 @@ class AsyncLedger:
         api: str = "",
         route: str | None = None,
         request_id: str | None = None,
+        address: str | None = None,
+        scope: str | None = None,
     ) -> Decision:
         """See ``Ledger.require``."""
-        return required(await self.consume(secret, cost, api=api, route=route, request_id=request_id))
+        return required(
+            await self.consume(secret, cost, api=api, route=route, request_id=request_id, address=address, scope=scope)
+        )
 
     async def acquire(
         self,
@@ -173,11 +188,13 @@ class AsyncLedger:
         api: str = "",
         route: str | None = None,
         request_id: str | None = None,
+        address: str | None = None,
+        scope: str | None = None,
     ) -> Decision:
         """See ``Ledger.acquire``."""
         from .waiting import until_admitted_awaited  # noqa: PLC0415 -- most programs never wait
 
-        where = {"api": api, "route": route, "request_id": request_id}
+        where = {"api": api, "route": route, "request_id": request_id, "address": address, "scope": scope}
         return await until_admitted_awaited(self, "consume", secret, cost, timeout, where)  # type: ignore[no-any-return]
 
     async def reserve(
@@ -190,14 +207,16 @@ class AsyncLedger:
         api: str = "",
         route: str | None = None,
         request_id: str | None = None,
+        address: str | None = None,
+        scope: str | None = None,
     ) -> AsyncReservation:
         """See ``Ledger.reserve``; ``async with await ledger.reserve(...) as reservation``."""
         if timeout != 0:
             from .waiting import until_admitted_awaited as wait  # noqa: PLC0415 -- as above
 
-            where = {"api": api, "route": route, "request_id": request_id}
+            where = {"api": api, "route": route, "request_id": request_id, "address": address, "scope": scope}
             return await wait(self, "reserve", secret, cost, timeout, where, ttl=ttl)  # type: ignore[no-any-return]
-        request, step = self._steps.reserve(secret, cost, ttl, api, route, request_id)
+        request, step = self._steps.reserve(secret, cost, ttl, api, route, request_id, address, scope)
         decision = await self._ask(step)
 
         async def close(op: str, id_: str, actual: Cost | None) -> Any:

@@ -70,9 +70,13 @@ class Steps(Holders):
         api: str = "",
         route: str | None = None,
         request_id: str | None = None,
+        address: str | None = None,
+        scope: str | None = None,
     ) -> Step[Decision]:
         """See ``Ledger.consume``."""
-        return self._decide(self._request("consume", secret, cost, api, route, request_id, self._now()))
+        return self._decide(
+            self._request("consume", secret, cost, api, route, request_id, self._now(), None, address, scope)
+        )
 
     def peek(
         self,
@@ -82,9 +86,13 @@ class Steps(Holders):
         api: str = "",
         route: str | None = None,
         request_id: str | None = None,
+        address: str | None = None,
+        scope: str | None = None,
     ) -> Step[Decision]:
         """The decision that ``consume`` would return, on the same code path, changing nothing."""
-        return self._decide(self._request("peek", secret, cost, api, route, request_id, self._now()))
+        return self._decide(
+            self._request("peek", secret, cost, api, route, request_id, self._now(), None, address, scope)
+        )
 
     def asked_at(
         self,
@@ -96,12 +104,14 @@ class Steps(Holders):
         route: str | None,
         request_id: str | None,
         hashed: object,
+        address: str | None,
+        scope: str | None,
     ) -> Request | Decision:
         """``consume`` or ``peek`` with the clock read and a secret hashed: what to ask the store, or the answer."""
         if type(now) is not int:
             raise InvalidValue("clock", now, "a callable returning whole microseconds since the epoch")
         known = hashed if isinstance(hashed, bytes) else None
-        request = self._request(op, secret, cost, api, route, request_id, now, known)
+        request = self._request(op, secret, cost, api, route, request_id, now, known, address, scope)
         return request if request.ref else self._decide(request).conclude(None)
 
     def _request(
@@ -113,13 +123,17 @@ class Steps(Holders):
         route: str | None,
         request_id: str | None,
         now: int,
-        hashed: bytes | None = None,
+        hashed: bytes | None,
+        address: str | None,
+        scope: str | None,
     ) -> Request:
         takes = None if cost is DEFAULT else parse_cost(cost)
         if api != "" or route is not None:
             check_where(api, route)
         if request_id is not None:
             check_text("request_id", request_id)
+        if scope is not None:
+            check_text("scope", scope)
         known = caller = None
         if isinstance(secret, str):
             hashed = None if not secret else b"" if has_typo(secret) else hashed or digest(secret)
@@ -129,7 +143,9 @@ class Steps(Holders):
             caller = secret
         elif secret is not None:
             raise InvalidValue("secret", type(secret), "a str, an ApiKey, a Caller or None")
-        return Request(op, now, hashed, known, api, route, takes, request_id, caller=caller)
+        return Request(
+            op, now, hashed, known, api, route, takes, request_id, caller=caller, address=address, scope=scope
+        )
 
     def _decide(self, request: Request) -> Step[Decision]:
         if request.digest is None and request.key_id is None and request.caller is None:
@@ -141,14 +157,22 @@ class Steps(Holders):
         return Step("apply", (request,), same, request)
 
     def reserve(
-        self, secret: Presented, cost: Cost, ttl: timedelta | int, api: str, route: str | None, request_id: str | None
+        self,
+        secret: Presented,
+        cost: Cost,
+        ttl: timedelta | int,
+        api: str,
+        route: str | None,
+        request_id: str | None,
+        address: str | None,
+        scope: str | None,
     ) -> tuple[Request, Step[Decision]]:
         """Hold units: the request, and the step that decides it."""
         ttl_us = span_us(ttl, "ttl")
         if not 0 < ttl_us <= 366 * DAY_US:
             raise InvalidValue("ttl", ttl, "a timedelta or microseconds, above zero and at most 366 days")
         now = self._now()
-        request = self._request("reserve", secret, cost, api, route, request_id, now)
+        request = self._request("reserve", secret, cost, api, route, request_id, now, None, address, scope)
         request = attrs.evolve(request, id=new_token(), ttl=ttl_us)
         return request, self._decide(request)
 

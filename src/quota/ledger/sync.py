@@ -86,14 +86,18 @@ def _of(secret: object) -> Caller | None:
     return secret if type(secret) is Caller else None
 
 
-def _plain(lane: Lane | None, route: object) -> bool:
-    """Tell whether a lane that was laid serves a route as none."""
-    return lane is not None and (lane.until > 0 or lane.version >= 0) and plain(lane.track.own, route)
+def _plain(lane: Lane | None, route: object, scope: object) -> bool:
+    """Tell whether a lane that was laid serves a route as none, and is of a key that has a scope."""
+    laid = lane is not None and (lane.until > 0 or lane.version >= 0)
+    return laid and (route is None or plain(lane.track.own, route)) and (scope is None or scope in lane.key.scopes)  # type: ignore[union-attr]
 
 
-def _foreign(now: object, secret: object, units: int | None, api: object, route: object) -> Decision | None:
+def _foreign(
+    now: object, secret: object, units: int | None, api: object, route: object, scope: object
+) -> Decision | None:
     """Refuse a secret that no key in memory has; None where the call may be wrong as well."""
-    if type(secret) is str and secret and units is not None and api == "" and route is None and type(now) is int:
+    plain = type(secret) is str and secret and api == "" and route is None and scope is None
+    if plain and units is not None and type(now) is int:
         return unknown(now, units)
     return None
 
@@ -154,6 +158,7 @@ class Ledger:
     get_plan = _sync(Steps.get_plan)
     list_plans = _sync(Steps.list_plans)
     issue_key = _sync(Steps.issue_key)
+    update_key = _sync(Steps.update_key)
     import_key = _sync(Steps.import_key)
     rotate_key = _sync(Steps.rotate_key)
     enable_key = _sync(Steps.enable_key)
@@ -171,19 +176,15 @@ class Ledger:
     usage = _sync(Steps.usage)
 
     def consume(  # noqa: C901, PLR0912 -- the fast path, in line: a call more is a tenth of its time
-        self,
-        secret: Presented,
-        cost: Cost = DEFAULT,
-        *,
-        api: str = "",
-        route: str | None = None,
-        request_id: str | None = None,
-    ) -> Decision:
+        self, secret: Presented, cost: Cost = DEFAULT, *, api: str = "", route: str | None = None,
+        request_id: str | None = None, address: str | None = None, scope: str | None = None,
+    ) -> Decision:  # fmt: skip
         """Check every limit and, if all have room, take ``cost`` from all of them at once; a refusal takes nothing.
 
-        ``secret``: what the client presented, a known ``ApiKey`` or ``Caller``, or None (no key: refused).
-        ``cost``: requests, or units by unit; by default 1 or the plan's cost of the route. ``request_id``: an
-        admission is remembered under it, and a retry returns it with ``replayed=True``.
+        ``secret``: what the client presented, a known ``ApiKey`` or ``Caller``, or None (no key: refused). ``cost``:
+        requests, or units by unit; by default 1 or the plan's of the route. ``request_id``: an admission is remembered
+        under it, and a retry returns it with ``replayed=True``. ``address``: the client's, which keys with ``networks``
+        want. ``scope``: a name that the key must have among its ``scopes``.
 
         Raises:
             InvalidCost: a cost that is not whole positive numbers.
@@ -199,7 +200,8 @@ class Ledger:
             ref = None
         found = self._lanes.get(ref)
         units: Any = 1 if cost is DEFAULT else cost if type(cost) is int and 0 < cost <= MAX_UNITS else _alone(cost)
-        lane = found if api == "" and request_id is None and units and (route is None or _plain(found, route)) else None
+        lane = found if (api == "" and request_id is None and units
+                         and ((route is None and scope is None) or _plain(found, route, scope))) else None  # fmt: skip
         while lane is not None and (lane.until or (lane.version >= 0 and lane.turn(now))):
             decision: Decision = Quick()
             lock = lane.lock
@@ -236,10 +238,12 @@ class Ledger:
                 return decision
             lane = lane if lane.turn(now) else None
         if self._whole and request_id is None:
-            told = _foreign(now, secret, units, api, route) if found is None else serve(found, now, cost, api, route)
+            told = (_foreign(now, secret, units, api, route, scope) if found is None
+                    else serve(found, now, cost, api, route, address, scope))  # fmt: skip
             if told is not None:
                 return told
-        return self._charge(self._steps.asked_at(now, "consume", secret, cost, api, route, request_id, ref))
+        more = api, route, request_id, ref, address, scope
+        return self._charge(self._steps.asked_at(now, "consume", secret, cost, *more))
 
     def peek(
         self,
@@ -249,6 +253,8 @@ class Ledger:
         api: str = "",
         route: str | None = None,
         request_id: str | None = None,
+        address: str | None = None,
+        scope: str | None = None,
     ) -> Decision:
         """The decision that ``consume`` would return, on the same code path, changing nothing."""
         now = self._clock()
@@ -259,10 +265,12 @@ class Ledger:
             found = self._lanes.get(
                 secret.id if type(secret) is ApiKey else secret if type(secret) is Caller else hashed
             )
-            told = None if found is None else serve(found, now, cost, api, route, Looked)
+            told = None if found is None else serve(found, now, cost, api, route, address, scope, Looked)
             if told is not None:
                 return told
-        return self._charge(self._steps.asked_at(now, "peek", secret, cost, api, route, request_id, hashed))
+        return self._charge(
+            self._steps.asked_at(now, "peek", secret, cost, api, route, request_id, hashed, address, scope)
+        )
 
     def require(
         self,
@@ -272,9 +280,13 @@ class Ledger:
         api: str = "",
         route: str | None = None,
         request_id: str | None = None,
+        address: str | None = None,
+        scope: str | None = None,
     ) -> Decision:
         """``consume`` that raises ``NotAllowed``, which carries the decision, in place of returning a refusal."""
-        return required(self.consume(secret, cost, api=api, route=route, request_id=request_id))
+        return required(
+            self.consume(secret, cost, api=api, route=route, request_id=request_id, address=address, scope=scope)
+        )
 
     def acquire(
         self,
@@ -285,6 +297,8 @@ class Ledger:
         api: str = "",
         route: str | None = None,
         request_id: str | None = None,
+        address: str | None = None,
+        scope: str | None = None,
     ) -> Decision:
         """``consume`` that waits until it is admitted, for ``timeout`` (seconds, or a timedelta) at most.
 
@@ -292,7 +306,7 @@ class Ledger:
         """
         from .waiting import until_admitted  # noqa: PLC0415 -- most programs never wait
 
-        where = {"api": api, "route": route, "request_id": request_id}
+        where = {"api": api, "route": route, "request_id": request_id, "address": address, "scope": scope}
         return until_admitted(self, "consume", secret, cost, timeout, where)  # type: ignore[no-any-return]
 
     def reserve(
@@ -305,6 +319,8 @@ class Ledger:
         api: str = "",
         route: str | None = None,
         request_id: str | None = None,
+        address: str | None = None,
+        scope: str | None = None,
     ) -> Reservation:
         """Hold units now and commit or cancel them later; after ``ttl`` they go back by themselves.
 
@@ -314,9 +330,9 @@ class Ledger:
         if timeout != 0:
             from .waiting import until_admitted  # noqa: PLC0415 -- as above
 
-            where = {"api": api, "route": route, "request_id": request_id}
+            where = {"api": api, "route": route, "request_id": request_id, "address": address, "scope": scope}
             return until_admitted(self, "reserve", secret, cost, timeout, where, ttl=ttl)  # type: ignore[no-any-return]
-        request, step = self._steps.reserve(secret, cost, ttl, api, route, request_id)
+        request, step = self._steps.reserve(secret, cost, ttl, api, route, request_id, address, scope)
         decision = self._ask(step)
 
         def close(op: str, id_: str, actual: Cost | None) -> Any:

@@ -11,6 +11,7 @@ from ..clock import to_us
 from ..decision import Reason
 from ..errors import UnknownKey
 from ..key import Caller, Subject
+from ..networks import contain
 from ..plan import UsagePlan
 from ..rule.charge import settled
 from ..rule.limits import Course, Terms
@@ -32,10 +33,21 @@ def usable(request: Request, entry: Entry | None) -> Reason:
     if request.digest is not None:
         for secret in key.secrets:
             if secret.digest == request.digest:
-                expired = secret.expires_at is not None and to_us(secret.expires_at) <= request.now
-                return Reason.EXPIRED_KEY if expired else Reason.OK
-        return Reason.UNKNOWN_KEY
-    return Reason.OK
+                if secret.expires_at is not None and to_us(secret.expires_at) <= request.now:
+                    return Reason.EXPIRED_KEY
+                break
+        else:
+            return Reason.UNKNOWN_KEY
+    return barred(key, request.address, request.scope) or Reason.OK
+
+
+def barred(key: Subject, address: str | None, scope: str | None) -> Reason | None:
+    """Return why a key may not be used from an address or for a scope; None where it may."""
+    if key.networks and not contain(key.networks, address):
+        return Reason.ADDRESS_NOT_ALLOWED
+    if scope is not None and scope not in key.scopes:
+        return Reason.SCOPE_NOT_ALLOWED
+    return None
 
 
 def forgetful(terms: Terms) -> Terms:
@@ -102,6 +114,8 @@ class Request:
     ttl: int = 0
     args: tuple[Any, ...] = ()
     caller: Caller | None = None
+    address: str | None = None
+    scope: str | None = None
 
     @property
     def ref(self) -> bytes | str | Caller:

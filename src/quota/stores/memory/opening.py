@@ -11,7 +11,7 @@ from ...key import Caller, Subject
 from ...limit import REQUESTS
 from ...operations.compiled import open_lane
 from ...operations.headroom import Counted, Headroom, Looked
-from ...operations.request import Entry, Request, usable
+from ...operations.request import Entry, Request, barred, usable
 from ...plan import UsagePlan
 from ...rule.charge import current
 from ...rule.limits import MAX_UNITS, QuotaLine
@@ -28,7 +28,14 @@ def plain(own: Container[str], route: object) -> bool:
 
 
 def serve(  # noqa: C901 -- in line: a call more is a floor's quarter
-    lane: Lane, now: int, cost: Any, api: str, route: str | None, kind: type[Counted] = Counted
+    lane: Lane,
+    now: int,
+    cost: Any,
+    api: str,
+    route: str | None,
+    address: str | None,
+    scope: str | None,
+    kind: type[Counted] = Counted,
 ) -> Decision | None:
     """Decide a call by a headroom of its key; ``kind``: ``Looked`` for ``peek``. None where the rule must."""
     seat = lane.seat
@@ -40,6 +47,8 @@ def serve(  # noqa: C901 -- in line: a call more is a floor's quarter
         ):
             break
     else:
+        return None
+    if (scope is not None or room.key.networks) and barred(room.key, address, scope):
         return None
     asked = room.takes(cost)
     if asked is None:
@@ -96,7 +105,9 @@ class Opening:
             return
         track = self._track(plan)
         meter = record.meter("", "", REQUESTS)
-        if not track.simple or request.route in track.own or meter is None or usable(request, entry) is not Reason.OK:
+        if not track.simple or request.route in track.own or meter is None or seat.key.networks:
+            return
+        if usable(request, entry) is not Reason.OK:
             return
         slots = [(line, meter.slot(line.name)) for line in track.course.lines if isinstance(line, QuotaLine)]
         if current(party, track.course, now) and all(slot and slot.limit == line.limit for line, slot in slots):

@@ -7,7 +7,7 @@ from typing import Any
 
 from ...key import Caller
 from ...operations.compiled import Lane
-from ...operations.request import Entry, Request
+from ...operations.request import Entry, Request, barred
 from ...rule.limits import Course
 
 
@@ -26,7 +26,9 @@ class CachedKey:
         self.lanes: dict[Course, Lane] = {}
 
     def lane(self, request: Request) -> Lane | None:
-        """The lane that calls like this one have, if any."""
+        """The lane that calls like this one have, if any; none where the key may not be used so."""
+        if barred(self.entry.key, request.address, request.scope):
+            return None
         plan = self.entry.plans.get(request.api) if request.op == "consume" else None
         return None if plan is None else self.lanes.get(plan.course(request.route))
 

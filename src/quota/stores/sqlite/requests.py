@@ -18,7 +18,7 @@ from typing import Any
 from ...decision import Decision
 from ...operations import perform
 from ...operations.compiled import Lane, open_lane
-from ...operations.request import LOOKS, Request
+from ...operations.request import LOOKS, Request, barred
 from ...rule.limits import Course
 from ...rule.party import Party
 from ...rule.record import MINUTE_US, Bucket, Meter, Record
@@ -129,9 +129,12 @@ class Copy:
                 unpack(one.record, row[1])
         return True
 
+    def _barred(self, request: Request) -> bool:
+        return barred(self.seat.entry.key, request.address, request.scope) is not None
+
     def plain(self, request: Request) -> Plain | None:
         """Return the lane of calls like this one, if any: plain charges that nobody need remember by an id."""
-        if request.op != "consume" or request.request_id is not None:
+        if request.op != "consume" or request.request_id is not None or self._barred(request):
             return None
         plan = self.seat.entry.plans.get(request.api)
         return None if plan is None else self.lanes.get(plan.course(request.route))
