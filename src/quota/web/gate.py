@@ -112,6 +112,10 @@ class Gate:
             log.warning("naming %.64r by its path: the framework cannot be asked from outside: %r", path, error)
         return named(f"{known} {path or '/'}")
 
+    def address(self, request: Request) -> str | None:
+        """Whoever sent a request, where it is known: for keys that may be used from some networks only."""
+        return address_of(request, self.trusted_proxies)
+
     def presented(self, secret: Any, request: Request) -> str | ApiKey | Caller | None:
         """Whom the ledger is asked about: what was presented, or the caller who presented nothing."""
         if secret or self.anonymous is None or isinstance(secret, (ApiKey, Caller)):
@@ -119,7 +123,7 @@ class Gate:
         if self.anonymous.by is not None:
             name = self.anonymous.by(request)
         else:
-            address = address_of(request, self.trusted_proxies)
+            address = self.address(request)
             name = address and counted_by(address)
             if name is None:
                 log.warning("a request without a key and without a known address is refused: see trusted_proxies")
@@ -129,7 +133,7 @@ class Gate:
         """A refusal, or the one of an address that guesses."""
         if self._guesses is None or decision.reason is not Reason.UNKNOWN_KEY:
             return decision
-        address = address_of(request, self.trusted_proxies)
+        address = self.address(request)
         refused = None if address is None else self._guesses.count(counted_by(address))
         return decision if refused is None else refused
 
