@@ -91,7 +91,7 @@ class QuotaMiddleware:
         price = gate.price(scope, b"" if body is None or secret is None else await body.read())
         cost = DEFAULT if price is None else price
         held: Held | None = None
-        where = {"api": gate.api, "route": route, "address": gate.address(scope)}
+        where = {"api": gate.api, "route": route, "address": gate.address(secret, scope)}
         try:
             if gate.charge == "arrival":
                 if self._at_once:

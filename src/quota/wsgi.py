@@ -68,7 +68,7 @@ class QuotaMiddleware:
         body = read_input(environ, gate.most_body) if gate.cost_from_body and secret is not None else b""
         price = gate.price(environ, body)
         cost = DEFAULT if price is None else price
-        held, address = None, gate.address(environ)
+        held, address = None, gate.address(secret, environ)
         try:
             if gate.charge == "arrival":
                 decision = ledger.consume(secret, cost, api=gate.api, route=route, address=address)

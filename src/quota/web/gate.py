@@ -112,8 +112,10 @@ class Gate:
             log.warning("naming %.64r by its path: the framework cannot be asked from outside: %r", path, error)
         return named(f"{known} {path or '/'}")
 
-    def address(self, request: Request) -> str | None:
-        """Whoever sent a request, where it is known: for keys that may be used from some networks only."""
+    def address(self, presented: object, request: Request) -> str | None:
+        """Who sent a request, where it is known: for a key, which may be good from some networks only."""
+        if presented is None or isinstance(presented, Caller):
+            return None
         return address_of(request, self.trusted_proxies)
 
     def presented(self, secret: Any, request: Request) -> str | ApiKey | Caller | None:
@@ -123,7 +125,7 @@ class Gate:
         if self.anonymous.by is not None:
             name = self.anonymous.by(request)
         else:
-            address = self.address(request)
+            address = address_of(request, self.trusted_proxies)
             name = address and counted_by(address)
             if name is None:
                 log.warning("a request without a key and without a known address is refused: see trusted_proxies")
@@ -133,7 +135,7 @@ class Gate:
         """A refusal, or the one of an address that guesses."""
         if self._guesses is None or decision.reason is not Reason.UNKNOWN_KEY:
             return decision
-        address = self.address(request)
+        address = address_of(request, self.trusted_proxies)
         refused = None if address is None else self._guesses.count(counted_by(address))
         return decision if refused is None else refused
 
