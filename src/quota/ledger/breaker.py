@@ -22,8 +22,8 @@ class Breaker:
     threads never pile up behind a server that hangs.
     """
 
-    guarded = frozenset(("consume", "peek", "reserve", "lease", "renew", "look", "return"))
-    """The operations that are answered at once while the store is away; a store that leases is asked none other so."""
+    guarded = frozenset(("consume", "peek", "reserve", "lease", "renew"))
+    """Operations that a store which leases asks another through this; what settles or administers is always asked."""
 
     def __init__(self, every: float) -> None:
         self.every = every

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from typing import Any, NamedTuple
 
 from ..clock import MICROSECOND, Clock, monotonic, pause, system_clock
@@ -193,8 +194,11 @@ async def drive_awaited(queues: Queues, waiting: Waiting, ask: Callable[[], Any]
 
 
 def until_admitted(ledger: Any, name: str, who: Any, cost: Any, timeout: Any, where: Any, **more: Any) -> Any:
-    """Call a method of a ledger until it is admitted, within a timeout; ``where``: what ``peek`` is asked too."""
-    queues, ask, peek = queues_of(ledger), getattr(ledger, name), ledger.peek
+    """Call a method of a ledger until it is admitted, within a timeout; ``where``: what ``peek`` is asked too.
+
+    The class's own method: whoever watches the ledger's sees one call, however often it is tried.
+    """
+    queues, ask, peek = queues_of(ledger), partial(getattr(type(ledger), name), ledger), ledger.peek
     steps = wait(queues, ledger._steps._clock, timeout)
     return drive(queues, steps, lambda: ask(who, cost, **where, **more), lambda: peek(who, cost, **where))
 
@@ -203,6 +207,6 @@ async def until_admitted_awaited(
     ledger: Any, name: str, who: Any, cost: Any, span: Any, where: Any, **more: Any
 ) -> Any:
     """The same, awaited."""
-    queues, ask, peek = queues_of(ledger), getattr(ledger, name), ledger.peek
+    queues, ask, peek = queues_of(ledger), partial(getattr(type(ledger), name), ledger), ledger.peek
     steps = wait(queues, ledger._steps._clock, span)
     return await drive_awaited(queues, steps, lambda: ask(who, cost, **where, **more), lambda: peek(who, cost, **where))

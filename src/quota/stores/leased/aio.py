@@ -148,7 +148,7 @@ class AsyncLeasedStore(Awaited, Leasing):
         """Give idle leases back, as far as the store can be asked."""
         self._at_home()
         now = self._clock() if now is None else now
-        for holding in self._untouched(now - 2 * self._refresh_us):
+        for holding in () if self._away else self._untouched(now - 2 * self._refresh_us):
             with contextlib.suppress(*SKEWED):
                 await self._settle([holding], now)
 

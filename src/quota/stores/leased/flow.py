@@ -29,6 +29,9 @@ _LONGEST = 64
 """The most calls that go by themselves between two bids that are not worth it: a limit is small, or nearly spent."""
 
 
+_PEEKED = "peek"
+"""Marks what is looked at for a caller who asked to; that is answered at once while the store is away."""
+
 ALONE = ("set_remaining", "forget")
 """What must not come between the asking for a lease and its answer."""
 
@@ -74,8 +77,15 @@ class Leasing(LeasedDirectory):
 
     def _through(self, method: str, args: tuple[Any, ...]) -> Any:
         """The ledger's breaker, for what it guards."""
-        guarded = self._breaker is not None and method == "apply" and args[0].op in self._breaker.guarded
-        return self._breaker if guarded else None
+        breaker = self._breaker
+        if breaker is None or method != "apply" or not (args[0].op in breaker.guarded or args[0].id == _PEEKED):
+            return None
+        return breaker
+
+    @property
+    def _away(self) -> bool:
+        """Whether the store behind this one is known to be away: nothing is given back to it meanwhile."""
+        return self._breaker is not None and self._breaker.open
 
     def _hold_off(self, who: object) -> list[Holding]:
         """Take no leases while ``who`` is in ``_off``; those that are being asked for, to be waited for."""
@@ -249,7 +259,7 @@ class Leasing(LeasedDirectory):
 
     def _peek(self, request: Request) -> Trip[Decision]:
         """What ``consume`` would answer."""
-        leased: Leased = yield "apply", (attrs.evolve(request, op="look"),)
+        leased: Leased = yield "apply", (attrs.evolve(request, op="look", id=_PEEKED),)
         decision: Decision = leased.decision  # type: ignore[assignment] # a look is always answered
         return temper(decision, min(request.now + self._refresh_us, leased.end)) if leased.waiting else decision
 

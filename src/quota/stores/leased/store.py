@@ -140,7 +140,7 @@ class LeasedStore(Synchronous, Leasing):
         now = self._clock() if now is None else now
         if self._background and self._thread is None and self._open:
             self._start()
-        for holding in self._untouched(now - 2 * self._refresh_us):
+        for holding in () if self._away else self._untouched(now - 2 * self._refresh_us):
             if not holding.gate._is_owned() and holding.gate.acquire(blocking=False):
                 try:
                     with contextlib.suppress(*SKEWED):
