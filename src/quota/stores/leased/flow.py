@@ -32,7 +32,7 @@ _LONGEST = 64
 _PEEKED = "peek"
 """Marks what is looked at for a caller who asked to; that is answered at once while the store is away."""
 
-ALONE = ("set_remaining", "forget")
+ALONE = ("set_remaining", "override", "forget")
 """What must not come between the asking for a lease and its answer."""
 
 
