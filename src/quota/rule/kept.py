@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from heapq import heappop, heappush
 from typing import Any, Generic, TypeVar
 
 E = TypeVar("E", bound="tuple[Any, ...]")
@@ -60,9 +59,11 @@ class Kept(Generic[E]):
     def ripe(self, now: int, most: int = 1 << 62) -> list[E]:
         """Take note of the entries whose time has come, the earliest first and at most so many; once for each."""
         heap, found = self.heap, list[E]()
-        if self.popped:
+        if self.popped or not heap:
             return found
-        fringe = [(heap[0], 0)] if heap else []
+        from heapq import heappop, heappush  # noqa: PLC0415 -- loaded where something is kept
+
+        fringe = [(heap[0], 0)]
         while fringe and fringe[0][0][0] <= now and self.popped < most:
             entry, place = heappop(fringe)
             self.popped += 1
@@ -85,6 +86,8 @@ class Kept(Generic[E]):
         """The steps, for ``at_once``, that write what was changed, for all copies; this one is then as written."""
         if not self.news and not self.popped:
             return []
+        from heapq import heappop, heappush  # noqa: PLC0415 -- as above
+
         new = {name: entry for name, entry in self.news.items() if entry is not None}
         steps: list[Step] = [(self.entries.pop, name, None) for name, entry in self.news.items() if entry is None]
         if len(self.heap) > 2 * len(self) + 64:
