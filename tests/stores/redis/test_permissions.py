@@ -18,7 +18,7 @@ from servers import Valkey
 
 NOON = 1_700_049_600_000_000
 COMMANDS = (
-    "copy del eval evalsha exists get hdel hget hgetall hmget hset hsetnx hvals info pexpire rename set time"
+    "copy del eval evalsha exists get hdel hget hgetall hmget hset hsetnx hvals info pexpire rename set time zadd zrangebylex zrem"
 ).split()
 _names = itertools.count()
 
@@ -250,13 +250,6 @@ def test_planted_account_that_is_not_looked_at_again(client, monkeypatch):
     """Who only compares the account's entry does not see that it was there in between."""
     from quota.stores.server.directory import Directory  # noqa: PLC0415
 
-    plant(monkeypatch, Directory, "add_key", {'checks.append(Precondition("use", f"a:{key.account}", joint))': "pass"})
-    monkeypatch.setattr(RedisStore, "add_key", _redis_add_key(Directory))
+    plant(monkeypatch, Directory, "_join", {'checks.append(Precondition("use", f"a:{id_}", joint))': "pass"})
     with pytest.raises(AssertionError):
         test_an_account_that_comes_and_goes_beside_a_new_key_mints_nothing(client, monkeypatch)
-
-
-def _redis_add_key(directory):
-    from quota.stores.server.flow import synchronous  # noqa: PLC0415
-
-    return synchronous(directory.add_key.steps)

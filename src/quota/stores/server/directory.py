@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from ...clock import Clock, monotonic, system_clock
 from ...errors import InvalidValue, PlanConflict, StoreBusy, UnknownKey, UnknownPlan
@@ -12,10 +13,22 @@ from ...key import ApiKey, decode_key, encode_key, new_number
 from ...operations.request import Entry
 from ...plan import UsagePlan, decode_plan, encode_plan
 from ...rule.limits import Terms
-from ..base import make_terms
+from ..base import check_distinct, make_terms
 from ..texts import to_json
 from .cache import CachedKey, KeyCache
-from .changes import ClearRecord, CopyRecord, DropText, KeyLookup, MoveRecord, Mutation, Place, Precondition, PutText
+from .changes import (
+    ClearRecord,
+    CopyRecord,
+    DropText,
+    IndexKey,
+    KeyLookup,
+    MoveRecord,
+    Mutation,
+    Place,
+    Precondition,
+    PutText,
+    UnindexKey,
+)
 from .flow import Lines, Trip, operation
 
 _NOBODY = '{"members": 0, "shared": false, "sole": ""}'
@@ -25,6 +38,15 @@ def _account(id_: str, members: int, *, shared: bool, sole: str = "") -> PutText
     """``sole``: the only member there ever was; when a second one joins, what it used becomes the account's."""
     account = {"members": members, "shared": shared, "sole": "" if shared else sole}
     return PutText("accounts", id_, to_json(account))
+
+
+_ALL = "k"
+"""The list of all keys."""
+
+
+def lists_of(key: ApiKey, plans: Iterable[Iterable[str]]) -> set[str]:
+    """Name the lists that a key is on: of all keys, of its account, and of each of its plans by its generation."""
+    return {_ALL, f"a\n{key.account}", *(f"p\n{generation}" for _, generation in plans)}
 
 
 class Directory:
@@ -61,6 +83,10 @@ class Directory:
 
     def _values(self, part: str) -> Trip[list[str]]:
         """All texts of a part."""
+        raise NotImplementedError
+
+    def _list(self, name: str, after: str, most: int | None) -> Trip[list[str]]:
+        """The texts of keys on a list, in the order of their ids, beyond one."""
         raise NotImplementedError
 
     def _change(self, checks: list[Precondition], writes: Sequence[Mutation]) -> Trip[bool]:
@@ -171,42 +197,69 @@ class Directory:
 
     @operation
     def add_key(self, key: ApiKey, plan_id: str | None, *more: str) -> Trip[None]:
-        ids = [id_ for id_ in (plan_id, *more) if id_ is not None]
-        digests = [("secrets", secret.digest.hex()) for secret in key.secrets]
+        return self._add([(key, [id_ for id_ in (plan_id, *more) if id_ is not None])])
+
+    @operation
+    def add_keys(self, keys: Sequence[tuple[ApiKey, Sequence[str]]]) -> Trip[None]:
+        return self._add(keys)
+
+    def _add(self, keys: Sequence[tuple[ApiKey, Sequence[str]]]) -> Trip[None]:
+        check_distinct(keys)
+        stamps = [("stamps", f"k:{key.id}") for key, _ in keys]
+        digests = [("secrets", secret.digest.hex()) for key, _ in keys for secret in key.secrets]
+        plans = [("plans", id_) for id_ in dict.fromkeys(id_ for _, ids in keys for id_ in ids)]
+        accounts = Counter(key.account for key, _ in keys)
+        shared = [place for id_ in accounts for place in (("accounts", id_), ("use", f"a:{id_}"))]
         for _ in self._attempts():
-            stamp, plans_stamp, account_text, joint, *texts = yield from self._read(
-                ("stamps", f"k:{key.id}"), ("stamps", "*"), ("accounts", key.account), ("use", f"a:{key.account}"),
-                *(("plans", id_) for id_ in ids), *digests,
-            )  # fmt: skip
-            owners = texts[len(ids) :]
-            if stamp is not None:
-                raise PlanConflict(key.id, "an API key has this id already")
-            if any(owners):
-                raise PlanConflict(key.id, "another API key has this secret")
-            pairs = []
-            for id_, text in zip(ids, texts, strict=False):
-                if text is None:
-                    raise UnknownPlan(id_)
-                pairs.append((id_, self._decode_plan(text)[0]))
-            account = json.loads(account_text or _NOBODY)
-            checks = [
-                Precondition("stamps", f"k:{key.id}", None), Precondition("accounts", key.account, account_text),
-                *(Precondition(*secret, None) for secret in digests),
-            ]  # fmt: skip
-            if ids:
-                checks.append(Precondition("stamps", "*", plans_stamp))
-            writes = [self._seat(key, pairs), *self._stamp(key.id), ClearRecord(f"k:{key.id}")]
-            writes += [PutText(*secret, key.id) for secret in digests]
-            if account["members"] and not account["shared"]:
-                yield from self._split(account["sole"], key.account, checks, writes)
-                account["shared"] = True
-            shared = account["shared"]
-            if not account["members"]:  # what keys that are gone used is the account's count, for as long as it matters
-                checks.append(Precondition("use", f"a:{key.account}", joint))
-                shared = shared or joint is not None
-            writes.append(_account(key.account, account["members"] + 1, shared=shared, sole=key.id))
+            places = [("stamps", "*"), *stamps, *digests, *plans, *shared]
+            there = dict(zip(places, (yield from self._read(*places)), strict=True))
+            checks, writes = self._check_new(keys, there), list[Mutation]()
+            if plans:
+                checks.append(Precondition("stamps", "*", there["stamps", "*"]))
+            generations = {id_: self._decode_plan(there["plans", id_] or "")[0] for _, id_ in plans}
+            for key, ids in keys:
+                pairs = [(id_, generations[id_]) for id_ in ids]
+                writes += [self._seat(key, pairs), *self._stamp(key.id), ClearRecord(f"k:{key.id}")]
+                writes += [PutText("secrets", secret.digest.hex(), key.id) for secret in key.secrets]
+                writes += [IndexKey(name, key.id) for name in lists_of(key, pairs)]
+            for id_, joining in accounts.items():
+                yield from self._join(id_, joining, keys, there, checks, writes)
             if (yield from self._change(checks, writes)):
                 return
+
+    def _check_new(
+        self, keys: Sequence[tuple[ApiKey, Sequence[str]]], there: Mapping[Place, str | None]
+    ) -> list[Precondition]:
+        """What must still be missing when the keys are added; raises where something is in their way."""
+        checks = []
+        for key, ids in keys:
+            if there["stamps", f"k:{key.id}"] is not None:
+                raise PlanConflict(key.id, "an API key has this id already")
+            if any(there["secrets", secret.digest.hex()] for secret in key.secrets):
+                raise PlanConflict(key.id, "another API key has this secret")
+            for id_ in ids:
+                if there["plans", id_] is None:
+                    raise UnknownPlan(id_)
+            checks.append(Precondition("stamps", f"k:{key.id}", None))
+            checks += [Precondition("secrets", secret.digest.hex(), None) for secret in key.secrets]
+        return checks
+
+    def _join(
+        self, id_: str, joining: int, keys: Sequence[tuple[ApiKey, Sequence[str]]], there: Mapping[Place, str | None],
+        checks: list[Precondition], writes: list[Mutation],
+    ) -> Trip[None]:  # fmt: skip
+        """Keys join an account, which is shared from its second one on."""
+        text, joint = there["accounts", id_], there["use", f"a:{id_}"]
+        account = json.loads(text or _NOBODY)
+        checks.append(Precondition("accounts", id_, text))
+        shared = account["shared"] or account["members"] + joining > 1
+        if account["members"] and not account["shared"]:
+            yield from self._split(account["sole"], id_, checks, writes)
+        if not account["members"]:  # what keys that are gone used is the account's count, for as long as it matters
+            checks.append(Precondition("use", f"a:{id_}", joint))
+            shared = shared or joint is not None
+        sole = next(key.id for key, _ in keys if key.account == id_)
+        writes.append(_account(id_, account["members"] + joining, shared=shared, sole=sole))
 
     def _split(self, sole: str, account: str, checks: list[Precondition], writes: list[Mutation]) -> Trip[None]:
         """A second key joins: what the first one used is the account's count, and goes on being its own."""
@@ -251,6 +304,7 @@ class Directory:
             joint = f"a:{key.account}"
             writes: list[Mutation] = [
                 DropText("keys", key_id), DropText("stamps", f"k:{key_id}"),
+                *(UnindexKey(name, key_id) for name in lists_of(key, json.loads(text)["plans"])),
                 PutText("stamps", "**", str(new_number())),
                 *(DropText("secrets", secret.digest.hex()) for secret in key.secrets),
             ]  # fmt: skip
@@ -276,9 +330,23 @@ class Directory:
         return decode_key(json.loads(text)["key"])
 
     @operation
-    def list_keys(self) -> Trip[list[ApiKey]]:
-        keys = [decode_key(json.loads(text)["key"]) for text in (yield from self._values("keys"))]
-        return sorted(keys, key=lambda key: key.id)
+    def list_keys(
+        self, after: str | None = None, limit: int | None = None, plan_id: str | None = None, account: str | None = None
+    ) -> Trip[list[ApiKey]]:
+        generation = None
+        if plan_id is not None:
+            (text,) = yield from self._read(("plans", plan_id))
+            if text is None:
+                raise UnknownPlan(plan_id)
+            generation = self._decode_plan(text)[0]
+        both = generation is not None and account is not None
+        name = _ALL if account is None and generation is None else f"p\n{generation}"
+        name = name if account is None else f"a\n{account}"
+        texts = yield from self._list(name, after or "", None if both else limit)
+        seats = [json.loads(text) for text in texts]
+        if both:
+            seats = [seat for seat in seats if [plan_id, generation] in seat["plans"]][:limit]
+        return [decode_key(seat["key"]) for seat in seats]
 
     def _known(self, key_id: str) -> Trip[CachedKey]:
         copy = yield from self._look(None, key_id)
@@ -294,7 +362,7 @@ class Directory:
     def _place(self, key_id: str, plan_id: str, on: bool) -> Trip[None]:
         for _ in self._attempts():
             copy = yield from self._known(key_id)
-            (plan_text,) = yield from self._read(("plans", plan_id))
+            plan_text, seat_text = yield from self._read(("plans", plan_id), ("keys", key_id))
             if plan_text is None:
                 raise UnknownPlan(plan_id)
             generation, plan = self._decode_plan(plan_text)
@@ -308,7 +376,11 @@ class Directory:
                 pairs.append((plan_id, generation))
             stamp, plans_stamp = copy.stamps
             checks = [Precondition("stamps", f"k:{key_id}", stamp), Precondition("stamps", "*", plans_stamp or None)]
-            if (yield from self._change(checks, [self._seat(copy.entry.key, pairs), *self._stamp(key_id)])):
+            key = cast("ApiKey", copy.entry.key)
+            old, new = lists_of(key, json.loads(seat_text or '{"plans": []}')["plans"]), lists_of(key, pairs)
+            writes = [self._seat(key, pairs), *self._stamp(key_id), *(UnindexKey(name, key_id) for name in old - new)]
+            writes += [IndexKey(name, key_id) for name in new - old]
+            if (yield from self._change(checks, writes)):
                 return
 
     @operation
