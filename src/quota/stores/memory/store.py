@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import threading
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from itertools import islice
 from typing import Any
 
 from ...errors import InvalidValue, PlanConflict, UnknownKey, UnknownPlan
@@ -20,13 +18,14 @@ from ...process.forks import across_forks
 from ...rule.party import Party
 from ...rule.record import Record
 from ...rule.undo import Undo
-from ..base import COMMON, check_distinct, make_terms, shown_url, split_url, whole_option
+from ..base import COMMON, check_distinct, is_new, make_terms, shown_url, split_url, whole_option
 from .callers import Callers
+from .directory import Directory
 from .lane import Account, Lane, On, Seat, Stripe, Track
 from .opening import Opening
 
 
-class MemoryStore(Callers, Opening):
+class MemoryStore(Callers, Directory, Opening):
     """Keys, plans and counts in this process's memory, gone with it.
 
     ``stripes``: how many locks the accounts are spread over. ``max_skew``: seconds a clock may be behind what was
@@ -144,13 +143,11 @@ class MemoryStore(Callers, Opening):
     def _on(self, ids: dict[str, str]) -> On:
         return self._ons.setdefault(frozenset(ids.items()), On(ids))
 
-    def put_plan(self, plan: UsagePlan, replace: bool) -> None:
+    def put_plan(self, plan: UsagePlan, replace: bool | UsagePlan) -> None:
         with self._everything():
             old = self._plans.get(plan.id)
-            if old == plan:
+            if not is_new(plan, old, replace):
                 return
-            if old is not None and not replace:
-                raise PlanConflict(plan.id, "a different plan has this id; replace_plan() replaces it")
             moved = self._moved(plan, old.api) if old is not None and old.api != plan.api else []
             at_once(*self._buried(plan.id), *moved, (self._plans.__setitem__, plan.id, plan))
 
@@ -222,34 +219,6 @@ class MemoryStore(Callers, Opening):
             self._sorted = None
             at_once(*steps, (self.lanes.update, refs))
 
-    def _account_of(self, key: ApiKey, stripe: Stripe, joining: int, steps: list[Step]) -> Account | None:
-        """The account that a key joins, shared from its second key on; None for a key's own, which nobody shares."""
-        account = stripe.accounts.get(key.account)
-        first = self._seat(key.account)
-        members = [] if account is None else account.members
-        if account is None:
-            if key.account == key.id and joining == 1:
-                return None
-            account = Account(key.account, stripe)
-            steps.append((stripe.accounts.__setitem__, key.account, account))
-            if first is not None and first.account is None:
-                steps += [(account.members.append, first), (setattr, first, "account", account)]
-                members = [first]
-        if (members or joining > 1) and not account.shared:
-            steps += self._split(account, members)
-        return account
-
-    def _split(self, account: Account, members: Sequence[Seat]) -> list[Step]:
-        """A second key joins: what the first one used is the account's count, and goes on being its own."""
-        steps: list[Step] = [(setattr, account, "shared", True)]
-        for first in members:
-            first.lane.shut()
-            if first.record is not None:
-                record = first.record.copy()
-                record.requests = None
-                steps += [(setattr, account, "record", record), (account.stripe.round.append, account)]
-        return steps
-
     def _check_digests(self, key: ApiKey, seat: Seat | None) -> None:
         for secret in key.secrets:
             if self._seat(secret.digest) not in (None, seat):
@@ -287,29 +256,6 @@ class MemoryStore(Callers, Opening):
             raise UnknownKey(key_id)
         key: ApiKey = seat.key
         return key
-
-    def list_keys(
-        self, after: str | None = None, limit: int | None = None, plan_id: str | None = None, account: str | None = None
-    ) -> list[ApiKey]:
-        with self._directory:
-            api = None if plan_id is None else self.get_plan(plan_id).api
-            ids = self._ids() if account is None else sorted(seat.key.id for seat in self._members(account))
-            start = 0 if after is None else bisect_right(ids, after)
-            seats = (self.lanes[id_].seat for id_ in islice(ids, start, None))
-            return [
-                seat.key for seat in islice((s for s in seats if api is None or s.on.ids.get(api) == plan_id), limit)
-            ]
-
-    def _ids(self) -> list[str]:
-        """The ids of all keys in their order, sorted anew where keys came or went."""
-        if self._sorted is None:
-            self._sorted = sorted(ref for ref in self.lanes if type(ref) is str)
-        return self._sorted
-
-    def _members(self, account: str) -> list[Seat]:
-        found = self._stripes[hash(account) % len(self._stripes)].accounts.get(account)
-        alone = self._seat(account)
-        return found.members if found is not None else [alone] if alone and alone.key.account == account else []
 
     def plans_of(self, key_id: str) -> list[UsagePlan]:
         with self._directory:

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, cast
 
 from ...clock import Clock, monotonic, system_clock
 from ...errors import InvalidValue, PlanConflict, StoreBusy, UnknownKey, UnknownPlan
-from ...key import ApiKey, decode_key, encode_key, new_number
+from ...key import ApiKey, decode_key, new_number
 from ...operations.request import Entry
 from ...plan import UsagePlan, decode_plan, encode_plan
 from ...rule.limits import Terms
-from ..base import check_distinct, make_terms
+from ..base import is_new, make_terms
 from ..texts import to_json
+from .adding import ALL, NOBODY, Adding, lists_of, put_account
 from .cache import CachedKey, KeyCache
 from .changes import (
     ClearRecord,
-    CopyRecord,
     DropText,
     IndexKey,
     KeyLookup,
@@ -31,25 +30,8 @@ from .changes import (
 )
 from .flow import Lines, Trip, operation
 
-_NOBODY = '{"members": 0, "shared": false, "sole": ""}'
 
-
-def _account(id_: str, members: int, *, shared: bool, sole: str = "") -> PutText:
-    """``sole``: the only member there ever was; when a second one joins, what it used becomes the account's."""
-    account = {"members": members, "shared": shared, "sole": "" if shared else sole}
-    return PutText("accounts", id_, to_json(account))
-
-
-_ALL = "k"
-"""The list of all keys."""
-
-
-def lists_of(key: ApiKey, plans: Iterable[Iterable[str]]) -> set[str]:
-    """Name the lists that a key is on: of all keys, of its account, and of each of its plans by its generation."""
-    return {_ALL, f"a\n{key.account}", *(f"p\n{generation}" for _, generation in plans)}
-
-
-class Directory:
+class Directory(Adding):
     """Keys, plans and accounts. An engine says how a key is looked up, and how places are read and changed.
 
     ``_lock``: what those who stand in line for a record wait on.
@@ -132,20 +114,16 @@ class Directory:
         raise StoreBusy(f"{self.namespace} was contended for {self.timeout} s; nothing was changed")
 
     @operation
-    def put_plan(self, plan: UsagePlan, replace: bool) -> Trip[None]:
+    def put_plan(self, plan: UsagePlan, replace: bool | UsagePlan) -> Trip[None]:
         for _ in self._attempts():
             text, stamp, seats_stamp = yield from self._read(("plans", plan.id), ("stamps", "*"), ("stamps", "**"))
-            generation = str(new_number())
+            generation, old = (str(new_number()), None) if text is None else self._decode_plan(text)
+            if not is_new(plan, old, replace):
+                return
             checks = [Precondition("stamps", "*", stamp)]
-            if text is not None:
-                generation, old = self._decode_plan(text)
-                if old == plan:
-                    return
-                if not replace:
-                    raise PlanConflict(plan.id, "a different plan has this id; replace_plan() replaces it")
-                if old.api != plan.api:
-                    yield from self._check_move(plan, generation)
-                    checks.append(Precondition("stamps", "**", seats_stamp))
+            if old is not None and old.api != plan.api:
+                yield from self._check_move(plan, generation)
+                checks.append(Precondition("stamps", "**", seats_stamp))
             new = to_json({"generation": generation, "plan": encode_plan(plan)})
             if (yield from self._change(checks, [
                 PutText("plans", plan.id, new), PutText("stamps", "*", str(new_number())),
@@ -188,13 +166,6 @@ class Directory:
         plans = [self._decode_plan(text)[1] for text in (yield from self._values("plans"))]
         return sorted(plans, key=lambda plan: plan.id)
 
-    def _seat(self, key: Any, plans: Iterable[Iterable[str]]) -> PutText:
-        return PutText("keys", key.id, to_json({"key": encode_key(key), "plans": [list(pair) for pair in plans]}))
-
-    def _stamp(self, key_id: str) -> list[Mutation]:
-        """What tells every copy of the key that it is stale, and a plan that moves that some key changed."""
-        return [PutText("stamps", name, str(new_number())) for name in (f"k:{key_id}", "**")]
-
     @operation
     def add_key(self, key: ApiKey, plan_id: str | None, *more: str) -> Trip[None]:
         return self._add([(key, [id_ for id_ in (plan_id, *more) if id_ is not None])])
@@ -202,71 +173,6 @@ class Directory:
     @operation
     def add_keys(self, keys: Sequence[tuple[ApiKey, Sequence[str]]]) -> Trip[None]:
         return self._add(keys)
-
-    def _add(self, keys: Sequence[tuple[ApiKey, Sequence[str]]]) -> Trip[None]:
-        check_distinct(keys)
-        stamps = [("stamps", f"k:{key.id}") for key, _ in keys]
-        digests = [("secrets", secret.digest.hex()) for key, _ in keys for secret in key.secrets]
-        plans = [("plans", id_) for id_ in dict.fromkeys(id_ for _, ids in keys for id_ in ids)]
-        accounts = Counter(key.account for key, _ in keys)
-        shared = [place for id_ in accounts for place in (("accounts", id_), ("use", f"a:{id_}"))]
-        for _ in self._attempts():
-            places = [("stamps", "*"), *stamps, *digests, *plans, *shared]
-            there = dict(zip(places, (yield from self._read(*places)), strict=True))
-            checks, writes = self._check_new(keys, there), list[Mutation]()
-            if plans:
-                checks.append(Precondition("stamps", "*", there["stamps", "*"]))
-            generations = {id_: self._decode_plan(there["plans", id_] or "")[0] for _, id_ in plans}
-            for key, ids in keys:
-                pairs = [(id_, generations[id_]) for id_ in ids]
-                writes += [self._seat(key, pairs), *self._stamp(key.id), ClearRecord(f"k:{key.id}")]
-                writes += [PutText("secrets", secret.digest.hex(), key.id) for secret in key.secrets]
-                writes += [IndexKey(name, key.id) for name in lists_of(key, pairs)]
-            for id_, joining in accounts.items():
-                yield from self._join(id_, joining, keys, there, checks, writes)
-            if (yield from self._change(checks, writes)):
-                return
-
-    def _check_new(
-        self, keys: Sequence[tuple[ApiKey, Sequence[str]]], there: Mapping[Place, str | None]
-    ) -> list[Precondition]:
-        """What must still be missing when the keys are added; raises where something is in their way."""
-        checks = []
-        for key, ids in keys:
-            if there["stamps", f"k:{key.id}"] is not None:
-                raise PlanConflict(key.id, "an API key has this id already")
-            if any(there["secrets", secret.digest.hex()] for secret in key.secrets):
-                raise PlanConflict(key.id, "another API key has this secret")
-            for id_ in ids:
-                if there["plans", id_] is None:
-                    raise UnknownPlan(id_)
-            checks.append(Precondition("stamps", f"k:{key.id}", None))
-            checks += [Precondition("secrets", secret.digest.hex(), None) for secret in key.secrets]
-        return checks
-
-    def _join(
-        self, id_: str, joining: int, keys: Sequence[tuple[ApiKey, Sequence[str]]], there: Mapping[Place, str | None],
-        checks: list[Precondition], writes: list[Mutation],
-    ) -> Trip[None]:  # fmt: skip
-        """Keys join an account, which is shared from its second one on."""
-        text, joint = there["accounts", id_], there["use", f"a:{id_}"]
-        account = json.loads(text or _NOBODY)
-        checks.append(Precondition("accounts", id_, text))
-        shared = account["shared"] or account["members"] + joining > 1
-        if account["members"] and not account["shared"]:
-            yield from self._split(account["sole"], id_, checks, writes)
-        if not account["members"]:  # what keys that are gone used is the account's count, for as long as it matters
-            checks.append(Precondition("use", f"a:{id_}", joint))
-            shared = shared or joint is not None
-        sole = next(key.id for key, _ in keys if key.account == id_)
-        writes.append(_account(id_, account["members"] + joining, shared=shared, sole=sole))
-
-    def _split(self, sole: str, account: str, checks: list[Precondition], writes: list[Mutation]) -> Trip[None]:
-        """A second key joins: what the first one used is the account's count, and goes on being its own."""
-        own, joint = f"k:{sole}", f"a:{account}"
-        (version,) = yield from self._read(("use", own))
-        checks.append(Precondition("use", own, version))
-        writes += [ClearRecord(joint) if version is None else CopyRecord(own, joint), *self._stamp(sole)]
 
     @operation
     def change_key(self, key_id: str, change: Callable[[ApiKey], ApiKey]) -> Trip[ApiKey]:
@@ -299,7 +205,7 @@ class Directory:
                 raise UnknownKey(key_id)
             key = decode_key(json.loads(text)["key"])
             account_text, version = yield from self._read(("accounts", key.account), ("use", own))
-            account = json.loads(account_text or _NOBODY)
+            account = json.loads(account_text or NOBODY)
             account["members"] -= 1
             joint = f"a:{key.account}"
             writes: list[Mutation] = [
@@ -309,7 +215,7 @@ class Directory:
                 *(DropText("secrets", secret.digest.hex()) for secret in key.secrets),
             ]  # fmt: skip
             if account["members"]:
-                writes += [ClearRecord(own), _account(key.account, account["members"], shared=True)]
+                writes += [ClearRecord(own), put_account(key.account, account["members"], shared=True)]
             elif key.account == key_id:
                 writes += [DropText("accounts", key.account), ClearRecord(own), ClearRecord(joint)]
             else:
@@ -340,7 +246,7 @@ class Directory:
                 raise UnknownPlan(plan_id)
             generation = self._decode_plan(text)[0]
         both = generation is not None and account is not None
-        name = _ALL if account is None and generation is None else f"p\n{generation}"
+        name = ALL if account is None and generation is None else f"p\n{generation}"
         name = name if account is None else f"a\n{account}"
         texts = yield from self._list(name, after or "", None if both else limit)
         seats = [json.loads(text) for text in texts]
