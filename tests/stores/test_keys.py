@@ -1,8 +1,11 @@
 """What holds of keys whatever the store is: networks and scopes, changes, many at once, lists."""
 
+import sqlite3
+from contextlib import closing
 from datetime import timedelta
 from inspect import iscoroutine
 
+import psycopg
 import pytest
 
 from every_store import ALL, used
@@ -227,3 +230,29 @@ def test_keys_are_listed_by_pages_in_the_order_of_their_ids(stores, clock):
     for wrong in ({"limit": 0}, {"limit": "all"}, {"after": 3}, {"account": ""}):
         with pytest.raises(InvalidValue):
             ledger.list_keys(**wrong)
+
+
+@over("sqlite", "postgres")
+def test_an_earlier_schema_is_brought_up_to_date(stores, clock):
+    """What was written before there were lists of keys is listed all the same."""
+    ledger, key, _ = stores.with_key(clock)
+    ledger.issue_keys(["a", "b"], "p", account="team")
+    if stores.kind == "sqlite":
+        with closing(sqlite3.connect(ledger.store.path, isolation_level=None)) as db:
+            for statement in (
+                "DROP INDEX seats_by_plan",
+                "DROP INDEX keys_by_owner",
+                "ALTER TABLE seats DROP COLUMN id",
+            ):
+                db.execute(statement)
+            db.execute("PRAGMA user_version = 1")
+    else:
+        with psycopg.connect(stores.find("postgres").url, autocommit=True) as db:
+            db.execute(f"DROP TABLE {ledger.store.namespace}.lists")
+            db.execute(
+                f"UPDATE {ledger.store.namespace}.directory SET value = '1' WHERE part = 'stamps' AND name = '#'"
+            )
+    there = stores.ledger(clock, ledger)
+    assert there.list_keys(plan="p") == there.list_keys()
+    assert len(there.list_keys(account="team")) == 2
+    assert there.list_keys(account="k", plan="p") == [key]

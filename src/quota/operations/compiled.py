@@ -20,7 +20,7 @@ from ..rule.limits import BEYOND, MAX_UNITS, Course, QuotaLine, Reading, Standin
 from ..rule.party import Party
 from ..rule.record import Record
 from .idempotency import decode_standing, encode_standing, fingerprint
-from .request import Entry, Request, usable
+from .request import Entry, Request, in_force, usable
 
 _MOST_METERS = 500
 
@@ -50,12 +50,13 @@ class Lane:
 
     ``units``: in the order the server gets them; ``counted``: those of them that it can count. ``meters``: (record,
     meter, unit, quiet, ceiling), ``buckets``: (record, meter, bucket, unit, drain, scale, burst), by index; records
-    are 0 (the key's) and 1 (the account's). Up to ``quiet`` nothing happens but counting, above ``ceiling`` the quota
+    are 0 (the key's) and 1 (the account's). ``base``: the course as its plan has it; ``course``: with the subject's own
+    limits. Up to ``quiet`` nothing happens but counting, above ``ceiling`` the quota
     refuses, in between the rule is asked. ``tag``: what a store keeps with it.
     """
 
     __slots__ = (
-        "buckets", "counted", "course", "key", "meters", "places", "plan", "tag", "tokens", "units", "until",
+        "base", "buckets", "counted", "course", "key", "meters", "places", "plan", "tag", "tokens", "units", "until",
     )  # fmt: skip
 
     units: tuple[str, ...]
@@ -66,6 +67,7 @@ class Lane:
     until: int
     key: Subject
     plan: UsagePlan
+    base: Course
     course: Course
     tokens: tuple[int, int]
     tag: Any
@@ -132,8 +134,9 @@ def read_memo(now: int, found: Sequence[int], rest: list[Any], terms: Terms) -> 
 
 def open_lane(request: Request, entry: Entry, party: Party) -> Lane | None:
     """The lane for calls like this one, where the records are settled for its course; else None."""
-    plan = entry.plans.get(request.api)
-    if plan is None or usable(request, entry) is not Reason.OK:
+    planned = entry.plans.get(request.api)
+    plan = in_force(entry, party, request.now).plans.get(request.api)
+    if planned is None or plan is None or usable(request, entry) is not Reason.OK:
         return None
     course = plan.course(request.route)
     records = party.records()
@@ -145,7 +148,7 @@ def open_lane(request: Request, entry: Entry, party: Party) -> Lane | None:
     lane = Lane()
     lane.course, lane.plan, lane.key = course, plan, entry.key
     lane.tokens = party.key.token, party.account.token if party.account else 0
-    lane.tag = None
+    lane.base, lane.tag = planned.course(request.route), None
     _lay_meters(lane, course, records)
     return lane if _lay_lines(lane, party, request) else None
 

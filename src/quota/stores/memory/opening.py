@@ -11,7 +11,7 @@ from ...key import Caller, Subject
 from ...limit import REQUESTS
 from ...operations.compiled import open_lane
 from ...operations.headroom import Counted, Headroom, Looked
-from ...operations.request import Entry, Request, barred, usable
+from ...operations.request import Entry, Request, barred, in_force, usable
 from ...plan import UsagePlan
 from ...rule.charge import current
 from ...rule.limits import MAX_UNITS, QuotaLine
@@ -101,7 +101,7 @@ class Opening:
 
     def _lay(self, request: Request, seat: Seat, entry: Entry, party: Party) -> None:
         record, now, plan = seat.record, request.now, entry.plans.get("")
-        if record is None or plan is None or request.op != "consume" or request.api != "":
+        if record is None or plan is None or request.op != "consume" or request.api != "" or record.overrides:
             return
         track = self._track(plan)
         meter = record.meter("", "", REQUESTS)
@@ -123,7 +123,8 @@ class Opening:
         plan, lane = entry.plans.get(request.api), seat.lane
         if plan is None or request.op not in ("consume", "peek") or request.request_id is not None:
             return
-        track, course = self._track(plan), plan.course(request.route)
+        track = self._track(plan)
+        course = in_force(entry, party, request.now).plans[request.api].course(request.route)
         if lane.until and request.op == "consume" and course is lane.course:
             return
         account = seat.account.record if seat.account is not None and seat.account.shared else None

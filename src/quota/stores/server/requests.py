@@ -197,7 +197,7 @@ class Decisions(Directory):
         lane = open_lane(request, copy.entry, party)
         if lane is not None:
             lane.tag = self._tag(copy, lane, party, versions)
-            copy.lanes[lane.course] = lane
+            copy.lanes[lane.base] = lane
         return lane
 
     def _recall(self, found: Loaded, request: Request, answer: str, data: list[Any]) -> None:

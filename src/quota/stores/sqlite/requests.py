@@ -253,5 +253,5 @@ class Decisions(Directory):
         if request.op == "consume":
             lane = open_lane(request, copy.seat.entry, party)
             if lane is not None:
-                copy.lanes[lane.course] = Plain(lane, party.records())
+                copy.lanes[lane.base] = Plain(lane, party.records())
         return result
