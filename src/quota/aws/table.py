@@ -12,6 +12,7 @@ from ..errors import PlanConflict, StoreBusy, UnknownKey, UnknownPlan
 from ..key import ApiKey, digest
 from ..ledger.sync import Ledger
 from ..plan import UsagePlan
+from ..stores.sqlite import SQLiteStore
 from .keys_csv import CsvKey
 
 NewKey = tuple[ApiKey, list[str]]
@@ -81,7 +82,7 @@ def add_keys(ledger: Ledger, keys: Sequence[NewKey], undo: Undo, counted: Counte
 
     All of them are added in one step where the store can; what was done by then is in ``undo``.
     """
-    if getattr(ledger.store, "blocking", False):  # on a server, so many in one step would hold everybody up
+    if isinstance(ledger.store, SQLiteStore):  # on a server, any number in one step would hold everybody up
         with _undone(ledger, [key.id for key, _ in keys], undo):
             ledger.store.add_keys(keys)
         return
