@@ -106,6 +106,7 @@ class AsyncLedger:
     get_plan = _async(Steps.get_plan)
     list_plans = _async(Steps.list_plans)
     issue_key = _async(Steps.issue_key)
+    issue_keys = _async(Steps.issue_keys)
     update_key = _async(Steps.update_key)
     import_key = _async(Steps.import_key)
     rotate_key = _async(Steps.rotate_key)

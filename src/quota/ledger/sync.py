@@ -158,6 +158,7 @@ class Ledger:
     get_plan = _sync(Steps.get_plan)
     list_plans = _sync(Steps.list_plans)
     issue_key = _sync(Steps.issue_key)
+    issue_keys = _sync(Steps.issue_keys)
     update_key = _sync(Steps.update_key)
     import_key = _sync(Steps.import_key)
     rotate_key = _sync(Steps.rotate_key)
