@@ -90,6 +90,23 @@ def test_copies_are_settled_where_something_is_due(other, now):
     assert party.key.encode() == before
 
 
+def test_an_account_stays_as_it_is_where_only_its_key_s_window_rolls():
+    """What other keys were told of an account stands: a call that is due on the key's record alone changes no other."""
+    plan = UsagePlan("p", "5/minute, 90/month by account, 3/s burst 9 by account")
+    party, course = Party(Record(1), Record(2)), plan.course(None)
+    for minute in range(3):
+        now = NOON + minute * MINUTE
+        before = party.account.version
+        work = settled(party, course, now, TERMS)
+        assert (work.key is party.key, work.account is party.account) == (False, minute > 0)
+        assert charge(party, course, {"requests": 1}, now, TERMS, dry=False).allowed
+        assert (party.account.version == before) == (minute > 0)
+        assert (party.account.at, party.account.meters[0].total) == (now, minute + 1)
+    assert settled(party, course, NOON + DAY, TERMS).account is not party.account
+    faster = UsagePlan("p", "5/minute, 90/month by account, 9/s burst 9 by account").course(None)
+    assert settled(party, faster, NOON + 2 * MINUTE, TERMS).account is not party.account
+
+
 def test_records_of_ones_own_are_settled_in_place():
     """A look at decoded records need not copy them; whoever shares records gets copies of all of them."""
     for owned in (True, False):

@@ -37,26 +37,34 @@ from .replan import converted, level_at, move, put
 
 def current(party: Party, course: Course | None, now: int) -> bool:
     """Tell whether nothing is due at ``now`` for these limits."""
-    if any(now >= quiet_until(record) for record in party.records()):
-        return False
-    return course is None or (
-        all(_current(party.holder(line), course.api, line, now) for line in course.lines)
-        and all(party.places(course, unit) == places for unit, (places, _) in course.throttles.items())
-    )
+    return not _due(party, course, now)
+
+
+def _due(party: Party, course: Course | None, now: int) -> tuple[Record, ...]:
+    """Return the records on which something is due at ``now``: of themselves, or for these limits."""
+    records = party.records()
+    if course is None:
+        return tuple([record for record in records if now >= quiet_until(record)])
+    if any(party.places(course, unit) != places for unit, (places, _) in course.throttles.items()):
+        return records
+    late = [party.holder(line) for line in course.lines if not _current(party.holder(line), course.api, line, now)]
+    return tuple([record for record in records if now >= quiet_until(record) or record in late])
 
 
 def settled(party: Party, course: Course | None, now: int, terms: Terms) -> Party:
-    """The party as of ``now``: itself when nothing is due for these limits, else settled copies of its records."""
-    if current(party, course, now):
+    """The party as of ``now``: itself when nothing is due for these limits, else with settled copies of its records.
+
+    A record on which nothing is due stays as it is: a key's window rolls without a change of its account's record.
+    """
+    due = _due(party, course, now)
+    if not due:
         return party
-    owned = party.owned
-    account = party.account
+    fresh = due if party.owned else tuple([record.copy() for record in due])
+    copies = dict(zip(due, fresh, strict=True))  # pragma: no mutate -- as many of each
     work = Party(
-        party.key if owned else party.key.copy(),
-        account if owned or account is None else account.copy(),
-        owned=owned,
+        copies.get(party.key, party.key), party.account and copies.get(party.account, party.account), owned=party.owned
     )
-    for record in work.records():
+    for record in fresh:
         _settle(record, now, terms)
     if course is not None:
         for unit, throttles in course.throttles.items():
