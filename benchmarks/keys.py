@@ -86,7 +86,7 @@ def child(count: int, rounds: int) -> dict[str, Any]:
         ledger.consume(secret_of(number))
     grown = resident()
     keys = ledger.list_keys()
-    history = sys.getsizeof(ledger.store.lanes[keys[0].id].meter.days)
+    history = sys.getsizeof(ledger.store.rooms[keys[0].id].meter.days)
     weight = (grown - before) / count - history
     random.Random(1).shuffle(keys)
     secrets = [secret_of(number) for number in range(count)]

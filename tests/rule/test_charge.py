@@ -7,9 +7,9 @@ import pytest
 from quota import ApiKey, ClockSkew, Ledger, ManualClock, Quota, Throttle, UsagePlan
 from quota.operations import perform
 from quota.operations.request import Entry, Request
-from quota.rule.charge import bounds, charge, known, quiet_until, read, settled
+from quota.rule.charge import charge, known, quiet_until, read, settled
 from quota.rule.entries import Amount
-from quota.rule.limits import BEYOND, Terms
+from quota.rule.limits import Terms
 from quota.rule.party import Party
 from quota.rule.record import Meter, Record, Slot
 
@@ -345,22 +345,6 @@ def test_a_faster_throttle_is_kept_whatever_other_units_throttles_are_new():
 
 
 # The fast path
-
-
-def test_bounds_of_the_fast_path():
-    """Up to where nothing refuses, up to where nothing happens, and until when."""
-    party, course = party_on(UsagePlan("p", "7/day, 1000/month", alerts=(50, 80)), requests=2)
-    meter = party.key.meters[0]
-    assert bounds(course, party.key, meter) == (7, 3, MIDNIGHT + DAY)
-    charge(party, course, {"requests": 2}, NOON, TERMS, dry=False)
-    assert meter.slots[0].alerted == 50
-    assert bounds(course, party.key, meter) == (7, 5, MIDNIGHT + DAY)
-    charge(party, course, {"requests": 2}, NOON, TERMS, dry=False)
-    assert bounds(course, party.key, meter) == (7, 7, MIDNIGHT + DAY)
-    large, course = party_on(UsagePlan("p", "1000/day", alerts=(50,)))
-    assert bounds(course, large.key, large.key.meters[0]) == (1000, 499, MIDNIGHT + DAY)
-    throttled, course = party_on(UsagePlan("p", "1/s burst 5"))
-    assert bounds(course, throttled.key, throttled.key.meters[0]) == (BEYOND, BEYOND, MIDNIGHT + DAY)
 
 
 def test_until_when_nothing_is_due():

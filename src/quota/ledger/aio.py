@@ -12,7 +12,7 @@ from ..clock import Clock, system_clock
 from ..decision import Decision
 from ..errors import StoreBusy, StoreUnavailable
 from ..limit import Cost
-from ..operations.headroom import DEFAULT
+from ..operations.shape import DEFAULT
 from ..stores.base import AsyncStore, Store, tell_clock
 from .administration import Step, concluding
 from .requests import Presented, Steps, Unavailable, required

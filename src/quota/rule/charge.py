@@ -29,7 +29,7 @@ from itertools import pairwise
 
 from ..clock import DAY_US
 from .entries import Amount, Amounts
-from .limits import BEYOND, Course, Line, QuotaLine, Reading, Standing, Terms, ThrottleLine, Verdict
+from .limits import Course, Line, QuotaLine, Reading, Standing, Terms, ThrottleLine, Verdict
 from .party import Party
 from .record import HOUR_US, MINUTE_US, Bucket, Meter, Record, Slot
 from .replan import converted, level_at, move, put
@@ -191,20 +191,6 @@ def metered(course: Course, takes: Mapping[str, int]) -> Amounts:
 def _counted(course: Course, takes: Mapping[str, int]) -> list[tuple[str, str, str, int]]:
     routes = ("", course.route) if course.routed else ("",)
     return [(course.api, route, unit, units) for unit, units in takes.items() if units for route in routes]
-
-
-def bounds(course: Course, record: Record, meter: Meter) -> tuple[int, int, int]:
-    """For the fast path: (the readings up to which nothing refuses and nothing happens, until when that holds)."""
-    ceiling = quiet = BEYOND
-    for line in course.lines:
-        if isinstance(line, QuotaLine):
-            slot: Slot = meter.slot(line.name)  # type: ignore[assignment] # a settled record has every slot
-            whole = line.limit + slot.extra
-            ceiling = min(ceiling, slot.base + whole + line.overage)
-            for percent in line.alerts:
-                if percent > slot.alerted:
-                    quiet = min(quiet, slot.base - (-percent * whole // 100) - 1)
-    return ceiling, min(quiet, ceiling), quiet_until(record)
 
 
 def quiet_until(record: Record) -> int:

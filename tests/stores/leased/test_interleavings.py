@@ -31,7 +31,8 @@ from quota.stores.memory import MemoryStore
 
 LEASED = files(
     "ledger/sync",
-    "stores/memory/lane",
+    "stores/memory/locks",
+    "stores/memory/one_meter",
     *(f"stores/leased/{part}" for part in ("store", "holder", "index", "lane", "flow")),
 )
 """All of this process that a leased call passes through and threads share."""

@@ -11,18 +11,21 @@ from ...errors import InvalidValue, PlanConflict, UnknownKey, UnknownPlan
 from ...key import ApiKey, new_number
 from ...operations import perform
 from ...operations.request import Entry, Request
+from ...operations.shape import Shape
 from ...plan import UsagePlan
 from ...process.atomic import Step, at_once
 from ...process.forks import across_forks
+from ...rule.limits import Course
 from ...rule.party import Party
 from ...rule.record import Record
 from ...rule.undo import Undo
 from ..base import COMMON, make_terms, shown_url, split_url, whole_option
-from .lane import Account, Lane, On, Seat, Stripe, Track
-from .opening import Opening
+from .binding import Binding
+from .entries import Account, On, Seat, Stripe
+from .one_meter import OneMeter
 
 
-class MemoryStore(Opening):
+class MemoryStore(Binding):
     """Keys, plans and counts in this process's memory, gone with it.
 
     ``stripes``: how many locks the accounts are spread over. ``max_skew``: seconds a clock may be behind what was
@@ -41,13 +44,13 @@ class MemoryStore(Opening):
         self._stripes = [Stripe() for _ in range(stripes)]
         across_forks(self._directory, *(stripe.lock for stripe in self._stripes))
         self._plans: dict[str, UsagePlan] = {}
-        self._tracks: dict[str, Track] = {}
+        self._shapes: dict[str, dict[tuple[Course, frozenset[str]], Shape]] = {}
         self._ons: dict[frozenset[tuple[str, str]], On] = {}
-        self.lanes: dict[bytes | str, Lane] = {}  # of every key, by its id and by its secrets' digests
+        self.rooms: dict[bytes | str, OneMeter] = {}  # of every key, by its id and by its secrets' digests
 
     def _seat(self, ref: bytes | str | None) -> Seat | None:
-        lane = self.lanes.get(ref) if ref else None
-        return None if lane is None else lane.seat
+        room = self.rooms.get(ref) if ref else None
+        return None if room is None else room.seat
 
     def apply(self, request: Request) -> Any:
         """Perform the request under the lock of its key's account."""
@@ -70,7 +73,7 @@ class MemoryStore(Opening):
 
     def _perform(self, request: Request, seat: Seat) -> Any:
         account = seat.account
-        seat.lane.close()
+        seat.room.close()
         shared = account is not None and account.shared
         entry = Entry(seat.key, seat.on.plans or self._look_up(seat.on), shared)
         party = self._party(seat, request)
@@ -83,7 +86,7 @@ class MemoryStore(Opening):
             raise
         if party.changed:
             seat.stripe.prune(request.now, self.terms)
-        self._open_lane(request, seat, entry, party)
+        self._bind(request, seat, entry, party)
         return result
 
     def _look_up(self, on: On) -> Mapping[str, UsagePlan]:
@@ -123,7 +126,7 @@ class MemoryStore(Opening):
             if seat is None:
                 raise UnknownKey(key_id)
             with seat.stripe.at_rest():
-                seat.lane.shut()
+                seat.room.shut()
                 yield seat
 
     def _on(self, ids: dict[str, str]) -> On:
@@ -140,12 +143,12 @@ class MemoryStore(Opening):
             at_once(*self._buried(plan.id), *moved, (self._plans.__setitem__, plan.id, plan))
 
     def _buried(self, plan_id: str) -> list[Step]:
-        """The steps that close every lane of a plan."""
-        track = self._tracks.get(plan_id)
-        return [] if track is None else [(setattr, track, "live", False), (self._tracks.pop, plan_id)]
+        """The steps that end every headroom of a plan."""
+        shapes = self._shapes.get(plan_id, {})
+        return [*((setattr, shape, "live", False) for shape in shapes.values()), (self._shapes.pop, plan_id, None)]
 
     def _all_seats(self) -> list[Seat]:
-        return [lane.seat for ref, lane in self.lanes.items() if type(ref) is str]
+        return [room.seat for ref, room in self.rooms.items() if type(ref) is str]
 
     def _moved(self, plan: UsagePlan, old_api: str) -> list[Step]:
         """The steps that move the keys of a plan to its new api."""
@@ -180,7 +183,7 @@ class MemoryStore(Opening):
 
     def add_key(self, key: ApiKey, plan_id: str | None, *more: str) -> None:
         with self._directory:
-            if key.id in self.lanes:
+            if key.id in self.rooms:
                 raise PlanConflict(key.id, "an API key has this id already")
             self._check_digests(key, None)
             plans = [self.get_plan(id_) for id_ in (plan_id, *more) if id_ is not None]
@@ -189,7 +192,7 @@ class MemoryStore(Opening):
                 account = self._account_of(key, stripe)
                 seat = Seat(key, account, stripe, self._on({plan.api: plan.id for plan in plans}))
                 joined = [] if account is None else [(account.members.append, seat)]
-                at_once(*joined, (self.lanes.update, self._references(seat)))
+                at_once(*joined, (self.rooms.update, self._references(seat)))
 
     def _account_of(self, key: ApiKey, stripe: Stripe) -> Account | None:
         """The account that a key joins, shared from its second key on; None for a key's own, which nobody shares."""
@@ -210,7 +213,7 @@ class MemoryStore(Opening):
     def _split(self, account: Account) -> None:
         """A second key joins: what the first one used is the account's count, and goes on being its own."""
         first = account.members[0]
-        first.lane.shut()
+        first.room.shut()
         steps: list[Step] = [(setattr, account, "shared", True)]
         if first.record is not None:
             record = first.record.copy()
@@ -229,8 +232,8 @@ class MemoryStore(Opening):
             self._check_digests(key, seat)
             stale = {secret.digest for secret in seat.key.secrets} - {secret.digest for secret in key.secrets}
             # In this order: a secret that stays is never unknown, not even for an instant.
-            gone = [(self.lanes.pop, digest) for digest in stale]
-            at_once((setattr, seat, "key", key), (self.lanes.update, self._references(seat, key)), *gone)
+            gone = [(self.rooms.pop, digest) for digest in stale]
+            at_once((setattr, seat, "key", key), (self.rooms.update, self._references(seat, key)), *gone)
             return key
 
     def drop_key(self, key_id: str) -> None:
@@ -244,7 +247,7 @@ class MemoryStore(Opening):
                 elif not account.shared and heir is not None:
                     steps += [(setattr, account, "record", heir), (setattr, account, "shared", True)]
                     steps.append((account.stripe.round.append, account))
-            gone = [(self.lanes.pop, ref) for ref in (key_id, *(secret.digest for secret in seat.key.secrets))]
+            gone = [(self.rooms.pop, ref) for ref in (key_id, *(secret.digest for secret in seat.key.secrets))]
             at_once(*steps, (setattr, seat, "record", None), *gone)
             seat.stripe.sweep()
 
@@ -261,7 +264,7 @@ class MemoryStore(Opening):
     def plans_of(self, key_id: str) -> list[UsagePlan]:
         with self._directory:
             self.get_key(key_id)
-            return [self._plans[id_] for _, id_ in sorted(self.lanes[key_id].seat.on.ids.items())]
+            return [self._plans[id_] for _, id_ in sorted(self.rooms[key_id].seat.on.ids.items())]
 
     def associate(self, key_id: str, plan_id: str) -> None:
         with self._at_rest(key_id) as seat:

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...errors import InvalidValue, StoreUnavailable
-from ...operations.compiled import Lane
+from ...operations.compiled import encode_memo
+from ...operations.headroom import SeveralMeters
 from ...operations.request import Entry, Request
 from ...rule.party import Party
 from ...rule.record import Record
@@ -189,7 +190,9 @@ class PostgresSteps(Decisions):
             _number(turn) if turn and not opened else None, b"true" if opened else b"false",
         )  # fmt: skip
 
-    def _tag(self, copy: CachedKey, lane: Lane, party: Party, versions: Sequence[Any]) -> tuple[bytes | None, ...]:
+    def _tag(
+        self, copy: CachedKey, lane: SeveralMeters, party: Party, versions: Sequence[Any]
+    ) -> tuple[bytes | None, ...]:
         meters_before, buckets_before = [0], [0]
         places: dict[tuple[int, int], int] = {}
         for index, record in enumerate(party.records()):
@@ -198,27 +201,27 @@ class PostgresSteps(Decisions):
                 places[index, position] = buckets_before[-1]
                 buckets_before.append(buckets_before[-1] + len(meter.buckets))
         meters, buckets = [], []
-        for index, position, unit, quiet, ceiling in lane.meters:
+        for index, position, unit, quiet, ceiling in lane.cells:
             meters += [meters_before[index] + position + 1, unit + 1, min(quiet, _MOST), min(ceiling, _MOST)]
-        for index, position, place, unit, drain, scale, burst in lane.buckets:
+        for index, position, place, unit, drain, scale, burst in lane.pours:
             buckets += [places[index, position] + place + 1, unit + 1, drain, scale, burst]
         # One meter that every call's unit counts on, and at most one bucket of the same unit.
-        sole = not copy.entry.shared and len(lane.meters) == len(lane.units) == 1 and len(lane.buckets) <= 1
+        sole = not copy.entry.shared and len(lane.cells) == len(lane.shape.units) == 1 and len(lane.pours) <= 1
         return (
-            self._patience, *self._fresh(copy), self._far, _number(self.terms.max_skew), _number(lane.until),
+            self._patience, *self._fresh(copy), self._far, _number(self.terms.max_skew), _number(lane.end),
             array(versions), array(meters), array(buckets),
             _number(len(meters) + len(buckets) if sole else 0),
         )  # fmt: skip
 
     def _spend(
-        self, lane: Lane, request: Request, takes: Mapping[str, int], amounts: list[int], id_: str | None
+        self, lane: SeveralMeters, request: Request, takes: Mapping[str, int], amounts: list[int], id_: str | None
     ) -> Call:
         now = b"%d" % request.now
         before = b"%d" % (request.now - self.terms.max_skew)
         if id_ is None:
             return self._call("spend", *lane.tag, now, array(amounts), None, None, None, before)
         *tag, _ = lane.tag
-        memo = to_json(lane.memo(request, takes, id_)).encode()
+        memo = to_json(encode_memo(lane, request, takes, id_)).encode()
         until = b"%d" % (request.now + self.terms.request_ttl)
         return self._call("spend", *tag, b"0", now, array(amounts), self._request(request), memo, until, before)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any
 
-from ...operations.compiled import Lane
+from ...operations.headroom import SeveralMeters
 from ...operations.request import Entry, Request
 from ...rule.limits import Course
 
@@ -18,9 +18,9 @@ class CachedKey:
     def __init__(self, entry: Entry, stamps: tuple[Any, ...]) -> None:
         self.entry = entry
         self.stamps = stamps
-        self.lanes: dict[Course, Lane] = {}
+        self.lanes: dict[Course, SeveralMeters] = {}
 
-    def lane(self, request: Request) -> Lane | None:
+    def lane(self, request: Request) -> SeveralMeters | None:
         """The lane that calls like this one have, if any."""
         plan = self.entry.plans.get(request.api) if request.op == "consume" else None
         return None if plan is None else self.lanes.get(plan.course(request.route))

@@ -1,0 +1,90 @@
+"""After the rule has decided: compiling a headroom for the next calls like this one."""
+
+from __future__ import annotations
+
+from ...clock import to_us
+from ...key import ApiKey
+from ...operations.compiled import compile_headroom
+from ...operations.request import Entry, Request
+from ...operations.shape import Shape
+from ...plan import UsagePlan
+from ...rule.limits import Course
+from ...rule.party import Party
+from .entries import Seat
+from .one_meter import OneMeter
+
+MOST_ROOMS = 8
+"""Headrooms of one key: of apis and of routes with limits of their own, those that were bound last."""
+MOST_SHAPES = 4096
+"""Shapes of one plan: of its routes, and of which of its units a record has counted."""
+
+
+class Binding:
+    """What a memory store does so that the next call like this one need not ask the rule.
+
+    ``rooms``: of every key, by its id and by its secrets' digests. ``_shapes``: by plan, what its headrooms share.
+    """
+
+    rooms: dict[bytes | str, OneMeter]
+    _shapes: dict[str, dict[tuple[Course, frozenset[str]], Shape]]
+
+    def _bind(self, request: Request, seat: Seat, entry: Entry, party: Party) -> None:
+        """Open the key's headroom again where it still holds, or compile one for what was just decided."""
+        record, room, now = seat.record, seat.room, request.now
+        if record is None or now < record.at:
+            return
+        if room.version == record.version and not room.until and room.shape.live and now < room.span.end:
+            room.open(record)
+        plan = entry.plans.get(request.api)
+        if plan is None or request.op not in ("consume", "peek") or request.request_id is not None:
+            return
+        course = plan.course(request.route)
+        if room.until and room.shape.course is course:
+            return
+        # One that was bound and then served no call, because each changes the record, is bound every second time.
+        old = next((old for old in seat.rooms if old.course is course), None)
+        if old is not None and (old.good(now) or not old.until):
+            old.until = old.until or 1
+            return
+        account = seat.account.record if seat.account is not None and seat.account.shared else None
+        if party.key is record and party.account is account:
+            self._compile(request, seat, entry, party)
+
+    def _compile(self, request: Request, seat: Seat, entry: Entry, party: Party) -> None:
+        compiled = compile_headroom(request, entry, party, self._shape, bound=True)
+        if compiled is None or not compiled.shape.live:
+            return
+        now, room, shape = request.now, seat.room, compiled.shape
+        if shape.simple and party.account is None and not room.until:
+            room = self._renew(seat, now)
+            room.lay(compiled)
+            room.open(compiled.own)
+            return
+        late = [s for s in seat.key.secrets if s.expires_at is not None and to_us(s.expires_at) <= now]
+        if any(self.rooms.get(secret.digest) is room for secret in late):
+            self._renew(seat, now)
+        rooms = tuple(old for old in seat.rooms if old.course is not compiled.course and old.shape.live)
+        seat.rooms = (compiled, *rooms[: MOST_ROOMS - 1])
+
+    def _renew(self, seat: Seat, now: int) -> OneMeter:
+        """A room in place of the key's: who found that one by a secret that has expired is served by neither."""
+        seat.room.close()
+        seat.room.version = -1
+        seat.room = room = OneMeter(seat)
+        self.rooms.update(self._references(seat, now=now))
+        return room
+
+    def _shape(self, plan: UsagePlan, course: Course, missing: frozenset[str]) -> Shape:
+        shapes = self._shapes.get(plan.id) or self._shapes.setdefault(plan.id, {})
+        shape = shapes.get((course, missing)) or Shape(plan, course, missing)
+        shape.live = len(shapes) < MOST_SHAPES or (course, missing) in shapes
+        return shapes.setdefault((course, missing), shape) if shape.live else shape
+
+    def _references(self, seat: Seat, key: ApiKey | None = None, now: int = 0) -> dict[bytes | str, OneMeter]:
+        """By what a key is found: its id and its secrets; one that has expired is served by no fast path."""
+        key = key or seat.key
+        refs: dict[bytes | str, OneMeter] = {key.id: seat.room}
+        for secret in key.secrets:
+            expired = secret.expires_at is not None and to_us(secret.expires_at) <= now
+            refs[secret.digest] = OneMeter(seat) if expired else seat.room
+        return refs
