@@ -8,7 +8,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test test-slow test-pythons test-freethreaded check format bench check-bench coverage mutate clean
+.PHONY: help demo test test-slow test-pythons test-freethreaded check format bench check-bench coverage mutate docs clean
 .NOTPARALLEL:
 
 help:  ## this list
@@ -91,5 +91,9 @@ mutate: $(VENV)/.mutate  ## mutation testing of the rule, the periods and the pl
 	@QUOTA_PROFILE=$${QUOTA_PROFILE:-smoke} $(BIN)/python $(BIN)/mutmut run
 	@! $(BIN)/python $(BIN)/mutmut results | grep -E ': (survived|no tests)$$'
 
+docs: $(VENV)/.docs  ## the site, in site/; a warning fails
+	@$(BIN)/python -m sphinx -W --keep-going -q -b html docs site
+	@echo "site/index.html"
+
 clean:  ## remove everything that make made
-	rm -rf .venv .venv-* .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* mutants
+	rm -rf .venv .venv-* site .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* mutants

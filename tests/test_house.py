@@ -27,14 +27,14 @@ SRC = ROOT / "src" / "quota"
 
 # From the ground up: what a file or a folder of the root may know stands lower, or beside it without a circle.
 FLOORS = [
-    {"errors", "clock", "process"},
+    {"errors", "clock", "process", "networks"},
     {"period", "key", "rule"},
     {"limit", "plan", "headers"},
-    {"decision"},
+    {"decision", "standing"},
     {"operations"},
     {"stores"},
     {"ledger"},
-    {"__init__", "aws", "replay", "testing", "web"},
+    {"__init__", "aws", "metrics", "replay", "testing", "web"},
     {"asgi", "wsgi"},
     {"fastapi", "cli", "__main__"},
 ]
@@ -46,7 +46,7 @@ DRIVERS = {"redis": {"redis"}, "postgres": {"psycopg", "psycopg_pool"}}
 WIDEST = 13
 """The most entries of a folder below the root: about a dozen."""
 FACE = {
-    "ApiKey", "AsyncLedger", "AsyncReservation", "Clock", "Decision", "IssuedKey", "Ledger", "LimitStatus", "ManualClock", "Period", "Quota",
+    "ApiKey", "AsyncLedger", "AsyncReservation", "Caller", "Clock", "Decision", "IssuedKey", "Ledger", "LimitStatus", "ManualClock", "Period", "Quota",
     "Reason", "Reservation", "Throttle", "UsagePlan", "UsageRecord", "system_clock",
 }  # fmt: skip
 ERRORS = {

@@ -4,7 +4,7 @@ See ``Ledger``, ``UsagePlan`` and the README.
 """
 
 from .clock import Clock, ManualClock, system_clock
-from .decision import Decision, LimitStatus, NotAllowed, Reason
+from .decision import Decision, NotAllowed, Reason
 from .errors import (
     ClockSkew,
     InvalidCost,
@@ -20,7 +20,7 @@ from .errors import (
     UnknownKey,
     UnknownPlan,
 )
-from .key import ApiKey, IssuedKey
+from .key import ApiKey, Caller, IssuedKey
 from .ledger.aio import AsyncLedger
 from .ledger.reservation import AsyncReservation, Reservation
 from .ledger.sync import Ledger
@@ -28,6 +28,7 @@ from .limit import Quota, Throttle
 from .operations.usage import UsageRecord
 from .period import Period
 from .plan import UsagePlan
+from .standing import LimitStatus
 
 __version__ = "0.1.0"
 
@@ -35,6 +36,7 @@ __all__ = [
     "ApiKey",
     "AsyncLedger",
     "AsyncReservation",
+    "Caller",
     "Clock",
     "ClockSkew",
     "Decision",

@@ -8,12 +8,13 @@ from functools import lru_cache
 from traceback import walk_tb
 from typing import Any, Unpack
 
-from .decision import Decision
+from .decision import Decision, Reason
 from .errors import InvalidCost, InvalidValue, QuotaError
 from .ledger.aio import AsyncLedger
 from .ledger.sync import Ledger
 from .operations.shape import DEFAULT
 from .stores.memory.store import MemoryStore
+from .web.bodies import Body
 from .web.gate import KEPT, UNDECIDED, Answer, Gate, Held, Settings, log
 from .web.routes import below, templates
 
@@ -45,7 +46,7 @@ class QuotaMiddleware:
         self.app = app
         self._ledger: Any = ledger
         self._at_once = isinstance(ledger, Ledger) and isinstance(ledger.store, MemoryStore)
-        self.gate = Gate(template=templates(app), **settings)
+        self.gate = Gate(template=templates(app), clock=ledger._steps._clock, **settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
@@ -61,10 +62,12 @@ class QuotaMiddleware:
         if preflight or gate.passes(method, path, scope):
             await self.app(scope, receive, send)
             return
-        decision, reservation = await self.decide(scope, method, path)
+        body = Body(receive, gate.most_body) if gate.cost_from_body is not None and kind == "http" else None
+        decision, reservation = await self.decide(scope, method, path, body)
         if not decision.allowed and not gate.shadow:
-            await _answer(gate.refusal(decision, method), scope, receive, send)
+            await _answer(gate.refusal(decision, method, scope), scope, receive, send)
             return
+        receive = receive if body is None else body.receive
         own, names = _encoded(gate.shown(decision))
         if reservation is not None:
             await _Exchange(self, reservation, scope, own, names).run(receive, send)
@@ -77,11 +80,15 @@ class QuotaMiddleware:
         else:
             await self.app(scope, receive, send)
 
-    async def decide(self, scope: Scope, method: str, path: str) -> tuple[Decision, Held | None]:
+    async def decide(
+        self, scope: Scope, method: str, path: str, body: Body | None = None
+    ) -> tuple[Decision, Held | None]:
         """Find the key, name the route and ask the ledger; tell the application."""
         gate, ledger = self.gate, self._ledger
-        secret = gate.key(scope) if callable(gate.key) else gate.places.of_scope(scope, redact=gate.redact)
-        route, price = None if secret is None else gate.name(method, path, scope), gate.price(scope)
+        found = gate.key(scope) if callable(gate.key) else gate.places.of_scope(scope, redact=gate.redact)
+        secret = gate.presented(found, scope)
+        route = None if secret is None else gate.name(method, path, scope)
+        price = gate.price(scope, b"" if body is None or secret is None else await body.read())
         cost = DEFAULT if price is None else price
         held: Held | None = None
         try:
@@ -96,9 +103,10 @@ class QuotaMiddleware:
                 decision = held.decision
         except UNDECIDED as error:
             decision, held = gate.undecided(error), None
+        decision = decision if decision.allowed else gate.judged(decision, scope)
         scope.setdefault("state", {})["quota"] = decision
         gate.tell(decision, scope)
-        return decision, held if held and decision.key else None
+        return decision, held if held and decision.reason is Reason.OK else None
 
     async def _held(self, holding: Coroutine[Any, Any, Any]) -> Any:
         """The reservation; given back if the request is cancelled while the store is still at it."""

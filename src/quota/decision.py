@@ -12,12 +12,13 @@ import attrs
 
 from .clock import to_datetime
 from .errors import QuotaError, _hide
-from .key import ApiKey, new_token
+from .key import ApiKey, Subject, new_token
 from .limit import REQUESTS
 from .plan import UsagePlan
 from .process.forks import across_forks
 from .rule.entries import Amounts
-from .rule.limits import Line, QuotaLine, Standing, Verdict
+from .rule.limits import Line, QuotaLine, Verdict
+from .standing import LimitStatus, status_of
 
 if TYPE_CHECKING:
     from .headers import Row
@@ -32,6 +33,8 @@ class Reason(enum.Enum):
     DISABLED_KEY = "DISABLED_KEY"
     EXPIRED_KEY = "EXPIRED_KEY"
     NO_PLAN = "NO_PLAN"
+    ADDRESS_NOT_ALLOWED = "ADDRESS_NOT_ALLOWED"
+    SCOPE_NOT_ALLOWED = "SCOPE_NOT_ALLOWED"
     THROTTLED = "THROTTLED"
     QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
     COST_TOO_LARGE = "COST_TOO_LARGE"
@@ -44,36 +47,13 @@ _STATUS = {
 }  # fmt: skip
 
 
-@attrs.frozen
-class LimitStatus:
-    """One limit and where it stands after a decision, in ``unit``.
-
-    ``remaining`` is never negative, though ``used`` may pass ``limit`` (overage, a lowered limit, a commit above its
-    hold). ``resets_at``: when ``used`` is 0 again if nobody calls. A throttle's ``limit`` is its burst. ``window`` is
-    the window's length in seconds where every window has the same, else None.
-    """
-
-    name: str
-    unit: str
-    limit: int
-    used: int
-    remaining: int
-    resets_at: datetime
-    window: int | None = attrs.field(default=None, eq=False, repr=False)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON can hold it, as ``quota check --json`` tells it."""
-        plain = {field: getattr(self, field) for field in ("name", "unit", "limit", "used", "remaining")}
-        return {**plain, "resets_at": self.resets_at.isoformat()}
-
-
 @attrs.define(eq=False, repr=False)
 class Details:
     """In full. ``metered``: what was taken for good, as (when, meters and units). ``hold``: its reservation."""
 
     reason: Reason
     id: str | None
-    key: ApiKey | None
+    key: Subject | None
     plan: UsagePlan | None
     takes: Mapping[str, int]
     verdict: Verdict
@@ -132,8 +112,8 @@ class Decision:
 
     @property
     def key(self) -> ApiKey | None:
-        """The API key that was found, as it stood; None when none was."""
-        return self._details().key
+        """The API key that was found, as it stood; None when none was, or for a ``Caller``."""
+        return key if isinstance(key := self._details().key, ApiKey) else None
 
     @property
     def plan(self) -> UsagePlan | None:
@@ -154,7 +134,8 @@ class Decision:
     @property
     def limits(self) -> tuple[LimitStatus, ...]:
         """Every limit after this call, in the plan's order."""
-        return tuple(status_of(standing) for standing in self._details().verdict.standings)
+        details = self._details()
+        return tuple(status_of(standing, details.key) for standing in details.verdict.standings)
 
     @property
     def violated(self) -> tuple[str, ...]:
@@ -265,18 +246,9 @@ def reason_of(verdict: Verdict) -> Reason:
     return Reason.QUOTA_EXCEEDED if quota else Reason.THROTTLED
 
 
-def refusal(reason: Reason, now: int, takes: Mapping[str, int], key: ApiKey | None = None) -> Decision:
+def refusal(reason: Reason, now: int, takes: Mapping[str, int], key: Subject | None = None) -> Decision:
     """A refusal that no limit was asked about."""
     return Decision(Details(reason, None, key, None, takes, Verdict(allowed=False, now=now, standings=())))
-
-
-def status_of(standing: Standing) -> LimitStatus:
-    """A standing as users see it."""
-    line = standing.line
-    remaining = max(0, line.limit + standing.extra - standing.used)
-    return LimitStatus(
-        line.name, line.unit, line.limit, standing.used, remaining, to_datetime(standing.resets_at), line.length
-    )
 
 
 class NotAllowed(QuotaError):

@@ -15,6 +15,7 @@ from .decision import Decision
 from .errors import InvalidValue
 from .ledger.aio import AsyncLedger
 from .ledger.sync import Ledger
+from .web.bodies import Body
 from .web.gate import Answer, Settings
 
 
@@ -65,7 +66,9 @@ class QuotaKey(SecurityBase):
         preflight = preflight_of(scope, gate) if method == "OPTIONS" and gate.preflight != "ask" else None
         if preflight and gate.preflight == "answer":
             raise HTTPException(preflight.status, headers=dict(preflight.headers))
-        decision = gate.unasked() if preflight else (await front.decide(scope, method, path_of(scope, gate)))[0]
+        body = _Read(connection, gate.most_body) if gate.cost_from_body and isinstance(connection, Request) else None
+        path = path_of(scope, gate)
+        decision = gate.unasked() if preflight else (await front.decide(scope, method, path, body))[0]
         for read in ("_headers", "_query_params", "_url"):  # what Starlette keeps of the scope as it was
             vars(connection).pop(read, None)
         if preflight:
@@ -73,10 +76,24 @@ class QuotaKey(SecurityBase):
         if decision.allowed or gate.shadow:
             response.headers.update(gate.shown(decision))
             return decision
-        answer = gate.refusal(decision, method)
+        answer = gate.refusal(decision, method, scope)
         if scope["type"] == "websocket":
             raise WebSocketException(1008, answer.reason)
         raise Refused(decision, answer)
+
+
+class _Read(Body):
+    """A body that FastAPI has read, or will: it keeps what was read for whoever asks again."""
+
+    def __init__(self, request: Request, most: int) -> None:
+        super().__init__(request.receive, most)
+        self._request = request
+
+    async def read(self) -> bytes:
+        try:
+            return (await self._request.body())[: self._most]
+        except RuntimeError:  # a form, which was read as it came
+            return b""
 
 
 async def _nowhere(*_: Any) -> None:

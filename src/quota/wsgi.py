@@ -7,11 +7,12 @@ from types import TracebackType
 from typing import Any, Unpack
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-from .decision import Decision
+from .decision import Decision, Reason
 from .errors import InvalidCost, InvalidValue, QuotaError
 from .ledger.reservation import Reservation
 from .ledger.sync import Ledger
 from .operations.shape import DEFAULT
+from .web.bodies import read_input
 from .web.gate import KEPT, UNDECIDED, Answer, Gate, Settings, log, merged
 from .web.routes import templates
 
@@ -31,7 +32,7 @@ class QuotaMiddleware:
             raise InvalidValue("ledger", ledger, "a Ledger")
         self.app = app
         self._ledger: Any = ledger
-        self._gate = Gate(template=templates(app), **settings)
+        self._gate = Gate(template=templates(app), clock=ledger._clock, **settings)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         gate = self._gate
@@ -43,13 +44,14 @@ class QuotaMiddleware:
             return _answer(preflight, start_response)
         if preflight or gate.passes(method, path, environ):
             return self.app(environ, start_response)
-        secret = gate.key(environ) if callable(gate.key) else gate.places.of_environ(environ, redact=gate.redact)
+        found = gate.key(environ) if callable(gate.key) else gate.places.of_environ(environ, redact=gate.redact)
+        secret = gate.presented(found, environ)
         route = None if secret is None else gate.name(method, path, environ)
         decision, reservation = self._decide(secret, route, environ)
         environ["quota.decision"] = decision
         gate.tell(decision, environ)
         if not decision.allowed and not gate.shadow:
-            return _answer(gate.refusal(decision, method), start_response)
+            return _answer(gate.refusal(decision, method, environ), start_response)
         own = gate.shown(decision)
         if reservation is None and not own:
             return self.app(environ, start_response)
@@ -63,15 +65,21 @@ class QuotaMiddleware:
 
     def _decide(self, secret: Any, route: str | None, environ: WSGIEnvironment) -> tuple[Decision, Reservation | None]:
         gate, ledger = self._gate, self._ledger
-        price = gate.price(environ)
+        body = read_input(environ, gate.most_body) if gate.cost_from_body and secret is not None else b""
+        price = gate.price(environ, body)
         cost = DEFAULT if price is None else price
+        held = None
         try:
             if gate.charge == "arrival":
-                return ledger.consume(secret, cost, api=gate.api, route=route), None
-            reservation = ledger.reserve(secret, cost, ttl=gate.ttl, api=gate.api, route=route)
+                decision = ledger.consume(secret, cost, api=gate.api, route=route)
+            else:
+                held = ledger.reserve(secret, cost, ttl=gate.ttl, api=gate.api, route=route)
+                decision = held.decision
         except UNDECIDED as error:
             return gate.undecided(error), None
-        return reservation.decision, reservation if reservation and reservation.decision.key else None
+        if not decision.allowed:
+            return gate.judged(decision, environ), None
+        return decision, held if held and decision.reason is Reason.OK else None
 
 
 def _preflight(environ: WSGIEnvironment, gate: Gate) -> Answer | None:

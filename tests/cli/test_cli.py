@@ -344,7 +344,36 @@ def test_usage_shows_this_window_and_the_last_days(quota):
     quota("key", "disable", "ada")
     assert quota("usage", "ada") == 0
     assert "calls are refused: DISABLED_KEY" in quota.out
-    assert quota.json("usage", "ada")["limits"] == []
+    data = quota.json("usage", "ada")
+    assert (data["reason"], [limit["used"] for limit in data["limits"]]) == ("DISABLED_KEY", [42, 241])
+
+
+def test_usage_says_why_calls_are_refused(shop):
+    """Disabled, expired, no plan there and on which api there is one, exhausted and until when; what was adjusted."""
+    shop("key", "issue", "Eve", "--id", "eve", "--plan", "gold", "--expires", "2020-01-01")
+    shop("usage", "eve")
+    assert "calls are refused: EXPIRED_KEY\nit expired at 2020-01-01 00:00:00Z" in shop.out
+    assert "requests/day     0" in shop.out
+    shop("usage", "ada", "--api", "b")
+    assert "calls are refused: NO_PLAN\nthe key has no plan for this api, and one for '' (plan gold)" in shop.out
+    shop("key", "issue", "Bo", "--id", "bo")
+    shop("usage", "bo")
+    assert "calls are refused: NO_PLAN\nthe key is on no plan for this api: 'quota key attach'" in shop.out
+    shop("set-remaining", "ada", "requests/day", "0")
+    shop("usage", "ada")
+    assert "calls are refused: QUOTA_EXCEEDED (requests/day)\nthe next call is allowed at 20" in shop.out
+    assert "requests/day: 10 were taken away in this window" in shop.out
+    (limit, *_) = shop.json("usage", "ada")["limits"]
+    assert (limit["extra"], limit["holder"], limit["over"]) == (-10, "ada", 0)
+    assert limit["retry_at"] == limit["resets_at"]
+    shop("set-remaining", "ada", "requests/day", "25")
+    shop("usage", "ada")
+    assert "requests/day: 15 more were granted in this window" in shop.out
+    assert "refused" not in shop.out
+    shop("plan", "replace", "gold", "0/day, 20/hour")
+    shop("set-remaining", "ada", "requests/day", "0")
+    shop("usage", "ada")
+    assert "calls are refused: COST_TOO_LARGE (requests/day)\nno call is ever allowed: one costs more" in shop.out
 
 
 def test_usage_changes_nothing(shop):

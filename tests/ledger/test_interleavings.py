@@ -874,14 +874,15 @@ def test_interleavings_with_two_preemptions(name):
 
 PLANTED = {
     "no lock on the fast path": (
-        (Ledger, "consume", {
-            "if not lock.acquire(False):": "if False:", "lock.release()\n        except": "pass\n        except",
+        (OneMeter, "take", {
+            "if not lock.acquire(False):": "if False:",
+            "lock.release()\n            except": "pass\n            except",
         }),
         ["the_last_unit", "the_last_of_a_burst", "a_secret_and_its_key"],
     ),
     "the count read outside of the lock": (
-        (Ledger, "consume", {
-            "lock = lane.lock": "lock = lane.lock; known = getattr(lane, 'total', 0)", "total = lane.total + units": "total = known + units",
+        (OneMeter, "take", {
+            "lock = self.lock": "lock = self.lock; known = self.total", "total = self.total + units": "total = known + units",
         }),
         ["the_last_unit"],
     ),

@@ -19,7 +19,7 @@ from servers import Postgres, Valkey
 
 ROOT = paths.ROOT
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-TOOLS = {"test", "bench", "mutate"}
+TOOLS = {"test", "bench", "mutate", "docs"}
 FRAMEWORKS = {"django", "fastapi", "flask", "starlette"}
 """Of the tests' tools, those that the library has something for: what ``test`` admits is what is told of them."""
 BESIDE = {"plot": ["cli"]}
@@ -117,6 +117,16 @@ from django.urls import path
 from quota import asgi, wsgi
 urlpatterns = [path("pets/<int:number>", lambda request, number: HttpResponse("ok"))]
 """
+METRICS = """
+from prometheus_client import CollectorRegistry
+from quota import Ledger, UsagePlan
+from quota.metrics import instrument
+registry, ledger = CollectorRegistry(), Ledger()
+ledger.add_plan(UsagePlan("p", "1/day"))
+instrument(ledger, registry)
+ledger.consume(ledger.issue_key("k", "p").secret)
+assert registry.get_sample_value("quota_units_total", {"plan": "p", "unit": "requests"}) == 1
+"""
 FASTAPI = """
 ROUTE = "GET /pets/{number}"
 from fastapi import Depends, FastAPI
@@ -129,6 +139,7 @@ PROGRAMS = {
     "redis": [CORE, AWAITED],
     "postgres": [CORE, AWAITED],
     "plot": [PLOT],
+    "metrics": [METRICS],
     "django": [
         DJANGO + OPENED + "app = wsgi.QuotaMiddleware(get_wsgi_application(), ledger, on_unavailable='deny')" + WSGI,
         DJANGO + OPENED + "app = asgi.QuotaMiddleware(get_asgi_application(), ledger, on_unavailable='deny')" + ASGI,

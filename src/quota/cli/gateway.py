@@ -20,8 +20,8 @@ from ..key import ApiKey, digest
 from ..ledger.sync import Ledger
 from ..plan import UsagePlan
 from .common import PARTLY, JsonOption, StoreOption, WrongUse, opened, read_text, to_pairs
+from .keys.table import NewKey, add_keys
 from .show import print_json, say, tell
-from .table import NewKey, add_keys
 
 PLANS, KEYS, PLAN_KEYS = "usage-plans.json", "api-keys.json", "usage-plan-keys-{}.json"
 

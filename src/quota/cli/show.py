@@ -17,10 +17,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from ..clock import to_us
-from ..decision import Decision, LimitStatus
+from ..clock import system_clock, to_datetime, to_us
+from ..decision import Decision, Reason
 from ..key import ApiKey
+from ..ledger.sync import Ledger
 from ..plan import UsagePlan
+from ..standing import LimitStatus
 
 T = TypeVar("T")
 Cell = str | Text
@@ -151,6 +153,32 @@ def state_of(key: ApiKey, now: datetime) -> Text:
     return Text("enabled")
 
 
+def show_key(ledger: Ledger, key: ApiKey, done: str, *, as_json: bool) -> None:
+    """A key, and what was done to it."""
+    plans = ledger.list_plans(key)
+    if as_json:
+        print_json(key_data(key, plans))
+        return
+    say(f"{done} {key.id} ({key.name})")
+    rows = [
+        ("state", str(state_of(key, to_datetime(system_clock())))),
+        ("plans", ", ".join(f"{plan.id} for {plan.api}" if plan.api else plan.id for plan in plans) or "none"),
+    ]
+    if key.account != key.id:
+        rows.append(("account", key.account))
+    if key.created_at is not None:
+        rows.append(("created", at(key.created_at)))
+    if key.expires_at is not None:
+        rows.append(("expires", at(key.expires_at)))
+    for secret in key.secrets:
+        until = f" until {at(secret.expires_at)}" if secret.expires_at else ""
+        rows += [("secret", f"...{secret.hint}{until}")]
+    rows += [("network", network) for network in key.networks] + [("scope", scope) for scope in key.scopes]
+    rows += [(f"meta {name}", value) for name, value in key.metadata.items()]
+    for what, value in rows:
+        say(f"  {what}: {value}")
+
+
 def show_decision(decision: Decision, *, would: bool = False) -> None:
     """A decision for people: the verdict, every limit, and when to try again."""
     if decision.allowed:
@@ -173,8 +201,38 @@ def show_decision(decision: Decision, *, would: bool = False) -> None:
 _HINTS = {
     "UNKNOWN_KEY": "no key has this secret: mistyped, rotated away, or removed",
     "DISABLED_KEY": "'quota key enable' lets it be used again",
+    "ADDRESS_NOT_ALLOWED": "the key has networks, and none of them contains the call's address (--address)",
+    "SCOPE_NOT_ALLOWED": "the key does not have the scope that the call asked for",
     "NO_PLAN": "the key is on no plan for this api: 'quota key attach' puts it on one",
 }
+
+
+def show_refusal(decision: Decision, key: ApiKey, plans: Sequence[UsagePlan]) -> None:
+    """Tell why a call made now is refused, and what would change that."""
+    reason = decision.reason
+    names = f" ({', '.join(decision.violated)})" if decision.violated else ""
+    say(f"calls are refused: {reason.value}{names}", style=BAD)
+    if reason is Reason.EXPIRED_KEY and key.expires_at is not None and key.expires_at <= decision.at:
+        say(f"it expired at {at(key.expires_at)}")
+    elif reason is Reason.NO_PLAN and plans:
+        others = ", ".join(f"{plan.api!r} (plan {plan.id})" for plan in plans)
+        say(f"the key has no plan for this api, and one for {others}: --api says which is meant")
+    elif reason.value in _HINTS:
+        say(_HINTS[reason.value])
+    elif decision.retry_at is not None:
+        say(f"the next call is allowed at {after(decision.retry_at, decision.at)}")
+    elif decision.violated:
+        say("no call is ever allowed: one costs more than the limit")
+
+
+def show_adjustments(limits: Iterable[LimitStatus]) -> None:
+    """Tell what was granted or taken away in this window, and what was used beyond a limit."""
+    for status in limits:
+        if status.extra:
+            done = f"{status.extra:,} more were granted" if status.extra > 0 else f"{-status.extra:,} were taken away"
+            say(f"{status.name}: {done} in this window", style=WARN)
+        if status.over:
+            say(f"{status.name}: {status.over:,} {status.unit} were used beyond it", style=WARN)
 
 
 def show_limits(limits: Iterable[LimitStatus], now: datetime, violated: Sequence[str] = ()) -> None:
@@ -195,7 +253,8 @@ def _limit_row(status: LimitStatus, now: datetime, refused: bool, width: int, *,
     return [
         Text(status.name, style=BAD if refused else ""), f"{status.used:,}", f"{status.limit:,}",
         f"{status.remaining:,}", bar(status.used, whole, width),
-        after(status.resets_at, now, briefly=briefly) if status.used else "nothing used",
+        "nothing used" if not status.used else "never" if status.resets_at is None
+        else after(status.resets_at, now, briefly=briefly),
     ]  # fmt: skip
 
 

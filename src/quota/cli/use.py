@@ -10,12 +10,14 @@ from typing import Annotated
 import typer
 
 from ..clock import system_clock, to_datetime
-from ..decision import Decision, LimitStatus
+from ..decision import Decision
 from ..key import ApiKey
 from ..ledger.sync import Ledger
 from ..limit import Quota
+from ..operations.shape import DEFAULT
 from ..operations.usage import UsageRecord
 from ..plan import UsagePlan
+from ..standing import LimitStatus
 from .charts import daily
 from .common import (
     REFUSED,
@@ -32,7 +34,16 @@ from .common import (
     read_secret,
     to_cost,
 )
-from .show import key_data, print_json, say, show_decision, show_limits, state_of
+from .show import (
+    key_data,
+    print_json,
+    say,
+    show_adjustments,
+    show_decision,
+    show_limits,
+    show_refusal,
+    state_of,
+)  # fmt: skip
 
 CallerArgument = Annotated[
     str,
@@ -48,6 +59,10 @@ CostOption = Annotated[
 RequestOption = Annotated[
     str | None, typer.Option("--request-id", metavar="ID", help="A retry with the same id is charged once.")
 ]
+AddressOption = Annotated[
+    str | None, typer.Option("--address", metavar="IP", help="Where it comes from, for keys with networks.")
+]
+ScopeOption = Annotated[str | None, typer.Option("--scope", help="What it is for: a scope that the key must have.")]
 SinceOption = Annotated[
     str | None, typer.Option("--since", metavar="DAY", help="From this UTC day on; by default 14 days.")
 ]
@@ -55,8 +70,6 @@ UntilOption = Annotated[str | None, typer.Option("--until", metavar="DAY", help=
 LimitArgument = Annotated[str, typer.Argument(metavar="LIMIT", help="The quota's name, such as requests/day.")]
 
 _DAYS = 14
-_NOTHING = {"_": 1}
-"""A cost in a unit that nothing counts: peeking at it shows where the limits stand."""
 
 
 def consume(
@@ -65,14 +78,19 @@ def consume(
     api: ApiOption = "",
     route: RouteOption = None,
     request_id: RequestOption = None,
+    address: AddressOption = None,
+    scope: ScopeOption = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make one call: check every limit and, if all have room, take from all. Exit status 1 when it is refused."""
     with opened(store) as ledger:
         who = _caller(ledger, key)
-        more = {} if cost is None else {"cost": to_cost(cost)}
-        _answer(ledger.consume(who, api=api, route=route, request_id=request_id, **more), as_json=as_json)
+        units = DEFAULT if cost is None else to_cost(cost)
+        decision = ledger.consume(
+            who, units, api=api, route=route, request_id=request_id, address=address, scope=scope
+        )  # fmt: skip
+        _answer(decision, as_json=as_json)
 
 
 def check(
@@ -81,14 +99,18 @@ def check(
     api: ApiOption = "",
     route: RouteOption = None,
     request_id: RequestOption = None,
+    address: AddressOption = None,
+    scope: ScopeOption = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say what a call would get, and why, changing nothing. Exit status 1 when it would be refused."""
     with opened(store) as ledger:
         who = _caller(ledger, key)
-        more = {} if cost is None else {"cost": to_cost(cost)}
-        decision = ledger.peek(who, api=api, route=route, request_id=request_id, **more)
+        units = DEFAULT if cost is None else to_cost(cost)
+        decision = ledger.peek(
+            who, units, api=api, route=route, request_id=request_id, address=address, scope=scope
+        )  # fmt: skip
         _answer(decision, as_json=as_json, would=True)
 
 
@@ -116,7 +138,7 @@ def usage(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show where a key's limits stand, when they are empty again, and what it used by day."""
+    """Show where a key's limits stand, why a call would be refused now, and what was used by day."""
     _check_days(since, until)
     if plot is not None:
         from .plot import check_plot  # noqa: PLC0415 -- matplotlib is slow, and an extra
@@ -127,7 +149,8 @@ def usage(
         now = to_datetime(system_clock())
         first = since if since is not None else None if until is not None else now.date() - timedelta(days=_DAYS - 1)
         records = ledger.usage(found, api=api, since=first, until=until)
-        decision = ledger.peek(found, _NOTHING, api=api, route=route)
+        decision = ledger.peek(found, api=api, route=route)
+        limits = ledger.status(found, api=api, route=route)
         plans = ledger.list_plans(found)
     if plot is not None:
         from .plot import plot_usage  # noqa: PLC0415 -- as above
@@ -136,11 +159,17 @@ def usage(
     if as_json:
         print_json({
             "key": key_data(found, plans), "api": api, "reason": decision.reason.value,
-            "limits": [status.to_dict() for status in decision.limits],
+            "limits": [status.to_dict() for status in limits],
             "days": [record.to_dict() for record in records],
         })  # fmt: skip
         return
-    _show_usage(found, decision, records, plans)
+    on = ", ".join(f"{plan.id} for {plan.api}" if plan.api else plan.id for plan in plans) or "no plan"
+    say(f"{found.id} ({found.name}) on {on}, {state_of(found, now)}")
+    if not decision:
+        show_refusal(decision, found, plans)
+    show_limits(limits, now, decision.violated)
+    show_adjustments(limits)
+    _show_days(records)
     if plot is not None:
         say(f"drawn: {plot}")
 
@@ -157,13 +186,7 @@ def _quotas(plans: Sequence[UsagePlan], api: str) -> dict[str, Quota]:
     return {limit.name: limit for limit in plan.limits if isinstance(limit, Quota)} if plan else {}
 
 
-def _show_usage(key: ApiKey, decision: Decision, records: list[UsageRecord], plans: Sequence[UsagePlan]) -> None:
-    on = ", ".join(f"{plan.id} for {plan.api}" if plan.api else plan.id for plan in plans) or "no plan"
-    say(f"{key.id} ({key.name}) on {on}, {state_of(key, decision.at)}")
-    if decision.allowed:
-        show_limits(decision.limits, decision.at)
-    else:
-        say(f"calls are refused: {decision.reason.value}")
+def _show_days(records: list[UsageRecord]) -> None:
     if not records:
         say("nothing was used on these days")
     for name in dict.fromkeys(record.limit for record in records):

@@ -5,9 +5,10 @@ The docstrings here are those of the methods of ``Ledger`` and ``AsyncLedger``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import enum
+from collections.abc import Callable, Generator, Iterable, Mapping
 from datetime import datetime, timedelta
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import attrs
 
@@ -19,6 +20,21 @@ from ..operations.request import Request
 from ..plan import UsagePlan
 
 T = TypeVar("T")
+
+
+class Unchanged(enum.Enum):
+    """In place of a value that is not given, where None means something."""
+
+    UNCHANGED = "unchanged"
+
+    def __repr__(self) -> str:
+        return "UNCHANGED"
+
+
+UNCHANGED: Final = Unchanged.UNCHANGED
+
+Asking = Generator["Step[Any]", Any, T]
+"""Several steps, each of which may go by the answer to the one before; its answer is what it returns."""
 
 
 class Step(Generic[T]):
@@ -41,8 +57,9 @@ class Step(Generic[T]):
 def concluding(step: T) -> T:
     """A step whose run time annotations tell what it concludes: those of the ledgers' methods are the same ones."""
     annotations = step.__annotations__
-    if annotations["return"].startswith("Step["):
-        annotations["return"] = annotations["return"][5:-1]
+    kind, bracket, concluded = annotations["return"].partition("[")
+    if bracket and kind in ("Step", "Asking"):
+        annotations["return"] = concluded[:-1]
     return step
 
 
@@ -95,13 +112,16 @@ class Administration:
         expires_at: datetime | None = None,
         prefix: str = "qk",
         metadata: Mapping[str, str] | None = None,
+        networks: Iterable[str] = (),
+        scopes: Iterable[str] = (),
     ) -> Step[IssuedKey]:
         """Make an API key with a secret of its own, on a plan if one is given: ``key, secret = issue_key("Key123")``.
 
         The secret is returned once and never stored. ``account``: whose usage is counted, by default the key's own.
+        ``networks``: CIDR blocks that it may be used from, any by default. ``scopes``: what calls may ask for.
         Raises ``UnknownPlan``, ``PlanConflict`` for an id that is taken, ``InvalidValue`` for a field out of bounds.
         """
-        return self._add_key(mint(prefix), name, plan, id, account, expires_at, metadata)
+        return self._add_key(mint(prefix), name, plan, id, account, expires_at, metadata, networks, scopes)
 
     def import_key(
         self,
@@ -113,12 +133,14 @@ class Administration:
         account: str | None = None,
         expires_at: datetime | None = None,
         metadata: Mapping[str, str] | None = None,
+        networks: Iterable[str] = (),
+        scopes: Iterable[str] = (),
     ) -> Step[IssuedKey]:
         """Make an API key of a secret from elsewhere, 20 to 128 visible ASCII characters; else as ``issue_key``.
 
         Raises ``InvalidSecret``, and ``PlanConflict`` when another key has this secret.
         """
-        return self._add_key(import_secret(secret), name, plan, id, account, expires_at, metadata)
+        return self._add_key(import_secret(secret), name, plan, id, account, expires_at, metadata, networks, scopes)
 
     def _add_key(
         self,
@@ -129,14 +151,44 @@ class Administration:
         account: str | None,
         expires_at: datetime | None,
         metadata: Mapping[str, str] | None,
+        networks: Iterable[str],
+        scopes: Iterable[str],
     ) -> Step[IssuedKey]:
         id_ = new_id() if id_ is None else id_
         key = ApiKey(
             id=id_, name=name, account=id_ if account is None else account, created_at=to_datetime(self._now()),
             expires_at=expires_at, metadata={} if metadata is None else metadata, secrets=(Secret.of(secret),),
+            networks=networks, scopes=scopes,
         )  # fmt: skip
         issued = IssuedKey(key, secret)
         return Step("add_key", (key, None if plan is None else _plan_id(plan)), lambda _: issued)
+
+    def update_key(
+        self,
+        key: ApiKey | str,
+        *,
+        name: str | Unchanged = UNCHANGED,
+        expires_at: datetime | Unchanged | None = UNCHANGED,
+        metadata: Mapping[str, str] | Unchanged = UNCHANGED,
+        networks: Iterable[str] | Unchanged = UNCHANGED,
+        scopes: Iterable[str] | Unchanged = UNCHANGED,
+    ) -> Step[ApiKey]:
+        """Change what is given of a key, from the next call on everywhere; the rest, and its counts, stay.
+
+        ``expires_at``: None for never. ``metadata``, ``networks``, ``scopes``: in place of those that it has. Raises
+        ``UnknownKey``, ``InvalidValue`` for a field out of bounds, and then nothing is changed.
+        """
+        given: dict[str, Any] = {
+            "name": name,
+            "expires_at": expires_at,
+            "metadata": metadata,
+            "networks": networks,
+            "scopes": scopes,
+        }
+        changes = {field: value for field, value in given.items() if value is not UNCHANGED}
+        checked: Any = attrs.evolve(ApiKey("any", "any", "any"), **changes)
+        changes = {field: getattr(checked, field) for field in changes}
+        return Step("change_key", (key_id(key), lambda old: attrs.evolve(old, **changes)), same)
 
     def rotate_key(self, key: ApiKey | str, overlap: timedelta | int = timedelta(0)) -> Step[IssuedKey]:
         """Give a key a new secret; the old ones go on for ``overlap`` (microseconds when an int), never beyond the key.

@@ -10,11 +10,11 @@ from typing import Any, Concatenate
 
 from ..clock import Clock, system_clock
 from ..decision import Decision
-from ..errors import StoreBusy, StoreUnavailable
+from ..errors import QuotaError, StoreBusy, StoreUnavailable
 from ..limit import Cost
 from ..operations.shape import DEFAULT
 from ..stores.base import AsyncStore, Store, tell_clock
-from .administration import Step, concluding
+from .administration import Asking, Step, concluding
 from .requests import Presented, Steps, Unavailable, required
 from .reservation import AsyncReservation
 from .sync import Ledger, P, T, _opened, in_memory
@@ -28,6 +28,30 @@ def _async(
     @functools.wraps(concluding(step))
     async def method(self: AsyncLedger, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._ask(step(self._steps, *args, **kwargs))
+
+    return method
+
+
+def _asking(
+    steps: Callable[Concatenate[Any, P], Asking[T]],
+) -> Callable[Concatenate[AsyncLedger, P], Coroutine[Any, Any, T]]:
+    """A method of ``AsyncLedger`` that asks more than once."""
+
+    @functools.wraps(concluding(steps))
+    async def method(self: AsyncLedger, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        asking = steps(self._steps, *args, **kwargs)
+        try:
+            step = next(asking)
+            while True:
+                try:
+                    answer = await self._ask(step)
+                except QuotaError as error:
+                    step = asking.throw(error)
+                else:
+                    step = asking.send(answer)
+        except StopIteration as stop:
+            told: T = stop.value
+            return told
 
     return method
 
@@ -78,6 +102,7 @@ class AsyncLedger:
     get_plan = _async(Steps.get_plan)
     list_plans = _async(Steps.list_plans)
     issue_key = _async(Steps.issue_key)
+    update_key = _async(Steps.update_key)
     import_key = _async(Steps.import_key)
     rotate_key = _async(Steps.rotate_key)
     enable_key = _async(Steps.enable_key)
@@ -87,6 +112,7 @@ class AsyncLedger:
     list_keys = _async(Steps.list_keys)
     associate = _async(Steps.associate)
     dissociate = _async(Steps.dissociate)
+    status = _asking(Steps.status)
     refund = _async(Steps.refund)
     grant = _async(Steps.grant)
     set_remaining = _async(Steps.set_remaining)
@@ -103,11 +129,17 @@ class AsyncLedger:
         api: str = "",
         route: str | None = None,
         request_id: str | None = None,
+        address: str | None = None,
+        scope: str | None = None,
     ) -> Decision:
         """See ``Ledger.consume``."""
         if self._here is not None:
-            return self._here.consume(secret, cost, api=api, route=route, request_id=request_id)
-        return await self._consume(secret, cost, api=api, route=route, request_id=request_id)
+            return self._here.consume(
+                secret, cost, api=api, route=route, request_id=request_id, address=address, scope=scope
+            )
+        return await self._consume(
+            secret, cost, api=api, route=route, request_id=request_id, address=address, scope=scope
+        )
 
     async def peek(
         self,
@@ -117,11 +149,15 @@ class AsyncLedger:
         api: str = "",
         route: str | None = None,
         request_id: str | None = None,
+        address: str | None = None,
+        scope: str | None = None,
     ) -> Decision:
         """See ``Ledger.peek``."""
         if self._here is not None:
-            return self._here.peek(secret, cost, api=api, route=route, request_id=request_id)
-        return await self._peek(secret, cost, api=api, route=route, request_id=request_id)
+            return self._here.peek(
+                secret, cost, api=api, route=route, request_id=request_id, address=address, scope=scope
+            )
+        return await self._peek(secret, cost, api=api, route=route, request_id=request_id, address=address, scope=scope)
 
     async def require(
         self,
@@ -131,9 +167,13 @@ class AsyncLedger:
         api: str = "",
         route: str | None = None,
         request_id: str | None = None,
+        address: str | None = None,
+        scope: str | None = None,
     ) -> Decision:
         """See ``Ledger.require``."""
-        return required(await self.consume(secret, cost, api=api, route=route, request_id=request_id))
+        return required(
+            await self.consume(secret, cost, api=api, route=route, request_id=request_id, address=address, scope=scope)
+        )
 
     async def reserve(
         self,
@@ -144,9 +184,11 @@ class AsyncLedger:
         api: str = "",
         route: str | None = None,
         request_id: str | None = None,
+        address: str | None = None,
+        scope: str | None = None,
     ) -> AsyncReservation:
         """See ``Ledger.reserve``; ``async with await ledger.reserve(...) as reservation``."""
-        request, step = self._steps.reserve(secret, cost, ttl, api, route, request_id)
+        request, step = self._steps.reserve(secret, cost, ttl, api, route, request_id, address, scope)
         decision = await self._ask(step)
 
         async def close(op: str, id_: str, actual: Cost | None) -> Any:

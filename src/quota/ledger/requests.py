@@ -11,22 +11,23 @@ from typing import Any, Literal
 import attrs
 
 from ..clock import DAY_US, EPOCH, Clock, span_us, system_clock, to_us
-from ..decision import Decision, Details, LimitStatus, NotAllowed, Reason, refusal
+from ..decision import Decision, Details, NotAllowed, Reason, refusal
 from ..errors import InvalidCost, InvalidValue, ReservationClosed, check_text
-from ..key import ApiKey, digest, has_typo, new_token
+from ..key import ApiKey, Caller, Subject, digest, has_typo, new_token
 from ..limit import REQUESTS, Cost, parse_cost, whole
 from ..operations.request import Request
 from ..operations.shape import DEFAULT
 from ..operations.usage import UsageRecord
-from ..plan import check_route
 from ..rule.limits import Verdict
-from .administration import Administration, Step, key_id, same
+from ..standing import LimitStatus
+from .administration import Step, key_id, same
+from .holders import Holders, check_where
 
-Presented = str | ApiKey | None
+Presented = str | ApiKey | Caller | None
 Unavailable = Literal["raise", "deny", "allow"]
 
 
-class Steps(Administration):
+class Steps(Holders):
     """The pure steps of every method, and the settings of a ledger."""
 
     def __init__(self, *, clock: Clock = system_clock, on_unavailable: Unavailable = "raise") -> None:
@@ -43,9 +44,13 @@ class Steps(Administration):
         api: str = "",
         route: str | None = None,
         request_id: str | None = None,
+        address: str | None = None,
+        scope: str | None = None,
     ) -> Step[Decision]:
         """See ``Ledger.consume``."""
-        return self._decide(self._request("consume", secret, cost, api, route, request_id, self._now()))
+        return self._decide(
+            self._request("consume", secret, cost, api, route, request_id, self._now(), None, address, scope)
+        )
 
     def peek(
         self,
@@ -55,9 +60,13 @@ class Steps(Administration):
         api: str = "",
         route: str | None = None,
         request_id: str | None = None,
+        address: str | None = None,
+        scope: str | None = None,
     ) -> Step[Decision]:
         """The decision that ``consume`` would return, on the same code path, changing nothing."""
-        return self._decide(self._request("peek", secret, cost, api, route, request_id, self._now()))
+        return self._decide(
+            self._request("peek", secret, cost, api, route, request_id, self._now(), None, address, scope)
+        )
 
     def asked_at(
         self,
@@ -69,13 +78,15 @@ class Steps(Administration):
         route: str | None,
         request_id: str | None,
         hashed: object,
+        address: str | None,
+        scope: str | None,
     ) -> Request | Decision:
         """``consume`` or ``peek`` with the clock read and a secret hashed: what to ask the store, or the answer."""
         if type(now) is not int:
             raise InvalidValue("clock", now, "a callable returning whole microseconds since the epoch")
         known = hashed if isinstance(hashed, bytes) else None
-        request = self._request(op, secret, cost, api, route, request_id, now, known)
-        return request if request.digest or request.key_id else self._decide(request).conclude(None)
+        request = self._request(op, secret, cost, api, route, request_id, now, known, address, scope)
+        return request if request.ref else self._decide(request).conclude(None)
 
     def _request(
         self,
@@ -86,24 +97,32 @@ class Steps(Administration):
         route: str | None,
         request_id: str | None,
         now: int,
-        hashed: bytes | None = None,
+        hashed: bytes | None,
+        address: str | None,
+        scope: str | None,
     ) -> Request:
         takes = None if cost is DEFAULT else parse_cost(cost)
         if api != "" or route is not None:
-            _check_where(api, route)
+            check_where(api, route)
         if request_id is not None:
             check_text("request_id", request_id)
-        known = None
+        if scope is not None:
+            check_text("scope", scope)
+        known = caller = None
         if isinstance(secret, str):
             hashed = None if not secret else b"" if has_typo(secret) else hashed or digest(secret)
         elif isinstance(secret, ApiKey):
             known = secret.id
+        elif isinstance(secret, Caller):
+            caller = secret
         elif secret is not None:
-            raise InvalidValue("secret", type(secret), "a str, an ApiKey or None")
-        return Request(op, now, hashed, known, api, route, takes, request_id)
+            raise InvalidValue("secret", type(secret), "a str, an ApiKey, a Caller or None")
+        return Request(
+            op, now, hashed, known, api, route, takes, request_id, caller=caller, address=address, scope=scope
+        )
 
     def _decide(self, request: Request) -> Step[Decision]:
-        if request.digest is None and request.key_id is None:
+        if request.digest is None and request.key_id is None and request.caller is None:
             missing = refusal(Reason.MISSING_KEY, request.now, request.takes or {"requests": 1})
             return Step("", (), lambda _: missing)
         if request.digest == b"":
@@ -112,14 +131,22 @@ class Steps(Administration):
         return Step("apply", (request,), same, request)
 
     def reserve(
-        self, secret: Presented, cost: Cost, ttl: timedelta | int, api: str, route: str | None, request_id: str | None
+        self,
+        secret: Presented,
+        cost: Cost,
+        ttl: timedelta | int,
+        api: str,
+        route: str | None,
+        request_id: str | None,
+        address: str | None,
+        scope: str | None,
     ) -> tuple[Request, Step[Decision]]:
         """Hold units: the request, and the step that decides it."""
         ttl_us = span_us(ttl, "ttl")
         if not 0 < ttl_us <= 366 * DAY_US:
             raise InvalidValue("ttl", ttl, "a timedelta or microseconds, above zero and at most 366 days")
         now = self._now()
-        request = self._request("reserve", secret, cost, api, route, request_id, now)
+        request = self._request("reserve", secret, cost, api, route, request_id, now, None, address, scope)
         request = attrs.evolve(request, id=new_token(), ttl=ttl_us)
         return request, self._decide(request)
 
@@ -136,10 +163,12 @@ class Steps(Administration):
         held = decision._details().takes
         if isinstance(actual, int) and set(held) != {REQUESTS}:
             raise InvalidCost("actual", actual, f"how many of each unit that is held: {', '.join(held)}")
-        if decision.key is None:  # allowed without the store: nothing is held
+        subject = decision._details().key
+        if subject is None:  # allowed without the store: nothing is held
             return Step("", (), lambda _: decision)
+        key, caller = _named(subject)
         close = Request(
-            op, self._now(), None, decision.key.id, request.api, request.route, takes, request.request_id, id_
+            op, self._now(), None, key, request.api, request.route, takes, request.request_id, id_, caller=caller
         )
         return Step("apply", (close,), same)
 
@@ -162,9 +191,10 @@ class Steps(Administration):
         if not details.metered or details.key is None:
             return Step("", (), lambda _: 0)
         api, route = details.metered[0][1][-1][:2]
+        key, caller = _named(details.key)
         request = Request(
-            "refund", self._now(), None, details.key.id, api, route or None, takes, id=decision.id,
-            args=(details.metered, details.tokens),
+            "refund", self._now(), None, key, api, route or None, takes, id=decision.id,
+            args=(details.metered, details.tokens), caller=caller,
         )  # fmt: skip
         return Step("apply", (request,), same)
 
@@ -187,7 +217,7 @@ class Steps(Administration):
         self, op: str, key: ApiKey | str, limit: str, units: int, api: str, route: str | None
     ) -> Step[LimitStatus]:
         check_text("limit", limit, longest=2048)
-        _check_where(api, route)
+        check_where(api, route)
         request = Request(op, self._now(), None, key_id(key), api, route, args=(limit, units))
         return Step("apply", (request,), same)
 
@@ -210,7 +240,7 @@ class Steps(Administration):
 
         Today is always there. A limit by account tells the account's usage. Raises ``UnknownKey``, ``InvalidValue``.
         """
-        _check_where(api, None)
+        check_where(api, None)
         days = (_day("since", since, -(10**6)), _day("until", until, 10**7))
         request = Request("usage", self._now(), None, key_id(key), api, args=days)
         return Step("apply", (request,), same)
@@ -225,11 +255,9 @@ class Steps(Administration):
         return Decision(Details(Reason.STORE_UNAVAILABLE, None, None, None, takes, verdict))
 
 
-def _check_where(api: object, route: object) -> None:
-    if api != "":
-        check_text("api", api)
-    if route is not None:
-        check_route(route)
+def _named(subject: Subject) -> tuple[str | None, Caller | None]:
+    """A key's id, or a caller: how a request names whom it is about."""
+    return (None, subject) if isinstance(subject, Caller) else (subject.id, None)
 
 
 def _day(field: str, day: date | str | None, default: int) -> int:

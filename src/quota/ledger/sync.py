@@ -15,8 +15,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ..clock import Clock, system_clock
 from ..decision import Decision
-from ..errors import StoreBusy, StoreUnavailable
-from ..key import ApiKey, digest
+from ..errors import QuotaError, StoreBusy, StoreUnavailable
+from ..key import ApiKey, Caller, digest
 from ..limit import Cost
 from ..operations.headroom import NOBODY, Told
 from ..operations.request import Request
@@ -26,7 +26,7 @@ from ..stores import open_store
 from ..stores.base import Store, check_store, tell_clock
 from ..stores.memory.one_meter import OneMeter
 from ..stores.memory.store import MemoryStore
-from .administration import Step, concluding
+from .administration import Asking, Step, concluding
 from .requests import Presented, Steps, Unavailable, required
 from .reservation import Reservation
 
@@ -56,6 +56,33 @@ def _sync(step: Callable[Concatenate[Any, P], Step[T]]) -> Callable[Concatenate[
         return self._ask(step(self._steps, *args, **kwargs))
 
     return method
+
+
+def _asking(steps: Callable[Concatenate[Any, P], Asking[T]]) -> Callable[Concatenate[Ledger, P], T]:
+    """A method of ``Ledger`` that asks more than once."""
+
+    @functools.wraps(concluding(steps))
+    def method(self: Ledger, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        asking = steps(self._steps, *args, **kwargs)
+        try:
+            step = next(asking)
+            while True:
+                try:
+                    answer = self._ask(step)
+                except QuotaError as error:
+                    step = asking.throw(error)
+                else:
+                    step = asking.send(answer)
+        except StopIteration as stop:
+            told: T = stop.value
+            return told
+
+    return method
+
+
+def _of(secret: object) -> Caller | None:
+    """By what a caller is found; None of anything else."""
+    return secret if type(secret) is Caller else None
 
 
 class Ledger:
@@ -101,6 +128,7 @@ class Ledger:
     get_plan = _sync(Steps.get_plan)
     list_plans = _sync(Steps.list_plans)
     issue_key = _sync(Steps.issue_key)
+    update_key = _sync(Steps.update_key)
     import_key = _sync(Steps.import_key)
     rotate_key = _sync(Steps.rotate_key)
     enable_key = _sync(Steps.enable_key)
@@ -110,6 +138,7 @@ class Ledger:
     list_keys = _sync(Steps.list_keys)
     associate = _sync(Steps.associate)
     dissociate = _sync(Steps.dissociate)
+    status = _asking(Steps.status)
     refund = _sync(Steps.refund)
     grant = _sync(Steps.grant)
     set_remaining = _sync(Steps.set_remaining)
@@ -117,19 +146,15 @@ class Ledger:
     usage = _sync(Steps.usage)
 
     def consume(
-        self,
-        secret: Presented,
-        cost: Cost = DEFAULT,
-        *,
-        api: str = "",
-        route: str | None = None,
-        request_id: str | None = None,
-    ) -> Decision:
+        self, secret: Presented, cost: Cost = DEFAULT, *, api: str = "", route: str | None = None,
+        request_id: str | None = None, address: str | None = None, scope: str | None = None,
+    ) -> Decision:  # fmt: skip
         """Check every limit and, if all have room, take ``cost`` from all of them at once; a refusal takes nothing.
 
-        ``secret``: what the client presented, an ``ApiKey`` authenticated already, or None (no key: refused).
-        ``cost``: requests, or units by unit; by default 1 or the plan's cost of the route. ``request_id``: an
-        admission is remembered under it, and a retry returns it with ``replayed=True``.
+        ``secret``: what the client presented, a known ``ApiKey`` or ``Caller``, or None (no key: refused). ``cost``:
+        requests, or units by unit; by default 1 or the plan's of the route. ``request_id``: an admission is remembered
+        under it, and a retry returns it with ``replayed=True``. ``address``: the client's, which keys with ``networks``
+        want. ``scope``: a name that the key must have among its ``scopes``.
 
         Raises:
             InvalidCost: a cost that is not whole positive numbers.
@@ -140,18 +165,19 @@ class Ledger:
         now = self._clock()
         kind = type(secret)
         try:
-            ref: Any = secret.id if kind is ApiKey else sha256(secret.encode()).digest() if kind is str else None  # type: ignore[union-attr]
+            ref: Any = secret.id if kind is ApiKey else sha256(secret.encode()).digest() if kind is str else _of(secret)  # type: ignore[union-attr]
         except UnicodeEncodeError:
             ref = None
         if request_id is None:
             room = self._rooms.get(ref)
             if room is None:
-                told = self._foreign(now, secret, cost, api, route)
+                told = self._foreign(now, secret, cost, api, route, scope)
             else:
-                told = room.take(now, cost, api, route, False)  # noqa: FBT003 -- by keyword it takes longer
+                told = room.take(now, cost, api, route, address, scope, False)  # noqa: FBT003 -- by keyword it takes longer
             if told is not None:
                 return told
-        return self._charge(self._steps.asked_at(now, "consume", secret, cost, api, route, request_id, ref))
+        more = api, route, request_id, ref, address, scope
+        return self._charge(self._steps.asked_at(now, "consume", secret, cost, *more))
 
     def peek(
         self,
@@ -161,22 +187,29 @@ class Ledger:
         api: str = "",
         route: str | None = None,
         request_id: str | None = None,
+        address: str | None = None,
+        scope: str | None = None,
     ) -> Decision:
         """The decision that ``consume`` would return, on the same code path, changing nothing."""
         now = self._clock()
-        ref: Any = secret.id if type(secret) is ApiKey else digest(secret) if type(secret) is str else None
+        kind = type(secret)
+        ref: Any = secret.id if kind is ApiKey else digest(secret) if kind is str else _of(secret)  # type: ignore[union-attr, arg-type]
         room = self._rooms.get(ref) if self._whole and request_id is None else None
-        told = None if room is None else room.take(now, cost, api, route, True)  # noqa: FBT003
+        told = None if room is None else room.take(now, cost, api, route, address, scope, True)  # noqa: FBT003
         if told is not None:
             return told
-        return self._charge(self._steps.asked_at(now, "peek", secret, cost, api, route, request_id, ref))
+        return self._charge(
+            self._steps.asked_at(now, "peek", secret, cost, api, route, request_id, ref, address, scope)
+        )
 
-    def _foreign(self, now: object, secret: object, cost: object, api: object, route: object) -> Decision | None:
+    def _foreign(
+        self, now: object, secret: object, cost: object, api: object, route: object, scope: object
+    ) -> Decision | None:
         """Refuse a secret that no key in memory has; None where the store must be asked, or the call may be wrong."""
-        if type(secret) is not str or not secret or api != "" or route is not None or type(now) is not int:
+        if type(secret) is not str or not secret or api != "" or route is not None or scope is not None:
             return None
         units: Any = 1 if cost is DEFAULT else cost
-        if not self._whole or type(units) is not int or not 0 < units <= MAX_UNITS:
+        if not self._whole or type(now) is not int or type(units) is not int or not 0 < units <= MAX_UNITS:
             return None
         decision: Told = Told()
         decision.allowed = decision._taken = False
@@ -191,9 +224,13 @@ class Ledger:
         api: str = "",
         route: str | None = None,
         request_id: str | None = None,
+        address: str | None = None,
+        scope: str | None = None,
     ) -> Decision:
         """``consume`` that raises ``NotAllowed``, which carries the decision, in place of returning a refusal."""
-        return required(self.consume(secret, cost, api=api, route=route, request_id=request_id))
+        return required(
+            self.consume(secret, cost, api=api, route=route, request_id=request_id, address=address, scope=scope)
+        )
 
     def reserve(
         self,
@@ -204,12 +241,14 @@ class Ledger:
         api: str = "",
         route: str | None = None,
         request_id: str | None = None,
+        address: str | None = None,
+        scope: str | None = None,
     ) -> Reservation:
         """Hold units now and commit or cancel them later; after ``ttl`` they go back by themselves.
 
         ``ttl``: a timedelta, or microseconds. Everything else as in ``consume``. The reservation is falsy when refused.
         """
-        request, step = self._steps.reserve(secret, cost, ttl, api, route, request_id)
+        request, step = self._steps.reserve(secret, cost, ttl, api, route, request_id, address, scope)
         decision = self._ask(step)
 
         def close(op: str, id_: str, actual: Cost | None) -> Any:

@@ -14,8 +14,9 @@ from ..rule.limits import Terms
 from ..rule.party import Party
 from .adjustments import adjust, forget, refund
 from .consume import consume
-from .request import Entry, Request
+from .request import Entry, Request, forgetful
 from .reservations import cancel, commit
+from .status import status
 from .usage import usage
 
 
@@ -25,6 +26,8 @@ def perform(request: Request, entry: Entry | None, party: Party | None, terms: T
     Raises:
         ClockSkew, RequestMismatch, ReservationClosed, UnknownKey, InvalidValue: nothing changed then.
     """
+    if request.caller is not None:
+        terms = forgetful(terms)
     operation = _OPERATIONS.get(request.op)
     if operation is None:
         from .leases import OPERATIONS  # noqa: PLC0415 -- loaded where something is leased
@@ -44,6 +47,7 @@ _OPERATIONS: Mapping[str, Callable[[Request, Entry | None, Party | None, Terms],
         "grant": adjust,
         "set_remaining": adjust,
         "forget": forget,
+        "status": status,
         "usage": usage,
     }
 )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from ..clock import DAY_US
-from ..decision import LimitStatus, status_of
 from ..errors import InvalidCost, InvalidValue
 from ..key import new_number
 from ..rule.charge import add
 from ..rule.limits import MAX_UNITS, Course, QuotaLine, Standing, Terms
 from ..rule.party import Party
 from ..rule.record import Meter, Record, Slot
+from ..standing import LimitStatus, status_of
 from .request import Entry, Request, course_of, required, settle
 
 
@@ -62,7 +62,7 @@ def adjust(request: Request, entry: Entry | None, party: Party | None, terms: Te
     slot.extra = extra
     slot.limit = line.limit
     record.version += 1
-    return status_of(Standing(line, meter.total - slot.base, slot.extra, slot.end))
+    return status_of(Standing(line, meter.total - slot.base, slot.extra, slot.end), entry.key)
 
 
 def find_quota(course: Course | None, name: str, route: str | None) -> QuotaLine:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..decision import Decision, Details, Reason, _lazy, reason_of
-from ..key import ApiKey
+from ..key import Subject
 from ..limit import REQUESTS
 from ..process.atomic import Step, at_once
 from ..rule.charge import metered, weigh
@@ -70,7 +70,7 @@ class Headroom:
 
     __slots__ = ("shape", "until")
 
-    key: ApiKey
+    key: Subject
     shape: Shape
     until: int
     places: Sequence[Place]

@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from ..decision import Decision, Reason
-from ..key import ApiKey
+from ..key import Subject
 from ..plan import UsagePlan
 from ..rule.charge import charge, read, settled
 from ..rule.leases import _others, affordable, close_name, first_end, give_back, granted, held, remember, revive
@@ -53,7 +53,7 @@ def lease_(request: Request, entry: Entry | None, party: Party | None, terms: Te
 
 
 def _leased(
-    party: Party, course: Course, units: Mapping[str, int], at: int, now: int, terms: Terms, key: ApiKey,
+    party: Party, course: Course, units: Mapping[str, int], at: int, now: int, terms: Terms, key: Subject,
     plan: UsagePlan,
 ) -> Leased:  # fmt: skip
     """A lease, and where the limits stand with it."""
@@ -136,7 +136,7 @@ class Leased:
     end: int = 0
     readings: tuple[Reading, ...] = ()
     tokens: tuple[int, int] = (0, 0)
-    key: ApiKey | None = None
+    key: Subject | None = None
     plan: UsagePlan | None = None
     waiting: bool = False
     kept: bool = False

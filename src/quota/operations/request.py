@@ -10,17 +10,21 @@ import attrs
 from ..clock import to_us
 from ..decision import Reason
 from ..errors import UnknownKey
-from ..key import ApiKey
+from ..key import Caller, Subject
+from ..networks import contain
 from ..plan import UsagePlan
 from ..rule.charge import settled
 from ..rule.limits import Course, Terms
 from ..rule.party import Party
 
+LOOKS = ("peek", "status", "usage")
+"""Operations that change nothing."""
+
 
 def usable(request: Request, entry: Entry | None) -> Reason:
     """Whether the key that a call presents may be used at all: OK, or the reason why not."""
     if entry is None:
-        return Reason.UNKNOWN_KEY
+        return Reason.UNKNOWN_KEY if request.caller is None else Reason.NO_PLAN
     key = entry.key
     if not key.enabled:
         return Reason.DISABLED_KEY
@@ -29,10 +33,31 @@ def usable(request: Request, entry: Entry | None) -> Reason:
     if request.digest is not None:
         for secret in key.secrets:
             if secret.digest == request.digest:
-                expired = secret.expires_at is not None and to_us(secret.expires_at) <= request.now
-                return Reason.EXPIRED_KEY if expired else Reason.OK
-        return Reason.UNKNOWN_KEY
-    return Reason.OK
+                if secret.expires_at is not None and to_us(secret.expires_at) <= request.now:
+                    return Reason.EXPIRED_KEY
+                break
+        else:
+            return Reason.UNKNOWN_KEY
+    return barred(key, request.address, request.scope) or Reason.OK
+
+
+def barred(key: Subject, address: str | None, scope: str | None) -> Reason | None:
+    """Return why a key may not be used from an address or for a scope; None where it may."""
+    if key.networks and not contain(key.networks, address):
+        return Reason.ADDRESS_NOT_ALLOWED
+    if scope is not None and scope not in key.scopes:
+        return Reason.SCOPE_NOT_ALLOWED
+    return None
+
+
+def forgetful(terms: Terms) -> Terms:
+    """A store's terms for callers, of whom nothing is kept once their windows are over."""
+    return terms._replace(retention=0, late=0)
+
+
+def terms_of(subject: Subject, terms: Terms) -> Terms:
+    """A store's terms for a key or a caller."""
+    return forgetful(terms) if type(subject) is Caller else terms
 
 
 def tokens_of(party: Party) -> tuple[int, int]:
@@ -62,9 +87,9 @@ def settle(request: Request, entry: Entry, party: Party, terms: Terms) -> tuple[
 
 
 class Entry(NamedTuple):
-    """A key as a store finds it: with its plans by api, and whether other keys share its account."""
+    """A key or a caller as a store finds it: with its plans by api, and whether other keys share its account."""
 
-    key: ApiKey
+    key: Subject
     plans: Mapping[str, UsagePlan]
     shared: bool = False
 
@@ -73,8 +98,8 @@ class Entry(NamedTuple):
 class Request:
     """One atomic step on one key's entry and records; what ``op`` does is in ``operations.py``.
 
-    The key is named by the ``digest`` of a presented secret or by ``key_id``. ``takes`` is None where the plan says
-    what a call costs. Instants are microseconds since the epoch.
+    The key is named by the ``digest`` of a presented secret or by ``key_id``; or it is about a ``caller``. ``takes`` is
+    None where the plan says what a call costs. Instants are microseconds since the epoch.
     """
 
     op: str
@@ -88,3 +113,11 @@ class Request:
     id: str = ""
     ttl: int = 0
     args: tuple[Any, ...] = ()
+    caller: Caller | None = None
+    address: str | None = None
+    scope: str | None = None
+
+    @property
+    def ref(self) -> bytes | str | Caller:
+        """By what a store finds whom it is about; falsy where nobody is."""
+        return self.digest or self.key_id or self.caller or ""

@@ -98,7 +98,8 @@ def weigh(readings: Iterable[Reading], takes: Mapping[str, int], now: int) -> Ve
         units = takes.get(line.unit, 0)
         if isinstance(line, QuotaLine):
             refused = units > 0 and reading + units > line.limit + line.overage + extra
-            standings.append(Standing(line, reading, extra, end, refused))
+            later = end if refused and units <= line.limit + line.overage else None
+            standings.append(Standing(line, reading, extra, end, refused, later))
             if refused:
                 waits.append(end)
             if units > line.limit + line.overage:
@@ -108,18 +109,19 @@ def weigh(readings: Iterable[Reading], takes: Mapping[str, int], now: int) -> Ve
             refused = units > 0 and excess > 0
             if units > line.limit:
                 large.append(now)
-            standings.append(_standing(line, reading, now, refused=refused))
             if refused:
                 waits.append(now + -(-excess // line.drain))
+            later = waits[-1] if refused and units <= line.limit else None
+            standings.append(_standing(line, reading, now, refused=refused, later=later))
     retry_at = max(waits, default=None)
     # When the window of a quota that is too small for this ends, what a grant lets through now is gone with it.
     never = retry_at is not None and any(since <= retry_at for since in large)
     return Verdict(not waits, now, tuple(standings), (), None if never else retry_at, never)
 
 
-def _standing(line: ThrottleLine, level: int, now: int, *, refused: bool = False) -> Standing:
+def _standing(line: ThrottleLine, level: int, now: int, *, refused: bool = False, later: int | None = None) -> Standing:
     """Tell where a throttle stands: its level in units, rounded up, and when it is empty."""
-    return Standing(line, -(-level // line.scale), 0, now - -level // line.drain, refused)
+    return Standing(line, -(-level // line.scale), 0, now - -level // line.drain, refused, later)
 
 
 def take(party: Party, course: Course, takes: Mapping[str, int], now: int) -> Verdict:

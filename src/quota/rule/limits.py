@@ -18,11 +18,15 @@ BEYOND = 2**200
 
 
 class Terms(NamedTuple):
-    """A store's terms: a clock this far behind is an error, memos and history are kept this long."""
+    """A store's terms: a clock this far behind is an error, memos and history are kept this long.
+
+    ``late``: so many windows later than it ended, a window is forgotten.
+    """
 
     max_skew: int = 300_000_000
     request_ttl: int = DAY_US
     retention: int = 35
+    late: int = 2
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -76,13 +80,17 @@ class Course:
 
 
 class Standing(NamedTuple):
-    """One limit after a decision. ``used`` is in units (a throttle's level, rounded up); instants in microseconds."""
+    """One limit after a decision. ``used`` is in units (a throttle's level, rounded up); instants in microseconds.
+
+    ``retry_at``: where it refused, when it will admit as much; None when it never will.
+    """
 
     line: Line
     used: int
     extra: int
     resets_at: int
     refused: bool = False
+    retry_at: int | None = None
 
 
 class Verdict(NamedTuple):

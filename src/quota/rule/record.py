@@ -297,15 +297,15 @@ class Record:
                 )  # fmt: skip
         return rows
 
-    def dead_after(self, retention: int) -> tuple[int, int]:
-        """(when nothing here matters any more: two windows late, buckets empty, history told; until when it counts)."""
+    def dead_after(self, retention: int, late: int = 2) -> tuple[int, int]:
+        """(when nothing here matters any more: windows late, buckets empty, history told; until when it counts)."""
         if not self.at:
             return _NEVER, 0  # it was forgotten: what takes its place may be refused an answer, which it is not
         dead = self.at + retention * DAY_US
         floor = self.at + 1
         for meter in self.meters:
             for slot in meter.slots:
-                dead = max(dead, slot.end + 2 * (slot.end - slot.start))
+                dead = max(dead, slot.end + late * (slot.end - slot.start))
                 floor = max(floor, slot.end)
             for bucket in meter.buckets:
                 dead = max(dead, min(bucket.at - -bucket.level // bucket.drain, _NEVER))

@@ -9,7 +9,6 @@ Needs Hypothesis. Each run opens a fresh store; ``reopen`` lets a store that per
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from hypothesis import strategies as st
@@ -17,13 +16,13 @@ from hypothesis.stateful import invariant, precondition, rule
 
 from ..decision import Decision
 from ..errors import ClockSkew, QuotaError, RequestMismatch, ReservationClosed
-from ..limit import Quota
-from .directory import Book, DirectoryMachine, equal, raises, units_of, us_of
+from .directory import Book, equal, raises, units_of, us_of
 from .model import DAY, Answer, Skewed
+from .standing import StandingMachine
 from .strategies import APIS, COSTS, KEY_IDS, MANY, REQUEST_IDS, ROUTES
 
 
-class Machine(DirectoryMachine):
+class Machine(StandingMachine):
     """Everything a ledger does, step by step beside the model."""
 
     @rule(id_=KEY_IDS, cost=COSTS, api=APIS, route=ROUTES, request_id=REQUEST_IDS)
@@ -268,29 +267,6 @@ class Machine(DirectoryMachine):
             decision = self.ledger.peek(self._presented(id_), dict.fromkeys(("requests", "tokens"), MANY), api=api)
             told = sum(status.used for status in decision.limits if status.name.startswith("all "))
             equal(told, book.used + book.holding(now), f"what {id_} used and holds")
-
-    @rule(id_=KEY_IDS)
-    def usage(self, id_: str) -> None:
-        key = self.model.keys.get(id_)
-        if key is None:
-            return
-        try:
-            now = self.model.instant(key, self.now)
-        except Skewed:
-            return
-        plan = self.model.plans.get(key.plans.get("", ""))
-        places = {
-            limit.name: self.model.place(key, "", limit)
-            for limit in (self.model.limits(plan, None) if plan else ())
-            if isinstance(limit.spec, Quota)
-        }
-        for row in self.ledger.usage(id_):
-            place = places.get(row.limit)
-            if place is None:
-                continue
-            day = (row.day - datetime(1970, 1, 1, tzinfo=timezone.utc).date()) // timedelta(days=1)
-            used = self.model.sum(place, day * DAY, now) - self.model.sum(place, (day + 1) * DAY, now)
-            equal(row.used, used, f"used on day {day} of {row.limit}")
 
     def _same(self, decision: Decision, expected: Answer) -> None:
         told = tuple((s.name, s.used, s.remaining, us_of(s.resets_at)) for s in decision.limits)

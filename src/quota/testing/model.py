@@ -418,15 +418,16 @@ class Model:
         return "UNKNOWN_KEY" if key is None else "OK" if key.enabled else "DISABLED_KEY"
 
     def weigh(
-        self, key: Member, plan: UsagePlan, api: str, route: str | None, takes: Mapping[str, int], now: int
-    ) -> Answer:
-        """What a charge would get, told as a decision would tell it."""
+        self, key: Member, plan: UsagePlan, api: str, route: str | None, takes: Mapping[str, int], now: int,
+        limits: list[Limit] | None = None,
+    ) -> Answer:  # fmt: skip
+        """What a charge would get, told as a decision would tell it; of ``limits`` alone where they are given."""
         told, violated, waits = [], [], []
         over = 0
         never = quota = False
         lapses: list[tuple[int, int]] = []
         levels = self.buckets(key, plan, api, now)
-        for limit in self.limits(plan, route):
+        for limit in self.limits(plan, route) if limits is None else limits:
             units = takes.get(limit.spec.unit, 0)
             place = self.place(key, api, limit)
             if isinstance(limit.spec, Quota):

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from inspect import iscoroutinefunction
-from typing import Any, Literal, NamedTuple, Required, TypedDict
+from typing import Any
 
 import attrs
 
-from ..clock import DAY_US, span_us, system_clock
+from ..clock import Clock, system_clock
 from ..decision import Decision, Details, Reason
-from ..errors import ClockSkew, InvalidValue, QuotaError, StoreBusy, StoreUnavailable, check_text
-from ..headers import PROBLEM_TYPE, PROFILES
+from ..errors import ClockSkew, InvalidValue, QuotaError, StoreBusy, StoreUnavailable
+from ..headers import PROFILES
+from ..key import ApiKey, Caller
 from ..ledger.reservation import AsyncReservation, Reservation
-from ..limit import Cost, parse_cost
+from ..limit import Cost, Limit, parse_cost
 from ..rule.limits import Verdict
+from . import settings as checks
+from .addresses import Anonymous, Proxies, address_of, check_proxies, counted_by
+from .answers import challenge, shaped, written
 from .cors import allowed_across_origins
 from .credentials import Places
 from .exemptions import Exemptions
+from .guesses import Guesses
 from .routes import Finder, Names, named
-from .sources import check_sources
+from .settings import Answer, Request, Settings
+
+__all__ = ["KEPT", "UNDECIDED", "Answer", "Gate", "Held", "Request", "Settings", "log", "merged"]
 
 log = logging.getLogger(__package__)
 
@@ -31,116 +37,8 @@ KEPT = "keeping what was held: what was used cannot be known"
 UNDECIDED = (StoreBusy, StoreUnavailable, ClockSkew)
 """Why a ledger cannot decide; ``on_unavailable`` says what then."""
 
-_GATEWAY = {
-    403: ("Forbidden", "ForbiddenException"),
-    429: ("Limit Exceeded", "LimitExceededException"),
-    503: ("Service Unavailable", "ServiceUnavailableException"),
-}
-_THROTTLED = ("Too Many Requests", "TooManyRequestsException")
-_PHRASES = {403: "403 Forbidden", 429: "429 Too Many Requests", 503: "503 Service Unavailable"}
-
 Held = Reservation | AsyncReservation
-Request = Any
-"""What the application is given: the WSGI ``environ`` or the ASGI ``scope``."""
-
-
-class Settings(TypedDict, total=False):
-    """The keywords of ``quota.wsgi.QuotaMiddleware`` and ``quota.asgi.QuotaMiddleware``; only the first is required.
-
-    A callable is given the WSGI ``environ`` or the ASGI ``scope``, and is not async. One that raises is an error of the
-    application's, and nothing is charged; of ``report`` and ``actual`` it is logged.
-
-    - ``on_unavailable``: ``"deny"`` (503) or ``"allow"`` when the ledger cannot decide.
-    - ``key``: where the key is presented: header names, ``"authorization"`` for its Bearer token, ``"?name"`` for a
-      query parameter, or several in order; or a callable returning a secret, an ``ApiKey`` or None.
-    - ``route``: a callable naming the route for the plan; by default ``"METHOD /template"`` where the framework's
-      template can be known, else ``"METHOD /path"``. HEAD and WebSocket upgrades are named as GET.
-    - ``cost``: what a request costs, or a callable returning it or None; by default what the plan says of the route.
-    - ``api``: which API the plan governs.
-    - ``charge``: ``"arrival"``; ``"success"``: held on arrival, kept or given back by the response's status;
-      ``"response"``: held on arrival, then what ``actual`` says is taken.
-    - ``success``: whether a status is one that is charged; by default those below 400.
-    - ``actual``: a callable returning what was used, called when the response has ended; by default what the
-      application put in ``environ["quota.actual"]`` or ``scope["state"]["quota_actual"]``. None keeps what was held,
-      if the status is a success.
-    - ``ttl``: how long units are held (a timedelta, or microseconds), an hour by default; a response that ends later
-      is charged all the same, and what a process that died held is back then.
-    - ``exempt``: what passes unasked and untouched: ``"/health"``, ``"/static/*"``, ``"GET /docs"`` (HEAD too), or a
-      callable.
-    - ``preflight``: what becomes of CORS preflights, which never carry a key (Fetch, section 3.3): ``"ask"`` for one as
-      of any request; ``"pass"`` them unasked to an application that answers each by itself; ``"answer"`` them here, for
-      every origin, which then may read refusals too.
-    - ``shadow``: decide, count and report, but never refuse.
-    - ``style``: refusals as ``"problem"`` details (RFC 9457) or as ``"api_gateway"`` writes them.
-    - ``profile``: the headers of ``Decision.headers``, or None for none.
-    - ``report``: called with (decision, request) on arrival, and with the decision that a commit makes; when it could
-      not be made, with one whose reason is ``STORE_UNAVAILABLE`` and whose ``key`` and ``cost`` say who used what.
-    - ``redact``: show the application and the server's logs only the secret's last four characters, and nothing else
-      of what stands where keys may be presented.
-    """
-
-    on_unavailable: Required[Literal["deny", "allow"]]
-    key: str | Iterable[str] | Callable[[Request], Any]
-    route: Callable[[Request], str | None] | None
-    cost: Cost | Callable[[Request], Cost | None] | None
-    api: str
-    charge: Literal["arrival", "success", "response"]
-    success: Callable[[int], bool]
-    actual: Callable[[Request], Cost | None] | None
-    ttl: timedelta | int
-    exempt: str | Iterable[str] | Callable[[Request], bool]
-    preflight: Literal["ask", "pass", "answer"]
-    shadow: bool
-    style: Literal["problem", "api_gateway"]
-    profile: str | None
-    report: Callable[[Decision, Request], None] | None
-    redact: bool
-
-
-class Answer(NamedTuple):
-    """A refusal, whole. ``reason`` is the status line of HTTP/1."""
-
-    status: int
-    reason: str
-    headers: list[tuple[str, str]]
-    body: bytes
-
-
-def _one_of(*accepted: str | None) -> Any:
-    def check(_: Any, field: Any, value: object) -> None:
-        if not (value is None or isinstance(value, str)) or value not in accepted:
-            raise InvalidValue(field.name, value, " or ".join(map(repr, accepted)))
-
-    return check
-
-
-def _flag(_: Any, field: Any, value: object) -> None:
-    if type(value) is not bool:
-        raise InvalidValue(field.name, value, "True or False")
-
-
-def _function(_: Any, field: Any, value: object) -> None:
-    if not callable(value) and (value is not None or field.default is not None):
-        raise InvalidValue(field.name, value, "a callable")
-
-
-def _sources(key: Any) -> Any:
-    return key if callable(key) else check_sources(key)
-
-
-def _span(ttl: timedelta | int) -> int:
-    span = span_us(ttl, "ttl")
-    if not 0 < span <= 366 * DAY_US:
-        raise InvalidValue("ttl", ttl, "a timedelta or microseconds, above zero and at most 366 days")
-    return span
-
-
-def _api(_: Any, field: Any, value: object) -> None:
-    if value != "":
-        check_text(field.name, value)
-
-
-_CALLED = ("key", "route", "cost", "success", "actual", "exempt", "report")
+_CALLED = ("key", "route", "cost", "cost_from_body", "success", "actual", "exempt", "refuse", "report")
 """The settings that may be callables, called and never awaited: a coroutine is true, whatever it would come to."""
 
 
@@ -152,26 +50,35 @@ def _below_400(status: int) -> bool:
 class Gate:
     """The settings of a middleware, checked, and the pure steps between a request and its answer."""
 
-    on_unavailable: str = attrs.field(validator=_one_of("deny", "allow"))
-    key: Any = attrs.field(default="x-api-key", converter=_sources)
-    route: Callable[[Request], str | None] | None = attrs.field(default=None, validator=_function)
+    on_unavailable: str = attrs.field(validator=checks.one_of("deny", "allow"))
+    key: Any = attrs.field(default="x-api-key", converter=checks.sources_of)
+    route: Callable[[Request], str | None] | None = attrs.field(default=None, validator=checks.function)
     cost: Any = None
-    api: str = attrs.field(default="", validator=_api)
-    charge: str = attrs.field(default="arrival", validator=_one_of("arrival", "success", "response"))
-    success: Callable[[int], bool] = attrs.field(default=_below_400, validator=_function)
-    actual: Callable[[Request], Cost | None] | None = attrs.field(default=None, validator=_function)
-    ttl: Any = attrs.field(default=timedelta(hours=1), converter=_span)
+    cost_from_body: Callable[[bytes], Cost | None] | None = attrs.field(default=None, validator=checks.function)
+    most_body: int = attrs.field(default=1_048_576, validator=checks.most_body)
+    anonymous: Anonymous | None = attrs.field(default=None, validator=checks.anonymous)
+    trusted_proxies: Proxies = attrs.field(default=0, converter=check_proxies)
+    failed_keys: Limit | None = attrs.field(default=None, converter=checks.failed_keys)
+    refuse: Callable[[Decision, Request], Answer | None] | None = attrs.field(default=None, validator=checks.function)
+    unauthorized: int = attrs.field(default=403, validator=checks.status)
+    api: str = attrs.field(default="", validator=checks.api)
+    charge: str = attrs.field(default="arrival", validator=checks.one_of("arrival", "success", "response"))
+    success: Callable[[int], bool] = attrs.field(default=_below_400, validator=checks.function)
+    actual: Callable[[Request], Cost | None] | None = attrs.field(default=None, validator=checks.function)
+    ttl: Any = attrs.field(default=timedelta(hours=1), converter=checks.span)
     exempt: Any = attrs.field(default=())
-    preflight: str = attrs.field(default="ask", validator=_one_of("ask", "pass", "answer"))
-    shadow: bool = attrs.field(default=False, validator=_flag)
-    style: str = attrs.field(default="problem", validator=_one_of("problem", "api_gateway"))
-    profile: str | None = attrs.field(default="ietf", validator=_one_of(None, *PROFILES))
-    report: Callable[[Decision, Request], None] | None = attrs.field(default=None, validator=_function)
-    redact: bool = attrs.field(default=True, validator=_flag)
+    preflight: str = attrs.field(default="ask", validator=checks.one_of("ask", "pass", "answer"))
+    shadow: bool = attrs.field(default=False, validator=checks.flag)
+    style: str = attrs.field(default="problem", validator=checks.one_of("problem", "api_gateway"))
+    profile: str | None = attrs.field(default="ietf", validator=checks.one_of(None, *PROFILES))
+    report: Callable[[Decision, Request], None] | None = attrs.field(default=None, validator=checks.function)
+    redact: bool = attrs.field(default=True, validator=checks.flag)
     _template: Finder | None = attrs.field(default=None, alias="template")
+    _clock: Clock = attrs.field(default=system_clock, alias="clock")
     names: Names | None = attrs.field(init=False)
     places: Places = attrs.field(init=False)
     _exempt: Exemptions = attrs.field(init=False)
+    _guesses: Guesses | None = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         for name in _CALLED:
@@ -184,6 +91,7 @@ class Gate:
             raise InvalidValue("actual", self.actual, "nothing, unless charge='response'")
         object.__setattr__(self, "places", Places(() if callable(self.key) else self.key))
         object.__setattr__(self, "names", Names(self._template) if self._template else None)
+        object.__setattr__(self, "_guesses", Guesses(self.failed_keys, self._clock) if self.failed_keys else None)
         object.__setattr__(self, "_exempt", Exemptions(() if callable(self.exempt) else self.exempt))
 
     def passes(self, method: str, path: str, request: Request) -> bool:
@@ -204,8 +112,33 @@ class Gate:
             log.warning("naming %.64r by its path: the framework cannot be asked from outside: %r", path, error)
         return named(f"{known} {path or '/'}")
 
-    def price(self, request: Request) -> Cost | None:
+    def presented(self, secret: Any, request: Request) -> str | ApiKey | Caller | None:
+        """Whom the ledger is asked about: what was presented, or the caller who presented nothing."""
+        if secret or self.anonymous is None or isinstance(secret, (ApiKey, Caller)):
+            return secret  # type: ignore[no-any-return] # a callable's word, which the ledger checks
+        if self.anonymous.by is not None:
+            name = self.anonymous.by(request)
+        else:
+            address = address_of(request, self.trusted_proxies)
+            name = address and counted_by(address)
+            if name is None:
+                log.warning("a request without a key and without a known address is refused: see trusted_proxies")
+        return None if name is None else Caller(self.anonymous.plan, name)
+
+    def judged(self, decision: Decision, request: Request) -> Decision:
+        """A refusal, or the one of an address that guesses."""
+        if self._guesses is None or decision.reason is not Reason.UNKNOWN_KEY:
+            return decision
+        address = address_of(request, self.trusted_proxies)
+        refused = None if address is None else self._guesses.count(counted_by(address))
+        return decision if refused is None else refused
+
+    def price(self, request: Request, body: bytes = b"") -> Cost | None:
         """What the request costs; None leaves it to the plan."""
+        if body and self.cost_from_body is not None:
+            estimate = self.cost_from_body(body)
+            if estimate is not None:
+                return estimate
         cost: Cost | None = self.cost(request) if callable(self.cost) else self.cost
         return cost
 
@@ -222,7 +155,7 @@ class Gate:
 
     def unsettled(self, held: Held, used: Cost | None, error: QuotaError, request: Request) -> None:
         """Say who used what, where a hold could not be settled: an operator may charge it by hand. None: nothing."""
-        decision, key = held.decision, held.decision.key
+        decision, key = held.decision, held.decision._details().key
         log.error(
             "a reservation could not be settled: used %s, held %s until %s, key %r, account %r, reservation %s: %s",
             used or 0, decision.cost, held.expires_at.isoformat(), key and key.id, key and key.account, held.id, error,
@@ -249,27 +182,23 @@ class Gate:
             found.pop("Retry-After", None)
         return found
 
-    def refusal(self, decision: Decision, method: str) -> Answer:
+    def refusal(self, decision: Decision, method: str, request: Request = None) -> Answer:
         """The whole answer to a refused request. HEAD gets no body."""
-        status = decision.status
-        if self.style == "api_gateway":
-            message, kind = _THROTTLED if decision.reason is Reason.THROTTLED else _GATEWAY[status]
-            body = json.dumps({"message": message}, separators=(",", ":")).encode()
-            fields = {"Content-Type": "application/json", "x-amzn-ErrorType": kind}
-        else:
-            body = json.dumps(decision.problem(), separators=(",", ":")).encode()
-            fields = {"Content-Type": PROBLEM_TYPE, "Cache-Control": "no-store"}
-            if self.profile is not None:
-                fields |= decision.headers(self.profile)
+        own = None if self.refuse is None else self.refuse(decision, request)
+        if own is not None:
+            return shaped(own, method)
+        status = self.unauthorized if decision.status == 403 else decision.status
+        fields, body = written(decision, status, self.style, self.profile)
+        if status == 401:
+            fields["WWW-Authenticate"] = challenge(() if callable(self.key) else self.key)
         if self.preflight == "answer":
             fields["Access-Control-Expose-Headers"] = ", ".join(fields)
             fields["Access-Control-Allow-Origin"] = "*"
-        fields["Content-Length"] = str(len(body))
-        return Answer(status, _PHRASES[status], list(fields.items()), b"" if method == "HEAD" else body)
+        return shaped(Answer(status, list(fields.items()), body), method)
 
     def preflighted(self, method: str, names: str) -> Answer:
         """The answer to a CORS preflight for this method and these headers."""
-        return Answer(204, "204 No Content", list(allowed_across_origins(method, names).items()), b"")
+        return Answer(204, list(allowed_across_origins(method, names).items()))
 
     def kept(self, status: int | None, request: Request, default: Cost | None) -> tuple[bool, Cost | None]:
         """What becomes of what was held: (commit, what was used). None: all that was held.

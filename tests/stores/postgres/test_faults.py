@@ -170,7 +170,7 @@ def test_a_lost_reply_is_unknown_and_a_request_id_makes_it_once(store, clock, pr
     ledger = through(store.namespace)
     ledger.consume(secret)
     for number in range(3):
-        proxy.set(fault, only=b"spend(")
+        proxy.set(fault, only=b".spend")
         with pytest.raises(StoreUnavailable, match="unknown"):
             ledger.consume(secret, request_id=f"id{number}")
         again = ledger.consume(secret, request_id=f"id{number}")
@@ -210,7 +210,7 @@ def test_a_silent_server_is_unavailable_within_the_timeout(store, clock, proxy, 
     direct, key, secret = ledger_with(store, clock)
     ledger = through(store.namespace, timeout=1)
     ledger.consume(secret)
-    proxy.set("hang", only=b"spend(")
+    proxy.set("hang", only=b".spend")
     started = time.monotonic()
     with pytest.raises(StoreUnavailable, match="unknown"):
         ledger.consume(secret)
@@ -283,7 +283,7 @@ def test_a_server_that_declines_did_nothing(store, clock, proxy, through, code, 
     ledger.consume(secret)
     body = b"SERROR\0VERROR\0C" + code.encode() + b"\0Mplanted\0\0"
     answer = b"E" + (len(body) + 4).to_bytes(4, "big") + body + b"Z\0\0\0\5I"
-    proxy.set("answer", answer=answer, only=b"spend(")
+    proxy.set("answer", answer=answer, only=b".spend")
     if said is None:
         assert ledger.consume(secret).limits[0].used == 2
     else:
@@ -298,7 +298,7 @@ def test_conflicts_without_end_are_busy(store, clock, proxy, through):
     ledger = through(store.namespace, timeout=1)
     ledger.consume(secret)
     body = b"SERROR\0VERROR\0C40001\0Mplanted\0\0"
-    proxy.set("answer", answer=b"E" + (len(body) + 4).to_bytes(4, "big") + body + b"Z\0\0\0\5I", only=b"spend(",
+    proxy.set("answer", answer=b"E" + (len(body) + 4).to_bytes(4, "big") + body + b"Z\0\0\0\5I", only=b".spend",
               times=10**9)  # fmt: skip
     with pytest.raises(StoreBusy, match="nothing"):
         ledger.consume(secret)
@@ -311,7 +311,7 @@ def test_a_session_ended_under_way_is_unknown(store, clock, proxy, through):
     ledger = through(store.namespace)
     ledger.consume(secret)
     body = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection\0\0"
-    proxy.set("answer", answer=b"E" + (len(body) + 4).to_bytes(4, "big") + body, only=b"spend(")
+    proxy.set("answer", answer=b"E" + (len(body) + 4).to_bytes(4, "big") + body, only=b".spend")
     with pytest.raises(StoreUnavailable, match="unknown"):
         ledger.consume(secret)
 
@@ -456,7 +456,7 @@ def test_the_asynchronous_store_says_what_failed(server, clock, proxy):
             key, secret = await ledger.issue_key("k", "p")
             await ledger.consume(secret)
             for fault in ("drop_reply", "hang", "half"):
-                proxy.set(fault, only=b"spend(")
+                proxy.set(fault, only=b".spend")
                 with pytest.raises(StoreUnavailable, match="unknown"):
                     await ledger.consume(secret, request_id=fault)
             assert (await ledger.consume(secret, request_id="drop_reply")).replayed

@@ -43,7 +43,7 @@ def test_one_call_of_the_store_is_one_query_of_the_wire(server, clock, store):
     before = len(pooler.commands)
     there.consume(secret)
     (command,) = pooler.commands[before:]
-    assert command.startswith(b"P") and command.endswith(b"S\0\0\0\4") and command.count(b"spend(") == 1
+    assert command.startswith(b"P") and command.endswith(b"S\0\0\0\4") and command.count(b".spend") == 1
     there.close()
     pooler.close()
 

@@ -14,7 +14,7 @@ from ...clock import Clock, system_clock
 from ...decision import Decision, Reason
 from ...errors import ClockSkew, InvalidValue, StoreBusy, StoreUnavailable
 from ...operations.leases import Leased
-from ...operations.request import Request
+from ...operations.request import Request, barred
 from ...rule.leases import LEAST, MILLION, Bid
 from ..server.flow import Trip
 from .directory import LeasedDirectory
@@ -96,6 +96,8 @@ class Leasing(LeasedDirectory):
         if decision is not None:
             return decision
         purse = holding.purse
+        if purse.open and barred(purse.key, request.address, request.scope):
+            return (yield from self._alone(request))  # and the lease is nothing worse for it
         if purse.open and purse.covers(request):
             yield from self._renew(holding, purse, request)
             decision = self._local(holding, request)

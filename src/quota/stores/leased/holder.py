@@ -12,7 +12,7 @@ from ...decision import Decision, Details, Reason, reason_of
 from ...key import ApiKey, new_token
 from ...limit import REQUESTS
 from ...operations.leases import Leased
-from ...operations.request import Request
+from ...operations.request import Request, barred
 from ...plan import UsagePlan
 from ...process.home import Home
 from ...rule.charge import metered, weigh
@@ -150,6 +150,8 @@ class Purse:
         """Take a call's units, or for a ``peek`` tell what that would answer; None where the store must be asked."""
         if not self.open or not self.asked <= request.now < self.until or not self.covers(request):
             return None
+        if barred(self.key, request.address, request.scope):
+            return None
         takes = self.course.cost if request.takes is None else request.takes
         now = max(request.now, self.at)
         dry = request.op == "peek"
@@ -183,7 +185,13 @@ class Purse:
         throttles = [line for line in lines if isinstance(line, ThrottleLine)]
         if len(throttles) > 1 or list(self.units) != [REQUESTS] or any(line.unit != REQUESTS for line in lines):
             return
-        if self.course.api or self.course.cost != {REQUESTS: 1} or self.course.routed or self.asked >= self.turn:
+        if (
+            self.key.networks
+            or self.course.api
+            or self.course.cost != {REQUESTS: 1}
+            or self.course.routed
+            or self.asked >= self.turn
+        ):
             return
         units = self.units[REQUESTS]
         lane = LeasedMeter(lock)
@@ -220,6 +228,8 @@ class Refused:
         """The refusal of another call; None where the store must be asked."""
         leased = self.leased
         if not max(self.asked, leased.at) <= request.now < self.until:
+            return None
+        if leased.key is None or barred(leased.key, request.address, request.scope):
             return None
         takes = self.course.cost if request.takes is None else request.takes
         readings: list[Reading] = [

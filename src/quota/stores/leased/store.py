@@ -84,8 +84,10 @@ class LeasedStore(Synchronous, Leasing):
             return stop.value
 
     def apply(self, request: Request) -> Any:
-        """Decide from what is held, else ask the store."""
+        """Decide from what is held, else ask the store; of callers without a key nothing is leased."""
         self._at_home()
+        if request.caller is not None:
+            return self.store.apply(request)
         if not leasable(request):
             with self._leaseless() if request.op in ALONE else _nothing:
                 self._settle_key(request.now, request.digest or request.key_id or "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...clock import to_us
-from ...key import ApiKey
+from ...key import Caller, Subject
 from ...operations.compiled import compile_headroom
 from ...operations.request import Entry, Request
 from ...operations.shape import Shape
@@ -25,7 +25,7 @@ class Binding:
     ``rooms``: of every key, by its id and by its secrets' digests. ``_shapes``: by plan, what its headrooms share.
     """
 
-    rooms: dict[bytes | str, OneMeter]
+    rooms: dict[bytes | str | Caller, OneMeter]
     _shapes: dict[str, dict[tuple[Course, frozenset[str]], Shape]]
 
     def _bind(self, request: Request, seat: Seat, entry: Entry, party: Party) -> None:
@@ -55,13 +55,13 @@ class Binding:
         if compiled is None or not compiled.shape.live:
             return
         now, room, shape = request.now, seat.room, compiled.shape
-        if shape.simple and party.account is None and not room.until:
+        if shape.simple and party.account is None and not room.until and not seat.key.networks:
             room = self._renew(seat, now)
             room.lay(compiled)
             room.open(compiled.own)
             return
         late = [s for s in seat.key.secrets if s.expires_at is not None and to_us(s.expires_at) <= now]
-        if any(self.rooms.get(secret.digest) is room for secret in late):
+        if (room.version < 0 and not seat.rooms) or any(self.rooms.get(secret.digest) is room for secret in late):
             self._renew(seat, now)
         rooms = tuple(old for old in seat.rooms if old.course is not compiled.course and old.shape.live)
         seat.rooms = (compiled, *rooms[: MOST_ROOMS - 1])
@@ -80,10 +80,10 @@ class Binding:
         shape.live = len(shapes) < MOST_SHAPES or (course, missing) in shapes
         return shapes.setdefault((course, missing), shape) if shape.live else shape
 
-    def _references(self, seat: Seat, key: ApiKey | None = None, now: int = 0) -> dict[bytes | str, OneMeter]:
+    def _references(self, seat: Seat, key: Subject | None = None, now: int = 0) -> dict[bytes | str | Caller, OneMeter]:
         """By what a key is found: its id and its secrets; one that has expired is served by no fast path."""
         key = key or seat.key
-        refs: dict[bytes | str, OneMeter] = {key.id: seat.room}
+        refs: dict[bytes | str | Caller, OneMeter] = {key if isinstance(key, Caller) else key.id: seat.room}
         for secret in key.secrets:
             expired = secret.expires_at is not None and to_us(secret.expires_at) <= now
             refs[secret.digest] = OneMeter(seat) if expired else seat.room

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
+from typing import Any
 
-from ...key import ApiKey
+from ...key import Subject
 from ...operations.headroom import SeveralMeters
 from ...plan import UsagePlan
 from ...rule.limits import Terms
@@ -17,41 +18,49 @@ from .one_meter import OneMeter
 class Stripe(Exclusive):
     """The accounts that share one lock, and the round of records to be looked over for dead windows.
 
-    ``accounts``: those that are not one key's own, by their names.
+    ``accounts``: those that are not one key's own, by their names. ``callers``: those without a key who have a record
+    here, a round of its own.
     """
 
-    __slots__ = ("accounts", "floor", "round")
+    __slots__ = ("accounts", "callers", "callers_floor", "floor", "round")
 
     def __init__(self) -> None:
         super().__init__()
         self.accounts: dict[str, Account] = {}
         self.round: deque[Seat | Account] = deque()
-        self.floor = 0
+        self.callers: deque[Seat] = deque()
+        self.floor = self.callers_floor = 0
 
     def prune(self, now: int, terms: Terms) -> None:
         """Look over two records for each change (a key and its account): what is dead for two windows is forgotten."""
         for _ in range(2):
             if len(self.round) > 1:
-                self._look_over(self.round.popleft(), now, terms)
+                place = self.round.popleft()
+                if self.look_over(place, now, terms):
+                    self.round.append(place)
 
-    def _look_over(self, place: Seat | Account, now: int, terms: Terms) -> None:
+    def look_over(self, place: Seat | Account, now: int, terms: Terms) -> bool:
+        """Forget what is dead; tell whether there is a record that is not."""
         record = place.record
         if record is None:
-            return
+            return False
         room = place.room if isinstance(place, Seat) else None
         if room is not None:
             room.hand_back()
-        dead_at, floor = record.dead_after(terms.retention)
+        dead_at, floor = record.dead_after(terms.retention, terms.late)
         if dead_at + terms.max_skew > now:
-            self.round.append(place)
-            return
-        self.floor = max(self.floor, floor)
+            return True
+        if terms.late:
+            self.floor = max(self.floor, floor)
+        else:
+            self.callers_floor = max(self.callers_floor, floor)
         if room is not None:
             room.shut()
         record.version += 1
         place.record = None
         if isinstance(place, Account) and not place.members:
             self.accounts.pop(place.name, None)
+        return False
 
     def sweep(self) -> None:
         """Look for what was removed: as many keys may come and go as will, though no call looks over the round."""
@@ -86,15 +95,15 @@ class On:
 
 
 class Seat:
-    """One key's place in the store. ``account``: None while the key is the only one of an account of its own name.
+    """A key's or a caller's place in the store. ``account``: None while it is alone in an account of its own name.
 
     ``room``: what its calls ask. ``rooms``: what serves those that are not on one meter, the newest first.
     """
 
     __slots__ = ("account", "key", "on", "record", "room", "rooms", "stripe")
 
-    def __init__(self, key: ApiKey, account: Account | None, stripe: Stripe, on: On) -> None:
-        self.key = key
+    def __init__(self, key: Subject, account: Account | None, stripe: Stripe, on: On) -> None:
+        self.key: Any = key
         self.account = account
         self.stripe = stripe
         self.on = on

@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ...decision import Decision
-from ...key import ApiKey
+from ...key import Subject
 from ...limit import REQUESTS
 from ...operations.headroom import Headroom, Place, SeveralMeters, Told
+from ...operations.request import barred
 from ...operations.shape import DEFAULT, unrouted
 from ...rule.limits import MAX_UNITS
 from ...rule.record import MINUTE_US, Bucket, Meter, Record
@@ -56,7 +57,7 @@ class OneMeter(_Hot):
     __slots__ = ("bucket", "key", "seat", "span", "token", "version")
 
     bucket: Bucket
-    key: ApiKey
+    key: Subject
     seat: Any
     span: Span
     token: int
@@ -88,13 +89,15 @@ class OneMeter(_Hot):
         return {REQUESTS: decision._amounts}, (found,) if self.shape.throttle is None else (found, decision._level)
 
     def take(  # noqa: C901, PLR0912 -- in line: a call more is a tenth of its time
-        self, now: int, cost: Any, api: str, route: str | None, dry: bool
+        self, now: int, cost: Any, api: str, route: str | None, address: str | None, scope: str | None, dry: bool
     ) -> Decision | None:
         """Decide a call, here or by another headroom of the key; None where the rule must. ``dry``: for ``peek``."""
         units = 1 if cost is DEFAULT else cost if type(cost) is int and 0 < cost <= MAX_UNITS else _alone(cost)
         while units and (self.until or (self.version >= 0 and self.turn(now))):
             shape = self.shape
             if api != shape.api or not (route is None or unrouted(shape.own, route)):
+                break
+            if scope is not None and scope not in self.key.scopes:
                 break
             decision: Told = Told()
             lock = self.lock
@@ -134,9 +137,11 @@ class OneMeter(_Hot):
                 return decision
             if not self.turn(now):
                 break
-        return self.take_elsewhere(now, cost, api, route, dry)
+        return self.take_elsewhere(now, cost, api, route, address, scope, dry)
 
-    def take_elsewhere(self, now: int, cost: Any, api: str, route: str | None, dry: bool) -> Decision | None:
+    def take_elsewhere(
+        self, now: int, cost: Any, api: str, route: str | None, address: str | None, scope: str | None, dry: bool
+    ) -> Decision | None:
         """Decide a call by a headroom of the key on several meters."""
         seat = self.seat
         for room in seat.rooms if seat.room is self else ():
@@ -145,7 +150,7 @@ class OneMeter(_Hot):
         else:
             return None
         amounts = room.shape.asked(cost)
-        if amounts is None:
+        if amounts is None or ((scope is not None or room.key.networks) and barred(room.key, address, scope)):
             return None
         decision: Told = Told()
         stripe, lock, allowed, mine = seat.stripe, self.lock, None, False

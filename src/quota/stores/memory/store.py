@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from ...errors import InvalidValue, PlanConflict, UnknownKey, UnknownPlan
-from ...key import ApiKey, new_number
+from ...key import ApiKey, Caller, new_number
 from ...operations import perform
 from ...operations.request import Entry, Request
 from ...operations.shape import Shape
@@ -21,24 +21,28 @@ from ...rule.record import Record
 from ...rule.undo import Undo
 from ..base import COMMON, make_terms, shown_url, split_url, whole_option
 from .binding import Binding
+from .callers import Callers
 from .entries import Account, On, Seat, Stripe
 from .one_meter import OneMeter
 
 
-class MemoryStore(Binding):
+class MemoryStore(Callers, Binding):
     """Keys, plans and counts in this process's memory, gone with it.
 
     ``stripes``: how many locks the accounts are spread over. ``max_skew``: seconds a clock may be behind what was
-    recorded. ``request_ttl``: seconds a ``request_id`` is remembered. ``retention``: days of history.
+    recorded. ``request_ttl``: seconds a ``request_id`` is remembered. ``retention``: days of history. ``most_callers``:
+    callers that are counted one by one at any time; more than that share as many counts among them.
     """
 
     exact_across_failover = True
 
     def __init__(
-        self, *, stripes: int = 64, max_skew: float = 300, request_ttl: float = 86_400, retention: int = 35
-    ) -> None:
+        self, *, stripes: int = 64, most_callers: int = 65_536, max_skew: float = 300, request_ttl: float = 86_400,
+        retention: int = 35,
+    ) -> None:  # fmt: skip
         if type(stripes) is not int or not 1 <= stripes <= 65_536:
             raise InvalidValue("stripes", stripes, "a whole number of locks, 1 to 65536")
+        self._bound_callers(most_callers, stripes)
         self.terms = make_terms(max_skew=max_skew, request_ttl=request_ttl, retention=retention)
         self._directory = threading.RLock()
         self._stripes = [Stripe() for _ in range(stripes)]
@@ -46,7 +50,7 @@ class MemoryStore(Binding):
         self._plans: dict[str, UsagePlan] = {}
         self._shapes: dict[str, dict[tuple[Course, frozenset[str]], Shape]] = {}
         self._ons: dict[frozenset[tuple[str, str]], On] = {}
-        self.rooms: dict[bytes | str, OneMeter] = {}  # of every key, by its id and by its secrets' digests
+        self.rooms: dict[bytes | str | Caller, OneMeter] = {}  # of every key, by its id and by its secrets' digests
 
     def _seat(self, ref: bytes | str | None) -> Seat | None:
         room = self.rooms.get(ref) if ref else None
@@ -54,6 +58,8 @@ class MemoryStore(Binding):
 
     def apply(self, request: Request) -> Any:
         """Perform the request under the lock of its key's account."""
+        if request.caller is not None:
+            return self._apply_to_caller(request, request.caller)
         ref = request.digest or request.key_id
         while True:
             seat = self._seat(ref)
@@ -75,7 +81,7 @@ class MemoryStore(Binding):
         account = seat.account
         seat.room.close()
         shared = account is not None and account.shared
-        entry = Entry(seat.key, seat.on.plans or self._look_up(seat.on), shared)
+        entry = Entry(seat.key, seat.on.plans or self._look_up(seat), shared)
         party = self._party(seat, request)
         try:
             result = perform(request, entry, party, self.terms)
@@ -89,12 +95,16 @@ class MemoryStore(Binding):
         self._bind(request, seat, entry, party)
         return result
 
-    def _look_up(self, on: On) -> Mapping[str, UsagePlan]:
+    def _look_up(self, seat: Seat) -> Mapping[str, UsagePlan]:
+        if isinstance(seat.key, Caller):
+            return self._plan_of(seat.key)
+        on = seat.on
         on.plans = plans = {api: self._plans[id_] for api, id_ in on.ids.items()}
         return plans
 
     def _party(self, seat: Seat, request: Request) -> Party:
-        account, floor = seat.account, seat.stripe.floor
+        account, stripe = seat.account, seat.stripe
+        floor = stripe.callers_floor if isinstance(seat.key, Caller) else stripe.floor
         own = seat.record or Record(new_number(), floor)
         joint = (account.record or Record(new_number(), floor)) if account and account.shared else None
         undo = Undo(request.id, request.request_id, *(getattr(bid, "name", None) for bid in request.args))
@@ -103,7 +113,8 @@ class MemoryStore(Binding):
     def _keep(self, seat: Seat, party: Party) -> None:
         steps: list[Step] = []
         if seat.record is None:
-            steps += [(setattr, seat, "record", party.key), (seat.stripe.round.append, seat)]
+            steps.append((setattr, seat, "record", party.key))
+            steps += self._kept(seat) if isinstance(seat.key, Caller) else [(seat.stripe.round.append, seat)]
         if party.account is not None and seat.account is not None and seat.account.record is None:
             steps += [(setattr, seat.account, "record", party.account), (seat.stripe.round.append, seat.account)]
         at_once(*steps)
@@ -255,7 +266,8 @@ class MemoryStore(Binding):
         seat = self._seat(key_id)
         if seat is None:
             raise UnknownKey(key_id)
-        return seat.key
+        key: ApiKey = seat.key
+        return key
 
     def list_keys(self) -> list[ApiKey]:
         with self._directory:
@@ -281,12 +293,15 @@ class MemoryStore(Binding):
         """Nothing is held open."""
 
 
+_OPTIONS = ("stripes", "most_callers", *COMMON)
+
+
 def open_url(url: str, *, asynchronous: bool = False) -> MemoryStore:  # noqa: ARG001 -- memory never waits
-    """``memory://?stripes=64&max_skew=300&request_ttl=86400&retention=35``."""
+    """``memory://?stripes=64&max_skew=300&request_ttl=86400&retention=35&most_callers=65536``."""
     parts, options = split_url(url)
     if parts.netloc or parts.path.strip("/"):
         raise InvalidValue("store", shown_url(url), "memory:// and nothing behind it but options")
-    own = {name: whole_option(options, name) for name in ("stripes", *COMMON) if name in options}
+    own = {name: whole_option(options, name) for name in _OPTIONS if name in options}
     if options:
-        raise InvalidValue("store", shown_url(", ".join(options)), f"the options {', '.join(('stripes', *COMMON))}")
+        raise InvalidValue("store", shown_url(", ".join(options)), f"the options {', '.join(_OPTIONS)}")
     return MemoryStore(**own)

@@ -42,12 +42,9 @@ END $quota$;
 -- The key's meters and buckets come before the account's: p_meters has (place, unit, quiet, ceiling) of each meter,
 -- p_buckets (place, unit, drain, scale, burst). What is read is of one moment and not locked, so that a refusal writes
 -- nothing; the write checks that nothing moved, and where something did, the rows are locked and it is done again.
--- Most lanes are one meter of one record, with a throttle or without: p_plain tells how many of its arrays' entries
--- there are, and one statement does it all, on the newest row where it had to wait for another call's. (Each further
--- expression costs a microsecond or two: they are prepared anew in every transaction.)
 CREATE OR REPLACE FUNCTION {ns}.spend(p_wait text, p_names text[], p_stamp_name text, p_stamp text, p_plans text,
   p_far bigint, p_back bigint, p_until bigint, p_versions bigint[], p_meters bigint[], p_buckets bigint[],
-  p_plain bigint, p_now bigint, p_units bigint[], p_request text, p_memo text, p_memo_until bigint, p_before bigint)
+  p_now bigint, p_units bigint[], p_request text, p_memo text, p_memo_until bigint, p_before bigint)
 RETURNS text LANGUAGE plpgsql AS $quota$
 DECLARE
   v_account text := p_names[2];
@@ -60,46 +57,7 @@ DECLARE
   v_place int; v_units bigint; v_reading bigint;
   v_denied boolean; v_slow boolean; v_beyond boolean := false; v_locked boolean := false; v_before text; v_after text;
 BEGIN
-  v_before := set_config('lock_timeout', p_wait, true);
-  IF p_plain = 4 THEN
-    UPDATE {ns}.records SET at = greatest(at, p_now), moves = moves + 1,
-        totals[p_meters[1]] = totals[p_meters[1]] + p_units[p_meters[2]],
-        minutes = CASE WHEN at < p_now - p_now % 60000000 THEN totals ELSE minutes END,
-        hours = CASE WHEN at < p_now - p_now % 3600000000 THEN totals ELSE hours END
-      WHERE name = p_names[1] AND version = p_versions[1] AND turn_until = 0
-        AND p_now >= at - p_back AND greatest(at, p_now) < p_until
-        AND totals[p_meters[1]] <= 9007199254740991
-        AND totals[p_meters[1]] + p_units[p_meters[2]] <= p_meters[3]
-        AND (p_far IS NULL OR abs(extract(epoch FROM clock_timestamp()) * 1000000 - p_now) <= p_far)
-        AND p_stamp = (SELECT value FROM {ns}.directory WHERE part = 'stamps' AND name = p_stamp_name)
-        AND p_plans = (SELECT value FROM {ns}.directory WHERE part = 'stamps' AND name = '*')
-      RETURNING '1 ' || at || ' ' || totals[p_meters[1]] INTO v_after;
-  ELSIF p_plain = 9 THEN
-    -- No more units than the bucket holds are multiplied: more could be more than there are numbers for.
-    UPDATE {ns}.records SET at = greatest(at, p_now), moves = moves + 1,
-        totals[p_meters[1]] = totals[p_meters[1]] + p_units[p_meters[2]],
-        minutes = CASE WHEN at < p_now - p_now % 60000000 THEN totals ELSE minutes END,
-        hours = CASE WHEN at < p_now - p_now % 3600000000 THEN totals ELSE hours END,
-        levels[p_buckets[1]] = least(p_units[p_buckets[2]], p_buckets[5] / p_buckets[4]) * p_buckets[4] +
-          CASE WHEN greatest(at, p_now) - poured[p_buckets[1]] > levels[p_buckets[1]] / p_buckets[3] THEN 0
-          ELSE levels[p_buckets[1]] - p_buckets[3] * (greatest(at, p_now) - poured[p_buckets[1]]) END,
-        poured[p_buckets[1]] = greatest(at, p_now)
-      WHERE name = p_names[1] AND version = p_versions[1] AND turn_until = 0
-        AND p_now >= at - p_back AND greatest(at, p_now) < p_until
-        AND totals[p_meters[1]] <= 9007199254740991
-        AND totals[p_meters[1]] + p_units[p_meters[2]] <= p_meters[3]
-        AND p_units[p_buckets[2]] <= p_buckets[5] / p_buckets[4]
-        AND CASE WHEN greatest(at, p_now) - poured[p_buckets[1]] > levels[p_buckets[1]] / p_buckets[3] THEN 0
-          ELSE levels[p_buckets[1]] - p_buckets[3] * (greatest(at, p_now) - poured[p_buckets[1]]) END
-          <= p_buckets[5] - least(p_units[p_buckets[2]], p_buckets[5] / p_buckets[4]) * p_buckets[4]
-        AND (p_far IS NULL OR abs(extract(epoch FROM clock_timestamp()) * 1000000 - p_now) <= p_far)
-        AND p_stamp = (SELECT value FROM {ns}.directory WHERE part = 'stamps' AND name = p_stamp_name)
-        AND p_plans = (SELECT value FROM {ns}.directory WHERE part = 'stamps' AND name = '*')
-      RETURNING '1 ' || at || ' ' || totals[p_meters[1]] || ' ' || levels[p_buckets[1]] INTO v_after;
-  END IF;
-  IF v_after IS NOT NULL THEN
-    RETURN v_after;
-  END IF;
+  PERFORM set_config('lock_timeout', p_wait, true);
   LOOP
     SELECT s.value, d.value, r.version, r.moves, r.at, r.turn_until, r.totals, r.levels, r.poured,
         a.version, a.moves, a.at, a.turn_until, a.totals, a.levels, a.poured,
@@ -225,4 +183,62 @@ BEGIN
     PERFORM FROM {ns}.records WHERE name = v_account FOR UPDATE;
   END LOOP;
   RETURN {ns}.found(p_names, p_stamp_name, p_stamp, p_plans, p_request);
+END $quota$;
+
+-- The lane of most keys: one meter of one record, without a throttle, and in spend_poured with one. One statement does
+-- it all, on the newest row where it had to wait for another call's; what it does not admit is for spend, as is the
+-- first call of a minute. Arguments and expressions of a function cost a microsecond or two each, as they are prepared
+-- anew in every transaction: so they are few.
+-- p_texts: the record's name, the stamp's name, the stamp, the plans' stamp. p_lane: now, units, what they pour; how far
+-- the clocks may differ, how far back a call may be, until when the lane is good, the record's version; the meter's
+-- place, quiet and ceiling; the bucket's place, drain, scale and burst.
+CREATE OR REPLACE FUNCTION {ns}.spend_one(p_wait text, p_texts text[], p_lane bigint[])
+RETURNS text LANGUAGE plpgsql AS $quota$
+DECLARE
+  v_after text;
+BEGIN
+  PERFORM set_config('lock_timeout', p_wait, true);
+  UPDATE {ns}.records SET at = greatest(at, p_lane[1]), moves = moves + 1,
+      totals[p_lane[8]] = totals[p_lane[8]] + p_lane[2]
+    WHERE name = p_texts[1] AND version = p_lane[7] AND turn_until = 0 AND p_lane[1] < p_lane[6]
+      AND at BETWEEN p_lane[1] - p_lane[1] % 60000000 AND least(p_lane[1] + p_lane[5], p_lane[6] - 1)
+      AND totals[p_lane[8]] <= 9007199254740991 AND totals[p_lane[8]] + p_lane[2] <= p_lane[9]
+      AND abs(date_part('epoch', clock_timestamp()) * 1000000 - p_lane[1]) <= p_lane[4]
+      AND p_texts[3] = (SELECT value FROM {ns}.directory WHERE part = 'stamps' AND name = p_texts[2])
+      AND p_texts[4] = (SELECT value FROM {ns}.directory WHERE part = 'stamps' AND name = '*')
+    RETURNING '1 ' || at || ' ' || totals[p_lane[8]] INTO v_after;
+  IF v_after IS NULL THEN
+    RETURN {ns}.spend(p_wait, p_texts[:1], p_texts[2], p_texts[3], p_texts[4],
+      nullif(p_lane[4], 4611686018427387904), p_lane[5], p_lane[6], p_lane[7:7], ARRAY[p_lane[8], 1, p_lane[9], p_lane[10]],
+      '{}', p_lane[1], p_lane[2:2], NULL, NULL, NULL, NULL);
+  END IF;
+  RETURN v_after;
+END $quota$;
+
+CREATE OR REPLACE FUNCTION {ns}.spend_poured(p_wait text, p_texts text[], p_lane bigint[])
+RETURNS text LANGUAGE plpgsql AS $quota$
+DECLARE
+  v_after text;
+BEGIN
+  PERFORM set_config('lock_timeout', p_wait, true);
+  UPDATE {ns}.records SET at = greatest(at, p_lane[1]), moves = moves + 1,
+      totals[p_lane[8]] = totals[p_lane[8]] + p_lane[2], poured[p_lane[11]] = greatest(at, p_lane[1]),
+      -- No longer than it takes to be empty: a long time times a fast drain could be more than there are numbers for.
+      levels[p_lane[11]] = p_lane[3] + greatest(0, levels[p_lane[11]] - p_lane[12] *
+        least(greatest(at, p_lane[1]) - poured[p_lane[11]], levels[p_lane[11]] / p_lane[12] + 1))
+    WHERE name = p_texts[1] AND version = p_lane[7] AND turn_until = 0 AND p_lane[1] < p_lane[6]
+      AND at BETWEEN p_lane[1] - p_lane[1] % 60000000 AND least(p_lane[1] + p_lane[5], p_lane[6] - 1)
+      AND totals[p_lane[8]] <= 9007199254740991 AND totals[p_lane[8]] + p_lane[2] <= p_lane[9]
+      AND p_lane[14] - p_lane[3] >= greatest(0, levels[p_lane[11]] - p_lane[12] *
+        least(greatest(at, p_lane[1]) - poured[p_lane[11]], levels[p_lane[11]] / p_lane[12] + 1))
+      AND abs(date_part('epoch', clock_timestamp()) * 1000000 - p_lane[1]) <= p_lane[4]
+      AND p_texts[3] = (SELECT value FROM {ns}.directory WHERE part = 'stamps' AND name = p_texts[2])
+      AND p_texts[4] = (SELECT value FROM {ns}.directory WHERE part = 'stamps' AND name = '*')
+    RETURNING '1 ' || at || ' ' || totals[p_lane[8]] || ' ' || levels[p_lane[11]] INTO v_after;
+  IF v_after IS NULL THEN
+    RETURN {ns}.spend(p_wait, p_texts[:1], p_texts[2], p_texts[3], p_texts[4],
+      nullif(p_lane[4], 4611686018427387904), p_lane[5], p_lane[6], p_lane[7:7], ARRAY[p_lane[8], 1, p_lane[9], p_lane[10]],
+      ARRAY[p_lane[11], 1, p_lane[12], p_lane[13], p_lane[14]], p_lane[1], p_lane[2:2], NULL, NULL, NULL, NULL);
+  END IF;
+  RETURN v_after;
 END $quota$;

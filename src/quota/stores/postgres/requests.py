@@ -10,7 +10,7 @@ from typing import Any
 from ...errors import InvalidValue, StoreUnavailable
 from ...operations.compiled import encode_memo
 from ...operations.headroom import SeveralMeters
-from ...operations.request import Entry, Request
+from ...operations.request import LOOKS, Entry, Request
 from ...rule.party import Party
 from ...rule.record import Record
 from ..server.cache import CachedKey
@@ -30,7 +30,7 @@ _WIDEST = 2**62
 
 _FUNCTIONS = {
     "look": "tt", "read": "TT", "list": "t", "change": "tjj", "keep": "tTtttNNNjjitti", "ask": "tTtttiitib",
-    "release": "tTi", "spend": "tTtttiiiIIIiiIttii",
+    "release": "tTi", "spend": "tTtttiiiIIIiIttii", "spend_one": "tTI", "spend_poured": "tTI",
 }  # fmt: skip
 """The server's functions and the types of their arguments."""
 
@@ -174,7 +174,7 @@ class PostgresSteps(Decisions):
     def _fresh(self, copy: CachedKey) -> tuple[bytes, bytes, bytes, bytes]:
         """Names of the records, and what tells that the copy is fresh."""
         stamp, plans = copy.stamps
-        return texts(refs(copy.entry)), f"k:{copy.entry.key.id}".encode(), stamp.encode(), plans.encode()
+        return texts(refs(copy.entry)), copy.stamp_name.encode(), stamp.encode(), plans.encode()
 
     @property
     def _far(self) -> bytes | None:
@@ -184,15 +184,13 @@ class PostgresSteps(Decisions):
         return None if request.request_id is None else request.request_id.encode()
 
     def _ask(self, copy: CachedKey, request: Request, turn: int) -> Call:
-        opened = request.op in ("peek", "usage")
+        opened = request.op in LOOKS
         return self._call(
             "ask", self._patience, *self._fresh(copy), self._far, _number(request.now), self._request(request),
             _number(turn) if turn and not opened else None, b"true" if opened else b"false",
         )  # fmt: skip
 
-    def _tag(
-        self, copy: CachedKey, lane: SeveralMeters, party: Party, versions: Sequence[Any]
-    ) -> tuple[bytes | None, ...]:
+    def _tag(self, copy: CachedKey, lane: SeveralMeters, party: Party, versions: Sequence[Any]) -> tuple[Any, ...]:
         meters_before, buckets_before = [0], [0]
         places: dict[tuple[int, int], int] = {}
         for index, record in enumerate(party.records()):
@@ -205,25 +203,36 @@ class PostgresSteps(Decisions):
             meters += [meters_before[index] + position + 1, unit + 1, min(quiet, _MOST), min(ceiling, _MOST)]
         for index, position, place, unit, drain, scale, burst in lane.pours:
             buckets += [places[index, position] + place + 1, unit + 1, drain, scale, burst]
-        # One meter that every call's unit counts on, and at most one bucket of the same unit.
-        sole = not copy.entry.shared and len(lane.cells) == len(lane.shape.units) == 1 and len(lane.pours) <= 1
-        return (
-            self._patience, *self._fresh(copy), self._far, _number(self.terms.max_skew), _number(lane.end),
+        names, *stamps = self._fresh(copy)
+        skew = self.terms.max_skew
+        general = (
+            self._patience, names, *stamps, self._far, _number(skew), _number(lane.end),
             array(versions), array(meters), array(buckets),
-            _number(len(meters) + len(buckets) if sole else 0),
         )  # fmt: skip
+        # One meter that every call's unit counts on, and at most one bucket of the same unit.
+        if copy.entry.shared or len(lane.cells) != 1 or len(lane.shape.units) != 1 or len(lane.pours) > 1:
+            return general, "", b"", b""
+        far = _MOST if self._far is None else int(self._far)
+        (place, _, *tops), lines = meters, [number for at, number in enumerate(buckets) if at != 1]
+        one = array([far, skew, lane.end, versions[0], place, *tops, *lines])
+        records = texts([*refs(copy.entry), *map(bytes.decode, stamps)])
+        return general, "spend_poured" if buckets else "spend_one", records, one[1:]
 
     def _spend(
         self, lane: SeveralMeters, request: Request, takes: Mapping[str, int], amounts: list[int], id_: str | None
     ) -> Call:
-        now = b"%d" % request.now
-        before = b"%d" % (request.now - self.terms.max_skew)
+        general, function, names, one = lane.tag
+        if function and id_ is None:
+            units, pour = amounts[0], 0
+            for *_, scale, burst in lane.pours:
+                pour = min(units * scale, burst + 1)
+            return self._call(function, self._patience, names, b"{%d,%d,%d,%b" % (request.now, units, pour, one))
+        now, before = b"%d" % request.now, b"%d" % (request.now - self.terms.max_skew)
         if id_ is None:
-            return self._call("spend", *lane.tag, now, array(amounts), None, None, None, before)
-        *tag, _ = lane.tag
+            return self._call("spend", *general, now, array(amounts), None, None, None, before)
         memo = to_json(encode_memo(lane, request, takes, id_)).encode()
         until = b"%d" % (request.now + self.terms.request_ttl)
-        return self._call("spend", *tag, b"0", now, array(amounts), self._request(request), memo, until, before)
+        return self._call("spend", *general, now, array(amounts), self._request(request), memo, until, before)
 
     def _decode(self, entry: Entry, request: Request, reply: Sequence[Any]) -> Loaded:
         rows, memo, floor = reply

@@ -62,7 +62,8 @@ DECLARE
   v_floor bigint;
 BEGIN
   PERFORM set_config('lock_timeout', p_wait, true);
-  IF array_position(p_versions, NULL) IS NOT NULL THEN
+  -- Callers share a stamp, which is nobody's to wait for.
+  IF array_position(p_versions, NULL) IS NOT NULL AND p_stamp_name <> '*' THEN
     UPDATE {ns}.directory SET value = value WHERE part = 'stamps' AND name = p_stamp_name;
   END IF;
   FOR i IN 1 .. cardinality(p_names) LOOP
@@ -101,7 +102,9 @@ BEGIN
       FOR UPDATE SKIP LOCKED LOOP
     DELETE FROM {ns}.records WHERE name = r.name;
     DELETE FROM {ns}.bodies WHERE name = r.name;
-    v_floor := greatest(v_floor, r.floor, r.at + 1);
+    IF strpos(r.name, E'\n') = 0 THEN -- a caller's name has one: it leaves no floor
+      v_floor := greatest(v_floor, r.floor, r.at + 1);
+    END IF;
   END LOOP;
   IF v_floor IS NOT NULL THEN
     UPDATE {ns}.directory SET value = greatest(value::bigint, v_floor)::text WHERE part = 'stamps' AND name = '!';

@@ -11,10 +11,10 @@ import attrs
 from redis.exceptions import ResponseError
 
 from ...errors import InvalidValue, StoreUnavailable, check_text
-from ...key import ApiKey
+from ...key import Subject
 from ...operations.compiled import encode_memo
 from ...operations.headroom import SeveralMeters
-from ...operations.request import Entry, Request
+from ...operations.request import LOOKS, Entry, Request
 from ...rule.party import Party
 from ...rule.record import Record
 from ..server.cache import CachedKey
@@ -176,7 +176,7 @@ class RedisSteps(Decisions):
     def _record_keys(self, entry: Entry) -> list[str]:
         return [f"{self._prefix}use:{ref}" for ref in refs(entry)]
 
-    def _memo_key(self, key: ApiKey, request: Request) -> str:
+    def _memo_key(self, key: Subject, request: Request) -> str:
         return f"{self._prefix}req:{len(key.id)}:{key.id}:{request.request_id}"
 
     def _all_keys(self, entry: Entry, request: Request) -> list[str]:
@@ -189,14 +189,14 @@ class RedisSteps(Decisions):
 
     def _header(self, copy: CachedKey) -> dict[str, Any]:
         stamp, plans = copy.stamps
-        header = {"f": f"k:{copy.entry.key.id}", "r": stamp, "p": plans, "n": 2 if copy.entry.shared else 1}
+        header = {"f": copy.stamp_name, "r": stamp, "p": plans, "n": 2 if copy.entry.shared else 1}
         return header | ({"s": max(self.terms.max_skew, 1)} if self.check_clock else {})
 
     def _ask(self, copy: CachedKey, request: Request, turn: int) -> Call:
         """Bring the records, for the rule to decide on."""
         keys = self._all_keys(copy.entry, request)
         header = self._header(copy)
-        if request.op in ("peek", "usage"):
+        if request.op in LOOKS:
             header["o"] = True
         elif turn:
             header["t"] = str(turn)
@@ -257,7 +257,7 @@ class RedisSteps(Decisions):
     def _write(self, copy: CachedKey, request: Request, found: Loaded, versions: list[int]) -> Call:
         keys = self._all_keys(copy.entry, request)
         stamp, plans = copy.stamps
-        checks: list[list[Any]] = [[1, f"k:{copy.entry.key.id}", stamp], [1, "*", plans or False]]
+        checks: list[list[Any]] = [[1, copy.stamp_name, stamp], [1, "*", plans or False]]
         puts: list[list[Any]] = []
         rest: list[list[Any]] = []
         for index, record in enumerate(found.party.records()):

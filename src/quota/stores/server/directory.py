@@ -162,7 +162,7 @@ class Directory:
         plans = [self._decode_plan(text)[1] for text in (yield from self._values("plans"))]
         return sorted(plans, key=lambda plan: plan.id)
 
-    def _seat(self, key: ApiKey, plans: Iterable[Iterable[str]]) -> PutText:
+    def _seat(self, key: Any, plans: Iterable[Iterable[str]]) -> PutText:
         return PutText("keys", key.id, to_json({"key": encode_key(key), "plans": [list(pair) for pair in plans]}))
 
     def _stamp(self, key_id: str) -> list[Mutation]:

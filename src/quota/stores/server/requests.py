@@ -9,26 +9,28 @@ from typing import Any
 from ...clock import DAY_US
 from ...decision import Reason
 from ...errors import ClockSkew, StoreBusy, StoreUnavailable
-from ...key import new_number, new_token
+from ...key import Caller, new_number, new_token
 from ...operations import perform
 from ...operations.compiled import compile_headroom, read_memo
 from ...operations.headroom import SeveralMeters
-from ...operations.request import Entry, Request, usable
+from ...operations.request import LOOKS, Entry, Request, terms_of, usable
 from ...rule.entries import RememberedRequest
 from ...rule.limits import Terms, ThrottleLine
 from ...rule.party import Party
 from ...rule.record import Record
-from .cache import CachedKey
+from .cache import CachedKey, KeyCache
 from .directory import Directory
 from .flow import InLine, Pause, Trip, operation
 from .replies import Decided, Records, Reply, Version, parse_reply
 
 _PATIENT = {Reply.LOST: 1, Reply.OPENED: 8}
 """How often a call may lose a write, or a lane that was just opened, before it takes a turn."""
-_PLAIN = ("consume", "peek", "usage")
+_PLAIN = ("consume", *LOOKS)
 """What the server may decide by itself, or what changes nothing."""
 _CHARGES = ("consume", "peek", "reserve")
 """What a key must be usable for."""
+_MOST_CALLERS = 8192
+"""Copies of callers, apart from those of keys: however many addresses come by, no key's copy has to go for them."""
 _SHORTEST, _LONGEST = 0.000_5, 0.008
 """Seconds between looks at whether another writer's turn is over."""
 
@@ -95,19 +97,35 @@ class Decisions(Directory):
         """The call that ends a turn in which nothing was written; a write ends its turn by itself."""
         raise NotImplementedError
 
+    def __init__(self, namespace: str, timeout: float, check_clock: bool | None, options: Mapping[str, Any]) -> None:
+        super().__init__(namespace, timeout, check_clock, options)
+        self._callers = KeyCache(_MOST_CALLERS)
+
+    def _look_for_caller(self, caller: Caller) -> Trip[CachedKey | None]:
+        """The plan that a caller names, to count the caller under; None when there is none."""
+        text, stamp = yield from self._read(("plans", caller.plan), ("stamps", "*"))
+        if text is None:
+            return None
+        plan = self._decode_plan(text)[1]
+        return CachedKey(Entry(caller, {plan.api: plan}), (stamp, stamp))
+
     @operation
     def apply(self, request: Request) -> Trip[Any]:
         if not self._looked:
             yield from self._look_around()
-        ref: Any = request.digest or request.key_id or ""
-        copy = self._copies.get(ref)
+        ref, caller = request.ref, request.caller
+        copies = self._copies if caller is None else self._callers
+        copy = copies.get(ref)
         way = Contention()
         for _ in self._attempts():
             if copy is None:
-                copy = yield from self._look(request.digest, request.key_id or "")
+                if caller is None:
+                    copy = yield from self._look(request.digest, request.key_id or "")
+                else:
+                    copy = yield from self._look_for_caller(caller)
                 if copy is None:
                     return perform(request, None, None, self.terms)
-                self._copies.put(ref, copy)
+                copies.put(ref, copy)
             if not way.in_line and (way.turn or request.op not in _PLAIN):
                 yield InLine(refs(copy.entry)[-1], self.timeout)
                 way.in_line = True
@@ -115,7 +133,7 @@ class Decisions(Directory):
             if not isinstance(result, Reply):
                 return result
             if result is Reply.STALE:
-                self._copies.drop(ref)
+                copies.drop(ref)
                 copy = None
             elif result is Reply.WAIT:
                 yield Pause(way.patience)
@@ -197,7 +215,8 @@ class Decisions(Directory):
 
 def dead_by(entry: Entry, record: Record, terms: Terms) -> int:
     """When nothing in a record matters any more, were it charged until its day ends, as lanes may without saying so."""
-    dead_at, _ = record.dead_after(terms.retention)
+    terms = terms_of(entry.key, terms)
+    dead_at, _ = record.dead_after(terms.retention, terms.late)
     day_end = record.at - record.at % DAY_US + DAY_US
     return max(dead_at, day_end + max(terms.retention * DAY_US, terms.request_ttl, _drained(entry)))
 

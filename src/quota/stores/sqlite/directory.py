@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Sequence
 from sqlite3 import Connection
 
 from ...errors import PlanConflict, StoreUnavailable, UnknownKey, UnknownPlan
-from ...key import ApiKey, decode_key, encode_key, new_number
+from ...key import ApiKey, Caller, decode_key, encode_key, new_number
 from ...operations.request import Entry, Request
 from ...plan import UsagePlan, decode_plan, encode_plan
 from ...rule.limits import Terms
 from ..texts import to_json
 from .pool import Pool
-from .records import drop, forget_account, touch
+from .records import drop, forget_account, number_of, touch
 from .schema import NOTHING, STEPS
 
 
@@ -56,6 +56,8 @@ class Directory:
             raise StoreUnavailable(
                 f"{self._pool.path} was brought to schema version {version} by another quota; {NOTHING}"
             )
+        if request.caller is not None:
+            return self._caller(db, request.caller)
         if request.digest is None:
             row = db.execute("SELECT number, body FROM keys WHERE id = ?", (request.key_id,)).fetchone()
         else:
@@ -63,6 +65,14 @@ class Directory:
                 "SELECT number, body FROM digests JOIN keys ON number = key WHERE digest = ?", (request.digest,)
             ).fetchone()  # fmt: skip
         return None if row is None else self._seat(db, *row)
+
+    def _caller(self, db: Connection, caller: Caller) -> Seat | None:
+        """A caller without a key, whose record has a number that its name gives; None where there is no such plan."""
+        row = db.execute("SELECT body FROM plans WHERE id = ?", (caller.plan,)).fetchone()
+        if row is None:
+            return None
+        plan = self._decode_plan(row[0])
+        return Seat(number_of(caller), Entry(caller, {plan.api: plan}), None)
 
     def _seat(self, db: Connection, number: int, body: str) -> Seat:
         key = decode_key(json.loads(body))

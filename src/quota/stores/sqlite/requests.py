@@ -19,7 +19,7 @@ from ...decision import Decision
 from ...operations import perform
 from ...operations.compiled import compile_headroom
 from ...operations.headroom import SeveralMeters
-from ...operations.request import Request
+from ...operations.request import LOOKS, Request, barred
 from ...rule.limits import Course
 from ...rule.party import Party
 from ...rule.record import MINUTE_US, Bucket, Meter, Record
@@ -130,9 +130,12 @@ class Copy:
                 unpack(one.record, row[1])
         return True
 
+    def _barred(self, request: Request) -> bool:
+        return barred(self.seat.entry.key, request.address, request.scope) is not None
+
     def plain(self, request: Request) -> Plain | None:
         """Return the lane of calls like this one, if any: plain charges that nobody need remember by an id."""
-        if request.op != "consume" or request.request_id is not None:
+        if request.op != "consume" or request.request_id is not None or self._barred(request):
             return None
         plan = self.seat.entry.plans.get(request.api)
         return None if plan is None else self.lanes.get(plan.course(request.route))
@@ -148,8 +151,8 @@ class Decisions(Directory):
 
     def apply(self, request: Request) -> Any:
         """Perform the request in one transaction; what only looks does not wait for who writes."""
-        ref: Any = request.digest or request.key_id or ""
-        if request.op in ("peek", "usage"):
+        ref: Any = request.ref
+        if request.op in LOOKS:
             return self._pool.read(self._tell, request)
         if ref not in self._copies and self._pool.read(self._look, request) is None:
             # A secret that nobody has is refused without a turn.

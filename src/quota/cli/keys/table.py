@@ -8,14 +8,14 @@ from contextlib import contextmanager, suppress
 import attrs
 import typer
 
-from ..aws.keys_csv import DESCRIPTIONS, CsvKey, as_metadata, parse_csv
-from ..clock import system_clock, to_datetime
-from ..errors import PlanConflict, StoreBusy, UnknownKey, UnknownPlan
-from ..key import ApiKey, Secret, digest, new_id
-from ..ledger.sync import Ledger
-from ..plan import UsagePlan
-from .common import PARTLY, WrongUse, opened
-from .show import counted, print_json, say, tell
+from ...aws.keys_csv import DESCRIPTIONS, CsvKey, as_metadata, parse_csv
+from ...clock import system_clock, to_datetime
+from ...errors import PlanConflict, StoreBusy, UnknownKey, UnknownPlan
+from ...key import ApiKey, Secret, digest, new_id
+from ...ledger.sync import Ledger
+from ...plan import UsagePlan
+from ..common import PARTLY, WrongUse, opened
+from ..show import counted, print_json, say, tell
 
 NewKey = tuple[ApiKey, list[str]]
 """A key and the plans that it is put on."""

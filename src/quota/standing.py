@@ -1,0 +1,57 @@
+"""Where one limit stands: what decisions, ``status`` and the adjustments tell of it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import attrs
+
+from .clock import to_datetime
+from .key import Subject
+from .rule.limits import Standing
+
+
+@attrs.frozen
+class LimitStatus:
+    """One limit and where it stands, after a decision or now (``status``), in ``unit``.
+
+    ``remaining`` is never negative, though ``used`` may pass ``limit`` (overage, a lowered limit, a commit above its
+    hold); ``over`` says by how much. ``resets_at``: when ``used`` is 0 again if nobody calls; None where that is never.
+    A throttle's ``limit`` is its burst. ``window`` is the window's length in seconds where every window has the same,
+    else None. ``holder``: the id of the key or account that it is counted on. ``extra``: granted on top of the limit in
+    this window, negative where units were taken away. ``retry_at``: of a limit that refuses the call (``status``: one
+    unit), when it would admit it if nobody else calls; None where it does not refuse, or never will admit it.
+    """
+
+    name: str
+    unit: str
+    limit: int
+    used: int
+    remaining: int
+    resets_at: datetime | None
+    window: int | None = attrs.field(default=None, eq=False, repr=False)
+    holder: str = attrs.field(default="", kw_only=True)
+    extra: int = attrs.field(default=0, kw_only=True)
+    over: int = attrs.field(default=0, kw_only=True)
+    retry_at: datetime | None = attrs.field(default=None, kw_only=True)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON can hold it, as ``quota check --json`` tells it."""
+        plain = {field: getattr(self, field) for field in _TOLD}
+        instants = {"resets_at": self.resets_at, "retry_at": self.retry_at}
+        return plain | {field: instant and instant.isoformat() for field, instant in instants.items()}
+
+
+_TOLD = ("name", "unit", "limit", "used", "remaining", "holder", "extra", "over")
+
+
+def status_of(standing: Standing, key: Subject | None) -> LimitStatus:
+    """A standing of a key's limit as users see it."""
+    line, retry_at = standing.line, standing.retry_at
+    left = line.limit + standing.extra - standing.used
+    return LimitStatus(
+        line.name, line.unit, line.limit, standing.used, max(0, left), to_datetime(standing.resets_at), line.length,
+        holder="" if key is None else key.account if line.shared else key.id, extra=standing.extra, over=max(0, -left),
+        retry_at=None if retry_at is None else to_datetime(retry_at),
+    )  # fmt: skip

@@ -1,0 +1,72 @@
+"""Callers without a key, in memory: a bounded number of records, in no directory, gone when their windows are over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...errors import InvalidValue
+from ...key import Caller
+from ...operations.request import Request, forgetful
+from ...plan import UsagePlan
+from ...process.atomic import Step
+from ...rule.limits import Terms
+from .entries import On, Seat, Stripe
+from .one_meter import OneMeter
+
+_NOWHERE = On({})
+"""Of callers: the plan that they are counted under is the one they name."""
+
+
+class Callers:
+    """What a memory store does for callers.
+
+    So many are counted one by one at any time, spread over the stripes. Those who come when all room is taken share as
+    many counts among them, by a hash that nobody outside knows: no limit is passed, no live count is forgotten, and
+    memory is bounded however many there are.
+    """
+
+    terms: Terms
+    rooms: dict[bytes | str | Caller, OneMeter]
+    _stripes: list[Stripe]
+    _plans: dict[str, UsagePlan]
+    _perform: Any
+
+    def _bound_callers(self, most: int, stripes: int) -> None:
+        if type(most) is not int or not 1 <= most <= 10**9:
+            raise InvalidValue("most_callers", most, "a whole number of callers, 1 to 1000000000")
+        self._most_callers = max(1, most // stripes)
+
+    def _apply_to_caller(self, request: Request, caller: Caller) -> Any:
+        """Perform the request under the lock that the caller's count has, or would have."""
+        name, count = caller.name, len(self._stripes)
+        shared = name[1:].partition(".")[0] if name.startswith("#") else ""
+        number = int(shared) if shared.isdecimal() else hash(caller)
+        stripe = self._stripes[number % count]
+        with stripe.at_rest():
+            room = self.rooms.get(caller)
+            if room is None:
+                self._make_room(stripe, request.now)
+                # One of many is sought first: who was counted among them goes on there for as long as that lives.
+                crowd = Caller(caller.plan, f"#{number % count}.{number // count % self._most_callers}")
+                room = self.rooms.get(crowd)
+                if room is None and len(stripe.callers) >= self._most_callers:
+                    caller = crowd
+            return self._perform(request, Seat(caller, None, stripe, _NOWHERE) if room is None else room.seat)
+
+    def _make_room(self, stripe: Stripe, now: int) -> None:
+        """Look over two callers for each new one."""
+        for _ in range(min(2, len(stripe.callers))):
+            seat = stripe.callers.popleft()
+            if stripe.look_over(seat, now, forgetful(self.terms)):
+                stripe.callers.append(seat)
+            else:
+                self.rooms.pop(seat.key, None)
+
+    def _kept(self, seat: Seat) -> list[Step]:
+        """The steps that let a caller be found who was admitted."""
+        return [(seat.stripe.callers.append, seat), (self.rooms.__setitem__, seat.key, seat.room)]
+
+    def _plan_of(self, caller: Caller) -> Mapping[str, UsagePlan]:
+        plan = self._plans.get(caller.plan)
+        return {} if plan is None else {plan.api: plan}

@@ -1,0 +1,124 @@
+"""Where keys and accounts stand, whatever the store is."""
+
+from datetime import datetime, timedelta, timezone
+
+import pytest
+
+from every_store import ALL
+from quota import PlanConflict, UnknownKey, UsagePlan
+
+START = datetime(2026, 3, 10, 12, tzinfo=timezone.utc)
+HOUR = timedelta(hours=1)
+
+
+def over(*kinds):
+    """The test once for each of these kinds of store."""
+    return pytest.mark.parametrize("stores", kinds, indirect=True)
+
+
+def told(statuses):
+    """Of each limit the name, what is used and what remains, and on whom it is counted."""
+    return [(s.name, s.used, s.remaining, s.holder) for s in statuses]
+
+
+@over(*ALL)
+def test_status_charges_nothing_and_tells_all(stores, clock):
+    """Of unused, used, exhausted, disabled and expired keys alike, by secret or not; what it tells is what is there."""
+    ledger, key, secret = stores.with_key(clock, "3/day, 2/s burst 2, 9 tokens/month by account")
+    end = datetime(2026, 3, 11, tzinfo=timezone.utc)
+    assert told(ledger.status("k")) == [
+        ("requests/day", 0, 3, "k"),
+        ("throttle", 0, 2, "k"),
+        ("tokens/month", 0, 9, "k"),
+    ]
+    assert ledger.consume(secret, {"requests": 2, "tokens": 4})
+    for _ in range(2):
+        day, throttle, tokens = ledger.status(key)
+        assert (day.used, day.resets_at, day.retry_at) == (2, end, None)
+        assert (throttle.used, throttle.retry_at) == (2, START + HOUR / 7200)
+        assert (tokens.used, tokens.limit, tokens.holder, tokens.window) == (4, 9, "k", None)
+    clock.advance(timedelta(seconds=1))
+    assert ledger.consume(secret)
+    assert ledger.status(key)[0].retry_at == end
+    ledger.disable_key(key)
+    assert told(ledger.status(key))[0] == ("requests/day", 3, 0, "k")
+    ledger.enable_key(key)
+    clock.set(end)
+    assert told(ledger.status(key))[0] == ("requests/day", 0, 3, "k")
+    assert ledger.consume(secret).limits[0].used == 1
+    expiring, _ = ledger.issue_key("e", "p", id="e", expires_at=end + HOUR)
+    clock.advance(2 * HOUR)
+    assert told(ledger.status(expiring))[0] == ("requests/day", 0, 3, "e")
+
+
+@over(*ALL)
+def test_status_tells_what_was_adjusted_and_what_is_over(stores, clock):
+    """Grants and what was taken away, of this window alone; units beyond a limit that shrank or a commit passed."""
+    ledger, key, secret = stores.with_key(clock, "10/hour")
+    assert ledger.status(key)[0].extra == 0
+    ledger.grant(key, "requests/hour", 5)
+    held = ledger.reserve(secret, 3, ttl=HOUR)
+    held.commit(18)
+    (status,) = ledger.status(key)
+    assert (status.limit, status.extra, status.used, status.remaining, status.over) == (10, 5, 18, 0, 3)
+    assert status.retry_at == status.resets_at
+    assert ledger.set_remaining(key, "requests/hour", 2).extra == 10
+    clock.advance(HOUR)
+    (status,) = ledger.status(key)
+    assert (status.extra, status.used, status.over, status.retry_at) == (0, 0, 0, None)
+    ledger.replace_plan(UsagePlan("p", "0/hour"))
+    assert ledger.status(key)[0].retry_at is None
+
+
+@over(*ALL)
+def test_status_of_an_account(stores, clock):
+    """The limits by account of its keys' plans, each once, told by any name that means it; what a key used beside."""
+    ledger = stores.ledger(clock)
+    ledger.add_plan(UsagePlan("a", "5/day, 100 tokens/day by account as ours"))
+    ledger.add_plan(UsagePlan("b", "70/day by account", api="b"))
+    ledger.add_plan(UsagePlan("c", "8/day"))
+    keys = {id_: ledger.issue_key(id_, "a", id=id_, account="team") for id_ in ("x", "y")}
+    ledger.associate("y", "b")
+    ledger.issue_key("z", "c", id="z", account="team")
+    assert ledger.consume(keys["x"].secret, {"requests": 1, "tokens": 30})
+    assert ledger.consume(keys["y"].secret, {"requests": 2, "tokens": 7})
+    assert ledger.consume(keys["y"].secret, 4, api="b")
+    assert told(ledger.status("team")) == [("ours", 37, 63, "team"), ("requests/day", 4, 66, "team")]
+    assert told(ledger.status("team", api="b")) == [("requests/day", 4, 66, "team")]
+    assert told(ledger.status("x")) == [("requests/day", 1, 4, "x"), ("ours", 37, 63, "team")]
+    assert told(ledger.status("y", api="")) == [("requests/day", 2, 3, "y"), ("ours", 37, 63, "team")]
+    assert ledger.status("x", api="b") == ()
+    assert told(ledger.status("z")) == [("requests/day", 0, 8, "z")]
+
+
+@over(*ALL)
+def test_a_text_names_a_key_before_an_account(stores, clock):
+    """A key whose account is of its own name is that key; one id of a key and of another's account is refused."""
+    ledger, key, _ = stores.with_key(clock, "10/day, 20/day by account as ours")
+    ledger.issue_key("second", "p", id="second", account="k")
+    assert told(ledger.status("k")) == [("requests/day", 0, 10, "k"), ("ours", 0, 20, "k")]
+    ledger.issue_key("team", "p", id="team", account="k")
+    assert [s.holder for s in ledger.status("team")] == ["team", "k"]
+    ledger.issue_key("third", "p", id="third", account="team")
+    with pytest.raises(PlanConflict, match="'third'"):
+        ledger.status("team")
+    assert [s.holder for s in ledger.status(ledger.get_key("team"))] == ["team", "k"]
+    for nobody in ("nobody", ledger.issue_key("gone", id="gone").key):
+        if nobody != "nobody":
+            ledger.remove_key("gone")
+        with pytest.raises(UnknownKey):
+            ledger.status(nobody)
+    assert [s.holder for s in ledger.status(key)] == ["k", "k"]
+
+
+@over(*ALL)
+def test_status_of_a_route(stores, clock):
+    """A route's own limits are told where it is named, as calls on it see them."""
+    ledger, key, secret = stores.with_key(clock, "10/day, 9/s", routes={"GET /x": "2/hour as x, 1/s burst 5 as slow"})
+    assert ledger.consume(secret, route="GET /x")
+    assert told(ledger.status(key)) == [("requests/day", 1, 9, "k"), ("throttle", 0, 9, "k")]
+    assert told(ledger.status(key, route="GET /x")) == [
+        ("requests/day", 1, 9, "k"), ("x", 1, 1, "k"), ("slow", 1, 4, "k"),
+    ]  # fmt: skip
+    assert ledger.consume(secret, route="GET /x").limits[1].remaining == 0
+    assert not ledger.consume(secret, route="GET /x")

@@ -1,0 +1,137 @@
+"""What holds of keys whatever the store is: networks and scopes, changes, many at once, lists."""
+
+from datetime import timedelta
+
+import pytest
+
+from every_store import ALL, used
+from quota import InvalidValue, UnknownKey, UsagePlan
+
+HOUR = 3_600_000_000
+CALLS = {
+    "plain": {},
+    "cost": {"cost": 2},
+    "units": {"cost": {"requests": 1, "tokens": 2}},
+    "route": {"route": "GET /export"},
+    "other api": {"api": "b"},
+    "request id": {"request_id": "once"},
+}
+
+
+def over(*kinds):
+    """The test once for each of these kinds of store."""
+    return pytest.mark.parametrize("stores", kinds, indirect=True)
+
+
+def bounded(stores, clock, limits="1000/day, 100000/month by account, 9000 tokens/day, 1000/s", **bounds):
+    """A ledger with a key that has networks and scopes, on plans of two apis."""
+    ledger = stores.ledger(clock)
+    ledger.add_plan(UsagePlan("p", limits, routes={"GET /export": "500/day"}))
+    ledger.add_plan(UsagePlan("b", limits, api="b"))
+    key, secret = ledger.issue_key("k", "p", id="k", **bounds)
+    ledger.associate(key, "b")
+    return ledger, key, secret
+
+
+def all_used(key, *ledgers):
+    """What was used of all quotas, once each process has said what it spent of its leases."""
+    return [sum(record.used for api in ("", "b") for record in ledger.usage(key, api=api)) for ledger in ledgers][-1]
+
+
+@pytest.mark.parametrize("call", CALLS)
+@over(*ALL)
+def test_where_a_key_may_be_used_from_and_for_what(stores, clock, call):
+    """From outside its networks or for a scope that it lacks it is refused before anything is charged, however often."""
+    ledger, key, secret = bounded(stores, clock, networks=["10.0.0.0/8", "2001:db8::/32"], scopes=["read", "write"])
+    there, more = stores.ledger(clock, ledger), CALLS[call]
+    cases = {
+        "OK": [("10.1.2.3", None), ("2001:db8::7", "read"), ("::ffff:10.9.9.9", "write")],
+        "ADDRESS_NOT_ALLOWED": [("11.0.0.1", None), (None, "read"), ("::ffff:11.0.0.1", None), ("", None), ("a socket", "read")],
+        "SCOPE_NOT_ALLOWED": [("10.0.0.0", "admin"), ("10.255.255.255", "READ")],
+    }  # fmt: skip
+    for turn in range(2):
+        for reason, calls in cases.items():
+            for address, scope in calls:
+                for presented, one in ((secret, ledger), (key, there), (secret, there)):
+                    before = all_used(key, there, ledger)
+                    told = one.peek(presented, **more, address=address, scope=scope)
+                    if reason != "OK":
+                        decision = one.consume(presented, **more, address=address, scope=scope)
+                        held = one.reserve(presented, 1, ttl=HOUR, address=address, scope=scope)
+                        assert [told.reason.value, decision.reason.value, held.decision.reason.value] == [reason] * 3
+                        assert (decision.status, decision.limits, decision.retry_at) == (403, (), None)
+                        assert all_used(key, there, ledger) == before
+                    else:
+                        assert told and one.consume(presented, **more, address=address, scope=scope)
+        clock.advance(timedelta(seconds=20 + turn * 30))
+
+
+@over(*ALL)
+def test_a_busy_key_is_refused_from_elsewhere_all_the_same(stores, clock):
+    """However it is served (a lane, a headroom, a lease): one call in between from elsewhere is refused, not counted."""
+    for limits in ("1000000/day", "1000000/day, 500000/hour by account", "1000000/day, 9000/s"):
+        ledger, key, secret = bounded(stores, clock, limits, networks=["192.0.2.0/24"])
+        for turn in range(60):
+            assert ledger.consume(secret, address="192.0.2.1")
+            assert ledger.consume(secret, address="192.0.3.1").reason.value == "ADDRESS_NOT_ALLOWED"
+            assert ledger.consume(secret).reason.value == "ADDRESS_NOT_ALLOWED"
+            assert ledger.consume(key, address="192.0.2.255", scope="x").reason.value == "SCOPE_NOT_ALLOWED"
+            clock.advance(timedelta(microseconds=turn))
+        assert ledger.peek(secret, address="192.0.2.1").limits[0].used == 61
+
+
+@over(*ALL)
+def test_scopes_alone(stores, clock):
+    """A key without networks is good from anywhere, without scopes for none that is asked for."""
+    ledger, key, secret = stores.with_key(clock, "1000/day")
+    _, other = ledger.issue_key("other", "p", scopes=["read"])
+    for _ in range(3):
+        assert ledger.consume(secret, address="anything at all")
+        assert ledger.consume(other, scope="read") and ledger.consume(other)
+        assert ledger.consume(secret, scope="read").reason.value == "SCOPE_NOT_ALLOWED"
+        assert ledger.consume(other, scope="write").reason.value == "SCOPE_NOT_ALLOWED"
+    assert (used(ledger, secret), used(ledger, other)) == (3, 6)
+    with pytest.raises(InvalidValue, match="scope"):
+        ledger.consume(secret, scope="")
+
+
+@over(*ALL)
+def test_an_update_binds_at_once_everywhere_and_keeps_the_counts(stores, clock):
+    """Name, expiry, metadata, networks and scopes, each alone or all together; what is not given stays."""
+    here, key, secret = stores.with_key(clock, "1000/day")
+    there = stores.ledger(clock, here)
+    for ledger in (here, there, here, there):
+        assert ledger.consume(secret, address="192.0.2.1")
+    changed = here.update_key(key, networks=["192.0.2.0/24"], scopes=("read",))
+    assert (changed.networks, changed.scopes, changed.name) == (("192.0.2.0/24",), ("read",), "k")
+    assert there.get_key("k") == changed
+    if not stores.leased:  # which binds within a refresh
+        assert there.consume(secret, address="198.51.100.1").reason.value == "ADDRESS_NOT_ALLOWED"
+    assert here.consume(secret, address="198.51.100.1").reason.value == "ADDRESS_NOT_ALLOWED"
+    assert here.consume(secret, address="192.0.2.1", scope="read").limits[0].used == 5
+    again_at = here.peek(secret, address="192.0.2.1").at
+    again = there.update_key("k", name="another", metadata={"a": "b"}, expires_at=again_at + timedelta(hours=1))
+    assert (again.name, again.networks, again.secrets) == ("another", ("192.0.2.0/24",), key.secrets)
+    assert here.update_key("k") == again
+    clock.advance(timedelta(hours=2))
+    assert here.consume(secret, address="192.0.2.1").reason.value == "EXPIRED_KEY"
+    last = here.update_key("k", expires_at=None, networks=(), scopes=(), metadata={})
+    assert (last.expires_at, last.networks, last.scopes, last.metadata) == (None, (), (), {})
+    assert here.consume(secret).limits[0].used == 6
+
+
+@over(*ALL)
+def test_an_update_that_cannot_be_meant_changes_nothing(stores, clock):
+    """The error names the field; an unknown key is one."""
+    ledger, key, _ = stores.with_key(clock)
+    for field, value in (
+        ("name", ""), ("expires_at", "tomorrow"), ("metadata", {"a": 1}), ("networks", ["10.0.0.1/8"]), ("networks", "10.0.0.0/8"),
+        ("networks", ["10.0.0.0/33"]), ("networks", ["fe80::%eth0/64"]), ("networks", ["10.0.0.0/255.0.0.0"]),
+        ("networks", [f"10.0.{n}.0/24" for n in range(256)] + ["11.0.0.0/8"]), ("scopes", "read"), ("scopes", [""]), ("scopes", [7]),
+    ):  # fmt: skip
+        with pytest.raises(InvalidValue) as error:
+            ledger.update_key(key, **{"name": "another", field: value})
+        assert error.value.field.startswith(field)
+    assert ledger.get_key(key) == key
+    with pytest.raises(UnknownKey):
+        ledger.update_key("nobody", name="x")
