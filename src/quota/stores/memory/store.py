@@ -23,7 +23,7 @@ from ..base import COMMON, make_terms, shown_url, split_url, whole_option
 from .binding import Binding
 from .callers import Callers
 from .entries import Account, On, Seat, Stripe
-from .one_meter import OneMeter
+from .one_meter import NoMeter, OneMeter
 
 
 class MemoryStore(Callers, Binding):
@@ -50,7 +50,9 @@ class MemoryStore(Callers, Binding):
         self._plans: dict[str, UsagePlan] = {}
         self._shapes: dict[str, dict[tuple[Course, frozenset[str]], Shape]] = {}
         self._ons: dict[frozenset[tuple[str, str]], On] = {}
-        self.rooms: dict[bytes | str | Caller, OneMeter] = {}  # of every key, by its id and by its secrets' digests
+        self.rooms: dict[
+            bytes | str | Caller, OneMeter | NoMeter
+        ] = {}  # of every key, by its id and by its secrets' digests
 
     def _seat(self, ref: bytes | str | None) -> Seat | None:
         room = self.rooms.get(ref) if ref else None
