@@ -19,7 +19,7 @@ from ...rule.limits import Course
 from ...rule.party import Party
 from ...rule.record import Record
 from ...rule.undo import Undo
-from ..base import COMMON, make_terms, shown_url, split_url, whole_option
+from ..base import COMMON, is_new, make_terms, shown_url, split_url, whole_option
 from .binding import Binding
 from .callers import Callers
 from .entries import Account, On, Seat, Stripe
@@ -145,13 +145,11 @@ class MemoryStore(Callers, Binding):
     def _on(self, ids: dict[str, str]) -> On:
         return self._ons.setdefault(frozenset(ids.items()), On(ids))
 
-    def put_plan(self, plan: UsagePlan, replace: bool) -> None:
+    def put_plan(self, plan: UsagePlan, replace: bool | UsagePlan) -> None:
         with self._everything():
             old = self._plans.get(plan.id)
-            if old == plan:
+            if not is_new(plan, old, replace):
                 return
-            if old is not None and not replace:
-                raise PlanConflict(plan.id, "a different plan has this id; replace_plan() replaces it")
             moved = self._moved(plan, old.api) if old is not None and old.api != plan.api else []
             at_once(*self._buried(plan.id), *moved, (self._plans.__setitem__, plan.id, plan))
 
