@@ -254,5 +254,5 @@ class Decisions(Directory):
         if request.op == "consume":
             lane = compile_headroom(request, copy.seat.entry, party)
             if lane is not None:
-                copy.lanes[lane.course] = Plain(lane, party.records())
+                copy.lanes[copy.seat.entry.plans[request.api].course(request.route)] = Plain(lane, party.records())
         return result
