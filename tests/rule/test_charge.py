@@ -7,9 +7,9 @@ import pytest
 from quota import ApiKey, ClockSkew, Ledger, ManualClock, Quota, Throttle, UsagePlan
 from quota.operations import perform
 from quota.operations.request import Entry, Request
-from quota.rule.charge import bounds, charge, known, quiet_until, read, settled
+from quota.rule.charge import charge, known, quiet_until, read, settled
 from quota.rule.entries import Amount
-from quota.rule.limits import BEYOND, Terms
+from quota.rule.limits import Terms
 from quota.rule.party import Party
 from quota.rule.record import Meter, Record, Slot
 
@@ -88,6 +88,23 @@ def test_copies_are_settled_where_something_is_due(other, now):
     assert work is not party
     assert work.key is not party.key
     assert party.key.encode() == before
+
+
+def test_an_account_stays_as_it_is_where_only_its_key_s_window_rolls():
+    """What other keys were told of an account stands: a call that is due on the key's record alone changes no other."""
+    plan = UsagePlan("p", "5/minute, 90/month by account, 3/s burst 9 by account")
+    party, course = Party(Record(1), Record(2)), plan.course(None)
+    for minute in range(3):
+        now = NOON + minute * MINUTE
+        before = party.account.version
+        work = settled(party, course, now, TERMS)
+        assert (work.key is party.key, work.account is party.account) == (False, minute > 0)
+        assert charge(party, course, {"requests": 1}, now, TERMS, dry=False).allowed
+        assert (party.account.version == before) == (minute > 0)
+        assert (party.account.at, party.account.meters[0].total) == (now, minute + 1)
+    assert settled(party, course, NOON + DAY, TERMS).account is not party.account
+    faster = UsagePlan("p", "5/minute, 90/month by account, 9/s burst 9 by account").course(None)
+    assert settled(party, faster, NOON + 2 * MINUTE, TERMS).account is not party.account
 
 
 def test_records_of_ones_own_are_settled_in_place():
@@ -328,22 +345,6 @@ def test_a_faster_throttle_is_kept_whatever_other_units_throttles_are_new():
 
 
 # The fast path
-
-
-def test_bounds_of_the_fast_path():
-    """Up to where nothing refuses, up to where nothing happens, and until when."""
-    party, course = party_on(UsagePlan("p", "7/day, 1000/month", alerts=(50, 80)), requests=2)
-    meter = party.key.meters[0]
-    assert bounds(course, party.key, meter) == (7, 3, MIDNIGHT + DAY)
-    charge(party, course, {"requests": 2}, NOON, TERMS, dry=False)
-    assert meter.slots[0].alerted == 50
-    assert bounds(course, party.key, meter) == (7, 5, MIDNIGHT + DAY)
-    charge(party, course, {"requests": 2}, NOON, TERMS, dry=False)
-    assert bounds(course, party.key, meter) == (7, 7, MIDNIGHT + DAY)
-    large, course = party_on(UsagePlan("p", "1000/day", alerts=(50,)))
-    assert bounds(course, large.key, large.key.meters[0]) == (1000, 499, MIDNIGHT + DAY)
-    throttled, course = party_on(UsagePlan("p", "1/s burst 5"))
-    assert bounds(course, throttled.key, throttled.key.meters[0]) == (BEYOND, BEYOND, MIDNIGHT + DAY)
 
 
 def test_until_when_nothing_is_due():

@@ -62,8 +62,9 @@ class Party:
 
     def keep(self, work: Party, now: int) -> None:
         """Make the settled copies the truth: one change, at ``now``."""
-        self.note(whole=work is self)
-        for record, new in zip(self.records(), work.records(), strict=True):  # pragma: no mutate -- as many of each
+        pairs = list(zip(self.records(), work.records(), strict=True))  # pragma: no mutate -- as many of each
+        self.note(whole=any(record is new for record, new in pairs))
+        for record, new in pairs:
             if record is not new:
                 record.become(new)
             record.stamp(now)

@@ -10,13 +10,14 @@ from typing import Any
 from ...key import ApiKey, Caller
 from ...plan import UsagePlan
 from ...process.atomic import Step
-from .lane import Account, Lane, Seat, Stripe
+from .entries import Account, Seat, Stripe
+from .one_meter import NoMeter, OneMeter
 
 
 class Directory:
     """Of which keys there are."""
 
-    lanes: dict[bytes | str | Caller, Lane]
+    rooms: dict[bytes | str | Caller, OneMeter | NoMeter]
     get_plan: Callable[[str], UsagePlan]
     _directory: Any
     _seat: Callable[..., Seat | None]
@@ -30,7 +31,7 @@ class Directory:
             api = None if plan_id is None else self.get_plan(plan_id).api
             ids = self._ids() if account is None else sorted(seat.key.id for seat in self._members(account))
             start = 0 if after is None else bisect_right(ids, after)
-            seats = (self.lanes[id_].seat for id_ in islice(ids, start, None))
+            seats = (self.rooms[id_].seat for id_ in islice(ids, start, None))
             return [
                 seat.key for seat in islice((s for s in seats if api is None or s.on.ids.get(api) == plan_id), limit)
             ]
@@ -38,7 +39,7 @@ class Directory:
     def _ids(self) -> list[str]:
         """The ids of all keys in their order, sorted anew where keys came or went."""
         if self._sorted is None:
-            self._sorted = sorted(ref for ref in self.lanes if type(ref) is str)
+            self._sorted = sorted(ref for ref in self.rooms if type(ref) is str)
         return self._sorted
 
     def _members(self, account: str) -> list[Seat]:
@@ -67,7 +68,7 @@ class Directory:
         """A second key joins: what the first one used is the account's count, and goes on being its own."""
         steps: list[Step] = [(setattr, account, "shared", True)]
         for first in members:
-            first.lane.shut()
+            first.room.shut()
             if first.record is not None:
                 record = first.record.copy()
                 record.requests = None

@@ -19,13 +19,14 @@ from ...rule.party import Party
 from ...rule.record import Record
 from ...rule.undo import Undo
 from ..base import COMMON, check_distinct, is_new, make_terms, shown_url, split_url, whole_option
+from .binding import Binding, Shapes
 from .callers import Callers
 from .directory import Directory
-from .lane import Account, Lane, On, Seat, Stripe, Track
-from .opening import Opening
+from .entries import Account, On, Seat, Stripe
+from .one_meter import NoMeter, OneMeter
 
 
-class MemoryStore(Callers, Directory, Opening):
+class MemoryStore(Callers, Directory, Binding):
     """Keys, plans and counts in this process's memory, gone with it.
 
     ``stripes``: how many locks the accounts are spread over. ``max_skew``: seconds a clock may be behind what was
@@ -48,13 +49,15 @@ class MemoryStore(Callers, Directory, Opening):
         across_forks(self._directory, *(stripe.lock for stripe in self._stripes))
         self._plans: dict[str, UsagePlan] = {}
         self._sorted: list[str] | None = None
-        self._tracks: dict[str, Track] = {}
+        self._shapes: dict[str, Shapes] = {}
         self._ons: dict[frozenset[tuple[str, str]], On] = {}
-        self.lanes: dict[bytes | str | Caller, Lane] = {}  # of every key, by its id and by its secrets' digests
+        self.rooms: dict[
+            bytes | str | Caller, OneMeter | NoMeter
+        ] = {}  # of every key, by its id and by its secrets' digests
 
     def _seat(self, ref: bytes | str | None) -> Seat | None:
-        lane = self.lanes.get(ref) if ref else None
-        return None if lane is None else lane.seat
+        room = self.rooms.get(ref) if ref else None
+        return None if room is None else room.seat
 
     def apply(self, request: Request) -> Any:
         """Perform the request under the lock of its key's account."""
@@ -79,7 +82,7 @@ class MemoryStore(Callers, Directory, Opening):
 
     def _perform(self, request: Request, seat: Seat) -> Any:
         account = seat.account
-        seat.lane.close()
+        seat.room.close()
         shared = account is not None and account.shared
         entry = Entry(seat.key, seat.on.plans or self._look_up(seat), shared)
         party = self._party(seat, request)
@@ -92,7 +95,7 @@ class MemoryStore(Callers, Directory, Opening):
             raise
         if party.changed:
             seat.stripe.prune(request.now, self.terms)
-        self._open_lane(request, seat, entry, party)
+        self._bind(request, seat, entry, party)
         return result
 
     def _look_up(self, seat: Seat) -> Mapping[str, UsagePlan]:
@@ -137,7 +140,7 @@ class MemoryStore(Callers, Directory, Opening):
             if seat is None:
                 raise UnknownKey(key_id)
             with seat.stripe.at_rest():
-                seat.lane.shut()
+                seat.room.shut()
                 yield seat
 
     def _on(self, ids: dict[str, str]) -> On:
@@ -152,12 +155,13 @@ class MemoryStore(Callers, Directory, Opening):
             at_once(*self._buried(plan.id), *moved, (self._plans.__setitem__, plan.id, plan))
 
     def _buried(self, plan_id: str) -> list[Step]:
-        """The steps that close every lane of a plan."""
-        track = self._tracks.get(plan_id)
-        return [] if track is None else [(setattr, track, "live", False), (self._tracks.pop, plan_id)]
+        """The steps that end every headroom of a plan."""
+        shapes = self._shapes.get(plan_id) or Shapes()
+        ended = [*shapes.common.values(), *shapes.own]
+        return [*((setattr, shape, "live", False) for shape in ended), (self._shapes.pop, plan_id, None)]
 
     def _all_seats(self) -> list[Seat]:
-        return [lane.seat for ref, lane in self.lanes.items() if type(ref) is str]
+        return [room.seat for ref, room in self.rooms.items() if type(ref) is str]
 
     def _moved(self, plan: UsagePlan, old_api: str) -> list[Step]:
         """The steps that move the keys of a plan to its new api."""
@@ -197,7 +201,7 @@ class MemoryStore(Callers, Directory, Opening):
         with self._directory, ExitStack() as locks:
             check_distinct(keys)
             for key, _ in keys:
-                if key.id in self.lanes:
+                if key.id in self.rooms:
                     raise PlanConflict(key.id, "an API key has this id already")
                 self._check_digests(key, None)
             ons = [self._on({plan.api: plan.id for plan in map(self.get_plan, ids)}) for _, ids in keys]
@@ -207,7 +211,7 @@ class MemoryStore(Callers, Directory, Opening):
             joining = Counter(key.account for key, _ in keys)
             accounts: dict[str, Account | None] = {}
             steps: list[Step] = []
-            refs: dict[bytes | str | Caller, Lane] = {}
+            refs: dict[bytes | str | Caller, OneMeter | NoMeter] = {}
             for (key, _), number, on in zip(keys, numbers, ons, strict=True):
                 stripe = self._stripes[number]
                 if key.account not in accounts:
@@ -217,7 +221,7 @@ class MemoryStore(Callers, Directory, Opening):
                     steps.append((seat.account.members.append, seat))
                 refs |= self._references(seat)
             self._sorted = None
-            at_once(*steps, (self.lanes.update, refs))
+            at_once(*steps, (self.rooms.update, refs))
 
     def _check_digests(self, key: ApiKey, seat: Seat | None) -> None:
         for secret in key.secrets:
@@ -230,8 +234,8 @@ class MemoryStore(Callers, Directory, Opening):
             self._check_digests(key, seat)
             stale = {secret.digest for secret in seat.key.secrets} - {secret.digest for secret in key.secrets}
             # In this order: a secret that stays is never unknown, not even for an instant.
-            gone = [(self.lanes.pop, digest) for digest in stale]
-            at_once((setattr, seat, "key", key), (self.lanes.update, self._references(seat, key)), *gone)
+            gone = [(self.rooms.pop, digest) for digest in stale]
+            at_once((setattr, seat, "key", key), (self.rooms.update, self._references(seat, key)), *gone)
             return key
 
     def drop_key(self, key_id: str) -> None:
@@ -246,7 +250,7 @@ class MemoryStore(Callers, Directory, Opening):
                 elif not account.shared and heir is not None:
                     steps += [(setattr, account, "record", heir), (setattr, account, "shared", True)]
                     steps.append((account.stripe.round.append, account))
-            gone = [(self.lanes.pop, ref) for ref in (key_id, *(secret.digest for secret in seat.key.secrets))]
+            gone = [(self.rooms.pop, ref) for ref in (key_id, *(secret.digest for secret in seat.key.secrets))]
             at_once(*steps, (setattr, seat, "record", None), *gone)
             seat.stripe.sweep()
 
@@ -260,7 +264,7 @@ class MemoryStore(Callers, Directory, Opening):
     def plans_of(self, key_id: str) -> list[UsagePlan]:
         with self._directory:
             self.get_key(key_id)
-            return [self._plans[id_] for _, id_ in sorted(self.lanes[key_id].seat.on.ids.items())]
+            return [self._plans[id_] for _, id_ in sorted(self.rooms[key_id].seat.on.ids.items())]
 
     def associate(self, key_id: str, plan_id: str) -> None:
         with self._at_rest(key_id) as seat:

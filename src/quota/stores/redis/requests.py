@@ -12,7 +12,8 @@ from redis.exceptions import ResponseError
 
 from ...errors import InvalidValue, StoreUnavailable, check_text
 from ...key import Subject
-from ...operations.compiled import Lane
+from ...operations.compiled import encode_memo
+from ...operations.headroom import SeveralMeters
 from ...operations.request import LOOKS, Entry, Request
 from ...rule.party import Party
 from ...rule.record import Record
@@ -215,31 +216,31 @@ class RedisSteps(Decisions):
         return run(RELEASE, self._record_keys(copy.entry), str(turn))
 
     def _spend(
-        self, lane: Lane, request: Request, takes: Mapping[str, int], amounts: list[int], id_: str | None
+        self, lane: SeveralMeters, request: Request, takes: Mapping[str, int], amounts: list[int], id_: str | None
     ) -> Call:
         """Have the server decide."""
         tag: _Tag = lane.tag
         rest = [str(request.now), *map(str, amounts)]
         if id_ is None:
             return Call(DECIDE, tag.head + pack(rest), tag.count)
-        memo = to_json(lane.memo(request, takes, id_))
+        memo = to_json(encode_memo(lane, request, takes, id_))
         return run(DECIDE, [*tag.keys, self._memo_key(lane.key, request)], tag.data, *rest, memo, self._memo_ms)
 
-    def _tag(self, copy: CachedKey, lane: Lane, party: Party, versions: Sequence[Any]) -> _Tag:  # noqa: ARG002
+    def _tag(self, copy: CachedKey, lane: SeveralMeters, party: Party, versions: Sequence[Any]) -> _Tag:  # noqa: ARG002
         names: list[list[str]] = [[str(version), "v", "at", "c", "w"] for version in versions]
         meters, buckets = [], []
-        for index, meter, unit, quiet, ceiling in lane.meters:
+        for index, meter, unit, quiet, ceiling in lane.cells:
             names[index].append(f"t{meter}")
             meters.append([index + 1, len(names[index]) - 1, unit + 1, quiet, ceiling])
-        for index, meter, bucket, unit, drain, scale, burst in lane.buckets:
+        for index, meter, bucket, unit, drain, scale, burst in lane.pours:
             names[index] += [f"l{meter}.{bucket}", f"a{meter}.{bucket}"]
             place = len(names[index]) - 2
             buckets.append([index + 1, place, place + 1, unit + 1, drain, scale, burst])
         header = self._header(copy)
-        data = to_json(header | {"k": self.terms.max_skew, "u": lane.until, "v": names, "m": meters, "b": buckets})
+        data = to_json(header | {"k": self.terms.max_skew, "u": lane.end, "v": names, "m": meters, "b": buckets})
         keys = [self._stamps, *self._record_keys(copy.entry)]
         head = pack([str(len(keys)), *keys, data])
-        return _Tag(tuple(keys), data, head, 2 + len(keys) + 1 + len(lane.units))
+        return _Tag(tuple(keys), data, head, 2 + len(keys) + 1 + len(lane.shape.units))
 
     def _decode(self, entry: Entry, request: Request, reply: Sequence[Any]) -> Loaded:
         records: list[Record] = []
