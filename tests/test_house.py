@@ -564,7 +564,7 @@ def fresh(code, cache):
     return json.loads(subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout)
 
 
-AT_ONCE = {"datetime", "decimal", "fractions", "hashlib", "math", "numbers", "zlib"}
+AT_ONCE = {"bisect", "datetime", "decimal", "fractions", "hashlib", "math", "numbers", "zlib"}
 """What ``import quota`` may load beyond what ``import attrs`` does: the modules that the embedded floors use at once."""
 
 
