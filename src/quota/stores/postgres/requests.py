@@ -110,7 +110,7 @@ class PostgresSteps(Decisions):
             version = text or 0
         if version > VERSION:
             there = f"schema {self.namespace} is version {version}, this version of quota knows {VERSION}"
-            raise StoreUnavailable(f"{there}; {NOTHING}")
+            raise StoreUnavailable(f"{there}; {NOTHING}", reached=True)
         if version < VERSION:
             yield from self._make(anyway=False)
         self._looked = True

@@ -129,7 +129,7 @@ class RedisSteps(Decisions):
         stamp, plans_stamp, version, seat_text, account_text, *plan_texts = reply
         if version is not None and version.decode() != FORMAT:
             written = f"{self._prefix} is written in format {version.decode()}"
-            raise StoreUnavailable(f"{written}, this version of quota reads {FORMAT}; {NOTHING}")
+            raise StoreUnavailable(f"{written}, this version of quota reads {FORMAT}; {NOTHING}", reached=True)
         texts = [_text(text) for text in plan_texts]
         return KeyLookup(stamp.decode(), plans_stamp.decode(), seat_text.decode(), _text(account_text), texts)
 
@@ -251,7 +251,9 @@ class RedisSteps(Decisions):
             except (ArithmeticError, LookupError, TypeError, ValueError) as error:
                 if request.op != "forget":
                     damaged = f"the record {self._prefix}use:{ref} is damaged ({type(error).__name__}: {error})"
-                    raise StoreUnavailable(f"{damaged}; forget() starts the key's counts anew; {NOTHING}") from error
+                    raise StoreUnavailable(
+                        f"{damaged}; forget() starts the key's counts anew; {NOTHING}", reached=True
+                    ) from error
                 record = new_record()
             records.append(record)
             states.append(state)
