@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks.measure import Loop, interleave, ratios
 from benchmarks.memory import HUGE, ONE
 from benchmarks.services import loop, opened
-from quota.decision import Quick
+from quota.operations.headroom import Told
 
 TITLE = "In memory: what tricks are worth"
 
@@ -72,12 +72,12 @@ def made_plainly() -> Loop:
 def made_quickly() -> Loop:
     def run(times: int) -> None:
         for _ in range(times):
-            decision = Quick()
+            decision: Any = Told()
             decision.allowed = True
-            decision._frame = run
+            decision._room = run
             decision._now = times
-            decision._cost = 1
-            decision._total = times
+            decision._amounts = 1
+            decision._found = times
 
     return run
 

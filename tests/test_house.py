@@ -292,9 +292,7 @@ def long_functions(module):
 
 LONG_FILES = {
     "ledger.sync": (360, "a ledger's methods, of which the fast path stands in line"),
-    "decision": (390, "the answer in all its forms, and what the fast path keeps of it until it is asked for"),
     "limit": (325, "the two kinds of limit and their text, which read each other"),
-    "stores.memory.lane": (330, "the fast path: locks, places and lanes, which hold each other"),
     "period": (330, "one argument: the zone's clock, the windows on it, and their text"),
     "rule.record": (335, "a record and its encoded form, which change together"),
     "testing.model": (685, "an independent model says everything again, and in its own words"),
@@ -441,7 +439,7 @@ PLANTED = [
 ]
 INNOCENT = [
     (climbs, "stores.redis.store", "from ...rule.charge import weigh\nfrom ..server.flow import Trip\nfrom .. import open_store"),
-    (climbs, "stores.leased.lane", "from ..memory.lane import Stripe\nfrom ..base import check_store"),
+    (climbs, "stores.leased.lane", "from ..memory.locks import Exclusive\nfrom ..base import check_store"),
     (climbs, "decision", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .headers import Row"),
     (climbs, "cli.main", "from ..ledger import Ledger\nfrom .. import Quota\nfrom .table import show"),
     (underscored, "stores.__init__", ""),
@@ -575,7 +573,7 @@ def fresh(code, cache):
     return json.loads(subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout)
 
 
-AT_ONCE = {"array", "datetime", "decimal", "fractions", "hashlib", "math", "numbers", "zlib"}
+AT_ONCE = {"array", "bisect", "datetime", "decimal", "fractions", "hashlib", "math", "numbers", "zlib"}
 """What ``import quota`` may load beyond what ``import attrs`` does: the modules that the embedded floors use at once."""
 
 

@@ -12,7 +12,7 @@ from .decision import Decision, Reason
 from .errors import InvalidCost, InvalidValue, QuotaError
 from .ledger.aio import AsyncLedger
 from .ledger.sync import Ledger
-from .operations.headroom import DEFAULT
+from .operations.shape import DEFAULT
 from .stores.memory.store import MemoryStore
 from .web.bodies import Body
 from .web.gate import KEPT, UNDECIDED, Answer, Gate, Held, Settings, log

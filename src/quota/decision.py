@@ -6,7 +6,8 @@ import enum
 import threading
 from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -16,9 +17,8 @@ from .key import ApiKey, Subject, new_token
 from .limit import REQUESTS
 from .plan import UsagePlan
 from .process.forks import across_forks
-from .rule.charge import weigh
-from .rule.entries import Amount, Amounts
-from .rule.limits import Course, Line, QuotaLine, Reading, Verdict
+from .rule.entries import Amounts
+from .rule.limits import Line, QuotaLine, Verdict
 from .standing import LimitStatus, status_of
 
 if TYPE_CHECKING:
@@ -48,38 +48,6 @@ _STATUS = {
 }  # fmt: skip
 
 
-@attrs.define(repr=False)
-class Bounds:
-    """Bounds of one key while no window rolls: equal for most keys of a plan, which then share one object.
-
-    ``ceiling``: the total above which a quota refuses. ``end``: until when all this holds. ``slots``: (line, base,
-    extra, end) of every limit.
-    """
-
-    ceiling: int
-    end: int
-    slots: tuple[tuple[Line, int, int, int], ...]
-
-
-class Frame(Protocol):
-    """All that decisions of one key on one course share while no window rolls."""
-
-    key: Subject
-    bounds: Bounds
-
-    @property
-    def plan(self) -> UsagePlan:
-        """The usage plan that decides."""
-
-    @property
-    def course(self) -> Course:
-        """Its limits."""
-
-    @property
-    def tokens(self) -> tuple[int, int]:
-        """The records' own numbers."""
-
-
 @attrs.define(eq=False, repr=False)
 class Details:
     """In full. ``metered``: what was taken for good, as (when, meters and units). ``hold``: its reservation."""
@@ -103,21 +71,25 @@ _lazy = threading.RLock()
 across_forks(_lazy)
 
 
+@cache
+def _http() -> Any:
+    """What HTTP sees of a decision: not paid for by those who never ask."""
+    from . import headers  # noqa: PLC0415
+
+    return headers
+
+
 class Decision:
     """The ledger's answer. Truthy when allowed.
 
     Made by the ledger only. Immutable: what it tells is the state right after this call, whenever it is asked.
     """
 
-    __slots__ = ("_cost", "_frame", "_full", "_level", "_now", "_total", "allowed")
+    __slots__ = ("_full", "_now", "allowed")
 
     allowed: bool
-    _frame: Frame
     _full: Details
     _now: int
-    _cost: int
-    _total: int
-    _level: int
 
     def __init__(self, details: Details) -> None:
         self.allowed = details.verdict.allowed
@@ -128,32 +100,8 @@ class Decision:
         return self.allowed
 
     def _details(self) -> Details:
-        """The whole answer, worked out once from the readings that the fast path kept."""
-        try:
-            return self._full
-        except AttributeError:
-            pass  # the fast path leaves out what it can
-        with _lazy:
-            full = self._work_out(self._frame)
-            try:
-                return self._full
-            except AttributeError:
-                self._full = full
+        """Return the whole answer."""
         return self._full
-
-    def _work_out(self, frame: Frame) -> Details:
-        takes = {REQUESTS: self._cost}
-        now, course = self._now, frame.course
-        readings: list[Reading] = [
-            Reading(line, self._total - base, extra, end)
-            if isinstance(line, QuotaLine)
-            else Reading(line, self._level, 0, now)
-            for line, base, extra, end in frame.bounds.slots
-        ]
-        verdict = weigh(readings, {} if self.allowed else takes, now)
-        groups = ((now, (Amount(course.api, "", REQUESTS, self._cost),)),) if self.allowed else ()
-        tokens = frame.tokens if self.allowed else (0, 0)
-        return Details(reason_of(verdict), None, frame.key, frame.plan, takes, verdict, groups, tokens)
 
     @property
     def reason(self) -> Reason:
@@ -245,24 +193,16 @@ class Decision:
         ``profile``: ``"ietf"`` (draft-ietf-httpapi-ratelimit-headers), ``"github"`` (``X-RateLimit-*``, epoch seconds)
         or ``"draft03"`` (``RateLimit-*``, delta seconds). Raises ``InvalidValue`` for any other.
         """
-        from .headers import headers  # noqa: PLC0415 -- not paid for by those who never ask
-
-        return headers(profile, self._rows(), self._now, None if self.allowed else self.retry_after)
+        told: dict[str, str] = _http().headers(
+            profile, self._rows(), self._now, None if self.allowed else self.retry_after
+        )
+        return told
 
     def _rows(self) -> list[Row]:
-        """Every limit after a decision. Of an admission on the fast path, without working the whole answer out.
+        """Tell every limit after a decision.
 
         A limit that refused is reset, to its client, when this call would fit: so ``Retry-After`` never precedes it.
         """
-        now = self._now
-        if self.allowed and not hasattr(self, "_full"):
-            total = self._total
-            return [
-                (line, total - base, extra, end, False)
-                if isinstance(line, QuotaLine)
-                else (line, -(-self._level // line.scale), 0, now - -self._level // line.drain, False)
-                for line, base, extra, end in self._frame.bounds.slots
-            ]
         verdict = self._details().verdict
         latest = _FOREVER if verdict.retry_at is None else verdict.retry_at
         return [
@@ -272,13 +212,12 @@ class Decision:
 
     def problem(self) -> dict[str, Any]:
         """The body of an ``application/problem+json`` answer (RFC 9457). For a 403 it never says which way."""
-        from .headers import problem  # noqa: PLC0415 -- not paid for by those who never ask
-
         if self.allowed:
             return {}
         violated = self.violated
         over = [(s.name, s.used, s.limit, s.unit) for s in self.limits if s.name in violated]
-        return problem(self.status, over, self.retry_after)
+        told: dict[str, Any] = _http().problem(self.status, over, self.retry_after)
+        return told
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON can hold it, as ``quota check --json`` tells it; of its key and plan the ids."""
@@ -294,14 +233,6 @@ class Decision:
         standings = tuple(s._replace(line=bare_line(s.line)) for s in verdict.standings)
         bare = verdict._replace(standings=standings)
         return Decision, (attrs.evolve(details, verdict=bare, takes=dict(details.takes)),)
-
-
-class Quick(Decision):
-    """A decision of the fast path, which fills in what it knows: made in half the time of one with an ``__init__``."""
-
-    __slots__ = ()
-
-    __init__ = object.__init__
 
 
 def bare_line(line: Line) -> Line:

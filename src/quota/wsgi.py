@@ -11,7 +11,7 @@ from .decision import Decision, Reason
 from .errors import InvalidCost, InvalidValue, QuotaError
 from .ledger.reservation import Reservation
 from .ledger.sync import Ledger
-from .operations.headroom import DEFAULT
+from .operations.shape import DEFAULT
 from .web.bodies import read_input
 from .web.gate import KEPT, UNDECIDED, Answer, Gate, Settings, log, merged
 from .web.routes import templates

@@ -28,18 +28,18 @@ from interleavings import (
 from quota import Ledger, ManualClock, Reason, UsagePlan
 from quota.decision import Decision
 from quota.errors import ClockSkew, PlanConflict, RequestMismatch, ReservationClosed, UnknownPlan
-from quota.operations.headroom import Counted, Headroom
+from quota.operations.headroom import SeveralMeters, Told
 from quota.rule.party import Party
 from quota.stores.memory import MemoryStore
-from quota.stores.memory.lane import Lane
+from quota.stores.memory.one_meter import Asked, OneMeter
 from receipts import check_receipts
 from scheduler import Deadlock
 
 CORE = files(
     "decision", "period", "plan", "rule/charge", "rule/entries", "rule/limits", "rule/party", "rule/record", "rule/replan",
     "operations/__init__", "operations/request", "operations/consume", "operations/reservations", "operations/adjustments",
-    "operations/usage", "operations/idempotency", "operations/headroom", "operations/compiled", "ledger/sync", "ledger/requests", "ledger/administration",
-    "ledger/reservation", "stores/base", "stores/memory/store", "stores/memory/lane", "stores/memory/opening",
+    "operations/usage", "operations/idempotency", "operations/headroom", "operations/shape", "operations/compiled", "ledger/sync", "ledger/requests", "ledger/administration",
+    "ledger/reservation", "stores/base", "stores/memory/store", "stores/memory/locks", "stores/memory/entries", "stores/memory/one_meter", "stores/memory/binding",
 )  # fmt: skip
 """All that a call passes through but ``key.py`` and ``errors.py``, which share nothing between threads."""
 
@@ -401,9 +401,9 @@ def two_keys_of_an_account(w):
 def headrooms(w):
     """A second key joins the first one's account, and a headroom is bound to each; four units are used."""
     w.ledger.import_key(NEW, "second", plan="PlanA", id="second", account="Key123")
-    assert not any(type(w.consume(secret)) is Counted for secret in (OLD, NEW))
+    assert not any(type(w.consume(secret)) is Told for secret in (OLD, NEW))
     assert len([w.ledger.peek(secret) for secret in (OLD, NEW) * 2]) == 4
-    assert all(type(w.consume(secret)) is Counted for secret in (OLD, NEW))
+    assert all(type(w.consume(secret)) is Told for secret in (OLD, NEW))
 
 
 @scenario("5/day by account, 3/day as own")
@@ -413,7 +413,7 @@ def the_last_unit_of_a_team(w):
 
     def check(first, second):
         assert bool(first) != bool(second)
-        assert {type(first), type(second)} == {Counted}
+        assert {type(first), type(second)} == {Told}
         assert w.settle() == 5
         own = [w.ledger.peek(w.ledger.get_key(key), cost=9).limits[1].used for key in ("Key123", "second")]
         assert own == [2 + bool(first), 2 + bool(second)]
@@ -507,7 +507,7 @@ def lower_the_limit_of_a_team(w):
 @scenario("4/day by account, 5/s burst 9, 90/minute burst 90 as slow", warm=1)
 def a_second_key_joins_a_headroom(w):
     """The same where a headroom serves the first key."""
-    assert type(w.consume()) is Counted
+    assert type(w.consume()) is Told
 
     def join():
         w.ledger.import_key(NEW, "second", plan="PlanA", id="second", account="Key123")
@@ -874,25 +874,26 @@ def test_interleavings_with_two_preemptions(name):
 
 PLANTED = {
     "no lock on the fast path": (
-        (Ledger, "consume", {
-            "if not lock.acquire(False):": "if False:", "lock.release()\n        except": "pass\n        except",
+        (OneMeter, "take", {
+            "if not lock.acquire(False):": "if False:",
+            "lock.release()\n        except": "pass\n        except",
         }),
         ["the_last_unit", "the_last_of_a_burst", "a_secret_and_its_key"],
     ),
     "the count read outside of the lock": (
-        (Ledger, "consume", {
-            "lock = lane.lock": "lock = lane.lock; known = getattr(lane, 'total', 0)", "total = lane.total + units": "total = known + units",
+        (OneMeter, "take", {
+            "lock = self.lock": "lock = self.lock; known = self.total", "total = self.total + units": "total = known + units",
         }),
         ["the_last_unit"],
     ),
-    "an open lane seen outside of the lock": (
-        (Ledger, "consume", {
-            "lock = lane.lock": "lock = lane.lock; until = lane.until", "now < lane.until": "now < until",
+    "an open headroom seen outside of the lock": (
+        (OneMeter, "take", {
+            "lock = self.lock": "lock = self.lock; until = self.until", "now < self.until": "now < until",
         }),
         ["disable", "rotate_at_once", "off_the_plan", "a_second_key_joins"],
     ),
     "a minute begun beside the lock": (
-        (Lane, "turn", {"with stripe.lock:": "if True:", "stripe.check()": "pass"}),
+        (OneMeter, "turn", {"with stripe.lock:": "if True:", "stripe.check()": "pass"}),
         ["a_clock_behind_the_next_minute"],
     ),
     "the key read outside of the lock": (
@@ -927,28 +928,28 @@ PLANTED = {
         ["disable", "off_the_plan"],
     ),
     "keys added without the directory's lock": (
-        (MemoryStore, "add_key", {"with self._directory:": "if True:"}),
+        (MemoryStore, "add_keys", {"with self._directory, ExitStack() as locks:": "with ExitStack() as locks:"}),
         ["one_id_for_two_keys"],
     ),
     "a secret unknown while its key changes": (
         (MemoryStore, "change_key", {
-            "key = change(seat.key)": "key = change(seat.key); self.lanes.pop(key.secrets[-1].digest)",
-            "(self.lanes.pop, digest)": "(self.lanes.pop, digest, None)",
+            "key = change(seat.key)": "key = change(seat.key); self.rooms.pop(key.secrets[-1].digest)",
+            "(self.rooms.pop, digest)": "(self.rooms.pop, digest, None)",
         }),
         ["rotate_with_overlap", "enable_what_is_enabled", "disable"],
     ),
     "a fast path left open": (
-        (MemoryStore, "_split", {"first.lane.shut()": "pass"}),
+        (MemoryStore, "_split", {"first.room.shut()": "pass"}),
         ["a_second_key_joins"],
     ),
     "a headroom's record not compared": (
-        (Headroom, "good", {
-            "own.version != self.own_version or last.version != self.last_version or not self.tag.live": "not self.tag.live",
+        (SeveralMeters, "good", {
+            "own.version != self.own_version or last.version != self.last_version or not self.shape.live": "not self.shape.live",
         }),
         ["disable_one_of_a_team", "a_second_key_joins_a_headroom"],
     ),
     "headrooms kept where a key is changed": (
-        (Lane, "shut", {"seat.record.version += 1": "pass"}),
+        (Asked, "shut", {"seat.record.version += 1": "pass"}),
         ["disable_one_of_a_team", "rotate_one_of_a_team", "a_second_key_joins_a_headroom"],
     ),
     "a stale clock": (

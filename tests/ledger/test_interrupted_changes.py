@@ -15,7 +15,7 @@ import pytest
 from interleavings import NOON, plant
 from interrupts import interrupts
 from quota import Ledger, ManualClock, QuotaError, UsagePlan
-from quota.operations.headroom import Counted
+from quota.operations.headroom import Told
 from quota.stores.memory import MemoryStore
 
 CORE = [
@@ -23,8 +23,8 @@ CORE = [
     for name in (
         "ledger.sync", "ledger.requests", "ledger.administration", "ledger.reservation", "operations", "operations.request",
         "operations.consume", "operations.reservations", "operations.adjustments", "operations.usage",
-        "operations.idempotency", "operations.headroom", "operations.compiled", "process.atomic", "period", "rule.charge", "rule.entries", "rule.limits", "rule.party", "rule.record", "rule.replan",
-        "rule.kept", "rule.meter", "stores.base", "stores.memory.lane", "stores.memory.opening", "stores.memory.store",
+        "operations.idempotency", "operations.headroom", "operations.shape", "operations.compiled", "process.atomic", "period", "rule.charge", "rule.entries", "rule.limits", "rule.party", "rule.record", "rule.replan",
+        "rule.kept", "rule.meter", "stores.base", "stores.memory.locks", "stores.memory.one_meter", "stores.memory.entries", "stores.memory.binding", "stores.memory.store",
     )
 ]  # fmt: skip
 HOUR = timedelta(hours=1)
@@ -64,9 +64,9 @@ class World:
         ledger.consume(self.key)
         for id_, route in [("k", None), ("k", "/r"), ("l", None)] * 3 * bound:
             said = ledger.consume(ledger.get_key(id_), {"tokens": 1}, route=route)
-        assert not bound or type(said) is Counted, "no headroom is bound"
+        assert not bound or type(said) is Told, "no headroom is bound"
         self.clock.advance(later)
-        assert bool(ledger.store.lanes["k"].until) == alone, "the fast path is not as told"
+        assert bool(ledger.store.rooms["k"].until) == alone, "the fast path is not as told"
 
     def standing(self):
         """All that callers can be told, by what they ask."""

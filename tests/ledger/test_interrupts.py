@@ -24,12 +24,13 @@ from quota.stores.leased import store as leased
 from quota.stores.leased.flow import Leasing
 from quota.stores.leased.holder import Purse
 from quota.stores.memory import MemoryStore
-from quota.stores.memory import lane as _lane
-from quota.stores.memory import opening as _opening
+from quota.stores.memory import binding as _binding
+from quota.stores.memory import locks as _locks
+from quota.stores.memory import one_meter as _one_meter
 from quota.stores.memory import store as memory
 
 NOON = 1_700_049_600_000_000
-MODULES = sys.modules[Ledger.__module__], _lane, _opening, memory
+MODULES = sys.modules[Ledger.__module__], _locks, _one_meter, _binding, memory
 HEADROOM = *MODULES, _headroom, _compiled, _atomic
 LEASING = (
     sys.modules[Ledger.__module__],
@@ -37,6 +38,7 @@ LEASING = (
     _leased_holding,
     _leased_index,
     _leased_lane,
+    _one_meter,
     _leased_steps,
     contextlib,
 )
@@ -100,7 +102,7 @@ def team(later=0):
     keys = [ledger.issue_key(name, "p", id=name, account="x").key for name in ("a", "b")]
     for key in keys * 3:
         ledger.consume(key, BOTH)
-    assert all(type(ledger.peek(key, BOTH)) is _headroom.Looked for key in keys)
+    assert all(type(ledger.peek(key, BOTH)) is _headroom.Told for key in keys)
     clock.advance(later)
     return ledger, *keys
 
@@ -121,7 +123,7 @@ def test_an_interrupt_of_a_headroom_s_call_leaves_no_lock_taken(method, later):
         mine, budget, *_ = (status.used for status in from_elsewhere(lambda: ledger.peek(one, BOTH)).limits)
         assert (mine, budget) in [(4, 35), (5, 40)][: 1 + (method == "consume")], f"after {instants} calls"
         assert from_elsewhere(lambda: ledger.consume(other, BOTH)).limits[1].used == budget
-        assert from_elsewhere(lambda: type(ledger.peek(other, BOTH))) is _headroom.Looked
+        assert from_elsewhere(lambda: type(ledger.peek(other, BOTH))) is _headroom.Told
     assert instants > 10
 
 

@@ -96,36 +96,36 @@ BUGS = {
         "rule/charge.py", "base, since = min((slot.base, slot.since), known(record, meter, start))",
         "base, since = meter.total, start"),
     "the fast path does not note the minute": (
-        "stores/memory/lane.py", "            record.turn_minute(self.at)\n", ""),
+        "stores/memory/one_meter.py", "            record.turn_minute(self.at)\n", ""),
     "a refused call notes the minute on the fast path": (
-        "stores/memory/lane.py", "                self.hand_back()\n", "                self.hand_back()\n                self.seat.record.turn_minute(now)\n"),
+        "stores/memory/one_meter.py", "                self.hand_back()\n", "                self.hand_back()\n                self.seat.record.turn_minute(now)\n"),
     "the fast path outlives a plan change": (
-        "ledger/sync.py", " and (track := lane.track).live", " and (track := lane.track)"),
+        "stores/memory/one_meter.py", "now < self.until and shape.live:", "now < self.until:"),
     "the fast path outlives a disabled key": (
-        "stores/memory/store.py", "                seat.lane.shut()\n", ""),
+        "stores/memory/store.py", "                seat.room.shut()\n", ""),
     "the fast path keeps its count to itself": (
-        "stores/memory/lane.py", "            meter.total = self.total\n", ""),
+        "stores/memory/one_meter.py", "            meter.total = self.total\n", ""),
     "the fast path keeps the time to itself": (
-        "stores/memory/lane.py", "            record.at = self.at\n", ""),
+        "stores/memory/one_meter.py", "            record.at = self.at\n", ""),
     "the fast path outlives its key's expiry": (
-        "stores/memory/lane.py", "expiries = [key.expires_at, *(", "expiries = [None, *("),
+        "operations/compiled.py", "ends = [entry.key.expires_at, *(", "ends = [None, *("),
     "the fast path outlives its secret's expiry": (
-        "stores/memory/lane.py", "expiries = [key.expires_at, *(secret.expires_at for secret in key.secrets)]", "expiries = [key.expires_at]"),
+        "operations/compiled.py", "*(s.expires_at for s in entry.key.secrets if bound or s.digest == request.digest)]", "]"),
     "an expired secret is served by the fast path of another": (
-        "stores/memory/opening.py", "Lane(seat) if expired else seat.lane", "seat.lane"),
+        "stores/memory/binding.py", "NoMeter(seat) if expired else seat.room", "seat.room"),
     "the fast path serves a route of its own": (
-        "stores/memory/opening.py", "route not in own and ", ""),
+        "operations/shape.py", "route not in own and ", ""),
     "the fast path takes any route": (
-        "stores/memory/opening.py", " and route.isprintable()", ""),
+        "operations/shape.py", " and route.isprintable()", ""),
     "the fast path goes on where the record was changed": (
-        "stores/memory/opening.py", "if lane.version == record.version and", "if lane.version >= 0 and"),
+        "stores/memory/binding.py", "and room.version == record.version\n", "and room.version >= 0\n"),
     "the fast path admits one unit too many": (
-        "ledger/sync.py", "True if total <= lane.quiet else", "True if total <= lane.quiet + 1 else"),
+        "stores/memory/one_meter.py", "True if total <= self.soft else", "True if total <= self.soft + 1 else"),
     "the fast path forgets the throttle": (
-        "ledger/sync.py", "decision._level = bucket.level = poured", "decision._level = poured"),
+        "stores/memory/one_meter.py", "                                bucket.level = poured\n", ""),
     # Headrooms
     "the fast path forgets which limit a quota had": (
-        "stores/memory/opening.py", "slot.limit == line.limit", "slot is slot"),
+        "operations/compiled.py", "slot.limit != line.limit", "slot is not slot"),
     "a headroom admits one unit too many": (
         "operations/headroom.py", "if total > soft and units:", "if total > soft + 1 and units:"),
     "a headroom refuses its last unit": (
@@ -150,11 +150,11 @@ BUGS = {
     "a headroom outlives a change of its account's record": (
         "operations/headroom.py", "last.version != self.last_version or ", "", "last.version == self.last_version and ", ""),
     "a headroom outlives its plan": (
-        "operations/headroom.py", " or not self.tag.live", "", "            and self.tag.live\n", ""),
+        "operations/headroom.py", " or not self.shape.live", "", "            and self.shape.live\n", ""),
     "a headroom outlives a secret": (
-        "stores/memory/opening.py", "end = min((end for end in ends if end > request.now), default=MAX_UNITS)", "end = MAX_UNITS"),
+        "operations/compiled.py", "*map(quiet_until, records), *expiries]", "*map(quiet_until, records)]"),
     "a headroom outlives what is due": (
-        "operations/headroom.py", 'share("end", min(lane.until, end))', 'share("end", end)'),
+        "operations/compiled.py", "*map(quiet_until, records), *expiries]", "*expiries]"),
     "a headroom notes no minute": (
         "operations/headroom.py", " or own.at < self.began or last.at < self.began", ""),
     "a headroom notes a minute after its first call": (
@@ -171,23 +171,31 @@ BUGS = {
     "a headroom of many meters leaves the last ones out": (
         "operations/headroom.py", "if width > 4 or poured_ones > 2 or", "if poured_ones > 2 or"),
     "a peek by a headroom is charged": (
-        "operations/headroom.py", "        if dry:\n", "        if False:\n"),
+        "operations/headroom.py", "        if dry or not allowed:\n", "        if not allowed:\n"),
     "a peek by a headroom can be refunded": (
-        "operations/headroom.py", "        if type(self) is Looked:\n", "        if False:\n"),
+        "operations/headroom.py", "            decision._dry = True\n", "            pass\n"),
     "a headroom serves a route that has limits of its own": (
-        "stores/memory/opening.py", "route is None or plain(room.tag.own, route)", "route is None or plain((), route)"),
+        "stores/memory/one_meter.py", "else route is None or unrouted(shape.own, route)", "else route is None or unrouted((), route)"),
+    "the fast path serves another api": (
+        "stores/memory/one_meter.py", "plain = api == shape.api and (", "plain = True and ("),
+    "a peek on the fast path is charged": (
+        "stores/memory/one_meter.py", "                    elif allowed:\n", "                    if allowed:\n"),
+    "a peek on the fast path is poured": (
+        "stores/memory/one_meter.py", "if not dry:", "if True:"),
+    "a peek on the fast path can be refunded": (
+        "stores/memory/one_meter.py", "                        decision._dry = True\n", "                        pass\n"),
     "a headroom serves another api": (
-        "stores/memory/opening.py", "if course.api == api and (", "if True and ("),
+        "stores/memory/one_meter.py", "if shape.api == api and (", "if True and ("),
     "a headroom does not see what the fast path counted": (
-        "stores/memory/opening.py", "            if hot.until:\n", "            if False:\n"),
+        "stores/memory/one_meter.py", "                if self.until:\n", "                if False:\n"),
     "a refusal by a headroom tells what was asked for": (
-        "operations/headroom.py", "return False, self._untouched(now) if pours else [cell[0].total for cell in cells]", "return False, found"),
-    "a headroom keeps its caller's costs": (
-        "operations/headroom.py", "takes = cost.copy()", "takes = cost"),
+        "operations/headroom.py", "found if allowed else self._untouched(now) if pours else [cell[0].total for cell in cells]", "found"),
+    "a headroom tells another unit's count": (
+        "operations/headroom.py", "zip(self.shape.units, amounts, strict=True) if units", "zip(self.shape.units, reversed(amounts), strict=True) if units"),
     "a headroom takes costs that are no whole numbers": (
-        "operations/headroom.py", "if type(units) is not int or not 0 < units <= MAX_UNITS:", "if not units:"),
+        "operations/shape.py", "if type(units) is not int or not 0 < units <= MAX_UNITS:", "if not units:"),
     "a headroom counts a unit that a record has no meter for": (
-        "operations/headroom.py", "unit if unit in lane.counted else _UNCOUNTED for unit", "unit for unit"),
+        "operations/shape.py", "unit if unit not in missing else _UNCOUNTED for unit in units", "unit for unit in units"),
     # Reservations, refunds, request ids
     "a refund counts twice": (
         "operations/adjustments.py", "or party.key.refunded(request.id) or", "or"),
@@ -234,8 +242,7 @@ BUGS = {
     "keys of one account do not see each other": (
         "rule/party.py", "return self.account if shared and self.account is not None else self.key", "return self.key"),
     "a second key wipes what the account used": (
-        "stores/memory/store.py", "            record = Record.decode(first.record.encode())\n",
-        "            record = Record(new_number(), 0)\n"),
+        "stores/memory/directory.py", "record = Record.decode(first.record.encode())", "record = Record(1, 0)"),
     "a route's count leaks into the plan's": (
         "rule/charge.py", '    routes = ("", course.route) if course.routed else ("",)\n',
         '    routes = ("", "") if course.routed else ("",)\n'),
@@ -247,7 +254,7 @@ BUGS = {
     "an alert is late by a unit": (
         "rule/charge.py", "(meter.total - slot.base) * 100 >= full", "(meter.total - slot.base) * 100 > full"),
     "the fast path swallows an alert": (
-        "rule/charge.py", "                if percent > slot.alerted:\n                    quiet", "                if False:\n                    quiet"),
+        "operations/compiled.py", "for p in line.alerts if p > slot.alerted", "for p in ()"),
     "a grant outlives its window": (
         "rule/charge.py", "(base, since), extra, alerted = known(record, meter, start), 0, 0",
         "(base, since), extra, alerted = known(record, meter, start), slot.extra if slot else 0, 0",
@@ -276,7 +283,7 @@ BUGS = {
     "a retry may hold for another time": (
         "operations/idempotency.py", 'kind = ("reserve", request.ttl)', 'kind = ("reserve",)'),
     "copies of records share what they hold": (
-        "stores/memory/store.py", "Record.decode(first.record.encode())", "first.record.copy()"),
+        "stores/memory/directory.py", "Record.decode(first.record.encode())", "first.record.copy()"),
     "a late commit misses the account": (
         "operations/reservations.py", "Hold(0, request.id, now, still_open=False, takes=takes)", "Hold(0, request.id, now, still_open=False, takes=())"),
 }  # fmt: skip

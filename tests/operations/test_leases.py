@@ -34,11 +34,11 @@ def bid(number, used=0, calls=16, name="holder-a", **rest):
 
 
 def total(shared):
-    return shared.lanes["k"].seat.record.meters[0].total
+    return shared.rooms["k"].seat.record.meters[0].total
 
 
 def leases(shared):
-    return shared.lanes["k"].seat.record.leases
+    return shared.rooms["k"].seat.record.leases
 
 
 def test_a_bid_is_answered_by_a_lease(shared):
@@ -116,7 +116,7 @@ def test_a_lease_is_for_its_meters(shared):
     shared.put_plan(UsagePlan("p", "1000/minute", routes={"r": "500/minute"}, alerts=()), replace=True)
     assert shared.apply(Request("lease", START, None, "k", args=(bid(1, again=True),), **call)) == Leased()
     assert shared.apply(Request("lease", START, None, "k", args=(bid(2),), **call)).units == {"requests": 16}
-    assert [meter.total for meter in shared.lanes["k"].seat.record.meters] == [16, 16]
+    assert [meter.total for meter in shared.rooms["k"].seat.record.meters] == [16, 16]
 
 
 def test_a_lowered_limit_binds_a_lease_that_nobody_received(shared):
@@ -190,7 +190,7 @@ def test_an_account_is_leased_with_its_keys(shared):
     ledger = Ledger(shared, clock=ManualClock(START))
     ledger.issue_key("l", "p", id="l", account="k")
     ask(shared, "lease", bid(2, used=6))
-    seat = shared.lanes["k"].seat
+    seat = shared.rooms["k"].seat
     assert [record.meters[0].total for record in (seat.record, seat.account.record)] == [22, 22]
     ask(shared, "renew", bid(2), at=3 * SECOND)
     ask(shared, "return", bid(3, used=16))
@@ -200,7 +200,7 @@ def test_an_account_is_leased_with_its_keys(shared):
     del seat.account.record.leases["late-a"]  # as one of too many
     assert ask(shared, "renew", bid(1, name="late-a"), at=3 * SECOND, key="l")
     ask(shared, "return", bid(2, name="late-a"), key="l")
-    assert [record.meters[0].total for record in (shared.lanes["l"].seat.record, seat.account.record)] == [0, 38]
+    assert [record.meters[0].total for record in (shared.rooms["l"].seat.record, seat.account.record)] == [0, 38]
 
 
 def test_what_was_burned_is_told_as_long_as_its_day(shared):

@@ -3,9 +3,9 @@
 import inspect
 
 from quota import ApiKey, Ledger, ManualClock, Reason, UsagePlan
-from quota import decision as decision_module
+from quota.decision import bare_line
 from quota.key import Secret, digest
-from quota.operations import perform
+from quota.operations import headroom, perform
 from quota.operations.request import Entry, Request
 from quota.rule.party import Party
 from quota.rule.record import Record
@@ -73,11 +73,11 @@ def test_a_decision_is_worked_out_once(monkeypatch):
         def __exit__(self, *error):
             pass
 
-    monkeypatch.setattr(decision_module, "_lazy", OtherWasFirst())
+    monkeypatch.setattr(headroom, "_lazy", OtherWasFirst())
     assert decision._details() == "worked out"
 
 
 def test_a_pickled_limit_leaves_its_windows_behind():
     """They are functions of the plan; what a decision tells is all there."""
     line = UsagePlan("p", "9/day").course(None).lines[0]
-    assert decision_module.bare_line(line).window(7) == (7, 7)
+    assert bare_line(line).window(7) == (7, 7)

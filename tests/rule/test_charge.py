@@ -8,10 +8,10 @@ from quota import ApiKey, ClockSkew, Ledger, ManualClock, Quota, Throttle, Usage
 from quota.operations import perform
 from quota.operations.request import Entry, Request
 from quota.process.atomic import at_once
-from quota.rule.charge import bounds, charge, current, known, quiet_until, read, settled
+from quota.rule.charge import charge, current, known, quiet_until, read, settled
 from quota.rule.entries import Amount, Refund
 from quota.rule.kept import Kept
-from quota.rule.limits import BEYOND, Terms
+from quota.rule.limits import Terms
 from quota.rule.meter import Meter, Slot, numbers
 from quota.rule.party import Party
 from quota.rule.record import Record
@@ -101,6 +101,27 @@ def test_it_is_settled_where_something_is_due(other, now):
     settled(work, course, now, TERMS).keep(now)
     assert current(work, course, now)
     assert party.key.encode() == before != work.key.encode()
+
+
+def test_an_account_stays_as_it_is_where_only_its_key_s_window_rolls():
+    """What other keys were told of an account stands: a call that is due on the key's record alone changes no other."""
+    plan = UsagePlan("p", "5/minute, 90/month by account, 3/s burst 9 by account")
+    party, course = Party(Record(1), Record(2)), plan.course(None)
+
+    def call(now, course):
+        work = Party(party.key.copy(), party.account.copy())
+        assert charge(work, course, {"requests": 1}, now, TERMS, dry=False).allowed
+        before = party.key.version, party.account.version
+        at_once(*party.key.changes(work.key), *party.account.changes(work.account))
+        return party.key.version - before[0], party.account.version - before[1]
+
+    for minute in range(3):
+        now = NOON + minute * MINUTE
+        assert call(now, course) == (1, minute == 0)
+        assert (party.account.at, party.account.meters[0].total) == (now, minute + 1)
+    faster = UsagePlan("p", "5/minute, 90/month by account, 9/s burst 9 by account").course(None)
+    assert call(NOON + 2 * MINUTE, faster)[1] == 1
+    assert call(NOON + DAY, faster) == (1, 1)
 
 
 def test_readings_say_where_limits_stand():
@@ -341,22 +362,6 @@ def test_a_faster_throttle_is_kept_whatever_other_units_throttles_are_new():
 
 
 # The fast path
-
-
-def test_bounds_of_the_fast_path():
-    """Up to where nothing refuses, up to where nothing happens, and until when."""
-    party, course = party_on(UsagePlan("p", "7/day, 1000/month", alerts=(50, 80)), requests=2)
-    meter = party.key.meters[0]
-    assert bounds(course, party.key, meter) == (7, 3, MIDNIGHT + DAY)
-    charge(party, course, {"requests": 2}, NOON, TERMS, dry=False)
-    assert meter.slots[0].alerted == 50
-    assert bounds(course, party.key, meter) == (7, 5, MIDNIGHT + DAY)
-    charge(party, course, {"requests": 2}, NOON, TERMS, dry=False)
-    assert bounds(course, party.key, meter) == (7, 7, MIDNIGHT + DAY)
-    large, course = party_on(UsagePlan("p", "1000/day", alerts=(50,)))
-    assert bounds(course, large.key, large.key.meters[0]) == (1000, 499, MIDNIGHT + DAY)
-    throttled, course = party_on(UsagePlan("p", "1/s burst 5"))
-    assert bounds(course, throttled.key, throttled.key.meters[0]) == (BEYOND, BEYOND, MIDNIGHT + DAY)
 
 
 def test_until_when_nothing_is_due():

@@ -264,7 +264,7 @@ def test_an_empty_bucket_of_a_plan_left_behind_goes():
         ledger.associate(key, plan)
         ledger.consume(key)
         ledger._clock.advance(60_000_000)
-    (meter,) = ledger.store.lanes["k0"].seat.record.meters
+    (meter,) = ledger.store.rooms["k0"].seat.record.meters
     assert sorted(bucket.name for bucket in meter.buckets) == ["same", "t4"]
 
 
@@ -391,7 +391,7 @@ def test_levels_stay_whole_numbers():
     ledger._clock.advance(1)
     ledger.associate(key, "two")
     ledger.consume(key)
-    (meter,) = ledger.store.lanes["k0"].seat.record.meters
+    (meter,) = ledger.store.rooms["k0"].seat.record.meters
     assert [bucket.level for bucket in meter.buckets if bucket.name == "b"] == [2_000_000]
     assert {type(n) for bucket in meter.buckets for n in (bucket.level, bucket.at, bucket.lent, bucket.since)} == {int}
 

@@ -141,7 +141,7 @@ def records(stores, ledger):
     """How many records of callers and keys a ledger's store has."""
     store = ledger.store
     if stores.engine == "memory":
-        return len({lane.seat for lane in store.lanes.values() if lane.seat.record})
+        return len({room.seat for room in store.rooms.values() if room.seat.record})
     if stores.engine == "sqlite":
         return store._pool.read(lambda db: db.execute("SELECT count(*) FROM counts").fetchone()[0])
     with stores.find("postgres").connect() as db:
@@ -210,7 +210,7 @@ def most_taken(calls):
         if ledger.consume(Caller("free", str(number))):
             window = number, clock() // 60_000_000
             taken[window] = taken.get(window, 0) + 1
-        records = max(records, len(store.lanes))
+        records = max(records, len(store.rooms))
     return max(taken.values(), default=0), records
 
 
@@ -237,7 +237,7 @@ BACK += [*((number, 12_000_000) for number in range(12)), *((number, 0) for numb
 @pytest.mark.parametrize(
     ("method", "old", "new"),
     [
-        ("_apply_to_caller", "lane = self.lanes.get(crowd)", "lane = None"),
+        ("_apply_to_caller", "room = self.rooms.get(crowd)", "room = None"),
         ("_apply_to_caller", "len(stripe.callers) >= self._most_callers", "False"),
         ("_make_room", "forgetful(self.terms))", "self.terms)"),
     ],
@@ -268,7 +268,7 @@ def fresh_after(span):
     clock.advance(span)
     for number in range(8):
         ledger.consume(Caller("free", f"new {number}"))
-    return sum(ref.name.startswith("new") for ref in store.lanes if isinstance(ref, Caller))
+    return sum(ref.name.startswith("new") for ref in store.rooms if isinstance(ref, Caller))
 
 
 def test_a_crowd_is_not_one_bucket(clock):

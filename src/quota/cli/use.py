@@ -14,7 +14,7 @@ from ..decision import Decision
 from ..key import ApiKey
 from ..ledger.sync import Ledger
 from ..limit import Quota
-from ..operations.headroom import DEFAULT
+from ..operations.shape import DEFAULT
 from ..operations.usage import UsageRecord
 from ..plan import UsagePlan
 from ..standing import LimitStatus

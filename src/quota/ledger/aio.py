@@ -12,7 +12,7 @@ from ..clock import Clock, system_clock
 from ..decision import Decision
 from ..errors import QuotaError, StoreBusy, StoreUnavailable
 from ..limit import Cost
-from ..operations.headroom import DEFAULT
+from ..operations.shape import DEFAULT
 from ..stores.base import AsyncStore, Store, tell_clock
 from .administration import Asking, Step, concluding
 from .requests import Presented, Steps, Unavailable, in_memory, required
@@ -106,6 +106,7 @@ class AsyncLedger:
     get_plan = _async(Steps.get_plan)
     list_plans = _async(Steps.list_plans)
     issue_key = _async(Steps.issue_key)
+    issue_keys = _async(Steps.issue_keys)
     update_key = _async(Steps.update_key)
     import_key = _async(Steps.import_key)
     rotate_key = _async(Steps.rotate_key)
@@ -138,10 +139,11 @@ class AsyncLedger:
         scope: str | None = None,
     ) -> Decision:
         """See ``Ledger.consume``."""
-        if self._here is not None:
-            return self._here.consume(
-                secret, cost, api=api, route=route, request_id=request_id, address=address, scope=scope
-            )
+        here = self._here
+        if here is not None:
+            if api == "" and route is None and request_id is None and address is None and scope is None:
+                return here.consume(secret, cost)  # keywords take as long as a lock
+            return here.consume(secret, cost, api=api, route=route, request_id=request_id, address=address, scope=scope)
         return await self._consume(
             secret, cost, api=api, route=route, request_id=request_id, address=address, scope=scope
         )

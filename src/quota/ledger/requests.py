@@ -15,8 +15,8 @@ from ..decision import Decision, Details, NotAllowed, Reason, refusal
 from ..errors import InvalidCost, InvalidValue, ReservationClosed, check_text
 from ..key import ApiKey, Caller, Subject, digest, has_typo, new_token
 from ..limit import REQUESTS, Cost, parse_cost, whole
-from ..operations.headroom import DEFAULT
 from ..operations.request import Request
+from ..operations.shape import DEFAULT
 from ..operations.usage import UsageRecord
 from ..rule.limits import Verdict
 from ..standing import LimitStatus

@@ -14,17 +14,17 @@ from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ..clock import Clock, system_clock
-from ..decision import Decision, Quick
+from ..decision import Decision
 from ..errors import QuotaError, StoreBusy, StoreUnavailable
 from ..key import ApiKey, Caller, digest
-from ..limit import REQUESTS, Cost
-from ..operations.headroom import DEFAULT, Looked, unknown
+from ..limit import Cost
+from ..operations.headroom import NOBODY, Told
 from ..operations.request import Request
+from ..operations.shape import DEFAULT
 from ..rule.limits import MAX_UNITS
 from ..stores import open_store
 from ..stores.base import Store, check_store, tell_clock
-from ..stores.memory.lane import Lane, wait_for
-from ..stores.memory.opening import plain, serve
+from ..stores.memory.one_meter import NoMeter, OneMeter
 from ..stores.memory.store import MemoryStore
 from .administration import Asking, Step, concluding
 from .requests import Presented, Steps, Unavailable, in_memory, required
@@ -75,31 +75,9 @@ def _asking(steps: Callable[Concatenate[Any, P], Asking[T]]) -> Callable[Concate
     return method
 
 
-def _alone(cost: object) -> int | None:
-    """The requests of a cost by unit that names nothing else; None of any other."""
-    units = cost.get(REQUESTS) if type(cost) is dict and len(cost) == 1 else None
-    return units if type(units) is int and 0 < units <= MAX_UNITS else None
-
-
 def _of(secret: object) -> Caller | None:
     """By what a caller is found; None of anything else."""
     return secret if type(secret) is Caller else None
-
-
-def _plain(lane: Lane | None, route: object, scope: object) -> bool:
-    """Tell whether a lane that was laid serves a route as none, and is of a key that has a scope."""
-    laid = lane is not None and (lane.until > 0 or lane.version >= 0)
-    return laid and (route is None or plain(lane.track.own, route)) and (scope is None or scope in lane.key.scopes)  # type: ignore[union-attr]
-
-
-def _foreign(
-    now: object, secret: object, units: int | None, api: object, route: object, scope: object
-) -> Decision | None:
-    """Refuse a secret that no key in memory has; None where the call may be wrong as well."""
-    plain = type(secret) is str and secret and api == "" and route is None and scope is None
-    if plain and units is not None and type(now) is int:
-        return unknown(now, units)
-    return None
 
 
 class Ledger:
@@ -125,8 +103,8 @@ class Ledger:
         opened = _opened(store, asynchronous=False)
         self.store: Store = opened
         tell_clock(opened, clock)
-        self._lanes: dict[Any, Lane] = getattr(opened, "lanes", {})
-        self._whole = in_memory(opened)  # what is not found by its lanes is nowhere
+        self._rooms: dict[Any, OneMeter | NoMeter] = getattr(opened, "rooms", {})
+        self._whole = in_memory(opened)  # a secret that is not found here is nobody's
         self._breaker = self._steps.breaker(opened)
 
     def _ask(self, step: Step[T]) -> T:
@@ -158,6 +136,7 @@ class Ledger:
     get_plan = _sync(Steps.get_plan)
     list_plans = _sync(Steps.list_plans)
     issue_key = _sync(Steps.issue_key)
+    issue_keys = _sync(Steps.issue_keys)
     update_key = _sync(Steps.update_key)
     import_key = _sync(Steps.import_key)
     rotate_key = _sync(Steps.rotate_key)
@@ -176,7 +155,7 @@ class Ledger:
     forget = _sync(Steps.forget)
     usage = _sync(Steps.usage)
 
-    def consume(  # noqa: C901, PLR0912 -- the fast path, in line: a call more is a tenth of its time
+    def consume(
         self, secret: Presented, cost: Cost = DEFAULT, *, api: str = "", route: str | None = None,
         request_id: str | None = None, address: str | None = None, scope: str | None = None,
     ) -> Decision:  # fmt: skip
@@ -199,48 +178,12 @@ class Ledger:
             ref: Any = secret.id if kind is ApiKey else sha256(secret.encode()).digest() if kind is str else _of(secret)  # type: ignore[union-attr]
         except UnicodeEncodeError:
             ref = None
-        found = self._lanes.get(ref)
-        units: Any = 1 if cost is DEFAULT else cost if type(cost) is int and 0 < cost <= MAX_UNITS else _alone(cost)
-        lane = found if (api == "" and request_id is None and units
-                         and ((route is None and scope is None) or _plain(found, route, scope))) else None  # fmt: skip
-        while lane is not None and (lane.until or (lane.version >= 0 and lane.turn(now))):
-            decision: Decision = Quick()
-            lock = lane.lock
-            allowed = None
-            try:
-                if not lock.acquire(False):  # noqa: FBT003 -- by keyword it takes twice as long
-                    wait_for(lock)
-                if lane.at <= now < lane.until and (track := lane.track).live:
-                    total = lane.total + units
-                    throttle = track.throttle
-                    if throttle is None:
-                        allowed = True if total <= lane.quiet else False if total > lane.bounds.ceiling else None
-                    else:
-                        bucket = lane.bucket
-                        level = bucket.level - throttle.drain * (now - bucket.at)
-                        poured = units * throttle.scale + (level if level > 0 else 0)  # noqa: FURB136 -- a call
-                        if total > lane.bounds.ceiling or poured > throttle.burst:
-                            allowed = False
-                            decision._level = level if level > 0 else 0  # noqa: FURB136 -- a call
-                        elif total <= lane.quiet:
-                            allowed = True
-                            decision._level = bucket.level = poured
-                            bucket.at = now
-                    if allowed:
-                        lane.total, lane.at = total, now
-                lock.release()
-            except BaseException:
-                if lock._is_owned():
-                    lock.release()
-                raise
-            if allowed is not None:
-                decision.allowed, decision._frame = allowed, lane  # in pairs: of four a tuple would be made
-                decision._now, decision._cost, decision._total = now, units, total if allowed else total - units
-                return decision
-            lane = lane if lane.turn(now) else None
-        if self._whole and request_id is None:
-            told = (_foreign(now, secret, units, api, route, scope) if found is None
-                    else serve(found, now, cost, api, route, address, scope))  # fmt: skip
+        if request_id is None:
+            room = self._rooms.get(ref)
+            if room is None:
+                told = self._foreign(now, secret, cost, api, route, scope)
+            else:
+                told = room.take(now, cost, api, route, address, scope, False)  # noqa: FBT003 -- by keyword it takes longer
             if told is not None:
                 return told
         more = api, route, request_id, ref, address, scope
@@ -259,19 +202,29 @@ class Ledger:
     ) -> Decision:
         """The decision that ``consume`` would return, on the same code path, changing nothing."""
         now = self._clock()
-        hashed: bytes | None = None
-        if self._whole and request_id is None:
-            if type(secret) is str:
-                hashed = digest(secret)
-            found = self._lanes.get(
-                secret.id if type(secret) is ApiKey else secret if type(secret) is Caller else hashed
-            )
-            told = None if found is None else serve(found, now, cost, api, route, address, scope, Looked)
-            if told is not None:
-                return told
+        kind = type(secret)
+        ref: Any = secret.id if kind is ApiKey else digest(secret) if kind is str else _of(secret)  # type: ignore[union-attr, arg-type]
+        room = self._rooms.get(ref) if self._whole and request_id is None else None
+        told = None if room is None else room.take(now, cost, api, route, address, scope, True)  # noqa: FBT003
+        if told is not None:
+            return told
         return self._charge(
-            self._steps.asked_at(now, "peek", secret, cost, api, route, request_id, hashed, address, scope)
+            self._steps.asked_at(now, "peek", secret, cost, api, route, request_id, ref, address, scope)
         )
+
+    def _foreign(
+        self, now: object, secret: object, cost: object, api: object, route: object, scope: object
+    ) -> Decision | None:
+        """Refuse a secret that no key in memory has; None where the store must be asked, or the call may be wrong."""
+        if type(secret) is not str or not secret or api != "" or route is not None or scope is not None:
+            return None
+        units: Any = 1 if cost is DEFAULT else cost
+        if not self._whole or type(now) is not int or type(units) is not int or not 0 < units <= MAX_UNITS:
+            return None
+        decision: Told = Told()
+        decision.allowed = False
+        decision._room, decision._now, decision._amounts = NOBODY, now, units
+        return decision
 
     def require(
         self,

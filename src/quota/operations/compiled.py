@@ -1,115 +1,36 @@
-"""Lanes: charges compiled to numbers, which the stores on a server have a script there drive.
-
-The rule runs in Python on decoded records. A *lane* is what it leaves to a server for the plain case: meters to add to
-below a ceiling and buckets to pour into, good while the records' versions stand and nothing is due. A server that
-finds anything else answers with the records, and the rule decides here.
-"""
+"""Compiling: from a key's settled records and its plan to the numbers of a headroom (``headroom.py``)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..clock import to_us
-from ..decision import Decision, Details, Reason, _lazy, reason_of
-from ..key import Subject
+from ..decision import Reason
 from ..plan import UsagePlan
-from ..rule.charge import current, metered, quiet_until, weigh
-from ..rule.limits import BEYOND, MAX_UNITS, Course, QuotaLine, Reading
+from ..rule.charge import current, quiet_until
+from ..rule.limits import BEYOND, MAX_UNITS, Course, QuotaLine
 from ..rule.party import Party
 from ..rule.record import Record
+from .headroom import Place, SeveralMeters
 from .request import Entry, Request, in_force, usable
+from .shape import Shape, units_of
 
 _MOST_METERS = 500
 
-
-class _Told(Decision):
-    """A decision that a server made on a lane: the whole answer is worked out when something of it is asked for."""
-
-    __slots__ = ("_told",)
-
-    _told: tuple[Lane, Mapping[str, int], Sequence[int], str | None]
-
-    def __getattr__(self, name: str) -> Any:
-        if name != "_full":
-            raise AttributeError(name)
-        lane, takes, found, id_ = self._told
-        with _lazy:
-            full = lane.details(self.allowed, takes, self._now, found, id_)
-            try:
-                return object.__getattribute__(self, "_full")  # another thread was first
-            except AttributeError:
-                self._full = full
-        return full
+Shapes = Callable[[UsagePlan, Course, frozenset[str]], Shape]
+"""Gives the shape of a plan's course, less the units that a record has no meters for."""
 
 
-class Lane:
-    """One key's plain way through one course.
+def compile_headroom(
+    request: Request, entry: Entry, party: Party, shapes: Shapes = Shape, *, bound: bool = False
+) -> SeveralMeters | None:
+    """Return the headroom for calls like this one, where the records are settled for its course; else None.
 
-    ``units``: in the order the server gets them; ``counted``: those of them that it can count. ``meters``: (record,
-    meter, unit, quiet, ceiling), ``buckets``: (record, meter, bucket, unit, drain, scale, burst), by index; records
-    are 0 (the key's) and 1 (the account's). ``base``: the course as its plan has it; ``course``: with the subject's own
-    limits. Up to ``quiet`` nothing happens but counting, above ``ceiling`` the quota
-    refuses, in between the rule is asked. ``tag``: what a store keeps with it.
+    ``bound``: to the very records, whose meters and buckets it moves; else it names them by index.
     """
-
-    __slots__ = (
-        "base", "buckets", "counted", "course", "key", "meters", "places", "plan", "tag", "tokens", "units", "until",
-    )  # fmt: skip
-
-    units: tuple[str, ...]
-    counted: set[str]
-    meters: list[tuple[int, int, int, int, int]]
-    buckets: list[tuple[int, int, int, int, int, int, int]]
-    places: list[tuple[Any, int, int, int, int]]
-    until: int
-    key: Subject
-    plan: UsagePlan
-    base: Course
-    course: Course
-    tokens: tuple[int, int]
-    tag: Any
-
-    def amounts(self, takes: Mapping[str, int]) -> list[int] | None:
-        """The units of ``takes`` in the lane's order; None when it cannot count one of them."""
-        if any(units and unit not in self.counted for unit, units in takes.items()):
-            return None
-        return [takes.get(unit, 0) for unit in self.units]
-
-    def readings(self, found: Sequence[int], now: int) -> list[Reading]:
-        """Read where the limits stand from what the meters read and the buckets' levels."""
-        return [
-            Reading(line, found[index] - base, extra, end)
-            if type(line) is QuotaLine
-            else Reading(line, found[index], 0, now)
-            for line, index, base, extra, end in self.places
-        ]
-
-    def conclude(
-        self, allowed: bool, takes: Mapping[str, int], now: int, found: Sequence[int], id_: str | None = None
-    ) -> Decision:
-        """The decision, from what the server answered; ``id_`` where it is remembered under one."""
-        decision = _Told.__new__(_Told)
-        decision.allowed = allowed
-        decision._now = now
-        decision._told = (self, takes, found, id_)
-        return decision
-
-    def details(
-        self, allowed: bool, takes: Mapping[str, int], now: int, found: Sequence[int], id_: str | None
-    ) -> Details:
-        """The whole answer."""
-        verdict = weigh(self.readings(found, now), {} if allowed else takes, now)
-        groups = ((now, metered(self.course, takes)),) if allowed else ()
-        tokens = self.tokens if allowed else (0, 0)
-        return Details(reason_of(verdict), id_, self.key, self.plan, takes, verdict, groups, tokens)
-
-
-def open_lane(request: Request, entry: Entry, party: Party) -> Lane | None:
-    """The lane for calls like this one, where the records are settled for its course; else None."""
-    planned = entry.plans.get(request.api)
     plan = in_force(entry, party, request.now).plans.get(request.api)
-    if planned is None or plan is None or usable(request, entry) is not Reason.OK:
+    if plan is None or usable(request, entry) is not Reason.OK:
         return None
     course = plan.course(request.route)
     records = party.records()
@@ -118,43 +39,60 @@ def open_lane(request: Request, entry: Entry, party: Party) -> Lane | None:
         return None
     if not all(record.at for record in records) or not current(party, course, now):
         return None
-    lane = Lane()
-    lane.course, lane.plan, lane.key = course, plan, entry.key
-    lane.tokens = party.key.token, party.account.token if party.account else 0
-    lane.base, lane.tag = planned.course(request.route), None
-    _lay_meters(lane, course, records)
-    return lane if _lay_lines(lane, party, request) else None
+    room = SeveralMeters()
+    room.key, room.tag = entry.key, None
+    room.tokens = party.key.token, party.account.token if party.account else 0
+    meters, missing = _meters(course, records)
+    ends = [entry.key.expires_at, *(s.expires_at for s in entry.key.secrets if bound or s.digest == request.digest)]
+    expiries = [end for end in (to_us(end) for end in ends if end is not None) if end > now]
+    if not meters or not _lay(room, party, course, meters, bound=bound):
+        return None
+    room.shape = shape = shapes(plan, course, missing)
+    room.places, room.bases = shape.share("places", room.places), shape.share("bases", room.bases)
+    room.cells = tuple(
+        (*meter, unit, shape.share(f"soft {place}", soft), shape.share(f"hard {place}", hard))
+        for place, (meter, unit, soft, hard) in enumerate(room.cells)
+    )
+    room.end = shape.share("end", min([MAX_UNITS, *map(quiet_until, records), *expiries]))
+    if bound:
+        room.bind(records)
+    return room
 
 
-def _lay_meters(lane: Lane, course: Course, records: Sequence[Record]) -> None:
-    """Find the meters of the course's units. A unit counts where every record and route has its meter."""
+def _meters(course: Course, records: Sequence[Record]) -> tuple[list[tuple[int, int, int]], frozenset[str]]:
+    """Find the meters of a course's units, by record, position and unit; the units that a record lacks."""
     routes = ("", course.route) if course.routed else ("",)
-    lane.units = tuple(dict.fromkeys([*(line.unit for line in course.lines), *course.cost]))
-    lane.meters, lane.counted = [], set()
-    for order, unit in enumerate(lane.units):
-        places = [
-            (index, position)
+    meters: list[tuple[int, int, int]] = []
+    missing = set()
+    for order, unit in enumerate(units_of(course)):
+        found = [
+            (index, position, order)
             for index, record in enumerate(records)
             for position, meter in enumerate(record.meters)
             if meter.unit == unit and meter.api == course.api and meter.route in routes
         ]
-        lane.meters += [(*place, order, MAX_UNITS, BEYOND) for place in places]
-        if len(places) == len(routes) * len(records):
-            lane.counted.add(unit)
+        meters += found
+        if len(found) < len(routes) * len(records):
+            missing.add(unit)
+    return meters, frozenset(missing)
 
 
-def _lay_lines(lane: Lane, party: Party, request: Request) -> bool:
-    """Work out how far each meter may go and until when that holds, as ``charge.bounds`` does."""
-    records = party.records()
-    places = {(index, position): order for order, (index, position, *_) in enumerate(lane.meters)}
-    until = min([MAX_UNITS, *map(quiet_until, records), *_expiries(lane.key, request.digest)])
-    lane.places, lane.buckets = [], []
-    for line in lane.course.lines:
+def _lay(
+    room: SeveralMeters, party: Party, course: Course, meters: Sequence[tuple[int, int, int]], *, bound: bool
+) -> bool:
+    """Work out how far each meter may go, and from where its limits count."""
+    records, units = party.records(), units_of(course)
+    orders = {(index, position): order for order, (index, position, _) in enumerate(meters)}
+    tops = [(MAX_UNITS, BEYOND)] * len(meters)
+    places: list[Place] = []
+    bases: list[int] = []
+    pours: list[Any] = []
+    for line in course.lines:
         record = party.holder(line)
         index = records.index(record)
-        meter = record.meter(lane.course.api, line.route, line.unit)
+        meter = record.meter(course.api, line.route, line.unit)
         position = record.meters.index(meter)  # type: ignore[arg-type] # settled
-        order = places[index, position]
+        order = orders[index, position]
         if isinstance(line, QuotaLine):
             slot = meter.slot(line.name)  # type: ignore[union-attr] # settled
             if slot is None or slot.limit != line.limit:
@@ -162,22 +100,20 @@ def _lay_lines(lane: Lane, party: Party, request: Request) -> bool:
             whole = line.limit + slot.extra
             top = slot.base + whole + line.overage
             calm = min([top, *(slot.base - (-p * whole // 100) - 1 for p in line.alerts if p > slot.alerted)])
-            _, _, unit, quiet, ceiling = lane.meters[order]
-            ceiling = min(ceiling, top if top <= MAX_UNITS else BEYOND)
-            lane.meters[order] = (index, position, unit, min(quiet, calm), ceiling)
-            lane.places.append((line, order, slot.base, slot.extra, slot.end))
+            soft, hard = tops[order]
+            tops[order] = min(soft, calm), min(hard, top if top <= MAX_UNITS else BEYOND)
+            places.append((line, order, slot.extra, slot.end))
+            bases.append(slot.base)
         else:
-            names = [bucket.name for bucket in meter.buckets]  # type: ignore[union-attr] # settled
-            place = names.index(line.name)
-            if meter.buckets[place].level > MAX_UNITS:  # type: ignore[union-attr] # settled
+            place = [bucket.name for bucket in meter.buckets].index(line.name)  # type: ignore[union-attr] # settled
+            bucket = meter.buckets[place]  # type: ignore[union-attr] # settled
+            if bucket.level > MAX_UNITS and not bound:
                 return False
-            lane.places.append((line, len(lane.meters) + len(lane.buckets), 0, 0, 0))
-            unit, drain, scale, burst = lane.units.index(line.unit), line.drain, line.scale, line.burst
-            lane.buckets.append((index, position, place, unit, drain, scale, burst))
-    lane.until = until
+            places.append((line, len(meters) + len(pours), 0, 0))
+            bases.append(0)
+            what = (bucket,) if bound else (index, position, place)
+            pours.append((*what, units.index(line.unit), line.drain, line.scale, line.burst))
+    room.places, room.bases, room.pours = tuple(places), tuple(bases), tuple(pours)
+    whose = [(records[index].meters[position],) if bound else (index, position) for index, position, _ in meters]
+    room.cells = tuple((what, unit, *top) for what, (_, _, unit), top in zip(whose, meters, tops, strict=True))
     return True
-
-
-def _expiries(key: Subject, digest: bytes | None) -> list[int]:
-    ends = [key.expires_at, *(secret.expires_at for secret in key.secrets if secret.digest == digest)]
-    return [to_us(end) for end in ends if end is not None]

@@ -1,4 +1,8 @@
-"""A compiled lane bound to records in this process: decides a plain call in one walk, or leaves it to the rule.
+"""The compiled form: what calls of one kind may count of one key before anything else can happen.
+
+The rule decides on records, step by step. A *headroom* is what it leaves for the plain case: meters to count on up to a
+limit and buckets to pour into, good while the records' versions stand and nothing is due. A store drives it, in Python
+(``SeveralMeters.take``) or by index in a script of its engine's; what a headroom cannot decide, the rule does.
 
 A signal handler may raise where Python looks for signals: where a call returns, a function begins, a jump goes back. So
 all is worked out first; what is then written is written between two such places, and no call is ever half counted.
@@ -6,157 +10,183 @@ all is worked out first; what is then written is written between two such places
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from ..decision import Details, Quick, Reason
-from ..limit import REQUESTS, UNITS_OF_A_COST
+from ..decision import Decision, Details, Reason, _lazy, reason_of
+from ..key import Subject
+from ..limit import REQUESTS
 from ..process.atomic import Step, at_once
-from ..rule.limits import MAX_UNITS, Verdict
+from ..rule.charge import metered, weigh
+from ..rule.limits import Course, Line, Reading, Verdict
 from ..rule.record import HOUR_US, MINUTE_US, Record
-from .compiled import Lane
+from ..standing import LimitStatus, status_at
+from .shape import Shape
+
+if TYPE_CHECKING:
+    from ..headers import Row
+
+Place = tuple[Line, int, int, int]
+"""A limit, the index of what it reads, what was granted on top, its window's end."""
 
 
-class _Default(int):
-    """The cost that says nothing: 1, or what the plan says of the route."""
+class Told(Decision):
+    """A decision by a headroom: the whole answer is worked out when something of it is asked for.
 
-    def __repr__(self) -> str:
-        return "1"
-
-
-DEFAULT = _Default(1)
-_UNCOUNTED: Any = object()
-"""In place of a unit for which a record has no meter yet: no cost names it."""
-
-
-class Counted(Quick):
-    """A decision of a headroom. ``_cost``: the units by unit, ``_total``: what its meters and buckets read then."""
-
-    __slots__ = ()
-
-    _cost: Any
-    _frame: Any
-    _total: Any
-
-    def _work_out(self, frame: Any) -> Details:
-        full: Details = frame.details(self.allowed, self._cost, self._now, self._total, None)
-        if type(self) is Looked:
-            full.metered, full.tokens = (), (0, 0)
-        return full
-
-    def _rows(self) -> Any:
-        self._details()
-        return super()._rows()
-
-
-class Looked(Counted):
-    """What ``peek`` is told: nothing was taken that could be refunded."""
-
-    __slots__ = ()
-
-
-class Unknown(Quick):
-    """A refusal of a secret that no key has. ``_cost``: the requests asked for."""
-
-    __slots__ = ()
-
-    allowed = False
-    _frame: Any = None
-
-    def _work_out(self, frame: Any) -> Details:  # noqa: ARG002 -- there is none
-        return Details(
-            Reason.UNKNOWN_KEY,
-            None,
-            None,
-            None,
-            {REQUESTS: self._cost},
-            Verdict(allowed=False, now=self._now, standings=()),
-        )
-
-
-def unknown(now: int, units: int) -> Unknown:
-    """Refuse a call for so many requests with a secret that no key has."""
-    decision: Unknown = Unknown()
-    decision._now, decision._cost = now, units
-    return decision
-
-
-class Headroom(Lane):
-    """Room of one key on one course: the units that may be counted before anything else can happen.
-
-    ``cells``: (meter, unit's place, soft, hard). ``pours``: (bucket, unit's place, drain, scale, burst). ``own``,
-    ``last``: the key's record, and the account's or the same one, and their versions. ``began``, ``until``: the minute
-    that it was last asked in, 0 before; ``end``: when something is due. ``simple``: a call costs one request.
+    ``_room``: the headroom. ``_amounts``: what was asked for, in the order of its units, or as a mapping; a number is
+    of requests. ``_found``: what its meters and buckets read after it. ``_dry``: nothing was taken, whatever it says.
     """
 
-    __slots__ = ("began", "cells", "end", "last", "last_version", "own", "own_version", "pours", "simple", "standard")
+    __slots__ = ("_amounts", "_dry", "_found", "_level", "_room")
 
-    cells: tuple[tuple[Any, int, int, int], ...]
-    pours: tuple[tuple[Any, int, int, int, int], ...]
-    standard: list[int] | None
+    __init__ = object.__init__
 
-    def __init__(self, lane: Lane, records: Sequence[Record], end: int, share: Callable[[str, Any], Any]) -> None:
-        self.course, self.plan, self.key, self.tokens, self.tag = (
-            lane.course,
-            lane.plan,
-            lane.key,
-            lane.tokens,
-            lane.tag,
-        )
-        self.places = share("places", lane.places)
-        self.simple = lane.course.cost == {REQUESTS: 1}
-        self.standard = share("standard", lane.amounts(lane.course.cost))
-        self.units = share("units", tuple(unit if unit in lane.counted else _UNCOUNTED for unit in lane.units))
-        self.cells = tuple(
-            (records[record].meters[meter], unit, share(f"soft {place}", soft), share(f"hard {place}", hard))
-            for place, (record, meter, unit, soft, hard) in enumerate(lane.meters)
-        )
-        self.pours = tuple(
-            (records[record].meters[meter].buckets[bucket], unit, drain, scale, burst)
-            for record, meter, bucket, unit, drain, scale, burst in lane.buckets
-        )
+    _amounts: Any
+    _found: Any
+    _level: int
+    _room: Headroom
+    _dry: bool
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "_full":
+            raise AttributeError(name)
+        with _lazy:  # another thread, or a signal handler, may be first
+            full = self._room.details(self)
+            try:
+                return object.__getattribute__(self, "_full")
+            except AttributeError:
+                self._full = full
+        return full
+
+    @property
+    def limits(self) -> tuple[LimitStatus, ...]:
+        """See ``Decision.limits``."""
+        if not self.allowed:
+            return super().limits
+        key = self._room.key
+        return tuple([status_at(*row[:4], key.account if row[0].shared else key.id) for row in self._rows()])
+
+    def _rows(self) -> list[Row]:
+        return self._room.rows(self) if self.allowed else super()._rows()
+
+
+class Headroom:
+    """What decisions read of a compiled form; nothing of that ever changes: another window is another headroom.
+
+    ``places``: where each limit stands, beside ``bases``: what it read when its window began. ``tokens``: the records'
+    own numbers. ``until``: an instant that it is good until at most, 0 while it serves no call.
+    """
+
+    __slots__ = ("shape", "until")
+
+    key: Subject
+    shape: Shape
+    until: int
+    places: Sequence[Place]
+    bases: Sequence[int]
+    tokens: tuple[int, int]
+
+    def takes(self, decision: Told) -> Mapping[str, int]:
+        """Return what a decision was asked for, by unit."""
+        amounts = decision._amounts
+        if type(amounts) is list:
+            return {unit: units for unit, units in zip(self.shape.units, amounts, strict=True) if units}
+        return amounts  # type: ignore[no-any-return] # a mapping
+
+    def found(self, decision: Told) -> Sequence[int]:
+        """Return what meters and buckets read after a decision."""
+        return decision._found  # type: ignore[no-any-return]
+
+    def details(self, decision: Told) -> Details:
+        """Work out the whole answer."""
+        takes, now, shape = self.takes(decision), decision._now, self.shape
+        taken = decision.allowed and not hasattr(decision, "_dry")
+        verdict = weigh(self.readings(self.found(decision), now), {} if decision.allowed else takes, now)
+        groups = ((now, metered(shape.course, takes)),) if taken else ()
+        tokens = self.tokens if taken else (0, 0)
+        return Details(reason_of(verdict), None, self.key, shape.plan, takes, verdict, groups, tokens)
+
+    def readings(self, found: Sequence[int], now: int) -> list[Reading]:
+        """Read where the limits stand from what meters and buckets read."""
+        return [
+            Reading(line, found[index] - base, extra, end or now)
+            for (line, index, extra, end), base in zip(self.places, self.bases, strict=True)
+        ]
+
+    def rows(self, decision: Told) -> list[Row]:
+        """Tell of an admission where every limit stands, without working the whole answer out."""
+        found, now, bases = self.found(decision), decision._now, self.bases
+        rows: list[Row] = []
+        for line, index, extra, end in self.places:
+            reading = found[index]
+            if end:
+                rows.append((line, reading - bases[len(rows)], extra, end, False))
+            else:
+                used = -(-reading // line.scale)  # type: ignore[union-attr] # a throttle
+                rows.append((line, used, 0, now - -reading // line.drain, False))  # type: ignore[union-attr]
+        return rows
+
+
+class _Nobody(Headroom):
+    """The headroom of secrets that no key has: none."""
+
+    __slots__ = ()
+
+    def details(self, decision: Told) -> Details:
+        verdict = Verdict(allowed=False, now=decision._now, standings=())
+        return Details(Reason.UNKNOWN_KEY, None, None, None, {REQUESTS: decision._amounts}, verdict)
+
+
+NOBODY = _Nobody()
+
+
+class SeveralMeters(Headroom):
+    """Room of one key on one course: on any number of meters and buckets, of its own record and its account's.
+
+    ``cells``: (meter, unit's place, soft limit, hard limit). Up to the soft one nothing happens but counting, above
+    the hard one a quota refuses, in between the rule is asked. ``pours``: (bucket, unit's place, drain, scale, burst).
+    A meter is an object here; for a script of an engine's, (record, meter) by index, and a bucket is (record, meter,
+    bucket). ``end``: when something is due. ``began``, ``until``: the minute that it was last asked in, 0 before.
+    ``own``, ``last``: the key's record, and the account's or the same one. ``tag``: what a store keeps with it.
+    """
+
+    __slots__ = (
+        "bases", "began", "cells", "end", "key", "last", "last_version", "own", "own_version", "places", "pours",
+        "tag", "tokens",
+    )  # fmt: skip
+
+    cells: tuple[tuple[Any, ...], ...]
+    pours: tuple[tuple[Any, ...], ...]
+    end: int
+    own: Record
+    last: Record
+    tag: Any
+
+    @property
+    def course(self) -> Course:
+        """The limits that its calls go through."""
+        return self.shape.course
+
+    def bind(self, records: Sequence[Record]) -> None:
+        """Bind it to the records that its meters are of, as they are now."""
         self.own, self.last = records[0], records[-1]
         self.own_version, self.last_version = self.own.version, self.last.version
         self.began = self.until = 0
-        self.end = share("end", min(lane.until, end))
-
-    def takes(self, cost: Any) -> tuple[Any, list[int]] | None:
-        """The units of a cost by unit, and in the lane's order; None where the rule must look at it."""
-        if cost is DEFAULT or (self.simple and type(cost) is int and cost == 1):
-            return None if self.standard is None else (self.course.cost, self.standard)
-        if type(cost) is int:
-            takes = {REQUESTS: cost}
-        elif type(cost) is dict and 0 < len(cost) <= UNITS_OF_A_COST:
-            takes = cost.copy()
-        else:
-            return None
-        found, left = [], len(takes)
-        for unit in self.units:
-            if unit in takes:
-                units = takes[unit]
-                if type(units) is not int or not 0 < units <= MAX_UNITS:
-                    return None
-                found.append(units)
-                left -= 1
-            else:
-                found.append(0)
-        return None if left else (takes, found)
 
     def good(self, now: int) -> bool:
         """Tell whether all stands as when this was bound and nothing is due; then go on into the minute of ``now``."""
         own, last = self.own, self.last
-        if own.version != self.own_version or last.version != self.last_version or not self.tag.live:
+        if own.version != self.own_version or last.version != self.last_version or not self.shape.live:
             return False
         if self.until <= now < self.end:
             began = now - now % MINUTE_US
-            until = self.tag.share("minute", min(began + MINUTE_US, self.end))
-            self.began, self.until = began, until
+            self.began, self.until = began, self.shape.share("minute", min(began + MINUTE_US, self.end))
         return bool(own.at <= now < self.until and last.at <= now)
 
     def take(  # noqa: C901, PLR0912 -- in line: a call more is a floor's quarter
-        self, amounts: Sequence[int], now: int, dry: bool
-    ) -> tuple[bool, list[int]] | None:
-        """Take all or nothing: whether, and what meters and buckets read then. None: nothing was done, ask the rule.
+        self, decision: Told, amounts: list[int], now: int, dry: bool
+    ) -> bool | None:
+        """Take all or nothing, and fill the decision in. None: nothing was done, ask the rule.
 
         The caller sees to it that nobody else counts on these records. ``dry`` answers the same and changes nothing.
         """
@@ -164,7 +194,7 @@ class Headroom(Lane):
         if not (
             own.at <= now < self.until
             and own.version == self.own_version
-            and self.tag.live
+            and self.shape.live
             and (last is own or (last.version == self.last_version and last.at <= now))
         ) and not self.good(now):
             return None
@@ -186,14 +216,19 @@ class Headroom(Lane):
                 allowed = False
         if allowed is None:
             return None
-        if not allowed:
-            return False, self._untouched(now) if pours else [cell[0].total for cell in cells]
+        decision._room = self
+        decision._now = now
+        decision._amounts = amounts
+        decision._found = found if allowed else self._untouched(now) if pours else [cell[0].total for cell in cells]
+        decision.allowed = allowed
         if dry:
-            return True, found
+            decision._dry = True
+        if dry or not allowed:
+            return allowed
         width, poured_ones = len(cells), len(pours)
         if width > 4 or poured_ones > 2 or own.at < self.began or last.at < self.began:
             at_once(*self._steps(found, now))
-            return True, found
+            return True
         # Stores and forward jumps alone: no signal is looked for in between.
         cells[0][0].total = found[0]
         if width > 1:
@@ -211,17 +246,17 @@ class Headroom(Lane):
                 bucket.level = found[width + 1]
                 bucket.at = now
         own.at = last.at = now
-        return True, found
+        return True
 
     def _untouched(self, now: int) -> list[int]:
-        """What meters and buckets read at ``now`` while nobody takes anything."""
+        """Return what meters and buckets read at ``now`` while nobody takes anything."""
         return [
             *[cell.total for cell, _, _, _ in self.cells],
             *[max(0, bucket.level - drain * (now - bucket.at)) for bucket, _, drain, _, _ in self.pours],
         ]
 
     def _steps(self, found: Sequence[int], now: int) -> list[Step]:
-        """A commit of any size; the first of a minute notes what all meters of a record read when that began."""
+        """Return a commit of any size; the first of a minute notes what all meters of a record read when that began."""
         readings = iter(found)
         steps: list[Step] = [(setattr, cell, "total", next(readings)) for cell, _, _, _ in self.cells]
         for bucket, _, _, _, _ in self.pours:
@@ -232,3 +267,14 @@ class Headroom(Lane):
                     steps += [(setattr, meter, mark, meter.total) for meter in record.meters]
             steps.append((setattr, record, "at", now))
         return steps
+
+    def conclude(
+        self, allowed: bool, takes: Mapping[str, int], now: int, found: Sequence[int], id_: str | None = None
+    ) -> Decision:
+        """Return the decision that an engine made by the numbers; ``id_`` where it is remembered under one."""
+        decision: Told = Told()
+        decision.allowed = allowed
+        decision._room, decision._now, decision._amounts, decision._found = self, now, takes, found
+        if id_ is not None:
+            decision._details().id = id_
+        return decision

@@ -14,7 +14,7 @@ from ..errors import InvalidValue
 from ..key import ApiKey
 from ..ledger.sync import Ledger
 from ..limit import REQUESTS, Cost
-from ..operations.headroom import DEFAULT
+from ..operations.shape import DEFAULT
 from ..plan import UsagePlan
 from ..rule.limits import MAX_UNITS
 from .log_fields import EARLY_US

@@ -30,7 +30,7 @@ from itertools import pairwise
 
 from ..clock import DAY_US
 from .entries import Amount, Amounts
-from .limits import BEYOND, Course, Line, QuotaLine, Reading, Standing, Terms, ThrottleLine, Verdict
+from .limits import Course, Line, QuotaLine, Reading, Standing, Terms, ThrottleLine, Verdict
 from .meter import Bucket, Meter, Slot
 from .party import Party
 from .record import HOUR_US, MINUTE_US, Record
@@ -39,19 +39,26 @@ from .replan import converted, level_at, move, put
 
 def current(party: Party, course: Course | None, now: int) -> bool:
     """Tell whether nothing is due at ``now`` for these limits."""
-    if any(now >= quiet_until(record) for record in party.records()):
-        return False
-    return course is None or (
-        all(_current(party.holder(line), course.api, line, now) for line in course.lines)
-        and all(party.places(course, unit) == places for unit, (places, _) in course.throttles.items())
-    )
+    return not _due(party, course, now)
+
+
+def _due(party: Party, course: Course | None, now: int) -> tuple[Record, ...]:
+    """Return the records on which something is due at ``now``: of themselves, or for these limits."""
+    records = party.records()
+    if course is None:
+        return tuple([record for record in records if now >= quiet_until(record)])
+    if any(party.places(course, unit) != places for unit, (places, _) in course.throttles.items()):
+        return records
+    late = [party.holder(line) for line in course.lines if not _current(party.holder(line), course.api, line, now)]
+    return tuple([record for record in records if now >= quiet_until(record) or record in late])
 
 
 def settled(party: Party, course: Course | None, now: int, terms: Terms) -> Party:
     """Bring the party to ``now``: what is due is done, and every one of these limits is there. The party itself."""
-    if current(party, course, now):
+    due = _due(party, course, now)
+    if not due:
         return party
-    for record in party.records():
+    for record in due:
         _settle(record, now, terms)
     if course is not None:
         for unit, throttles in course.throttles.items():
@@ -174,20 +181,6 @@ def metered(course: Course, takes: Mapping[str, int]) -> Amounts:
 def _counted(course: Course, takes: Mapping[str, int]) -> list[tuple[str, str, str, int]]:
     routes = ("", course.route) if course.routed else ("",)
     return [(course.api, route, unit, units) for unit, units in takes.items() if units for route in routes]
-
-
-def bounds(course: Course, record: Record, meter: Meter) -> tuple[int, int, int]:
-    """For the fast path: (the readings up to which nothing refuses and nothing happens, until when that holds)."""
-    ceiling = quiet = BEYOND
-    for line in course.lines:
-        if isinstance(line, QuotaLine):
-            slot: Slot = meter.slot(line.name)  # type: ignore[assignment] # a settled record has every slot
-            whole = line.limit + slot.extra
-            ceiling = min(ceiling, slot.base + whole + line.overage)
-            for percent in line.alerts:
-                if percent > slot.alerted:
-                    quiet = min(quiet, slot.base - (-percent * whole // 100) - 1)
-    return ceiling, min(quiet, ceiling), quiet_until(record)
 
 
 def quiet_until(record: Record) -> int:

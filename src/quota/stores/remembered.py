@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..decision import Details, Reason, no_window
-from ..operations.compiled import Lane
+from ..operations.headroom import SeveralMeters
 from ..operations.idempotency import asked
 from ..operations.request import Request
 from ..rule.charge import metered, weigh
@@ -58,13 +58,14 @@ def decode_standing(data: list[Any]) -> Standing:
     return Standing(line, used, extra, resets_at)
 
 
-def memo_of(lane: Lane, request: Request, takes: Mapping[str, int], id_: str) -> list[Any]:
-    """Return all that is remembered of a lane's admission besides the server's answer; see ``read_memo``."""
+def memo_of(room: SeveralMeters, request: Request, takes: Mapping[str, int], id_: str) -> list[Any]:
+    """Return all that is remembered of a headroom's admission besides the engine's answer; see ``read_memo``."""
     lines = [
-        [encode_standing(Standing(line, 0, extra, end)), index, base] for line, index, base, extra, end in lane.places
+        [encode_standing(Standing(line, 0, extra, end)), index, base]
+        for (line, index, extra, end), base in zip(room.places, room.bases, strict=True)
     ]
-    return [asked(request), id_, request.id, lane.plan.id, sorted(takes.items()), lines,
-            metered(lane.course, takes), list(lane.tokens)]  # fmt: skip
+    return [asked(request), id_, request.id, room.shape.plan.id, sorted(takes.items()), lines,
+            metered(room.course, takes), list(room.tokens)]  # fmt: skip
 
 
 def read_memo(name: str, now: int, found: Sequence[int], rest: list[Any], terms: Terms) -> RememberedRequest:

@@ -219,7 +219,7 @@ def test_a_child_that_is_forked_while_another_thread_asks(operator, shared, cloc
             "consume": lambda: spend(ledger, 40),
         }  # fmt: skip
         calls[what]()
-        leased = bool(spend(ledger, 3) and ledger.store.lanes)
+        leased = bool(spend(ledger, 3) and ledger.store.rooms)
         os._exit(0 if leased == (what in ("consume", "forget")) else 1)
     go_on.set()
     asking.join(20)
@@ -234,7 +234,7 @@ def test_a_child_that_is_forked_during_a_change_leases(operator, shared, clock):
         found.append(os.fork())
         if not found[0]:
             spend(ledger, 40)
-            os._exit(0 if ledger.store.lanes else 1)
+            os._exit(0 if ledger.store.rooms else 1)
 
     ledger = Ledger(LeasedStore(Behind(shared, put_plan=forking)), clock=clock)
     ledger.replace_plan(UsagePlan("p", "90000/day", alerts=()))

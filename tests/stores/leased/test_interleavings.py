@@ -28,10 +28,13 @@ from quota.stores.leased import flow as _leased_steps
 from quota.stores.leased.flow import Leasing
 from quota.stores.leased.holder import Purse
 from quota.stores.memory import MemoryStore
+from quota.stores.memory.one_meter import OneMeter
 
 LEASED = files(
     "ledger/sync",
-    "stores/memory/lane",
+    "operations/headroom",
+    "stores/memory/locks",
+    "stores/memory/one_meter",
     *(f"stores/leased/{part}" for part in ("store", "holder", "index", "lane", "flow")),
 )
 """All of this process that a leased call passes through and threads share."""
@@ -530,8 +533,9 @@ def test_interleavings_with_two_preemptions(name, where):
 TWICE = {"preemptions": 2, "limit": 6000, "seed": 1, "files": ASKING}
 PLANTED = {
     "no lock on the fast path": (
-        (Ledger, "consume", {
-            "if not lock.acquire(False):": "if False:", "lock.release()\n        except": "pass\n        except",
+        (OneMeter, "take", {
+            "if not lock.acquire(False):": "if False:",
+            "lock.release()\n        except": "pass\n        except",
         }),
         ["the_last_of_a_lease"],
     ),

@@ -125,7 +125,7 @@ def test_a_forked_child_spends_nothing_of_its_parent(url):
     child = os.fork()
     if not child:
         try:
-            fresh = not ledger.store._open and not ledger.store.lanes
+            fresh = not ledger.store._open and not ledger.store.rooms
             taken = sum(bool(ledger.consume(secret)) for _ in range(100))
             ledger.store.close()
             os.write(writing, b"+" * (taken if fresh else 0))

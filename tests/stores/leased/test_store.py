@@ -287,7 +287,7 @@ def test_throttles_keep_their_bound(shared, clock, seed):
 
 
 def record_of(shared):
-    return shared.store.lanes["k"].seat.record
+    return shared.store.rooms["k"].seat.record
 
 
 def test_a_throttled_refusal_is_the_stores(shared, clock):

@@ -6,8 +6,9 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from quota import Ledger, ManualClock, UsagePlan
+from quota.operations.shape import Shape
 from quota.stores.memory import MemoryStore
-from quota.stores.memory.lane import Account, On, Seat, Track
+from quota.stores.memory.entries import Account, On, Seat
 
 START = datetime(2026, 3, 1, tzinfo=timezone.utc)
 
@@ -117,7 +118,7 @@ def test_customers_that_come_and_go_one_after_another_leave_nothing(ledger, cloc
 def test_plans_that_come_and_go_leave_nothing(ledger):
     """A plan for each customer, of an api of its own or not, and keys that are moved from one to the next."""
     key = ledger.issue_key("k", "p").key
-    before = alive(On), alive(Track), alive(UsagePlan)
+    before = alive(On), alive(Shape), alive(UsagePlan)
     for n in range(50):
         ledger.add_plan(UsagePlan(f"p{n}", f"{n + 5}/day", api="" if n % 2 else f"api{n}"))
         ledger.associate(key, f"p{n}")
@@ -126,4 +127,4 @@ def test_plans_that_come_and_go_leave_nothing(ledger):
         ledger.remove_plan(f"p{n}")
     ledger.associate(key, "p")
     ledger.consume(key)
-    assert (alive(On), alive(Track), alive(UsagePlan)) <= tuple(count + 2 for count in before)
+    assert (alive(On), alive(Shape), alive(UsagePlan)) <= tuple(count + 2 for count in before)

@@ -9,13 +9,15 @@ from interleavings import plant
 from interrupts import interrupts
 from quota import Ledger, ManualClock, UsagePlan, operations
 from quota.ledger import sync as ledger
+from quota.operations import headroom as _headroom
 from quota.rule import charge, record
 from quota.stores.memory import MemoryStore
-from quota.stores.memory import lane as _lane
+from quota.stores.memory import binding as _binding
+from quota.stores.memory import one_meter as _one_meter
 from quota.stores.memory import store as memory
-from quota.stores.memory.lane import Lane
+from quota.stores.memory.one_meter import OneMeter
 
-CORE = [charge, ledger, operations, record, _lane, memory]
+CORE = [charge, ledger, operations, record, _headroom, _binding, _one_meter, memory]
 
 
 def fast_and_general(seed):
@@ -41,10 +43,10 @@ def test_the_fast_path_at_length(first):
 
 
 PLANTED = {
-    "a refused call notes the minute": (Lane, "turn", {"self.hand_back()": "self.hand_back(); self.seat.record.turn_minute(now)"}),
-    "a refused call moves the time": (Lane, "hand_back", {"if meter.total != self.total:": "if True:"}),
-    "no minute is noted": (Lane, "hand_back", {"record.turn_minute(self.at)": "pass"}),
-    "a minute is noted after its first call": (Lane, "hand_back", {"record.turn_minute": "meter.total = self.total; record.turn_minute"}),
+    "a refused call notes the minute": (OneMeter, "turn", {"self.hand_back()": "self.hand_back(); self.seat.record.turn_minute(now)"}),
+    "a refused call moves the time": (OneMeter, "hand_back", {"if meter.total != self.total:": "if True:"}),
+    "no minute is noted": (OneMeter, "hand_back", {"record.turn_minute(self.at)": "pass"}),
+    "a minute is noted after its first call": (OneMeter, "hand_back", {"record.turn_minute": "meter.total = self.total; record.turn_minute"}),
 }  # fmt: skip
 
 

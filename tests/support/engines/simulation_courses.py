@@ -266,9 +266,9 @@ class World:
     def records(self):
         """(name in the books, record) of keys and accounts; a key alone in its account has but its own."""
         for key in KEYS:
-            seat = self.shared.lanes[key].seat
-            if seat.lane is not None:
-                seat.lane.hand_back()
+            seat = self.shared.rooms[key].seat
+            if seat.room is not None:
+                seat.room.hand_back()
             if seat.record is not None:
                 yield key, seat.record
             if seat.account is not None and seat.account.record is not None:

@@ -234,7 +234,7 @@ class World:
         return orphans
 
     def record(self):
-        return self.shared.lanes["k"].seat.record
+        return self.shared.rooms["k"].seat.record
 
     def meter(self):
         record = self.record()

@@ -55,16 +55,16 @@ class GeneralStore(MemoryStore):
     def apply(self, request):
         return super().apply(request)
 
-    def _open_lane(self, request, seat, entry, party):
+    def _bind(self, request, seat, entry, party):
         pass
 
 
 def in_memory(store):
     """(whose, record) of all that a memory store's keys charge, with what its fast path counted."""
     for key in store.list_keys():
-        seat = store.lanes[key.id].seat
+        seat = store.rooms[key.id].seat
         if seat.record is not None:
-            seat.lane.hand_back()
+            seat.room.hand_back()
         yield f"key {key.id}", seat.record
         if seat.account is not None and seat.account.shared:
             yield f"account {key.account}", seat.account.record

@@ -14,7 +14,7 @@ import pytest
 import quota
 from quota import Ledger, ManualClock, Reason, UsagePlan
 from quota.stores.memory import MemoryStore
-from quota.stores.memory import lane as _lane
+from quota.stores.memory import locks as _locks
 from receipts import Change, Denial, Receipt, check_ceiling, check_receipts, justify_denials
 from scheduler import Found, explore, replay
 
@@ -115,7 +115,7 @@ class Scenarios(dict):
 
         parts = lambda: self.world(**given), threads, lambda world, results: world.check(*results)
         # A thread that finds a lock taken tries once more, not a hundred times: trying has no side effects to explore.
-        with mock.patch.object(_lane, "TRIES", 1):
+        with mock.patch.object(_locks, "TRIES", 1):
             if schedule is None:
                 return explore(*parts, files=files or self.files, **options)
             return replay(*parts, schedule, files=files or self.files)

@@ -160,7 +160,7 @@ class Leasing(LeasedDirectory):
             purse.extend(now, self._refresh_us, alone=renewed is None)
             if purse.lane is not None:
                 purse.lane.until = 0
-            purse.open_lane(self.lanes, holding.ref, holding.rest.lock, self._home)
+            purse.open_lane(self.rooms, holding.ref, holding.rest.lock, self._home)
         self._opened(holding)
 
     def _ask(self, holding: Holding, request: Request) -> Trip[Decision | None]:
@@ -217,7 +217,7 @@ class Leasing(LeasedDirectory):
                 holding.patience = holding.waited = 0
                 self._opened(holding)
                 if purse is holding.purse:
-                    purse.open_lane(self.lanes, holding.ref, holding.rest.lock, self._home)
+                    purse.open_lane(self.rooms, holding.ref, holding.rest.lock, self._home)
                 return holding.answer(request, self._epoch) if not bid.only else None
             decision = leased.decision
             # Granted before and not handed out again, its windows being over: still to be given back.

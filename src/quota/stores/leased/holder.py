@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 from ...clock import to_us
-from ...decision import Bounds, Decision, Details, Reason, reason_of
+from ...decision import Decision, Details, Reason, reason_of
 from ...key import ApiKey, new_token
 from ...limit import REQUESTS
 from ...operations.leases import Leased
@@ -21,8 +21,9 @@ from ...rule.limits import BEYOND, Course, QuotaLine, Reading, ThrottleLine, Ver
 from ...rule.meter import Bucket, Meter
 from ...rule.record import MINUTE_US
 from ...rule.replan import level_at
-from ..memory.lane import Stripe
-from .lane import Lane, track
+from ..memory.locks import Exclusive
+from ..memory.one_meter import Span
+from .lane import LeasedMeter, shape_of
 
 
 class Purse:
@@ -47,8 +48,8 @@ class Purse:
         self.used: dict[str, int] = {}
         self.open = self.due = False
         self.doubt = self.returning = False
-        self.lane: Lane | None = None
-        self.spent: dict[str, Meter | Lane] = {}
+        self.lane: LeasedMeter | None = None
+        self.spent: dict[str, Meter | LeasedMeter] = {}
         self.units: Mapping[str, int] = {}
         self.asked = self.at = self.until = self.end = self.known = 0
         self.readings: tuple[Reading, ...] = ()
@@ -177,7 +178,9 @@ class Purse:
         groups = ((self.at, metered(self.course, takes)),)
         return Decision(Details(Reason.OK, None, self.key, self.plan, takes, verdict, groups, self.tokens))
 
-    def open_lane(self, lanes: MutableMapping[bytes | str, Lane], ref: bytes | str, lock: Any, home: Home) -> None:
+    def open_lane(
+        self, rooms: MutableMapping[bytes | str, LeasedMeter], ref: bytes | str, lock: Any, home: Home
+    ) -> None:
         """Let the ledger spend by its fast path: plain requests on one course, within the minute of the lease."""
         lines = [reading.line for reading in self.readings]
         throttles = [line for line in lines if isinstance(line, ThrottleLine)]
@@ -192,20 +195,22 @@ class Purse:
         ):
             return
         units = self.units[REQUESTS]
-        lane = Lane()
-        lane.key, lane.plan, lane.course, lane.tokens = self.key, self.plan, self.course, self.tokens
-        lane.lock, lane.at, lane.total = lock, self.at, self.spent[REQUESTS].total
-        lane.quiet = units
+        lane = LeasedMeter(lock)
+        lane.key, lane.tokens = self.key, self.tokens
+        lane.at, lane.total = self.at, self.spent[REQUESTS].total
+        lane.soft = units
         lane.until = min(self.until, self.turn)
         for line in throttles:
             lane.bucket = self.buckets[line]
-        lane.track = track(home, self.plan, attrs.evolve(throttles[0], burst=BEYOND) if throttles else None)
-        slots = tuple(
-            (line, 0, 0, 0) if isinstance(line, ThrottleLine) else (line, units - reading, extra, end)
-            for line, reading, extra, end in self.readings
+        throttle = attrs.evolve(throttles[0], burst=BEYOND) if throttles else None
+        lane.shape = shape_of(home, self.plan, self.course, throttle)
+        places = tuple(
+            (line, 1, 0, 0) if isinstance(line, ThrottleLine) else (line, 0, extra, end)
+            for line, _, extra, end in self.readings
         )
-        lane.bounds = Bounds(BEYOND, self.end, slots)
-        self.lane = self.spent[REQUESTS] = lanes[ref] = lane
+        bases = tuple(0 if isinstance(line, ThrottleLine) else units - used for line, used, _, _ in self.readings)
+        lane.span = Span(BEYOND, self.end, places, bases)
+        self.lane = self.spent[REQUESTS] = rooms[ref] = lane
 
 
 class Refused:
@@ -271,7 +276,7 @@ class Holding:
         self.ref = ref
         self.api = api
         self.gate = gate
-        self.rest = Stripe()
+        self.rest = Exclusive()
         token = new_token()
         self.purse, self.spare = Purse(token + "a"), Purse(token + "b")
         self.calls = 0

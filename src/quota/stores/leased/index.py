@@ -13,7 +13,7 @@ from ...operations.request import Request
 from ...process.home import Home
 from ..server.flow import UNKNOWN
 from .holder import Holding
-from .lane import Lane
+from .lane import LeasedMeter
 
 
 class Holdings:
@@ -23,14 +23,14 @@ class Holdings:
     """
 
     def __init__(self, most_keys: int) -> None:
-        self.lanes: dict[bytes | str, Lane] = {}
+        self.rooms: dict[bytes | str, LeasedMeter] = {}
         self._most_keys = most_keys
         self._forget_all()
         self._home = Home()
         _born.add(self)
 
     def _forget_all(self) -> None:
-        self.lanes.clear()
+        self.rooms.clear()
         self._holdings: dict[tuple[Any, ...], Holding] = {}
         self._open: dict[Holding, None] = {}
         self._accounts: dict[str, dict[Holding, None]] = {}
@@ -76,7 +76,7 @@ class Holdings:
         for place, holding in list(itertools.islice(self._holdings.items(), 64)):
             del self._holdings[place]
             if holding.idle:
-                self.lanes.pop(holding.ref, None)
+                self.rooms.pop(holding.ref, None)
             else:
                 self._holdings[place] = holding
 

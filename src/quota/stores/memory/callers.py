@@ -11,7 +11,8 @@ from ...operations.request import Request, forgetful
 from ...plan import UsagePlan
 from ...process.atomic import Step
 from ...rule.limits import Terms
-from .lane import Lane, On, Seat, Stripe
+from .entries import On, Seat, Stripe
+from .one_meter import NoMeter, OneMeter
 
 _NOWHERE = On({})
 """Of callers: the plan that they are counted under is the one they name."""
@@ -26,7 +27,7 @@ class Callers:
     """
 
     terms: Terms
-    lanes: dict[bytes | str | Caller, Lane]
+    rooms: dict[bytes | str | Caller, OneMeter | NoMeter]
     _stripes: list[Stripe]
     _plans: dict[str, UsagePlan]
     _perform: Any
@@ -43,15 +44,15 @@ class Callers:
         number = int(shared) if shared.isdecimal() else hash(caller)
         stripe = self._stripes[number % count]
         with stripe.at_rest():
-            lane = self.lanes.get(caller)
-            if lane is None:
+            room = self.rooms.get(caller)
+            if room is None:
                 self._make_room(stripe, request.now)
                 # One of many is sought first: who was counted among them goes on there for as long as that lives.
                 crowd = Caller(caller.plan, f"#{number % count}.{number // count % self._most_callers}")
-                lane = self.lanes.get(crowd)
-                if lane is None and len(stripe.callers) >= self._most_callers:
+                room = self.rooms.get(crowd)
+                if room is None and len(stripe.callers) >= self._most_callers:
                     caller = crowd
-            return self._perform(request, Seat(caller, None, stripe, _NOWHERE) if lane is None else lane.seat)
+            return self._perform(request, Seat(caller, None, stripe, _NOWHERE) if room is None else room.seat)
 
     def _make_room(self, stripe: Stripe, now: int) -> None:
         """Look over two callers for each new one."""
@@ -60,11 +61,11 @@ class Callers:
             if stripe.look_over(seat, now, forgetful(self.terms)):
                 stripe.callers.append(seat)
             else:
-                self.lanes.pop(seat.key, None)
+                self.rooms.pop(seat.key, None)
 
     def _kept(self, seat: Seat) -> list[Step]:
         """The steps that let a caller be found who was admitted."""
-        return [(seat.stripe.callers.append, seat), (self.lanes.__setitem__, seat.key, seat.lane)]
+        return [(seat.stripe.callers.append, seat), (self.rooms.__setitem__, seat.key, seat.room)]
 
     def _plan_of(self, caller: Caller) -> Mapping[str, UsagePlan]:
         plan = self._plans.get(caller.plan)

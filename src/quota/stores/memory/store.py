@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -16,13 +17,15 @@ from ...process.atomic import Step, at_once
 from ...process.forks import across_forks
 from ...rule.party import Party
 from ...rule.record import Record
-from ..base import COMMON, is_new, make_terms, shown_url, split_url, whole_option
+from ..base import COMMON, check_distinct, is_new, make_terms, shown_url, split_url, whole_option
+from .binding import Binding, Shapes
 from .callers import Callers
-from .lane import Account, Lane, On, Seat, Stripe, Track
-from .opening import Opening
+from .directory import Directory
+from .entries import Account, On, Seat, Stripe
+from .one_meter import NoMeter, OneMeter
 
 
-class MemoryStore(Callers, Opening):
+class MemoryStore(Callers, Directory, Binding):
     """Keys, plans and counts in this process's memory, gone with it.
 
     ``stripes``: how many locks the accounts are spread over. ``max_skew``: seconds a clock may be behind what was
@@ -44,13 +47,16 @@ class MemoryStore(Callers, Opening):
         self._stripes = [Stripe() for _ in range(stripes)]
         across_forks(self._directory, *(stripe.lock for stripe in self._stripes))
         self._plans: dict[str, UsagePlan] = {}
-        self._tracks: dict[str, Track] = {}
+        self._sorted: list[str] | None = None
+        self._shapes: dict[str, Shapes] = {}
         self._ons: dict[frozenset[tuple[str, str]], On] = {}
-        self.lanes: dict[bytes | str | Caller, Lane] = {}  # of every key, by its id and by its secrets' digests
+        self.rooms: dict[
+            bytes | str | Caller, OneMeter | NoMeter
+        ] = {}  # of every key, by its id and by its secrets' digests
 
     def _seat(self, ref: bytes | str | None) -> Seat | None:
-        lane = self.lanes.get(ref) if ref else None
-        return None if lane is None else lane.seat
+        room = self.rooms.get(ref) if ref else None
+        return None if room is None else room.seat
 
     def apply(self, request: Request) -> Any:
         """Perform the request under the lock of its key's account."""
@@ -75,7 +81,7 @@ class MemoryStore(Callers, Opening):
 
     def _perform(self, request: Request, seat: Seat) -> Any:
         account = seat.account
-        seat.lane.close()
+        seat.room.close()
         joint = account if account is not None and account.shared else None
         entry = Entry(seat.key, seat.on.plans or self._look_up(seat), joint is not None)
         party = Party(self._copy(seat), self._copy(joint) if joint else None)
@@ -84,7 +90,7 @@ class MemoryStore(Callers, Opening):
             self._keep(seat, party.key, joint, party.account)
             seat.stripe.prune(request.now, self.terms)
         if seat.record is not None and (joint is None or joint.record is not None):
-            self._open_lane(request, seat, entry, Party(seat.record, joint.record if joint else None))
+            self._bind(request, seat, entry, Party(seat.record, joint.record if joint else None))
         return result
 
     def _look_up(self, seat: Seat) -> Mapping[str, UsagePlan]:
@@ -134,7 +140,7 @@ class MemoryStore(Callers, Opening):
             if seat is None:
                 raise UnknownKey(key_id)
             with seat.stripe.at_rest():
-                seat.lane.shut()
+                seat.room.shut()
                 yield seat
 
     def _on(self, ids: dict[str, str]) -> On:
@@ -149,12 +155,13 @@ class MemoryStore(Callers, Opening):
             at_once(*self._buried(plan.id), *moved, (self._plans.__setitem__, plan.id, plan))
 
     def _buried(self, plan_id: str) -> list[Step]:
-        """The steps that close every lane of a plan."""
-        track = self._tracks.get(plan_id)
-        return [] if track is None else [(setattr, track, "live", False), (self._tracks.pop, plan_id)]
+        """The steps that end every headroom of a plan."""
+        shapes = self._shapes.get(plan_id) or Shapes()
+        ended = [*shapes.common.values(), *shapes.own]
+        return [*((setattr, shape, "live", False) for shape in ended), (self._shapes.pop, plan_id, None)]
 
     def _all_seats(self) -> list[Seat]:
-        return [lane.seat for ref, lane in self.lanes.items() if type(ref) is str]
+        return [room.seat for ref, room in self.rooms.items() if type(ref) is str]
 
     def _moved(self, plan: UsagePlan, old_api: str) -> list[Step]:
         """The steps that move the keys of a plan to its new api."""
@@ -188,43 +195,33 @@ class MemoryStore(Callers, Opening):
             return [self._plans[id_] for id_ in sorted(self._plans)]
 
     def add_key(self, key: ApiKey, plan_id: str | None, *more: str) -> None:
-        with self._directory:
-            if key.id in self.lanes:
-                raise PlanConflict(key.id, "an API key has this id already")
-            self._check_digests(key, None)
-            plans = [self.get_plan(id_) for id_ in (plan_id, *more) if id_ is not None]
-            stripe = self._stripes[hash(key.account) % len(self._stripes)]
-            with stripe.at_rest():
-                account = self._account_of(key, stripe)
-                seat = Seat(key, account, stripe, self._on({plan.api: plan.id for plan in plans}))
-                joined = [] if account is None else [(account.members.append, seat)]
-                at_once(*joined, (self.lanes.update, self._references(seat)))
+        self.add_keys([(key, [id_ for id_ in (plan_id, *more) if id_ is not None])])
 
-    def _account_of(self, key: ApiKey, stripe: Stripe) -> Account | None:
-        """The account that a key joins, shared from its second key on; None for a key's own, which nobody shares."""
-        account = stripe.accounts.get(key.account)
-        first = self._seat(key.account)
-        if account is None:
-            if key.account == key.id:
-                return None
-            account = Account(key.account, stripe)
-            steps: list[Step] = [(stripe.accounts.__setitem__, key.account, account)]
-            if first is not None and first.account is None:
-                steps += [(account.members.append, first), (setattr, first, "account", account)]
-            at_once(*steps)
-        if account.members and not account.shared:
-            self._split(account)
-        return account
-
-    def _split(self, account: Account) -> None:
-        """A second key joins: what the first one used is the account's count, and goes on being its own."""
-        first = account.members[0]
-        first.lane.shut()
-        steps: list[Step] = [(setattr, account, "shared", True)]
-        if first.record is not None:
-            record = Record.decode(first.record.encode())
-            steps += [(setattr, account, "record", record), (account.stripe.round.append, account)]
-        at_once(*steps)
+    def add_keys(self, keys: Sequence[tuple[ApiKey, Sequence[str]]]) -> None:
+        with self._directory, ExitStack() as locks:
+            check_distinct(keys)
+            for key, _ in keys:
+                if key.id in self.rooms:
+                    raise PlanConflict(key.id, "an API key has this id already")
+                self._check_digests(key, None)
+            ons = [self._on({plan.api: plan.id for plan in map(self.get_plan, ids)}) for _, ids in keys]
+            numbers = [hash(key.account) % len(self._stripes) for key, _ in keys]
+            for number in sorted(set(numbers)):
+                locks.enter_context(self._stripes[number].at_rest())
+            joining = Counter(key.account for key, _ in keys)
+            accounts: dict[str, Account | None] = {}
+            steps: list[Step] = []
+            refs: dict[bytes | str | Caller, OneMeter | NoMeter] = {}
+            for (key, _), number, on in zip(keys, numbers, ons, strict=True):
+                stripe = self._stripes[number]
+                if key.account not in accounts:
+                    accounts[key.account] = self._account_of(key, stripe, joining[key.account], steps)
+                seat = Seat(key, accounts[key.account], stripe, on)
+                if seat.account is not None:
+                    steps.append((seat.account.members.append, seat))
+                refs |= self._references(seat)
+            self._sorted = None
+            at_once(*steps, (self.rooms.update, refs))
 
     def _check_digests(self, key: ApiKey, seat: Seat | None) -> None:
         for secret in key.secrets:
@@ -237,13 +234,14 @@ class MemoryStore(Callers, Opening):
             self._check_digests(key, seat)
             stale = {secret.digest for secret in seat.key.secrets} - {secret.digest for secret in key.secrets}
             # In this order: a secret that stays is never unknown, not even for an instant.
-            gone = [(self.lanes.pop, digest) for digest in stale]
-            at_once((setattr, seat, "key", key), (self.lanes.update, self._references(seat, key)), *gone)
+            gone = [(self.rooms.pop, digest) for digest in stale]
+            at_once((setattr, seat, "key", key), (self.rooms.update, self._references(seat, key)), *gone)
             return key
 
     def drop_key(self, key_id: str) -> None:
         with self._at_rest(key_id) as seat:
             account, steps = seat.account, list[Step]()
+            self._sorted = None
             if account is not None:
                 steps.append((account.members.remove, seat))
                 heir = account.record if account.shared else seat.record
@@ -252,7 +250,7 @@ class MemoryStore(Callers, Opening):
                 elif not account.shared and heir is not None:
                     steps += [(setattr, account, "record", heir), (setattr, account, "shared", True)]
                     steps.append((account.stripe.round.append, account))
-            gone = [(self.lanes.pop, ref) for ref in (key_id, *(secret.digest for secret in seat.key.secrets))]
+            gone = [(self.rooms.pop, ref) for ref in (key_id, *(secret.digest for secret in seat.key.secrets))]
             at_once(*steps, (setattr, seat, "record", None), *gone)
             seat.stripe.sweep()
 
@@ -263,14 +261,10 @@ class MemoryStore(Callers, Opening):
         key: ApiKey = seat.key
         return key
 
-    def list_keys(self) -> list[ApiKey]:
-        with self._directory:
-            return sorted((seat.key for seat in self._all_seats()), key=lambda key: key.id)
-
     def plans_of(self, key_id: str) -> list[UsagePlan]:
         with self._directory:
             self.get_key(key_id)
-            return [self._plans[id_] for _, id_ in sorted(self.lanes[key_id].seat.on.ids.items())]
+            return [self._plans[id_] for _, id_ in sorted(self.rooms[key_id].seat.on.ids.items())]
 
     def associate(self, key_id: str, plan_id: str) -> None:
         with self._at_rest(key_id) as seat:

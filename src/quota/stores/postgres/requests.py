@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...errors import InvalidValue, StoreUnavailable
-from ...operations.compiled import Lane
+from ...operations.headroom import SeveralMeters
 from ...operations.idempotency import remembered
 from ...operations.request import LOOKS, Entry, Request
 from ...rule.party import Party
@@ -30,8 +30,8 @@ _WIDEST = 2**62
 
 
 _FUNCTIONS = {
-    "look": "tt", "read": "TT", "list": "t", "change": "tjj", "keep": "tTtttNNNjjitti", "ask": "tTtttiitib",
-    "release": "tTi", "spend": "tTtttiiiIIIiIttii", "spend_one": "tTI", "spend_poured": "tTI",
+    "look": "tt", "read": "TT", "list": "t", "page": "tti", "change": "tjj", "keep": "tTtttNNNjjitti",
+    "ask": "tTtttiitib", "release": "tTi", "spend": "tTtttiiiIIIiIttii", "spend_one": "tTI", "spend_poured": "tTI",
 }  # fmt: skip
 """The server's functions and the types of their arguments."""
 
@@ -164,8 +164,13 @@ class PostgresSteps(Decisions):
         reply = yield self._call("list", part.encode())
         return list(reply)
 
+    def _list(self, name: str, after: str, most: int | None) -> Trip[list[str]]:
+        yield from self._ready()
+        reply = yield self._call("page", name.encode(), after.encode(), None if most is None else _number(most))
+        return list(reply)
+
     def _change(self, checks: list[Precondition], writes: Sequence[Mutation]) -> Trip[bool]:
-        told = [(KINDS[type(write)], *write) for write in writes]
+        told = [(KINDS[type(write)], *write) for write in writes if write[0] != "k"]  # the list of all is the table
         reply = yield self._call("change", self._patience, to_json(checks).encode(), to_json(told).encode())
         return bool(reply == 1)
 
@@ -191,7 +196,7 @@ class PostgresSteps(Decisions):
             _number(turn) if turn and not opened else None, b"true" if opened else b"false",
         )  # fmt: skip
 
-    def _tag(self, copy: CachedKey, lane: Lane, party: Party, versions: Sequence[Any]) -> tuple[Any, ...]:
+    def _tag(self, copy: CachedKey, lane: SeveralMeters, party: Party, versions: Sequence[Any]) -> tuple[Any, ...]:
         meters_before, buckets_before = [0], [0]
         places: dict[tuple[int, int], int] = {}
         for index, record in enumerate(party.records()):
@@ -200,32 +205,32 @@ class PostgresSteps(Decisions):
                 places[index, position] = buckets_before[-1]
                 buckets_before.append(buckets_before[-1] + len(meter.buckets))
         meters, buckets = [], []
-        for index, position, unit, quiet, ceiling in lane.meters:
+        for index, position, unit, quiet, ceiling in lane.cells:
             meters += [meters_before[index] + position + 1, unit + 1, min(quiet, _MOST), min(ceiling, _MOST)]
-        for index, position, place, unit, drain, scale, burst in lane.buckets:
+        for index, position, place, unit, drain, scale, burst in lane.pours:
             buckets += [places[index, position] + place + 1, unit + 1, drain, scale, burst]
         names, *stamps = self._fresh(copy)
         skew = self.terms.max_skew
         general = (
-            self._patience, names, *stamps, self._far, _number(skew), _number(lane.until),
+            self._patience, names, *stamps, self._far, _number(skew), _number(lane.end),
             array(versions), array(meters), array(buckets),
         )  # fmt: skip
         # One meter that every call's unit counts on, and at most one bucket of the same unit.
-        if copy.entry.shared or len(lane.meters) != 1 or len(lane.units) != 1 or len(lane.buckets) > 1:
+        if copy.entry.shared or len(lane.cells) != 1 or len(lane.shape.units) != 1 or len(lane.pours) > 1:
             return general, "", b"", b""
         far = _MOST if self._far is None else int(self._far)
         (place, _, *tops), lines = meters, [number for at, number in enumerate(buckets) if at != 1]
-        one = array([far, skew, lane.until, versions[0], place, *tops, *lines])
+        one = array([far, skew, lane.end, versions[0], place, *tops, *lines])
         records = texts([*refs(copy.entry), *map(bytes.decode, stamps)])
         return general, "spend_poured" if buckets else "spend_one", records, one[1:]
 
     def _spend(
-        self, lane: Lane, request: Request, takes: Mapping[str, int], amounts: list[int], id_: str | None
+        self, lane: SeveralMeters, request: Request, takes: Mapping[str, int], amounts: list[int], id_: str | None
     ) -> Call:
         general, function, names, one = lane.tag
         if function and id_ is None:
             units, pour = amounts[0], 0
-            for *_, scale, burst in lane.buckets:
+            for *_, scale, burst in lane.pours:
                 pour = min(units * scale, burst + 1)
             return self._call(function, self._patience, names, b"{%d,%d,%d,%b" % (request.now, units, pour, one))
         now, before = b"%d" % request.now, b"%d" % (request.now - self.terms.max_skew)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -12,7 +12,7 @@ from redis.exceptions import ResponseError
 
 from ...errors import InvalidValue, StoreUnavailable, check_text
 from ...key import Subject
-from ...operations.compiled import Lane
+from ...operations.headroom import SeveralMeters
 from ...operations.idempotency import remembered
 from ...operations.request import LOOKS, Entry, Request
 from ...rule.party import Party
@@ -23,24 +23,26 @@ from ..server.changes import (
     ClearRecord,
     CopyRecord,
     DropText,
+    IndexKey,
     KeyLookup,
     MoveRecord,
     Mutation,
     Place,
     Precondition,
     PutText,
+    UnindexKey,
 )
 from ..server.flow import NOTHING, Trip
 from ..server.replies import Version
 from ..server.requests import Decisions, Loaded, dead_by, new_record, refs
 from ..texts import to_json
-from .scripts import COMMIT, DECIDE, LOOK, READ, RELEASE
+from .scripts import COMMIT, DECIDE, LOOK, PAGE, READ, RELEASE
 from .wire import Call, command, pack, run
 
-FORMAT = "1"
+FORMAT = "2"
 """Of everything that is stored; another one is refused rather than misread."""
 
-_REMOVALS = ("HDEL", "DEL", "RENAME")
+_REMOVALS = ("ZREM", "HDEL", "DEL", "RENAME")
 
 
 @attrs.frozen
@@ -143,33 +145,41 @@ class RedisSteps(Decisions):
     def _values(self, part: str) -> Trip[list[str]]:
         return [text.decode() for text in (yield command("HVALS", self._prefix + part))]
 
+    def _list(self, name: str, after: str, most: int | None) -> Trip[list[str]]:
+        keys = [f"{self._prefix}lists", f"{self._prefix}keys"]
+        reply = yield run(PAGE, keys, f"({name}\n{after}", f"({name}\v", str(-1 if most is None else most))
+        return [text.decode() for text in reply]
+
+    def _told(self, write: Mutation, place: Callable[[str], int]) -> list[Any]:
+        """A mutation as ``commit.lua`` does it: a command, the place of its key, the rest of its arguments."""
+        match write:
+            case IndexKey(name, id_):
+                told = ["ZADD", place(f"{self._prefix}lists"), "0", f"{name}\n{id_}"]
+            case UnindexKey(name, id_):
+                told = ["ZREM", place(f"{self._prefix}lists"), f"{name}\n{id_}"]
+            case PutText(part, name, text):
+                told = ["HSET", place(self._prefix + part), name, text]
+            case DropText(part, name):
+                told = ["HDEL", place(self._prefix + part), name]
+            case ClearRecord(name):
+                told = ["DEL", place(f"{self._prefix}use:{name}")]
+            case CopyRecord(name, to):
+                told = ["COPY", place(f"{self._prefix}use:{name}"), place(f"{self._prefix}use:{to}"), "REPLACE"]
+            case MoveRecord(name, to):
+                told = ["RENAME", place(f"{self._prefix}use:{name}"), place(f"{self._prefix}use:{to}")]
+        return told
+
     def _change(self, checks: list[Precondition], writes: Sequence[Mutation]) -> Trip[bool]:
         keys: dict[str, int] = {}
 
         def place(key: str) -> int:
             return keys.setdefault(key, len(keys) + 1)
 
-        def record(name: str) -> int:
-            return place(f"{self._prefix}use:{name}")
-
-        def told(write: Mutation) -> list[Any]:
-            match write:
-                case PutText(part, name, text):
-                    return ["HSET", place(self._prefix + part), name, text]
-                case DropText(part, name):
-                    return ["HDEL", place(self._prefix + part), name]
-                case ClearRecord(name):
-                    return ["DEL", record(name)]
-                case CopyRecord(name, to):
-                    return ["COPY", record(name), record(to), "REPLACE"]
-                case MoveRecord(name, to):
-                    return ["RENAME", record(name), record(to)]
-
         wanted: list[list[Any]] = []
         for part, name, value in checks:
             key, field = self._at(part, name)
             wanted.append([place(key), field, False if value is None else value])
-        encoded = [*map(told, writes), ["HSETNX", place(self._stamps), "#", FORMAT]]
+        encoded = [self._told(write, place) for write in writes] + [["HSETNX", place(self._stamps), "#", FORMAT]]
         encoded.sort(key=lambda write: write[0] in _REMOVALS)
         reply = yield run(COMMIT, list(keys), to_json([wanted, encoded]))
         return bool(reply == 1)
@@ -207,7 +217,7 @@ class RedisSteps(Decisions):
         return run(RELEASE, self._record_keys(copy.entry), str(turn))
 
     def _spend(
-        self, lane: Lane, request: Request, takes: Mapping[str, int], amounts: list[int], id_: str | None
+        self, lane: SeveralMeters, request: Request, takes: Mapping[str, int], amounts: list[int], id_: str | None
     ) -> Call:
         """Have the server decide."""
         tag: _Tag = lane.tag
@@ -217,21 +227,21 @@ class RedisSteps(Decisions):
         memo = to_json(memo_of(lane, request, takes, id_))
         return run(DECIDE, [*tag.keys, self._memo_key(lane.key, request)], tag.data, *rest, memo, self._memo_ms)
 
-    def _tag(self, copy: CachedKey, lane: Lane, party: Party, versions: Sequence[Any]) -> _Tag:  # noqa: ARG002
+    def _tag(self, copy: CachedKey, lane: SeveralMeters, party: Party, versions: Sequence[Any]) -> _Tag:  # noqa: ARG002
         names: list[list[str]] = [[str(version), "v", "at", "c", "w"] for version in versions]
         meters, buckets = [], []
-        for index, meter, unit, quiet, ceiling in lane.meters:
+        for index, meter, unit, quiet, ceiling in lane.cells:
             names[index].append(f"t{meter}")
             meters.append([index + 1, len(names[index]) - 1, unit + 1, quiet, ceiling])
-        for index, meter, bucket, unit, drain, scale, burst in lane.buckets:
+        for index, meter, bucket, unit, drain, scale, burst in lane.pours:
             names[index] += [f"l{meter}.{bucket}", f"a{meter}.{bucket}"]
             place = len(names[index]) - 2
             buckets.append([index + 1, place, place + 1, unit + 1, drain, scale, burst])
         header = self._header(copy)
-        data = to_json(header | {"k": self.terms.max_skew, "u": lane.until, "v": names, "m": meters, "b": buckets})
+        data = to_json(header | {"k": self.terms.max_skew, "u": lane.end, "v": names, "m": meters, "b": buckets})
         keys = [self._stamps, *self._record_keys(copy.entry)]
         head = pack([str(len(keys)), *keys, data])
-        return _Tag(tuple(keys), data, head, 2 + len(keys) + 1 + len(lane.units))
+        return _Tag(tuple(keys), data, head, 2 + len(keys) + 1 + len(lane.shape.units))
 
     def _decode(self, entry: Entry, request: Request, reply: Sequence[Any]) -> Loaded:
         records: list[Record] = []

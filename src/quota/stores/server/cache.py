@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 from ...key import Caller
-from ...operations.compiled import Lane
+from ...operations.headroom import SeveralMeters
 from ...operations.request import Entry, Request, barred
 from ...rule.limits import Course
 
@@ -23,9 +23,9 @@ class CachedKey:
         self.entry = entry
         self.stamps = stamps
         self.stamp_name = "*" if type(entry.key) is Caller else f"k:{entry.key.id}"
-        self.lanes: dict[Course, Lane] = {}
+        self.lanes: dict[Course, SeveralMeters] = {}
 
-    def lane(self, request: Request) -> Lane | None:
+    def lane(self, request: Request) -> SeveralMeters | None:
         """The lane that calls like this one have, if any; none where the key may not be used so."""
         if barred(self.entry.key, request.address, request.scope):
             return None

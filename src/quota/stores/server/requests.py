@@ -11,7 +11,8 @@ from ...decision import Reason
 from ...errors import ClockSkew, StoreBusy, StoreUnavailable
 from ...key import Caller, new_number, new_token
 from ...operations import perform
-from ...operations.compiled import Lane, open_lane
+from ...operations.compiled import compile_headroom
+from ...operations.headroom import SeveralMeters
 from ...operations.request import LOOKS, Entry, Request, terms_of, usable
 from ...rule.entries import RememberedRequest
 from ...rule.kept import Kept
@@ -73,7 +74,7 @@ class Decisions(Directory):
     """Requests on records. An engine says how its calls are written; its replies are those of ``parse_reply``."""
 
     def _spend(
-        self, lane: Lane, request: Request, takes: Mapping[str, int], amounts: list[int], id_: str | None
+        self, lane: SeveralMeters, request: Request, takes: Mapping[str, int], amounts: list[int], id_: str | None
     ) -> Any:
         """The call that has the server decide."""
         raise NotImplementedError
@@ -90,7 +91,7 @@ class Decisions(Directory):
         """The call that writes records back if they are as they were found."""
         raise NotImplementedError
 
-    def _tag(self, copy: CachedKey, lane: Lane, party: Party, versions: Sequence[Any]) -> Any:
+    def _tag(self, copy: CachedKey, lane: SeveralMeters, party: Party, versions: Sequence[Any]) -> Any:
         """What a lane keeps for the engine; equal for equal lanes."""
         raise NotImplementedError
 
@@ -148,7 +149,7 @@ class Decisions(Directory):
         amounts = None
         if lane is not None:
             takes = lane.course.cost if request.takes is None else request.takes
-            amounts = lane.amounts(takes)
+            amounts = lane.shape.amounts(takes)
             if amounts is not None:
                 id_ = None if request.request_id is None else new_token()
                 reply = parse_reply((yield self._spend(lane, request, takes, amounts, id_)))
@@ -175,7 +176,7 @@ class Decisions(Directory):
         versions = [version.number for version in found.versions]
         lane = None if turn or late else self._open(copy, request, found.party, versions)
         if lane is not None and found.memo is None and (old is None or old.tag != lane.tag):  # noqa: SIM102
-            if lane.amounts(lane.course.cost if request.takes is None else request.takes) is not None:
+            if lane.shape.amounts(lane.course.cost if request.takes is None else request.takes) is not None:
                 return Reply.OPENED
         try:
             result = perform(request, copy.entry, found.party, self.terms)
@@ -192,14 +193,14 @@ class Decisions(Directory):
         self._open(copy, request, found.party, fresh)
         return result
 
-    def _open(self, copy: CachedKey, request: Request, party: Party, versions: Sequence[Any]) -> Lane | None:
+    def _open(self, copy: CachedKey, request: Request, party: Party, versions: Sequence[Any]) -> SeveralMeters | None:
         """Open the lane of calls like this one, where it can serve."""
         if request.op != "consume" or not all(versions):
             return None
-        lane = open_lane(request, copy.entry, party)
+        lane = compile_headroom(request, copy.entry, party)
         if lane is not None:
             lane.tag = self._tag(copy, lane, party, versions)
-            copy.lanes[lane.base] = lane
+            copy.lanes[copy.entry.plans[request.api].course(request.route)] = lane
         return lane
 
     def _recall(self, found: Loaded, request: Request, answer: str, data: list[Any]) -> None:

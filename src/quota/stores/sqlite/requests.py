@@ -2,7 +2,7 @@
 
 A *copy* is what this process last saw of a key: its directory entry and its decoded records. Inside the transaction one
 look at ``counts`` and ``ledger`` tells whether it is fresh. On a fresh copy a plain charge runs in the lane that the
-rule opened for it (``operations.compiled.Lane``) and writes a few numbers; everything else is ``operations.perform``.
+rule opened for it (``operations.headroom``) and writes a few numbers; everything else is ``operations.perform``.
 
 A process that has the file to itself for a moment expects its copy to be fresh: it decides first, and one guarded
 statement, a transaction of its own, swaps the numbers if the copy was. What the rule decided on is then what was stored
@@ -17,7 +17,8 @@ from typing import Any
 
 from ...decision import Decision
 from ...operations import perform
-from ...operations.compiled import Lane, open_lane
+from ...operations.compiled import compile_headroom
+from ...operations.headroom import SeveralMeters
 from ...operations.request import LOOKS, Request, barred
 from ...process.atomic import at_once
 from ...rule.limits import Course
@@ -39,28 +40,28 @@ class Plain:
 
     __slots__ = ("amounts", "buckets", "lane", "meters", "records")
 
-    def __init__(self, lane: Lane, records: Sequence[Record]) -> None:
+    def __init__(self, lane: SeveralMeters, records: Sequence[Record]) -> None:
         self.lane = lane
         self.records = records
-        self.amounts = lane.amounts(lane.course.cost)
+        self.amounts = lane.shape.standard
         self.meters: list[tuple[Meter, int, int, int]] = [
             (records[index].meters[position], unit, quiet, ceiling)
-            for index, position, unit, quiet, ceiling in lane.meters
+            for index, position, unit, quiet, ceiling in lane.cells
         ]
         self.buckets: list[tuple[Bucket, int, int, int, int]] = [
             (records[index].meters[position].buckets[place], unit, drain, scale, burst)
-            for index, position, place, unit, drain, scale, burst in lane.buckets
+            for index, position, place, unit, drain, scale, burst in lane.pours
         ]
 
     def decide(self, takes: Mapping[str, int] | None, now: int) -> Decision | None:
         """Answer by the rule where nothing but counting happens, and charge the records; None where more may."""
         lane = self.lane
-        if now >= lane.until:
+        if now >= lane.end:
             return None
         for record in self.records:
             if now < record.at:
                 return None
-        amounts = self.amounts if takes is None else lane.amounts(takes)
+        amounts = self.amounts if takes is None else lane.shape.amounts(takes)
         if amounts is None:
             return None
         readings, fits, quiet = self._weigh(amounts, now)
@@ -249,7 +250,7 @@ class Decisions(Directory):
             copy.lanes.clear()
         if request.op == "consume":
             records = [one.record for one in copy.found]
-            lane = open_lane(request, copy.seat.entry, Party(*records))
+            lane = compile_headroom(request, copy.seat.entry, Party(*records))
             if lane is not None:
-                copy.lanes[lane.base] = Plain(lane, records)
+                copy.lanes[copy.seat.entry.plans[request.api].course(request.route)] = Plain(lane, records)
         return result

@@ -1,11 +1,11 @@
-"""What the lanes of the memory store do beside deciding: waiting for locks, sharing values."""
+"""What the headrooms of the memory store do beside deciding: waiting for locks, sharing values."""
 
 import threading
 
 import pytest
 
 from quota import Ledger, ManualClock, UsagePlan
-from quota.stores.memory import lane as _lane
+from quota.stores.memory import locks as _locks
 
 NOON = 1_700_049_600_000_000
 
@@ -25,12 +25,12 @@ def test_a_lock_that_is_held_is_waited_for(monkeypatch, tries):
             tried.wait(0.05 if tries == 0 else 20)
             order.append("holder")
 
-    monkeypatch.setattr(_lane, "TRIES", tries)
-    monkeypatch.setattr(_lane, "pause", pause)
+    monkeypatch.setattr(_locks, "TRIES", tries)
+    monkeypatch.setattr(_locks, "pause", pause)
     holder = threading.Thread(target=hold)
     holder.start()
     held.wait(20)
-    _lane.wait_for(lock)
+    _locks.wait_for(lock)
     order.append("waiter")
     assert lock._is_owned()
     lock.release()
@@ -40,7 +40,7 @@ def test_a_lock_that_is_held_is_waited_for(monkeypatch, tries):
 
 def test_an_operation_under_way_is_let_through(monkeypatch):
     """Who comes to a stripe that is busy lets the others run, for so many turns and no more."""
-    stripe = _lane.Stripe()
+    stripe = _locks.Exclusive()
     stripe.busy = True
     pauses = []
 
@@ -48,14 +48,14 @@ def test_an_operation_under_way_is_let_through(monkeypatch):
         pauses.append(seconds)
         stripe.busy = len(pauses) < 15
 
-    monkeypatch.setattr(_lane, "pause", pause)
+    monkeypatch.setattr(_locks, "pause", pause)
     stripe.let_through()
     assert pauses == [0] * 10 + [0.000_05] * 5
     pauses.clear()
-    monkeypatch.setattr(_lane, "pause", pauses.append)
+    monkeypatch.setattr(_locks, "pause", pauses.append)
     stripe.busy = True
     stripe.let_through()
-    assert len(pauses) == _lane.TRIES
+    assert len(pauses) == _locks.TRIES
 
 
 def test_keys_of_one_plan_share_what_is_equal():
@@ -65,8 +65,8 @@ def test_keys_of_one_plan_share_what_is_equal():
     keys = [ledger.issue_key(name, "p", id=name).key for name in ("a", "b")]
     for key in keys:
         ledger.consume(key, 1000)
-    first, second = (ledger.store.lanes[key.id] for key in keys)
-    for name in ("until", "bounds", "quiet", "track"):
+    first, second = (ledger.store.rooms[key.id] for key in keys)
+    for name in ("until", "span", "soft", "shape"):
         assert getattr(first, name) is getattr(second, name), name
     assert first is not second
 
@@ -78,14 +78,14 @@ def test_a_minute_that_another_thread_began_is_not_begun_again():
     ledger.add_plan(UsagePlan("p", "9/day"))
     key, secret = ledger.issue_key("k", "p", id="k")
     ledger.consume(secret)
-    lane = ledger.store.lanes["k"]
+    room = ledger.store.rooms["k"]
     clock.advance(60_000_000)
-    assert lane.turn(clock())
-    assert not lane.turn(clock())
+    assert room.turn(clock())
+    assert not room.turn(clock())
     assert ledger.consume(secret).limits[0].used == 2
-    assert not lane.turn(clock() + 86_400_000_000)
+    assert not room.turn(clock() + 86_400_000_000)
     ledger.disable_key(key)
-    assert not lane.turn(clock() + 60_000_000)
+    assert not room.turn(clock() + 60_000_000)
 
 
 class Interrupted:
@@ -102,19 +102,19 @@ class Interrupted:
 
 
 @pytest.mark.parametrize("late", [False, True])
-def test_an_interrupt_while_a_lane_is_taken(late):
+def test_an_interrupt_while_the_lock_is_taken(late):
     """The lock is given back if it was taken, and only then, and nothing is counted."""
     ledger = Ledger(clock=ManualClock(NOON))
     ledger.add_plan(UsagePlan("p", "9/day"))
     _, secret = ledger.issue_key("k", "p", id="k")
     ledger.consume(secret)
-    lane = ledger.store.lanes["k"]
-    lock = lane.lock
-    lane.lock = Interrupted(lock, late)
+    room = ledger.store.rooms["k"]
+    lock = room.lock
+    room.lock = Interrupted(lock, late)
     with pytest.raises(KeyboardInterrupt):
         ledger.consume(secret)
     assert not lock._is_owned()
-    lane.lock = lock
+    room.lock = lock
     assert ledger.consume(secret).limits[0].used == 2
 
 

@@ -1,0 +1,112 @@
+"""What the memory store keeps of a key, and of an account that keys share."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+from ...key import Subject
+from ...operations.headroom import SeveralMeters
+from ...plan import UsagePlan
+from ...rule.limits import Terms
+from ...rule.record import Record
+from .locks import Exclusive
+from .one_meter import NoMeter, OneMeter
+
+
+class Stripe(Exclusive):
+    """The accounts that share one lock, and the round of records to be looked over for dead windows.
+
+    ``accounts``: those that are not one key's own, by their names. ``callers``: those without a key who have a record
+    here, a round of its own.
+    """
+
+    __slots__ = ("accounts", "callers", "callers_floor", "floor", "round")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.accounts: dict[str, Account] = {}
+        self.round: deque[Seat | Account] = deque()
+        self.callers: deque[Seat] = deque()
+        self.floor = self.callers_floor = 0
+
+    def prune(self, now: int, terms: Terms) -> None:
+        """Look over two records for each change (a key and its account): what is dead for two windows is forgotten."""
+        for _ in range(2):
+            if len(self.round) > 1:
+                place = self.round.popleft()
+                if self.look_over(place, now, terms):
+                    self.round.append(place)
+
+    def look_over(self, place: Seat | Account, now: int, terms: Terms) -> bool:
+        """Forget what is dead; tell whether there is a record that is not."""
+        record = place.record
+        if record is None:
+            return False
+        room = place.room if isinstance(place, Seat) else None
+        if room is not None:
+            room.hand_back()
+        dead_at, floor = record.dead_after(terms.retention, terms.late)
+        if dead_at + terms.max_skew > now:
+            return True
+        if terms.late:
+            self.floor = max(self.floor, floor)
+        else:
+            self.callers_floor = max(self.callers_floor, floor)
+        if room is not None:
+            room.shut()
+        record.version += 1
+        place.record = None
+        if isinstance(place, Account) and not place.members:
+            self.accounts.pop(place.name, None)
+        return False
+
+    def sweep(self) -> None:
+        """Look for what was removed: as many keys may come and go as will, though no call looks over the round."""
+        for _ in range(min(2, len(self.round))):
+            if self.round[0].record is None:
+                self.round.popleft()
+            else:
+                self.round.rotate(-1)
+
+
+class Account:
+    """Whose usage is counted where it is not one key's own: the keys that share it, and what they used together."""
+
+    __slots__ = ("members", "name", "record", "shared", "stripe")
+
+    def __init__(self, name: str, stripe: Stripe) -> None:
+        self.name = name
+        self.stripe = stripe
+        self.members: list[Seat] = []
+        self.shared = False
+        self.record: Record | None = None
+
+
+class On:
+    """The plans that a key is on, by api: one object for all keys that are on the same. ``plans``: looked up."""
+
+    __slots__ = ("ids", "plans")
+
+    def __init__(self, ids: Mapping[str, str]) -> None:
+        self.ids = ids
+        self.plans: Mapping[str, UsagePlan] | None = None
+
+
+class Seat:
+    """A key's or a caller's place in the store. ``account``: None while it is alone in an account of its own name.
+
+    ``room``: what its calls ask. ``rooms``: what serves those that are not on one meter, the newest first.
+    """
+
+    __slots__ = ("account", "key", "on", "record", "room", "rooms", "stripe")
+
+    def __init__(self, key: Subject, account: Account | None, stripe: Stripe, on: On) -> None:
+        self.key: Any = key
+        self.account = account
+        self.stripe = stripe
+        self.on = on
+        self.record: Record | None = None
+        self.rooms: tuple[SeveralMeters, ...] = ()
+        self.room: OneMeter | NoMeter = NoMeter(self)
