@@ -138,7 +138,7 @@ def test_a_day_of_history_takes_at_most_60_bytes():
         ledger.consume(key, 7)
         clock.advance(DAY)
     ledger.consume(key, 7)
-    (meter,) = ledger.store.lanes["k"].seat.record.meters
+    (meter,) = ledger.store.rooms["k"].seat.record.meters
     grown = getsizeof(meter.days) + getsizeof(meter.rows) + sum(map(getsizeof, meter.rows[1::2]))
     assert grown / 35 <= 60
     assert [day.used for day in ledger.usage(key)] == [7] * 36
