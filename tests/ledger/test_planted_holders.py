@@ -43,8 +43,7 @@ BUGS = {
     "an override is seen when the key is called next but one": (
         "rule/record.py", 'more.append((setattr, self, "overrides", new.overrides))',
         'plain.append((setattr, self, "overrides", new.overrides))'),
-    "the fast path overlooks an override": (
-        "operations/compiled.py", "plan = in_force(entry, party, request.now).plans.get(request.api)", "plan = entry.plans.get(request.api)"),
+    "the fast path overlooks an override": ("operations/compiled.py", "in_force(entry, party, request.now).plans.get(", "entry.plans.get("),
 }  # fmt: skip
 
 

@@ -15,8 +15,7 @@ import attrs
 from ..clock import Clock, span_us, to_datetime, to_us
 from ..errors import InvalidValue, check_text
 from ..key import ApiKey, IssuedKey, Secret, import_secret, mint, new_id
-from ..operations.bounds import check_secrets
-from ..operations.request import Request
+from ..operations.request import Request, check_secrets
 from ..plan import UsagePlan
 
 T = TypeVar("T")
