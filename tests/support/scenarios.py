@@ -539,7 +539,8 @@ def holds_from_before_a_second_key_lapse_on_both(q):
 
 def a_refund_later_than_history_is_kept_gives_nothing(q):
     ledger, clock, key, _ = _ledger(q, "9/year")
-    early, late = ledger.consume(key), ledger.consume(key, request_id="late")
+    early, late, *others = [ledger.consume(key) for _ in range(4)]
+    assert [ledger.refund(other) for other in others * 2] == [1, 1, 0, 0]
     clock.advance(35 * DAY - timedelta(microseconds=1))
     assert ledger.refund(early) == 1
     clock.advance(1)
