@@ -57,7 +57,7 @@ BUGS = {
     "a lane's throttle is a unit too wide": ("stores/sqlite/requests.py", "if poured > burst and", "if poured > burst + scale and"),
     "a lane forgets the throttle": ("stores/sqlite/requests.py", "            bucket.level, bucket.at = readings[place], now\n", ""),
     "a lane does not note the minute": ("stores/sqlite/requests.py", "                record.turn_minute(now)\n", "                pass\n"),
-    "a refusal settles the copy": ("stores/sqlite/requests.py", "else None, owned=False)", "else None, owned=True)"),
+    "a refusal settles the copy": ("stores/sqlite/requests.py", "[one.record.copy() for one in copy.found]", "[one.record for one in copy.found]"),
     "a removed file is made anew": ("stores/sqlite/pool.py", "if self._opened and not there:", "if False:"),
     "a newer file is read as though it were ours": ("stores/sqlite/schema.py", "if version > len(STEPS):", "if False:"),
     "a migration is not told to who is there": ("stores/sqlite/directory.py", "if version != len(STEPS):", "if False:"),

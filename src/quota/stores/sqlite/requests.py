@@ -20,9 +20,11 @@ from ...operations import perform
 from ...operations.compiled import compile_headroom
 from ...operations.headroom import SeveralMeters
 from ...operations.request import LOOKS, Request, barred
+from ...process.atomic import at_once
 from ...rule.limits import Course
+from ...rule.meter import Bucket, Meter
 from ...rule.party import Party
-from ...rule.record import MINUTE_US, Bucket, Meter, Record
+from ...rule.record import MINUTE_US, Record
 from .directory import Directory, Seat
 from .records import Found, drop, fetch_memos, keep, keep_memos, load, memos_of, pack, prune, unpack
 from .schema import is_busy
@@ -108,15 +110,12 @@ class Plain:
 class Copy:
     """A key as this process last saw it. ``plans``: the state of all plans that its entry is of."""
 
-    __slots__ = ("found", "lanes", "party", "plans", "seat")
+    __slots__ = ("found", "lanes", "plans", "seat")
 
     def __init__(self, seat: Seat, plans: int, found: list[Found]) -> None:
         self.seat = seat
         self.plans = plans
         self.found = found
-        records = [one.record for one in found]
-        # Not owned: a record that is settled for a call that is then refused is still what is stored.
-        self.party = Party(records[0], records[1] if len(records) > 1 else None, owned=False)
         self.lanes: dict[Course, Plain] = {}
 
     def fresh(self, db: Connection) -> bool:
@@ -170,7 +169,7 @@ class Decisions(Directory):
             return perform(request, None, None, self.terms)
         records = [load(db, party).record for party in seat.parties()]
         fetch_memos(db, seat.number, request, records[0])
-        party = Party(records[0], records[1] if len(records) > 1 else None, owned=True)
+        party = Party(*records)
         return perform(request, seat.entry, party, self.terms)
 
     def _decide(self, db: Connection, request: Request, ref: Any) -> Any:
@@ -232,27 +231,26 @@ class Decisions(Directory):
 
     def _perform(self, db: Connection, request: Request, copy: Copy) -> Any:
         """Decide by the rule, and keep what it changed."""
-        party, key = copy.party, copy.party.key
-        party.changed = False
-        try:
-            fetch_memos(db, copy.seat.number, request, key)
-            before = memos_of(key)
-            result = perform(request, copy.seat.entry, party, self.terms)
-            if party.changed:
-                if request.op == "forget":
-                    drop(db, copy.seat.number)
-                    copy.found[0].body = None
-                for one in copy.found:
-                    keep(db, one, self.terms)
-                memos = [(name, memo) for name, memo in memos_of(key).items() if before.get(name) != memo]
-                keep_memos(db, copy.seat.number, memos)
-                prune(db, request.now, self.terms)
-        finally:
-            key.requests = key.refunds = None
+        party = Party(*[one.record.copy() for one in copy.found])
+        fetch_memos(db, copy.seat.number, request, party.key)
+        before = memos_of(party.key)
+        result = perform(request, copy.seat.entry, party, self.terms)
         if party.changed:
+            if request.op == "forget":
+                drop(db, copy.seat.number)
+                copy.found[0].body = None
+            memos = [(name, memo) for name, memo in memos_of(party.key).items() if before.get(name) != memo]
+            keep_memos(db, copy.seat.number, memos)
+            party.key.requests = party.key.refunds = None
+            for one, record in zip(copy.found, party.records(), strict=True):
+                at_once(*record.written())
+                one.record = record
+                keep(db, one, self.terms)
+            prune(db, request.now, self.terms)
             copy.lanes.clear()
         if request.op == "consume":
-            lane = compile_headroom(request, copy.seat.entry, party)
+            records = [one.record for one in copy.found]
+            lane = compile_headroom(request, copy.seat.entry, Party(*records))
             if lane is not None:
-                copy.lanes[copy.seat.entry.plans[request.api].course(request.route)] = Plain(lane, party.records())
+                copy.lanes[copy.seat.entry.plans[request.api].course(request.route)] = Plain(lane, records)
         return result
