@@ -35,9 +35,9 @@ BUGS = {
     "a lane remembers no request id": (
         "stores/sqlite/requests.py", '!= "consume" or request.request_id is not None', '!= "consume"'),
     "a swap refuses by a stale copy": (
-        "stores/sqlite/requests.py", "fresh = db.execute(_FRESH, (found.party,)).fetchone() == known", "fresh = True"),
+        "stores/sqlite/requests.py", "fresh = db.execute(_FRESH, (found.subject,)).fetchone() == known", "fresh = True"),
     "a swap takes contention for a broken file": ("stores/sqlite/requests.py", "            if not is_busy(error):\n", "            if True:\n"),
-    "a charge is not written": ("stores/sqlite/requests.py", "                        db.execute(_MOVE, (one.moving, one.party))\n", ""),
+    "a charge is not written": ("stores/sqlite/requests.py", "                        db.execute(_MOVE, (one.moving, one.subject))\n", ""),
     "contention is taken for a broken file": ("stores/sqlite/schema.py", "return _code(error) in _BUSY", "return False"),
     "an undone transaction stays open": ("stores/sqlite/pool.py", 'writer.db.execute("ROLLBACK")', "pass"),
     "an undone charge stays in the copy": ("stores/sqlite/requests.py", "self._copies.pop(self._at_work, None)", "pass"),
@@ -47,14 +47,14 @@ BUGS = {
     "full is as lazy as normal": ("stores/sqlite/connections.py", "synchronous = {durability}", "synchronous = NORMAL"),
     "connections cross a fork": ("stores/sqlite/fork.py", "os.register_at_fork(before=_before_fork)", "pass"),
     "a second key does not tell the first one's copies": ("stores/sqlite/directory.py", "    touch(db, member)\n", ""),
-    "a removed key leaves its memos": ("stores/sqlite/records.py", '("counts", "records", "memos")', '("counts", "records")'),
+    "a removed key leaves its remembered requests": ("stores/sqlite/records.py", '("counts", "records", "remembered")', '("counts", "records")'),
     "a plan that comes back has its old keys": ("stores/sqlite/directory.py", "new_number() if row is None else row[0]", "1"),
     "what is pruned leaves no floor": ("stores/sqlite/records.py", "SET floor = max(floor, ?)", "SET floor = min(floor, ?)"),
-    "what is alive is pruned": ("stores/sqlite/records.py", "if dead_at + terms.max_skew > now:", "if False:"),
-    "a record outlives its memos' time by none": ("stores/sqlite/records.py", "dead_at = max(dead_at, memos or 0)", "pass"),
+    "what is alive is pruned": ("stores/sqlite/records.py", "if dead_at + options.max_skew > now:", "if False:"),
+    "a record outlives its remembered requests' time by none": ("stores/sqlite/records.py", "dead_at = max(dead_at, remembered or 0)", "pass"),
     "lanes outlive what the rule changed": ("stores/sqlite/requests.py", "            copy.lanes.clear()\n", "            pass\n"),
     "a lane admits one unit too many": ("stores/sqlite/requests.py", "if total > calm and", "if total > calm + 1 and"),
-    "a lane's throttle is a unit too wide": ("stores/sqlite/requests.py", "if poured > burst and", "if poured > burst + scale and"),
+    "a lane's throttle is a unit too wide": ("stores/sqlite/requests.py", "if filled > burst and", "if filled > burst + scale and"),
     "a lane forgets the throttle": ("stores/sqlite/requests.py", "            bucket.level, bucket.at = readings[place], now\n", ""),
     "a lane does not note the minute": ("stores/sqlite/requests.py", "                record.turn_minute(now)\n", "                pass\n"),
     "a refusal settles the copy": ("stores/sqlite/requests.py", "[one.record.copy() for one in copy.found]", "[one.record for one in copy.found]"),
@@ -299,7 +299,7 @@ def pruned(world):
         here.consume(other, request_id=f"r{world.clock()}")
         world.clock.advance(DAY)
     memory = world.ledger(timeout=0.3)
-    memory.store.terms = world.module["base"].make_terms(request_ttl=9 * 366 * 86_400)
+    memory.store.options = world.module["base"].make_options(request_ttl=9 * 366 * 86_400)
     memory.add_plan(world.quota.UsagePlan("p", "1/minute"))
     kept = memory.issue_key("k", "p").secret
     memory.consume(kept, request_id="once")

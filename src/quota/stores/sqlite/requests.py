@@ -21,18 +21,31 @@ from ...operations.compiled import compile_headroom
 from ...operations.headroom import SeveralMeters
 from ...operations.request import LOOKS, Request, barred
 from ...process.atomic import at_once
-from ...rule.limits import Course
+from ...rule.limits import RoutePlan
 from ...rule.meter import Bucket, Meter
-from ...rule.party import Party
 from ...rule.record import MINUTE_US, Record
-from .directory import Directory, Seat
-from .records import Found, drop, fetch_memos, keep, keep_memos, load, memos_of, pack, prune, unpack
+from ...rule.subject import Subject
+from .directory import Directory, KeyRow
+from .records import (
+    LoadedRecord,
+    drop,
+    fetch_remembered,
+    keep,
+    keep_remembered,
+    load,
+    pack,
+    prune,
+    remembered_of,
+    unpack,
+)
 from .schema import is_busy
 
 _MOST_COPIES = 65_536
-_FRESH = "SELECT version, moving, (SELECT plans FROM ledger) FROM counts WHERE party = ?"
-_MOVE = "UPDATE counts SET moving = ? WHERE party = ?"
-_SWAP = "UPDATE counts SET moving = ? WHERE party = ? AND version = ? AND moving = ? AND (SELECT plans FROM ledger) = ?"
+_FRESH = "SELECT version, moving, (SELECT plans FROM ledger) FROM counts WHERE subject = ?"
+_MOVE = "UPDATE counts SET moving = ? WHERE subject = ?"
+_SWAP = (
+    "UPDATE counts SET moving = ? WHERE subject = ? AND version = ? AND moving = ? AND (SELECT plans FROM ledger) = ?"
+)
 
 
 class Plain:
@@ -64,7 +77,7 @@ class Plain:
         amounts = self.amounts if takes is None else lane.shape.amounts(takes)
         if amounts is None:
             return None
-        readings, fits, quiet = self._weigh(amounts, now)
+        readings, fits, quiet = self._evaluate(amounts, now)
         if fits and not quiet:
             return None
         if fits:
@@ -72,9 +85,9 @@ class Plain:
         else:
             units = [(unit, 1) for _, unit, _, _ in self.meters] + [(b[1], b[3]) for b in self.buckets]
             readings = [r - amounts[unit] * scale for r, (unit, scale) in zip(readings, units, strict=True)]
-        return lane.conclude(fits, lane.course.cost if takes is None else takes, now, readings)
+        return lane.conclude(fits, lane.route_plan.cost if takes is None else takes, now, readings)
 
-    def _weigh(self, amounts: list[int], now: int) -> tuple[list[int], bool, bool]:
+    def _evaluate(self, amounts: list[int], now: int) -> tuple[list[int], bool, bool]:
         """Return what meters and buckets would read, whether all of it fits, and whether nothing else happens."""
         fits = quiet = True
         readings = []
@@ -87,9 +100,9 @@ class Plain:
                     fits = False
         for bucket, unit, drain, scale, burst in self.buckets:
             level = bucket.level - drain * (now - bucket.at)
-            poured = (level if level > 0 else 0) + amounts[unit] * scale  # noqa: FURB136 -- a call
-            readings.append(poured)
-            if poured > burst and amounts[unit]:
+            filled = (level if level > 0 else 0) + amounts[unit] * scale  # noqa: FURB136 -- a call
+            readings.append(filled)
+            if filled > burst and amounts[unit]:
                 fits = False
         return readings, fits, quiet
 
@@ -110,18 +123,18 @@ class Plain:
 class Copy:
     """A key as this process last saw it. ``plans``: the state of all plans that its entry is of."""
 
-    __slots__ = ("found", "lanes", "plans", "seat")
+    __slots__ = ("found", "key_entry", "lanes", "plans")
 
-    def __init__(self, seat: Seat, plans: int, found: list[Found]) -> None:
-        self.seat = seat
+    def __init__(self, key_entry: KeyRow, plans: int, found: list[LoadedRecord]) -> None:
+        self.key_entry = key_entry
         self.plans = plans
         self.found = found
-        self.lanes: dict[Course, Plain] = {}
+        self.lanes: dict[RoutePlan, Plain] = {}
 
     def fresh(self, db: Connection) -> bool:
         """Return whether it is what is stored; what plain charges of others moved is taken over."""
         for one in self.found:
-            row = db.execute(_FRESH, (one.party,)).fetchone()
+            row = db.execute(_FRESH, (one.subject,)).fetchone()
             if row is None or row[0] != one.version or row[2] != self.plans:
                 return False
             if row[1] != one.moving:
@@ -130,14 +143,14 @@ class Copy:
         return True
 
     def _barred(self, request: Request) -> bool:
-        return barred(self.seat.entry.key, request.address, request.scope) is not None
+        return barred(self.key_entry.entry.key, request.address, request.scope) is not None
 
     def plain(self, request: Request) -> Plain | None:
         """Return the lane of calls like this one, if any: plain charges that nobody need remember by an id."""
         if request.op != "consume" or request.request_id is not None or self._barred(request):
             return None
-        plan = self.seat.entry.plans.get(request.api)
-        return None if plan is None else self.lanes.get(plan.course(request.route))
+        plan = self.key_entry.entry.plans.get(request.api)
+        return None if plan is None else self.lanes.get(plan.route_plan(request.route))
 
 
 class Decisions(Directory):
@@ -155,7 +168,7 @@ class Decisions(Directory):
             return self._pool.read(self._tell, request)
         if ref not in self._copies and self._pool.read(self._look, request) is None:
             # A secret that nobody has is refused without a turn.
-            return perform(request, None, None, self.terms)
+            return perform(request, None, None, self.options)
         return self._pool.swap_or_write(self._swap, self._decide, request, ref)
 
     def _undone(self) -> None:
@@ -164,13 +177,13 @@ class Decisions(Directory):
 
     def _tell(self, db: Connection, request: Request) -> Any:
         """Answer ``peek`` and ``usage``: the same rule, on what one moment holds."""
-        seat = self._look(db, request)
-        if seat is None:
-            return perform(request, None, None, self.terms)
-        records = [load(db, party).record for party in seat.parties()]
-        fetch_memos(db, seat.number, request, records[0])
-        party = Party(*records)
-        return perform(request, seat.entry, party, self.terms)
+        key_entry = self._look(db, request)
+        if key_entry is None:
+            return perform(request, None, None, self.options)
+        records = [load(db, subject).record for subject in key_entry.subjects()]
+        fetch_remembered(db, key_entry.number, request, records[0])
+        subject = Subject(*records)
+        return perform(request, key_entry.entry, subject, self.options)
 
     def _decide(self, db: Connection, request: Request, ref: Any) -> Any:
         self._at_work = ref
@@ -178,14 +191,14 @@ class Decisions(Directory):
         if copy is None or not copy.fresh(db):
             copy = self._copy(db, request, ref)
             if copy is None:
-                return perform(request, None, None, self.terms)
+                return perform(request, None, None, self.options)
         elif (plain := copy.plain(request)) is not None:
             decision = plain.decide(request.takes, request.now)
             if decision is not None:
                 if decision.allowed:
                     for one in copy.found:
                         one.moving = pack(one.record)
-                        db.execute(_MOVE, (one.moving, one.party))
+                        db.execute(_MOVE, (one.moving, one.subject))
                 return decision
         return self._perform(db, request, copy)
 
@@ -203,9 +216,9 @@ class Decisions(Directory):
         moving = pack(found.record) if decision.allowed else found.moving
         try:
             if decision.allowed:
-                fresh = db.execute(_SWAP, (moving, found.party, *known)).rowcount == 1
+                fresh = db.execute(_SWAP, (moving, found.subject, *known)).rowcount == 1
             else:
-                fresh = db.execute(_FRESH, (found.party,)).fetchone() == known
+                fresh = db.execute(_FRESH, (found.subject,)).fetchone() == known
         except OperationalError as error:
             if not is_busy(error):
                 raise
@@ -219,11 +232,11 @@ class Decisions(Directory):
     def _copy(self, db: Connection, request: Request, ref: Any) -> Copy | None:
         """Copy what is stored now."""
         self._copies.pop(ref, None)
-        seat = self._look(db, request)
-        if seat is None:
+        key_entry = self._look(db, request)
+        if key_entry is None:
             return None
         (plans,) = db.execute("SELECT plans FROM ledger").fetchone()
-        copy = Copy(seat, plans, [load(db, party) for party in seat.parties()])
+        copy = Copy(key_entry, plans, [load(db, subject) for subject in key_entry.subjects()])
         while len(self._copies) >= _MOST_COPIES:
             self._copies.pop(next(iter(self._copies)))
         self._copies[ref] = copy
@@ -231,26 +244,28 @@ class Decisions(Directory):
 
     def _perform(self, db: Connection, request: Request, copy: Copy) -> Any:
         """Decide by the rule, and keep what it changed."""
-        party = Party(*[one.record.copy() for one in copy.found])
-        fetch_memos(db, copy.seat.number, request, party.key)
-        before = memos_of(party.key)
-        result = perform(request, copy.seat.entry, party, self.terms)
-        if party.changed:
+        subject = Subject(*[one.record.copy() for one in copy.found])
+        fetch_remembered(db, copy.key_entry.number, request, subject.key)
+        before = remembered_of(subject.key)
+        result = perform(request, copy.key_entry.entry, subject, self.options)
+        if subject.changed:
             if request.op == "forget":
-                drop(db, copy.seat.number)
+                drop(db, copy.key_entry.number)
                 copy.found[0].body = None
-            memos = [(name, memo) for name, memo in memos_of(party.key).items() if before.get(name) != memo]
-            keep_memos(db, copy.seat.number, memos)
-            party.key.requests = party.key.refunds = None
-            for one, record in zip(copy.found, party.records(), strict=True):
+            rows = [
+                (name, earlier) for name, earlier in remembered_of(subject.key).items() if before.get(name) != earlier
+            ]
+            keep_remembered(db, copy.key_entry.number, rows)
+            subject.key.requests = subject.key.refunds = None
+            for one, record in zip(copy.found, subject.records(), strict=True):
                 at_once(*record.written())
                 one.record = record
-                keep(db, one, self.terms)
-            prune(db, request.now, self.terms)
+                keep(db, one, self.options)
+            prune(db, request.now, self.options)
             copy.lanes.clear()
         if request.op == "consume":
             records = [one.record for one in copy.found]
-            lane = compile_headroom(request, copy.seat.entry, Party(*records))
+            lane = compile_headroom(request, copy.key_entry.entry, Subject(*records))
             if lane is not None:
-                copy.lanes[copy.seat.entry.plans[request.api].course(request.route)] = Plain(lane, records)
+                copy.lanes[copy.key_entry.entry.plans[request.api].route_plan(request.route)] = Plain(lane, records)
         return result
