@@ -231,7 +231,7 @@ class Meter:
         ]  # fmt: skip
         more: list[Step] = [
             (setattr, self, field, after)
-            for field in ("windows", "days", "rows", "places")
+            for field in ("windows", "days", "rows", "throttle_refs")
             if getattr(self, field) is not (after := getattr(new, field))
         ]  # fmt: skip
         if [bucket.kind() for bucket in self.buckets] != [bucket.kind() for bucket in new.buckets]:
