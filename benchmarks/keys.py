@@ -6,7 +6,7 @@ less the floor's loss) over ours on one key, for presented secrets and for keys 
 the key object is one more thing to fetch from memory, and there is less to compute meanwhile). Each size is a process of
 its own. *Bytes a key*: how much the process grew
 for each key that was issued on a plan of one quota and used once by its secret: directory, counts and fast path, all of
-it resident memory, less the list of days.
+it resident memory, less the list of days. *Compiled form*: what is kept for the next call of a key of two units.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 
 from benchmarks.measure import Ratio, Timing, spread
 from benchmarks.memory import HUGE, ONE
-from quota import Ledger, UsagePlan
+from quota import Ledger, ManualClock, UsagePlan
 
 TITLE = "In memory: many keys"
 SIZES = (100_000, 1_000_000)
@@ -113,11 +113,43 @@ def child(count: int, rounds: int) -> dict[str, Any]:
     return {"weight": weight, "found": found}
 
 
+def compiled(later: bool) -> float:
+    """Bytes of what a key's calls of two units are compiled to. ``later``: in a window that began with other counts.
+
+    All that no other key has: the headroom, its tuples and its numbers, with what the garbage collector adds to them.
+    """
+    clock, draw = ManualClock(1_773_144_000_000_000), random.Random(5)
+    ledger = Ledger(clock=clock)
+    ledger.add_plan(UsagePlan("p", f"{HUGE}/hour, {HUGE} tokens/hour"))
+    keys = [ledger.issue_key(str(number), "p").key for number in range(1000)]
+    for hour in range(1 + later):
+        clock.advance(3_600_000_000 * hour)
+        for key in keys * 2:
+            ledger.consume(key, {"requests": draw.randrange(1, 999), "tokens": draw.randrange(1, 10**6)})
+    sizes: dict[int, int] = {}
+    users: dict[int, set[int]] = {}
+    for number, key in enumerate(keys):
+        seat = ledger.store.rooms[key.id].seat
+        own = {id(number) for number in (seat.record.token, *(s.base for m in seat.record.meters for s in m.slots))}
+        (room,) = seat.rooms
+        found = [seat.rooms, room, *(getattr(room, name) for name in type(room).__slots__), room.until]
+        for thing in found:
+            if isinstance(thing, tuple):
+                found.extend(thing)
+            if isinstance(thing, (tuple, int, type(room))) and id(thing) not in own:
+                sizes[id(thing)] = sys.getsizeof(thing)
+                users.setdefault(id(thing), set()).add(number)
+    return sum(size for at, size in sizes.items() if len(users[at]) == 1) / len(keys)
+
+
 def measure(rounds: int) -> dict[str, Any]:
     """Cost and weight of many keys, against one hot key and against what is allowed."""
     sizes = SIZES if rounds > 5 else SIZES[:1]
     timings: dict[str, Timing] = {}
-    ratios: dict[str, Ratio] = {}
+    ratios: dict[str, Ratio] = {
+        f"compiled form of two units{when}: bytes / 500": spread([compiled(later) / 500])
+        for when, later in (("", False), (", in a later window", True))
+    }
     for count in sizes:
         code = "import json, sys; from benchmarks.keys import child; print(json.dumps(child(*map(int, sys.argv[1:]))))"
         run = subprocess.run(

@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.measure import Loop, calls, interleave, ratios
 from benchmarks.memory import HUGE, ONE, floor
-from quota import AsyncLedger, Ledger, UsagePlan
+from quota import AsyncLedger, Ledger, ManualClock, UsagePlan
 
 TITLE = "In memory: the calls of services"
 VERSIONS = ("limits",)
@@ -95,6 +95,23 @@ def awaited(ledger: Ledger, who: Any, *cost: Any) -> Loop:
     return run
 
 
+def minutes() -> Loop:
+    """The loop of a key that calls once a minute: each call is the first of its minute."""
+    clock = ManualClock(1_773_144_000_000_000)
+    ledger = Ledger(clock=clock)
+    ledger.add_plan(UsagePlan("p", f"{ONE}, {HUGE} tokens/month"))
+    key = ledger.issue_key("bench", "p").key
+    consume, advance, both = ledger.consume, clock.advance, {"requests": 1, "tokens": 5}
+
+    def run(times: int) -> None:
+        for _ in range(times):
+            advance(60_000_000)
+            consume(key, both)
+
+    run(3)
+    return run
+
+
 def _limits() -> dict[str, Loop]:
     from limits import parse, storage, strategies
 
@@ -148,6 +165,7 @@ def measure(rounds: int) -> dict[str, Any]:
         "unknown secret": calls(plain.consume, "a-foreign-secret-nobody-has"),
         "AsyncLedger, known key": awaited(plain, key),
         "AsyncLedger, team": awaited(mates, mates_key, both),
+        "first call of a minute": minutes(),
         "decision.limits read": reading(lambda decision: decision.limits),
         "decision.headers() read": reading(lambda decision: decision.headers()),
         **_limits(),

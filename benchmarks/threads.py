@@ -1,7 +1,8 @@
 """Threads on one ledger: what all of them get done together, of what one thread gets done, in one run.
 
 Wall time, threads that do nothing but `consume`, the interpreter's own switch interval (5 ms). *Many keys*: each thread
-goes round a hundred keys of its own; *one key*: all share it. The floor loop under one plain `with lock` is measured
+goes round a hundred keys of its own; *one key*: all share it; *one team*: each has a key of its
+own, of one account whose tokens they share. The floor loop under one plain `with lock` is measured
 beside, on one key: that is what a naive ledger would get. CPython runs one thread at a time, so 1.00 is all there is.
 """
 
@@ -13,15 +14,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from benchmarks.measure import Timing, ratio, spread
-from benchmarks.memory import ONE, floor
+from benchmarks.memory import HUGE, ONE, floor
 from quota import Ledger, UsagePlan
 
 TITLE = "In memory: threads"
 SECONDS = 0.6
 BATCH = 20
+BOTH = {"requests": 1, "tokens": 5}
 
 
 def together(works: list[Callable[[], object]], seconds: float) -> list[int]:
@@ -64,12 +67,17 @@ def measure(rounds: int) -> dict[str, Any]:
     """Throughput of 1 to 8 threads as shares of one thread's, and how evenly they share."""
     ledger = Ledger()
     ledger.add_plan(UsagePlan("p", ONE))
+    ledger.add_plan(UsagePlan("team", f"{ONE}, {HUGE} tokens/month by account as budget"))
     keys = [ledger.issue_key(str(number), "p").key for number in range(800)]
+    team = [ledger.issue_key(f"mate {number}", "team", account="team").key for number in range(8)]
+    for key in team * 3:
+        ledger.consume(key, BOTH)
     naive = floor()
     works: dict[str, list[Callable[[], object]]] = {}
     for count in (1, 2, 4, 8):
         own = [keys[100 * number : 100 * number + 100] for number in range(count)]
         works[f"{count} on many keys"] = [batch(ledger.consume, some) for some in own]
+        works[f"{count} on one team"] = [batch(partial(ledger.consume, cost=BOTH), [key]) for key in team[:count]]
         works[f"{count} on one key"] = [batch(ledger.consume, keys[:1]) for _ in range(count)]
     works["floor, 1 on one key"] = [batch(naive, ["key"])]
     works["floor, 8 on one key"] = [batch(naive, ["key"]) for _ in range(8)]
@@ -83,7 +91,7 @@ def measure(rounds: int) -> dict[str, Any]:
                 shares.append(min(done) / max(done))
     found = {
         f"{name}: throughput, of one thread's": ratio(timings[f"1 on {kind}"], timings[name])
-        for kind in ("many keys", "one key")
+        for kind in ("many keys", "one key", "one team")
         for name in (f"{count} on {kind}" for count in (2, 4, 8))
     }
     found["8 on one key: slowest thread, of the fastest"] = spread(shares)

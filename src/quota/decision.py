@@ -6,6 +6,7 @@ import enum
 import threading
 from collections.abc import Mapping
 from datetime import datetime
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -68,6 +69,14 @@ _FOREVER = 2**63
 # A signal handler may read a decision while its own thread works it out, or another one: what it found first, stays.
 _lazy = threading.RLock()
 across_forks(_lazy)
+
+
+@cache
+def _http() -> Any:
+    """What HTTP sees of a decision: not paid for by those who never ask."""
+    from . import headers  # noqa: PLC0415
+
+    return headers
 
 
 class Decision:
@@ -184,9 +193,10 @@ class Decision:
         ``profile``: ``"ietf"`` (draft-ietf-httpapi-ratelimit-headers), ``"github"`` (``X-RateLimit-*``, epoch seconds)
         or ``"draft03"`` (``RateLimit-*``, delta seconds). Raises ``InvalidValue`` for any other.
         """
-        from .headers import headers  # noqa: PLC0415 -- not paid for by those who never ask
-
-        return headers(profile, self._rows(), self._now, None if self.allowed else self.retry_after)
+        told: dict[str, str] = _http().headers(
+            profile, self._rows(), self._now, None if self.allowed else self.retry_after
+        )
+        return told
 
     def _rows(self) -> list[Row]:
         """Tell every limit after a decision.
@@ -202,13 +212,12 @@ class Decision:
 
     def problem(self) -> dict[str, Any]:
         """The body of an ``application/problem+json`` answer (RFC 9457). For a 403 it never says which way."""
-        from .headers import problem  # noqa: PLC0415 -- not paid for by those who never ask
-
         if self.allowed:
             return {}
         violated = self.violated
         over = [(s.name, s.used, s.limit, s.unit) for s in self.limits if s.name in violated]
-        return problem(self.status, over, self.retry_after)
+        told: dict[str, Any] = _http().problem(self.status, over, self.retry_after)
+        return told
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON can hold it, as ``quota check --json`` tells it; of its key and plan the ids."""

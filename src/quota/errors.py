@@ -6,7 +6,9 @@ Every error keeps its evidence as attributes and as ``args``, so it survives pic
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
+from types import MappingProxyType
 from typing import Any
 
 # Patterns as texts, here and elsewhere, are compiled when first needed: most programs never need these.
@@ -14,6 +16,9 @@ _RUN = r"[0-9A-Za-z_-]{24,}"
 _MINTED = r"_[0-9A-Za-z]{24}|(?=[a-z0-9]{0,27}[A-Z])(?=[A-Z0-9]{0,27}[a-z])(?=[A-Za-z]{0,27}[0-9])[0-9A-Za-z]{28}"
 """What tells a minted secret in a run of such characters: also with some too many or too few, or without its prefix."""
 _MOST_SHOWN = 120
+_MOST_METADATA = 64
+_LONGEST_METADATA = 1 << 20
+_NO_METADATA: Mapping[str, str] = MappingProxyType({})
 
 
 class QuotaError(Exception):
@@ -160,6 +165,20 @@ def check_text(
     if not isinstance(value, str) or not least <= len(value) <= longest or not value.isprintable():
         raise error(field, value, f"printable text of {least} to {longest} characters")
     return value
+
+
+def to_metadata(metadata: object) -> Mapping[str, str]:
+    """Check an operator's own texts, and return them as a mapping that nobody changes."""
+    if not isinstance(metadata, Mapping):
+        raise InvalidValue("metadata", metadata, "a mapping from str to str")
+    if len(metadata) > _MOST_METADATA:
+        raise InvalidValue("metadata", f"{len(metadata)} entries", f"at most {_MOST_METADATA} entries")
+    for name, value in metadata.items():
+        check_text("metadata", name)
+        check_text(f"metadata[{name!r}]", value, least=0, longest=_LONGEST_METADATA)
+    if (total := sum(len(name) + len(value) for name, value in metadata.items())) > _LONGEST_METADATA:
+        raise InvalidValue("metadata", f"{total} characters", f"at most {_LONGEST_METADATA} in all")
+    return MappingProxyType(dict(metadata)) if metadata else _NO_METADATA
 
 
 def _hide(text: str) -> str:

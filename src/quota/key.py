@@ -14,23 +14,20 @@ from datetime import datetime
 from functools import cache
 from hashlib import sha256
 from sys import intern
-from types import MappingProxyType
 from typing import Any, NamedTuple
 from zlib import crc32
 
 import attrs
 
 from .clock import to_datetime, to_us
-from .errors import InvalidSecret, InvalidValue, check_text
+from .errors import InvalidSecret, InvalidValue, check_text, to_metadata
 from .networks import network
 
 _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _BODY = 28
 _CHECK = 6
 _HINT = 4
-_MOST_METADATA = 64
 _MOST_NAMES = 256
-_NO_METADATA: Mapping[str, str] = MappingProxyType({})
 _PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,15}\Z")
 _MINTED = re.compile(rf"([A-Za-z0-9][A-Za-z0-9_-]{{0,15}})_[0-9A-Za-z]{{{_BODY + _CHECK}}}\Z")
 _FOREIGN = re.compile(r"[!-~]{20,128}\Z")
@@ -45,6 +42,11 @@ def mint(prefix: str = _OURS) -> str:
         )
     body = f"{prefix}_{_base62(_random_bits(256), _BODY)}"
     return body + _checksum(body)
+
+
+def mint_plain() -> str:
+    """A new secret of 40 letters and digits (238 bits), as API Gateway makes them; it has no checksum."""
+    return _base62(_random_bits(320), 40)
 
 
 def _random_bits(bits: int) -> int:
@@ -121,6 +123,12 @@ def new_token() -> str:
     return os.urandom(12).hex()
 
 
+def new_request_id() -> str:
+    """The id of a request of HTTP: 128 random bits, written as a UUID."""
+    text = os.urandom(16).hex()
+    return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
+
+
 def new_number() -> int:
     """Tells records apart: 52 random bits, exact in every engine."""
     return _random_bits(52)
@@ -147,17 +155,6 @@ class Secret:
         """What is kept of a secret."""
         minted = _MINTED.match(secret)
         return cls(digest(secret), secret[-_HINT:], None, intern(minted[1]) if minted else "")
-
-
-def _to_metadata(metadata: object) -> Mapping[str, str]:
-    if not isinstance(metadata, Mapping):
-        raise InvalidValue("metadata", metadata, "a mapping from str to str")
-    if len(metadata) > _MOST_METADATA:
-        raise InvalidValue("metadata", f"{len(metadata)} entries", f"at most {_MOST_METADATA} entries")
-    for name, value in metadata.items():
-        check_text("metadata", name)
-        check_text(f"metadata[{name!r}]", value, least=0, longest=4096)
-    return MappingProxyType(dict(metadata)) if metadata else _NO_METADATA
 
 
 def _to_secrets(secrets: Iterable[Secret]) -> tuple[Secret, ...]:
@@ -204,7 +201,7 @@ class ApiKey:
     enabled: bool = True
     created_at: datetime | None = None
     expires_at: datetime | None = None
-    metadata: Mapping[str, str] = attrs.field(default={}, converter=_to_metadata, hash=False)
+    metadata: Mapping[str, str] = attrs.field(default={}, converter=to_metadata, hash=False)
     secrets: tuple[Secret, ...] = attrs.field(default=(), converter=_to_secrets)
     networks: tuple[str, ...] = attrs.field(default=(), converter=_to_networks)
     scopes: tuple[str, ...] = attrs.field(default=(), converter=_to_scopes)

@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from .errors import InvalidCost, InvalidPlan, check_text
+from .errors import InvalidCost, InvalidPlan, InvalidValue, check_text, to_metadata
 from .limit import REQUESTS, Cost, Limit, Quota, Throttle, check_distinct, parse_cost, parse_limits, whole
 from .rule.entries import ThrottleRef
 from .rule.limits import Course, Line, QuotaLine, ThrottleLine, Throttles
@@ -87,6 +87,13 @@ def _to_alerts(alerts: Iterable[int]) -> tuple[int, ...]:
     return tuple(sorted(set(percents)))
 
 
+def _to_plan_metadata(metadata: Mapping[str, str]) -> Mapping[str, str]:
+    try:
+        return to_metadata(metadata)
+    except InvalidValue as error:
+        raise InvalidPlan(error.field, error.value, error.accepted) from None
+
+
 @attrs.frozen
 class UsagePlan:
     """A named set of limits. ``limits`` is a sequence of ``Quota`` and ``Throttle``, or their text form.
@@ -97,7 +104,8 @@ class UsagePlan:
     ``costs``: route -> what one call costs unless the call says otherwise; never more than a limit there admits, unless
     that is 0. Calls of a route are limited apart from what they cost by a unit of their own: ``"2 exports/day"`` and
     ``{"requests": 5, "exports": 1}``. ``alerts``: percents of a quota whose
-    crossing shows in ``Decision.crossed``, each once per window.
+    crossing shows in ``Decision.crossed``, each once per window. ``metadata``: texts of the operator's own, bounded as
+    those of a key.
 
     Raises:
         InvalidPlan: naming the field, the value and what is accepted.
@@ -110,6 +118,7 @@ class UsagePlan:
     routes: Mapping[str, tuple[Limit, ...]] = attrs.field(default={}, kw_only=True, converter=_to_routes, hash=False)
     costs: Mapping[str, Cost] = attrs.field(default={}, kw_only=True, converter=_to_costs, hash=False)
     alerts: tuple[int, ...] = attrs.field(default=(80, 100), kw_only=True, converter=_to_alerts)
+    metadata: Mapping[str, str] = attrs.field(default={}, kw_only=True, converter=_to_plan_metadata, hash=False)
     _courses: dict[str, Course] = attrs.field(init=False, factory=dict, eq=False, repr=False)
     _throttles: dict[str, Throttles] = attrs.field(init=False, factory=dict, eq=False, repr=False)
 
@@ -187,7 +196,7 @@ class UsagePlan:
     def __getstate__(self) -> dict[str, Any]:
         """Plain mappings in place of the read-only ones, which cannot be pickled or copied."""
         plain = {field: getattr(self, field) for field in ("id", "limits", "name", "api", "alerts")}
-        return {**plain, "routes": dict(self.routes), "costs": _plain(self.costs)}
+        return {**plain, "routes": dict(self.routes), "costs": _plain(self.costs), "metadata": dict(self.metadata)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc] # the one way to build a frozen object
@@ -221,7 +230,7 @@ def encode_plan(plan: UsagePlan) -> dict[str, Any]:
     return {
         "id": plan.id, "limits": [str(limit) for limit in plan.limits], "name": plan.name, "api": plan.api,
         "routes": {route: [str(limit) for limit in limits] for route, limits in plan.routes.items()},
-        "costs": _plain(plan.costs), "alerts": list(plan.alerts),
+        "costs": _plain(plan.costs), "alerts": list(plan.alerts), "metadata": dict(plan.metadata),
     }  # fmt: skip
 
 

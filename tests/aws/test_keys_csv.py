@@ -43,7 +43,7 @@ def test_spaces_around_quoted_cells_are_trimmed():
 
 @pytest.mark.parametrize(("row", "warning"), [
     ("n,short,,true", "line 2 is left out: its Key: 5 characters"), (f",{A},,true", "its Name"), (f"{'n' * 257},{A},,", "its Name"),
-    (f"n,{A},{'d' * 4097},", "its Description"), (f'n,{A},"{"d" * 4094}' + chr(10) + 'x",', "its Description"), ("n,,,", "its Key"), (f"n,{A[:-1]}é,,", "its Key"),
+    (f"n,{A},{'d' * 125_001},", "its Description"), (f'n,{A},"{"d" * 125_000}' + chr(10) + 'x",', "its Description"), ("n,,,", "its Key"), (f"n,{A[:-1]}é,,", "its Key"),
 ])  # fmt: skip
 def test_a_row_that_cannot_be_a_key_is_left_out_and_told(row, warning):
     """The rest is read; no secret is in a warning."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gateway import ACME, GOLD, ODD_KEYS, ODD_PLANS, VALUE
 from quota import ApiKey, UsagePlan
-from quota.aws.read import dump, from_aws, parse_json
+from quota.aws.read import from_aws, parse_json
 from quota.aws.write import to_aws, to_text
 from quota.errors import InvalidValue
 from quota.key import Secret, digest
@@ -22,11 +22,10 @@ def read(*items):
 
 
 def there_and_back(plans, keys, plan_keys, api=None):
-    """What an export writes of what an import found, its rest and its values given back; the notes of both."""
+    """What an export writes of what an import found, its values given back; the notes of both."""
     found = from_aws(read(*plans), read(*keys), {plan: read(*items) for plan, items in plan_keys.items()}, api)
     values = {digest(key["value"]): key["value"] for key in keys if key.get("value")}
-    rest = json.loads(json.dumps(found.rest, default=float))
-    written = to_aws(found.plans, found.keys, values, rest)
+    written = to_aws(found.plans, found.keys, values)
     back = [json.loads(to_text(items))["items"] for items in (written.plans, written.keys)]
     links = {plan: json.loads(to_text(items))["items"] for plan, items in written.plan_keys.items() if items}
     return *back, links, found, written
@@ -51,21 +50,20 @@ def test_the_documented_example_is_built_and_written_back():
 
 @pytest.mark.parametrize("api", [None, "", "pets"])
 def test_a_round_trip_loses_nothing_and_says_what_has_no_counterpart(api):
-    """With the rest and the values, every attribute is written back, whatever it is."""
+    """With the values, every attribute is written back, whatever it is."""
     plans, keys, _, found, _ = there_and_back(ODD_PLANS, ODD_KEYS, {}, api)
     assert keys == ODD_KEYS
     assert plans == ODD_PLANS
     said = "\n".join(found.notes)
-    for words in ("plan rest: description", "plan rest: productCode", "plan rest: tags", "plan two: its 2 stages share", "plan any: y/a /p/ANY binds each",
+    for words in ("plan two: its 2 stages share", "plan any: y/a /p/ANY binds each",
                   "plan any: y/a */* never binds", "plan any: y/a /{proxy+}/GET binds only", "plan any: throttle: the rate 33.333333333333336 a second is kept as 100/3",
-                  "plan many: its name", "plan line: its name", "key a1: its name is empty", "key a2: its name is too long",
-                  "key a3: description is too long"):  # fmt: skip
+                  "plan many: its name", "plan line: its name", "key a1: its name is empty", "key a2: its name is too long"):  # fmt: skip
         assert words in said, words
     assert not any(note.startswith("plan none") for note in found.notes)
     assert ("plan two: it counts 2 stages together" if api is None else f"x/a, x/b is the api {api!r}") in said
 
 
-def test_without_the_rest_and_the_values_the_loss_is_told():
+def test_without_the_values_the_loss_is_told():
     """Nothing is dropped in silence."""
     found = from_aws(read(GOLD), read(ACME), {})
     written = to_aws(found.plans, found.keys)
@@ -148,12 +146,11 @@ def test_a_byte_order_mark_is_no_part_of_the_json():
 
 @pytest.mark.parametrize("depth", [300, 600, 900, 950, 980, 990])
 def test_what_is_deep_is_kept_or_refused(depth):
-    """Never a crash: reading, keeping as metadata, and writing the rest."""
+    """Never a crash: reading, keeping as metadata, and writing."""
     text = f'{{"items": [{{"id": "k", "value": "{VALUE}", "description": {"[" * depth}{"]" * depth}}}]}}'
     try:
         found = from_aws(parse_json("f", text), parse_json("f", text), {})
-        dump(found.rest, indent=2)
-        to_text(to_aws(found.plans, found.keys, None, found.rest).plans)
+        to_text(to_aws(found.plans, found.keys).plans)
     except InvalidValue as error:
         assert "too deep" in str(error)
 
@@ -203,4 +200,4 @@ def test_whatever_stands_there_is_built_or_refused(plan, key):
         found = from_aws(read({**plan, "id": "p"}), read({**key, "id": "k", "value": VALUE}), {})
     except InvalidValue:
         return
-    to_aws(found.plans, found.keys, None, found.rest)
+    to_aws(found.plans, found.keys)

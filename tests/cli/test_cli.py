@@ -41,7 +41,7 @@ def test_a_plan_is_added_shown_replaced_and_removed(quota):
     assert made == {
         "id": "gold", "limits": ["1000/day", "10/second burst 20"], "name": "Gold", "api": "pets",
         "routes": {"GET /a=b": ["5/second burst 5"]},
-        "costs": {"GET /export": 20, "POST /chat": {"requests": 1, "tokens": 50}}, "alerts": [50],
+        "costs": {"GET /export": 20, "POST /chat": {"requests": 1, "tokens": 50}}, "alerts": [50], "metadata": {},
     }  # fmt: skip
     assert quota.json("plan", "show", "gold") == made
     assert quota("plan", "show", "gold") == 0

@@ -29,14 +29,13 @@ def test_a_directory_is_imported_and_exported_again(quota, tmp_path):
     assert "without a value" in done["notes"][0]
 
 
-def test_a_round_trip_through_the_rest_loses_nothing(quota, tmp_path):
-    """Whatever has no counterpart is told, kept aside and put back."""
+def test_a_round_trip_loses_nothing(quota, tmp_path):
+    """Whatever has no counterpart is kept beside and put back."""
     source = write(tmp_path / "in", ODD_PLANS, ODD_KEYS)
-    assert quota("import-aws", source, "--rest", tmp_path / "rest.json") == 4
+    assert quota("import-aws", source) == 4
     assert "exit status 4" in quota.err
-    assert "plan rest: description has no counterpart" in quota.err
     out = tmp_path / "out"
-    assert quota("export-aws", out, "--secrets", source / "api-keys.json", "--rest", tmp_path / "rest.json") == 0
+    assert quota("export-aws", out, "--secrets", source / "api-keys.json") == 0
     assert read(out)["usage-plans.json"] == sorted(ODD_PLANS, key=lambda plan: plan["id"])
     assert read(out)["api-keys.json"] == ODD_KEYS
     assert "has no counterpart" not in quota.err
@@ -103,8 +102,8 @@ def test_a_store_that_fails_midway_is_as_it_was(quota, tmp_path, monkeypatch, ca
 
 @pytest.mark.parametrize("arguments", [
     ("import-aws", "{in}", "--plans", "x"), ("import-aws", "{in}/api-keys.json"), ("import-aws", "--plan-keys", "x"),
-    ("export-aws", "{in}/api-keys.json"), ("export-aws", "{out}", "--rest", "{in}/nothing"), ("export-aws", "{out}", "--rest", "{bad}"),
-    ("export-aws", "{out}", "--secrets", "{bad}"), ("import-aws", "--plans", "{bad}"), ("import-aws", "{in}", "--rest", "/nowhere/x"),
+    ("export-aws", "{in}/api-keys.json"),
+    ("export-aws", "{out}", "--secrets", "{bad}"), ("import-aws", "--plans", "{bad}"),
 ])  # fmt: skip
 def test_wrong_use_is_told(quota, tmp_path, arguments):
     """In one line."""
@@ -114,14 +113,6 @@ def test_wrong_use_is_told(quota, tmp_path, arguments):
     names = {"in": write(tmp_path / "in"), "out": tmp_path / "out", "bad": bad}
     line = quota.fails(*(argument.format(**names) for argument in arguments))
     assert VALUE not in line
-
-
-def test_the_rest_must_be_what_import_wrote(quota, tmp_path):
-    """Not any JSON."""
-    quota("plan", "add", "p", "1/day")
-    for text in ("7", '{"other": {}}', '{"plans": []}', "{", '{"plans": {"p": 7}}'):
-        (tmp_path / "rest").write_text(text)
-        quota.fails("export-aws", tmp_path / "out", "--rest", tmp_path / "rest")
 
 
 def test_a_plan_whose_id_is_a_path_is_not_exported(quota, tmp_path):

@@ -322,7 +322,7 @@ def test_a_file_of_secrets_is_never_shown(quota, tmp_path, text):
     quota("plan", "add", "p", "1/day")
     (tmp_path / "f").write_text(text)
     for command in (("key", "import", "--csv", "{f}"), ("export-aws", "{out}", "--secrets", "{f}"), ("import-aws", "--keys", "{f}"),
-                    ("import-aws", "--plans", "{f}"), ("import-aws", "--plan-keys", "p={f}", "--keys", "{f}"), ("export-aws", "{out}", "--rest", "{f}")):  # fmt: skip
+                    ("import-aws", "--plans", "{f}"), ("import-aws", "--plan-keys", "p={f}", "--keys", "{f}")):  # fmt: skip
         line = quota.fails(*(part.format(f=tmp_path / "f", out=tmp_path / "out") for part in command))
         assert A[:8] not in line.lower()
         assert B[:8] not in line.lower()
@@ -336,15 +336,8 @@ def test_a_file_of_secrets_is_never_shown(quota, tmp_path, text):
 def test_what_is_no_whole_answer_of_the_aws_cli_changes_nothing(quota, tmp_path, data):
     """Wrong use, one line, never a bug."""
     (tmp_path / "f").write_bytes(data if isinstance(data, bytes) else data.encode())
-    quota.fails("import-aws", "--plans", tmp_path / "f", "--rest", tmp_path / "rest")
+    quota.fails("import-aws", "--plans", tmp_path / "f")
     assert quota.ledger.list_plans() == []
-
-
-def test_a_rest_that_cannot_be_written_changes_nothing(quota, tmp_path):
-    """It is written before the plans are built: exit status 2 means that nothing was changed."""
-    source = write(tmp_path / "in", n371pt=[LINK])
-    quota.fails("import-aws", source, "--rest", tmp_path / "nowhere" / "rest")
-    assert quota.ledger.list_plans() == quota.ledger.list_keys() == []
 
 
 def test_an_export_is_not_mixed_with_an_earlier_one(quota, tmp_path):
@@ -445,17 +438,13 @@ def account(pick):
 
 
 def test_forty_accounts_at_random_come_back_as_they_were(tmp_path):
-    """To the last field, with the rest and the values; and the same files again change nothing."""
+    """To the last field, with the values; and the same files again change nothing."""
     for seed in range(40):
         quota = Quota()
         plans, keys, links = account(Random(seed))
-        source, out, rest = (
-            write(tmp_path / f"in{seed}", plans, keys, **links),
-            tmp_path / f"out{seed}",
-            tmp_path / f"rest{seed}",
-        )
+        source, out = write(tmp_path / f"in{seed}", plans, keys, **links), tmp_path / f"out{seed}"
         for _ in range(2):
-            assert quota("import-aws", source, "--rest", rest) in (0, 4), (seed, quota.err)
-        assert quota("export-aws", out, "--secrets", source / "api-keys.json", "--rest", rest) == 0
+            assert quota("import-aws", source) in (0, 4), (seed, quota.err)
+        assert quota("export-aws", out, "--secrets", source / "api-keys.json") == 0
         assert quota.err == "", seed
         assert read(out) == read(source), seed

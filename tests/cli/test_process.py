@@ -194,7 +194,7 @@ def at_a_terminal(*arguments, columns=80):
     environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
     size = (50, columns)
     return pexpect.spawn(
-        QUOTA[0], [*QUOTA[1:], *arguments], encoding="utf-8", dimensions=size, timeout=30, env=environment
+        QUOTA[0], [*QUOTA[1:], *arguments], encoding="utf-8", dimensions=size, timeout=120, env=environment
     )
 
 
@@ -264,5 +264,5 @@ def test_ctrl_c_in_a_replay_is_one_line(folder):
         replay.stdin.write(line * 20_000)
         replay.stdin.flush()
         replay.send_signal(2)
-        out, err = replay.communicate(timeout=30)
+        out, err = replay.communicate(timeout=120)
     assert (replay.returncode, out, err) == (130, b"", b"quota: stopped\n")

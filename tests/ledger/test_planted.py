@@ -112,13 +112,13 @@ BUGS = {
     "the fast path outlives its secret's expiry": (
         "operations/compiled.py", "*(s.expires_at for s in entry.key.secrets if bound or s.digest == request.digest)]", "]"),
     "an expired secret is served by the fast path of another": (
-        "stores/memory/binding.py", "OneMeter(seat) if expired else seat.room", "seat.room"),
+        "stores/memory/binding.py", "NoMeter(seat) if expired else seat.room", "seat.room"),
     "the fast path serves a route of its own": (
         "operations/shape.py", "route not in own and ", ""),
     "the fast path takes any route": (
         "operations/shape.py", " and route.isprintable()", ""),
     "the fast path goes on where the record was changed": (
-        "stores/memory/binding.py", "if room.version == record.version and", "if room.version >= 0 and"),
+        "stores/memory/binding.py", "and room.version == record.version and", "and room.version >= 0 and"),
     "the fast path admits one unit too many": (
         "stores/memory/one_meter.py", "True if total <= self.soft else", "True if total <= self.soft + 1 else"),
     "the fast path forgets the throttle": (
@@ -173,19 +173,19 @@ BUGS = {
     "a peek by a headroom is charged": (
         "operations/headroom.py", "        if dry or not allowed:\n", "        if not allowed:\n"),
     "a peek by a headroom can be refunded": (
-        "operations/headroom.py", "            decision._taken = False\n", ""),
+        "operations/headroom.py", "            decision._dry = True\n", "            pass\n"),
     "a headroom serves a route that has limits of its own": (
-        "operations/shape.py", "route is None or unrouted(self.own, route)", "route is None or unrouted((), route)"),
+        "stores/memory/one_meter.py", "else route is None or unrouted(shape.own, route)", "else route is None or unrouted((), route)"),
     "the fast path serves another api": (
-        "stores/memory/one_meter.py", "if api != shape.api or not (", "if not ("),
+        "stores/memory/one_meter.py", "plain = api == shape.api and (", "plain = True and ("),
     "a peek on the fast path is charged": (
-        "stores/memory/one_meter.py", "if allowed and not dry:", "if allowed:"),
+        "stores/memory/one_meter.py", "                    elif allowed:\n", "                    if allowed:\n"),
     "a peek on the fast path is poured": (
         "stores/memory/one_meter.py", "if not dry:", "if True:"),
     "a peek on the fast path can be refunded": (
-        "stores/memory/one_meter.py", "allowed and not dry\n", "allowed\n"),
+        "stores/memory/one_meter.py", "                        decision._dry = True\n", "                        pass\n"),
     "a headroom serves another api": (
-        "operations/shape.py", "        if self.api != api:\n", "        if False:\n"),
+        "stores/memory/one_meter.py", "if shape.api == api and (", "if True and ("),
     "a headroom does not see what the fast path counted": (
         "stores/memory/one_meter.py", "                if self.until:\n", "                if False:\n"),
     "a refusal by a headroom tells what was asked for": (

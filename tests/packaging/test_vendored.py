@@ -27,6 +27,7 @@ ELSEWHERE = {
     "test_fields_docs": "reads the repository",
     "test_readme": "reads the repository",
     "test_docs_api": "reads the repository",
+    "test_docs_howto": "reads the repository",
     "test_typing": "reads the repository, and needs FastAPI",
     "packaging/test_vendored": "is this",
     "ledger/test_planted": "copies and renames the library itself",

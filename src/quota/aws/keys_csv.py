@@ -16,7 +16,7 @@ from .read import JSON
 
 _COLUMNS = ("Name", "Key", "Description", "Enabled", "UsagePlanIds")
 _REQUIRED = ("Name", "Key")
-_LONGEST = 4096
+_LONGEST = 125_000
 DESCRIPTIONS = ("description", f"{JSON}description")
 """The names under which a key's metadata has its description."""
 
@@ -37,12 +37,13 @@ class CsvKey:
     plans: tuple[str, ...] = ()
 
 
-def parse_csv(name: str, text: str) -> tuple[list[CsvKey], list[str]]:
+def parse_csv(name: str, text: str, *, names: tuple[int, int] = (1, 256)) -> tuple[list[CsvKey], list[str]]:
     """The rows of a file called ``name``, and warnings about those that are left out or read in a way of our own.
 
     Columns come in any order and case, cells are trimmed, columns of other names are ignored; ``Name`` and ``Key`` must
     be there. Cells are separated by commas, or by what spreadsheets write in their place: ``;``, a tab, what ``sep=``
     in the first line says. Lines without anything in them are skipped. No message shows a cell: it may be a secret.
+    ``names``: how short and how long a name may be.
 
     Raises:
         InvalidValue: for a file that is no such table from its first line to its last (one that was cut short too).
@@ -55,12 +56,13 @@ def parse_csv(name: str, text: str) -> tuple[list[CsvKey], list[str]]:
         rows = (row for row in reader if any(cell.strip() for cell in row))
         header = [cell.strip().lower() for cell in next(rows, [])]
         _check_header(f"{name} line {reader.line_num or 1}", header)
-        for row in rows:
+        for found in rows:
+            row = found if len(found) <= len(header) else _joined(found)
             if len(row) != len(header):
                 accepted = f"{len(header)}, as the header has (is the file complete?)"
                 raise InvalidValue(f"{name} line {reader.line_num}", f"{len(row)} cells", accepted)
             cells = dict(zip(header, (cell.strip() for cell in row), strict=True))
-            key = _key(reader.line_num, cells, warnings)
+            key = _key(reader.line_num, cells, warnings, names)
             if key is None:
                 cut = reader.line_num
                 continue
@@ -122,7 +124,19 @@ def _trim(text: str, separator: str) -> str:
     return cell.sub(lambda found: found[0] if found[1] is None else found[1] + found[2], text)
 
 
-def _key(line: int, cells: dict[str, str], warnings: list[str]) -> CsvKey | None:
+def _joined(cells: list[str]) -> list[str]:
+    """Return a row whose cells from one that begins with a single quote to one that ends with it are joined."""
+    begin = next((at for at, cell in enumerate(cells) if re.match(r"\s*'[^']*\Z", cell)), None)
+    end = next(
+        (at for at, cell in enumerate(cells) if begin is not None and at > begin and re.search(r"\A[^']*'\s*\Z", cell)),
+        None,
+    )
+    if begin is None or end is None:
+        return cells
+    return [*cells[:begin], ",".join(cells[begin : end + 1]), *cells[end + 1 :]]
+
+
+def _key(line: int, cells: dict[str, str], warnings: list[str], names: tuple[int, int]) -> CsvKey | None:
     """A row's key; None, and a warning, where there can be none."""
     description = cells.get("description", "")
     wrong = ""
@@ -130,9 +144,10 @@ def _key(line: int, cells: dict[str, str], warnings: list[str]) -> CsvKey | None
         import_secret(cells["key"])
     except InvalidSecret as error:
         wrong = f"its Key: {error.value}; expected {error.accepted}"
-    if not 1 <= len(cells["name"]) <= 256 or not cells["name"].isprintable():
-        wrong = "its Name is not printable text of 1 to 256 characters"
-    elif any(len(text) > _LONGEST for text in as_metadata(description).values()):
+    least, most = names
+    if not least <= len(cells["name"]) <= most or not cells["name"].isprintable():
+        wrong = f"its Name is not printable text of {least} to {most} characters"
+    elif len(description) > _LONGEST:
         wrong = f"its Description is too long to be kept: {len(description)} characters"
     if wrong:
         warnings.append(f"line {line} is left out: {wrong}")
@@ -140,5 +155,7 @@ def _key(line: int, cells: dict[str, str], warnings: list[str]) -> CsvKey | None
     enabled = cells.get("enabled", "").lower() or "true"
     if enabled not in ("true", "false"):
         warnings.append(f"line {line}: Enabled is neither true nor false: read as false, as API Gateway does")
-    plans = tuple(dict.fromkeys(plan for cell in cells.get("usageplanids", "").split(",") if (plan := cell.strip())))
+    plans = tuple(
+        dict.fromkeys(plan for cell in cells.get("usageplanids", "").strip("'").split(",") if (plan := cell.strip()))
+    )
     return CsvKey(line, cells["name"], cells["key"], description, enabled == "true", plans)

@@ -28,6 +28,7 @@ _PATH = re.compile(r"/[^*]*")
 _LONGEST_ROUTE = 1024
 _LONGEST_EXPONENT = 400
 _US = 1_000_000
+_NUMBERS = ("rateLimit", "burstLimit")
 
 Item = Mapping[str, Any]
 
@@ -68,10 +69,16 @@ def read_quota(quota: Any, told: Told) -> list[Limit]:
 
 
 def read_throttle(field: str, throttle: Any, told: Told) -> Throttle:
-    """A throttle; of a rate that cannot be counted exactly the nearest, or where that is far off the next below."""
+    """A throttle; of a rate that cannot be counted exactly the nearest, or where that is far off the next below.
+
+    A number that is left out is 0, as in the service's model, and admits nobody.
+    """
     given = _mapping(f"{told.of}: {field}", throttle)
-    rate = _rate(f"{told.of}: {field}.rateLimit", given.get("rateLimit"))
-    burst = _whole(f"{told.of}: {field}.burstLimit", given.get("burstLimit"))
+    rate = _rate(f"{told.of}: {field}.rateLimit", given.get("rateLimit", 0))
+    burst = _whole(f"{told.of}: {field}.burstLimit", given.get("burstLimit", 0))
+    for name in _NUMBERS:
+        if name not in given:
+            told.warn(f"{field}: {name} is left out, which is 0 in the service's model: it admits nobody")
     try:
         limit = Throttle(rate, burst=burst)
     except InvalidPlan as error:
@@ -183,7 +190,8 @@ def in_short(limit: Throttle) -> bool:
 
 def is_as(limit: Throttle, given: Item) -> bool:
     """True where an export writes what an import read, without being told of it."""
-    return in_short(limit) and float(limit.rate) == float(given["rateLimit"])
+    complete = all(name in given for name in _NUMBERS)
+    return complete and in_short(limit) and float(limit.rate) == float(given["rateLimit"])
 
 
 def is_plain(stages: Sequence[Any], routes: Mapping[str, Throttle]) -> bool:

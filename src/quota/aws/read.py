@@ -22,13 +22,15 @@ from ..key import ApiKey, Secret, import_secret
 from ..plan import UsagePlan
 from .limits import Item, Told, is_as, is_plain, read_quota, read_routes, read_throttle, whole
 
-TEXT, JSON = "aws.", "aws-json."
-"""Metadata under such names is API Gateway's own attributes; any other is one of the key's tags."""
+TEXT, JSON, OWN = "aws.", "aws-json.", "aws-own."
+"""Metadata under such names is API Gateway's attributes, as text or JSON, and what the control plane notes beside them;
+any other is a tag."""
 
 NO_STAGE = "no-stage/"
 _OF_KEY = ("id", "name", "value", "enabled", "createdDate", "tags")
-_OF_PLAN = ("id", "name", "apiStages", "throttle", "quota")
-_WITHOUT = ("description", "productCode", "tags")
+_OF_PLAN = ("id", "name", "apiStages", "throttle", "quota", "tags")
+_KEPT = ("description", "productCode")
+_MOST_TAGS = 50
 _MORE = ("position", "nexttoken", "marker", "nextmarker", "continuationtoken", "istruncated")
 _LONGEST_API = _LONGEST_NAME = 256
 _STAGE = re.compile(r"[^/\s]+")
@@ -38,16 +40,14 @@ _STAGE = re.compile(r"[^/\s]+")
 class Found:
     """What an import makes: plans, keys with the ids of their plans, and notes on what has no counterpart.
 
-    ``warnings``: the notes on what does not bind as it did, to be looked at before calls are let in.
-    ``rest``: ``{"plans": {id: attributes}, "keys": {id: attributes}}`` that have no place here, for ``to_aws`` to write
-    back.
+    ``warnings``: the notes on what does not bind as it did, to be looked at before calls are let in. What has no
+    counterpart is kept as metadata, for ``to_aws`` to write back.
     """
 
     plans: list[UsagePlan] = attrs.field(factory=list)
     keys: list[tuple[ApiKey, list[str]]] = attrs.field(factory=list)
     notes: list[str] = attrs.field(factory=list)
     warnings: list[str] = attrs.field(factory=list)
-    rest: dict[str, dict[str, dict[str, Any]]] = attrs.field(factory=lambda: {"plans": {}, "keys": {}})
 
 
 def parse_json(name: str, text: str) -> list[dict[str, Any]]:
@@ -117,7 +117,7 @@ def _from_aws(
 ) -> Found:
     found = Found()
     for item in plans:
-        found.plans.append(_plan(item, api, found))
+        found.plans.append(read_plan(item, api, found))
     apis = {plan.id: plan.api for plan in found.plans}
     of_key: dict[str, list[str]] = {str(item["id"]): [] for item in keys}
     values = {str(item["id"]): item.get("value") for item in keys}
@@ -137,14 +137,18 @@ def _from_aws(
     return found
 
 
-def _plan(item: Item, api: str | None, found: Found) -> UsagePlan:
+def read_plan(item: Item, api: str | None, found: Found) -> UsagePlan:
+    """Return the plan of one item of get-usage-plans; see ``from_aws``."""
     id_ = str(item["id"])
     told = Told(f"plan {id_}", found.notes, found.warnings)
     _check_fields(told.of, item, _OF_PLAN)
-    rest = {name: item[name] for name in item if name not in _OF_PLAN and item[name] not in (None, "", [], {})}
-    for field in rest:
-        tell = told.note if field in _WITHOUT else told.warn
-        tell(f"{field} has no counterpart")
+    attributes = _Attributes()
+    for field in item:
+        if field not in _OF_PLAN and item[field] not in (None, "", [], {}):
+            attributes.keep(field, item[field])
+            if field not in _KEPT:
+                told.warn(f"{field} has no counterpart")
+    attributes.keep_tags(item.get("tags"))
     stages = item.get("apiStages") or []
     names = [_stage(told, stage) for stage in stages]
     if len(set(names)) < len(names):
@@ -154,22 +158,21 @@ def _plan(item: Item, api: str | None, found: Found) -> UsagePlan:
     if general is not None:
         limits.append(general)
         if not is_as(general, item["throttle"]):
-            rest["throttle"] = item["throttle"]
+            attributes.keep("throttle", item["throttle"])
     methods = dict(zip(names, (stage.get("throttle") for stage in stages), strict=True))
     routes = read_routes(methods, general, told)
     if not is_plain(stages, routes):
-        rest["methods"] = methods
+        attributes.keep("methods", methods)
     own_api = _api(id_, api, names, told)
     if own_api != " ".join(names) and names:
-        rest["apiStages"] = [{"apiId": stage["apiId"], "stage": stage["stage"]} for stage in stages]
+        attributes.keep("apiStages", [{"apiId": stage["apiId"], "stage": stage["stage"]} for stage in stages])
     name = item.get("name") or ""
     fits = _is_name(name)
     if name and not fits:
         told.note("its name is too long or unprintable; named by its id")
-        rest["name"] = name
-    if rest:
-        found.rest["plans"][id_] = rest
-    return UsagePlan(id_, limits, name=name if fits else id_, api=own_api, routes=routes)
+        attributes.keep("name", name)
+    metadata = attributes.metadata
+    return UsagePlan(id_, limits, name=name if fits else id_, api=own_api, routes=routes, metadata=metadata)
 
 
 def _check_fields(of: str, item: Item, known: Sequence[str]) -> None:
@@ -211,69 +214,74 @@ def _is_name(name: Any) -> bool:
 
 @attrs.define
 class _Attributes:
-    """A key's attributes: as metadata where they fit, as text or as JSON, else left to the rest and told."""
+    """Attributes that a key or a plan has no field for, as metadata: printable text, else JSON; tags by name."""
 
-    id: str
-    notes: list[str]
     metadata: dict[str, str] = attrs.field(factory=dict)
-    rest: dict[str, Any] = attrs.field(factory=dict)
 
     def keep(self, name: str, attribute: Any) -> None:
-        if isinstance(attribute, str) and attribute.isprintable() and len(attribute) <= _LONGEST:
+        if isinstance(attribute, str) and attribute.isprintable():
             self.metadata[TEXT + name] = attribute
-        elif len(text := dump(attribute)) <= _LONGEST:
-            self.metadata[JSON + name] = text
         else:
-            self.rest[name] = attribute
-            self.notes.append(f"key {self.id}: {name} is too long to be kept ({len(text)} characters)")
+            self.metadata[JSON + name] = _to_printable(attribute)
+
+    def keep_tags(self, tags: Any) -> None:
+        if not isinstance(tags, Mapping | None):
+            raise InvalidValue("tags", tags, "an object of texts, as the AWS CLI prints it")
+        tags = tags or {}
+        if len(tags) <= _MOST_TAGS and all(_is_tag(name, text) for name, text in tags.items()):
+            self.metadata |= tags
+        else:
+            self.keep("tags", tags)
 
 
-def _key(item: Item, value: Any, found: Found) -> ApiKey:
+def read_key(item: Item, found: Found) -> ApiKey:
+    """Return the key of one item of get-api-keys, without a secret; see ``from_aws``."""
     id_ = str(item["id"])
     _check_fields(f"key {id_}", item, _OF_KEY)
-    attributes = _Attributes(id_, found.notes)
+    attributes = _Attributes()
     for name, attribute in item.items():
         if name not in _OF_KEY and attribute not in (None, "", [], {}):
             attributes.keep(name, attribute)
-    tags = item.get("tags") or {}
-    if all(_is_tag(name, text) for name, text in tags.items()):
-        attributes.metadata |= tags
-    else:
-        attributes.keep("tags", tags)
+    attributes.keep_tags(item.get("tags"))
     name = item.get("name") or ""
     fits = _is_name(name)
     if (name and not fits) or name == id_:
         attributes.keep("name", name)
     if not fits:
         found.notes.append(f"key {id_}: its name is {'too long or unprintable' if name else 'empty'}; named by its id")
-    if attributes.rest:
-        found.rest["keys"][id_] = attributes.rest
     enabled = item.get("enabled", True)
     if type(enabled) is not bool:
         raise InvalidValue(f"key {id_}: enabled", enabled, "true or false, as the AWS CLI prints it")
-    try:
-        secret = Secret.of(import_secret(value))
-    except InvalidSecret as error:
-        accepted = f"{error.accepted} (get-api-keys --include-values)"
-        raise InvalidSecret(f"key {id_}: value", error.value, accepted) from None
     return ApiKey(
         id=id_, name=name if fits else id_, account=id_, enabled=enabled,
-        created_at=_instant(id_, item.get("createdDate")), metadata=attributes.metadata, secrets=(secret,),
+        created_at=_instant(id_, item.get("createdDate")), metadata=attributes.metadata,
     )  # fmt: skip
 
 
-_LONGEST = 4096
+def _key(item: Item, value: Any, found: Found) -> ApiKey:
+    key = read_key(item, found)
+    try:
+        return attrs.evolve(key, secrets=(Secret.of(import_secret(value)),))
+    except InvalidSecret as error:
+        accepted = f"{error.accepted} (get-api-keys --include-values)"
+        raise InvalidSecret(f"key {key.id}: value", error.value, accepted) from None
 
 
 def _is_tag(name: str, text: Any) -> bool:
-    fits = isinstance(text, str) and len(text) <= _LONGEST and text.isprintable()
-    return fits and not name.startswith((TEXT, JSON)) and 0 < len(name) <= 256 and name.isprintable()
+    fits = isinstance(text, str) and text.isprintable()
+    return fits and not name.startswith((TEXT, JSON, OWN)) and 0 < len(name) <= 256 and name.isprintable()
 
 
-def dump(data: Any, indent: int | None = None) -> str:
+def _to_printable(data: Any) -> str:
+    """JSON, in which only what is not printable is escaped: a text of 125,000 characters stays about that long."""
+    text = dump(data, ascii_only=False)
+    return text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
+
+
+def dump(data: Any, indent: int | None = None, *, ascii_only: bool = True) -> str:
     """JSON of what ``parse_json`` read, numbers as they were."""
     try:
-        return json.dumps(data, default=_number, indent=indent)
+        return json.dumps(data, default=_number, indent=indent, ensure_ascii=ascii_only)
     except RecursionError:
         raise InvalidValue("items", "JSON within JSON", "less of it: it is too deep to be kept") from None
 

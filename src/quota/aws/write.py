@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import attrs
@@ -13,7 +14,7 @@ from ..key import ApiKey
 from ..limit import REQUESTS, Limit, Quota, Throttle
 from ..plan import UsagePlan
 from .limits import PERIODS, Item, Told, in_short, read_routes, read_throttle
-from .read import JSON, NO_STAGE, TEXT, dump
+from .read import JSON, NO_STAGE, OWN, TEXT, dump
 
 Note = Callable[[str], None]
 
@@ -35,23 +36,22 @@ def to_aws(
     plans: Iterable[UsagePlan],
     keys: Iterable[tuple[ApiKey, Sequence[str]]],
     values: Mapping[bytes, str] | None = None,
-    rest: Mapping[str, Mapping[str, Item]] | None = None,
 ) -> Written:
     """Plans, keys and associations as API Gateway's command line prints them.
 
-    ``values``: secrets by digest, since no ledger keeps them. ``rest``: what ``from_aws`` found no place for.
+    ``values``: secrets by digest, since no ledger keeps them.
     """
     written = Written()
-    known, kept = values or {}, rest or {}
+    known = values or {}
     for plan in plans:
-        written.plans.append(_write_plan(plan, kept.get("plans", {}).get(plan.id, {}), written.notes))
+        written.plans.append(write_plan(plan, written.notes))
         written.plan_keys[plan.id] = []
     missing = 0
     for key, of in keys:
         value = next((known[secret.digest] for secret in key.secrets if secret.digest in known), None)
         missing += value is None
         shown = {} if value is None else {"value": value}
-        item = _write_key(key, shown, kept.get("keys", {}).get(key.id, {}), written.notes)
+        item = write_key(key, written.notes, shown)
         written.keys.append(item)
         for plan_id in of:
             name = {"name": item["name"]} if "name" in item else {}
@@ -61,23 +61,33 @@ def to_aws(
     return written
 
 
-def _write_key(key: ApiKey, shown: Item, rest: Item, notes: list[str]) -> dict[str, Any]:
-    metadata = dict(key.metadata)
+def _attributes(metadata: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """What ``from_aws`` kept as metadata: (attributes, tags)."""
+    kept: dict[str, Any] = {}
+    tags: dict[str, str] = {}
+    for name, text in metadata.items():
+        if name.startswith(JSON):
+            kept[name[len(JSON) :]] = json.loads(text)
+        elif name.startswith(TEXT):
+            kept[name[len(TEXT) :]] = text
+        elif not name.startswith(OWN):
+            tags[name] = text
+    return kept, {**tags, **kept.pop("tags", {})}
+
+
+def write_key(key: ApiKey, notes: list[str], shown: Item = MappingProxyType({})) -> dict[str, Any]:
+    """Return a key as an item of get-api-keys. ``shown``: its value, where it is known."""
+    kept, tags = _attributes(key.metadata)
     item: dict[str, Any] = {"id": key.id, **shown}
     if key.name != key.id:
         item["name"] = key.name
     item["enabled"] = key.enabled
     if key.created_at is not None:
         item["createdDate"] = key.created_at.isoformat()
-    for field in list(metadata):
-        if field.startswith(JSON):
-            item[field[len(JSON) :]] = json.loads(metadata.pop(field))
-        elif field.startswith(TEXT):
-            item[field[len(TEXT) :]] = metadata.pop(field)
-    if metadata:
-        item["tags"] = metadata
+    item.update(kept)
+    if tags:
+        item["tags"] = tags
     item.setdefault("stageKeys", [])
-    item.update(rest)
     if key.expires_at is not None:
         notes.append(f"key {key.id}: that it expires at {key.expires_at.isoformat()} has no counterpart")
     if key.account != key.id:
@@ -87,11 +97,14 @@ def _write_key(key: ApiKey, shown: Item, rest: Item, notes: list[str]) -> dict[s
     return item
 
 
-def _write_plan(plan: UsagePlan, rest: Item, notes: list[str]) -> dict[str, Any]:
+def write_plan(plan: UsagePlan, notes: list[str]) -> dict[str, Any]:
+    """Return a plan as an item of get-usage-plans."""
+
     def note(what: str) -> None:
         notes.append(f"plan {plan.id}: {what}")
 
-    item: dict[str, Any] = {"id": plan.id, "name": plan.name}
+    rest, tags = _attributes(plan.metadata)
+    item: dict[str, Any] = {"id": plan.id, "name": plan.name, **({"tags": tags} if tags else {})}
     stages = rest.get("apiStages") or _stages(plan, note)
     item["apiStages"] = [{"apiId": stage["apiId"], "stage": stage["stage"]} for stage in stages]
     told = Told(f"plan {plan.id}", [], [])
@@ -169,6 +182,13 @@ def _write_limit(limit: Limit, note: Note) -> tuple[str, dict[str, Any]]:
     if not plain or period.every not in PERIODS.values():
         return name, {}
     return name, {"limit": limit.limit, "offset": period.offset, "period": period.every.upper()}
+
+
+def quota_of(plan: UsagePlan) -> Quota | None:
+    """Return the quota that API Gateway shows of a plan."""
+    return next(
+        (limit for limit in plan.limits if isinstance(limit, Quota) and _write_limit(limit, lambda _: None)[1]), None
+    )
 
 
 def to_text(items: Sequence[Item]) -> str:

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import attrs
 import typer
 
 from ..aws.keys_csv import parse_csv
-from ..aws.limits import Item
-from ..aws.read import Found, dump, from_aws, parse_json
+from ..aws.read import Found, from_aws, parse_json
+from ..aws.table import NewKey, add_keys
 from ..aws.write import to_aws, to_text
-from ..errors import InvalidValue, PlanConflict
+from ..errors import PlanConflict
 from ..key import ApiKey, digest
 from ..ledger.sync import Ledger
 from ..plan import UsagePlan
 from .common import PARTLY, JsonOption, StoreOption, WrongUse, opened, read_text, to_pairs
-from .keys.table import NewKey, add_keys
 from .show import print_json, say, tell
 
 PLANS, KEYS, PLAN_KEYS = "usage-plans.json", "api-keys.json", "usage-plan-keys-{}.json"
 
-_REST = ("plans", "keys")
 _NOTHING = "nothing is imported"
 
 
@@ -44,16 +41,11 @@ def import_aws(
     api: Annotated[
         str | None, typer.Option("--api", help="The api of all plans; by default each plan's stages, apiId/stage.")
     ] = None,
-    rest: Annotated[
-        Path | None, typer.Option("--rest", metavar="FILE", help="Write what has no counterpart there, for export-aws.")
-    ] = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Build the plans, keys and associations that API Gateway's command line printed; all or nothing."""
     found = _read(directory, plans, keys, plan_keys or [], api)
-    if rest is not None:
-        _write(rest, dump(found.rest, indent=2) + "\n")
     with opened(store, create=True) as ledger:
         new_plans, new_keys = _check(ledger, found)
         _build(ledger, new_plans, new_keys)
@@ -160,22 +152,15 @@ def export_aws(
         list[str] | None,
         typer.Option("--secrets", metavar="FILE", help="get-api-keys' JSON, or CSV, that has the values; repeat."),
     ] = None,
-    rest: Annotated[
-        str | None, typer.Option("--rest", metavar="FILE", help="What import-aws found no counterpart for.")
-    ] = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write plans, keys and associations as API Gateway's command line prints them."""
     values = {digest(value): value for name in secrets or [] for value in _values(name)}
-    kept = None if rest is None else _rest(rest)
     with opened(store) as ledger:
         plans = ledger.list_plans()
         keys = [(key, [plan.id for plan in ledger.list_plans(key)]) for key in ledger.list_keys()]
-    try:
-        written = to_aws(plans, keys, values, kept)
-    except (AttributeError, KeyError, TypeError) as error:
-        raise InvalidValue(rest or "items", str(error), "what import-aws --rest wrote") from None
+    written = to_aws(plans, keys, values)
     files = {PLANS: to_text(written.plans), KEYS: to_text(written.keys)}
     files |= {PLAN_KEYS.format(_file_name(plan)): to_text(items) for plan, items in written.plan_keys.items()}
     _make(directory, files)
@@ -214,16 +199,6 @@ def _values(name: str) -> list[str]:
     for warning in warnings:
         tell(f"{name}: {warning}")
     return [row.secret for row in rows]
-
-
-def _rest(name: str) -> dict[str, dict[str, Item]]:
-    try:
-        data: Any = json.loads(read_text(name))
-    except (ValueError, RecursionError) as error:
-        raise InvalidValue(name, str(error), "what import-aws --rest wrote, complete") from None
-    if not isinstance(data, dict) or any(name not in _REST or type(part) is not dict for name, part in data.items()):
-        raise InvalidValue(name, type(data), "what import-aws --rest wrote")
-    return data
 
 
 def _write(path: Path, text: str) -> None:

@@ -27,7 +27,7 @@ from .show import print_json, print_table, say
 
 app = typer.Typer(help="Usage plans: what their keys may use.", no_args_is_help=True)
 
-_FIELDS = {"id", "limits", "name", "api", "routes", "costs", "alerts"}
+_FIELDS = {"id", "limits", "name", "api", "routes", "costs", "alerts", "metadata"}
 
 IdArgument = Annotated[str | None, typer.Argument(metavar="PLAN", help="The plan's id.", autocompletion=complete_plan)]
 LimitsArgument = Annotated[

@@ -86,9 +86,13 @@ class Administration:
         """Add a usage plan. An equal one again changes nothing, a different one of its id is ``PlanConflict``."""
         return Step("put_plan", (_plan(plan), False), lambda _: plan)
 
-    def replace_plan(self, plan: UsagePlan) -> Step[UsagePlan]:
-        """Add or replace a usage plan. It binds on the next call everywhere, and what was used stays used."""
-        return Step("put_plan", (_plan(plan), True), lambda _: plan)
+    def replace_plan(self, plan: UsagePlan, *, expected: UsagePlan | None = None) -> Step[UsagePlan]:
+        """Add or replace a usage plan. It binds on the next call everywhere, and what was used stays used.
+
+        ``expected``: replace this very plan alone, so that nobody's change is lost; ``PlanConflict`` where it is
+        another by now, ``UnknownPlan`` where it is gone.
+        """
+        return Step("put_plan", (_plan(plan), True if expected is None else _plan(expected)), lambda _: plan)
 
     def remove_plan(self, plan: UsagePlan | str) -> Step[None]:
         """Remove a usage plan; its keys are then on no plan. Raises ``UnknownPlan``."""

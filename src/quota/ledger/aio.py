@@ -133,10 +133,11 @@ class AsyncLedger:
         scope: str | None = None,
     ) -> Decision:
         """See ``Ledger.consume``."""
-        if self._here is not None:
-            return self._here.consume(
-                secret, cost, api=api, route=route, request_id=request_id, address=address, scope=scope
-            )
+        here = self._here
+        if here is not None:
+            if api == "" and route is None and request_id is None and address is None and scope is None:
+                return here.consume(secret, cost)  # keywords take as long as a lock
+            return here.consume(secret, cost, api=api, route=route, request_id=request_id, address=address, scope=scope)
         return await self._consume(
             secret, cost, api=api, route=route, request_id=request_id, address=address, scope=scope
         )

@@ -24,7 +24,7 @@ from ..operations.shape import DEFAULT
 from ..rule.limits import MAX_UNITS
 from ..stores import open_store
 from ..stores.base import Store, check_store, tell_clock
-from ..stores.memory.one_meter import OneMeter
+from ..stores.memory.one_meter import NoMeter, OneMeter
 from ..stores.memory.store import MemoryStore
 from .administration import Asking, Step, concluding
 from .requests import Presented, Steps, Unavailable, required
@@ -101,7 +101,7 @@ class Ledger:
         opened = _opened(store, asynchronous=False)
         self.store: Store = opened
         tell_clock(opened, clock)
-        self._rooms: dict[Any, OneMeter] = getattr(opened, "rooms", {})
+        self._rooms: dict[Any, OneMeter | NoMeter] = getattr(opened, "rooms", {})
         self._whole = in_memory(opened)  # a secret that is not found here is nobody's
 
     def _ask(self, step: Step[T]) -> T:
@@ -212,7 +212,7 @@ class Ledger:
         if not self._whole or type(now) is not int or type(units) is not int or not 0 < units <= MAX_UNITS:
             return None
         decision: Told = Told()
-        decision.allowed = decision._taken = False
+        decision.allowed = False
         decision._room, decision._now, decision._amounts = NOBODY, now, units
         return decision
 

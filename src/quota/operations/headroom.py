@@ -20,6 +20,7 @@ from ..process.atomic import Step, at_once
 from ..rule.charge import metered, weigh
 from ..rule.limits import Course, Line, Reading, Verdict
 from ..rule.record import HOUR_US, MINUTE_US, Record
+from ..standing import LimitStatus, status_at
 from .shape import Shape
 
 if TYPE_CHECKING:
@@ -33,10 +34,10 @@ class Told(Decision):
     """A decision by a headroom: the whole answer is worked out when something of it is asked for.
 
     ``_room``: the headroom. ``_amounts``: what was asked for, in the order of its units, or as a mapping; a number is
-    of requests. ``_found``: what its meters and buckets read after it. ``_taken``: units were taken, for good.
+    of requests. ``_found``: what its meters and buckets read after it. ``_dry``: nothing was taken, whatever it says.
     """
 
-    __slots__ = ("_amounts", "_found", "_level", "_room", "_taken")
+    __slots__ = ("_amounts", "_dry", "_found", "_level", "_room")
 
     __init__ = object.__init__
 
@@ -44,7 +45,7 @@ class Told(Decision):
     _found: Any
     _level: int
     _room: Headroom
-    _taken: bool
+    _dry: bool
 
     def __getattr__(self, name: str) -> Any:
         if name != "_full":
@@ -56,6 +57,14 @@ class Told(Decision):
             except AttributeError:
                 self._full = full
         return full
+
+    @property
+    def limits(self) -> tuple[LimitStatus, ...]:
+        """See ``Decision.limits``."""
+        if not self.allowed:
+            return super().limits
+        key = self._room.key
+        return tuple([status_at(*row[:4], key.account if row[0].shared else key.id) for row in self._rows()])
 
     def _rows(self) -> list[Row]:
         return self._room.rows(self) if self.allowed else super()._rows()
@@ -77,18 +86,22 @@ class Headroom:
     bases: Sequence[int]
     tokens: tuple[int, int]
 
-    def asked(self, decision: Told) -> tuple[Mapping[str, int], Sequence[int]]:
-        """Return what a decision was asked for, by unit, and what meters and buckets read after it."""
+    def takes(self, decision: Told) -> Mapping[str, int]:
+        """Return what a decision was asked for, by unit."""
         amounts = decision._amounts
         if type(amounts) is list:
-            amounts = {unit: units for unit, units in zip(self.shape.units, amounts, strict=True) if units}
-        return amounts, decision._found
+            return {unit: units for unit, units in zip(self.shape.units, amounts, strict=True) if units}
+        return amounts  # type: ignore[no-any-return] # a mapping
+
+    def found(self, decision: Told) -> Sequence[int]:
+        """Return what meters and buckets read after a decision."""
+        return decision._found  # type: ignore[no-any-return]
 
     def details(self, decision: Told) -> Details:
         """Work out the whole answer."""
-        takes, found = self.asked(decision)
-        now, shape, taken = decision._now, self.shape, decision._taken
-        verdict = weigh(self.readings(found, now), {} if decision.allowed else takes, now)
+        takes, now, shape = self.takes(decision), decision._now, self.shape
+        taken = decision.allowed and not hasattr(decision, "_dry")
+        verdict = weigh(self.readings(self.found(decision), now), {} if decision.allowed else takes, now)
         groups = ((now, metered(shape.course, takes)),) if taken else ()
         tokens = self.tokens if taken else (0, 0)
         return Details(reason_of(verdict), None, self.key, shape.plan, takes, verdict, groups, tokens)
@@ -102,14 +115,16 @@ class Headroom:
 
     def rows(self, decision: Told) -> list[Row]:
         """Tell of an admission where every limit stands, without working the whole answer out."""
-        _, found = self.asked(decision)
-        now = decision._now
-        return [
-            (line, found[index] - base, extra, end, False)
-            if end
-            else (line, -(-found[index] // line.scale), 0, now - -found[index] // line.drain, False)  # type: ignore[union-attr] # a throttle
-            for (line, index, extra, end), base in zip(self.places, self.bases, strict=True)
-        ]
+        found, now, bases = self.found(decision), decision._now, self.bases
+        rows: list[Row] = []
+        for line, index, extra, end in self.places:
+            reading = found[index]
+            if end:
+                rows.append((line, reading - bases[len(rows)], extra, end, False))
+            else:
+                used = -(-reading // line.scale)  # type: ignore[union-attr] # a throttle
+                rows.append((line, used, 0, now - -reading // line.drain, False))  # type: ignore[union-attr]
+        return rows
 
 
 class _Nobody(Headroom):
@@ -205,9 +220,10 @@ class SeveralMeters(Headroom):
         decision._now = now
         decision._amounts = amounts
         decision._found = found if allowed else self._untouched(now) if pours else [cell[0].total for cell in cells]
-        decision._taken = decision.allowed = allowed
+        decision.allowed = allowed
+        if dry:
+            decision._dry = True
         if dry or not allowed:
-            decision._taken = False
             return allowed
         width, poured_ones = len(cells), len(pours)
         if width > 4 or poured_ones > 2 or own.at < self.began or last.at < self.began:
@@ -257,7 +273,7 @@ class SeveralMeters(Headroom):
     ) -> Decision:
         """Return the decision that an engine made by the numbers; ``id_`` where it is remembered under one."""
         decision: Told = Told()
-        decision.allowed = decision._taken = allowed
+        decision.allowed = allowed
         decision._room, decision._now, decision._amounts, decision._found = self, now, takes, found
         if id_ is not None:
             decision._details().id = id_

@@ -33,12 +33,14 @@ class Shape:
     """All that the keys of a plan share on one course: worked out once, whoever calls.
 
     ``units``: in the order of amounts. ``standard``: the amounts of a call that names no cost. ``own``: the plan's
-    routes with limits or costs of their own. ``throttle``: the only one, where there is one. ``simple``: calls count
-    requests on one meter, with one throttle at most. ``live``: the plan stands; a change of it ends all its headrooms.
+    routes with limits or costs of their own. ``throttle``: the only one, where there is one. ``simple_cost``: a call
+    costs one request; ``simple``: that counts on one meter, with one throttle at most. ``live``: the plan stands; a
+    change of it ends all its headrooms.
     """
 
     __slots__ = (
-        "_latest", "api", "course", "live", "own", "plan", "route", "simple", "standard", "throttle", "units",
+        "_latest", "api", "course", "live", "own", "plan", "route", "simple", "simple_cost", "standard", "throttle",
+        "units",
     )  # fmt: skip
 
     def __init__(self, plan: UsagePlan, course: Course, missing: frozenset[str] = frozenset()) -> None:
@@ -50,9 +52,8 @@ class Shape:
         self.standard = self.amounts(course.cost)
         throttles = [line for line in course.lines if isinstance(line, ThrottleLine)]
         self.throttle = throttles[0] if len(throttles) == 1 else None
-        self.simple = (
-            units == (REQUESTS,) and course.cost == {REQUESTS: 1} and len(throttles) <= 1 and not course.routed
-        )
+        self.simple_cost = course.cost == {REQUESTS: 1}
+        self.simple = units == (REQUESTS,) and self.simple_cost and len(throttles) <= 1 and not course.routed
         self.live = True
         self._latest: dict[str, Any] = {}
 
@@ -64,12 +65,6 @@ class Shape:
         self._latest[name] = value
         return value
 
-    def serves(self, api: object, route: object) -> bool:
-        """Tell whether calls on a route go this course."""
-        if self.api != api:
-            return False
-        return self.route == route if self.route else route is None or unrouted(self.own, route)
-
     def amounts(self, takes: Mapping[str, int]) -> list[int] | None:
         """Return the units of a valid cost in order; None where one of them has no meter."""
         if any(units and unit not in self.units for unit, units in takes.items()):
@@ -78,7 +73,7 @@ class Shape:
 
     def asked(self, cost: Any) -> list[int] | None:
         """Return the units of whatever a caller gave as a cost, in order; None where the rule must look at it."""
-        if cost is DEFAULT:
+        if cost is DEFAULT or (cost == 1 and self.simple_cost and type(cost) is int):
             return self.standard
         if type(cost) is int:
             cost = {REQUESTS: cost}

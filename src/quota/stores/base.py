@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..errors import InvalidValue
+from ..errors import InvalidValue, PlanConflict, UnknownPlan
 from ..key import ApiKey
 from ..operations.request import Request
 from ..plan import UsagePlan
@@ -30,8 +30,11 @@ class Store(Protocol):
     def apply(self, request: Request) -> Any:
         """Perform the request on its key's entry and records, and keep what it changed."""
 
-    def put_plan(self, plan: UsagePlan, replace: bool) -> None:
-        """Add a plan; ``PlanConflict`` when a different one has its id, unless it may be replaced."""
+    def put_plan(self, plan: UsagePlan, replace: bool | UsagePlan) -> None:
+        """Add a plan; ``PlanConflict`` when a different one has its id, unless it may be replaced.
+
+        ``replace``: a plan where only that very one may be; ``UnknownPlan`` when it is gone.
+        """
 
     def drop_plan(self, plan_id: str) -> None:
         """Remove a plan and its associations; ``UnknownPlan`` when there is none."""
@@ -83,6 +86,19 @@ class AsyncStore(Protocol):
 
     def close(self) -> Awaitable[None]:
         """As ``Store.close``."""
+
+
+def is_new(plan: UsagePlan, old: UsagePlan | None, replace: bool | UsagePlan) -> bool:
+    """Tell whether a plan is to be written; raise where it may not replace the one that is there."""
+    if old is None and isinstance(replace, UsagePlan):
+        raise UnknownPlan(plan.id)
+    if old is None or old == plan:
+        return old is None
+    if replace is False:
+        raise PlanConflict(plan.id, "a different plan has this id; replace_plan() replaces it")
+    if replace is not True and replace != old:
+        raise PlanConflict(plan.id, "it was changed meanwhile; what was expected is not what is there")
+    return True
 
 
 COMMON = ("max_skew", "request_ttl", "retention")

@@ -535,7 +535,7 @@ PLANTED = {
     "no lock on the fast path": (
         (OneMeter, "take", {
             "if not lock.acquire(False):": "if False:",
-            "lock.release()\n            except": "pass\n            except",
+            "lock.release()\n        except": "pass\n        except",
         }),
         ["the_last_of_a_lease"],
     ),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import unprivileged
 from quota import Ledger, StoreUnavailable, UsagePlan
 from quota.stores.sqlite import SQLiteStore
 
@@ -30,7 +31,7 @@ def somebody():
 @pytest.fixture
 def file():
     """A store's file that an ordinary user owns, with a key ``k`` in it."""
-    folder = Path(tempfile.mkdtemp(prefix="quota-owners-"))
+    folder = Path(tempfile.mkdtemp(prefix="quota-owners-", dir=unprivileged.place()))  # where others can reach it
     with somebody() as user:
         pass
     os.chown(folder, user, -1)

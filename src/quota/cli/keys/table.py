@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 
 import attrs
 import typer
 
 from ...aws.keys_csv import DESCRIPTIONS, CsvKey, as_metadata, parse_csv
+from ...aws.table import add_rows
 from ...clock import system_clock, to_datetime
-from ...errors import PlanConflict, StoreBusy, UnknownKey, UnknownPlan
 from ...key import ApiKey, Secret, digest, new_id
-from ...ledger.sync import Ledger
-from ...plan import UsagePlan
 from ..common import PARTLY, WrongUse, opened
 from ..show import counted, print_json, say, tell
-
-NewKey = tuple[ApiKey, list[str]]
-"""A key and the plans that it is put on."""
 
 
 def import_table(store: str | None, name: str, text: str, *, strict: bool, revive: bool, as_json: bool) -> None:
@@ -38,20 +32,17 @@ def import_table(store: str | None, name: str, text: str, *, strict: bool, reviv
             for row in rows
             if row.enabled and (old := known.get(digest(row.secret))) and not old.enabled
         ]
-        plans = {plan.id: plan for plan in ledger.list_plans()}
-        wanted = [(row, _plans(row, plans, warnings)) for row in rows]
-        if strict and warnings:
-            for warning in warnings:
-                tell(f"{shown}: {warning}")
-            raise WrongUse(f"{shown}: nothing is imported: --strict, and {len(warnings)} warnings")
-        done = _import(ledger, wanted, known)
+        ids = add_rows(ledger, rows, warnings, _new, _changed, strict=strict, counted=counted)
     for warning in warnings:
         tell(f"{shown}: {warning}")
+    if strict and warnings:
+        raise WrongUse(f"{shown}: nothing is imported: --strict, and {len(warnings)} warnings")
+    there = {key.id for key in known.values()}
+    imported, replaced = ([id_ for id_ in ids if (id_ in there) is old] for old in (False, True))
     if as_json:
-        print_json({**done, "warnings": warnings})
+        print_json({"imported": imported, "replaced": replaced, "warnings": warnings})
     else:
-        replaced = f", replaced {len(done['replaced'])}" if done["replaced"] else ""
-        say(f"imported {len(done['imported'])} keys{replaced}")
+        say(f"imported {len(imported)} keys" + (f", replaced {len(replaced)}" if replaced else ""))
     if warnings:
         raise typer.Exit(PARTLY)
 
@@ -79,75 +70,6 @@ def _without_rotated(rows: list[CsvKey], known: Mapping[bytes, ApiKey], warnings
     return kept
 
 
-def _import(
-    ledger: Ledger, wanted: list[tuple[CsvKey, list[UsagePlan]]], known: Mapping[bytes, ApiKey]
-) -> dict[str, list[str]]:
-    """All or nothing; new keys with their plans in one step, and all of them in one where the store can."""
-    new = [(_new(row), [plan.id for plan in on]) for row, on in wanted if digest(row.secret) not in known]
-    there = [(row, on, known[digest(row.secret)]) for row, on in wanted if digest(row.secret) in known]
-    undo: list[Callable[[], object]] = []
-    try:
-        with counted(there, "keys that are there") as each:
-            for row, on, old in each:
-                key = _replace(ledger, row, old, undo)
-                for plan in on:
-                    _associate(ledger, key, plan, undo)
-        add_keys(ledger, new, undo)
-    except BaseException:
-        for step in reversed(undo):
-            step()
-        raise
-    return {"imported": [key.id for key, _ in new], "replaced": [old.id for _, _, old in there]}
-
-
-def add_keys(ledger: Ledger, keys: Sequence[NewKey], undo: list[Callable[[], object]]) -> None:
-    """Add keys, each with all its plans in one step: whatever ends this, a key is there as it is meant or not at all.
-
-    All of them are added in one step where the store can; what was done by then is in ``undo``.
-    """
-    together = getattr(ledger.store, "add_keys", None)
-    if together is not None:
-        with _undone(ledger, [key.id for key, _ in keys], undo):
-            together(keys)
-        return
-    with counted(keys, "keys") as each:
-        for key, of in each:
-            with _undone(ledger, [key.id], undo):
-                ledger.store.add_key(key, None, *of)
-
-
-@contextmanager
-def _undone(ledger: Ledger, ids: list[str], undo: list[Callable[[], object]]) -> Iterator[None]:
-    """Note how to undo what adds keys, also where nobody knows if it did: interrupted, or a reply was lost."""
-
-    def drop() -> None:
-        for id_ in ids:
-            with suppress(UnknownKey):
-                ledger.remove_key(id_)
-
-    try:
-        yield
-    except (PlanConflict, UnknownPlan, StoreBusy):
-        raise  # nothing was added, and a key of this id is another's
-    except BaseException:
-        undo.append(drop)
-        raise
-    undo.append(drop)
-
-
-def _plans(row: CsvKey, plans: Mapping[str, UsagePlan], warnings: list[str]) -> list[UsagePlan]:
-    found: dict[str, UsagePlan] = {}
-    for id_ in row.plans:
-        if id_ not in plans:
-            warnings.append(f"line {row.line}: there is no plan {id_!r}: the key is not put on it")
-        elif plans[id_].api in found:
-            earlier = found[plans[id_].api].id
-            warnings.append(f"line {row.line}: {earlier!r} and {id_!r} are for one api: the key is put on the first")
-        else:
-            found[plans[id_].api] = plans[id_]
-    return list(found.values())
-
-
 def _new(row: CsvKey) -> ApiKey:
     id_ = new_id()
     return ApiKey(
@@ -156,27 +78,7 @@ def _new(row: CsvKey) -> ApiKey:
     )  # fmt: skip
 
 
-def _replace(ledger: Ledger, row: CsvKey, old: ApiKey, undo: list[Callable[[], object]]) -> ApiKey:
+def _changed(old: ApiKey, row: CsvKey) -> ApiKey:
     described = as_metadata(row.description)
     before = {name: text for name, text in old.metadata.items() if not described or name not in DESCRIPTIONS}
-    metadata = {**before, **described}
-
-    def change(key: ApiKey) -> ApiKey:
-        return attrs.evolve(key, name=row.name, enabled=row.enabled, metadata=metadata)
-
-    def change_back(key: ApiKey) -> ApiKey:
-        return attrs.evolve(key, name=old.name, enabled=old.enabled, metadata=old.metadata)
-
-    if change(old) == old:
-        return old
-    new = ledger.store.change_key(old.id, change)
-    undo.append(lambda: ledger.store.change_key(old.id, change_back))
-    return new
-
-
-def _associate(ledger: Ledger, key: ApiKey, plan: UsagePlan, undo: list[Callable[[], object]]) -> None:
-    before = next((old for old in ledger.list_plans(key) if old.api == plan.api), None)
-    if before == plan:
-        return
-    ledger.associate(key, plan)
-    undo.append(lambda: ledger.associate(key, before) if before else ledger.dissociate(key, plan))
+    return attrs.evolve(old, name=row.name, enabled=row.enabled, metadata={**before, **described})

@@ -27,7 +27,7 @@ class LeasedDirectory(Holdings):
     """Keys, plans and associations. Steps yield a ``Change``, or (method, arguments) of the shared store."""
 
     @operation
-    def put_plan(self, plan: UsagePlan, replace: bool) -> Trip[None]:
+    def put_plan(self, plan: UsagePlan, replace: bool | UsagePlan) -> Trip[None]:
         yield Change("put_plan", (plan, replace), lambda: self._of_plan(plan.id))
 
     @operation

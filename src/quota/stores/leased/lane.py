@@ -62,5 +62,5 @@ class LeasedMeter(OneMeter):
         self.lock = lock
         self.version = -1
 
-    def take_elsewhere(self, *call: object) -> None:
+    def take_otherwise(self, *call: object) -> None:
         """Leave it to the store."""

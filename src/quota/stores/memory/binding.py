@@ -11,7 +11,7 @@ from ...plan import UsagePlan
 from ...rule.limits import Course
 from ...rule.party import Party
 from .entries import Seat
-from .one_meter import OneMeter
+from .one_meter import NoMeter, OneMeter
 
 MOST_ROOMS = 8
 """Headrooms of one key: of apis and of routes with limits of their own, those that were bound last."""
@@ -25,7 +25,7 @@ class Binding:
     ``rooms``: of every key, by its id and by its secrets' digests. ``_shapes``: by plan, what its headrooms share.
     """
 
-    rooms: dict[bytes | str | Caller, OneMeter]
+    rooms: dict[bytes | str | Caller, OneMeter | NoMeter]
     _shapes: dict[str, dict[tuple[Course, frozenset[str]], Shape]]
 
     def _bind(self, request: Request, seat: Seat, entry: Entry, party: Party) -> None:
@@ -33,13 +33,19 @@ class Binding:
         record, room, now = seat.record, seat.room, request.now
         if record is None or now < record.at:
             return
-        if room.version == record.version and not room.until and room.shape.live and now < room.span.end:
+        if (
+            isinstance(room, OneMeter)
+            and room.version == record.version
+            and not room.until
+            and room.shape.live
+            and now < room.span.end
+        ):
             room.open(record)
         plan = entry.plans.get(request.api)
         if plan is None or request.op not in ("consume", "peek") or request.request_id is not None:
             return
         course = plan.course(request.route)
-        if room.until and room.shape.course is course:
+        if isinstance(room, OneMeter) and room.until and room.shape.course is course:
             return
         # One that was bound and then served no call, because each changes the record, is bound every second time.
         old = next((old for old in seat.rooms if old.course is course), None)
@@ -56,23 +62,24 @@ class Binding:
             return
         now, room, shape = request.now, seat.room, compiled.shape
         if shape.simple and party.account is None and not room.until and not seat.key.networks:
-            room = self._renew(seat, now)
+            room = OneMeter(seat)
             room.lay(compiled)
+            self._renew(seat, room, now)
             room.open(compiled.own)
             return
         late = [s for s in seat.key.secrets if s.expires_at is not None and to_us(s.expires_at) <= now]
         if (room.version < 0 and not seat.rooms) or any(self.rooms.get(secret.digest) is room for secret in late):
-            self._renew(seat, now)
+            self._renew(seat, NoMeter(seat), now)
         rooms = tuple(old for old in seat.rooms if old.course is not compiled.course and old.shape.live)
         seat.rooms = (compiled, *rooms[: MOST_ROOMS - 1])
 
-    def _renew(self, seat: Seat, now: int) -> OneMeter:
-        """A room in place of the key's: who found that one by a secret that has expired is served by neither."""
-        seat.room.close()
-        seat.room.version = -1
-        seat.room = room = OneMeter(seat)
+    def _renew(self, seat: Seat, room: OneMeter | NoMeter, now: int) -> None:
+        """Put another room in the place of the key's: who found that one by a secret that has expired asks neither."""
+        if isinstance(seat.room, OneMeter):
+            seat.room.close()
+            seat.room.version = -1
+        seat.room = room
         self.rooms.update(self._references(seat, now=now))
-        return room
 
     def _shape(self, plan: UsagePlan, course: Course, missing: frozenset[str]) -> Shape:
         shapes = self._shapes.get(plan.id) or self._shapes.setdefault(plan.id, {})
@@ -80,11 +87,13 @@ class Binding:
         shape.live = len(shapes) < MOST_SHAPES or (course, missing) in shapes
         return shapes.setdefault((course, missing), shape) if shape.live else shape
 
-    def _references(self, seat: Seat, key: Subject | None = None, now: int = 0) -> dict[bytes | str | Caller, OneMeter]:
+    def _references(
+        self, seat: Seat, key: Subject | None = None, now: int = 0
+    ) -> dict[bytes | str | Caller, OneMeter | NoMeter]:
         """By what a key is found: its id and its secrets; one that has expired is served by no fast path."""
         key = key or seat.key
-        refs: dict[bytes | str | Caller, OneMeter] = {key if isinstance(key, Caller) else key.id: seat.room}
+        refs: dict[bytes | str | Caller, OneMeter | NoMeter] = {key if isinstance(key, Caller) else key.id: seat.room}
         for secret in key.secrets:
             expired = secret.expires_at is not None and to_us(secret.expires_at) <= now
-            refs[secret.digest] = OneMeter(seat) if expired else seat.room
+            refs[secret.digest] = NoMeter(seat) if expired else seat.room
         return refs

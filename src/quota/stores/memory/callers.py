@@ -12,7 +12,7 @@ from ...plan import UsagePlan
 from ...process.atomic import Step
 from ...rule.limits import Terms
 from .entries import On, Seat, Stripe
-from .one_meter import OneMeter
+from .one_meter import NoMeter, OneMeter
 
 _NOWHERE = On({})
 """Of callers: the plan that they are counted under is the one they name."""
@@ -27,7 +27,7 @@ class Callers:
     """
 
     terms: Terms
-    rooms: dict[bytes | str | Caller, OneMeter]
+    rooms: dict[bytes | str | Caller, OneMeter | NoMeter]
     _stripes: list[Stripe]
     _plans: dict[str, UsagePlan]
     _perform: Any

@@ -12,7 +12,7 @@ from ...plan import UsagePlan
 from ...rule.limits import Terms
 from ...rule.record import Record
 from .locks import Exclusive
-from .one_meter import OneMeter
+from .one_meter import NoMeter, OneMeter
 
 
 class Stripe(Exclusive):
@@ -109,4 +109,4 @@ class Seat:
         self.on = on
         self.record: Record | None = None
         self.rooms: tuple[SeveralMeters, ...] = ()
-        self.room = OneMeter(self)
+        self.room: OneMeter | NoMeter = NoMeter(self)

@@ -21,6 +21,82 @@ from ...rule.record import MINUTE_US, Bucket, Meter, Record
 from .locks import wait_for
 
 
+class _Asked:
+    """What a key's calls ask first, found by its id and its secrets."""
+
+    __slots__ = ()
+
+    lock: Any
+    seat: Any
+    until: int
+
+    def take_otherwise(  # noqa: C901 -- in line: a call more is a floor's quarter
+        self, now: int, cost: Any, api: str, route: str | None, address: str | None, scope: str | None, dry: bool
+    ) -> Decision | None:
+        """Decide a call by a headroom of the key on several meters."""
+        seat = self.seat
+        for room in seat.rooms:
+            shape = room.shape
+            if shape.api == api and (
+                route == shape.route if shape.route else route is None or unrouted(shape.own, route)
+            ):
+                break
+        else:
+            return None
+        amounts = shape.standard if cost is DEFAULT else shape.asked(cost)
+        if amounts is None or seat.room is not self:
+            return None
+        if (scope is not None or room.key.networks) and barred(room.key, address, scope):
+            return None
+        decision: Told = Told()
+        stripe, lock, allowed, mine = seat.stripe, self.lock, None, False
+        try:
+            if not lock.acquire(False):  # noqa: FBT003 -- by keyword it takes twice as long
+                wait_for(lock)
+            if not stripe.busy:  # else a signal handler asks in the middle of its thread's call, and is told so
+                mine = stripe.busy = True
+                if self.until:
+                    self.hand_back() if dry else self.close()
+                allowed = room.take(decision, amounts, now, dry)
+                mine = stripe.busy = False
+            lock.release()
+        except BaseException:
+            if mine:
+                stripe.busy = False
+            if lock._is_owned():
+                lock.release()
+            raise
+        return None if allowed is None else decision
+
+    def hand_back(self) -> None:
+        """Bring the record up to date."""
+
+    def close(self) -> None:
+        """Hand the count back; ``open`` goes on from there."""
+
+    def shut(self) -> None:
+        """Close for good, and whatever serves the key: what it was worked out from is about to change."""
+        self.close()
+        seat = self.seat
+        seat.rooms = ()
+        if seat.record is not None:
+            seat.record.version += 1
+
+
+class NoMeter(_Asked):
+    """What a key's calls ask while none of its headrooms is on one meter."""
+
+    __slots__ = ("lock", "seat")
+
+    until = 0
+    version = -1
+    take = _Asked.take_otherwise
+
+    def __init__(self, seat: Any) -> None:
+        self.seat = seat
+        self.lock = seat.stripe.lock
+
+
 class Span(NamedTuple):
     """Bounds of one key while no window rolls: equal for most keys of a plan, which then share one.
 
@@ -44,7 +120,7 @@ class _Hot(Headroom):
     total: int
 
 
-class OneMeter(_Hot):
+class OneMeter(_Asked, _Hot):
     """Room of one key for requests on one meter, with one throttle at most.
 
     Good from ``at`` until the record changes otherwise. ``until``: when the next minute begins, 0 while it is closed.
@@ -83,22 +159,23 @@ class OneMeter(_Hot):
         """The record's own number."""
         return self.token, 0
 
-    def asked(self, decision: Told) -> tuple[Mapping[str, int], Sequence[int]]:
-        """See ``Headroom.asked``."""
+    def takes(self, decision: Told) -> Mapping[str, int]:
+        """See ``Headroom.takes``."""
+        return {REQUESTS: decision._amounts}
+
+    def found(self, decision: Told) -> Sequence[int]:
+        """See ``Headroom.found``."""
         found = decision._found
-        return {REQUESTS: decision._amounts}, (found,) if self.shape.throttle is None else (found, decision._level)
+        return (found,) if self.shape.throttle is None else (found, decision._level)
 
     def take(  # noqa: C901, PLR0912 -- in line: a call more is a tenth of its time
         self, now: int, cost: Any, api: str, route: str | None, address: str | None, scope: str | None, dry: bool
     ) -> Decision | None:
         """Decide a call, here or by another headroom of the key; None where the rule must. ``dry``: for ``peek``."""
         units = 1 if cost is DEFAULT else cost if type(cost) is int and 0 < cost <= MAX_UNITS else _alone(cost)
-        while units and (self.until or (self.version >= 0 and self.turn(now))):
-            shape = self.shape
-            if api != shape.api or not (route is None or unrouted(shape.own, route)):
-                break
-            if scope is not None and scope not in self.key.scopes:
-                break
+        shape = self.shape
+        plain = api == shape.api and (route is None or unrouted(shape.own, route))
+        while units and plain and (scope is None or scope in self.key.scopes):
             decision: Told = Told()
             lock = self.lock
             allowed = None
@@ -123,7 +200,9 @@ class OneMeter(_Hot):
                             if not dry:
                                 bucket.level = poured
                                 bucket.at = now
-                    if allowed and not dry:
+                    if dry:
+                        decision._dry = True
+                    elif allowed:
                         self.total, self.at = total, now
                 lock.release()
             except BaseException:
@@ -133,44 +212,11 @@ class OneMeter(_Hot):
             if allowed is not None:
                 decision.allowed, decision._room = allowed, self  # in pairs: of four a tuple would be made
                 decision._now, decision._amounts = now, units
-                decision._found, decision._taken = total if allowed else total - units, allowed and not dry
+                decision._found = total if allowed else total - units
                 return decision
             if not self.turn(now):
                 break
-        return self.take_elsewhere(now, cost, api, route, address, scope, dry)
-
-    def take_elsewhere(
-        self, now: int, cost: Any, api: str, route: str | None, address: str | None, scope: str | None, dry: bool
-    ) -> Decision | None:
-        """Decide a call by a headroom of the key on several meters."""
-        seat = self.seat
-        for room in seat.rooms if seat.room is self else ():
-            if room.shape.serves(api, route):
-                break
-        else:
-            return None
-        amounts = room.shape.asked(cost)
-        if amounts is None or ((scope is not None or room.key.networks) and barred(room.key, address, scope)):
-            return None
-        decision: Told = Told()
-        stripe, lock, allowed, mine = seat.stripe, self.lock, None, False
-        try:
-            if not lock.acquire(False):  # noqa: FBT003 -- by keyword it takes twice as long
-                wait_for(lock)
-            if not stripe.busy:  # else a signal handler asks in the middle of its thread's call, and is told so
-                mine = stripe.busy = True
-                if self.until:
-                    self.hand_back() if dry else self.close()
-                allowed = room.take(decision, amounts, now, dry)
-                mine = stripe.busy = False
-            lock.release()
-        except BaseException:
-            if mine:
-                stripe.busy = False
-            if lock._is_owned():
-                lock.release()
-            raise
-        return None if allowed is None else decision
+        return self.take_otherwise(now, cost, api, route, address, scope, dry)
 
     def lay(self, room: SeveralMeters) -> None:
         """Take over what was worked out for a record on which nothing is due."""
@@ -212,13 +258,9 @@ class OneMeter(_Hot):
         self.until = 0
 
     def shut(self) -> None:
-        """Close for good, and whatever serves the key: what it was worked out from is about to change."""
-        self.close()
+        """Close for good, and whatever serves the key."""
+        super().shut()
         self.version = -1
-        seat = self.seat
-        seat.rooms = ()
-        if seat.record is not None:
-            seat.record.version += 1
 
     def turn(self, now: int) -> bool:
         """Go on in the minute of ``now``, or behind another kind of call, where that is all that was in the way.

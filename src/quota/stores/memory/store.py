@@ -19,11 +19,11 @@ from ...rule.limits import Course
 from ...rule.party import Party
 from ...rule.record import Record
 from ...rule.undo import Undo
-from ..base import COMMON, make_terms, shown_url, split_url, whole_option
+from ..base import COMMON, is_new, make_terms, shown_url, split_url, whole_option
 from .binding import Binding
 from .callers import Callers
 from .entries import Account, On, Seat, Stripe
-from .one_meter import OneMeter
+from .one_meter import NoMeter, OneMeter
 
 
 class MemoryStore(Callers, Binding):
@@ -50,7 +50,9 @@ class MemoryStore(Callers, Binding):
         self._plans: dict[str, UsagePlan] = {}
         self._shapes: dict[str, dict[tuple[Course, frozenset[str]], Shape]] = {}
         self._ons: dict[frozenset[tuple[str, str]], On] = {}
-        self.rooms: dict[bytes | str | Caller, OneMeter] = {}  # of every key, by its id and by its secrets' digests
+        self.rooms: dict[
+            bytes | str | Caller, OneMeter | NoMeter
+        ] = {}  # of every key, by its id and by its secrets' digests
 
     def _seat(self, ref: bytes | str | None) -> Seat | None:
         room = self.rooms.get(ref) if ref else None
@@ -143,13 +145,11 @@ class MemoryStore(Callers, Binding):
     def _on(self, ids: dict[str, str]) -> On:
         return self._ons.setdefault(frozenset(ids.items()), On(ids))
 
-    def put_plan(self, plan: UsagePlan, replace: bool) -> None:
+    def put_plan(self, plan: UsagePlan, replace: bool | UsagePlan) -> None:
         with self._everything():
             old = self._plans.get(plan.id)
-            if old == plan:
+            if not is_new(plan, old, replace):
                 return
-            if old is not None and not replace:
-                raise PlanConflict(plan.id, "a different plan has this id; replace_plan() replaces it")
             moved = self._moved(plan, old.api) if old is not None and old.api != plan.api else []
             at_once(*self._buried(plan.id), *moved, (self._plans.__setitem__, plan.id, plan))
 

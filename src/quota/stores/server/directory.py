@@ -12,7 +12,7 @@ from ...key import ApiKey, decode_key, encode_key, new_number
 from ...operations.request import Entry
 from ...plan import UsagePlan, decode_plan, encode_plan
 from ...rule.limits import Terms
-from ..base import make_terms
+from ..base import is_new, make_terms
 from ..texts import to_json
 from .cache import CachedKey, KeyCache
 from .changes import ClearRecord, CopyRecord, DropText, KeyLookup, MoveRecord, Mutation, Place, Precondition, PutText
@@ -106,20 +106,16 @@ class Directory:
         raise StoreBusy(f"{self.namespace} was contended for {self.timeout} s; nothing was changed")
 
     @operation
-    def put_plan(self, plan: UsagePlan, replace: bool) -> Trip[None]:
+    def put_plan(self, plan: UsagePlan, replace: bool | UsagePlan) -> Trip[None]:
         for _ in self._attempts():
             text, stamp, seats_stamp = yield from self._read(("plans", plan.id), ("stamps", "*"), ("stamps", "**"))
-            generation = str(new_number())
+            generation, old = (str(new_number()), None) if text is None else self._decode_plan(text)
+            if not is_new(plan, old, replace):
+                return
             checks = [Precondition("stamps", "*", stamp)]
-            if text is not None:
-                generation, old = self._decode_plan(text)
-                if old == plan:
-                    return
-                if not replace:
-                    raise PlanConflict(plan.id, "a different plan has this id; replace_plan() replaces it")
-                if old.api != plan.api:
-                    yield from self._check_move(plan, generation)
-                    checks.append(Precondition("stamps", "**", seats_stamp))
+            if old is not None and old.api != plan.api:
+                yield from self._check_move(plan, generation)
+                checks.append(Precondition("stamps", "**", seats_stamp))
             new = to_json({"generation": generation, "plan": encode_plan(plan)})
             if (yield from self._change(checks, [
                 PutText("plans", plan.id, new), PutText("stamps", "*", str(new_number())),

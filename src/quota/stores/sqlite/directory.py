@@ -11,6 +11,7 @@ from ...key import ApiKey, Caller, decode_key, encode_key, new_number
 from ...operations.request import Entry, Request
 from ...plan import UsagePlan, decode_plan, encode_plan
 from ...rule.limits import Terms
+from ..base import is_new
 from ..texts import to_json
 from .pool import Pool
 from .records import drop, forget_account, number_of, touch
@@ -87,16 +88,14 @@ class Directory:
         )  # fmt: skip
         return [self._decode_plan(body) for (body,) in rows]
 
-    def put_plan(self, plan: UsagePlan, replace: bool) -> None:
+    def put_plan(self, plan: UsagePlan, replace: bool | UsagePlan) -> None:
         self._pool.write(self._put_plan, plan, replace)
 
-    def _put_plan(self, db: Connection, plan: UsagePlan, replace: bool) -> None:
+    def _put_plan(self, db: Connection, plan: UsagePlan, replace: bool | UsagePlan) -> None:
         row = db.execute("SELECT number, body FROM plans WHERE id = ?", (plan.id,)).fetchone()
         old = None if row is None else self._decode_plan(row[1])
-        if old == plan:
+        if not is_new(plan, old, replace):
             return
-        if old is not None and not replace:
-            raise PlanConflict(plan.id, "a different plan has this id; replace_plan() replaces it")
         # The number is of this plan's life: a plan that comes back has no keys.
         number = new_number() if row is None else row[0]
         if old is not None and old.api != plan.api:

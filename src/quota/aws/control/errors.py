@@ -1,0 +1,36 @@
+"""Refusals as API Gateway words them: a status, a code, a message."""
+
+from __future__ import annotations
+
+NO_KEY = "Invalid API Key identifier specified"
+NO_PLAN = "Invalid Usage Plan ID specified"
+
+
+class Refused(Exception):
+    """A request that is refused; nothing was changed."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(status, code, message)
+        self.status = status
+        self.code = code
+        self.message = message
+
+
+def bad_request(message: str) -> Refused:
+    """Return the refusal of what cannot be meant."""
+    return Refused(400, "BadRequestException", message)
+
+
+def unreadable(message: str) -> Refused:
+    """Return the refusal of a body that is no JSON, or in which a field is of another type."""
+    return Refused(400, "SerializationException", message)
+
+
+def not_found(message: str) -> Refused:
+    """Return the refusal where something is not there."""
+    return Refused(404, "NotFoundException", message)
+
+
+def conflict(message: str) -> Refused:
+    """Return the refusal of what contradicts what is there."""
+    return Refused(409, "ConflictException", message)

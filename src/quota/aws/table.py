@@ -1,0 +1,160 @@
+"""The rows of a CSV of keys, put into a ledger all or nothing; with its plans each key is added in one step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from typing import Any
+
+import attrs
+
+from ..errors import PlanConflict, StoreBusy, UnknownKey, UnknownPlan
+from ..key import ApiKey, digest
+from ..ledger.sync import Ledger
+from ..plan import UsagePlan
+from .keys_csv import CsvKey
+
+NewKey = tuple[ApiKey, list[str]]
+"""A key and the plans that it is put on."""
+
+Undo = list[Callable[[], object]]
+Counted = Callable[[Sequence[Any], str], AbstractContextManager[Iterable[Any]]]
+"""Goes through what is worked on, and may tell how far it got."""
+
+
+def uncounted(items: Sequence[Any], _: str) -> AbstractContextManager[Iterable[Any]]:
+    """The items as they are."""
+    return nullcontext(items)
+
+
+def add_rows(
+    ledger: Ledger,
+    rows: Sequence[CsvKey],
+    warnings: list[str],
+    make: Callable[[CsvKey], ApiKey],
+    change: Callable[[ApiKey, CsvKey], ApiKey],
+    *,
+    strict: bool = False,
+    reaches: Callable[[UsagePlan], Sequence[str]] = lambda plan: [plan.api],
+    counted: Counted = uncounted,
+) -> list[str]:
+    """Add what is new, replace what is there, put keys on their plans; return the ids, in the order of the rows.
+
+    All or nothing. Where ``strict`` nothing is done if there are warnings. ``make`` a key of a row; ``change`` a key
+    that is there to what the row says. ``reaches``: what a plan governs; of two plans that meet there a key has one.
+    """
+    known = {secret.digest: key for key in ledger.list_keys() for secret in key.secrets}
+    plans = {plan.id: plan for plan in ledger.list_plans()}
+    wanted = []
+    for row in rows:
+        old = known.get(digest(row.secret))
+        on = [] if old is None else ledger.list_plans(old)
+        wanted.append((row, old, _choose(row, plans, on, reaches, warnings)))
+    if strict and warnings:
+        return []
+    new = [(make(row), [plan.id for plan in on]) for row, old, on in wanted if old is None]
+    made = iter(new)
+    undo: Undo = []
+    with _all_or_nothing(undo):
+        there = [(row, old, on) for row, old, on in wanted if old is not None]
+        with counted(there, "keys that are there") as each:
+            for row, old, on in each:
+                _replace(ledger, old, row, change, undo)
+                for plan in on:
+                    _associate(ledger, old, plan, undo)
+        add_keys(ledger, new, undo, counted)
+    return [next(made)[0].id if old is None else old.id for _, old, _ in wanted]
+
+
+@contextmanager
+def _all_or_nothing(undo: Undo) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        for step in reversed(undo):
+            step()
+        raise
+
+
+def add_keys(ledger: Ledger, keys: Sequence[NewKey], undo: Undo, counted: Counted = uncounted) -> None:
+    """Add keys, each with all its plans in one step: whatever ends this, a key is there as it is meant or not at all.
+
+    All of them are added in one step where the store can; what was done by then is in ``undo``.
+    """
+    together = getattr(ledger.store, "add_keys", None)
+    if together is not None:
+        with _undone(ledger, [key.id for key, _ in keys], undo):
+            together(keys)
+        return
+    with counted(keys, "keys") as each:
+        for key, of in each:
+            with _undone(ledger, [key.id], undo):
+                ledger.store.add_key(key, None, *of)
+
+
+@contextmanager
+def _undone(ledger: Ledger, ids: list[str], undo: Undo) -> Iterator[None]:
+    """Note how to undo what adds keys, also where nobody knows if it did: interrupted, or a reply was lost."""
+
+    def drop() -> None:
+        for id_ in ids:
+            with suppress(UnknownKey):
+                ledger.remove_key(id_)
+
+    try:
+        yield
+    except (PlanConflict, UnknownPlan, StoreBusy):
+        raise  # nothing was added, and a key of this id is another's
+    except BaseException:
+        undo.append(drop)
+        raise
+    undo.append(drop)
+
+
+def _choose(
+    row: CsvKey,
+    plans: Mapping[str, UsagePlan],
+    on: Sequence[UsagePlan],
+    reaches: Callable[[UsagePlan], Sequence[str]],
+    warnings: list[str],
+) -> list[UsagePlan]:
+    """The plans that a row's key is to be put on; of two for one api the first, which is told."""
+    found: dict[str, UsagePlan] = {}
+    for id_ in row.plans:
+        plan = plans.get(id_)
+        if plan is None:
+            warnings.append(f"line {row.line}: there is no plan {id_!r}: the key is not put on it")
+            continue
+        mine = {plan.api, *reaches(plan)}
+        rivals = [other for other in found.values() if mine & {other.api, *reaches(other)}]
+        # Of those it is on, the one for the same api is left for this one; from another that meets it nothing moves it.
+        rivals += [other for other in on if other.api != plan.api and mine & set(reaches(other))]
+        if rivals:
+            warnings.append(
+                f"line {row.line}: {rivals[0].id!r} and {id_!r} are for one api: the key is put on the first"
+            )
+        else:
+            found[id_] = plan
+    return list(found.values())
+
+
+def _replace(ledger: Ledger, old: ApiKey, row: CsvKey, change: Callable[[ApiKey, CsvKey], ApiKey], undo: Undo) -> None:
+    new = change(old, row)
+    if new == old:
+        return
+    fields = ("name", "enabled", "metadata")
+    ledger.store.change_key(old.id, lambda key: change(key, row))
+    undo.append(lambda: ledger.store.change_key(old.id, lambda key: _as(key, old, fields)))
+
+
+def _as(key: ApiKey, other: ApiKey, fields: Sequence[str]) -> ApiKey:
+
+    return attrs.evolve(key, **{field: getattr(other, field) for field in fields})
+
+
+def _associate(ledger: Ledger, key: ApiKey, plan: UsagePlan, undo: Undo) -> None:
+    before = next((old for old in ledger.list_plans(key) if old.api == plan.api), None)
+    if before == plan:
+        return
+    ledger.associate(key, plan)
+    undo.append(lambda: ledger.associate(key, before) if before else ledger.dissociate(key, plan))
