@@ -31,7 +31,7 @@ from quota.errors import ClockSkew, PlanConflict, RequestMismatch, ReservationCl
 from quota.operations.headroom import SeveralMeters, Told
 from quota.rule.party import Party
 from quota.stores.memory import MemoryStore
-from quota.stores.memory.one_meter import OneMeter
+from quota.stores.memory.one_meter import Asked, OneMeter
 from receipts import check_receipts
 from scheduler import Deadlock
 
@@ -949,7 +949,7 @@ PLANTED = {
         ["disable_one_of_a_team", "a_second_key_joins_a_headroom"],
     ),
     "headrooms kept where a key is changed": (
-        (OneMeter, "shut", {"seat.record.version += 1": "pass"}),
+        (Asked, "shut", {"seat.record.version += 1": "pass"}),
         ["disable_one_of_a_team", "rotate_one_of_a_team", "a_second_key_joins_a_headroom"],
     ),
     "a stale clock": (

@@ -21,6 +21,28 @@ BUGS = {
     "what is over is told as what remains": ("standing.py", "over=max(0, -left)", "over=max(0, left)"),
     "a limit that refuses for ever tells when to retry": (
         "rule/charge.py", "end if refused and units <= line.limit + line.overage else None", "end if refused else None"),
+    # Limits of one's own
+    "an override outlives its date": ("rule/entries.py", "return self.until is None or now < self.until", "return True"),
+    "an override lasts a microsecond too long": ("rule/entries.py", "now < self.until", "now <= self.until"),
+    "an override outlives its date on the compiled path": (
+        "rule/charge.py", "    ends += [own.until for own in record.overrides if own.until is not None and own.until > record.at]\n", ""),
+    "an override follows to another plan": (
+        "plan.py", "(override.plan, override.route, override.name) == (plan, route, limit.name)",
+        "(override.route, override.name) == (route, limit.name)"),
+    "an override does not follow a replaced plan": (
+        "operations/override.py", "mine = plan.id, route", "mine = str(plan), route"),
+    "an override is never taken back": ("operations/override.py", "if other[:3] != mine and", "if"),
+    "an override is another route's too": (
+        "plan.py", "(override.plan, override.route, override.name) == (plan, route, limit.name)",
+        "(override.plan, override.name) == (plan, limit.name)"),
+    "an account's limit is overridden on one key": (
+        "operations/override.py", 'party.record(shared=limit.by == "account")', "party.key"),
+    "a key's override holds for its account's limits": (
+        "plan.py", 'key if account is None or limit.by == "key" else account', "key + (account or ())"),
+    "an override goes with the counts": ("operations/adjustments.py", "    fresh.overrides = old.overrides\n", ""),
+    "an override is seen when the key is called next but one": (
+        "operations/override.py", "        record.version += 1\n", ""),
+    "the fast path overlooks an override": ("stores/memory/opening.py", " or record.overrides:", ":"),
 }  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 import itertools
 import pickle
 import time
-from datetime import date
+from datetime import date, datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -109,9 +109,10 @@ def test_stores_decide_equally(stores):
     assert len({entry[0] for entry in told[0]}) > 50
 
 
+@pytest.mark.parametrize("own", [False, True], ids=["plan's limits", "own limits"])
 @pytest.mark.parametrize("accounts", [1, 2])
 @over(*SERVERS)
-def test_a_fresh_decision_takes_one_round_trip(stores, clock, accounts, monkeypatch):
+def test_a_fresh_decision_takes_one_round_trip(stores, clock, accounts, own, monkeypatch):
     """Whatever is asked of a key and plan that have not changed, one call is sent, with one account record or two."""
     store, sent = stores.open(), []
     exchange = type(store)._exchange
@@ -121,6 +122,9 @@ def test_a_fresh_decision_takes_one_round_trip(stores, clock, accounts, monkeypa
     ledger.add_plan(UsagePlan("p", limits, routes={"r": "500000/day"}))
     for number in range(accounts):
         key, secret = ledger.issue_key(f"k{number}", "p", account="team")
+    if own:
+        ledger.override_limit(key, "requests/day", 900_000, until=datetime(2026, 4, 30, tzinfo=timezone.utc))
+        ledger.override_limit("team", "requests/month", 1_500_000)
     calls = {
         "plain": lambda: ledger.consume(secret),
         "cost": lambda: ledger.consume(secret, 3),

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from every_store import ALL
-from quota import PlanConflict, UnknownKey, UsagePlan
+from quota import InvalidCost, InvalidValue, PlanConflict, Throttle, UnknownKey, UsagePlan
 
 START = datetime(2026, 3, 10, 12, tzinfo=timezone.utc)
 HOUR = timedelta(hours=1)
@@ -122,3 +122,130 @@ def test_status_of_a_route(stores, clock):
     ]  # fmt: skip
     assert ledger.consume(secret, route="GET /x").limits[1].remaining == 0
     assert not ledger.consume(secret, route="GET /x")
+
+
+def shown(statuses):
+    """Of each limit its name, what it is now and what remains of it."""
+    return [(s.name, s.limit, s.remaining) for s in statuses]
+
+
+@over(*ALL)
+def test_a_limit_of_one_s_own_binds_at_once_until_its_microsecond(stores, clock):
+    """In every process; used stays used; None takes it back; other keys of the plan keep the plan's."""
+    here, key, secret = stores.with_key(clock, "5/day, 100/hour")
+    there = stores.ledger(clock, here)
+    other = here.issue_key("other", "p", id="other").secret
+    assert all(there.consume(secret) for _ in range(5))
+    assert not there.consume(secret)
+    clock.advance(HOUR if stores.leased else 0)  # as long as a lease, or its refusal, may be believed elsewhere
+    until = START + 3 * HOUR
+    status = here.override_limit(key, "requests/day", 7, until=until)
+    assert (status.name, status.limit, status.used, status.remaining) == ("requests/day", 7, 5, 2)
+    assert shown(there.status("k"))[0] == ("requests/day", 7, 2)
+    assert [bool(there.consume(secret)) for _ in range(3)] == [True, True, False]
+    assert shown(there.status(other and "other"))[0] == ("requests/day", 5, 5)
+    clock.set(until - timedelta(microseconds=1))
+    assert here.consume(secret).limits[0].limit == 7
+    here.override_limit(key, "requests/day", 8, until=until)
+    assert here.consume(secret).limits[0].remaining == 0
+    clock.set(until)
+    for ledger in (here, there):
+        assert ledger.consume(secret).limits[0].limit == 5
+        assert ledger.status(key)[0].over == 3
+    here.override_limit(key, "requests/day", 10)
+    assert here.consume(secret).limits[0].remaining == 1
+    here.override_limit(key, "requests/day", None)
+    here.override_limit(key, "requests/day", None)
+    assert not here.consume(secret)
+    assert shown(here.status(key))[0] == ("requests/day", 5, 0)
+
+
+@over(*ALL)
+def test_a_limit_of_one_s_own_sleeps_under_another_plan_and_follows_its_own(stores, clock):
+    """Another plan's limit of the same name stays as it is; a replaced version of the plan has the override."""
+    ledger, key, secret = stores.with_key(clock, "5/day")
+    ledger.override_limit(key, "requests/day", 3)
+    ledger.add_plan(UsagePlan("q", "4/day"))
+    ledger.associate(key, "q")
+    assert shown(ledger.status(key)) == [("requests/day", 4, 4)]
+    assert ledger.consume(secret)
+    ledger.associate(key, "p")
+    assert shown(ledger.status(key)) == [("requests/day", 3, 2)]
+    ledger.replace_plan(UsagePlan("p", "50/day overage 1, 2/s burst 9"))
+    assert shown(ledger.status(key)) == [("requests/day", 3, 2), ("throttle", 9, 9)]
+    assert [bool(ledger.consume(secret)) for _ in range(4)] == [True, True, True, False]
+    ledger.replace_plan(UsagePlan("p", "8/hour"))
+    assert shown(ledger.status(key)) == [("requests/hour", 8, 4)]
+    ledger.replace_plan(UsagePlan("p", "50/day"))
+    assert shown(ledger.status(key)) == [("requests/day", 3, 0)]
+    ledger.forget(key)
+    assert shown(ledger.status(key)) == [("requests/day", 3, 3)]
+    ledger.remove_key(key)
+    ledger.issue_key("k", "p", id="k")
+    assert shown(ledger.status("k")) == [("requests/day", 50, 50)]
+
+
+@over(*ALL)
+def test_a_throttle_of_one_s_own_mints_nothing(stores, clock):
+    """What is in the bucket stays in it, to and fro; a route's own throttle is overridden on its route."""
+    ledger, key, secret = stores.with_key(clock, "1/s burst 5", routes={"GET /x": "1/s burst 2"})
+    assert sum(bool(ledger.consume(secret)) for _ in range(9)) == 5
+    wider = Throttle(1, burst=8)
+    assert ledger.override_limit(key, "throttle", wider).limit == 8
+    assert sum(bool(ledger.consume(secret)) for _ in range(9)) == 3
+    for _ in range(3):
+        ledger.override_limit(key, "throttle", None)
+        assert not ledger.consume(secret)
+        ledger.override_limit(key, "throttle", wider)
+        assert not ledger.consume(secret)
+    clock.advance(timedelta(hours=1))
+    ledger.override_limit(key, "throttle", Throttle(1, burst=4), route="GET /x")
+    assert sum(bool(ledger.consume(secret, route="GET /x")) for _ in range(9)) == 4
+    assert [s.limit for s in ledger.status(key, route="GET /x")] == [4]
+    assert [s.limit for s in ledger.status(key)] == [8]
+
+
+@over(*ALL)
+def test_an_account_s_limit_is_overridden_on_the_account(stores, clock):
+    """By whichever key, or the account's name; keys that join later have it too, and it outlives the key it was given by."""
+    ledger = stores.ledger(clock)
+    ledger.add_plan(UsagePlan("p", "9/day, 20/day by account as ours"))
+    x, secret = ledger.issue_key("x", "p", id="x", account="team")
+    ledger.override_limit("team", "ours", 6)
+    assert ledger.consume(secret, 2).limits[1].limit == 6
+    _, other = ledger.issue_key("y", "p", id="y", account="team")
+    assert [(s.limit, s.remaining) for s in ledger.status("y")] == [(9, 9), (6, 4)]
+    ledger.override_limit("x", "requests/day", 3)
+    assert [s.limit for s in ledger.consume(other).limits] == [9, 6]
+    assert [s.limit for s in ledger.consume(secret).limits] == [3, 6]
+    ledger.remove_key(x)
+    assert ledger.consume(other, 2).limits[1].remaining == 0
+    assert ledger.override_limit("y", "ours", 7).holder == "team"
+    assert shown(ledger.status("team")) == [("ours", 7, 1)]
+    ledger.add_plan(UsagePlan("q", "5/day by account as ours"))
+    ledger.issue_key("z", "q", id="z", account="team")
+    with pytest.raises(PlanConflict, match="p, q"):
+        ledger.override_limit("team", "ours", 8)
+    with pytest.raises(InvalidValue, match="ours"):
+        ledger.override_limit("team", "requests/day", 8)
+
+
+@over("memory", "sqlite", "awaited redis")
+def test_what_no_override_can_be_is_refused(stores, clock):
+    """A limit that is not there, a value of the other kind or below a cost, an instant that is past; nothing changes."""
+    ledger, key, secret = stores.with_key(clock, "5/day, 9/s", costs={"/dear": 3})
+    wrong = [
+        (("requests/month", 3), {}, "requests/day, throttle"), (("requests/day", Throttle(1)), {}, "units of a quota"),
+        (("throttle", 3), {}, "a Throttle"), (("requests/day", 2), {}, "at most 2 requests"),
+        (("requests/day", 9), {"until": START}, "still to come"), (("requests/day", -1), {}, "value"),
+        (("requests/day", 9), {"api": "b"}, "none"),
+    ]  # fmt: skip
+    for args, kwargs, said in wrong:
+        with pytest.raises((InvalidValue, InvalidCost), match=said):
+            ledger.override_limit(key, *args, **kwargs)
+    with pytest.raises(UnknownKey):
+        ledger.override_limit("nobody", "requests/day", 3)
+    assert shown(ledger.status(key)) == [("requests/day", 5, 5), ("throttle", 9, 9)]
+    ledger.override_limit(key, "requests/day", 0)
+    refused = ledger.consume(secret)
+    assert (refused.reason.value, refused.retry_at) == ("COST_TOO_LARGE", None)

@@ -1,6 +1,8 @@
 """Short histories of where keys and accounts stand and what changes for one of them; as ``scenarios``."""
 
-from scenarios import _ledger
+from datetime import timedelta
+
+from scenarios import START, _ledger
 
 
 def an_account_stands_where_its_keys_left_it(q):
@@ -15,6 +17,69 @@ def an_account_stands_where_its_keys_left_it(q):
 def a_limit_that_admits_nobody_says_no_time_to_retry(q):
     ledger, _, key, _ = _ledger(q, "0/day, 1/hour, 0/s burst 5")
     assert [(s.retry_at, s.remaining) for s in ledger.status(key)] == [(None, 0), (None, 1), (None, 0)]
+
+
+def a_limit_of_one_s_own_ends_on_its_microsecond(q):
+    ledger, clock, key, secret = _ledger(q, "2/day", routes={"r": "1/day as r"})
+    assert ledger.consume(secret)
+    ledger.override_limit(key, "requests/day", 9, until=START + timedelta(seconds=10))
+    assert all(ledger.consume(secret) for _ in range(4))
+    clock.advance(timedelta(seconds=10) - timedelta(microseconds=1))
+    assert ledger.consume(secret).limits[0].remaining == 3
+    clock.advance(1)
+    refused = ledger.consume(secret)
+    assert (bool(refused), refused.limits[0].limit, refused.limits[0].used) == (False, 2, 6)
+    ledger.override_limit(key, "requests/day", 7)
+    assert [bool(ledger.consume(secret)) for _ in range(2)] == [True, False]
+
+
+def a_limit_of_one_s_own_goes_with_its_plan(q):
+    ledger, _, key, secret = _ledger(q, "2/day")
+    ledger.add_plan(q.UsagePlan("other", "3/day"))
+    ledger.override_limit(key, "requests/day", 9)
+    ledger.associate(key, "other")
+    assert ledger.status(key)[0].limit == ledger.consume(secret).limits[0].limit == 3
+    ledger.associate(key, "p")
+    ledger.replace_plan(q.UsagePlan("p", "5/day, 50/month"))
+    assert ledger.consume(secret).limits[0].limit == 9
+    ledger.forget(key)
+    assert ledger.consume(secret).limits[0].limit == 9
+    ledger.override_limit(key, "requests/day", None)
+    assert ledger.consume(secret).limits[0].limit == 5
+
+
+def a_limit_of_one_s_own_is_one_limit_s(q):
+    ledger, _, key, secret = _ledger(q, "5/day, 9/day by account as ours", routes={"r": "4/day"})
+    second = ledger.issue_key("second", "p", id="second", account="k").secret
+    ledger.override_limit(key, "requests/day", 3)
+    assert [s.limit for s in ledger.consume(secret, route="r").limits] == [3, 9, 4]
+    ledger.override_limit(key, "requests/day", 2, route="r")
+    assert [s.limit for s in ledger.consume(secret, route="r").limits] == [3, 9, 2]
+    ledger.override_limit(key, "ours", 6)
+    assert [s.limit for s in ledger.consume(second, route="r").limits] == [5, 6, 4]
+
+
+def a_second_key_takes_the_account_s_own_limit_along(q):
+    ledger, _, key, secret = _ledger(q, "9/day by account as ours")
+    ledger.override_limit(key, "ours", 6)
+    ledger.issue_key("second", "p", id="second", account="k")
+    assert ledger.consume(secret).limits[0].limit == 6
+    ledger.override_limit("second", "ours", None)
+    assert ledger.consume(secret).limits[0].limit == 9
+
+
+def a_smaller_limit_of_one_s_own_refuses_again_and_again(q):
+    ledger, _, key, secret = _ledger(q, "100/day")
+    assert all(ledger.consume(secret) for _ in range(4))
+    ledger.override_limit(key, "requests/day", 3)
+    assert not any(ledger.consume(secret) for _ in range(4))
+
+
+def a_burst_of_one_s_own_binds_on_the_fast_path(q):
+    ledger, _, key, secret = _ledger(q, "1/s burst 9")
+    assert all(ledger.consume(secret) for _ in range(3))
+    ledger.override_limit(key, "throttle", q.Throttle(1, burst=5))
+    assert [bool(ledger.consume(secret)) for _ in range(4)] == [True, True, False, False]
 
 
 SCENARIOS = {

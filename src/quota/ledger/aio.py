@@ -113,6 +113,7 @@ class AsyncLedger:
     associate = _async(Steps.associate)
     dissociate = _async(Steps.dissociate)
     status = _asking(Steps.status)
+    override_limit = _asking(Steps.override_limit)
     refund = _async(Steps.refund)
     grant = _async(Steps.grant)
     set_remaining = _async(Steps.set_remaining)

@@ -1,9 +1,13 @@
-"""The pure steps of what goes by a key or an account: where its limits stand."""
+"""The pure steps of what goes by a key or an account: where its limits stand, and limits of its own."""
 
 from __future__ import annotations
 
-from ..errors import PlanConflict, UnknownKey, check_text
+from datetime import datetime
+
+from ..clock import to_us
+from ..errors import InvalidCost, InvalidValue, PlanConflict, UnknownKey, check_text
 from ..key import ApiKey
+from ..limit import Throttle, whole
 from ..operations.request import Request
 from ..plan import check_route
 from ..standing import LimitStatus
@@ -47,6 +51,66 @@ class Holders(Administration):
             except UnknownKey:
                 continue  # removed meanwhile
         return tuple(told)
+
+    def override_limit(
+        self,
+        key_or_account: ApiKey | str,
+        limit: str,
+        value: int | Throttle | None,
+        *,
+        until: datetime | None = None,
+        api: str = "",
+        route: str | None = None,
+    ) -> Asking[LimitStatus]:
+        """Give a key or an account a limit of its own in place of the one of that name in its plan for ``api``.
+
+        ``value``: the units of a quota, or a ``Throttle``; None takes it back. ``until``: when it ends by itself, at
+        that very microsecond. It goes along when that plan is replaced, and sleeps while another plan is in its place;
+        what was used stays used. On a ``route``, the route's own limit comes before the plan's. A limit by account is
+        overridden on the account, whichever of its keys is named. Returns where the limit stands then.
+
+        Raises ``UnknownKey``; ``InvalidValue`` for a name that the plan does not have, a value of the other kind, or
+        below what a call costs, and for an instant that is past; ``PlanConflict`` for an account whose keys are on
+        several plans that have the limit, and as ``status``.
+        """
+        check_text("limit", limit, longest=2048)
+        check_where(api, route)
+        if value is not None and not isinstance(value, Throttle):
+            whole("value", value, 0, InvalidCost)
+        now = self._now()
+        end = None if until is None else to_us(until, "until")
+        if end is not None and end <= now:
+            raise InvalidValue("until", until, "an instant that is still to come")
+        keys, account = yield from self._find(key_or_account)
+        who = (yield from self._counted_by(keys, str(key_or_account), limit, api, route)) if account else keys[0]
+        told: LimitStatus = yield Step(
+            "apply", (Request("override", now, None, who, api, route, args=(limit, value, end)),), same
+        )
+        return told
+
+    def _counted_by(self, keys: list[str], account: str, limit: str, api: str, route: str | None) -> Asking[str]:
+        """Find a key of an account whose plan has a limit by account of this name."""
+        found: dict[str, str] = {}
+        names: dict[str, None] = {}
+        for id_ in keys:
+            try:
+                plans = yield Step("plans_of", (id_,), same)
+            except UnknownKey:
+                continue  # removed meanwhile
+            for plan in plans:
+                shared = [one.name for one in (*plan.routes.get(route or "", ()), *plan.limits) if one.by == "account"]
+                if plan.api == api:
+                    names.update(dict.fromkeys(shared))
+                    if limit in shared:
+                        found.setdefault(plan.id, id_)
+        if not found:
+            raise InvalidValue("limit", limit, f"a limit by account of its keys' plans: {', '.join(names) or 'none'}")
+        if len(found) > 1:
+            reason = (
+                f"keys of this account are on several plans with that limit: {', '.join(found)}; name one of its keys"
+            )
+            raise PlanConflict(account, reason)
+        return next(iter(found.values()))
 
     def _find(self, who: ApiKey | str) -> Asking[tuple[list[str], bool]]:
         """The key that is meant, or all keys of the account; and whether it is an account."""

@@ -139,6 +139,7 @@ class Ledger:
     associate = _sync(Steps.associate)
     dissociate = _sync(Steps.dissociate)
     status = _asking(Steps.status)
+    override_limit = _asking(Steps.override_limit)
     refund = _sync(Steps.refund)
     grant = _sync(Steps.grant)
     set_remaining = _sync(Steps.set_remaining)

@@ -14,7 +14,8 @@ from ..rule.limits import Terms
 from ..rule.party import Party
 from .adjustments import adjust, forget, refund
 from .consume import consume
-from .request import Entry, Request, forgetful
+from .override import override
+from .request import Entry, Request, forgetful, in_force
 from .reservations import cancel, commit
 from .status import status
 from .usage import usage
@@ -28,6 +29,8 @@ def perform(request: Request, entry: Entry | None, party: Party | None, terms: T
     """
     if request.caller is not None:
         terms = forgetful(terms)
+    if entry is not None and party is not None and request.op != "override":
+        entry = in_force(entry, party, request.now)
     operation = _OPERATIONS.get(request.op)
     if operation is None:
         from .leases import OPERATIONS  # noqa: PLC0415 -- loaded where something is leased
@@ -45,6 +48,7 @@ _OPERATIONS: Mapping[str, Callable[[Request, Entry | None, Party | None, Terms],
         "cancel": cancel,
         "refund": refund,
         "grant": adjust,
+        "override": override,
         "set_remaining": adjust,
         "forget": forget,
         "status": status,

@@ -81,6 +81,7 @@ def _outlive(old: Record, now: int, terms: Terms) -> Record:
     Not what a wild clock leased, further ahead than any other process may be.
     """
     fresh = Record(new_number())
+    fresh.overrides = old.overrides
     latest = now + terms.max_skew
     leases = {name: lease for name, lease in (old.leases or {}).items() if lease.number and lease.taken_at <= latest}
     for name, lease in leases.items():
@@ -99,5 +100,7 @@ def forget(request: Request, entry: Entry | None, party: Party | None, terms: Te
     party.note(whole=False)
     party.key.become(_outlive(party.key, request.now, terms))
     if party.account is not None and request.now < party.account.at - terms.max_skew:
-        party.account.become(Record(new_number()))
+        fresh = Record(new_number())
+        fresh.overrides = party.account.overrides
+        party.account.become(fresh)
     party.changed = True

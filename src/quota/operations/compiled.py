@@ -15,7 +15,7 @@ from ..rule.party import Party
 from ..rule.record import Record
 from .headroom import Place, SeveralMeters
 from .idempotency import decode_standing, encode_standing, fingerprint
-from .request import Entry, Request, usable
+from .request import Entry, Request, in_force, usable
 from .shape import Shape, units_of
 
 _MOST_METERS = 500
@@ -31,7 +31,7 @@ def compile_headroom(
 
     ``bound``: to the very records, whose meters and buckets it moves; else it names them by index.
     """
-    plan = entry.plans.get(request.api)
+    plan = in_force(entry, party, request.now).plans.get(request.api)
     if plan is None or usable(request, entry) is not Reason.OK:
         return None
     course = plan.course(request.route)

@@ -12,7 +12,7 @@ from ..decision import Reason
 from ..errors import UnknownKey
 from ..key import Caller, Subject
 from ..networks import contain
-from ..plan import UsagePlan
+from ..plan import UsagePlan, own_plan
 from ..rule.charge import settled
 from ..rule.limits import Course, Terms
 from ..rule.party import Party
@@ -70,6 +70,17 @@ def required(request: Request, entry: Entry | None, party: Party | None) -> tupl
     if entry is None or party is None:
         raise UnknownKey(request.key_id or "?")
     return entry, party
+
+
+def in_force(entry: Entry, party: Party, now: int) -> Entry:
+    """Return the entry with the limits of its plans that hold for this very subject now."""
+    records = party.records()
+    if not any(record.overrides for record in records):
+        return entry  # nearly always
+    now = max(now, *[record.at for record in records])
+    own = [tuple(override for override in record.overrides if override.holds(now)) for record in records]
+    account = own[1] if len(own) > 1 else None
+    return entry._replace(plans={api: own_plan(plan, own[0], account) for api, plan in entry.plans.items()})
 
 
 def course_of(entry: Entry, request: Request) -> Course | None:

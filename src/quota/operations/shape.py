@@ -39,7 +39,18 @@ class Shape:
     """
 
     __slots__ = (
-        "_latest", "api", "course", "live", "own", "plan", "route", "simple", "simple_cost", "standard", "throttle",
+        "__weakref__",
+        "_latest",
+        "api",
+        "course",
+        "live",
+        "own",
+        "plan",
+        "route",
+        "simple",
+        "simple_cost",
+        "standard",
+        "throttle",
         "units",
     )  # fmt: skip
 

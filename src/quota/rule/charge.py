@@ -198,6 +198,7 @@ def _counted(course: Course, takes: Mapping[str, int]) -> list[tuple[str, str, s
 def quiet_until(record: Record) -> int:
     """The instant when something is due of a record, whatever is called: a hold lapses, a day or a window ends."""
     ends = [slot.end for meter in record.meters for slot in meter.slots if slot.name and slot.end > record.at]
+    ends += [own.until for own in record.overrides if own.until is not None and own.until > record.at]
     return min([record.at - record.at % DAY_US + DAY_US, *ends, *([] if record.due is None else [record.due])])
 
 
@@ -220,6 +221,8 @@ def _settle(record: Record, now: int, terms: Terms) -> None:
                 record.holds[id_] = hold._replace(still_open=False)  # type: ignore[index] # found
                 record.give_back(hold.taken_at, hold.takes)
         record.find_due()
+    if record.overrides:
+        record.overrides = tuple(override for override in record.overrides if override.holds(now))
     today = now // DAY_US
     turned = record.at // DAY_US != today
     if turned:

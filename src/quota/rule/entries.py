@@ -126,6 +126,19 @@ class ThrottleRef(NamedTuple):
     burst: int
 
 
+class Override(NamedTuple):
+    """One subject's own ``value`` of a plan's limit (a throttle's in its text form), until an instant or for good."""
+
+    plan: str
+    route: str
+    name: str
+    value: int | str
+    until: int | None
+
+    def holds(self, now: int) -> bool:
+        return self.until is None or now < self.until
+
+
 def amounts(data: Iterable[Iterable[Any]]) -> Amounts:
     """Read amounts from their lists."""
     return tuple([_new(Amount, amount) for amount in data])

@@ -199,4 +199,6 @@ def _others(record: Record, meter: MeterName, name: str, now: int) -> tuple[int,
 def first_end(party: Party, readings: tuple[Reading, ...]) -> int:
     """The instant when the first window ends or hold lapses: until then only charges move these readings."""
     ends = [reading.end for reading in readings if isinstance(reading.line, QuotaLine)]
+    for record in party.records():
+        ends += [override.until for override in record.overrides if override.until is not None]
     return min([BEYOND, *ends, *(record.due for record in party.records() if record.due is not None)])

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..clock import DAY_US
-from .entries import Amount, Amounts, Day, Hold, Lease, MeterName, RememberedRequest, ThrottleRef
+from .entries import Amount, Amounts, Day, Hold, Lease, MeterName, Override, RememberedRequest, ThrottleRef
 
 MINUTE_US = 60_000_000
 HOUR_US = 3_600_000_000
@@ -137,9 +137,13 @@ class Record:
     remembered, so a call from before it is refused an answer. ``token`` tells this record from one forgotten earlier.
     ``version`` moves whenever anything but a plain charge changed the record. ``holds`` go by reservation id,
     ``requests`` by request_id, ``leases`` by name. ``refunds``: decision id -> until when it is remembered.
+    ``overrides``: the subject's own limits, in place of those of the same names in its plans.
     """
 
-    __slots__ = ("at", "due", "floor", "holds", "leases", "meters", "refunds", "requests", "rows", "token", "version")
+    __slots__ = (
+        "at", "due", "floor", "holds", "leases", "meters", "overrides", "refunds", "requests", "rows", "token",
+        "version",
+    )  # fmt: skip
 
     def __init__(self, token: int = 0, floor: int = 0) -> None:
         self.at = 0
@@ -153,6 +157,7 @@ class Record:
         self.refunds: dict[str, int] | None = None
         self.rows: list[Day] | None = None
         self.leases: dict[str, Lease] | None = None
+        self.overrides: tuple[Override, ...] = ()
 
     def meter(self, api: str, route: str, unit: str) -> Meter | None:
         for meter in self.meters:
@@ -162,7 +167,8 @@ class Record:
 
     def encode(self) -> list[Any]:
         """Lists, tuples, strings and integers only: JSON holds it exactly."""
-        leases = [self.leases] if self.leases else []  # most records never have any: they pay nothing
+        # Most records never have any: they pay nothing.
+        leases = [self.leases or None, self.overrides] if self.overrides else [self.leases] if self.leases else []
         return [
             self.at, self.floor, self.token, self.version, self.due, [meter.encode() for meter in self.meters],
             self.holds, self.requests, self.refunds, self.rows, *leases,
@@ -172,12 +178,14 @@ class Record:
     def decode(cls, data: list[Any]) -> Record:
         record = cls()
         (record.at, record.floor, record.token, record.version, record.due, meters,
-         holds, requests, record.refunds, rows, *leases) = data  # fmt: skip
+         holds, requests, record.refunds, rows, *more) = data  # fmt: skip
+        leases, overrides = more[0] if more else None, more[1] if len(more) > 1 else ()
         record.meters = [Meter.decode(meter) for meter in meters]
         record.holds = holds and {id_: Hold.decode(hold) for id_, hold in holds.items()}
         record.requests = requests and {id_: RememberedRequest.decode(memo) for id_, memo in requests.items()}
         record.rows = rows and [Day(*row) for row in rows]
-        record.leases = {name: Lease.decode(lease) for name, lease in leases[0].items()} if leases else None
+        record.leases = {name: Lease.decode(lease) for name, lease in leases.items()} if leases else None
+        record.overrides = tuple(Override(*override) for override in overrides)
         return record
 
     def copy(self) -> Record:
@@ -191,6 +199,7 @@ class Record:
         twin.refunds = dict(self.refunds or {}) or None
         twin.rows = list(self.rows or ()) or None
         twin.leases = dict(self.leases or {}) or None
+        twin.overrides = self.overrides
         return twin
 
     def become(self, other: Record) -> None:
@@ -302,6 +311,8 @@ class Record:
         if not self.at:
             return _NEVER, 0  # it was forgotten: what takes its place may be refused an answer, which it is not
         dead = self.at + retention * DAY_US
+        for override in self.overrides:
+            dead = max(dead, _NEVER if override.until is None else override.until)
         floor = self.at + 1
         for meter in self.meters:
             for slot in meter.slots:

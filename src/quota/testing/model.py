@@ -175,6 +175,7 @@ class Model:
         self.seen: dict[Place, list[tuple[int, int]]] = {}
         self.levels: dict[tuple[Place, str], Level] = {}
         self.charged: dict[tuple[str, str, str], list[Limit]] = {}
+        self.overrides: dict[tuple[Party, str, str, str], tuple[Any, int | None]] = {}
 
     # The directory
 
@@ -197,6 +198,9 @@ class Model:
         for (place, name), level in list(self.levels.items()):
             if place[0] == source:
                 self.levels[(target, *place[1:]), name] = attrs.evolve(level)
+        for (party, *of), override in list(self.overrides.items()):
+            if party == source:
+                self.overrides[target, of[0], of[1], of[2]] = override
         for place, seen in list(self.seen.items()):
             if place[0] == source:
                 self.seen[target, place[1], place[2], place[3]] = list(seen)
@@ -207,12 +211,14 @@ class Model:
         members.remove(id_)
         if not members and key.account == id_:
             self._drop(("account", id_))
+            self.overrides = {of: value for of, value in self.overrides.items() if of[0] != ("account", id_)}
             self.shared.discard(id_)
             del self.members[id_]
         elif key.account not in self.shared and ("key", id_) in self.at:
             self._copy(("key", id_), ("account", key.account))
             self.shared.add(key.account)
         self._drop(("key", id_))
+        self.overrides = {of: value for of, value in self.overrides.items() if of[0] != ("key", id_)}
 
     def _drop(self, party: Party) -> None:
         self.at.pop(party, None)
@@ -244,6 +250,24 @@ class Model:
     def holder(self, key: Member, limit: Limit) -> Party:
         joint = limit.spec.by == "account" and key.account in self.shared
         return ("account", key.account) if joint else ("key", key.id)
+
+    def plan_of(self, key: Member, api: str, now: int) -> UsagePlan | None:
+        """The key's plan at an instant, with its own limits and its account's in it."""
+        plan = self.plans.get(key.plans.get(api, ""))
+        if plan is None:
+            return None
+        routes = {route: [self._own(key, plan, route, spec, now) for spec in own] for route, own in plan.routes.items()}
+        return attrs.evolve(plan, limits=[self._own(key, plan, "", spec, now) for spec in plan.limits], routes=routes)
+
+    def _own(self, key: Member, plan: UsagePlan, route: str, spec: Quota | Throttle, now: int) -> Quota | Throttle:
+        of = self.holder(key, Limit(spec, route, "")), plan.id, route, spec.name
+        value, until = self.overrides.get(of, (None, None))
+        if value is None or (until is not None and until <= now):
+            return spec
+        if isinstance(spec, Quota):
+            whole = isinstance(value, int)
+            return attrs.evolve(spec, limit=value, overage=spec.overage if value else 0) if whole else spec
+        return spec if isinstance(value, int) else attrs.evolve(value, unit=spec.unit, by=spec.by, name=spec.name)
 
     def limits(self, plan: UsagePlan, route: str | None) -> list[Limit]:
         own = plan.routes.get(route, ()) if route else ()
@@ -394,7 +418,7 @@ class Model:
 
     def settle(self, key: Member, api: str, route: str | None, now: int) -> None:
         """Time passes for good: windows roll and buckets change hands."""
-        plan = self.plans.get(key.plans.get(api, ""))
+        plan = self.plan_of(key, api, now)
         limits = self.limits(plan, route) if plan else []
         self.levels = self.buckets(key, plan, api, now)
         for unit in ("requests", "tokens"):
@@ -515,6 +539,7 @@ class Model:
             return Answer(allowed=False, reason="NO_PLAN")
         takes = self.takes(plan, route, cost)
         now = self.instant(key, now)
+        plan = self.plan_of(key, api, now) or plan
         answer = self.weigh(key, plan, api, route, takes, now)
         if not answer.allowed:
             if not dry and self.moved(key, plan, api, route):
@@ -551,7 +576,7 @@ class Model:
         held = [event for event in self.events if event.hold == hold]
         lapsed = any(not event.counts(now) for event in held)
         self.settle(key, api, route, now)
-        plan = self.plans.get(key.plans.get(api, ""))
+        plan = self.plan_of(key, api, now)
         limits = self.limits(plan, route) if plan else []
         was = {event.unit: event.units for event in held}
         used = dict(was if actual is None else actual)
@@ -616,7 +641,7 @@ class Model:
     def adjust(self, id_: str, name: str, units: int, api: str, now: int, *, grant: bool) -> int | None:
         """grant or set_remaining on a plan's quota; what remains, None when there is no such quota."""
         key = self.keys[id_]
-        plan = self.plans.get(key.plans.get(api, ""))
+        plan = self.plan_of(key, api, self.instant(key, now))
         limits = [lim for lim in self.limits(plan, None) if isinstance(lim.spec, Quota)] if plan else []
         limit = next((lim for lim in limits if lim.name == name), None)
         if limit is None:

@@ -9,11 +9,12 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
-from ..errors import ClockSkew, UnknownKey
+from ..clock import to_datetime
+from ..errors import ClockSkew, InvalidValue, UnknownKey
 from ..limit import Quota, Throttle
 from .directory import DirectoryMachine, equal, raises, us_of
 from .model import DAY, Limit, Member, Model, Skewed
-from .strategies import KEY_IDS, ROUTES
+from .strategies import APIS, KEY_IDS, ROUTES
 
 
 def stand(model: Model, who: str, api: str | None, route: str | None, now: int) -> list[tuple[Any, ...]] | None:
@@ -34,10 +35,13 @@ def _stand(
     told: Callable[[Limit], bool],
 ) -> list[tuple[Any, ...]]:  # fmt: skip
     rows: list[tuple[Any, ...]] = []
-    plans = {of: model.plans[id_] for of, id_ in sorted(key.plans.items()) if id_ not in seen and api in (None, of)}
-    for of, plan in plans.items():
-        seen.add(plan.id)
+    apis = [of for of, id_ in sorted(key.plans.items()) if id_ not in seen and api in (None, of)]
+    seen |= {key.plans[of] for of in apis}
+    for of in apis:
         at = model.instant(key, now)
+        plan = model.plan_of(key, of, at)
+        if plan is None:
+            continue
         for limit in filter(told, model.limits(plan, route)):
             alone = model.weigh(key, plan, of, route, {limit.spec.unit: 1}, at, [limit])
             name, used, remaining, resets_at = alone.limits[0]
@@ -51,7 +55,42 @@ def _stand(
 
 
 class StandingMachine(DirectoryMachine):
-    """What changes nothing: where limits stand, and what was used by day."""
+    """Where limits stand, what was used by day, and limits of one's own."""
+
+    @rule(
+        id_=KEY_IDS, which=st.integers(0, 5), value=st.sampled_from([None, 0, 2, 3, 8, 20]), api=APIS, route=ROUTES,
+        lasts=st.sampled_from([None, None, 1, 20_000_000, 3_600_000_000, DAY, 40 * DAY]),
+    )  # fmt: skip
+    def override(self, id_: str, which: int, value: int | None, api: str, route: str | None, lasts: int | None) -> None:
+        key = self.model.keys.get(id_)
+        plan = key and self.model.plans.get(key.plans.get(api, ""))
+        limits = [(route or "", spec) for spec in plan.routes.get(route or "", ())] if plan else []
+        limits += (
+            [("", spec) for spec in plan.limits if spec.name not in {own.name for _, own in limits}] if plan else []
+        )
+        name, of = (
+            (limits[which % len(limits)][1].name, limits[which % len(limits)]) if limits else ("none", ("", None))
+        )
+        given: Any = Throttle("3", burst=value) if value is not None and isinstance(of[1], Throttle) else value
+        until = None if lasts is None else to_datetime(self.now + lasts)
+
+        def override() -> Any:
+            return self.ledger.override_limit(id_, name, given, until=until, api=api, route=route)
+
+        if key is None or plan is None or of[1] is None:
+            raises(UnknownKey if key is None else InvalidValue, override)
+            return
+        try:
+            self.model.instant(key, self.now)
+        except Skewed:
+            raises(ClockSkew, override)
+            return
+        override()
+        place = self.model.holder(key, Limit(of[1], of[0], "")), plan.id, of[0], name
+        if value is None:
+            self.model.overrides.pop(place, None)
+        else:
+            self.model.overrides[place] = given, None if lasts is None else self.now + lasts
 
     @rule(who=st.one_of(KEY_IDS, st.just("team")), api=st.sampled_from([None, None, "", "b"]), route=ROUTES)
     def status(self, who: str, api: str | None, route: str | None) -> None:

@@ -29,7 +29,7 @@ _LONGEST = 64
 """The most calls that go by themselves between two bids that are not worth it: a limit is small, or nearly spent."""
 
 
-ALONE = ("set_remaining", "forget")
+ALONE = ("set_remaining", "override", "forget")
 """What must not come between the asking for a lease and its answer."""
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from weakref import WeakSet
+
 from ...clock import to_us
 from ...key import Caller, Subject
 from ...operations.compiled import compile_headroom
-from ...operations.request import Entry, Request
+from ...operations.request import Entry, Request, in_force
 from ...operations.shape import Shape
 from ...plan import UsagePlan
 from ...rule.limits import Course
@@ -16,7 +18,17 @@ from .one_meter import NoMeter, OneMeter
 MOST_ROOMS = 8
 """Headrooms of one key: of apis and of routes with limits of their own, those that were bound last."""
 MOST_SHAPES = 4096
-"""Shapes of one plan: of its routes, and of which of its units a record has counted."""
+"""Shapes of one plan that are kept: of its routes, and of which of its units a record has counted."""
+
+
+class Shapes:
+    """The shapes of one plan. ``common``: by course and the units that are missing; ``own``: others, while in use."""
+
+    __slots__ = ("common", "own")
+
+    def __init__(self) -> None:
+        self.common: dict[tuple[Course, frozenset[str]], Shape] = {}
+        self.own: WeakSet[Shape] = WeakSet()
 
 
 class Binding:
@@ -26,7 +38,8 @@ class Binding:
     """
 
     rooms: dict[bytes | str | Caller, OneMeter | NoMeter]
-    _shapes: dict[str, dict[tuple[Course, frozenset[str]], Shape]]
+    _plans: dict[str, UsagePlan]
+    _shapes: dict[str, Shapes]
 
     def _bind(self, request: Request, seat: Seat, entry: Entry, party: Party) -> None:
         """Open the key's headroom again where it still holds, or compile one for what was just decided."""
@@ -41,7 +54,7 @@ class Binding:
             and now < room.span.end
         ):
             room.open(record)
-        plan = entry.plans.get(request.api)
+        plan = in_force(entry, party, now).plans.get(request.api)
         if plan is None or request.op not in ("consume", "peek") or request.request_id is not None:
             return
         course = plan.course(request.route)
@@ -58,7 +71,7 @@ class Binding:
 
     def _compile(self, request: Request, seat: Seat, entry: Entry, party: Party) -> None:
         compiled = compile_headroom(request, entry, party, self._shape, bound=True)
-        if compiled is None or not compiled.shape.live:
+        if compiled is None:
             return
         now, room, shape = request.now, seat.room, compiled.shape
         if shape.simple and party.account is None and not room.until and not seat.key.networks:
@@ -82,10 +95,15 @@ class Binding:
         self.rooms.update(self._references(seat, now=now))
 
     def _shape(self, plan: UsagePlan, course: Course, missing: frozenset[str]) -> Shape:
-        shapes = self._shapes.get(plan.id) or self._shapes.setdefault(plan.id, {})
-        shape = shapes.get((course, missing)) or Shape(plan, course, missing)
-        shape.live = len(shapes) < MOST_SHAPES or (course, missing) in shapes
-        return shapes.setdefault((course, missing), shape) if shape.live else shape
+        """Return what all keys of a plan share; of a subject with limits of its own, a shape of its own."""
+        shapes = self._shapes.get(plan.id) or self._shapes.setdefault(plan.id, Shapes())
+        shape = shapes.common.get((course, missing))
+        if shape is None:
+            shape = Shape(plan, course, missing)
+            if plan is self._plans.get(plan.id) and len(shapes.common) < MOST_SHAPES:
+                return shapes.common.setdefault((course, missing), shape)
+            shapes.own.add(shape)
+        return shape
 
     def _references(
         self, seat: Seat, key: Subject | None = None, now: int = 0

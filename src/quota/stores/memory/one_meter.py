@@ -21,7 +21,7 @@ from ...rule.record import MINUTE_US, Bucket, Meter, Record
 from .locks import wait_for
 
 
-class _Asked:
+class Asked:
     """What a key's calls ask first, found by its id and its secrets."""
 
     __slots__ = ()
@@ -83,14 +83,14 @@ class _Asked:
             seat.record.version += 1
 
 
-class NoMeter(_Asked):
+class NoMeter(Asked):
     """What a key's calls ask while none of its headrooms is on one meter."""
 
     __slots__ = ("lock", "seat")
 
     until = 0
     version = -1
-    take = _Asked.take_otherwise
+    take = Asked.take_otherwise
 
     def __init__(self, seat: Any) -> None:
         self.seat = seat
@@ -120,7 +120,7 @@ class _Hot(Headroom):
     total: int
 
 
-class OneMeter(_Asked, _Hot):
+class OneMeter(Asked, _Hot):
     """Room of one key for requests on one meter, with one throttle at most.
 
     Good from ``at`` until the record changes otherwise. ``until``: when the next minute begins, 0 while it is closed.

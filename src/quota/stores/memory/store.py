@@ -11,16 +11,14 @@ from ...errors import InvalidValue, PlanConflict, UnknownKey, UnknownPlan
 from ...key import ApiKey, Caller, new_number
 from ...operations import perform
 from ...operations.request import Entry, Request
-from ...operations.shape import Shape
 from ...plan import UsagePlan
 from ...process.atomic import Step, at_once
 from ...process.forks import across_forks
-from ...rule.limits import Course
 from ...rule.party import Party
 from ...rule.record import Record
 from ...rule.undo import Undo
 from ..base import COMMON, is_new, make_terms, shown_url, split_url, whole_option
-from .binding import Binding
+from .binding import Binding, Shapes
 from .callers import Callers
 from .entries import Account, On, Seat, Stripe
 from .one_meter import NoMeter, OneMeter
@@ -48,7 +46,7 @@ class MemoryStore(Callers, Binding):
         self._stripes = [Stripe() for _ in range(stripes)]
         across_forks(self._directory, *(stripe.lock for stripe in self._stripes))
         self._plans: dict[str, UsagePlan] = {}
-        self._shapes: dict[str, dict[tuple[Course, frozenset[str]], Shape]] = {}
+        self._shapes: dict[str, Shapes] = {}
         self._ons: dict[frozenset[tuple[str, str]], On] = {}
         self.rooms: dict[
             bytes | str | Caller, OneMeter | NoMeter
@@ -155,8 +153,9 @@ class MemoryStore(Callers, Binding):
 
     def _buried(self, plan_id: str) -> list[Step]:
         """The steps that end every headroom of a plan."""
-        shapes = self._shapes.get(plan_id, {})
-        return [*((setattr, shape, "live", False) for shape in shapes.values()), (self._shapes.pop, plan_id, None)]
+        shapes = self._shapes.get(plan_id) or Shapes()
+        ended = [*shapes.common.values(), *shapes.own]
+        return [*((setattr, shape, "live", False) for shape in ended), (self._shapes.pop, plan_id, None)]
 
     def _all_seats(self) -> list[Seat]:
         return [room.seat for ref, room in self.rooms.items() if type(ref) is str]

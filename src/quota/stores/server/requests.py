@@ -198,7 +198,7 @@ class Decisions(Directory):
         lane = compile_headroom(request, copy.entry, party)
         if lane is not None:
             lane.tag = self._tag(copy, lane, party, versions)
-            copy.lanes[lane.course] = lane
+            copy.lanes[copy.entry.plans[request.api].course(request.route)] = lane
         return lane
 
     def _recall(self, found: Loaded, request: Request, answer: str, data: list[Any]) -> None:

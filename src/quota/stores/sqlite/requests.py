@@ -129,7 +129,7 @@ class Copy:
         """Compile a headroom for calls like this one, after the rule has decided it."""
         room = compile_headroom(request, self.seat.entry, self.party, _shape, bound=True)
         if room is not None:
-            kept = [other for other in self.rooms if other.course is not room.course]
+            kept = [other for other in self.rooms if not other.shape.serves(request.api, request.route)]
             self.rooms = (room, *kept[: _MOST_ROOMS - 1])
 
 
