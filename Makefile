@@ -8,7 +8,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test test-slow test-pythons test-freethreaded check format bench check-bench coverage mutate docs clean
+.PHONY: help demo test test-slow test-browser test-pythons test-freethreaded check format bench check-bench coverage mutate docs clean
 .NOTPARALLEL:
 
 help:  ## this list
@@ -37,6 +37,12 @@ $(VENV)/.pgbouncer: $(VENV)/.made
 	  || echo "no PgBouncer is found or had from apt: the tests behind poolers run on their stand-in alone"
 	@touch $@
 
+# Chromium of Debian's packages and an accessibility checker of npm's, laid into the environment.
+$(VENV)/.chromium: $(VENV)/.made
+	@tests/support/engines/fetch_chromium $(VENV)/chromium
+	@cd $(VENV)/chromium && npm pack --silent axe-core >/dev/null && tar -xzf axe-core-*.tgz --strip-components=1 package/axe.min.js && rm axe-core-*.tgz
+	@touch $@
+
 demo: $(VENV)/.core  ## the walk-through on the real library, then a log replayed
 	@$(BIN)/python -m quota demo
 
@@ -45,6 +51,9 @@ test: $(VENV)/.test $(VENV)/.pgbouncer  ## the suite, in minutes, on all process
 
 test-slow: $(VENV)/.test $(VENV)/.pgbouncer  ## the long campaigns
 	@QUOTA_PROFILE=$${QUOTA_PROFILE:-nightly} $(BIN)/python -m pytest -m slow -n auto --dist worksteal $(TESTS)
+
+test-browser: $(VENV)/.test $(VENV)/.chromium  ## the usage page in a headless Chromium: its looks, its requests, its accessibility
+	@$(BIN)/python -m pytest -m browser tests/web/test_browser.py
 
 test-pythons:  ## the suite on each of 3.11, 3.12 and 3.13 that is found on the path or by pyenv
 	@failed=; found=; for version in $(PYTHONS); do \

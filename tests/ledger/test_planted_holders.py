@@ -42,7 +42,7 @@ BUGS = {
     "an override goes with the counts": ("operations/adjustments.py", "    fresh.overrides = old.overrides\n", ""),
     "an override is seen when the key is called next but one": (
         "operations/override.py", "        record.version += 1\n", ""),
-    "the fast path overlooks an override": ("stores/memory/opening.py", " or record.overrides:", ":"),
+    "the fast path overlooks an override": ("operations/compiled.py", "in_force(entry, party, request.now).plans.get(", "entry.plans.get("),
 }  # fmt: skip
 
 

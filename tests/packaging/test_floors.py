@@ -127,6 +127,44 @@ instrument(ledger, registry)
 ledger.consume(ledger.issue_key("k", "p").secret)
 assert registry.get_sample_value("quota_units_total", {"plan": "p", "unit": "requests"}) == 1
 """
+AWS = """
+import io
+import json
+from cryptography.fernet import Fernet, MultiFernet
+from quota import Ledger
+from quota.aws import control_plane, rotate_values
+keys = [Fernet(Fernet.generate_key()) for _ in range(2)]
+ledger = Ledger()
+def ask(method, path, query=""):
+    app = control_plane(ledger, credentials=None, stages=None, reveal=MultiFernet(keys))
+    environ = {"REQUEST_METHOD": method, "PATH_INFO": path, "QUERY_STRING": query, "wsgi.input": io.BytesIO()}
+    return json.loads(b"".join(app(environ, lambda *_: None)))
+made = ask("POST", "/apikeys")
+keys.reverse()
+assert rotate_values(ledger, MultiFernet(keys)) == 1
+del keys[1]
+assert ask("GET", f"/apikeys/{made['id']}", "includeValue=true")["value"] == made["value"]
+"""
+SERVE = """
+import re
+import signal
+import subprocess
+import sys
+from urllib.error import HTTPError
+from urllib.request import urlopen
+from quota import Ledger
+with Ledger("sqlite:///served.db") as ledger:
+    ledger.issue_key("k")
+command = [sys.executable, "-m", "quota", "serve", "usage", "--store", "sqlite:///served.db", "--port", "0"]
+with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    where = re.search(r"http://\\S+", process.stderr.readline())[0]
+    try:
+        urlopen(f"{where}/usage")
+    except HTTPError as error:
+        assert error.code == 401
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
+"""
 FASTAPI = """
 ROUTE = "GET /pets/{number}"
 from fastapi import Depends, FastAPI
@@ -140,6 +178,8 @@ PROGRAMS = {
     "postgres": [CORE, AWAITED],
     "plot": [PLOT],
     "metrics": [METRICS],
+    "aws": [AWS],
+    "serve": [SERVE],
     "django": [
         DJANGO + OPENED + "app = wsgi.QuotaMiddleware(get_wsgi_application(), ledger, on_unavailable='deny')" + WSGI,
         DJANGO + OPENED + "app = asgi.QuotaMiddleware(get_asgi_application(), ledger, on_unavailable='deny')" + ASGI,

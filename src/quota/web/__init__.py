@@ -1,6 +1,7 @@
-"""What middlewares share. ``Anonymous``, ``Answer`` and ``client_address`` are for their settings."""
+"""What middlewares share, and the usage page. ``Anonymous``, ``Answer``, ``client_address`` are for their settings."""
 
 from .addresses import Anonymous, client_address
 from .settings import Answer
+from .usage.page import usage_page
 
-__all__ = ["Anonymous", "Answer", "client_address"]
+__all__ = ["Anonymous", "Answer", "client_address", "usage_page"]

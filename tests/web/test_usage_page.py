@@ -1,0 +1,246 @@
+"""The usage page: what a key has used, for its holder and nobody else; JSON, and HTML without a script."""
+
+from __future__ import annotations
+
+import io
+import json
+from base64 import b64encode
+from datetime import datetime, timedelta, timezone
+from hashlib import sha256
+from html.parser import HTMLParser
+from urllib.parse import urlencode
+
+import jsonschema
+import pytest
+
+import paths
+from quota import InvalidValue, Ledger, ManualClock, UsagePlan
+from quota.web import usage_page
+from web import wsgi
+
+NOON = datetime(2026, 3, 29, 12, tzinfo=timezone.utc)
+SCHEMA = json.loads((paths.ROOT / "docs" / "usage-page.schema.json").read_text("utf-8"))
+
+
+@pytest.fixture
+def clock():
+    return ManualClock(NOON - timedelta(days=2))
+
+
+@pytest.fixture
+def ledger(clock):
+    with Ledger(clock=clock) as ledger:
+        ledger.add_plan(UsagePlan("free", "5/day, 100/month, 2/s burst 50", name="Free & easy"))
+        yield ledger
+
+
+@pytest.fixture
+def key(ledger, clock):
+    key, secret = ledger.issue_key("Ada's <b>laptop</b>", plan="free")
+    for units in (3, 5):
+        for _ in range(units):
+            assert ledger.consume(secret)
+        clock.advance(timedelta(days=1))
+    return key, secret
+
+
+def ask(
+    app, secret=None, *, method="GET", form=None, accept="*/*", query="", path="/usage", address="203.0.113.9", **more
+):
+    """One request of a strict server."""
+    headers = [("accept", accept)] + ([("x-api-key", secret)] if secret else [])
+    if form is not None:
+        body = form if isinstance(form, bytes) else urlencode(form).encode()
+        more = {
+            "wsgi.input": io.BytesIO(body),
+            "CONTENT_LENGTH": str(len(body)),
+            "CONTENT_TYPE": "application/x-www-form-urlencoded",
+            **more,
+        }
+    return wsgi(
+        app, method, path, headers, query, REMOTE_ADDR=address, check=more.get("CONTENT_LENGTH") != "-4", **more
+    )
+
+
+class Page(HTMLParser):
+    """A page's tags, attributes and text."""
+
+    def __init__(self, body):
+        super().__init__()
+        self.tags, self.text, self.open = [], "", []
+        self.feed(body.decode())
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        while self.open.pop() != tag:
+            pass
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.text += data + " "
+
+
+def test_where_each_limit_stands_as_json(ledger, key):
+    """By its schema; what was used on each of the last 35 days; nothing is charged, again and again."""
+    app = usage_page(ledger)
+    for _ in range(3):
+        answer = ask(app, key[1], query="zone=Europe/Paris")
+        data = json.loads(answer.body)
+        jsonschema.validate(data, SCHEMA)
+        assert (answer.status, answer["content-type"], answer["cache-control"]) == (200, "application/json", "no-store")
+    (plan,) = data["plans"]
+    assert [(limit["name"], limit["kind"], limit["used"], limit["remaining"]) for limit in plan["limits"]] == [
+        ("requests/day", "quota", 0, 5), ("requests/month", "quota", 8, 92), ("throttle", "throttle", 0, 50),
+    ]  # fmt: skip
+    assert plan["limits"][1]["resets_at"] == "2026-04-01T02:00:00+02:00"
+    assert data["at"] == "2026-03-29T14:00:00+02:00"
+    days = plan["history"][1]["days"]
+    assert (days[0]["day"], days[-1]["day"], len(days)) == ("2026-02-23", "2026-03-29", 35)
+    assert [day["used"] for day in days[-4:]] == [0, 3, 5, 0]
+
+
+def test_an_exhausted_key_is_shown(ledger, key):
+    """That nothing is left, in words; one with no plan, and one with several."""
+    for _ in range(5):
+        ledger.consume(key[1])
+    assert not ledger.consume(key[1])
+    app = usage_page(ledger)
+    assert json.loads(ask(app, key[1]).body)["plans"][0]["limits"][0]["remaining"] == 0
+    assert "none left" in Page(ask(app, key[1], accept="text/html").body).text
+    _, bare = ledger.issue_key("bare")
+    assert json.loads(ask(app, bare).body)["plans"] == []
+    assert "on no plan" in Page(ask(app, bare, accept="text/html").body).text
+    ledger.add_plan(UsagePlan("other", (), api="maps"))
+    ledger.associate(key[0], "other")
+    text = Page(ask(app, key[1], accept="text/html").body).text
+    assert "for maps" in text
+    assert "no limits" in text
+
+
+def test_the_page_for_people(ledger, key):
+    """No script, no address but its own, every name as text, a policy that its style alone fits; labels and headings."""
+    answer = ask(usage_page(ledger), key[1], accept="text/html,application/xhtml+xml,*/*;q=0.8")
+    page = Page(answer.body)
+    assert "Ada's <b>laptop</b>" in page.text
+    assert "Free & easy" in page.text
+    tags = {tag for tag, _ in page.tags}
+    assert not tags & {"script", "link", "img", "iframe", "object", "embed", "base", "a", "style"} - {"style"}
+    assert not [
+        name
+        for _, attributes in page.tags
+        for name in attributes
+        if name.startswith("on") or name in ("src", "href", "style", "action")
+    ]
+    style = answer.body.decode().split("<style>")[1].split("</style>")[0]
+    policy = answer["content-security-policy"]
+    assert f"style-src 'sha256-{b64encode(sha256(style.encode()).digest()).decode()}'" in policy
+    assert "default-src 'none'" in policy
+    assert "frame-ancestors 'none'" in policy
+    labelled = {attributes["for"] for tag, attributes in page.tags if tag == "label"}
+    assert {attributes["id"] for tag, attributes in page.tags if tag == "input"} == labelled == {"key", "zone"}
+    assert all(
+        "role" in attributes and "used from" in attributes["aria-label"]
+        for tag, attributes in page.tags
+        if tag == "svg"
+    )
+    assert [tag for tag, _ in page.tags if tag in ("h1", "main", "title")] == ["title", "main", "h1"]
+    assert ("html", {"lang": "en"}) in page.tags
+    assert key[1] not in answer.body.decode()
+
+
+def test_the_form(ledger, key):
+    """The key goes in the form alone, with a time zone; the answer does not repeat it."""
+    app = usage_page(ledger)
+    empty = ask(app, accept="text/html")
+    assert empty.status == 200
+    assert ("form", {"method": "post"}) in Page(empty.body).tags
+    shown = ask(app, method="POST", form={"key": f" {key[1]} ", "zone": "Asia/Tokyo"}, accept="text/html")
+    assert shown.status == 200
+    assert "2026-03-29 21:00" in Page(shown.body).text
+    assert key[1] not in shown.body.decode()
+    assert json.loads(ask(app, method="POST", form={"key": key[1]}).body)["key"]["name"] == key[0].name
+
+
+@pytest.mark.parametrize("accept", ["*/*", "text/html"])
+@pytest.mark.parametrize(("how", "status"), [
+    ({"path": "/"}, 404), ({"path": "/usage/"}, 404), ({"query": "key=KEY"}, 400), ({"query": "x-api-key=KEY&zone=UTC"}, 400), ({"query": "zone=../../etc/passwd"}, 400), ({"query": "zone=Nowhere/Else"}, 400),
+    ({"query": "zone=<b>"}, 400), ({"query": "&".join(f"a{at}=" for at in range(20))}, 400), ({"method": "PUT"}, 405), ({"method": "POST", "form": b"x" * 5000}, 413), ({"method": "POST", "form": {"key": ""}}, 401),
+    ({"method": "POST", "form": {"key": "qk_nothing"}}, 401), ({"method": "POST", "form": b"key=%ff%00&zone=%80"}, 400), ({"method": "POST", "form": {"key": "x"}, "CONTENT_TYPE": "application/json"}, 415),
+    ({"method": "POST", "form": {"key": "x"}, "CONTENT_LENGTH": "-4"}, 400),
+])  # fmt: skip
+def test_what_cannot_be_asked(ledger, key, how, status, accept):
+    """Told in a line, as problem details or on the form, with nothing of what came."""
+    how = {**how, "query": how.get("query", "").replace("KEY", key[1])}
+    answer = ask(usage_page(ledger), accept=accept, **how)
+    assert answer.status == status
+    assert key[1] not in answer.body.decode()
+    assert b"<b>" not in answer.body.replace(b"<b></b>", b"")
+    if accept == "*/*":
+        assert json.loads(answer.body)["status"] == status
+    else:
+        assert 'role="alert"' in answer.body.decode()
+
+
+def test_no_key_and_keys_that_may_not_be_used(ledger, key):
+    """401 with what is wanted; disabled, expired and of another network: 403 with why."""
+    app = usage_page(ledger)
+    assert ask(app)["www-authenticate"] == 'ApiKey in="header", name="x-api-key"'
+    ledger.disable_key(key[0])
+    assert ask(app, key[1]).status == 403
+    ledger.enable_key(key[0])
+    ledger.update_key(key[0], networks=["198.51.100.0/24"])
+    assert ask(app, key[1]).status == 403
+    assert ask(app, key[1], address="198.51.100.7").status == 200
+    ledger.rotate_key(key[0])
+    assert ask(app, key[1], address="198.51.100.7").status == 401
+
+
+def test_keys_that_nobody_has_are_bounded(ledger, key):
+    """By address; whoever has a key is never refused for them."""
+    app = usage_page(ledger, failed_keys="3/minute")
+    assert [ask(app, "x" * 30).status for _ in range(5)] == [401, 401, 401, 429, 429]
+    assert ask(app, key[1]).status == 200
+    assert ask(app, "x" * 30, address="203.0.113.10").status == 401
+
+
+def test_nothing_of_anybody_else_is_shown(ledger, key):
+    """Of two keys of one plan, each its own name and count."""
+    _, other = ledger.issue_key("Grace", plan="free")
+    ledger.consume(other)
+    text = ask(usage_page(ledger), other).body.decode()
+    assert "Ada" not in text
+    assert json.loads(text)["plans"][0]["limits"][1]["used"] == 1
+
+
+def test_head_has_no_body_and_other_headers_can_be_named(ledger, key):
+    """As a GET has them."""
+    app = usage_page(ledger, header="X-Shop-Key")
+    assert wsgi(app, "GET", "/usage", [("x-shop-key", key[1])]).status == 200
+    answer = wsgi(app, "HEAD", "", [("x-shop-key", key[1])], check=False)
+    assert (answer.status, answer.body) == (200, b"")
+
+
+def test_a_store_that_is_away(ledger, key, monkeypatch):
+    """503, and what is wrong is for the log alone."""
+    from quota import StoreUnavailable
+
+    def away(*_):
+        raise StoreUnavailable("at secret.example")
+
+    monkeypatch.setattr(type(ledger.store), "list_plans", away)
+    monkeypatch.setattr(type(ledger.store), "plans_of", away)
+    answer = ask(usage_page(ledger), key[1])
+    assert answer.status == 503
+    assert b"secret.example" not in answer.body
+
+
+@pytest.mark.parametrize(
+    "given", [{"ledger": None}, {"header": "a b"}, {"header": ""}, {"failed_keys": "many"}, {"trusted_proxies": -1}]
+)
+def test_what_a_page_cannot_be_made_of(ledger, given):
+    """Named."""
+    with pytest.raises(InvalidValue):
+        usage_page(**{"ledger": ledger, **given})
