@@ -4,6 +4,7 @@ Bare applications (Starlette, Flask) are called as a server calls them, without 
 the same header, in memory, and tell it in headers. Contestants take turns in short rounds of processor time; a round's
 overhead is its time less that of the bare application in the same round, and each ratio is of overheads. slowapi by its
 two middlewares and by its decorator, flask-limiter by default limits and by its decorator, both with their headers on.
+"by address": who presents no key, counted by what a proxy says in X-Forwarded-For.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from starlette.routing import Route
 from benchmarks.measure import Ratio, Timing, ratio
 from quota import Ledger, UsagePlan
 from quota.asgi import QuotaMiddleware as InFrontOfASGI
+from quota.web import Anonymous
 from quota.wsgi import QuotaMiddleware as InFrontOfWSGI
 
 TITLE = "In front of web applications"
@@ -39,6 +41,10 @@ def ledger() -> tuple[Ledger, str]:
     made = Ledger()
     made.add_plan(UsagePlan("PlanA", LIMIT))
     return made, made.issue_key("Key123", "PlanA").secret
+
+
+ADDRESS = "203.0.113.7"
+BY_ADDRESS = {"anonymous": Anonymous("PlanA"), "trusted_proxies": 1}
 
 
 # Starlette
@@ -69,7 +75,7 @@ def with_quota_asgi(made: Ledger, **settings: object) -> Starlette:
     return app
 
 
-def asgi_batch(app: Starlette, secret: str) -> Callable[[], None]:
+def asgi_batch(app: Starlette, secret: str, field: str = "x-api-key") -> Callable[[], None]:
     """A batch of requests on an event loop of its own."""
     loop = asyncio.new_event_loop()
     key = secret.encode()
@@ -86,7 +92,7 @@ def asgi_batch(app: Starlette, secret: str) -> Callable[[], None]:
         return {
             "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1", "method": "GET",
             "path": "/", "raw_path": b"/", "root_path": "", "scheme": "http", "query_string": b"",
-            "headers": [(b"host", b"shop"), (b"accept", b"*/*"), (b"user-agent", b"bench"), (b"x-api-key", key)],
+            "headers": [(b"host", b"shop"), (b"accept", b"*/*"), (b"user-agent", b"bench"), (field.encode(), key)],
             "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 80), "state": {},
         }  # fmt: skip
 
@@ -127,10 +133,10 @@ def with_quota_wsgi(made: Ledger, **settings: object) -> flask.Flask:
     return app
 
 
-def wsgi_batch(app: flask.Flask, secret: str) -> Callable[[], None]:
+def wsgi_batch(app: flask.Flask, secret: str, field: str = "x-api-key") -> Callable[[], None]:
     from werkzeug.test import EnvironBuilder
 
-    environ = EnvironBuilder(path="/", headers={"x-api-key": secret}).get_environ()
+    environ = EnvironBuilder(path="/", headers={field: secret}).get_environ()
     statuses = []
 
     def start(status: str, headers: list, error: object = None) -> Callable[[bytes], None]:
@@ -179,6 +185,7 @@ def measure(rounds: int) -> dict[str, Any]:
                 "quota, ASGI": asgi_batch(with_quota_asgi(made), secret),
                 "quota, ASGI, no headers": asgi_batch(with_quota_asgi(made, profile=None), secret),
                 "quota, ASGI, charging successes": asgi_batch(with_quota_asgi(made, charge="success"), secret),
+                "quota, ASGI, by address": asgi_batch(with_quota_asgi(made, **BY_ADDRESS), ADDRESS, "x-forwarded-for"),
                 "slowapi, SlowAPIMiddleware": asgi_batch(with_slowapi("SlowAPIMiddleware"), secret),
                 "slowapi, SlowAPIASGIMiddleware": asgi_batch(with_slowapi("SlowAPIASGIMiddleware"), secret),
                 "slowapi, decorator": asgi_batch(with_slowapi("decorator"), secret),
@@ -191,6 +198,7 @@ def measure(rounds: int) -> dict[str, Any]:
                 "quota, WSGI": wsgi_batch(with_quota_wsgi(made), secret),
                 "quota, WSGI, no headers": wsgi_batch(with_quota_wsgi(made, profile=None), secret),
                 "quota, WSGI, charging successes": wsgi_batch(with_quota_wsgi(made, charge="success"), secret),
+                "quota, WSGI, by address": wsgi_batch(with_quota_wsgi(made, **BY_ADDRESS), ADDRESS, "x-forwarded-for"),
                 "flask-limiter, default limits": wsgi_batch(flask_app("default"), secret),
                 "flask-limiter, decorator": wsgi_batch(flask_app("decorator"), secret),
             },
@@ -201,4 +209,5 @@ def measure(rounds: int) -> dict[str, Any]:
         for name in timings:
             if name.startswith(("slowapi", "flask-limiter")):
                 found[f"{ours} / {name}"] = ratio(timings[ours], timings[name])
+        found[f"{ours}, by address / by key"] = ratio(timings[f"{ours}, by address"], timings[ours])
     return {"timings": starlettes | flasks, "ratios": found}

@@ -169,3 +169,42 @@ def test_nobody_loads_it_unasked():
 def test_the_document_is_true():
     """Every block of docs/metrics.md runs, and what it shows is what comes out."""
     assert play((paths.ROOT / "docs" / "metrics.md").read_text("utf-8"), {"__name__": "docs"}) >= 2
+
+
+def test_a_store_that_is_away(registry):
+    """One while calls are answered without asking, zero when it answers again."""
+
+    class Away(MemoryStore):
+        down = False
+
+        def apply(self, request):
+            if self.down:
+                raise StoreUnavailable("gone")
+            return super().apply(request)
+
+    store = Away()
+    ledger, _, secret = with_key(store, on_unavailable="deny")
+    instrument(ledger, registry)
+    assert scraped(registry)["quota_store_away",] == 0
+    store.down = True
+    for _ in range(3):
+        ledger.consume(secret)
+    assert scraped(registry)["quota_store_away",] == 1
+    store.down = False
+    while not ledger.consume(secret):
+        pass
+    assert scraped(registry)["quota_store_away",] == 0
+
+
+def test_a_call_that_waits_is_one(registry):
+    """However often it is tried: ``acquire`` and ``reserve`` with a timeout."""
+    ledger = Ledger()
+    ledger.add_plan(UsagePlan("free", "50/s burst 1"))
+    _, secret = ledger.issue_key("ACME", "free", id="acme")
+    instrument(ledger, registry)
+    for _ in range(3):
+        assert ledger.acquire(secret, timeout=5)
+    with ledger.reserve(secret, 1, ttl=10**6, timeout=5) as held:
+        held.commit()
+    assert decisions(registry) == {("free", "", "OK"): 4}
+    assert scraped(registry)["quota_units_total", "free", "requests"] == 4

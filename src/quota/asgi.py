@@ -91,14 +91,15 @@ class QuotaMiddleware:
         price = gate.price(scope, b"" if body is None or secret is None else await body.read())
         cost = DEFAULT if price is None else price
         held: Held | None = None
+        where = {"api": gate.api, "route": route, "address": gate.address(secret, scope)}
         try:
             if gate.charge == "arrival":
                 if self._at_once:
-                    decision = ledger.consume(secret, cost, api=gate.api, route=route)
+                    decision = ledger.consume(secret, cost, **where)
                 else:
-                    decision = await self.ask(ledger.consume, secret, cost, api=gate.api, route=route)
+                    decision = await self.ask(ledger.consume, secret, cost, **where)
             else:
-                holding = self.ask(ledger.reserve, secret, cost, ttl=gate.ttl, api=gate.api, route=route)
+                holding = self.ask(ledger.reserve, secret, cost, ttl=gate.ttl, **where)
                 held = await holding if self._at_once else await self._held(holding)
                 decision = held.decision
         except UNDECIDED as error:

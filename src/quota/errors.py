@@ -131,7 +131,15 @@ class StoreBusy(QuotaError):
 
 
 class StoreUnavailable(QuotaError):
-    """The store cannot be reached or used. Unless it says otherwise the outcome is unknown: retry by ``request_id``."""
+    """The store cannot be reached or used. Unless it says otherwise the outcome is unknown: retry by ``request_id``.
+
+    ``reached``: it answered, and cannot do what was asked. ``asked``: False where it was away before and was not asked.
+    """
+
+    def __init__(self, *args: object, reached: bool = False, asked: bool = True) -> None:
+        super().__init__(*args)
+        self.reached = reached
+        self.asked = asked
 
 
 class RequestMismatch(QuotaError):

@@ -52,15 +52,18 @@ class _Figures:
 
     def describe(self) -> list[GaugeMetricFamily]:
         """Name what ``collect`` adds, so that a registry need not collect to know."""
-        return [_leased({})]
+        return [_leased({}), _away(0)]
 
     def collect(self) -> list[GaugeMetricFamily]:
         """Read what stands at this moment."""
         units: dict[str, int] = {}
+        away = 0
         for ledger in list(self.ledgers):
+            breaker = ledger._breaker or getattr(ledger.store, "_breaker", None)
+            away += breaker is not None and breaker.open
             for unit, left in getattr(ledger.store, "outstanding", dict)().items():
                 units[unit] = units.get(unit, 0) + left
-        return [_leased(units)]
+        return [_leased(units), _away(away)]
 
     def _of(self, metric: Any, *labels: str) -> Any:
         """The series of these labels: the library's own look-up takes a lock and checks them each time."""
@@ -112,16 +115,21 @@ def _leased(units: Mapping[str, int]) -> GaugeMetricFamily:
     return family
 
 
+def _away(ledgers: int) -> GaugeMetricFamily:
+    return GaugeMetricFamily("quota_store_away", "Ledgers whose store is away.", value=ledgers)
+
+
 _registries: WeakKeyDictionary[CollectorRegistry, _Figures] = WeakKeyDictionary()
 
 
 def instrument(ledger: Ledger | AsyncLedger, registry: CollectorRegistry | None = None) -> None:
     """Count what a ledger decides, from now on, on a Prometheus registry (by default the process's own).
 
-    Counters: ``quota_decisions_total`` by plan, api and reason (``consume``, ``require`` and ``reserve``; ``peek`` is
-    none), ``quota_units_total`` by plan and unit (of a reservation when it is committed),
+    Counters: ``quota_decisions_total`` by plan, api and reason (``consume``, ``require``, ``acquire`` and ``reserve``;
+    ``peek`` is none), ``quota_units_total`` by plan and unit (of a reservation when it is committed),
     ``quota_settlements_failed_total``. Histogram: ``quota_store_seconds`` by operation, with leases of the store behind
-    them. Gauge: ``quota_leased_units`` by unit. A second call for the same ledger and registry changes nothing.
+    them. Gauges: ``quota_leased_units`` by unit, ``quota_store_away``. A second call for the same ledger and registry
+    changes nothing.
 
     Raises:
         InvalidValue: for a ledger or a registry that is none.
@@ -138,6 +146,7 @@ def instrument(ledger: Ledger | AsyncLedger, registry: CollectorRegistry | None 
         return
     figures.ledgers.add(ledger)
     _watch(ledger, "consume", figures.consumed)
+    _watch(ledger, "acquire", figures.consumed)
     _watch(ledger, "reserve", figures.reserved)
     store: Any = ledger.store
     while hasattr(store, "store"):

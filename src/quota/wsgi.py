@@ -68,12 +68,12 @@ class QuotaMiddleware:
         body = read_input(environ, gate.most_body) if gate.cost_from_body and secret is not None else b""
         price = gate.price(environ, body)
         cost = DEFAULT if price is None else price
-        held = None
+        held, address = None, gate.address(secret, environ)
         try:
             if gate.charge == "arrival":
-                decision = ledger.consume(secret, cost, api=gate.api, route=route)
+                decision = ledger.consume(secret, cost, api=gate.api, route=route, address=address)
             else:
-                held = ledger.reserve(secret, cost, ttl=gate.ttl, api=gate.api, route=route)
+                held = ledger.reserve(secret, cost, ttl=gate.ttl, api=gate.api, route=route, address=address)
                 decision = held.decision
         except UNDECIDED as error:
             return gate.undecided(error), None

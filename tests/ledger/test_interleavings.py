@@ -928,7 +928,7 @@ PLANTED = {
         ["disable", "off_the_plan"],
     ),
     "keys added without the directory's lock": (
-        (MemoryStore, "add_key", {"with self._directory:": "if True:"}),
+        (MemoryStore, "add_keys", {"with self._directory, ExitStack() as locks:": "with ExitStack() as locks:"}),
         ["one_id_for_two_keys"],
     ),
     "a secret unknown while its key changes": (

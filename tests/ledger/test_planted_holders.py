@@ -6,14 +6,14 @@ from planting import caught_by, plant
 
 BUGS = {
     "a status is charged": (
-        "operations/status.py", "    apis, shared_only = request.args\n",
+        "operations/usage.py", "    apis, shared_only = request.args\n",
         ("    apis, shared_only = request.args\n    from .consume import consume\n    import attrs\n"
          "    consume(attrs.evolve(request, op='consume', takes=None), entry, party, terms)\n")),
     "a status settles for good": (
-        "operations/status.py", "settled(party, course, now, terms)", "settled(party, course, now + 1, terms)"),
+        "operations/usage.py", "settled(party, course, now, terms)", "settled(party, course, now + 1, terms)"),
     "a status is told as after one unit": (
-        "operations/status.py", "{line.unit: 1 for line in course.lines}", "{}"),
-    "an account is told of its keys' own limits": ("operations/status.py", "if each.line.shared or not shared_only", "if True"),
+        "operations/usage.py", "{line.unit: 1 for line in course.lines}", "{}"),
+    "an account is told of its keys' own limits": ("operations/usage.py", "if each.line.shared or not shared_only", "if True"),
     "an account's limit is told once for each key": (
         "ledger/holders.py", "                    seen |= {plan.id for plan in new}\n", ""),
     "an account's count is told as the key's": (

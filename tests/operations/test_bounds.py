@@ -7,8 +7,8 @@ import pytest
 import paths
 from quota import InvalidCost, Ledger, ManualClock, UsagePlan
 from quota.errors import InvalidValue
-from quota.operations import bounds
-from quota.operations.bounds import MOST_UNITS
+from quota.operations import request as bounds
+from quota.operations.request import MOST_UNITS
 from quota.stores import open_store
 from quota.stores.leased import LeasedStore
 from quota.stores.memory import MemoryStore

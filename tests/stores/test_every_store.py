@@ -474,7 +474,7 @@ def test_numbers_up_to_2_53_are_exact(stores):
         secrets = []
         for ledger in ledgers:
             ledger.add_plan(UsagePlan("p", limits))
-            secrets.append(ledger.issue_key("k", "p").secret)
+            secrets.append(ledger.issue_key("k", "p", id="k").secret)
         for cost, step, record in calls:
             clock.advance(step)
             told = []
@@ -534,7 +534,7 @@ def test_levels_beyond_2_53_are_exact(stores, clock):
     for ledger in (Ledger(clock=clock), stores.ledger(clock)):
         clock.set(START)
         ledger.add_plan(UsagePlan("p", "1000/day, 9007199254740991 tokens/day, 1000/3 tokens/minute burst 40"))
-        secret = ledger.issue_key("k", "p").secret
+        secret = ledger.issue_key("k", "p", id="k").secret
         found = []
         for _ in range(3):
             found.append(repr(ledger.reserve(secret, 1, ttl=10**6).commit({"requests": 1, "tokens": 2**52 - 7})))

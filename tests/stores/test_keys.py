@@ -1,11 +1,15 @@
 """What holds of keys whatever the store is: networks and scopes, changes, many at once, lists."""
 
+import sqlite3
+from contextlib import closing
 from datetime import timedelta
+from inspect import iscoroutine
 
+import psycopg
 import pytest
 
 from every_store import ALL, used
-from quota import InvalidValue, UnknownKey, UsagePlan
+from quota import ApiKey, InvalidValue, PlanConflict, UnknownKey, UnknownPlan, UsagePlan
 
 HOUR = 3_600_000_000
 CALLS = {
@@ -31,6 +35,12 @@ def bounded(stores, clock, limits="1000/day, 100000/month by account, 9000 token
     key, secret = ledger.issue_key("k", "p", id="k", **bounds)
     ledger.associate(key, "b")
     return ledger, key, secret
+
+
+def add(ledger, keys):
+    """Add keys by the store's own call, awaited if it is."""
+    answer = ledger.store.add_keys(keys)
+    return ledger._runner.run(answer) if iscoroutine(answer) else answer
 
 
 def all_used(key, *ledgers):
@@ -135,3 +145,114 @@ def test_an_update_that_cannot_be_meant_changes_nothing(stores, clock):
     assert ledger.get_key(key) == key
     with pytest.raises(UnknownKey):
         ledger.update_key("nobody", name="x")
+
+
+@over(*ALL)
+def test_a_thousand_keys_at_once(stores, clock):
+    """All of them or none: each works, is on the plan and has its name; a bad one among them leaves none."""
+    ledger, key, _ = stores.with_key(clock, "3/day")
+    there = stores.ledger(clock, ledger)
+    issued = ledger.issue_keys([f"user {number}" for number in range(1000)], "p", prefix="shop")
+    assert [one.key.name for one in issued] == [f"user {number}" for number in range(1000)]
+    assert len({one.key.id for one in issued}) == len({one.secret for one in issued}) == 1000
+    assert len(ledger.list_keys()) == 1001
+    for one in issued[::400]:
+        assert one.secret.startswith("shop_") and [bool(there.consume(one.secret)) for _ in range(4)] == [1, 1, 1, 0]
+    assert ledger.issue_keys([]) == []
+    for names, plan, error in (
+        (["a", "b", ""], "p", InvalidValue), (["a", "b"], "nowhere", UnknownPlan), ("ab", "p", InvalidValue),
+        (["a"] * 10_001, None, InvalidValue),
+    ):  # fmt: skip
+        with pytest.raises(error):
+            ledger.issue_keys(names, plan)
+    again = [(key, ["p"]), *((one.key, ["p"]) for one in issued[:1])]
+    clash = [(ApiKey(id="new", name="new", account="new"), []), *again]
+    twice = [(ApiKey(id="new", name="new", account=account), []) for account in ("new", "team")]
+    for keys in (clash, twice):
+        with pytest.raises(PlanConflict):
+            add(ledger, keys)
+    assert len(ledger.list_keys()) == len(there.list_keys()) == 1001
+
+
+@over(*ALL)
+def test_keys_that_are_issued_together_share_an_account(stores, clock):
+    """As though they came one by one: what an account used stays its own, whether it has keys, had some, or none."""
+    ledger = stores.ledger(clock)
+    ledger.add_plan(UsagePlan("p", "10/day by account, 1000/month"))
+    first, second = ledger.issue_keys(["a", "b"], "p", account="new")
+    assert ledger.consume(first.secret, 4) and ledger.consume(second.secret, 5)
+    assert [status.used for status in ledger.consume(first.secret, 1).limits] == [10, 5]
+    key, secret = ledger.issue_key("alone", "p", account="grown")
+    ledger.consume(secret, 6)
+    third, fourth = ledger.issue_keys(["c", "d"], "p", account="grown")
+    assert ledger.consume(third.secret, 4).limits[0].used == 10
+    assert not ledger.consume(fourth.secret) and not ledger.consume(secret)
+    for one in (key, third.key, fourth.key):
+        ledger.remove_key(one)
+    (last,) = ledger.issue_keys(["e"], "p", account="grown")
+    assert not ledger.consume(last.secret)
+
+
+@over(*ALL)
+def test_keys_are_listed_by_pages_in_the_order_of_their_ids(stores, clock):
+    """All, of a plan, of an account, of both: whatever was moved, removed or replaced since."""
+    ledger = stores.ledger(clock)
+    for plan in (UsagePlan("p", "3/day"), UsagePlan("q", "4/day"), UsagePlan("b", "5/day", api="b")):
+        ledger.add_plan(plan)
+    ids = ["B", "a", "a b", "ab", "b1", "b10", "b2", "\u00e9", "\u65e5\u672c", "\U0001f600"]
+    for number, id_ in enumerate(reversed(ids)):
+        ledger.issue_key("n", ["p", "q", None][number % 3], id=id_, account=["a", "team", None, None][number % 4])
+        if number % 2:
+            ledger.associate(id_, "b")
+    ledger.associate("b10", "q")
+    ledger.dissociate(ids[0], ledger.list_plans(ids[0])[0])
+    ledger.remove_key("b2")
+    ledger.replace_plan(UsagePlan("b", "5/day", api="c"))
+    there = stores.ledger(clock, ledger)
+    kept = [ledger.get_key(id_) for id_ in ids if id_ != "b2"]
+    on = {key.id: {plan.id for plan in ledger.list_plans(key)} for key in kept}
+    for plan in (None, "p", "q", "b"):
+        for account in (None, "a", "team", "ab", "nobody"):
+            chosen = [key for key in kept if (plan is None or plan in on[key.id]) and account in (None, key.account)]
+            assert ledger.list_keys(plan=plan, account=account) == chosen
+            for size in (1, 2, 3, 100):
+                pages, page = [], there.list_keys(limit=size, plan=plan, account=account)
+                while page:
+                    pages += page
+                    page = there.list_keys(after=page[-1], limit=size, plan=plan, account=account)
+                assert pages == chosen
+    assert ledger.list_keys(after="aa", limit=1)[0].id == "ab"
+    with pytest.raises(UnknownPlan):
+        ledger.list_keys(plan="nowhere")
+    ledger.remove_plan("p")
+    ledger.add_plan(UsagePlan("p", "3/day"))
+    assert ledger.list_keys(plan="p") == []
+    for wrong in ({"limit": 0}, {"limit": "all"}, {"after": 3}, {"account": ""}):
+        with pytest.raises(InvalidValue):
+            ledger.list_keys(**wrong)
+
+
+@over("sqlite", "postgres")
+def test_an_earlier_schema_is_brought_up_to_date(stores, clock):
+    """What was written before there were lists of keys is listed all the same."""
+    ledger, key, _ = stores.with_key(clock)
+    ledger.issue_keys(["a", "b"], "p", account="team")
+    if stores.kind == "sqlite":
+        with closing(sqlite3.connect(ledger.store.path, isolation_level=None)) as db:
+            for statement in (
+                "DROP INDEX seats_by_plan",
+                "DROP INDEX keys_by_owner",
+                "ALTER TABLE seats DROP COLUMN id",
+            ):
+                db.execute(statement)
+            db.execute("PRAGMA user_version = 1")
+    else:
+        with psycopg.connect(stores.find("postgres").url, autocommit=True) as db:
+            db.execute(f"DROP TABLE {ledger.store.namespace}.lists")
+            db.execute(
+                f"UPDATE {ledger.store.namespace}.directory SET value = '1' WHERE part = 'stamps' AND name = '#'"
+            )
+    there = stores.ledger(clock, ledger)
+    assert there.list_keys(plan="p") == there.list_keys()
+    assert len(there.list_keys(account="team")) == 2
+    assert there.list_keys(account="k", plan="p") == [key]

@@ -196,6 +196,18 @@ def test_a_flood_of_addresses_takes_no_more_memory():
     assert site(key=secret, forwarded=ADDRESS)[0] == 200
 
 
+def test_networks_of_a_key_bind(kind):
+    """A key is good from its networks alone, by the address that a trusted proxy tells; refused as no key at all."""
+    site, made, secret = shop(kind, trusted_proxies=1)
+    made.update_key(made.list_keys()[0], networks=["203.0.113.0/24"])
+    assert [site(key=secret, forwarded=f"203.0.113.9, {address}")[0] for address in (ADDRESS, "192.0.2.1")] == [
+        200,
+        403,
+    ]
+    assert site(key=secret) == site(key=mint())
+    assert site(key=secret, forwarded=ADDRESS)[0] == 200
+
+
 # Guesses
 
 

@@ -145,7 +145,7 @@ def remove(plan: PlanArgument, yes: YesOption = False, store: StoreOption = None
 
 
 def _keys_on(ledger: Ledger, plan_id: str) -> list[str]:
-    return [key.id for key in ledger.list_keys() if any(plan.id == plan_id for plan in ledger.list_plans(key))]
+    return [key.id for key in ledger.list_keys(plan=plan_id)]
 
 
 def _cost(cost: Any) -> str:

@@ -15,8 +15,7 @@ import attrs
 from ..clock import Clock, span_us, to_datetime, to_us
 from ..errors import InvalidValue, check_text
 from ..key import ApiKey, IssuedKey, Secret, import_secret, mint, new_id
-from ..operations.bounds import check_secrets
-from ..operations.request import Request
+from ..operations.request import Request, check_secrets
 from ..plan import UsagePlan
 
 T = TypeVar("T")
@@ -32,6 +31,7 @@ class Unchanged(enum.Enum):
 
 
 UNCHANGED: Final = Unchanged.UNCHANGED
+_MOST_AT_ONCE = 10_000
 
 Asking = Generator["Step[Any]", Any, T]
 """Several steps, each of which may go by the answer to the one before; its answer is what it returns."""
@@ -127,6 +127,29 @@ class Administration:
         """
         return self._add_key(mint(prefix), name, plan, id, account, expires_at, metadata, networks, scopes)
 
+    def issue_keys(
+        self,
+        names: Iterable[str],
+        plan: UsagePlan | str | None = None,
+        *,
+        prefix: str = "qk",
+        account: str | None = None,
+    ) -> Step[list[IssuedKey]]:
+        """Make an API key for each name, all of them or none, in one step; else as ``issue_key``.
+
+        ``account``: that all of them share; by default each has its own. At most 10,000 at once.
+        """
+        if isinstance(names, str) or not isinstance(names, Iterable):
+            raise InvalidValue("names", names, "several names, as in a list")
+        given = list(names)
+        if len(given) > _MOST_AT_ONCE:
+            raise InvalidValue("names", f"{len(given)} names", f"at most {_MOST_AT_ONCE} at once")
+        on = [] if plan is None else [_plan_id(plan)]
+        issued = [self._new_key(mint(prefix), name, account=account) for name in given]
+        if not issued:
+            return Step("", (), lambda _: [])
+        return Step("add_keys", ([(one.key, on) for one in issued],), lambda _: issued)
+
     def import_key(
         self,
         secret: str,
@@ -158,14 +181,17 @@ class Administration:
         networks: Iterable[str],
         scopes: Iterable[str],
     ) -> Step[IssuedKey]:
+        more = {"expires_at": expires_at, "networks": networks, "scopes": scopes}
+        issued = self._new_key(secret, name, id_, account, metadata={} if metadata is None else metadata, **more)
+        return Step("add_key", (issued.key, None if plan is None else _plan_id(plan)), lambda _: issued)
+
+    def _new_key(
+        self, secret: str, name: str, id_: str | None = None, account: str | None = None, **more: Any
+    ) -> IssuedKey:
         id_ = new_id() if id_ is None else id_
-        key = ApiKey(
-            id=id_, name=name, account=id_ if account is None else account, created_at=to_datetime(self._now()),
-            expires_at=expires_at, metadata={} if metadata is None else metadata, secrets=(Secret.of(secret),),
-            networks=networks, scopes=scopes,
-        )  # fmt: skip
-        issued = IssuedKey(key, secret)
-        return Step("add_key", (key, None if plan is None else _plan_id(plan)), lambda _: issued)
+        created = to_datetime(self._now())
+        mine = id_ if account is None else account
+        return IssuedKey(ApiKey(id_, name, mine, created_at=created, secrets=(Secret.of(secret),), **more), secret)
 
     def update_key(
         self,
@@ -235,9 +261,19 @@ class Administration:
         """The key as it is now. Raises ``UnknownKey``."""
         return Step("get_key", (key_id(key),), same)
 
-    def list_keys(self) -> Step[list[ApiKey]]:
-        """All keys, by id."""
-        return Step("list_keys", (), same)
+    def list_keys(
+        self, *, after: ApiKey | str | None = None, limit: int | None = None, plan: UsagePlan | str | None = None,
+        account: str | None = None,
+    ) -> Step[list[ApiKey]]:  # fmt: skip
+        """Keys in the order of their ids: all of them, or those on a plan, of an account, or both.
+
+        ``limit``: at most so many; ``after``: those beyond this id, which need not be there any more, so that pages go
+        on after the last key of the one before. Raises ``UnknownPlan``.
+        """
+        most = None if limit is None else _at_least_one("limit", limit)
+        plan_id = None if plan is None else _plan_id(plan)
+        mine = None if account is None else check_text("account", account)
+        return Step("list_keys", (None if after is None else key_id(after), most, plan_id, mine), same)
 
     def associate(self, key: ApiKey | str, plan: UsagePlan | str) -> Step[None]:
         """Put a key on a plan; from another one for the same api it is moved, and what was used stays used.
@@ -255,6 +291,12 @@ def _plan(plan: object) -> UsagePlan:
     if not isinstance(plan, UsagePlan):
         raise InvalidValue("plan", plan, "a UsagePlan")
     return plan
+
+
+def _at_least_one(field: str, number: object) -> int:
+    if type(number) is not int or number < 1:
+        raise InvalidValue(field, number, "a whole number, at least 1, or None")
+    return number
 
 
 def _plan_id(plan: UsagePlan | str) -> str:

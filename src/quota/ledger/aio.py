@@ -15,9 +15,9 @@ from ..limit import Cost
 from ..operations.shape import DEFAULT
 from ..stores.base import AsyncStore, Store, tell_clock
 from .administration import Asking, Step, concluding
-from .requests import Presented, Steps, Unavailable, required
+from .requests import Presented, Steps, Unavailable, in_memory, required
 from .reservation import AsyncReservation
-from .sync import Ledger, P, T, _opened, in_memory
+from .sync import Ledger, P, T, _opened
 
 
 def _async(
@@ -69,10 +69,12 @@ class AsyncLedger:
         *,
         clock: Clock = system_clock,
         on_unavailable: Unavailable = "raise",
+        probe_every: float = 1.0,
     ) -> None:
-        self._steps = Steps(clock=clock, on_unavailable=on_unavailable)
+        self._steps = Steps(clock=clock, on_unavailable=on_unavailable, probe_every=probe_every)
         self.store: Any = _opened(store, asynchronous=True)
         tell_clock(self.store, clock)
+        self._breaker = self._steps.breaker(self.store)
         # In memory nothing waits: what a plain ledger answers from its lanes need not be awaited.
         self._here = Ledger(self.store, clock=clock, on_unavailable=on_unavailable) if in_memory(self.store) else None
 
@@ -89,7 +91,9 @@ class AsyncLedger:
         if not step.method:
             return step.conclude(None)
         try:
-            answer = await self._call(step.method, *step.args)
+            asks = self._breaker is None or step.deciding is None
+            call = self._call if asks else functools.partial(self._breaker.ask_awaited, self._call)  # type: ignore[union-attr]
+            answer = await call(step.method, *step.args)
         except (StoreBusy, StoreUnavailable) as error:
             if step.deciding is None:
                 raise
@@ -102,6 +106,7 @@ class AsyncLedger:
     get_plan = _async(Steps.get_plan)
     list_plans = _async(Steps.list_plans)
     issue_key = _async(Steps.issue_key)
+    issue_keys = _async(Steps.issue_keys)
     update_key = _async(Steps.update_key)
     import_key = _async(Steps.import_key)
     rotate_key = _async(Steps.rotate_key)
@@ -177,12 +182,31 @@ class AsyncLedger:
             await self.consume(secret, cost, api=api, route=route, request_id=request_id, address=address, scope=scope)
         )
 
+    async def acquire(
+        self,
+        secret: Presented,
+        cost: Cost = DEFAULT,
+        *,
+        timeout: float | timedelta,  # noqa: ASYNC109 -- the public contract: it refuses, it does not cancel
+        api: str = "",
+        route: str | None = None,
+        request_id: str | None = None,
+        address: str | None = None,
+        scope: str | None = None,
+    ) -> Decision:
+        """See ``Ledger.acquire``."""
+        from .waiting import until_admitted_awaited  # noqa: PLC0415 -- most programs never wait
+
+        where = {"api": api, "route": route, "request_id": request_id, "address": address, "scope": scope}
+        return await until_admitted_awaited(self, "consume", secret, cost, timeout, where)  # type: ignore[no-any-return]
+
     async def reserve(
         self,
         secret: Presented,
         cost: Cost,
         *,
         ttl: timedelta | int,
+        timeout: float | timedelta = 0,  # noqa: ASYNC109 -- as above
         api: str = "",
         route: str | None = None,
         request_id: str | None = None,
@@ -190,6 +214,11 @@ class AsyncLedger:
         scope: str | None = None,
     ) -> AsyncReservation:
         """See ``Ledger.reserve``; ``async with await ledger.reserve(...) as reservation``."""
+        if timeout != 0:
+            from .waiting import until_admitted_awaited as wait  # noqa: PLC0415 -- as above
+
+            where = {"api": api, "route": route, "request_id": request_id, "address": address, "scope": scope}
+            return await wait(self, "reserve", secret, cost, timeout, where, ttl=ttl)  # type: ignore[no-any-return]
         request, step = self._steps.reserve(secret, cost, ttl, api, route, request_id, address, scope)
         decision = await self._ask(step)
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from datetime import date, datetime, timedelta
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
@@ -20,21 +20,47 @@ from ..operations.shape import DEFAULT
 from ..operations.usage import UsageRecord
 from ..rule.limits import Verdict
 from ..standing import LimitStatus
+from ..stores.memory.store import MemoryStore
 from .administration import Step, key_id, same
 from .holders import Holders, check_where
+
+if TYPE_CHECKING:
+    from .breaker import Breaker
 
 Presented = str | ApiKey | Caller | None
 Unavailable = Literal["raise", "deny", "allow"]
 
 
+def in_memory(store: object) -> bool:
+    """Tell a store in memory, whose lanes a ledger asks, from one that only passes calls on to it."""
+    return getattr(type(store), "apply", None) is MemoryStore.apply
+
+
 class Steps(Holders):
     """The pure steps of every method, and the settings of a ledger."""
 
-    def __init__(self, *, clock: Clock = system_clock, on_unavailable: Unavailable = "raise") -> None:
+    def __init__(
+        self, *, clock: Clock = system_clock, on_unavailable: Unavailable = "raise", probe_every: float = 1.0
+    ) -> None:
         super().__init__(clock)
         if on_unavailable not in ("raise", "deny", "allow"):
             raise InvalidValue("on_unavailable", on_unavailable, "'raise', 'deny' or 'allow'")
+        if type(probe_every) not in (int, float) or not 0.001 <= probe_every <= 86_400:
+            raise InvalidValue("probe_every", probe_every, "seconds, from 0.001 to 86400")
         self._on_unavailable = on_unavailable
+        self._probe_every = probe_every
+
+    def breaker(self, store: Any) -> Breaker | None:
+        """Ask this store through it; None in memory, and where a store that leases asks another one through it."""
+        if in_memory(store):
+            return None
+        from .breaker import Breaker  # noqa: PLC0415 -- in memory nothing is ever away
+
+        breaker = Breaker(self._probe_every)
+        if not hasattr(store, "use_breaker"):
+            return breaker
+        store.use_breaker(breaker)
+        return None
 
     def consume(
         self,

@@ -27,7 +27,7 @@ from ..stores.base import Store, check_store, tell_clock
 from ..stores.memory.one_meter import NoMeter, OneMeter
 from ..stores.memory.store import MemoryStore
 from .administration import Asking, Step, concluding
-from .requests import Presented, Steps, Unavailable, required
+from .requests import Presented, Steps, Unavailable, in_memory, required
 from .reservation import Reservation
 
 P = ParamSpec("P")
@@ -41,11 +41,6 @@ def _opened(store: Any, *, asynchronous: bool) -> Any:
     opened = open_store(store, asynchronous=asynchronous) if isinstance(store, str) else store
     check_store(opened, None if asynchronous else "AsyncLedger")
     return opened
-
-
-def in_memory(store: object) -> bool:
-    """Tell a store in memory, whose headrooms a ledger asks, from one that only passes calls on to it."""
-    return getattr(type(store), "apply", None) is MemoryStore.apply
 
 
 def _sync(step: Callable[Concatenate[Any, P], Step[T]]) -> Callable[Concatenate[Ledger, P], T]:
@@ -90,25 +85,35 @@ class Ledger:
 
     ``store``: a store, or the URL of one (``"sqlite:///usage.db"``); in memory by default. ``clock``: microseconds
     since the epoch. ``on_unavailable``: when the store cannot be asked, ``"raise"``, or answer ``"deny"`` or
-    ``"allow"`` with the reason ``STORE_UNAVAILABLE``. A context manager: leaving it closes the store.
+    ``"allow"`` with the reason ``STORE_UNAVAILABLE``. ``probe_every``: after three calls in a row that could not ask,
+    ``consume``, ``peek``, ``reserve`` and ``acquire`` are answered so at once, and one call in so many seconds asks.
+    A context manager: leaving it closes the store.
     """
 
     def __init__(
-        self, store: Store | str | None = None, *, clock: Clock = system_clock, on_unavailable: Unavailable = "raise"
+        self,
+        store: Store | str | None = None,
+        *,
+        clock: Clock = system_clock,
+        on_unavailable: Unavailable = "raise",
+        probe_every: float = 1.0,
     ) -> None:
-        self._steps = Steps(clock=clock, on_unavailable=on_unavailable)
+        self._steps = Steps(clock=clock, on_unavailable=on_unavailable, probe_every=probe_every)
         self._clock = clock
         opened = _opened(store, asynchronous=False)
         self.store: Store = opened
         tell_clock(opened, clock)
         self._rooms: dict[Any, OneMeter | NoMeter] = getattr(opened, "rooms", {})
         self._whole = in_memory(opened)  # a secret that is not found here is nobody's
+        self._breaker = self._steps.breaker(opened)
 
     def _ask(self, step: Step[T]) -> T:
         if not step.method:
             return step.conclude(None)
+        method, breaker = getattr(self.store, step.method), self._breaker
         try:
-            answer = getattr(self.store, step.method)(*step.args)
+            asks = breaker is None or step.deciding is None
+            answer = method(*step.args) if asks else breaker.ask(method, *step.args)  # type: ignore[union-attr]
         except (StoreBusy, StoreUnavailable) as error:
             if step.deciding is None:
                 raise
@@ -117,10 +122,13 @@ class Ledger:
 
     def _charge(self, asked: Request | Decision) -> Decision:
         """``_ask`` for a call that is not on the fast path: it needs no step made for it."""
+        if type(asked) is not Request:
+            return asked  # type: ignore[return-value]
+        breaker = self._breaker
         try:
-            return self.store.apply(asked) if type(asked) is Request else asked  # type: ignore[return-value]
+            return self.store.apply(asked) if breaker is None else breaker.ask(self.store.apply, asked)  # type: ignore[no-any-return]
         except (StoreBusy, StoreUnavailable) as error:
-            return self._steps.without_store(asked, error)  # type: ignore[arg-type] # a store was asked
+            return self._steps.without_store(asked, error)
 
     add_plan = _sync(Steps.add_plan)
     replace_plan = _sync(Steps.replace_plan)
@@ -128,6 +136,7 @@ class Ledger:
     get_plan = _sync(Steps.get_plan)
     list_plans = _sync(Steps.list_plans)
     issue_key = _sync(Steps.issue_key)
+    issue_keys = _sync(Steps.issue_keys)
     update_key = _sync(Steps.update_key)
     import_key = _sync(Steps.import_key)
     rotate_key = _sync(Steps.rotate_key)
@@ -233,12 +242,34 @@ class Ledger:
             self.consume(secret, cost, api=api, route=route, request_id=request_id, address=address, scope=scope)
         )
 
+    def acquire(
+        self,
+        secret: Presented,
+        cost: Cost = DEFAULT,
+        *,
+        timeout: float | timedelta,
+        api: str = "",
+        route: str | None = None,
+        request_id: str | None = None,
+        address: str | None = None,
+        scope: str | None = None,
+    ) -> Decision:
+        """``consume`` that waits until it is admitted, for ``timeout`` (seconds, or a timedelta) at most.
+
+        Refuses at once what cannot be admitted by then. First come, first served for each key of this process.
+        """
+        from .waiting import until_admitted  # noqa: PLC0415 -- most programs never wait
+
+        where = {"api": api, "route": route, "request_id": request_id, "address": address, "scope": scope}
+        return until_admitted(self, "consume", secret, cost, timeout, where)  # type: ignore[no-any-return]
+
     def reserve(
         self,
         secret: Presented,
         cost: Cost,
         *,
         ttl: timedelta | int,
+        timeout: float | timedelta = 0,
         api: str = "",
         route: str | None = None,
         request_id: str | None = None,
@@ -247,8 +278,14 @@ class Ledger:
     ) -> Reservation:
         """Hold units now and commit or cancel them later; after ``ttl`` they go back by themselves.
 
-        ``ttl``: a timedelta, or microseconds. Everything else as in ``consume``. The reservation is falsy when refused.
+        ``ttl``: a timedelta, or microseconds. ``timeout``: wait as ``acquire`` does. Everything else as in ``consume``.
+        The reservation is falsy when refused.
         """
+        if timeout != 0:
+            from .waiting import until_admitted  # noqa: PLC0415 -- as above
+
+            where = {"api": api, "route": route, "request_id": request_id, "address": address, "scope": scope}
+            return until_admitted(self, "reserve", secret, cost, timeout, where, ttl=ttl)  # type: ignore[no-any-return]
         request, step = self._steps.reserve(secret, cost, ttl, api, route, request_id, address, scope)
         decision = self._ask(step)
 

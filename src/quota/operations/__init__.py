@@ -17,8 +17,7 @@ from .consume import consume
 from .override import override
 from .request import Entry, Request, forgetful, in_force
 from .reservations import cancel, commit
-from .status import status
-from .usage import usage
+from .usage import status, usage
 
 
 def perform(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> Any:

@@ -8,9 +8,8 @@ from ..rule.charge import charge, metered
 from ..rule.entries import Amounts
 from ..rule.limits import Terms
 from ..rule.party import Party
-from .bounds import check_holds, check_units
 from .idempotency import remember, replay
-from .request import Entry, Request, tokens_of, usable
+from .request import Entry, Request, check_holds, check_units, tokens_of, usable
 
 
 def consume(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> Decision:

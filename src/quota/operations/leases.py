@@ -15,9 +15,8 @@ from ..rule.charge import charge, read, settled
 from ..rule.leases import _others, affordable, close_name, first_end, give_back, granted, held, remember, revive
 from ..rule.limits import Course, QuotaLine, Reading, Terms
 from ..rule.party import Party
-from .bounds import check_units
 from .consume import consume
-from .request import Entry, Request, settle, tokens_of, usable
+from .request import Entry, Request, check_units, settle, tokens_of, usable
 
 
 def lease_(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> Leased:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import attrs
 
-from ..clock import to_us
+from ..clock import DAY_US, to_us
 from ..decision import Reason
-from ..errors import UnknownKey
-from ..key import Caller, Subject
+from ..errors import InvalidCost, InvalidValue, UnknownKey
+from ..key import Caller, Secret, Subject
+from ..limit import UNITS_OF_A_COST
 from ..networks import contain
 from ..plan import UsagePlan, own_plan
 from ..rule.charge import settled
@@ -132,3 +133,41 @@ class Request:
     def ref(self) -> bytes | str | Caller:
         """By what a store finds whom it is about; falsy where nobody is."""
         return self.digest or self.key_id or self.caller or ""
+
+
+MOST_UNITS = 256
+"""Different units that are counted of a key or an account in one api; those that its plan limits always are."""
+MOST_HOLDS = 20_000
+"""Reservations of a key or an account that are open, or lapsed within a day and were not settled."""
+MOST_SECRETS = 256
+"""Secrets of a key that are good at the same time."""
+
+
+def check_units(party: Party, api: str, course: Course | None, takes: Mapping[str, int], field: str = "cost") -> None:
+    """Raise ``InvalidCost`` before a record counts more different units."""
+    for record in party.records():
+        if len(record.meters) <= MOST_UNITS - UNITS_OF_A_COST:
+            continue  # nearly always
+        counted = {meter.unit for meter in record.meters if meter.api == api}
+        limited = {line.unit for line in course.lines} if course else ()
+        new = {unit for unit, units in takes.items() if units}.difference(counted, limited)
+        if new and len(counted) + len(new) > MOST_UNITS:
+            accepted = f"one of the {len(counted)} units that are counted: at most {MOST_UNITS} of a key in an api"
+            raise InvalidCost(field, min(new), accepted)
+
+
+def check_holds(party: Party, now: int) -> None:
+    """Raise ``InvalidValue`` before a record holds more reservations."""
+    for record in party.records():
+        if record.holds and len(record.holds) >= MOST_HOLDS:
+            kept = sum(hold.expires + DAY_US >= max(now, record.at) for hold in record.holds.values())
+            if kept >= MOST_HOLDS:
+                accepted = f"fewer than {MOST_HOLDS} of a key or account that are open, or lapsed within a day"
+                raise InvalidValue("reservations", kept, accepted)
+
+
+def check_secrets(kept: Sequence[Secret], overlap: object) -> None:
+    """Raise ``InvalidValue`` before a key has one more secret than so many."""
+    if len(kept) >= MOST_SECRETS:
+        accepted = f"so short an overlap that at most {MOST_SECRETS} secrets of a key are good at the same time"
+        raise InvalidValue("overlap", overlap, accepted)

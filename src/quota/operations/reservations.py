@@ -11,8 +11,7 @@ from ..rule.charge import add, mark
 from ..rule.entries import Amount, Amounts, Hold
 from ..rule.limits import Terms, Verdict
 from ..rule.party import Party
-from .bounds import check_units
-from .request import Entry, Request, course_of, required, settle, tokens_of
+from .request import Entry, Request, check_units, course_of, required, settle, tokens_of
 
 
 def commit(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> Decision:

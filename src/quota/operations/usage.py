@@ -1,4 +1,4 @@
-"""Usage by UTC day, as API Gateway's GetUsage tells it, by limit."""
+"""Usage by UTC day, as API Gateway's GetUsage tells it, by limit; and where limits stand now. Nothing is charged."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ..plan import UsagePlan
 from ..rule.charge import read, settled, weigh
 from ..rule.limits import Course, QuotaLine, Terms
 from ..rule.party import Party
+from ..standing import LimitStatus, status_of
 from .request import Entry, Request, course_of, required
 
 
@@ -91,3 +92,20 @@ def usage(request: Request, entry: Entry | None, party: Party | None, terms: Ter
     course = course_of(entry, request)
     work = settled(party, course, now, terms)
     return by_day(work, entry.plans.get(request.api), course, request.api, now, first, last)
+
+
+def status(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> tuple[LimitStatus, ...]:
+    """Tell where every limit of a key's plans stands. ``args``: the apis, None for all; whether only of its account."""
+    entry, party = required(request, entry, party)
+    apis, shared_only = request.args
+    now = party.instant(request.now, terms)
+    found: list[LimitStatus] = []
+    for of in sorted(entry.plans) if apis is None else apis:
+        plan = entry.plans.get(of)
+        if plan is None:
+            continue
+        course = plan.course(request.route)
+        readings = read(settled(party, course, now, terms), course, now)
+        standings = weigh(readings, {line.unit: 1 for line in course.lines}, now).standings
+        found += [status_of(each, entry.key) for each in standings if each.line.shared or not shared_only]
+    return tuple(found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -45,6 +45,9 @@ class Store(Protocol):
     def list_plans(self) -> list[UsagePlan]:
         """All plans, by id."""
 
+    def add_keys(self, keys: Sequence[tuple[ApiKey, Sequence[str]]]) -> None:
+        """Add keys, each on plans of different apis, all of them or none; raises as ``add_key``."""
+
     def add_key(self, key: ApiKey, plan_id: str | None, *more: str) -> None:
         """Add a key, on a plan, and on ``more`` of other apis.
 
@@ -60,8 +63,10 @@ class Store(Protocol):
     def get_key(self, key_id: str) -> ApiKey:
         """The key; ``UnknownKey`` when there is none."""
 
-    def list_keys(self) -> list[ApiKey]:
-        """All keys, by id."""
+    def list_keys(
+        self, after: str | None = None, limit: int | None = None, plan_id: str | None = None, account: str | None = None
+    ) -> list[ApiKey]:
+        """Keys in the order of their ids (by code points), beyond ``after``, at most ``limit``; ``UnknownPlan``."""
 
     def plans_of(self, key_id: str) -> list[UsagePlan]:
         """The plans a key is on, by api; ``UnknownKey`` when there is none."""
@@ -86,6 +91,20 @@ class AsyncStore(Protocol):
 
     def close(self) -> Awaitable[None]:
         """As ``Store.close``."""
+
+
+def check_distinct(keys: Sequence[tuple[ApiKey, Sequence[str]]]) -> None:
+    """Refuse keys that contradict one another: an id or a secret comes once among all."""
+    ids: set[str] = set()
+    digests: set[bytes] = set()
+    for key, _ in keys:
+        if key.id in ids:
+            raise PlanConflict(key.id, "an API key has this id already")
+        ids.add(key.id)
+        for secret in key.secrets:
+            if secret.digest in digests:
+                raise PlanConflict(key.id, "another API key has this secret")
+            digests.add(secret.digest)
 
 
 def is_new(plan: UsagePlan, old: UsagePlan | None, replace: bool | UsagePlan) -> bool:

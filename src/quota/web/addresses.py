@@ -16,6 +16,7 @@ from ..plan import UsagePlan
 Networks = tuple[IPv4Network | IPv6Network, ...]
 Proxies = int | Networks
 
+_VARIABLES = ("HTTP_X_FORWARDED_FOR", "HTTP_FORWARDED")
 _LONGEST = 8192
 _MOST_HOPS = 64
 _PORT = re.compile(r"(?P<v6>\[[^\]]*\])(:\d{1,5})?|(?P<v4>[^:]*)(:\d{1,5})?")
@@ -76,28 +77,29 @@ def client_address(request: Mapping[str, Any], trusted_proxies: int | str | Iter
 
 def address_of(request: Mapping[str, Any], proxies: Proxies) -> str | None:
     """``client_address``, with the setting checked before."""
-    peer, forwarded_for, forwarded = _scope(request) if "type" in request else _environ(request)
-    if proxies in (0, ()):
+    in_asgi = "type" in request
+    if in_asgi:
+        client = request.get("client")
+        peer = client[0] if client else ""
+        peer = "127.0.0.1" if peer == "testclient" else peer  # Starlette's TestClient
+    else:
+        peer = request.get("REMOTE_ADDR") or ""
+    if not proxies:
         return normal(peer)
     if not isinstance(proxies, int) and not _inside(normal(peer), proxies):
         return normal(peer)
+    forwarded_for, forwarded = _fields(request) if in_asgi else map(request.get, _VARIABLES)
     found = [_walk(hops, proxies) for hops in (_listed(forwarded_for), _elements(forwarded)) if hops is not None]
     return found[0] if found and found[0] == found[-1] else None
 
 
-def _environ(environ: Mapping[str, Any]) -> tuple[str, str | None, str | None]:
-    return environ.get("REMOTE_ADDR") or "", environ.get("HTTP_X_FORWARDED_FOR"), environ.get("HTTP_FORWARDED")
-
-
-def _scope(scope: Mapping[str, Any]) -> tuple[str, str | None, str | None]:
-    client = scope.get("client")
-    peer = client[0] if client else ""
+def _fields(scope: Mapping[str, Any]) -> list[str | None]:
+    """Both headers of an ASGI scope, several lines of one joined by commas."""
     lines: dict[bytes, list[str]] = {b"x-forwarded-for": [], b"forwarded": []}
     for field, value in scope["headers"]:
         if field in lines:
             lines[field].append(value.decode("latin-1"))
-    joined = [",".join(found) if found else None for found in lines.values()]
-    return "127.0.0.1" if peer == "testclient" else peer, joined[0], joined[1]  # Starlette's TestClient
+    return [",".join(found) if found else None for found in lines.values()]
 
 
 def _listed(field: str | None) -> Iterator[str] | None:

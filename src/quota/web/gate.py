@@ -112,6 +112,12 @@ class Gate:
             log.warning("naming %.64r by its path: the framework cannot be asked from outside: %r", path, error)
         return named(f"{known} {path or '/'}")
 
+    def address(self, presented: object, request: Request) -> str | None:
+        """Who sent a request, where it is known: for a key, which may be good from some networks only."""
+        if presented is None or isinstance(presented, Caller):
+            return None
+        return address_of(request, self.trusted_proxies)
+
     def presented(self, secret: Any, request: Request) -> str | ApiKey | Caller | None:
         """Whom the ledger is asked about: what was presented, or the caller who presented nothing."""
         if secret or self.anonymous is None or isinstance(secret, (ApiKey, Caller)):
@@ -145,7 +151,8 @@ class Gate:
     def undecided(self, error: Exception) -> Decision:
         """The decision where the ledger could not make one."""
         allowed = self.on_unavailable == "allow"
-        log.warning("%s without asking the ledger: %s", "admitting" if allowed else "refusing", error)
+        if getattr(error, "asked", True):  # a line for each request would say again what the first ones said
+            log.warning("%s without asking the ledger: %s", "admitting" if allowed else "refusing", error)
         verdict = Verdict(allowed=allowed, now=system_clock(), standings=())
         return Decision(Details(Reason.STORE_UNAVAILABLE, None, None, None, {"requests": 1}, verdict))
 

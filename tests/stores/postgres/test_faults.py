@@ -459,6 +459,7 @@ def test_the_asynchronous_store_says_what_failed(server, clock, proxy):
                 proxy.set(fault, only=b".spend")
                 with pytest.raises(StoreUnavailable, match="unknown"):
                     await ledger.consume(secret, request_id=fault)
+                assert await ledger.peek(secret)  # three in a row, and the store were taken to be away
             assert (await ledger.consume(secret, request_id="drop_reply")).replayed
             assert await store.migrate() == 1
             taken = await store._connections.take(time.monotonic() + 1)

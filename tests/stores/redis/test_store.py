@@ -291,8 +291,8 @@ def test_a_bucket_outlives_its_last_write(store, client, clock):
 def test_another_format_is_refused(store, client, clock):
     """What a later version wrote is not misread: the error names both formats."""
     ledger, key, secret = ledger_with(store, clock)
-    client.hset(f"{{{store.namespace}}}:stamps", "#", "2")
-    with pytest.raises(StoreUnavailable, match="format 2.*reads 1"):
+    client.hset(f"{{{store.namespace}}}:stamps", "#", "3")
+    with pytest.raises(StoreUnavailable, match="format 3.*reads 2"):
         twin(ledger, clock).consume(secret)
 
 

@@ -346,7 +346,7 @@ def test_a_newer_schema_is_refused_by_its_number(path):
         db.execute("PRAGMA user_version = 99")
     db.close()
     before = Path(path).read_bytes()
-    unavailable(lambda: ledger.consume(secret), path, "99", "1")
+    unavailable(lambda: ledger.consume(secret), path, "99", "2")
     unavailable(ledger.list_plans, path, "99")
     assert Path(path).read_bytes() == before
     ledger.close()
@@ -368,13 +368,13 @@ def test_an_older_schema_is_brought_up_to_date_and_older_processes_are_told(path
 
     monkeypatch.setattr(_sqlite_directory, "STEPS", newer)
     new = reopened(old)
-    assert new.store.migrate() == 2
-    assert new.store.migrate() == 2
+    assert new.store.migrate() == len(newer)
+    assert new.store.migrate() == len(newer)
     assert new.consume(secret).limits[0].used == 5
     for module in (_sqlite_schema, _sqlite_connections, _sqlite_directory):
         monkeypatch.setattr(module, "STEPS", steps)
-    unavailable(lambda: old.consume(secret), path, "version 2")
-    unavailable(lambda: old.peek(secret), path, "version 2")
+    unavailable(lambda: old.consume(secret), path, f"version {len(newer)}")
+    unavailable(lambda: old.peek(secret), path, f"version {len(newer)}")
     new.close()
     old.close()
 

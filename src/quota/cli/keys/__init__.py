@@ -40,15 +40,15 @@ def list_(
         typer.Option("--plan", metavar="PLAN", help="Only keys on this plan.", autocompletion=complete_plan),
     ] = None,
     account: Annotated[str | None, typer.Option("--account", help="Only keys of this account.")] = None,
+    after: Annotated[str | None, typer.Option("--after", metavar="ID", help="Only keys beyond this id.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", metavar="COUNT", help="At most so many.")] = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the keys; never their secrets, only how those end."""
+    """List the keys in the order of their ids; never their secrets, only how those end."""
     with opened(store) as ledger:
-        if plan is not None:
-            ledger.get_plan(plan)
-        found = [(key, ledger.list_plans(key)) for key in ledger.list_keys() if account in (None, key.account)]
-    found = [(key, plans) for key, plans in found if plan is None or plan in {one.id for one in plans}]
+        keys = ledger.list_keys(after=after, limit=limit, plan=plan, account=account)
+        found = [(key, ledger.list_plans(key)) for key in keys]
     if as_json:
         print_json({"keys": [key_data(key, plans) for key, plans in found]})
         return

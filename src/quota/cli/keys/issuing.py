@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -24,6 +25,7 @@ from ..common import (
     to_pairs,
 )
 from ..show import key_data, print_json, show_key, tell
+from .names import issue_table
 from .table import import_table
 
 PlansOption = Annotated[
@@ -49,7 +51,13 @@ MetadataOption = Annotated[list[str] | None, typer.Option("--meta", metavar="NAM
 
 
 def issue(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What people call it.")],
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="What people call it.")] = None,
+    csv: Annotated[
+        str | None, typer.Option("--csv", metavar="FILE", help="Issue a key for each Name of a CSV; - is stdin.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="With --csv: a new file for names, secrets and ids.")
+    ] = None,
     plan: PlansOption = None,
     id_: IdOption = None,
     account: AccountOption = None,
@@ -62,6 +70,20 @@ def issue(
     as_json: JsonOption = False,
 ) -> None:
     """Issue a key. Its secret goes to standard output, once: it is stored nowhere."""
+    if csv is not None or out is not None:
+        if (
+            csv is None
+            or out is None
+            or any(value is not None for value in (name, id_, expires, meta, networks, scopes))
+        ):
+            raise WrongUse(
+                "--csv FILE says the names and --out FILE gets the secrets: "
+                "only --plan (once), --account, --prefix, --store and --json go with them"
+            )
+        issue_table(store, csv, out, plan or [], account, prefix, as_json=as_json)
+        return
+    if name is None:
+        raise WrongUse("a key has a name: quota key issue NAME (or --csv FILE --out FILE)")
     metadata = to_pairs("meta", meta or [], "NAME=VALUE")
     expires_at = None if expires is None else to_instant("expires", expires)
     with opened(store, create=not plan) as ledger:

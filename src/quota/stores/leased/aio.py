@@ -51,6 +51,10 @@ class AsyncLeasedStore(Awaited, Leasing):
                 holding.gate.give(turn)
 
     async def _call(self, method: str, args: tuple[Any, ...]) -> Any:
+        breaker = self._through(method, args)
+        return await (self._asked(method, args) if breaker is None else breaker.ask_awaited(self._asked, method, args))
+
+    async def _asked(self, method: str, args: tuple[Any, ...]) -> Any:
         function = getattr(self.store, method)
         if getattr(self.store, "blocking", False):
             return await asyncio.to_thread(function, *args)
@@ -144,7 +148,7 @@ class AsyncLeasedStore(Awaited, Leasing):
         """Give idle leases back, as far as the store can be asked."""
         self._at_home()
         now = self._clock() if now is None else now
-        for holding in self._untouched(now - 2 * self._refresh_us):
+        for holding in () if self._away else self._untouched(now - 2 * self._refresh_us):
             with contextlib.suppress(*SKEWED):
                 await self._settle([holding], now)
 

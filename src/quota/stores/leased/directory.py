@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from ...key import ApiKey
@@ -39,6 +39,11 @@ class LeasedDirectory(Holdings):
         yield Change("add_key", (key, plan_id, *more), lambda: self._of_account(key.account))
 
     @operation
+    def add_keys(self, keys: Sequence[tuple[ApiKey, Sequence[str]]]) -> Trip[None]:
+        accounts = {key.account for key, _ in keys}
+        yield Change("add_keys", (keys,), lambda: [held for id_ in accounts for held in self._of_account(id_)])
+
+    @operation
     def change_key(self, key_id: str, change: Callable[[ApiKey], ApiKey]) -> Trip[ApiKey]:
         changed: ApiKey = yield Change("change_key", (key_id, change), key_id)
         return changed
@@ -71,8 +76,10 @@ class LeasedDirectory(Holdings):
         return key
 
     @operation
-    def list_keys(self) -> Trip[list[ApiKey]]:
-        keys: list[ApiKey] = yield "list_keys", ()
+    def list_keys(
+        self, after: str | None = None, limit: int | None = None, plan_id: str | None = None, account: str | None = None
+    ) -> Trip[list[ApiKey]]:
+        keys: list[ApiKey] = yield "list_keys", (after, limit, plan_id, account)
         return keys
 
     @operation

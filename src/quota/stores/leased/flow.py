@@ -29,6 +29,9 @@ _LONGEST = 64
 """The most calls that go by themselves between two bids that are not worth it: a limit is small, or nearly spent."""
 
 
+_PEEKED = "peek"
+"""Marks what is looked at for a caller who asked to; that is answered at once while the store is away."""
+
 ALONE = ("set_remaining", "override", "forget")
 """What must not come between the asking for a lease and its answer."""
 
@@ -56,6 +59,7 @@ class Leasing(LeasedDirectory):
         self._clock: Clock = system_clock
         self._epoch = 0
         self._closed = False
+        self._breaker: Any = None
         self._off: set[object] = set()
         self._asking: set[Holding] = set()
 
@@ -66,6 +70,22 @@ class Leasing(LeasedDirectory):
     def use_clock(self, clock: Clock) -> None:
         """Told by a ledger which clock it reads: a refresh is counted by it."""
         self._clock = clock
+
+    def use_breaker(self, breaker: Any) -> None:
+        """Told by a ledger: what answers at once while the store behind this one is away."""
+        self._breaker = breaker
+
+    def _through(self, method: str, args: tuple[Any, ...]) -> Any:
+        """The ledger's breaker, for what it guards."""
+        breaker = self._breaker
+        if breaker is None or method != "apply" or not (args[0].op in breaker.guarded or args[0].id == _PEEKED):
+            return None
+        return breaker
+
+    @property
+    def _away(self) -> bool:
+        """Whether the store behind this one is known to be away: nothing is given back to it meanwhile."""
+        return self._breaker is not None and self._breaker.open
 
     def _hold_off(self, who: object) -> list[Holding]:
         """Take no leases while ``who`` is in ``_off``; those that are being asked for, to be waited for."""
@@ -239,7 +259,7 @@ class Leasing(LeasedDirectory):
 
     def _peek(self, request: Request) -> Trip[Decision]:
         """What ``consume`` would answer."""
-        leased: Leased = yield "apply", (attrs.evolve(request, op="look"),)
+        leased: Leased = yield "apply", (attrs.evolve(request, op="look", id=_PEEKED),)
         decision: Decision = leased.decision  # type: ignore[assignment] # a look is always answered
         return temper(decision, min(request.now + self._refresh_us, leased.end)) if leased.waiting else decision
 

@@ -67,13 +67,17 @@ class LeasedStore(Synchronous, Leasing):
     def _new_gate(self) -> Any:
         return threading.RLock()
 
+    def _call(self, method: str, args: tuple[Any, ...]) -> Any:
+        function, breaker = getattr(self.store, method), self._through(method, args)
+        return function(*args) if breaker is None else breaker.ask(function, *args)
+
     def _run(self, trip: Trip[Any]) -> Any:
         home = self._at_home()
         try:
             method, args = next(trip)
             while True:
                 try:
-                    answer = getattr(self.store, method)(*args)
+                    answer = self._call(method, args)
                 except BaseException as error:  # noqa: BLE001 -- the steps decide what comes of it
                     self._still(home)
                     method, args = trip.throw(error)
@@ -87,7 +91,7 @@ class LeasedStore(Synchronous, Leasing):
         """Decide from what is held, else ask the store; of callers without a key nothing is leased."""
         self._at_home()
         if request.caller is not None:
-            return self.store.apply(request)
+            return self._call("apply", (request,))
         if not leasable(request):
             with self._leaseless() if request.op in ALONE else _nothing:
                 self._settle_key(request.now, request.digest or request.key_id or "")
@@ -136,7 +140,7 @@ class LeasedStore(Synchronous, Leasing):
         now = self._clock() if now is None else now
         if self._background and self._thread is None and self._open:
             self._start()
-        for holding in self._untouched(now - 2 * self._refresh_us):
+        for holding in () if self._away else self._untouched(now - 2 * self._refresh_us):
             if not holding.gate._is_owned() and holding.gate.acquire(blocking=False):
                 try:
                     with contextlib.suppress(*SKEWED):

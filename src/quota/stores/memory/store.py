@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -17,14 +18,15 @@ from ...process.forks import across_forks
 from ...rule.party import Party
 from ...rule.record import Record
 from ...rule.undo import Undo
-from ..base import COMMON, is_new, make_terms, shown_url, split_url, whole_option
+from ..base import COMMON, check_distinct, is_new, make_terms, shown_url, split_url, whole_option
 from .binding import Binding, Shapes
 from .callers import Callers
+from .directory import Directory
 from .entries import Account, On, Seat, Stripe
 from .one_meter import NoMeter, OneMeter
 
 
-class MemoryStore(Callers, Binding):
+class MemoryStore(Callers, Directory, Binding):
     """Keys, plans and counts in this process's memory, gone with it.
 
     ``stripes``: how many locks the accounts are spread over. ``max_skew``: seconds a clock may be behind what was
@@ -46,6 +48,7 @@ class MemoryStore(Callers, Binding):
         self._stripes = [Stripe() for _ in range(stripes)]
         across_forks(self._directory, *(stripe.lock for stripe in self._stripes))
         self._plans: dict[str, UsagePlan] = {}
+        self._sorted: list[str] | None = None
         self._shapes: dict[str, Shapes] = {}
         self._ons: dict[frozenset[tuple[str, str]], On] = {}
         self.rooms: dict[
@@ -192,44 +195,33 @@ class MemoryStore(Callers, Binding):
             return [self._plans[id_] for id_ in sorted(self._plans)]
 
     def add_key(self, key: ApiKey, plan_id: str | None, *more: str) -> None:
-        with self._directory:
-            if key.id in self.rooms:
-                raise PlanConflict(key.id, "an API key has this id already")
-            self._check_digests(key, None)
-            plans = [self.get_plan(id_) for id_ in (plan_id, *more) if id_ is not None]
-            stripe = self._stripes[hash(key.account) % len(self._stripes)]
-            with stripe.at_rest():
-                account = self._account_of(key, stripe)
-                seat = Seat(key, account, stripe, self._on({plan.api: plan.id for plan in plans}))
-                joined = [] if account is None else [(account.members.append, seat)]
-                at_once(*joined, (self.rooms.update, self._references(seat)))
+        self.add_keys([(key, [id_ for id_ in (plan_id, *more) if id_ is not None])])
 
-    def _account_of(self, key: ApiKey, stripe: Stripe) -> Account | None:
-        """The account that a key joins, shared from its second key on; None for a key's own, which nobody shares."""
-        account = stripe.accounts.get(key.account)
-        first = self._seat(key.account)
-        if account is None:
-            if key.account == key.id:
-                return None
-            account = Account(key.account, stripe)
-            steps: list[Step] = [(stripe.accounts.__setitem__, key.account, account)]
-            if first is not None and first.account is None:
-                steps += [(account.members.append, first), (setattr, first, "account", account)]
-            at_once(*steps)
-        if account.members and not account.shared:
-            self._split(account)
-        return account
-
-    def _split(self, account: Account) -> None:
-        """A second key joins: what the first one used is the account's count, and goes on being its own."""
-        first = account.members[0]
-        first.room.shut()
-        steps: list[Step] = [(setattr, account, "shared", True)]
-        if first.record is not None:
-            record = first.record.copy()
-            record.requests = None
-            steps += [(setattr, account, "record", record), (account.stripe.round.append, account)]
-        at_once(*steps)
+    def add_keys(self, keys: Sequence[tuple[ApiKey, Sequence[str]]]) -> None:
+        with self._directory, ExitStack() as locks:
+            check_distinct(keys)
+            for key, _ in keys:
+                if key.id in self.rooms:
+                    raise PlanConflict(key.id, "an API key has this id already")
+                self._check_digests(key, None)
+            ons = [self._on({plan.api: plan.id for plan in map(self.get_plan, ids)}) for _, ids in keys]
+            numbers = [hash(key.account) % len(self._stripes) for key, _ in keys]
+            for number in sorted(set(numbers)):
+                locks.enter_context(self._stripes[number].at_rest())
+            joining = Counter(key.account for key, _ in keys)
+            accounts: dict[str, Account | None] = {}
+            steps: list[Step] = []
+            refs: dict[bytes | str | Caller, OneMeter | NoMeter] = {}
+            for (key, _), number, on in zip(keys, numbers, ons, strict=True):
+                stripe = self._stripes[number]
+                if key.account not in accounts:
+                    accounts[key.account] = self._account_of(key, stripe, joining[key.account], steps)
+                seat = Seat(key, accounts[key.account], stripe, on)
+                if seat.account is not None:
+                    steps.append((seat.account.members.append, seat))
+                refs |= self._references(seat)
+            self._sorted = None
+            at_once(*steps, (self.rooms.update, refs))
 
     def _check_digests(self, key: ApiKey, seat: Seat | None) -> None:
         for secret in key.secrets:
@@ -249,6 +241,7 @@ class MemoryStore(Callers, Binding):
     def drop_key(self, key_id: str) -> None:
         with self._at_rest(key_id) as seat:
             account, steps = seat.account, list[Step]()
+            self._sorted = None
             if account is not None:
                 steps.append((account.members.remove, seat))
                 heir = account.record if account.shared else seat.record
@@ -267,10 +260,6 @@ class MemoryStore(Callers, Binding):
             raise UnknownKey(key_id)
         key: ApiKey = seat.key
         return key
-
-    def list_keys(self) -> list[ApiKey]:
-        with self._directory:
-            return sorted((seat.key for seat in self._all_seats()), key=lambda key: key.id)
 
     def plans_of(self, key_id: str) -> list[UsagePlan]:
         with self._directory:

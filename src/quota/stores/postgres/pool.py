@@ -106,7 +106,9 @@ def checked(link: Link) -> Link:
     # A pooler may tell the client's own spelling of it.
     if encoding != b"UTF8" and re.sub(rb"[^a-z0-9]", b"", (encoding or b"").lower()) not in _UTF8:
         said = (encoding or b"unknown").decode()
-        raise StoreUnavailable(f"the connection's client_encoding is {said}, the store needs UTF8; {NOTHING}")
+        raise StoreUnavailable(
+            f"the connection's client_encoding is {said}, the store needs UTF8; {NOTHING}", reached=True
+        )
     return link
 
 

@@ -32,6 +32,17 @@ CREATE OR REPLACE FUNCTION {ns}.list(p_part text) RETURNS text LANGUAGE sql STAB
   SELECT coalesce(json_agg(value), '[]'::json)::text FROM {ns}.directory WHERE part = p_part
 $quota$;
 
+-- Keys on a list in the order of their ids, beyond one; 'k' is the list of all.
+CREATE OR REPLACE FUNCTION {ns}.page(p_list text, p_after text, p_most bigint)
+RETURNS text LANGUAGE sql STABLE AS $quota$
+  SELECT coalesce(json_agg(found.value ORDER BY found.name), '[]'::json)::text FROM (
+    (SELECT d.name, d.value FROM {ns}.directory d WHERE p_list = 'k' AND d.part = 'keys' AND d.name > p_after
+      ORDER BY d.name LIMIT p_most)
+    UNION ALL
+    (SELECT d.name, d.value FROM {ns}.lists l JOIN {ns}.directory d ON d.part = 'keys' AND d.name = l.id
+      WHERE p_list <> 'k' AND l.list = p_list AND l.id > p_after ORDER BY l.id LIMIT p_most)) found
+$quota$;
+
 -- The functions in plpgsql keep their plans from call to call; those in SQL, which are for the directory, do not.
 CREATE OR REPLACE FUNCTION {ns}.fresh(p_stamp_name text, p_stamp text, p_plans text)
 RETURNS boolean LANGUAGE plpgsql STABLE AS $quota$

@@ -29,8 +29,8 @@ _WIDEST = 2**62
 
 
 _FUNCTIONS = {
-    "look": "tt", "read": "TT", "list": "t", "change": "tjj", "keep": "tTtttNNNjjitti", "ask": "tTtttiitib",
-    "release": "tTi", "spend": "tTtttiiiIIIiIttii", "spend_one": "tTI", "spend_poured": "tTI",
+    "look": "tt", "read": "TT", "list": "t", "page": "tti", "change": "tjj", "keep": "tTtttNNNjjitti",
+    "ask": "tTtttiitib", "release": "tTi", "spend": "tTtttiiiIIIiIttii", "spend_one": "tTI", "spend_poured": "tTI",
 }  # fmt: skip
 """The server's functions and the types of their arguments."""
 
@@ -111,7 +111,7 @@ class PostgresSteps(Decisions):
             version = text or 0
         if version > VERSION:
             there = f"schema {self.namespace} is version {version}, this version of quota knows {VERSION}"
-            raise StoreUnavailable(f"{there}; {NOTHING}")
+            raise StoreUnavailable(f"{there}; {NOTHING}", reached=True)
         if version < VERSION:
             yield from self._make(anyway=False)
         self._looked = True
@@ -163,8 +163,13 @@ class PostgresSteps(Decisions):
         reply = yield self._call("list", part.encode())
         return list(reply)
 
+    def _list(self, name: str, after: str, most: int | None) -> Trip[list[str]]:
+        yield from self._ready()
+        reply = yield self._call("page", name.encode(), after.encode(), None if most is None else _number(most))
+        return list(reply)
+
     def _change(self, checks: list[Precondition], writes: Sequence[Mutation]) -> Trip[bool]:
-        told = [(KINDS[type(write)], *write) for write in writes]
+        told = [(KINDS[type(write)], *write) for write in writes if write[0] != "k"]  # the list of all is the table
         reply = yield self._call("change", self._patience, to_json(checks).encode(), to_json(told).encode())
         return bool(reply == 1)
 

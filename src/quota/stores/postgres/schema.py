@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from ..texts import text_beside
 
-VERSION = 1
+VERSION = 2
 """Of the tables and functions together; a later one is refused by name, an earlier one is brought up to date."""
 
 TABLES = text_beside(__package__, "schema.sql")

@@ -12,6 +12,12 @@ CREATE TABLE IF NOT EXISTS {ns}.records (
 ) WITH (fillfactor = 50);
 CREATE INDEX IF NOT EXISTS records_dead ON {ns}.records (dead_at);
 CREATE TABLE IF NOT EXISTS {ns}.bodies (name text COLLATE "C" PRIMARY KEY, body text NOT NULL) WITH (fillfactor = 70);
+-- Lists of keys in the order of their ids: of each account and of each plan's generation.
+CREATE TABLE IF NOT EXISTS {ns}.lists (list text COLLATE "C", id text COLLATE "C", PRIMARY KEY (list, id));
+INSERT INTO {ns}.lists SELECT 'a' || chr(10) || (value::json -> 'key' ->> 'account'), name
+  FROM {ns}.directory WHERE part = 'keys' ON CONFLICT DO NOTHING;
+INSERT INTO {ns}.lists SELECT 'p' || chr(10) || (p.pair ->> 1), name
+  FROM {ns}.directory, json_array_elements(value::json -> 'plans') p(pair) WHERE part = 'keys' ON CONFLICT DO NOTHING;
 CREATE TABLE IF NOT EXISTS {ns}.memos (
   name text COLLATE "C", request text COLLATE "C", until bigint NOT NULL, answer text NOT NULL, rest text NOT NULL,
   PRIMARY KEY (name, request)

@@ -115,4 +115,5 @@ def refused(pgconn: Any, result: Any) -> Exception:
         return Again(text)
     if code in _LOCKED:
         return StoreBusy(f"{text}; {NOTHING}")
-    return StoreUnavailable(f"{text} ({code}); {NOTHING}")
+    away = code[:2] in ("08", "53") or code[:3] == "57P"  # connections, resources, a server that starts or stops
+    return StoreUnavailable(f"{text} ({code}); {NOTHING}", reached=not away)

@@ -30,6 +30,10 @@ BEGIN
         ON CONFLICT (part, name) DO UPDATE SET value = EXCLUDED.value;
     WHEN 'del' THEN
       DELETE FROM {ns}.directory WHERE part = c ->> 1 AND name = c ->> 2;
+    WHEN 'index' THEN
+      INSERT INTO {ns}.lists VALUES (c ->> 1, c ->> 2) ON CONFLICT DO NOTHING;
+    WHEN 'unindex' THEN
+      DELETE FROM {ns}.lists WHERE list = c ->> 1 AND id = c ->> 2;
     WHEN 'clear' THEN
       DELETE FROM {ns}.records WHERE name = c ->> 1;
       DELETE FROM {ns}.bodies WHERE name = c ->> 1;

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -22,24 +22,26 @@ from ..server.changes import (
     ClearRecord,
     CopyRecord,
     DropText,
+    IndexKey,
     KeyLookup,
     MoveRecord,
     Mutation,
     Place,
     Precondition,
     PutText,
+    UnindexKey,
 )
 from ..server.flow import NOTHING, Trip
 from ..server.replies import Version
 from ..server.requests import Decisions, Loaded, dead_by, new_record, refs
 from ..texts import to_json
-from .scripts import COMMIT, DECIDE, LOOK, READ, RELEASE
+from .scripts import COMMIT, DECIDE, LOOK, PAGE, READ, RELEASE
 from .wire import Call, command, pack, run
 
-FORMAT = "1"
+FORMAT = "2"
 """Of everything that is stored; another one is refused rather than misread."""
 
-_REMOVALS = ("HDEL", "DEL", "RENAME")
+_REMOVALS = ("ZREM", "HDEL", "DEL", "RENAME")
 
 
 @attrs.frozen
@@ -128,7 +130,7 @@ class RedisSteps(Decisions):
         stamp, plans_stamp, version, seat_text, account_text, *plan_texts = reply
         if version is not None and version.decode() != FORMAT:
             written = f"{self._prefix} is written in format {version.decode()}"
-            raise StoreUnavailable(f"{written}, this version of quota reads {FORMAT}; {NOTHING}")
+            raise StoreUnavailable(f"{written}, this version of quota reads {FORMAT}; {NOTHING}", reached=True)
         texts = [_text(text) for text in plan_texts]
         return KeyLookup(stamp.decode(), plans_stamp.decode(), seat_text.decode(), _text(account_text), texts)
 
@@ -142,33 +144,41 @@ class RedisSteps(Decisions):
     def _values(self, part: str) -> Trip[list[str]]:
         return [text.decode() for text in (yield command("HVALS", self._prefix + part))]
 
+    def _list(self, name: str, after: str, most: int | None) -> Trip[list[str]]:
+        keys = [f"{self._prefix}lists", f"{self._prefix}keys"]
+        reply = yield run(PAGE, keys, f"({name}\n{after}", f"({name}\v", str(-1 if most is None else most))
+        return [text.decode() for text in reply]
+
+    def _told(self, write: Mutation, place: Callable[[str], int]) -> list[Any]:
+        """A mutation as ``commit.lua`` does it: a command, the place of its key, the rest of its arguments."""
+        match write:
+            case IndexKey(name, id_):
+                told = ["ZADD", place(f"{self._prefix}lists"), "0", f"{name}\n{id_}"]
+            case UnindexKey(name, id_):
+                told = ["ZREM", place(f"{self._prefix}lists"), f"{name}\n{id_}"]
+            case PutText(part, name, text):
+                told = ["HSET", place(self._prefix + part), name, text]
+            case DropText(part, name):
+                told = ["HDEL", place(self._prefix + part), name]
+            case ClearRecord(name):
+                told = ["DEL", place(f"{self._prefix}use:{name}")]
+            case CopyRecord(name, to):
+                told = ["COPY", place(f"{self._prefix}use:{name}"), place(f"{self._prefix}use:{to}"), "REPLACE"]
+            case MoveRecord(name, to):
+                told = ["RENAME", place(f"{self._prefix}use:{name}"), place(f"{self._prefix}use:{to}")]
+        return told
+
     def _change(self, checks: list[Precondition], writes: Sequence[Mutation]) -> Trip[bool]:
         keys: dict[str, int] = {}
 
         def place(key: str) -> int:
             return keys.setdefault(key, len(keys) + 1)
 
-        def record(name: str) -> int:
-            return place(f"{self._prefix}use:{name}")
-
-        def told(write: Mutation) -> list[Any]:
-            match write:
-                case PutText(part, name, text):
-                    return ["HSET", place(self._prefix + part), name, text]
-                case DropText(part, name):
-                    return ["HDEL", place(self._prefix + part), name]
-                case ClearRecord(name):
-                    return ["DEL", record(name)]
-                case CopyRecord(name, to):
-                    return ["COPY", record(name), record(to), "REPLACE"]
-                case MoveRecord(name, to):
-                    return ["RENAME", record(name), record(to)]
-
         wanted: list[list[Any]] = []
         for part, name, value in checks:
             key, field = self._at(part, name)
             wanted.append([place(key), field, False if value is None else value])
-        encoded = [*map(told, writes), ["HSETNX", place(self._stamps), "#", FORMAT]]
+        encoded = [self._told(write, place) for write in writes] + [["HSETNX", place(self._stamps), "#", FORMAT]]
         encoded.sort(key=lambda write: write[0] in _REMOVALS)
         reply = yield run(COMMIT, list(keys), to_json([wanted, encoded]))
         return bool(reply == 1)
@@ -242,7 +252,9 @@ class RedisSteps(Decisions):
             except (ArithmeticError, LookupError, TypeError, ValueError) as error:
                 if request.op != "forget":
                     damaged = f"the record {self._prefix}use:{ref} is damaged ({type(error).__name__}: {error})"
-                    raise StoreUnavailable(f"{damaged}; forget() starts the key's counts anew; {NOTHING}") from error
+                    raise StoreUnavailable(
+                        f"{damaged}; forget() starts the key's counts anew; {NOTHING}", reached=True
+                    ) from error
                 record = new_record()
             records.append(record)
             states.append(state)

@@ -41,4 +41,6 @@ READ = Script(text_beside(__package__, "read.lua"))
 
 COMMIT = Script(text_beside(__package__, "commit.lua"))
 
+PAGE = Script(text_beside(__package__, "page.lua"))
+
 RELEASE = Script(text_beside(__package__, "release.lua"))

@@ -61,4 +61,4 @@ def failure(error: BaseException, sent: bool) -> Exception:
         return StoreBusy(f"no connection to the server is free; {NOTHING}")
     refused = isinstance(error, _REFUSED) and not _WITHIN.search(str(error))
     known = NOTHING if refused or not sent else UNKNOWN
-    return StoreUnavailable(f"{type(error).__name__}: {error}; {known}")
+    return StoreUnavailable(f"{type(error).__name__}: {error}; {known}", reached=isinstance(error, ResponseError))

@@ -55,8 +55,30 @@ class MoveRecord(NamedTuple):
     to: str
 
 
-Mutation = PutText | DropText | ClearRecord | CopyRecord | MoveRecord
-KINDS = {PutText: "put", DropText: "del", ClearRecord: "clear", CopyRecord: "copy", MoveRecord: "move"}
+class IndexKey(NamedTuple):
+    """Note a key under a list of keys that is kept in the order of their ids."""
+
+    list: str
+    id: str
+
+
+class UnindexKey(NamedTuple):
+    """Take a key off a list."""
+
+    list: str
+    id: str
+
+
+Mutation = IndexKey | UnindexKey | PutText | DropText | ClearRecord | CopyRecord | MoveRecord
+KINDS = {
+    IndexKey: "index",
+    UnindexKey: "unindex",
+    PutText: "put",
+    DropText: "del",
+    ClearRecord: "clear",
+    CopyRecord: "copy",
+    MoveRecord: "move",
+}
 
 
 class KeyLookup(NamedTuple):

@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Any, cast
 
 from ...clock import Clock, monotonic, system_clock
 from ...errors import InvalidValue, PlanConflict, StoreBusy, UnknownKey, UnknownPlan
-from ...key import ApiKey, decode_key, encode_key, new_number
+from ...key import ApiKey, decode_key, new_number
 from ...operations.request import Entry
 from ...plan import UsagePlan, decode_plan, encode_plan
 from ...rule.limits import Terms
 from ..base import is_new, make_terms
 from ..texts import to_json
+from .adding import ALL, NOBODY, Adding, lists_of, put_account
 from .cache import CachedKey, KeyCache
-from .changes import ClearRecord, CopyRecord, DropText, KeyLookup, MoveRecord, Mutation, Place, Precondition, PutText
+from .changes import (
+    ClearRecord,
+    DropText,
+    IndexKey,
+    KeyLookup,
+    MoveRecord,
+    Mutation,
+    Place,
+    Precondition,
+    PutText,
+    UnindexKey,
+)
 from .flow import Lines, Trip, operation
 
-_NOBODY = '{"members": 0, "shared": false, "sole": ""}'
 
-
-def _account(id_: str, members: int, *, shared: bool, sole: str = "") -> PutText:
-    """``sole``: the only member there ever was; when a second one joins, what it used becomes the account's."""
-    account = {"members": members, "shared": shared, "sole": "" if shared else sole}
-    return PutText("accounts", id_, to_json(account))
-
-
-class Directory:
+class Directory(Adding):
     """Keys, plans and accounts. An engine says how a key is looked up, and how places are read and changed.
 
     ``_lock``: what those who stand in line for a record wait on.
@@ -61,6 +65,10 @@ class Directory:
 
     def _values(self, part: str) -> Trip[list[str]]:
         """All texts of a part."""
+        raise NotImplementedError
+
+    def _list(self, name: str, after: str, most: int | None) -> Trip[list[str]]:
+        """The texts of keys on a list, in the order of their ids, beyond one."""
         raise NotImplementedError
 
     def _change(self, checks: list[Precondition], writes: Sequence[Mutation]) -> Trip[bool]:
@@ -158,58 +166,13 @@ class Directory:
         plans = [self._decode_plan(text)[1] for text in (yield from self._values("plans"))]
         return sorted(plans, key=lambda plan: plan.id)
 
-    def _seat(self, key: Any, plans: Iterable[Iterable[str]]) -> PutText:
-        return PutText("keys", key.id, to_json({"key": encode_key(key), "plans": [list(pair) for pair in plans]}))
-
-    def _stamp(self, key_id: str) -> list[Mutation]:
-        """What tells every copy of the key that it is stale, and a plan that moves that some key changed."""
-        return [PutText("stamps", name, str(new_number())) for name in (f"k:{key_id}", "**")]
-
     @operation
     def add_key(self, key: ApiKey, plan_id: str | None, *more: str) -> Trip[None]:
-        ids = [id_ for id_ in (plan_id, *more) if id_ is not None]
-        digests = [("secrets", secret.digest.hex()) for secret in key.secrets]
-        for _ in self._attempts():
-            stamp, plans_stamp, account_text, joint, *texts = yield from self._read(
-                ("stamps", f"k:{key.id}"), ("stamps", "*"), ("accounts", key.account), ("use", f"a:{key.account}"),
-                *(("plans", id_) for id_ in ids), *digests,
-            )  # fmt: skip
-            owners = texts[len(ids) :]
-            if stamp is not None:
-                raise PlanConflict(key.id, "an API key has this id already")
-            if any(owners):
-                raise PlanConflict(key.id, "another API key has this secret")
-            pairs = []
-            for id_, text in zip(ids, texts, strict=False):
-                if text is None:
-                    raise UnknownPlan(id_)
-                pairs.append((id_, self._decode_plan(text)[0]))
-            account = json.loads(account_text or _NOBODY)
-            checks = [
-                Precondition("stamps", f"k:{key.id}", None), Precondition("accounts", key.account, account_text),
-                *(Precondition(*secret, None) for secret in digests),
-            ]  # fmt: skip
-            if ids:
-                checks.append(Precondition("stamps", "*", plans_stamp))
-            writes = [self._seat(key, pairs), *self._stamp(key.id), ClearRecord(f"k:{key.id}")]
-            writes += [PutText(*secret, key.id) for secret in digests]
-            if account["members"] and not account["shared"]:
-                yield from self._split(account["sole"], key.account, checks, writes)
-                account["shared"] = True
-            shared = account["shared"]
-            if not account["members"]:  # what keys that are gone used is the account's count, for as long as it matters
-                checks.append(Precondition("use", f"a:{key.account}", joint))
-                shared = shared or joint is not None
-            writes.append(_account(key.account, account["members"] + 1, shared=shared, sole=key.id))
-            if (yield from self._change(checks, writes)):
-                return
+        return self._add([(key, [id_ for id_ in (plan_id, *more) if id_ is not None])])
 
-    def _split(self, sole: str, account: str, checks: list[Precondition], writes: list[Mutation]) -> Trip[None]:
-        """A second key joins: what the first one used is the account's count, and goes on being its own."""
-        own, joint = f"k:{sole}", f"a:{account}"
-        (version,) = yield from self._read(("use", own))
-        checks.append(Precondition("use", own, version))
-        writes += [ClearRecord(joint) if version is None else CopyRecord(own, joint), *self._stamp(sole)]
+    @operation
+    def add_keys(self, keys: Sequence[tuple[ApiKey, Sequence[str]]]) -> Trip[None]:
+        return self._add(keys)
 
     @operation
     def change_key(self, key_id: str, change: Callable[[ApiKey], ApiKey]) -> Trip[ApiKey]:
@@ -242,16 +205,17 @@ class Directory:
                 raise UnknownKey(key_id)
             key = decode_key(json.loads(text)["key"])
             account_text, version = yield from self._read(("accounts", key.account), ("use", own))
-            account = json.loads(account_text or _NOBODY)
+            account = json.loads(account_text or NOBODY)
             account["members"] -= 1
             joint = f"a:{key.account}"
             writes: list[Mutation] = [
                 DropText("keys", key_id), DropText("stamps", f"k:{key_id}"),
+                *(UnindexKey(name, key_id) for name in lists_of(key, json.loads(text)["plans"])),
                 PutText("stamps", "**", str(new_number())),
                 *(DropText("secrets", secret.digest.hex()) for secret in key.secrets),
             ]  # fmt: skip
             if account["members"]:
-                writes += [ClearRecord(own), _account(key.account, account["members"], shared=True)]
+                writes += [ClearRecord(own), put_account(key.account, account["members"], shared=True)]
             elif key.account == key_id:
                 writes += [DropText("accounts", key.account), ClearRecord(own), ClearRecord(joint)]
             else:
@@ -272,9 +236,23 @@ class Directory:
         return decode_key(json.loads(text)["key"])
 
     @operation
-    def list_keys(self) -> Trip[list[ApiKey]]:
-        keys = [decode_key(json.loads(text)["key"]) for text in (yield from self._values("keys"))]
-        return sorted(keys, key=lambda key: key.id)
+    def list_keys(
+        self, after: str | None = None, limit: int | None = None, plan_id: str | None = None, account: str | None = None
+    ) -> Trip[list[ApiKey]]:
+        generation = None
+        if plan_id is not None:
+            (text,) = yield from self._read(("plans", plan_id))
+            if text is None:
+                raise UnknownPlan(plan_id)
+            generation = self._decode_plan(text)[0]
+        both = generation is not None and account is not None
+        name = ALL if account is None and generation is None else f"p\n{generation}"
+        name = name if account is None else f"a\n{account}"
+        texts = yield from self._list(name, after or "", None if both else limit)
+        seats = [json.loads(text) for text in texts]
+        if both:
+            seats = [seat for seat in seats if [plan_id, generation] in seat["plans"]][:limit]
+        return [decode_key(seat["key"]) for seat in seats]
 
     def _known(self, key_id: str) -> Trip[CachedKey]:
         copy = yield from self._look(None, key_id)
@@ -290,7 +268,7 @@ class Directory:
     def _place(self, key_id: str, plan_id: str, on: bool) -> Trip[None]:
         for _ in self._attempts():
             copy = yield from self._known(key_id)
-            (plan_text,) = yield from self._read(("plans", plan_id))
+            plan_text, seat_text = yield from self._read(("plans", plan_id), ("keys", key_id))
             if plan_text is None:
                 raise UnknownPlan(plan_id)
             generation, plan = self._decode_plan(plan_text)
@@ -304,7 +282,11 @@ class Directory:
                 pairs.append((plan_id, generation))
             stamp, plans_stamp = copy.stamps
             checks = [Precondition("stamps", f"k:{key_id}", stamp), Precondition("stamps", "*", plans_stamp or None)]
-            if (yield from self._change(checks, [self._seat(copy.entry.key, pairs), *self._stamp(key_id)])):
+            key = cast("ApiKey", copy.entry.key)
+            old, new = lists_of(key, json.loads(seat_text or '{"plans": []}')["plans"]), lists_of(key, pairs)
+            writes = [self._seat(key, pairs), *self._stamp(key_id), *(UnindexKey(name, key_id) for name in old - new)]
+            writes += [IndexKey(name, key_id) for name in new - old]
+            if (yield from self._change(checks, writes)):
                 return
 
     @operation

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from sqlite3 import Connection
 
 from ...errors import PlanConflict, StoreUnavailable, UnknownKey, UnknownPlan
@@ -130,11 +130,10 @@ class Directory:
     def add_key(self, key: ApiKey, plan_id: str | None, *more: str) -> None:
         self._pool.write(self._add_key, key, plan_id, *more)
 
-    def add_keys(self, keys: Iterable[tuple[ApiKey, Sequence[str]]]) -> None:
-        """Add keys, each on plans of different apis, in one transaction: the file waits for the disk once."""
+    def add_keys(self, keys: Sequence[tuple[ApiKey, Sequence[str]]]) -> None:
         self._pool.write(self._add_keys, keys)
 
-    def _add_keys(self, db: Connection, keys: Iterable[tuple[ApiKey, Sequence[str]]]) -> None:
+    def _add_keys(self, db: Connection, keys: Sequence[tuple[ApiKey, Sequence[str]]]) -> None:
         for key, plan_ids in keys:
             self._add_key(db, key, None, *plan_ids)
 
@@ -152,7 +151,8 @@ class Directory:
             "INSERT INTO keys (id, account, body) VALUES (?, ?, ?)", (key.id, account, to_json(encode_key(key)))
         ).lastrowid  # fmt: skip
         db.executemany("INSERT INTO digests VALUES (?, ?)", [(secret.digest, number) for secret in key.secrets])
-        db.executemany("INSERT OR REPLACE INTO seats VALUES (?, ?, ?)", [(number, plan.api, of) for of, plan in plans])
+        on = [(number, plan.api, of, key.id) for of, plan in plans]
+        db.executemany("INSERT OR REPLACE INTO seats VALUES (?, ?, ?, ?)", on)
 
     def change_key(self, key_id: str, change: Callable[[ApiKey], ApiKey]) -> ApiKey:
         return self._pool.write(self._change_key, key_id, change)
@@ -189,10 +189,30 @@ class Directory:
     def get_key(self, key_id: str) -> ApiKey:
         return self._pool.read(_known, key_id)[1]
 
-    def list_keys(self) -> list[ApiKey]:
-        return self._pool.read(
-            lambda db: [decode_key(json.loads(body)) for (body,) in db.execute("SELECT body FROM keys ORDER BY id")]
-        )
+    def list_keys(
+        self, after: str | None = None, limit: int | None = None, plan_id: str | None = None, account: str | None = None
+    ) -> list[ApiKey]:
+        return self._pool.read(self._list_keys, after or "", -1 if limit is None else limit, plan_id, account)
+
+    def _list_keys(
+        self, db: Connection, after: str, limit: int, plan_id: str | None, account: str | None
+    ) -> list[ApiKey]:
+        """In the order of an index, whatever is chosen by: a page costs what it shows."""
+        plan = None if plan_id is None else self._get_plan(db, plan_id)[0]
+        if account is not None:
+            query = "SELECT body FROM keys WHERE coalesce(account, id) = :account AND id > :after"
+            if plan is not None:
+                query += " AND EXISTS (SELECT 1 FROM seats WHERE key = number AND plan = :plan)"
+            query += " ORDER BY id"
+        elif plan is not None:
+            query = (
+                "SELECT body FROM seats JOIN keys ON number = key WHERE plan = :plan AND seats.id > :after "
+                "ORDER BY seats.id"
+            )
+        else:
+            query = "SELECT body FROM keys WHERE id > :after ORDER BY id"
+        found = db.execute(f"{query} LIMIT :most", {"account": account, "after": after, "plan": plan, "most": limit})
+        return [decode_key(json.loads(body)) for (body,) in found]
 
     def plans_of(self, key_id: str) -> list[UsagePlan]:
         return self._pool.read(lambda db: self._plans(db, _known(db, key_id)[0]))
@@ -203,7 +223,7 @@ class Directory:
     def _associate(self, db: Connection, key_id: str, plan_id: str) -> None:
         number, _ = _known(db, key_id)
         plan_number, plan = self._get_plan(db, plan_id)
-        db.execute("INSERT OR REPLACE INTO seats VALUES (?, ?, ?)", (number, plan.api, plan_number))
+        db.execute("INSERT OR REPLACE INTO seats VALUES (?, ?, ?, ?)", (number, plan.api, plan_number, key_id))
         touch(db, number)
 
     def dissociate(self, key_id: str, plan_id: str) -> None:

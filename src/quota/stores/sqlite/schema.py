@@ -35,7 +35,15 @@ def _create(db: sqlite3.Connection) -> None:
     db.execute("INSERT INTO ledger VALUES (1, ?, 0)", (new_number(),))
 
 
-STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (_create,)
+def _list(db: sqlite3.Connection) -> None:
+    """Make version 2: keys are listed in the order of their ids, all of them or those of a plan or an account."""
+    db.execute("ALTER TABLE seats ADD COLUMN id TEXT NOT NULL DEFAULT ''")
+    db.execute("UPDATE seats SET id = coalesce((SELECT keys.id FROM keys WHERE number = key), '')")
+    db.execute("CREATE INDEX seats_by_plan ON seats (plan, id)")
+    db.execute("CREATE INDEX keys_by_owner ON keys (coalesce(account, id), id)")
+
+
+STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (_create, _list)
 """Functions that make each version of the schema out of the one before; their number is this version."""
 
 

@@ -1,0 +1,76 @@
+"""The memory store's lists of keys, and how a key joins an account."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import Any
+
+from ...key import ApiKey, Caller
+from ...plan import UsagePlan
+from ...process.atomic import Step
+from .entries import Account, Seat, Stripe
+from .one_meter import NoMeter, OneMeter
+
+
+class Directory:
+    """Of which keys there are."""
+
+    rooms: dict[bytes | str | Caller, OneMeter | NoMeter]
+    get_plan: Callable[[str], UsagePlan]
+    _directory: Any
+    _seat: Callable[..., Seat | None]
+    _sorted: list[str] | None
+    _stripes: list[Stripe]
+
+    def list_keys(
+        self, after: str | None = None, limit: int | None = None, plan_id: str | None = None, account: str | None = None
+    ) -> list[ApiKey]:
+        with self._directory:
+            api = None if plan_id is None else self.get_plan(plan_id).api
+            ids = self._ids() if account is None else sorted(seat.key.id for seat in self._members(account))
+            start = 0 if after is None else bisect_right(ids, after)
+            seats = (self.rooms[id_].seat for id_ in islice(ids, start, None))
+            return [
+                seat.key for seat in islice((s for s in seats if api is None or s.on.ids.get(api) == plan_id), limit)
+            ]
+
+    def _ids(self) -> list[str]:
+        """The ids of all keys in their order, sorted anew where keys came or went."""
+        if self._sorted is None:
+            self._sorted = sorted(ref for ref in self.rooms if type(ref) is str)
+        return self._sorted
+
+    def _members(self, account: str) -> list[Seat]:
+        found = self._stripes[hash(account) % len(self._stripes)].accounts.get(account)
+        alone = self._seat(account)
+        return found.members if found is not None else [alone] if alone and alone.key.account == account else []
+
+    def _account_of(self, key: ApiKey, stripe: Stripe, joining: int, steps: list[Step]) -> Account | None:
+        """The account that a key joins, shared from its second key on; None for a key's own, which nobody shares."""
+        account = stripe.accounts.get(key.account)
+        first = self._seat(key.account)
+        members = [] if account is None else account.members
+        if account is None:
+            if key.account == key.id and joining == 1:
+                return None
+            account = Account(key.account, stripe)
+            steps.append((stripe.accounts.__setitem__, key.account, account))
+            if first is not None and first.account is None:
+                steps += [(account.members.append, first), (setattr, first, "account", account)]
+                members = [first]
+        if (members or joining > 1) and not account.shared:
+            steps += self._split(account, members)
+        return account
+
+    def _split(self, account: Account, members: Sequence[Seat]) -> list[Step]:
+        """A second key joins: what the first one used is the account's count, and goes on being its own."""
+        steps: list[Step] = [(setattr, account, "shared", True)]
+        for first in members:
+            first.room.shut()
+            if first.record is not None:
+                record = first.record.copy()
+                record.requests = None
+                steps += [(setattr, account, "record", record), (account.stripe.round.append, account)]
+        return steps

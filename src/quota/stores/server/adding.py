@@ -1,0 +1,114 @@
+"""Keys that are added to the directory of a store on a server, and the accounts that they join."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from typing import Any
+
+from ...errors import PlanConflict, UnknownPlan
+from ...key import ApiKey, encode_key, new_number
+from ...plan import UsagePlan
+from ..base import check_distinct
+from ..texts import to_json
+from .changes import ClearRecord, CopyRecord, IndexKey, Mutation, Place, Precondition, PutText
+from .flow import Trip
+
+NOBODY = '{"members": 0, "shared": false, "sole": ""}'
+
+
+def put_account(id_: str, members: int, *, shared: bool, sole: str = "") -> PutText:
+    """``sole``: the only member there ever was; when a second one joins, what it used becomes the account's."""
+    account = {"members": members, "shared": shared, "sole": "" if shared else sole}
+    return PutText("accounts", id_, to_json(account))
+
+
+ALL = "k"
+"""The list of all keys."""
+
+
+def lists_of(key: ApiKey, plans: Iterable[Iterable[str]]) -> set[str]:
+    """Name the lists that a key is on: of all keys, of its account, and of each of its plans by its generation."""
+    return {ALL, f"a\n{key.account}", *(f"p\n{generation}" for _, generation in plans)}
+
+
+class Adding:
+    """How keys are added: all of them or none, in one change."""
+
+    _attempts: Callable[[], Generator[int, None, None]]
+    _change: Callable[[list[Precondition], Sequence[Mutation]], Trip[bool]]
+    _decode_plan: Callable[[str], tuple[str, UsagePlan]]
+    _read: Callable[..., Trip[list[str | None]]]
+
+    def _seat(self, key: Any, plans: Iterable[Iterable[str]]) -> PutText:
+        return PutText("keys", key.id, to_json({"key": encode_key(key), "plans": [list(pair) for pair in plans]}))
+
+    def _stamp(self, key_id: str) -> list[Mutation]:
+        """What tells every copy of the key that it is stale, and a plan that moves that some key changed."""
+        return [PutText("stamps", name, str(new_number())) for name in (f"k:{key_id}", "**")]
+
+    def _add(self, keys: Sequence[tuple[ApiKey, Sequence[str]]]) -> Trip[None]:
+        check_distinct(keys)
+        stamps = [("stamps", f"k:{key.id}") for key, _ in keys]
+        digests = [("secrets", secret.digest.hex()) for key, _ in keys for secret in key.secrets]
+        plans = [("plans", id_) for id_ in dict.fromkeys(id_ for _, ids in keys for id_ in ids)]
+        accounts = Counter(key.account for key, _ in keys)
+        shared = [place for id_ in accounts for place in (("accounts", id_), ("use", f"a:{id_}"))]
+        for _ in self._attempts():
+            places = [("stamps", "*"), *stamps, *digests, *plans, *shared]
+            there = dict(zip(places, (yield from self._read(*places)), strict=True))
+            checks, writes = self._check_new(keys, there), list[Mutation]()
+            if plans:
+                checks.append(Precondition("stamps", "*", there["stamps", "*"]))
+            generations = {id_: self._decode_plan(there["plans", id_] or "")[0] for _, id_ in plans}
+            for key, ids in keys:
+                pairs = [(id_, generations[id_]) for id_ in ids]
+                writes += [self._seat(key, pairs), *self._stamp(key.id), ClearRecord(f"k:{key.id}")]
+                writes += [PutText("secrets", secret.digest.hex(), key.id) for secret in key.secrets]
+                writes += [IndexKey(name, key.id) for name in lists_of(key, pairs)]
+            for id_, joining in accounts.items():
+                yield from self._join(id_, joining, keys, there, checks, writes)
+            if (yield from self._change(checks, writes)):
+                return
+
+    def _check_new(
+        self, keys: Sequence[tuple[ApiKey, Sequence[str]]], there: Mapping[Place, str | None]
+    ) -> list[Precondition]:
+        """What must still be missing when the keys are added; raises where something is in their way."""
+        checks = []
+        for key, ids in keys:
+            if there["stamps", f"k:{key.id}"] is not None:
+                raise PlanConflict(key.id, "an API key has this id already")
+            if any(there["secrets", secret.digest.hex()] for secret in key.secrets):
+                raise PlanConflict(key.id, "another API key has this secret")
+            for id_ in ids:
+                if there["plans", id_] is None:
+                    raise UnknownPlan(id_)
+            checks.append(Precondition("stamps", f"k:{key.id}", None))
+            checks += [Precondition("secrets", secret.digest.hex(), None) for secret in key.secrets]
+        return checks
+
+    def _join(
+        self, id_: str, joining: int, keys: Sequence[tuple[ApiKey, Sequence[str]]], there: Mapping[Place, str | None],
+        checks: list[Precondition], writes: list[Mutation],
+    ) -> Trip[None]:  # fmt: skip
+        """Keys join an account, which is shared from its second one on."""
+        text, joint = there["accounts", id_], there["use", f"a:{id_}"]
+        account = json.loads(text or NOBODY)
+        checks.append(Precondition("accounts", id_, text))
+        shared = account["shared"] or account["members"] + joining > 1
+        if account["members"] and not account["shared"]:
+            yield from self._split(account["sole"], id_, checks, writes)
+        if not account["members"]:  # what keys that are gone used is the account's count, for as long as it matters
+            checks.append(Precondition("use", f"a:{id_}", joint))
+            shared = shared or joint is not None
+        sole = next(key.id for key, _ in keys if key.account == id_)
+        writes.append(put_account(id_, account["members"] + joining, shared=shared, sole=sole))
+
+    def _split(self, sole: str, account: str, checks: list[Precondition], writes: list[Mutation]) -> Trip[None]:
+        """A second key joins: what the first one used is the account's count, and goes on being its own."""
+        own, joint = f"k:{sole}", f"a:{account}"
+        (version,) = yield from self._read(("use", own))
+        checks.append(Precondition("use", own, version))
+        writes += [ClearRecord(joint) if version is None else CopyRecord(own, joint), *self._stamp(sole)]

@@ -1,0 +1,238 @@
+"""Waiting until a call is admitted: never past the deadline, never too early, in order, and not at all where it is vain."""
+
+import asyncio
+import threading
+from datetime import timedelta
+from time import monotonic
+
+import pytest
+
+from interleavings import plant
+from quota import AsyncLedger, Caller, InvalidValue, Ledger, ManualClock, Reason, UsagePlan
+from quota.ledger.waiting import Queues, queues_of
+
+START = 1_773_144_000_000_000  # 2026-03-10 12:00 UTC
+
+
+def made(limits="20/s burst 1", **options):
+    """A ledger by the system's clock, and a secret on a plan of these limits."""
+    ledger = Ledger(**options)
+    ledger.add_plan(UsagePlan("p", limits))
+    return ledger, ledger.issue_key("k", "p").secret
+
+
+def awaited(limits="20/s burst 1"):
+    """The same, awaited."""
+
+    async def make():
+        ledger = AsyncLedger()
+        await ledger.add_plan(UsagePlan("p", limits))
+        return ledger, (await ledger.issue_key("k", "p")).secret
+
+    return asyncio.run(make())
+
+
+def waited(kind, *args, limits="20/s burst 1", op="acquire", before=1, **more):
+    """What a call is answered after others took what there was, and the seconds that it took."""
+    ledger, secret = made(limits) if kind == "sync" else awaited(limits)
+    if kind == "sync":
+        for _ in range(before):
+            ledger.consume(secret)
+        began = monotonic()
+        return getattr(ledger, op)(secret, *args, **more), monotonic() - began
+
+    async def run():
+        for _ in range(before):
+            await ledger.consume(secret)
+        began = monotonic()
+        return await getattr(ledger, op)(secret, *args, **more), monotonic() - began
+
+    return asyncio.run(run())
+
+
+@pytest.fixture(params=["sync", "async"])
+def kind(request):
+    return request.param
+
+
+def test_it_waits_until_it_is_admitted(kind):
+    """A twentieth of a second, not less, for a throttle of twenty a second; a reservation alike."""
+    decision, took = waited(kind, timeout=5)
+    assert decision.allowed and 0.04 <= took < 2
+    held, took = waited(kind, 1, op="reserve", timeout=timedelta(seconds=5), ttl=10**6)
+    assert held.decision.allowed and held.id and 0.04 <= took < 2
+    decision, took = waited(kind, timeout=7200, before=0, limits="1/hour")
+    assert decision.allowed and took < 60
+
+
+def test_it_refuses_at_once_what_cannot_be_admitted_by_then(kind):
+    """Beyond the deadline, a cost that never fits, no key: the usual refusal, with no wait."""
+    decision, took = waited(kind, timeout=3, limits="1/day")
+    assert (decision.reason, took < 0.5) == (Reason.QUOTA_EXCEEDED, True)
+    decision, took = waited(kind, 5, timeout=100)
+    assert (decision.reason, took < 0.5) == (Reason.COST_TOO_LARGE, True)
+    decision, took = waited(kind, timeout=0)
+    assert (decision.reason, took < 0.5) == (Reason.THROTTLED, True)
+    ledger, _ = made()
+    assert ledger.acquire("a secret that nobody has", timeout=100).reason is Reason.UNKNOWN_KEY
+    assert ledger.acquire(None, timeout=100).reason is Reason.MISSING_KEY
+    held, took = waited(kind, 1, op="reserve", timeout=1, ttl=10**6, limits="1/day")
+    assert (bool(held), took < 0.5) == (False, True)
+
+
+def test_never_past_the_deadline(kind):
+    """Where others take what comes back, the answer is there at the deadline; where the clock stands still, too."""
+    ledger, secret = made("3/s burst 1")
+    ledger.consume(secret)
+    stop = threading.Event()
+
+    def take():
+        while not stop.is_set():
+            ledger.consume(secret)
+
+    other = threading.Thread(target=take)
+    other.start()
+    try:
+        began = monotonic()
+        ledger.acquire(secret, timeout=0.5)
+        took = monotonic() - began
+    finally:
+        stop.set()
+        other.join()
+    assert took < 1.5
+    frozen, secret = made(clock=ManualClock(START))
+    frozen.consume(secret)
+    began = monotonic()
+    assert not frozen.acquire(secret, timeout=0.2)
+    assert 0.19 < monotonic() - began < 1.2
+
+
+def test_a_clock_that_is_moved_by_hand_is_seen():
+    """Who waits by such a clock is admitted soon after it reaches the instant, and not before."""
+    clock = ManualClock(START)
+    ledger, secret = made("1/minute burst 1", clock=clock)
+    ledger.consume(secret)
+    found = []
+    waiting = threading.Thread(target=lambda: found.append(ledger.acquire(secret, timeout=100)))
+    waiting.start()
+    while not len(queues_of(ledger)):
+        pass
+    clock.advance(59_999_999)
+    waiting.join(0.1)
+    assert found == []
+    clock.advance(1)
+    waiting.join(30)
+    assert found[0].allowed and found[0].at.timestamp() * 1_000_000 == clock()
+    assert len(queues_of(ledger)) == 0
+
+
+def in_order(count, limits, timeout=30):
+    """The order in which threads that came one after another were served, and how many queues are left."""
+    ledger, secret = made(limits)
+    ledger.consume(secret)
+    served, threads = [], []
+    queues = queues_of(ledger)
+
+    def wait(number):
+        if ledger.acquire(secret, timeout=timeout):
+            served.append(number)
+
+    ledger.consume(secret)
+    for number in range(count):
+        before = sum(map(len, queues._found.values()))
+        threads.append(threading.Thread(target=wait, args=(number,)))
+        threads[-1].start()
+        while sum(map(len, queues._found.values())) == before and threads[-1].is_alive():
+            pass
+    for thread in threads:
+        thread.join(60)
+    return served, len(queues)
+
+
+def test_eight_threads_are_served_in_order():
+    """First come, first served, and nobody is left in a queue."""
+    assert in_order(8, "10/s burst 1") == (list(range(8)), 0)
+
+
+def test_two_hundred_tasks_are_served_in_order():
+    """Also those who come while others wait, though there is room for them at that instant."""
+    ledger, secret = awaited("400/s burst 1")
+    served = []
+
+    async def wait(number):
+        assert await ledger.acquire(secret, timeout=60)
+        served.append(number)
+
+    async def run():
+        await asyncio.gather(*map(wait, range(200)))
+
+    asyncio.run(run())
+    assert served == list(range(200))
+    assert len(queues_of(ledger)) == 0
+
+
+def test_keys_wait_apart():
+    """Who waits for one key's limits holds nobody up who has another."""
+    ledger, secret = made("1/hour burst 1")
+    ledger.consume(secret)
+    ledger.add_plan(UsagePlan("fast", "1000/s"))
+    other = ledger.issue_key("other", "fast").secret
+    waiting = threading.Thread(target=ledger.acquire, args=(secret,), kwargs={"timeout": 1})
+    ledger.replace_plan(UsagePlan("p", "2/s burst 1"))
+    waiting.start()
+    began = monotonic()
+    assert all(ledger.acquire(other, timeout=5) for _ in range(10))
+    assert monotonic() - began < 0.5
+    waiting.join()
+    assert ledger.acquire(Caller("fast", "203.0.113.7"), timeout=1)
+
+
+def test_a_task_that_is_cancelled_gives_its_place_up():
+    """The next one is served; a loop that was closed with tasks in it holds nobody up."""
+    ledger, secret = awaited("10/s burst 1")
+
+    async def run():
+        await ledger.consume(secret)
+        tasks = [asyncio.create_task(ledger.acquire(secret, timeout=30)) for _ in range(3)]
+        await asyncio.sleep(0)
+        tasks[0].cancel()
+        tasks[1].cancel()
+        assert await tasks[2]
+
+    asyncio.run(run())
+    assert len(queues_of(ledger)) == 0
+    loop = asyncio.new_event_loop()
+    queues, woken = Queues(), []
+    first, gone = (lambda: None), (lambda: loop.call_soon_threadsafe(print))
+    assert queues.enter("k", first) and not queues.enter("k", gone)
+    assert not queues.enter("k", lambda: woken.append(1))
+    loop.close()
+    queues.leave("k", first)
+    assert woken == [1]
+
+
+@pytest.mark.parametrize("timeout", [-1, float("inf"), float("nan"), "1", None, True, timedelta(-1), timedelta(367)])
+def test_timeout(timeout):
+    """Seconds or a timedelta, or an error that says so, before anything is charged."""
+    ledger, secret = made()
+    for call in (
+        lambda: ledger.acquire(secret, timeout=timeout),
+        lambda: ledger.reserve(secret, 1, ttl=1, timeout=timeout),
+    ):
+        with pytest.raises(InvalidValue, match="timeout"):
+            call()
+    assert ledger.consume(secret)
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("enter", "return queue[0] is wake", "return True"),
+        ("leave", "queue[0]()\n", "queue[-1]()\n"),
+        ("leave", "self._found.pop(name, None)", "pass"),
+    ],
+)
+def test_planted_queues(monkeypatch, name, old, new):
+    """Everybody first, the last one woken, and a queue that stays, are seen."""
+    plant(monkeypatch, Queues, name, {old: new})
+    assert any(in_order(6, "40/s burst 1", timeout=1) != (list(range(6)), 0) for _ in range(8))
