@@ -81,7 +81,7 @@ class Copy:
         decision: Told = Told()
         if room.take(decision, amounts, now, dry) is None:
             return None
-        if not decision._taken:
+        if dry or not decision.allowed:
             return decision if self._stands(db) else None
         first, *others = self.found
         moved = [pack(first.record)]
