@@ -245,7 +245,16 @@ def impure(module):
     if module.top != "rule":
         return
     for node, name, relative in imports(module):
-        if not relative and name not in {"__future__", "attrs", "collections.abc", "itertools", "operator", "typing"}:
+        if not relative and name not in {
+            "__future__",
+            "array",
+            "attrs",
+            "collections.abc",
+            "heapq",
+            "itertools",
+            "operator",
+            "typing",
+        }:
             yield f"{module.name}:{node.lineno} imports {name}"
     for node in ast.walk(module.tree):
         divides = isinstance(node, (ast.BinOp, ast.AugAssign)) and isinstance(node.op, ast.Div)
@@ -564,7 +573,7 @@ def fresh(code, cache):
     return json.loads(subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout)
 
 
-AT_ONCE = {"bisect", "datetime", "decimal", "fractions", "hashlib", "math", "numbers", "zlib"}
+AT_ONCE = {"array", "bisect", "datetime", "decimal", "fractions", "hashlib", "math", "numbers", "zlib"}
 """What ``import quota`` may load beyond what ``import attrs`` does: the modules that the embedded floors use at once."""
 
 

@@ -19,13 +19,13 @@ BUGS = {
         "rule/charge.py", "units > 0 and reading + units > line.limit + line.overage + extra",
         "units > 0 and reading == line.limit + line.overage + extra"),
     "a refused call is charged": (
-        "rule/charge.py", "    if not verdict.allowed:\n        if work.moved and not dry:\n",
-        "    if not verdict.allowed:\n        take(party, course, takes, now)\n        if True:\n"),
+        "rule/charge.py", "    if not dry and (verdict.allowed or party.moved):\n",
+        "    if not dry:\n        if not verdict.allowed:\n            take(party, course, takes, now)\n"),
     "what was used before a long rest counts in a window after it": (
-        "rule/charge.py", "if len(meter.days) < len(days) and", "if False and"),
-    "a refusal forgets what became of a bucket": ("rule/charge.py", "        if work.moved and not dry:\n", "        if False:\n"),
-    "a look keeps what became of a bucket": ("rule/charge.py", "        if work.moved and not dry:\n", "        if work.moved:\n"),
-    "a peek is charged": ("rule/charge.py", "    if dry:\n", "    if False:\n"),
+        "rule/meter.py", "if len(left) < len(days) and", "if False and"),
+    "a refusal forgets what became of a bucket": ("rule/charge.py", "(verdict.allowed or party.moved)", "verdict.allowed"),
+    "a look keeps what became of a bucket": ("rule/charge.py", "    if not dry and (verdict.allowed or party.moved):\n", "    if party.moved or (not dry and verdict.allowed):\n"),
+    "a peek is charged": ("rule/charge.py", "    if not dry and (", "    if ("),
     "the last limit alone decides": (
         "rule/charge.py", "return Verdict(not waits, now,", "return Verdict(not standings or not standings[-1].refused, now,"),
     "the cost of another unit is counted": (
@@ -42,7 +42,7 @@ BUGS = {
         "rule/party.py", "if now < record.at - terms.max_skew:", "if False:"),
     "a window never rolls": (
         "rule/charge.py", "if slot is None or slot.end <= now:", "if slot is None:",
-        "            slot.base, slot.since, slot.extra, slot.alerted = meter.total, slot.end, 0, 0\n", "            pass\n"),
+        "if slot.name and record.at < slot.end <= now else slot", "if False else slot"),
     "the instant after a window belongs to it": (
         "rule/charge.py", "if slot is None or slot.end <= now:", "if slot is None or slot.end < now:",
         "record.at < slot.end <= now", "record.at < slot.end < now"),
@@ -118,7 +118,7 @@ BUGS = {
     "the fast path takes any route": (
         "operations/shape.py", " and route.isprintable()", ""),
     "the fast path goes on where the record was changed": (
-        "stores/memory/binding.py", "and room.version == record.version and", "and room.version >= 0 and"),
+        "stores/memory/binding.py", "and room.version == record.version\n", "and room.version >= 0\n"),
     "the fast path admits one unit too many": (
         "stores/memory/one_meter.py", "True if total <= self.soft else", "True if total <= self.soft + 1 else"),
     "the fast path forgets the throttle": (
@@ -198,20 +198,25 @@ BUGS = {
         "operations/shape.py", "unit if unit not in missing else _UNCOUNTED for unit in units", "unit for unit in units"),
     # Reservations, refunds, request ids
     "a refund counts twice": (
-        "operations/adjustments.py", "or request.id in (party.key.refunds or {}):", "or False:"),
+        "operations/adjustments.py", "or party.key.refunded(request.id) or", "or"),
     "a refund after the window mints": (
         "rule/record.py", "if slot.since <= taken_at and now < slot.end:", "if slot.since <= taken_at:"),
     "a refund goes into the current window": (
-        "rule/record.py", "for slot in [slot for slot in meter.slots if slot.since > taken_at]:", "for slot in []:"),
+        "rule/meter.py", "if any(slot.since > taken_at for slot in self.slots):", "if False:"),
+    "a refund is taken at any time": (
+        "operations/adjustments.py", " or now >= decided_at + terms.refund_span", ""),
+    "a refund is forgotten while another may come": (
+        "operations/adjustments.py", "now + terms.refund_span, now", "now, now"),
+    "a hold that lapsed is forgotten at once": (
+        "rule/record.py", "if hold.still_open and hold.until + DAY_US > now:", "if False:"),
     "a refund survives forget": (
         "operations/adjustments.py", "party.key.token != tokens[0] or ", ""),
     "a partial refund gives all back": (
         "operations/adjustments.py", "take if wanted is None else take._replace(units=min(take.units, wanted[take.unit]))", "take"),
     "a reservation can be closed twice": (
-        "rule/record.py", "hold = self.holds.pop(id_, None) if self.holds else None",
-        "hold = self.holds.get(id_) if self.holds else None"),
+        "rule/record.py", "            self.holds.drop(id_)\n", "            pass\n"),
     "an expired hold is never given back": (
-        "rule/charge.py", "                record.give_back(hold.taken_at, hold.takes)\n", ""),
+        "rule/record.py", "                self.give_back(hold.taken_at, hold.takes)\n", "                pass\n"),
     "an expired hold is given back twice": (
         "operations/reservations.py", "if hold is not None and hold.still_open:", "if hold is not None:"),
     "a hold lapses a microsecond early": (
@@ -223,21 +228,21 @@ BUGS = {
     "a replay is charged again": (
         "operations/consume.py", "if memo is not None and memo.until > request.now:", "if False:"),
     "a reservation's retry is told of another hold": (
-        "operations/idempotency.py", "hold=memo.hold_id", "hold=request.id"),
+        "operations/idempotency.py", "plan=plan, replayed=True", "plan=plan, replayed=True, hold=request.id"),
     "a replay of other parameters is answered": (
-        "operations/idempotency.py", "if memo.prints != fingerprint(request):", "if False:"),
+        "operations/idempotency.py", "if memo.asked != asked(request):", "if False:"),
     "a refunded charge is replayed": (
-        "operations/idempotency.py", "if memo.id in (party.key.refunds or {}):", "if False:"),
+        "operations/idempotency.py", "if party.key.refunded(memo.id):", "if False:"),
     # Accounts, routes, alerts, grants
     "the account is charged though the key refused": (
-        "rule/charge.py", "    if not verdict.allowed:\n",
-        ("    if not verdict.allowed:\n        if party.account is not None:\n"
-         "            add(party.account, metered(course, takes), now)\n")),
+        "rule/charge.py", "    if not dry and (verdict.allowed or party.moved):\n",
+        ("    if not dry and not verdict.allowed and party.account is not None:\n"
+         "        add(party.account, metered(course, takes), now)\n        party.changed = True\n"
+         "    if not dry and (verdict.allowed or party.moved):\n")),
     "keys of one account do not see each other": (
         "rule/party.py", "return self.account if shared and self.account is not None else self.key", "return self.key"),
     "a second key wipes what the account used": (
-        "stores/memory/store.py", "            record = first.record.copy()\n",
-        "            record = Record(new_number(), 0)\n"),
+        "stores/memory/directory.py", "record = Record.decode(first.record.encode())", "record = Record(1, 0)"),
     "a route's count leaks into the plan's": (
         "rule/charge.py", '    routes = ("", course.route) if course.routed else ("",)\n',
         '    routes = ("", "") if course.routed else ("",)\n'),
@@ -245,42 +250,42 @@ BUGS = {
         "plan.py", "if not (isinstance(limit, Throttle) and limit.unit in overridden)", "if True"),
     "a route's cost is forgotten": (
         "plan.py", "cost = parse_cost(self.costs.get(route, 1))", "cost = parse_cost(1)"),
-    "an alert fires again": ("rule/charge.py", "                    slot.alerted = percent\n", ""),
+    "an alert fires again": ("rule/charge.py", "                    alerted = percent\n", ""),
     "an alert is late by a unit": (
         "rule/charge.py", "(meter.total - slot.base) * 100 >= full", "(meter.total - slot.base) * 100 > full"),
     "the fast path swallows an alert": (
-        "rule/charge.py", "                if percent > slot.alerted:\n                    quiet", "                if False:\n                    quiet"),
+        "operations/compiled.py", "for p in line.alerts if p > slot.alerted", "for p in ()"),
     "a grant outlives its window": (
         "rule/charge.py", "(base, since), extra, alerted = known(record, meter, start), 0, 0",
         "(base, since), extra, alerted = known(record, meter, start), slot.extra if slot else 0, 0",
-        "slot.since, slot.extra, slot.alerted = meter.total, slot.end, 0, 0", "slot.since = meter.total, slot.end"),
+        "since=slot.end, extra=0, alerted=0", "since=slot.end"),
     "an old secret still works": (
         "ledger/administration.py", "                if until > now:\n", "                if until >= now:\n"),
     "a day's history counts the wrong day": (
-        "rule/entries.py", "of_day, of_window = self.day == day,", "of_day, of_window = self.day == day + 1,"),
+        "rule/meter.py", "total - units if day * DAY_US > taken_at else total)", "total)"),
     "a key's history tells its account's": (
         "operations/usage.py", "if row.api == api and held.get((row.route, row.name), (record, row.unit)) == (record, row.unit)", "if row.api == api"),
     # What lies long apart
     "a window that ended unseen is not noted": (
-        "rule/charge.py", "            slot.base, slot.since, slot.extra, slot.alerted = meter.total, slot.end, 0, 0\n", "            pass\n"),
+        "rule/charge.py", "if slot.name and record.at < slot.end <= now else slot", "if False else slot"),
     "a window that ended is noted by the fast path too late": (
         "rule/charge.py", "    ends = [slot.end for meter in record.meters for slot in meter.slots if slot.name and slot.end > record.at]\n",
         "    ends = []\n"),
     "the note of a window that ended goes with the day": (
-        "rule/record.py", "return self.end + max(2 * (self.end - self.start), 2 * DAY_US) if self.since == self.end else self.end",
+        "rule/meter.py", "return self.end + max(2 * (self.end - self.start), 2 * DAY_US) if self.since == self.end else self.end",
         "return self.end"),
     "a bucket is pruned before it is empty": (
         "rule/record.py", "                dead = max(dead, min(bucket.at - -bucket.level // bucket.drain, _NEVER))\n", "                pass\n"),
     "a refund reaches an account that was forgotten": (
         "operations/adjustments.py", "for record in party.records() if record.token in tokens]", "for record in party.records()]"),
     "a cancelled reservation is retried": (
-        "operations/reservations.py", "if memo is not None and memo.hold_id == request.id:", "if False:"),
+        "operations/reservations.py", "if memo is not None and memo.answer.hold == request.id:", "if False:"),
     "a retry may hold for another time": (
-        "operations/idempotency.py", 'return [*prints, request.ttl] if request.op == "reserve" else prints', "return prints"),
+        "operations/idempotency.py", 'kind = ("reserve", request.ttl)', 'kind = ("reserve",)'),
     "copies of records share what they hold": (
-        "rule/record.py", "dict(self.holds or {}) or None", "dict(self.holds or {}) or self.holds"),
+        "stores/memory/directory.py", "Record.decode(first.record.encode())", "first.record.copy()"),
     "a late commit misses the account": (
-        "operations/reservations.py", "Hold(0, now, still_open=False, takes=takes)", "Hold(0, now, still_open=False, takes=())"),
+        "operations/reservations.py", "Hold(0, request.id, now, still_open=False, takes=takes)", "Hold(0, request.id, now, still_open=False, takes=())"),
 }  # fmt: skip
 
 

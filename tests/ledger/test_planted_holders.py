@@ -41,7 +41,8 @@ BUGS = {
         "plan.py", 'key if account is None or limit.by == "key" else account', "key + (account or ())"),
     "an override goes with the counts": ("operations/adjustments.py", "    fresh.overrides = old.overrides\n", ""),
     "an override is seen when the key is called next but one": (
-        "operations/override.py", "        record.version += 1\n", ""),
+        "rule/record.py", 'more.append((setattr, self, "overrides", new.overrides))',
+        'plain.append((setattr, self, "overrides", new.overrides))'),
     "the fast path overlooks an override": ("operations/compiled.py", "in_force(entry, party, request.now).plans.get(", "entry.plans.get("),
 }  # fmt: skip
 

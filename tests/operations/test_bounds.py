@@ -122,7 +122,7 @@ def test_a_record_holds_so_many_reservations(ledger, clock, monkeypatch, shared)
     assert ledger.consume(keys[0])
     held.pop().commit()
     assert ledger.reserve(keys[0], 1, ttl=HOUR)
-    clock.advance(timedelta(hours=25))
+    clock.advance(timedelta(hours=25) - timedelta(microseconds=1))
     with pytest.raises(InvalidValue, match="reservations"):
         ledger.reserve(keys[0], 1, ttl=HOUR)
     clock.advance(1)

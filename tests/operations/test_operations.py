@@ -18,7 +18,7 @@ def test_a_secret_that_the_key_has_no_more_is_unknown():
     """A store that finds a key by a secret which was rotated away a moment ago: the key decides."""
     key = ApiKey("k", "name", "k", secrets=(Secret.of("one that everybody knows"),))
     entry = Entry(key, {"": UsagePlan("p", "5/day")})
-    party = Party(Record(1), None, owned=False)
+    party = Party(Record(1))
     for secret, reason in (("one that everybody knows", Reason.OK), ("the one before", Reason.UNKNOWN_KEY)):
         request = Request("consume", START, digest(secret))
         assert perform(request, entry, party, make_terms()).reason is reason

@@ -7,11 +7,14 @@ import pytest
 from quota import ApiKey, ClockSkew, Ledger, ManualClock, Quota, Throttle, UsagePlan
 from quota.operations import perform
 from quota.operations.request import Entry, Request
-from quota.rule.charge import charge, known, quiet_until, read, settled
-from quota.rule.entries import Amount
+from quota.process.atomic import at_once
+from quota.rule.charge import charge, current, known, quiet_until, read, settled
+from quota.rule.entries import Amount, Refund
+from quota.rule.kept import Kept
 from quota.rule.limits import Terms
+from quota.rule.meter import Meter, Slot, numbers
 from quota.rule.party import Party
-from quota.rule.record import Meter, Record, Slot
+from quota.rule.record import Record
 
 SECOND, MINUTE, HOUR, DAY = 1_000_000, 60_000_000, 3_600_000_000, 86_400_000_000
 NOON = 1_773_144_000_000_000  # 2026-03-10 12:00 UTC
@@ -27,21 +30,30 @@ def party_on(plan, now=NOON, route=None, **takes):
 
 
 def slots(record):
-    return [slot.encode() for meter in record.meters for slot in meter.slots]
+    return [[*slot] for meter in record.meters for slot in meter.slots]
 
 
 class Asked:
-    """One key of one plan, asked without a store between: what is kept shows in ``party.changed``."""
+    """One key of one plan, asked as a store does: a call has a copy of the record, which is kept where it changed."""
 
     def __init__(self, *limits, **options):
         self.plan = UsagePlan("p", *limits, **options)
         self.party = Party(Record(1))
 
     def __call__(self, op="consume", now=NOON, route=None, plan=None, **takes):
-        self.party.changed = False
         entry = Entry(ApiKey("k", "k", "k"), {"": plan or self.plan})
         request = Request(op, now, None, "k", "", route, takes or None)
-        return perform(request, entry, self.party, TERMS)
+        party = Party(self.party.key.copy())
+        decision = perform(request, entry, party, TERMS)
+        self.party.changed = party.changed
+        if party.changed:
+            at_once(*self.party.key.changes(party.key))
+        return decision
+
+
+def days(party):
+    """The days of the first meter, with what it read."""
+    return party.key.meters[0].readings()
 
 
 # Time
@@ -65,54 +77,51 @@ def test_time_of_a_record_only_goes_on():
 # Settling
 
 
-def test_nothing_is_copied_where_nothing_is_due():
+def test_nothing_is_settled_where_nothing_is_due():
     """The usual call: quotas, throttles, an API, a route with limits of its own."""
     plan = UsagePlan("p", "9/day, 99/month, 5/s burst 9", routes={"r": "5/hour as r, 1/s burst 5 as t"}, api="maps")
     for route in (None, "r"):
         party, course = party_on(plan, route=route)
         for now in (NOON, NOON + MINUTE - 1):
-            assert settled(party, course, now, TERMS) is party
+            assert current(party, course, now)
     party, course = party_on(plan, MIDNIGHT)
-    assert settled(party, course, MIDNIGHT, TERMS) is party
+    assert current(party, course, MIDNIGHT)
 
 
 @pytest.mark.parametrize(("other", "now"), [
     ("9/day", NOON + DAY), ("9/day", MIDNIGHT + DAY), ("9/hour", NOON), ("9/day, 1/s", NOON), ("2/s burst 9", NOON),
     ("1/minute burst 9", NOON), ("1/s burst 9 as b", NOON), ("9 tokens/day", NOON), ("9/day as other", NOON),
 ])  # fmt: skip
-def test_copies_are_settled_where_something_is_due(other, now):
-    """Another day, another limit, another period, rate, scale, name or unit; the record itself stays as it is."""
+def test_it_is_settled_where_something_is_due(other, now):
+    """Another day, another limit, another period, rate, scale, name or unit; what it was a copy of stays as it is."""
     party, _ = party_on(UsagePlan("p", "9/day, 1/s burst 9"))
     before = party.key.encode()
-    work = settled(party, UsagePlan("p", other).course(None), now, TERMS)
-    assert work is not party
-    assert work.key is not party.key
-    assert party.key.encode() == before
+    work, course = Party(party.key.copy()), UsagePlan("p", other).course(None)
+    assert not current(work, course, now)
+    settled(work, course, now, TERMS).keep(now)
+    assert current(work, course, now)
+    assert party.key.encode() == before != work.key.encode()
 
 
 def test_an_account_stays_as_it_is_where_only_its_key_s_window_rolls():
     """What other keys were told of an account stands: a call that is due on the key's record alone changes no other."""
     plan = UsagePlan("p", "5/minute, 90/month by account, 3/s burst 9 by account")
     party, course = Party(Record(1), Record(2)), plan.course(None)
+
+    def call(now, course):
+        work = Party(party.key.copy(), party.account.copy())
+        assert charge(work, course, {"requests": 1}, now, TERMS, dry=False).allowed
+        before = party.key.version, party.account.version
+        at_once(*party.key.changes(work.key), *party.account.changes(work.account))
+        return party.key.version - before[0], party.account.version - before[1]
+
     for minute in range(3):
         now = NOON + minute * MINUTE
-        before = party.account.version
-        work = settled(party, course, now, TERMS)
-        assert (work.key is party.key, work.account is party.account) == (False, minute > 0)
-        assert charge(party, course, {"requests": 1}, now, TERMS, dry=False).allowed
-        assert (party.account.version == before) == (minute > 0)
+        assert call(now, course) == (1, minute == 0)
         assert (party.account.at, party.account.meters[0].total) == (now, minute + 1)
-    assert settled(party, course, NOON + DAY, TERMS).account is not party.account
     faster = UsagePlan("p", "5/minute, 90/month by account, 9/s burst 9 by account").course(None)
-    assert settled(party, faster, NOON + 2 * MINUTE, TERMS).account is not party.account
-
-
-def test_records_of_ones_own_are_settled_in_place():
-    """A look at decoded records need not copy them; whoever shares records gets copies of all of them."""
-    for owned in (True, False):
-        party = Party(Record(1), Record(2), owned=owned)
-        work = settled(party, UsagePlan("p", "9/day").course(None), NOON, TERMS)
-        assert (work.key is party.key, work.account is party.account, work.owned) == (owned, owned, owned)
+    assert call(NOON + 2 * MINUTE, faster)[1] == 1
+    assert call(NOON + DAY, faster) == (1, 1)
 
 
 def test_readings_say_where_limits_stand():
@@ -131,10 +140,15 @@ def test_a_hold_lapses_once_and_at_its_end():
     record.hold("early", NOON + 5, NOON, (Amount("", "", "requests", 3),))
     record.hold("late", NOON + 9, NOON, (Amount("", "", "requests", 5),))
     record.hold("closed", NOON + 5, NOON, (Amount("", "", "requests", 7),))
-    record.holds["closed"] = record.holds["closed"]._replace(still_open=False)
+    record.holds.put(record.holds.get("closed").lapsed())
+    at_once(*record.written())
     assert [ask(now=NOON + after).limits[0].used for after in (4, 5, 6, 9, 10)] == [17, 15, 16, 12, 13]
-    assert [hold.still_open for hold in ask.party.key.holds.values()] == [False] * 3
-    assert ask.party.key.due is None
+    assert [hold.still_open for hold in ask.party.key.holds.all()] == [False] * 3
+    assert ask.party.key.due == NOON + 5 + DAY
+    ask(now=NOON + 8 + DAY)
+    assert [hold.id for hold in ask.party.key.holds.all()] == ["late"]
+    ask(now=NOON + 9 + DAY)
+    assert ask.party.key.holds is None
 
 
 def test_days_that_are_over_are_noted_and_forgotten():
@@ -144,14 +158,14 @@ def test_days_that_are_over_are_noted_and_forgotten():
     first = NOON // DAY
     for day in (0, 1, 3, 4, 5):
         charge(party, course, {"requests": 1}, NOON + day * DAY, terms, dry=False)
-    assert party.key.meters[0].days == [(first + 2, 2), (first + 3, 2), (first + 4, 3), (first + 5, 4)]
+    assert days(party) == [(first + 2, 2), (first + 3, 2), (first + 4, 3), (first + 5, 4)]
     charge(party, course, {"requests": 1}, NOON + 7 * DAY, terms, dry=False)
-    assert party.key.meters[0].days == [(first + 4, 3), (first + 5, 4), (first + 7, 5)]
+    assert days(party) == [(first + 4, 3), (first + 5, 4), (first + 7, 5)]
     work = settled(party, course, NOON + 9 * DAY, terms)
-    assert work.key.meters[0].days == [(first + 6, 5), (first + 7, 5), (first + 9, 6)]
-    work.keep(work, NOON + 9 * DAY)
+    assert days(work) == [(first + 6, 5), (first + 7, 5), (first + 9, 6)]
+    work.keep(NOON + 9 * DAY)
     again = settled(work, course, NOON + 10 * DAY, terms)
-    assert again.key.meters[0].days == [(first + 7, 5), (first + 10, 6)]
+    assert days(again) == [(first + 7, 5), (first + 10, 6)]
 
 
 def test_what_was_used_before_a_long_rest_is_no_window_s_of_now():
@@ -165,24 +179,26 @@ def test_what_was_used_before_a_long_rest_is_no_window_s_of_now():
 
 
 def test_refunds_are_remembered_until_their_time():
-    """And forgotten on the first day after it."""
-    party, course = party_on(UsagePlan("p", "9/day"))
-    end = MIDNIGHT + DAY
-    party.key.refunds = {"past": end, "later": end + 1}
-    assert settled(party, course, end, TERMS).key.refunds == {"later": end + 1}
-    party.key.refunds = {"past": end}
-    assert settled(party, course, end, TERMS).key.refunds is None
+    """And forgotten two for each new one, so that no refund pays for all."""
+    record, end = Record(1), MIDNIGHT + DAY
+    record.refunds = Kept(Refund(end + number // 3, str(number)) for number in range(4))
+    record.remember_refund("new", end + 9, end - 1)
+    assert [refund.name for refund in record.refunds.all()] == ["0", "1", "2", "3", "new"]
+    at_once(*record.written())
+    record.remember_refund("newer", end + 9, end)
+    assert [refund.name for refund in record.refunds.all()] == ["2", "3", "new", "newer"]
+    assert [record.refunded(name) for name in ("0", "1", "2", "newer")] == [False, False, True, True]
 
 
 def test_a_window_that_ended_is_kept_while_its_reading_may_be_asked():
     """Two windows long, or two days: until then a limit that comes back knows what was used since."""
     party, _ = party_on(UsagePlan("p", "9/day"))
     (slot,) = party.key.meters[0].slots
-    slot.extra, slot.alerted = 4, 80
+    slot = party.key.meters[0].renew(slot, extra=4, alerted=80)
     other, end = UsagePlan("p", "9/month").course(None), slot.end
     work = settled(party, other, end, TERMS)
-    assert work.key.meters[0].slots[0].encode() == ["requests/day", MIDNIGHT, end, 1, 0, 0, 9, end]
-    work.keep(work, end)
+    assert [*work.key.meters[0].slots[0]] == ["requests/day", MIDNIGHT, end, 1, 0, 0, 9, end]
+    work.keep(end)
     later = settled(work, other, end + 2 * DAY, TERMS)
     assert [slot.name for slot in later.key.meters[0].slots] == ["requests/month"]
     hourly, _ = party_on(UsagePlan("p", "9/hour"))
@@ -213,8 +229,8 @@ def test_a_window_begins_on_its_first_microsecond():
     """With nothing used, nothing granted, no alert told."""
     ask = Asked("2/day", alerts=(1, 50))
     assert [ask(requests=units).allowed for units in (2, 1)] == [True, False]
-    slot = ask.party.key.meters[0].slots[0]
-    slot.extra = 5
+    (meter,) = ask.party.key.meters
+    meter.renew(meter.slots[0], extra=5)
     end = MIDNIGHT + DAY
     decision = ask(now=end)
     assert (decision.limits[0].used, decision.crossed) == (1, (("requests/day", 1), ("requests/day", 50)))
@@ -251,7 +267,7 @@ def known_record():
     day = MIDNIGHT // DAY
     meter = Meter("", "", "requests", day - 2)
     meter.total, meter.minute, meter.hour = 100, 90, 80
-    meter.days = [(day - 2, 10), (day - 1, 20), (day, 60)]
+    meter.days = numbers((day - 2, 10, day - 1, 20, day, 60))
     record.meters = [meter]
     return record, meter
 
@@ -278,9 +294,9 @@ def test_idle_days_are_known_to_their_end():
     """A day of which the next note is later ended with what that note says."""
     record, meter = known_record()
     day = MIDNIGHT // DAY
-    meter.days = [(day - 5, 10), (day - 1, 20), (day, 60)]
+    meter.days = numbers((day - 5, 10, day - 1, 20, day, 60))
     assert known(record, meter, MIDNIGHT - 3 * DAY) == (20, MIDNIGHT - 4 * DAY)
-    meter.slots = [Slot("n", MIDNIGHT - 4 * DAY, MIDNIGHT - 3 * DAY + 5, 20, 0, 0, 9, MIDNIGHT - 3 * DAY + 5)]
+    meter.slots = (Slot("n", MIDNIGHT - 4 * DAY, MIDNIGHT - 3 * DAY + 5, 20, 0, 0, 9, MIDNIGHT - 3 * DAY + 5),)
     assert known(record, meter, MIDNIGHT - 3 * DAY + 7) == (20, MIDNIGHT - 3 * DAY + 5)
 
 
@@ -315,7 +331,8 @@ def test_an_alert_is_told_by_the_call_that_crosses_it():
     assert [ask(requests=units).crossed for units in (799, 1)] == [(), (("requests/day", 80),)]
     ask = Asked("10/day", alerts=(80,))
     ask()
-    ask.party.key.meters[0].slots[0].extra = 10
+    (meter,) = ask.party.key.meters
+    meter.renew(meter.slots[0], extra=10)
     assert [ask(requests=units).crossed for units in (14, 1)] == [(), (("requests/day", 80),)]
     ask = Asked("10/day, 100 tokens/day", alerts=(80,))
     ask(requests=1, tokens=50)
@@ -352,13 +369,14 @@ def test_until_when_nothing_is_due():
     party, _ = party_on(UsagePlan("p", "9/month, 9/hour"))
     record = party.key
     assert quiet_until(record) == NOON + HOUR
-    record.due = NOON + 7
+    record.hold("h", NOON + 7, NOON, ())
     assert quiet_until(record) == NOON + 7
-    record.due = None
-    hourly = next(slot for slot in record.meters[0].slots if slot.end == NOON + HOUR)
-    hourly.end = NOON
+    record.release("h")
+    (meter,) = record.meters
+    hourly = next(slot for slot in meter.slots if slot.end == NOON + HOUR)
+    hourly = meter.renew(hourly, end=NOON)
     assert quiet_until(record) == MIDNIGHT + DAY
-    hourly.name, hourly.end = "", NOON + 9
+    meter.renew(hourly, name="", end=NOON + 9)
     assert quiet_until(record) == MIDNIGHT + DAY
 
 

@@ -399,7 +399,7 @@ def test_levels_stay_whole_numbers():
 def test_a_refusal_under_the_plan_as_it_was_keeps_nothing():
     """There is nothing to write: neither when the throttles are new nor when they are the same."""
     plan = UsagePlan("p", "5/day, 1/s burst 3")
-    entry, party = Entry(ApiKey("k", "k", "k"), {"": plan}), Party(Record(1), None, owned=False)
+    entry, party = Entry(ApiKey("k", "k", "k"), {"": plan}), Party(Record(1))
     for units, allowed in ((6, False), (2, True), (2, False)):
         party.changed = False
         request = Request("consume", START, None, "k", takes={"requests": units})

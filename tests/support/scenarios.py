@@ -527,6 +527,26 @@ def a_late_commit_reaches_the_account(q):
     assert held.commit(4).limits[0].used == 5
 
 
+def holds_from_before_a_second_key_lapse_on_both(q):
+    ledger, clock, first, _ = _ledger(q, "100/day, 100/day by account as both")
+    for hours in (1, 2, 3):
+        ledger.reserve(first, 5, ttl=timedelta(hours=hours))
+    ledger.issue_key("l", "p", id="l", account="k")
+    for number, held in enumerate((10, 5, 0), 1):
+        clock.advance(timedelta(hours=1))
+        assert [limit.used for limit in ledger.consume(first).limits] == [held + number] * 2
+
+
+def a_refund_later_than_history_is_kept_gives_nothing(q):
+    ledger, clock, key, _ = _ledger(q, "9/year")
+    early, late = ledger.consume(key), ledger.consume(key, request_id="late")
+    clock.advance(35 * DAY - timedelta(microseconds=1))
+    assert ledger.refund(early) == 1
+    clock.advance(1)
+    assert ledger.refund(late) == ledger.refund(early) == 0
+    assert _used(ledger, key, "requests/year") == 1
+
+
 def a_faster_throttle_binds_from_the_first_refusal(q):
     ledger, clock, key, _ = _ledger(q, "1/minute burst 1")
     ledger.consume(key)

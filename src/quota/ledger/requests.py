@@ -201,7 +201,8 @@ class Steps(Holders):
     def refund(self, decision: Decision, units: Cost | None = None) -> Step[int]:
         """Give a charge's quota units back to the windows they came from, all or some, once; how many were given.
 
-        A second refund gives 0 back, as does one of a refusal or after the windows ended. Throttles keep theirs.
+        A second refund gives 0 back, as does one of a refusal, after the windows ended, or later than the store's
+        ``retention`` (or its ``request_ttl``, where that is longer) after the decision. Throttles keep theirs.
         Raises ``InvalidCost`` for more than was taken, ``InvalidValue`` for a reservation's own decision (cancel the
         reservation, or refund what its commit returned).
         """
@@ -220,7 +221,7 @@ class Steps(Holders):
         key, caller = _named(details.key)
         request = Request(
             "refund", self._now(), None, key, api, route or None, takes, id=decision.id,
-            args=(details.metered, details.tokens), caller=caller,
+            args=(details.metered, details.tokens, details.verdict.now), caller=caller,
         )  # fmt: skip
         return Step("apply", (request,), same)
 

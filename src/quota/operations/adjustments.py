@@ -2,37 +2,38 @@
 
 from __future__ import annotations
 
-from ..clock import DAY_US
 from ..errors import InvalidCost, InvalidValue
 from ..key import new_number
 from ..rule.charge import add
 from ..rule.limits import MAX_UNITS, Course, QuotaLine, Standing, Terms
+from ..rule.meter import Meter, Slot
 from ..rule.party import Party
-from ..rule.record import Meter, Record, Slot
+from ..rule.record import Record
 from ..standing import LimitStatus, status_of
 from .request import Entry, Request, course_of, required, settle
 
 
 def refund(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> int:
-    """Give units back to the windows they came from, once. ``args``: groups, tokens. How many were given back."""
+    """Give units back to the windows they came from, once. How many were given back.
+
+    ``args``: groups, tokens, when it was decided: so long ago that a refund would be remembered no more, it gives 0.
+    """
     entry, party = required(request, entry, party)
-    groups, tokens = request.args
+    groups, tokens, decided_at = request.args
     now = party.instant(request.now, terms)
-    if party.key.token != tokens[0] or request.id in (party.key.refunds or {}):
+    if party.key.token != tokens[0] or party.key.refunded(request.id) or now >= decided_at + terms.refund_span:
         return 0
     settle(request, entry, party, terms)
     wanted = None if request.takes is None else dict(request.takes)
-    until = given = 0
+    given = 0
     for at, takes in reversed(groups):
         part = [take if wanted is None else take._replace(units=min(take.units, wanted[take.unit]))
                 for take in takes if wanted is None or wanted.get(take.unit)]  # fmt: skip
         together = [take for other, others in groups if other == at for take in others]
         records = [record for record in party.records() if record.token in tokens]
-        open_for = [(record, record.open_until(at, together, now)) for record in records]
-        if not any(end for _, end in open_for):
+        if not any(record.open_until(at, together, now) for record in records):
             continue
-        for record, end in open_for:
-            until = max(until, end)
+        for record in records:
             record.give_back(at, part)
         for _, route, unit, units in part:
             if not route:
@@ -40,9 +41,7 @@ def refund(request: Request, entry: Entry | None, party: Party | None, terms: Te
                 if wanted is not None:
                     wanted[unit] -= units
     if given:
-        refunds = party.key.refunds = party.key.refunds or {}
-        refunds[request.id] = max(until, now + max(terms.retention * DAY_US, terms.request_ttl))
-        party.key.version += 1
+        party.key.remember_refund(request.id, now + terms.refund_span, now)
     return given
 
 
@@ -53,15 +52,12 @@ def adjust(request: Request, entry: Entry | None, party: Party | None, terms: Te
     course = course_of(entry, request)
     line = find_quota(course, name, request.route)
     settle(request, entry, party, terms)
-    record = party.holder(line)
-    meter: Meter = record.meter(request.api, line.route, line.unit)  # type: ignore[assignment] # settled
+    meter: Meter = party.holder(line).meter(request.api, line.route, line.unit)  # type: ignore[assignment] # settled
     slot: Slot = meter.slot(line.name)  # type: ignore[assignment] # settled
     extra = slot.extra + units if request.op == "grant" else units + meter.total - slot.base - line.limit
     if not -MAX_UNITS <= extra <= MAX_UNITS - line.limit - line.overage:
         raise InvalidCost("units", units, f"so many that limit, overage and grants stay below {MAX_UNITS}")
-    slot.extra = extra
-    slot.limit = line.limit
-    record.version += 1
+    slot = meter.renew(slot, extra=extra, limit=line.limit)
     return status_of(Standing(line, meter.total - slot.base, slot.extra, slot.end), entry.key)
 
 
@@ -97,10 +93,9 @@ def _outlive(old: Record, now: int, terms: Terms) -> Record:
 def forget(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> None:
     """Drop a key's counts, and its account's where they lie in the future: the repair after a wild clock."""
     _, party = required(request, entry, party)
-    party.note(whole=False)
-    party.key.become(_outlive(party.key, request.now, terms))
+    party.key = _outlive(party.key, request.now, terms)
     if party.account is not None and request.now < party.account.at - terms.max_skew:
         fresh = Record(new_number())
         fresh.overrides = party.account.overrides
-        party.account.become(fresh)
+        party.account = fresh
     party.changed = True

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..clock import to_us
 from ..decision import Reason
 from ..plan import UsagePlan
-from ..rule.charge import current, metered, quiet_until, weigh
-from ..rule.entries import RememberedRequest
-from ..rule.limits import BEYOND, MAX_UNITS, Course, QuotaLine, Reading, Standing, Terms
+from ..rule.charge import current, quiet_until
+from ..rule.limits import BEYOND, MAX_UNITS, Course, QuotaLine
 from ..rule.party import Party
 from ..rule.record import Record
 from .headroom import Place, SeveralMeters
-from .idempotency import decode_standing, encode_standing, fingerprint
 from .request import Entry, Request, in_force, usable
 from .shape import Shape, units_of
 
@@ -119,29 +117,3 @@ def _lay(
     whose = [(records[index].meters[position],) if bound else (index, position) for index, position, _ in meters]
     room.cells = tuple((what, unit, *top) for what, (_, _, unit), top in zip(whose, meters, tops, strict=True))
     return True
-
-
-def encode_memo(room: SeveralMeters, request: Request, takes: Mapping[str, int], id_: str) -> list[Any]:
-    """Write all that is remembered of an admission besides the engine's answer; ``read_memo`` puts them together."""
-    lines = [
-        [encode_standing(Standing(line, 0, extra, end)), index, base]
-        for (line, index, extra, end), base in zip(room.places, room.bases, strict=True)
-    ]
-    return [fingerprint(request), id_, request.id, room.shape.plan.id, sorted(takes.items()), lines,
-            metered(room.course, takes), list(room.tokens)]  # fmt: skip
-
-
-def read_memo(now: int, found: Sequence[int], rest: list[Any], terms: Terms) -> RememberedRequest:
-    """An admission that a server remembered, as ``operations`` remembers its own."""
-    prints, id_, hold_id, plan_id, takes, lines, groups, tokens = rest
-    readings: list[Reading] = []
-    for encoded, index, base in lines:
-        empty = decode_standing(encoded)
-        quota = type(empty.line) is QuotaLine
-        used = found[index] - base if quota else found[index]
-        readings.append(Reading(empty.line, used, empty.extra, empty.resets_at))
-    standings = [encode_standing(standing) for standing in weigh(readings, {}, now).standings]
-    until = now + terms.request_ttl
-    return RememberedRequest.decode(
-        [until, prints, id_, hold_id, plan_id, takes, now, standings, [], [[now, groups]], tokens]
-    )

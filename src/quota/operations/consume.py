@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from ..decision import Decision, Details, Reason, reason_of, refusal
 from ..key import new_token
-from ..rule.charge import charge, metered
+from ..rule.charge import charge, metered, settled
 from ..rule.entries import Amounts
 from ..rule.limits import Terms
 from ..rule.party import Party
-from .idempotency import remember, replay
+from .idempotency import remember, remembered, replay
 from .request import Entry, Request, check_holds, check_units, tokens_of, usable
 
 
@@ -17,7 +17,7 @@ def consume(request: Request, entry: Entry | None, party: Party | None, terms: T
     reason = usable(request, entry)
     if reason is not Reason.OK or entry is None or party is None:
         return refusal(reason, request.now, request.takes or {"requests": 1}, entry.key if entry else None)
-    memo = (party.key.requests or {}).get(request.request_id) if request.request_id is not None else None
+    memo = remembered(party, request)
     if memo is not None and memo.until > request.now:
         return replay(request, memo, entry, party)
     plan = entry.plans.get(request.api)
@@ -28,7 +28,7 @@ def consume(request: Request, entry: Entry | None, party: Party | None, terms: T
     if request.takes is not None:  # the plan's own units are as many as it names
         check_units(party, request.api, course, takes)
     if request.op == "reserve":
-        check_holds(party, request.now)
+        check_holds(settled(party, course, party.instant(request.now, terms), terms))
     verdict = charge(party, course, takes, request.now, terms, dry=request.op == "peek")
     if not verdict.allowed or request.op == "peek":
         return Decision(Details(reason_of(verdict), None, entry.key, plan, takes, verdict))
@@ -43,5 +43,5 @@ def consume(request: Request, entry: Entry | None, party: Party | None, terms: T
     )
     if request.request_id is not None:
         details.id = new_token()
-        remember(request, details, party.key, verdict.now + terms.request_ttl)
+        remember(request, details, party, terms)
     return Decision(details)

@@ -32,13 +32,12 @@ def override(request: Request, entry: Entry | None, party: Party | None, terms: 
     if value is not None:
         kept.append(Override(*mine, _encoded(value), until))
     if tuple(kept) != record.overrides:
-        party.note(whole=False)
         record.overrides = tuple(kept)
-        record.version += 1
         party.changed = True
     entry = in_force(entry, party, now)
     course = entry.plans[request.api].course(route or None)
-    readings = read(settled(party, course, now, terms), course, now)
+    look = Party(*[each.copy() for each in party.records()])  # what is due is not done by looking
+    readings = read(settled(look, course, now, terms), course, now)
     standings = weigh(readings, {line.unit: 1 for line in course.lines}, now).standings
     wanted = (name, f"{route} {limit.name}", limit.name)
     found = [s for s in standings if s.line.route == route and s.line.name in wanted]

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import attrs
 
-from ..clock import DAY_US, to_us
+from ..clock import to_us
 from ..decision import Reason
 from ..errors import InvalidCost, InvalidValue, UnknownKey
 from ..key import Caller, Secret, Subject
@@ -94,7 +94,8 @@ def settle(request: Request, entry: Entry, party: Party, terms: Terms) -> tuple[
     """Bring the party to the request's instant, for good."""
     course = course_of(entry, request)
     now = party.instant(request.now, terms)
-    party.keep(settled(party, course, now, terms), now)
+    settled(party, course, now, terms)
+    party.keep(now)
     return course, now
 
 
@@ -156,14 +157,13 @@ def check_units(party: Party, api: str, course: Course | None, takes: Mapping[st
             raise InvalidCost(field, min(new), accepted)
 
 
-def check_holds(party: Party, now: int) -> None:
-    """Raise ``InvalidValue`` before a record holds more reservations."""
+def check_holds(party: Party) -> None:
+    """Raise ``InvalidValue`` before a record of a settled party holds more reservations."""
     for record in party.records():
-        if record.holds and len(record.holds) >= MOST_HOLDS:
-            kept = sum(hold.expires + DAY_US >= max(now, record.at) for hold in record.holds.values())
-            if kept >= MOST_HOLDS:
-                accepted = f"fewer than {MOST_HOLDS} of a key or account that are open, or lapsed within a day"
-                raise InvalidValue("reservations", kept, accepted)
+        kept = len(record.holds or ())
+        if kept >= MOST_HOLDS:
+            accepted = f"fewer than {MOST_HOLDS} of a key or account that are open, or lapsed within a day"
+            raise InvalidValue("reservations", kept, accepted)
 
 
 def check_secrets(kept: Sequence[Secret], overlap: object) -> None:

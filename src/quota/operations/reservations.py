@@ -11,13 +11,15 @@ from ..rule.charge import add, mark
 from ..rule.entries import Amount, Amounts, Hold
 from ..rule.limits import Terms, Verdict
 from ..rule.party import Party
+from .idempotency import remembered
 from .request import Entry, Request, check_units, course_of, required, settle, tokens_of
 
 
 def commit(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> Decision:
     """Turn a hold into what was used: less goes back to its windows, more is recorded all the same."""
     entry, party = required(request, entry, party)
-    if request.id not in (party.key.holds or {}):
+    hold = party.key.held(request.id)
+    if hold is None:
         raise ReservationClosed(request.id)
     check_units(party, request.api, course_of(entry, request), request.takes or {}, "actual")
     course, now = settle(request, entry, party, terms)
@@ -25,10 +27,10 @@ def commit(request: Request, entry: Entry | None, party: Party | None, terms: Te
     held: dict[str, int] = {}
     actual: Mapping[str, int] = {}
     counted: dict[str, int] = {}
-    takes: Amounts = ()
+    takes: Amounts = hold.takes
     for record in party.records():
-        # An account may have dropped a hold that lapsed before its key did: what was used is recorded all the same.
-        hold = record.release(request.id) or Hold(0, now, still_open=False, takes=takes)
+        # A hold that lapsed may be forgotten, an account's before its key's: what was used is recorded all the same.
+        hold = record.release(request.id) or Hold(0, request.id, now, still_open=False, takes=takes)
         takes = hold.takes
         held = {unit: units for _, route, unit, units in takes if not route}
         actual = held if request.takes is None else request.takes
@@ -56,13 +58,13 @@ def commit(request: Request, entry: Entry | None, party: Party | None, terms: Te
 def cancel(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> None:
     """Give a hold back. One that lapsed gave itself back already."""
     entry, party = required(request, entry, party)
-    if request.id not in (party.key.holds or {}):
+    if party.key.held(request.id) is None:
         raise ReservationClosed(request.id)
-    settle(request, entry, party, terms)
+    _, now = settle(request, entry, party, terms)
     for record in party.records():
         hold = record.release(request.id)
         if hold is not None and hold.still_open:
             record.give_back(hold.taken_at, hold.takes)
-    memo = (party.key.requests or {}).get(request.request_id or "")
-    if memo is not None and memo.hold_id == request.id:
-        party.key.refunds = {**(party.key.refunds or {}), memo.id: memo.until}
+    memo = remembered(party, request)
+    if memo is not None and memo.answer.hold == request.id:
+        party.key.remember_refund(memo.id, memo.until, now)

@@ -18,8 +18,9 @@ plan's own quotas count every call all along. A route's throttle begins at the l
 and where it goes, what it let through is poured into the plan's.
 
 *Time* never runs backwards for a record. What is due at an instant (holds that lapse, days that end, windows that roll)
-is settled on a copy, which takes the record's place only when something was admitted: a refusal changes nothing, but
-for one that is the first to find the key's throttles changed, from which on they drain as the new plan has it.
+is settled first, on records that are the request's own: its store writes what became of them only where the party says
+that it changed. So a refusal changes nothing, but for one that is the first to find the key's throttles changed, from
+which on they drain as the new plan has it.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ from itertools import pairwise
 from ..clock import DAY_US
 from .entries import Amount, Amounts
 from .limits import Course, Line, QuotaLine, Reading, Standing, Terms, ThrottleLine, Verdict
+from .meter import Bucket, Meter, Slot
 from .party import Party
-from .record import HOUR_US, MINUTE_US, Bucket, Meter, Record, Slot
+from .record import HOUR_US, MINUTE_US, Record
 from .replan import converted, level_at, move, put
 
 
@@ -52,27 +54,19 @@ def _due(party: Party, course: Course | None, now: int) -> tuple[Record, ...]:
 
 
 def settled(party: Party, course: Course | None, now: int, terms: Terms) -> Party:
-    """The party as of ``now``: itself when nothing is due for these limits, else with settled copies of its records.
-
-    A record on which nothing is due stays as it is: a key's window rolls without a change of its account's record.
-    """
+    """Bring the party to ``now``: what is due is done, and every one of these limits is there. The party itself."""
     due = _due(party, course, now)
     if not due:
         return party
-    fresh = due if party.owned else tuple([record.copy() for record in due])
-    copies = dict(zip(due, fresh, strict=True))  # pragma: no mutate -- as many of each
-    work = Party(
-        copies.get(party.key, party.key), party.account and copies.get(party.account, party.account), owned=party.owned
-    )
-    for record in fresh:
+    for record in due:
         _settle(record, now, terms)
     if course is not None:
         for unit, throttles in course.throttles.items():
-            if work.places(course, unit) != throttles[0]:
-                work.moved |= move(work, course.api, unit, throttles, now)
+            if party.places(course, unit) != throttles[0]:
+                party.moved |= move(party, course.api, unit, throttles, now)
         for line in course.lines:
-            work.moved |= _place(work.holder(line), course.api, line, now)
-    return work
+            party.moved |= _place(party.holder(line), course.api, line, now)
+    return party
 
 
 def read(party: Party, course: Course, now: int) -> list[Reading]:
@@ -144,17 +138,17 @@ def mark(party: Party, course: Course, counted: Mapping[str, int], poured: Mappi
     standings: list[Standing] = []
     crossed: list[tuple[str, int]] = []
     for line in course.lines:
-        record = party.holder(line)
-        meter: Meter = record.meter(course.api, line.route, line.unit)  # type: ignore[assignment] # settled
+        meter: Meter = party.holder(line).meter(course.api, line.route, line.unit)  # type: ignore[assignment] # settled
         if isinstance(line, QuotaLine):
             slot: Slot = meter.slot(line.name)  # type: ignore[assignment] # settled
-            slot.limit = line.limit
+            alerted = slot.alerted
             for percent in line.alerts if counted.get(line.unit) else ():
                 full = percent * (line.limit + slot.extra)
-                if percent > slot.alerted and (meter.total - slot.base) * 100 >= full:
+                if percent > alerted and (meter.total - slot.base) * 100 >= full:
                     crossed.append((line.name, percent))
-                    slot.alerted = percent
-                    record.version += 1  # pragma: no mutate -- any number that it was not
+                    alerted = percent
+            if (alerted, line.limit) != (slot.alerted, slot.limit):
+                meter.renew(slot, alerted=alerted, limit=line.limit)
             standings.append(Standing(line, meter.total - slot.base, slot.extra, slot.end))
         else:
             bucket: Bucket = meter.bucket(line.name)  # type: ignore[assignment] # settled
@@ -165,24 +159,18 @@ def mark(party: Party, course: Course, counted: Mapping[str, int], poured: Mappi
 
 
 def charge(party: Party, course: Course, takes: Mapping[str, int], now: int, terms: Terms, *, dry: bool) -> Verdict:
-    """The rule: take all of it or nothing. ``dry`` answers the same and changes nothing.
+    """The rule: take all of it or nothing. ``dry`` answers the same, of a party that is not kept.
 
     Raises:
         ClockSkew: see ``Party.instant``.
     """
     now = party.instant(now, terms)
-    work = settled(party, course, now, terms)
-    verdict = weigh(read(work, course, now), takes, now)
-    if not verdict.allowed:
-        if work.moved and not dry:
-            # Buckets drain as this plan has it from now on, as the time to retry was reckoned.
-            party.keep(work, now)
-        return verdict
-    if dry:
-        twin = Party(work.key.copy(), work.account and work.account.copy())
-        return take(twin, course, takes, now)
-    party.keep(work, now)
-    return take(party, course, takes, now)
+    settled(party, course, now, terms)
+    verdict = weigh(read(party, course, now), takes, now)
+    # Buckets that became others drain as this plan has it from now on, as the time to retry was reckoned.
+    if not dry and (verdict.allowed or party.moved):
+        party.keep(now)
+    return take(party, course, takes, now) if verdict.allowed else verdict
 
 
 def metered(course: Course, takes: Mapping[str, int]) -> Amounts:
@@ -215,37 +203,23 @@ def _current(record: Record, api: str, line: Line, now: int) -> bool:
 
 def _settle(record: Record, now: int, terms: Terms) -> None:
     """Lapse the holds that are due and close the days that are over."""
-    if record.due is not None and record.due <= now:
-        for id_, hold in record.holds.items():  # type: ignore[union-attr] # something is due
-            if hold.still_open and hold.expires <= now:
-                record.holds[id_] = hold._replace(still_open=False)  # type: ignore[index] # found
-                record.give_back(hold.taken_at, hold.takes)
-        record.find_due()
+    record.lapse(now)
     if record.overrides:
         record.overrides = tuple(override for override in record.overrides if override.holds(now))
     today = now // DAY_US
     turned = record.at // DAY_US != today
-    if turned:
-        record.rows = [row for row in record.history() if row.day >= today - terms.retention] or None
-    _end_windows(record, now)
-    for meter in record.meters if turned else ():
-        if meter.total == meter.days[-1][1]:
-            meter.days.pop()
-        days, horizon = [*meter.days, (today, meter.total)], today - terms.retention
-        meter.days = [entry for entry in days if entry[0] >= horizon]
-        if len(meter.days) < len(days) and meter.days[0][0] > horizon:
-            # Nothing was used from the day that is forgotten to the first that is kept.
-            meter.days.insert(0, (horizon, meter.days[0][1]))
-        meter.slots = [slot for slot in meter.slots if slot.matters_until() > now]
-    if turned and record.refunds:
-        record.refunds = {id_: until for id_, until in record.refunds.items() if until > now} or None
-
-
-def _end_windows(record: Record, now: int) -> None:
-    """Note what meters read where windows ended: it may be known no more when their limits are called next."""
-    for meter, slot in [(m, s) for m in record.meters for s in m.slots]:
-        if slot.name and record.at < slot.end <= now:
-            slot.base, slot.since, slot.extra, slot.alerted = meter.total, slot.end, 0, 0
+    for meter in record.meters:
+        if turned:
+            meter.begin_day(today, today - terms.retention)
+        # What it read where windows ended may be known no more when their limits are called next.
+        slots = [
+            slot._replace(base=meter.total, since=slot.end, extra=0, alerted=0)
+            if slot.name and record.at < slot.end <= now else slot
+            for slot in meter.slots
+        ]  # fmt: skip
+        slots = [slot for slot in slots if slot.matters_until() > now or not turned]
+        if slots != [*meter.slots]:
+            meter.slots = tuple(slots)
 
 
 def _place(record: Record, api: str, line: Line, now: int) -> bool:
@@ -268,11 +242,10 @@ def _place(record: Record, api: str, line: Line, now: int) -> bool:
         base, since = min((slot.base, slot.since), known(record, meter, start))
         extra, alerted = slot.extra, slot.alerted
         shadow = Slot("", slot.start, slot.end, slot.base, 0, 0, 0, slot.since)
-        meter.slots = [s for s in meter.slots if s.name or (s.since, s.end) != (slot.since, slot.end)]
-        meter.slots.append(shadow)
-    if slot is not None:
-        meter.slots.remove(slot)
-    meter.slots.append(Slot(line.name, start, end, base, extra, alerted, line.limit, since))
+        others = (s for s in meter.slots if s.name or (s.since, s.end) != (slot.since, slot.end))
+        meter.slots = (*others, shadow)
+    new = Slot(line.name, start, end, base, extra, alerted, line.limit, since)
+    meter.slots = (*(other for other in meter.slots if other is not slot), new)
     return False
 
 
@@ -287,8 +260,8 @@ def known(record: Record, meter: Meter, start: int) -> tuple[int, int]:
         (meter.minute, record.at - record.at % MINUTE_US),
         (meter.hour, record.at - record.at % HOUR_US),
         *((slot.base, slot.since) for slot in meter.slots),
-        *((total, day * DAY_US) for day, total in meter.days),
-        *((after, (day + 1) * DAY_US) for (day, _), (_, after) in pairwise(meter.days)),
+        *((total, day * DAY_US) for day, total in meter.readings()),
+        *((after, (day + 1) * DAY_US) for (day, _), (_, after) in pairwise(meter.readings())),
     ]
     before = [point for point in points if point[1] <= start]
     return max(before) if before else min(points)

@@ -33,17 +33,36 @@ Amounts = tuple[Amount, ...]
 
 
 class Hold(NamedTuple):
-    """A reservation: what was taken at ``taken_at``, until it ``expires``. ``still_open``: it has not lapsed."""
+    """A reservation: what was taken at ``taken_at``. ``still_open``: it has not lapsed.
 
-    expires: int
+    ``until``: when it lapses; of one that has, when it is forgotten, a day later.
+    """
+
+    until: int
+    id: str
     taken_at: int
     still_open: bool
     takes: Amounts
 
+    def lapsed(self) -> Hold:
+        """The hold from its end on."""
+        return self._replace(until=self.until + DAY_US, still_open=False)
+
+    def encode(self) -> list[Any]:
+        expires = self.until if self.still_open else self.until - DAY_US
+        return [expires, self.taken_at, self.still_open, self.takes]
+
     @classmethod
-    def decode(cls, data: list[Any]) -> Hold:
+    def decode(cls, id_: str, data: list[Any]) -> Hold:
         expires, taken_at, still, takes = data
-        return _new(cls, (expires, taken_at, still, amounts(takes)))
+        return _new(cls, (expires if still else expires + DAY_US, id_, taken_at, still, amounts(takes)))
+
+
+class Refund(NamedTuple):
+    """A decision, by its ``name``, whose units were given back: it is remembered ``until`` then."""
+
+    until: int
+    name: str
 
 
 class Lease(NamedTuple):
@@ -65,28 +84,17 @@ class Lease(NamedTuple):
 
 
 class RememberedRequest(NamedTuple):
-    """An admission under its ``request_id``, for its retries: see ``operations/idempotency.py``.
+    """An admission under its request id (``name``), for its retries: see ``operations/idempotency.py``.
 
-    ``prints``: what a retry must have in common with it. ``groups``: what was taken for good, by instant.
+    ``id``, ``plan_id``: the decision's. ``asked``: what a retry must have in common with it. ``answer``: the decision.
     """
 
     until: int
-    prints: list[Any]
+    name: str
     id: str
-    hold_id: str
     plan_id: str
-    takes: list[tuple[str, int]]
-    now: int
-    standings: list[list[Any]]
-    crossed: list[tuple[str, int]]
-    groups: list[tuple[int, Amounts]]
-    tokens: tuple[int, int]
-
-    @classmethod
-    def decode(cls, data: Iterable[Any]) -> RememberedRequest:
-        memo = cls._make(data)
-        groups = [(at, amounts(takes)) for at, takes in memo.groups]
-        return memo._replace(groups=groups, tokens=(memo.tokens[0], memo.tokens[1]))
+    asked: tuple[Any, ...]
+    answer: Any
 
 
 class Day(NamedTuple):
@@ -105,14 +113,6 @@ class Day(NamedTuple):
     @property
     def meter(self) -> MeterName:
         return self.api, self.route, self.unit
-
-    def without(self, units: int, taken_at: int) -> Day:
-        """The day as though units had not been taken."""
-        day = taken_at // DAY_US
-        of_day, of_window = self.day == day, self.since <= taken_at and self.day >= day
-        if not of_day and not of_window:
-            return self
-        return self._replace(used=self.used - units * of_day, window_used=self.window_used - units * of_window)
 
 
 class ThrottleRef(NamedTuple):

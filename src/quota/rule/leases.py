@@ -75,8 +75,7 @@ def give_back(party: Party, bid: Bid, now: int, *, last: bool) -> None:
         if rest:
             record.give_back(lease.taken_at, rest)
         closed = lease._replace(number=bid.number + last, lively=now + bid.life, takes=())
-        record.leases[bid.name] = closed  # type: ignore[index] # found
-        record.version += 1
+        record.leases = {**(record.leases or {}), bid.name: closed}
     party.changed = True
 
 
@@ -99,9 +98,8 @@ def granted(party: Party, lease: Lease, course: Course, now: int) -> dict[str, i
 
 def close_name(party: Party, bid: Bid, now: int, *, last: bool) -> None:
     """The bid was made before and may still be under way: should it come, it finds its number gone by."""
-    leases = party.key.leases = party.key.leases or {}
-    leases[bid.name] = Lease(bid.number + last, now, now + bid.life, now, ())
-    party.key.version += 1
+    closed = Lease(bid.number + last, now, now + bid.life, now, ())
+    party.key.leases = {**(party.key.leases or {}), bid.name: closed}
     party.changed = True
 
 
@@ -125,7 +123,6 @@ def remember(party: Party, bid: Bid, course: Course, units: Mapping[str, int], n
                 over.append(leases.pop(dead))
         leases[bid.name] = Lease(bid.number, until, now + bid.life, now, takes)
         record.leases = {**_burn(burned, over), **leases}
-        record.version += 1
 
 
 def _burn(burned: dict[str, Lease], over: list[Lease]) -> dict[str, Lease]:
@@ -144,8 +141,8 @@ def revive(party: Party, bid: Bid, now: int) -> None:
     """The lease's process is alive."""
     for record in party.records():
         if record.leases and bid.name in record.leases:
-            record.leases[bid.name] = record.leases[bid.name]._replace(lively=now + bid.life)
-            record.version += 1
+            alive = record.leases[bid.name]._replace(lively=now + bid.life)
+            record.leases = {**record.leases, bid.name: alive}
     party.changed = True
 
 

@@ -28,6 +28,11 @@ class Terms(NamedTuple):
     retention: int = 35
     late: int = 2
 
+    @property
+    def refund_span(self) -> int:
+        """How long after a decision its units can be given back, and a refund is remembered."""
+        return max(self.retention * DAY_US, self.request_ttl)
+
 
 @attrs.frozen(eq=False, repr=False)
 class QuotaLine:

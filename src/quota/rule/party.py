@@ -6,25 +6,21 @@ from ..errors import ClockSkew
 from .entries import ThrottleRef
 from .limits import Course, Line, Terms
 from .record import Record
-from .undo import Undo
 
 
 class Party:
     """The records that one key's calls charge: its own, and its account's when other keys share it.
 
-    ``moved``: a change of plan turned buckets into others, which is kept even when the call is refused. ``undo``: notes
-    what the records were, of a store that changes them in place.
+    They are the request's own, to be changed as it goes: decoded for it, or copies. ``changed``: what became of them
+    is to be written, as one change. ``moved``: a change of plan turned buckets into others, which is kept even when the
+    call is refused.
     """
 
-    __slots__ = ("account", "changed", "key", "moved", "owned", "undo")
+    __slots__ = ("account", "changed", "key", "moved")
 
-    def __init__(
-        self, key: Record, account: Record | None = None, *, owned: bool = False, undo: Undo | None = None
-    ) -> None:
+    def __init__(self, key: Record, account: Record | None = None) -> None:
         self.key = key
         self.account = account
-        self.owned = owned
-        self.undo = undo
         self.changed = self.moved = False
 
     def records(self) -> tuple[Record, ...]:
@@ -55,17 +51,8 @@ class Party:
         meter = self.key.meter(course.api, "", unit)
         return meter.places if meter is not None else ()
 
-    def note(self, *, whole: bool) -> None:
-        """Before the first change, where it can be undone; see ``Undo.note``."""
-        if self.undo is not None:
-            self.undo.note(self.records(), whole=whole)
-
-    def keep(self, work: Party, now: int) -> None:
-        """Make the settled copies the truth: one change, at ``now``."""
-        pairs = list(zip(self.records(), work.records(), strict=True))  # pragma: no mutate -- as many of each
-        self.note(whole=any(record is new for record, new in pairs))
-        for record, new in pairs:
-            if record is not new:
-                record.become(new)
+    def keep(self, now: int) -> None:
+        """Have what becomes of the records written, as changed at ``now``."""
+        for record in self.records():
             record.stamp(now)
         self.changed = True

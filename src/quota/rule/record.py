@@ -1,8 +1,4 @@
-"""The record of one counted party (a key or an account): plain mutable data and its encoded form.
-
-A *meter* counts every unit taken of one (api, route, unit), under whatever plan; a quota's *slot* remembers what its
-meter read when the window began. So ``used = meter.total - slot.base``, and no change of plan can lose or mint a unit.
-"""
+"""The record of one counted party (a key or an account): plain mutable data and its encoded form."""
 
 from __future__ import annotations
 
@@ -10,124 +6,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..clock import DAY_US
-from .entries import Amount, Amounts, Day, Hold, Lease, MeterName, Override, RememberedRequest, ThrottleRef
+from .entries import Amount, Amounts, Day, Hold, Lease, MeterName, Override, Refund, RememberedRequest
+from .kept import Kept, Step
+from .meter import Meter
 
 MINUTE_US = 60_000_000
 HOUR_US = 3_600_000_000
 _NEVER = 2**62
-
-_unused: dict[int, tuple[int, int]] = {}
-"""Days on which nothing was counted before: one each for all the meters that begin on them."""
-
-
-class Slot:
-    """One quota's current window, ``[start, end)``: ``base`` is what the meter read at ``since``.
-
-    ``since`` is the start, unless the limit's period changed and what was used carried over, or the reading at the
-    start was not known; or the end, where the window has ended and its limit was not called since.
-    """
-
-    __slots__ = ("alerted", "base", "end", "extra", "limit", "name", "since", "start")
-
-    def __init__(
-        self, name: str, start: int, end: int, base: int, extra: int, alerted: int, limit: int, since: int
-    ) -> None:
-        self.name = name
-        self.start = start
-        self.end = end
-        self.base = base
-        self.extra = extra
-        self.alerted = alerted
-        self.limit = limit
-        self.since = since
-
-    def matters_until(self) -> int:
-        """The end of its use: where it has ended, the window that follows may yet begin at its reading."""
-        return self.end + max(2 * (self.end - self.start), 2 * DAY_US) if self.since == self.end else self.end
-
-    def encode(self) -> list[Any]:
-        return [self.name, self.start, self.end, self.base, self.extra, self.alerted, self.limit, self.since]
-
-
-class Bucket:
-    """One throttle's level at ``at``, in units times ``scale``, falling by ``drain`` each microsecond.
-
-    ``lent``: how much of the level at ``since`` another bucket holds as well: what it began with, or has passed on.
-    """
-
-    __slots__ = ("at", "drain", "lent", "level", "name", "scale", "since")
-
-    def __init__(self, name: str, scale: int, drain: int, level: int, at: int, lent: int = 0, since: int = 0) -> None:
-        self.name = name
-        self.scale = scale
-        self.drain = drain
-        self.level = level
-        self.at = at
-        self.lent = lent
-        self.since = since
-
-    def encode(self) -> list[Any]:
-        return [self.name, self.scale, self.drain, self.level, self.at, self.lent, self.since]
-
-
-class Meter:
-    """All ever taken of one unit (``total``), and its readings at the start of the last minute, hour, days.
-
-    ``places``: of the unit's throttles in the plan that the key was last charged under; on its own meter of no route.
-    """
-
-    __slots__ = ("api", "buckets", "days", "hour", "minute", "places", "route", "slots", "total", "unit")
-
-    def __init__(self, api: str, route: str, unit: str, day: int) -> None:
-        self.api = api
-        self.route = route
-        self.unit = unit
-        self.total = 0
-        self.minute = 0
-        self.hour = 0
-        self.days = [_unused.setdefault(day, (day, 0))]
-        self.slots: list[Slot] = []
-        self.buckets: list[Bucket] | tuple[()] = ()
-        self.places: tuple[ThrottleRef, ...] = ()
-
-    def slot(self, name: str) -> Slot | None:
-        for slot in self.slots:
-            if slot.name == name:
-                return slot
-        return None
-
-    def bucket(self, name: str) -> Bucket | None:
-        for bucket in self.buckets:
-            if bucket.name == name:
-                return bucket
-        return None
-
-    def encode(self) -> list[Any]:
-        return [
-            self.api, self.route, self.unit, self.total, self.minute, self.hour, self.days,
-            [slot.encode() for slot in self.slots], [bucket.encode() for bucket in self.buckets],
-            *([self.places] if self.places else ()),
-        ]  # fmt: skip
-
-    def copy(self) -> Meter:
-        """A meter of its own: changing one never changes the other."""
-        twin = Meter(self.api, self.route, self.unit, 0)
-        twin.total, twin.minute, twin.hour, twin.days = self.total, self.minute, self.hour, [*self.days]
-        twin.slots = [Slot(*slot.encode()) for slot in self.slots]
-        twin.buckets = [Bucket(*bucket.encode()) for bucket in self.buckets] or ()
-        twin.places = self.places
-        return twin
-
-    @classmethod
-    def decode(cls, data: list[Any]) -> Meter:
-        meter = cls(data[0], data[1], data[2], 0)
-        _, _, _, meter.total, meter.minute, meter.hour, days, slots, buckets, *places = data
-        meter.days = [(day, total) for day, total in days]
-        meter.slots = [Slot(*slot) for slot in slots]
-        meter.buckets = [Bucket(*bucket) for bucket in buckets] or ()
-        if places:
-            meter.places = tuple([ThrottleRef(*place) for place in places[0]])
-        return meter
 
 
 class Record:
@@ -135,29 +20,29 @@ class Record:
 
     ``at``: the latest instant charged; time never runs backwards for a record. ``floor``: nothing before it is
     remembered, so a call from before it is refused an answer. ``token`` tells this record from one forgotten earlier.
-    ``version`` moves whenever anything but a plain charge changed the record. ``holds`` go by reservation id,
-    ``requests`` by request_id, ``leases`` by name. ``refunds``: decision id -> until when it is remembered.
-    ``overrides``: the subject's own limits, in place of those of the same names in its plans.
+    ``version``: of a record in memory, it moves whenever anything but a plain charge changes it. ``leases`` go by name
+    and are replaced, never changed. ``overrides``: the subject's own limits, in place of those of the same names in its
+    plans.
     """
 
-    __slots__ = (
-        "at", "due", "floor", "holds", "leases", "meters", "overrides", "refunds", "requests", "rows", "token",
-        "version",
-    )  # fmt: skip
+    __slots__ = ("at", "floor", "holds", "leases", "meters", "overrides", "refunds", "requests", "token", "version")
 
     def __init__(self, token: int = 0, floor: int = 0) -> None:
         self.at = 0
         self.floor = floor
         self.token = token
         self.version = 0
-        self.due: int | None = None
         self.meters: list[Meter] = []
-        self.holds: dict[str, Hold] | None = None
-        self.requests: dict[str, RememberedRequest] | None = None
-        self.refunds: dict[str, int] | None = None
-        self.rows: list[Day] | None = None
+        self.holds: Kept[Hold] | None = None
+        self.requests: Kept[RememberedRequest] | None = None
+        self.refunds: Kept[Refund] | None = None
         self.leases: dict[str, Lease] | None = None
         self.overrides: tuple[Override, ...] = ()
+
+    @property
+    def due(self) -> int | None:
+        """No hold lapses, or is to be forgotten, before then; None where there is none."""
+        return None if self.holds is None else self.holds.due
 
     def meter(self, api: str, route: str, unit: str) -> Meter | None:
         for meter in self.meters:
@@ -166,48 +51,61 @@ class Record:
         return None
 
     def encode(self) -> list[Any]:
-        """Lists, tuples, strings and integers only: JSON holds it exactly."""
+        """Lists, tuples, strings and integers only: JSON holds it exactly. Remembered requests are kept elsewhere."""
         # Most records never have any: they pay nothing.
         leases = [self.leases or None, self.overrides] if self.overrides else [self.leases] if self.leases else []
-        return [
-            self.at, self.floor, self.token, self.version, self.due, [meter.encode() for meter in self.meters],
-            self.holds, self.requests, self.refunds, self.rows, *leases,
-        ]  # fmt: skip
+        meters = [meter.encode() for meter in self.meters]
+        rows = [row for meter in self.meters for row in meter.history()]
+        holds = {hold.id: hold.encode() for hold in self.holds.all()} if self.holds else None
+        refunds = {refund.name: refund.until for refund in self.refunds.all()} if self.refunds else None
+        return [self.at, self.floor, self.token, 0, None, meters, holds, None, refunds, rows or None, *leases]
 
     @classmethod
     def decode(cls, data: list[Any]) -> Record:
         record = cls()
-        (record.at, record.floor, record.token, record.version, record.due, meters,
-         holds, requests, record.refunds, rows, *more) = data  # fmt: skip
+        record.at, record.floor, record.token, _, _, meters, holds, _, refunds, rows, *more = data
         leases, overrides = more[0] if more else None, more[1] if len(more) > 1 else ()
-        record.meters = [Meter.decode(meter) for meter in meters]
-        record.holds = holds and {id_: Hold.decode(hold) for id_, hold in holds.items()}
-        record.requests = requests and {id_: RememberedRequest.decode(memo) for id_, memo in requests.items()}
-        record.rows = rows and [Day(*row) for row in rows]
+        days = [Day(*row) for row in rows or ()]
+        record.meters = [Meter.decode(m, [day for day in days if day.meter == tuple(m[:3])]) for m in meters]
+        record.holds = Kept(Hold.decode(id_, hold) for id_, hold in holds.items()) if holds else None
+        record.refunds = Kept(Refund(until, name) for name, until in refunds.items()) if refunds else None
         record.leases = {name: Lease.decode(lease) for name, lease in leases.items()} if leases else None
         record.overrides = tuple(Override(*override) for override in overrides)
         return record
 
     def copy(self) -> Record:
-        """A record of its own: changing one never changes the other."""
+        """Return a record to change: what is kept by name it shares with this one; see ``changes``."""
         twin = Record(self.token, self.floor)
-        twin.at, twin.version, twin.due = self.at, self.version, self.due
+        twin.at, twin.version, twin.leases = self.at, self.version, self.leases
         twin.meters = [meter.copy() for meter in self.meters]
-        # An empty one is copied too: shared, it would take in what only one of the records holds.
-        twin.holds = dict(self.holds or {}) or None
-        twin.requests = dict(self.requests or {}) or None
-        twin.refunds = dict(self.refunds or {}) or None
-        twin.rows = list(self.rows or ()) or None
-        twin.leases = dict(self.leases or {}) or None
+        twin.holds = None if self.holds is None else self.holds.copy()
+        twin.requests = None if self.requests is None else self.requests.copy()
+        twin.refunds = None if self.refunds is None else self.refunds.copy()
         twin.overrides = self.overrides
         return twin
 
-    def become(self, other: Record) -> None:
-        """Take over another record's contents, as one change."""
-        version = self.version + 1
-        for field in Record.__slots__:
-            setattr(self, field, getattr(other, field))
-        self.version = version
+    def written(self) -> list[Step]:
+        """Return the steps, for ``at_once``, after which copies see what this one keeps by name."""
+        return [step for kept in (self.holds, self.requests, self.refunds) if kept is not None for step in kept.steps()]
+
+    def changes(self, new: Record) -> list[Step]:
+        """Return the steps, for ``at_once``, that make it what its changed copy is; the rest stays as it is."""
+        plain, more = new.written(), list[Step]()
+        if new.token != self.token:
+            more += [(setattr, self, field, getattr(new, field)) for field in ("token", "floor", "meters")]
+        else:
+            for meter, other in zip(self.meters, new.meters, strict=False):
+                charged, changed = meter.changes(other)
+                plain += charged
+                more += changed
+            if len(new.meters) > len(self.meters):
+                more.append((setattr, self, "meters", [*self.meters, *new.meters[len(self.meters) :]]))
+        for field in ("holds", "requests", "refunds", "leases"):
+            plain.append((setattr, self, field, getattr(new, field) or None))
+        if new.overrides != self.overrides:
+            more.append((setattr, self, "overrides", new.overrides))
+        moved = bool(more) or new.due != self.due or new.leases is not self.leases
+        return [*plain, *more, (setattr, self, "at", new.at), (setattr, self, "version", self.version + moved)]
 
     def metered(self, api: str, route: str, unit: str, now: int) -> Meter:
         """The meter of a unit, made when there is none."""
@@ -215,7 +113,6 @@ class Record:
         if meter is None:
             meter = Meter(api, route, unit, now // DAY_US)
             self.meters = [*self.meters, meter]  # appending would make room for three more in every key's record
-            self.version += 1
         return meter
 
     def turn_minute(self, now: int) -> int:
@@ -243,17 +140,11 @@ class Record:
             meter = self.meter(api, route, unit)
             if meter is None:
                 continue
-            meter.total -= units
-            for slot in [slot for slot in meter.slots if slot.since > taken_at]:
-                slot.base -= units
+            meter.give_back(taken_at, units)
             if self.at - self.at % MINUTE_US > taken_at:
                 meter.minute -= units
             if self.at - self.at % HOUR_US > taken_at:
                 meter.hour -= units
-            meter.days = [(day, total - units if day * DAY_US > taken_at else total) for day, total in meter.days]
-            name = api, route, unit
-            self.rows = [d.without(units, taken_at) if d.meter == name else d for d in self.rows or ()] or None
-        self.version += 1
 
     def open_until(self, taken_at: int, takes: Iterable[Amount], now: int) -> int:
         """The end of the last window that holds this take; 0 when none is left open."""
@@ -267,26 +158,47 @@ class Record:
 
     def hold(self, id_: str, expires: int, now: int, takes: Amounts) -> None:
         """Remember that a take made at ``now`` is only held, until ``expires``."""
-        if self.holds is None:
-            self.holds = {}
-        closed = [old for old, (end, _, still, _) in self.holds.items() if not still and end + DAY_US < now]
-        for old in closed:
-            del self.holds[old]
-        self.holds[id_] = Hold(expires, now, still_open=True, takes=takes)
-        self.due = expires if self.due is None else min(self.due, expires)
-        self.version += 1
+        self.holds = self.holds or Kept()
+        self.holds.put(Hold(expires, id_, now, still_open=True, takes=takes))
+
+    def held(self, id_: str) -> Hold | None:
+        """Return a hold, if it is there."""
+        return None if self.holds is None else self.holds.get(id_)
 
     def release(self, id_: str) -> Hold | None:
         """Drop a hold and return it, if it is there."""
-        hold = self.holds.pop(id_, None) if self.holds else None
-        if hold is not None:
-            self.find_due()
-            self.version += 1
+        hold = self.held(id_)
+        if hold is not None and self.holds is not None:
+            self.holds.drop(id_)
         return hold
 
-    def find_due(self) -> None:
-        """Note when the next hold lapses."""
-        self.due = min((end for end, _, still, _ in (self.holds or {}).values() if still), default=None)
+    def lapse(self, now: int) -> None:
+        """Give back what is held no longer, and forget the holds that lapsed a day ago."""
+        if self.holds is None:
+            return
+        for hold in self.holds.ripe(now):
+            if hold.still_open:
+                self.give_back(hold.taken_at, hold.takes)
+            if hold.still_open and hold.until + DAY_US > now:
+                self.holds.put(hold.lapsed())
+            else:
+                self.holds.drop(hold.id)
+
+    def remember(self, memo: RememberedRequest, now: int) -> None:
+        """Remember an admission for its retries, and forget two that were remembered long enough."""
+        self.requests = self.requests or Kept()
+        self.requests.forget_some(now)
+        self.requests.put(memo)
+
+    def remember_refund(self, name: str, until: int, now: int) -> None:
+        """Remember that a decision's units were given back, and forget two that were remembered long enough."""
+        self.refunds = self.refunds or Kept()
+        self.refunds.forget_some(now)
+        self.refunds.put(Refund(until, name))
+
+    def refunded(self, name: str) -> bool:
+        """Tell whether a decision's units were given back."""
+        return self.refunds is not None and self.refunds.get(name) is not None
 
     def leased(self, meter: MeterName, day: int) -> int:
         """Units leased on a day that were not reported as spent."""
@@ -295,16 +207,8 @@ class Record:
 
     def history(self) -> list[Day]:
         """The days of all quotas, the one that is not finished included."""
-        rows = list(self.rows or ())
-        for meter in self.meters:
-            day, before = meter.days[-1]
-            if meter.total != before:
-                rows.extend(
-                    Day(meter.api, meter.route, meter.unit, slot.name, day, slot.limit + slot.extra,
-                        meter.total - before, meter.total - slot.base, slot.since)
-                    for slot in meter.slots if slot.name and slot.end > day * DAY_US
-                )  # fmt: skip
-        return rows
+        over = [row for meter in self.meters for row in meter.history()]
+        return over + [row for meter in self.meters for row in meter.unfinished()]
 
     def dead_after(self, retention: int, late: int = 2) -> tuple[int, int]:
         """(when nothing here matters any more: windows late, buckets empty, history told; until when it counts)."""
@@ -322,10 +226,6 @@ class Record:
                 dead = max(dead, min(bucket.at - -bucket.level // bucket.drain, _NEVER))
             for place in meter.places:
                 dead = max(dead, min(self.at - -place.burst // place.drain, _NEVER) if place.shared else 0)
-        for hold in (self.holds or {}).values():
-            dead = max(dead, hold.expires + DAY_US)
-        for memo in (self.requests or {}).values():
-            dead = max(dead, memo.until)
-        for until in (self.refunds or {}).values():
-            dead = max(dead, until)
+        for kept in (self.holds, self.requests, self.refunds):
+            dead = max(dead, kept.latest + DAY_US * (kept is self.holds)) if kept else dead
         return dead, floor

@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from .record import Bucket, Meter, Record
+from .meter import Bucket, Meter
+from .record import Record
 
 if TYPE_CHECKING:
     from .entries import ThrottleRef

@@ -59,7 +59,11 @@ BUGS = {
     "what is pruned leaves no floor": ("stores/sqlite/records.py", "SET floor = max(floor, ?)", "SET floor = min(floor, ?)"),
     "what is alive is pruned": ("stores/sqlite/records.py", "if dead_at + terms.max_skew > now:", "if False:"),
     "a record outlives its memos' time by none": ("stores/sqlite/records.py", "dead_at = max(dead_at, memos or 0)", "pass"),
-    "a refusal settles the copy": ("stores/sqlite/requests.py", "else None, owned=False)", "else None, owned=True)"),
+    "a headroom that another thread overtook counts": ("stores/sqlite/requests.py", "if room not in self.rooms or", "if"),
+    "a copy that another thread spoilt counts": (
+        "stores/sqlite/requests.py", " or self.decisions.rooms.get(self.ref) is not self", ""),
+    "headrooms outlive what the rule changed": ("stores/sqlite/requests.py", "            copy.rooms = ()\n", "            pass\n"),
+    "a refusal settles the copy": ("stores/sqlite/requests.py", "[one.record.copy() for one in copy.found]", "[one.record for one in copy.found]"),
     "a removed file is made anew": ("stores/sqlite/pool.py", "if self._opened and not there:", "if False:"),
     "a newer file is read as though it were ours": ("stores/sqlite/schema.py", "if version > len(STEPS):", "if False:"),
     "a migration is not told to who is there": ("stores/sqlite/directory.py", "if version != len(STEPS):", "if False:"),
@@ -217,6 +221,37 @@ def fenced(world):
     assert here.consume(secret, address="11.1.1.1").reason.value == "ADDRESS_NOT_ALLOWED"
     assert here.peek(secret).reason.value == "ADDRESS_NOT_ALLOWED"
     assert count(here.consume(secret, address="10.1.1.1")) == 4
+
+
+def overtaken(world):
+    """Another thread is first: it changes a record, or is interrupted in the middle of a charge."""
+    here, secret = world.with_key()
+    for _ in range(3):
+        here.consume(secret)
+    pool, steps = here.store._pool, world.module["sqlite.requests"]
+    swap, pack = pool.swap, steps.pack
+
+    def fail(record):
+        steps.pack = pack
+        raise MemoryError
+
+    def interrupted():
+        steps.pack = fail
+        try:
+            here.consume(secret, 5)
+        except MemoryError:
+            return
+
+    for first, used in ((lambda: here.consume(secret, request_id="r"), 5), (interrupted, 6)):
+
+        def later(*args, first=first, **options):
+            pool.swap = swap
+            elsewhere(first)
+            return swap(*args, **options)
+
+        here.consume(secret, 1) if used == 6 else None
+        pool.swap = later
+        assert count(here.consume(secret)) == used + (used == 6)
 
 
 def undone(world):
@@ -439,7 +474,7 @@ def versions(world):
 
 
 HISTORIES = [
-    alone, bound, joined, teamed, fenced, undone, contended, forked, removed, pruned, laned, refused, gone, versions, powerless,
+    alone, bound, joined, teamed, fenced, overtaken, undone, contended, forked, removed, pruned, laned, refused, gone, versions, powerless,
 ]  # fmt: skip
 
 

@@ -384,7 +384,8 @@ class World:
 
     def notice_refunds(self):
         """Refunds that were done by now, each of them once, whether its answer was heard or not."""
-        done = (self.record().refunds or {}) if self.record() else {}
+        refunds = self.record().refunds if self.record() else None
+        done = {refund.name: refund.until for refund in refunds.all()} if refunds else {}
         for id_ in [id_ for id_ in self.refunding if id_ in done]:
             at, units = self.refunding.pop(id_)
             self.refunded += units

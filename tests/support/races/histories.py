@@ -14,6 +14,7 @@ from quota import Ledger, ManualClock, QuotaError, Throttle, UsagePlan
 from quota.clock import to_datetime
 from quota.operations.request import Request
 from quota.stores.memory import MemoryStore
+from quota.stores.remembered import encode_memo
 from quota.stores.sqlite.records import load
 
 NOON = 1_700_049_600_000_000
@@ -211,12 +212,14 @@ class Side:
 
     def _encoded(self, record):
         data = plain(record.encode())
-        data[2], data[3] = self._named(data[2]), 0  # its own number; its version, which moves as a store likes
+        data[2] = self._named(data[2])
         if not self.memos:
-            data[7] = data[8] = None
+            data[8] = None
         for place in (6, 8):
             data[place] = {self._named(id_): value for id_, value in (data[place] or {}).items()}
-        for memo in (data[7] or {}).values():
+        memos = record.requests.all() if self.memos and record.requests else []
+        data[7] = {memo.name: plain(encode_memo(memo)) for memo in memos}
+        for memo in data[7].values():
             memo[2:4] = map(self._named, memo[2:4])
             memo[-1] = [token and self._named(token) for token in memo[-1]]
         return data

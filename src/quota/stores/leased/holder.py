@@ -18,7 +18,8 @@ from ...process.home import Home
 from ...rule.charge import metered, weigh
 from ...rule.leases import Bid
 from ...rule.limits import BEYOND, Course, QuotaLine, Reading, ThrottleLine, Verdict
-from ...rule.record import MINUTE_US, Bucket, Meter
+from ...rule.meter import Bucket, Meter
+from ...rule.record import MINUTE_US
 from ...rule.replan import level_at
 from ..memory.locks import Exclusive
 from ..memory.one_meter import Span

@@ -10,6 +10,7 @@ from typing import Any
 from ...key import ApiKey, Caller
 from ...plan import UsagePlan
 from ...process.atomic import Step
+from ...rule.record import Record
 from .entries import Account, Seat, Stripe
 from .one_meter import NoMeter, OneMeter
 
@@ -70,7 +71,6 @@ class Directory:
         for first in members:
             first.room.shut()
             if first.record is not None:
-                record = first.record.copy()
-                record.requests = None
+                record = Record.decode(first.record.encode())
                 steps += [(setattr, account, "record", record), (account.stripe.round.append, account)]
         return steps

@@ -17,7 +17,8 @@ from ...operations.headroom import Headroom, Place, SeveralMeters, Told
 from ...operations.request import barred
 from ...operations.shape import DEFAULT, unrouted
 from ...rule.limits import MAX_UNITS
-from ...rule.record import MINUTE_US, Bucket, Meter, Record
+from ...rule.meter import Bucket, Meter
+from ...rule.record import MINUTE_US, Record
 from .locks import wait_for
 
 

@@ -17,7 +17,6 @@ from ...process.atomic import Step, at_once
 from ...process.forks import across_forks
 from ...rule.party import Party
 from ...rule.record import Record
-from ...rule.undo import Undo
 from ..base import COMMON, check_distinct, is_new, make_terms, shown_url, split_url, whole_option
 from .binding import Binding, Shapes
 from .callers import Callers
@@ -83,19 +82,15 @@ class MemoryStore(Callers, Directory, Binding):
     def _perform(self, request: Request, seat: Seat) -> Any:
         account = seat.account
         seat.room.close()
-        shared = account is not None and account.shared
-        entry = Entry(seat.key, seat.on.plans or self._look_up(seat), shared)
-        party = self._party(seat, request)
-        try:
-            result = perform(request, entry, party, self.terms)
-            if party.changed:
-                self._keep(seat, party)
-        except BaseException:
-            party.undo.back()  # type: ignore[union-attr] # every party here has one
-            raise
+        joint = account if account is not None and account.shared else None
+        entry = Entry(seat.key, seat.on.plans or self._look_up(seat), joint is not None)
+        party = Party(self._copy(seat), self._copy(joint) if joint else None)
+        result = perform(request, entry, party, self.terms)
         if party.changed:
+            self._keep(seat, party.key, joint, party.account)
             seat.stripe.prune(request.now, self.terms)
-        self._bind(request, seat, entry, party)
+        if seat.record is not None and (joint is None or joint.record is not None):
+            self._bind(request, seat, entry, Party(seat.record, joint.record if joint else None))
         return result
 
     def _look_up(self, seat: Seat) -> Mapping[str, UsagePlan]:
@@ -105,21 +100,26 @@ class MemoryStore(Callers, Directory, Binding):
         on.plans = plans = {api: self._plans[id_] for api, id_ in on.ids.items()}
         return plans
 
-    def _party(self, seat: Seat, request: Request) -> Party:
-        account, stripe = seat.account, seat.stripe
-        floor = stripe.callers_floor if isinstance(seat.key, Caller) else stripe.floor
-        own = seat.record or Record(new_number(), floor)
-        joint = (account.record or Record(new_number(), floor)) if account and account.shared else None
-        undo = Undo(request.id, request.request_id, *(getattr(bid, "name", None) for bid in request.args))
-        return Party(own, joint, undo=undo)
+    @staticmethod
+    def _copy(place: Seat | Account) -> Record:
+        """Return the record of a place for a request to change, or a new one where there is none."""
+        if place.record is not None:
+            return place.record.copy()
+        stripe, caller = place.stripe, isinstance(place, Seat) and isinstance(place.key, Caller)
+        return Record(new_number(), stripe.callers_floor if caller else stripe.floor)
 
-    def _keep(self, seat: Seat, party: Party) -> None:
+    def _keep(self, seat: Seat, own: Record, account: Account | None, joint: Record | None) -> None:
+        """Make the changed copies the truth, in one write: an interrupt comes before all of it or after."""
         steps: list[Step] = []
-        if seat.record is None:
-            steps.append((setattr, seat, "record", party.key))
-            steps += self._kept(seat) if isinstance(seat.key, Caller) else [(seat.stripe.round.append, seat)]
-        if party.account is not None and seat.account is not None and seat.account.record is None:
-            steps += [(setattr, seat.account, "record", party.account), (seat.stripe.round.append, seat.account)]
+        for place, copy in ((seat, own), (account, joint)):
+            if place is None or copy is None:
+                continue
+            record = place.record or Record()
+            steps += record.changes(copy)
+            if place.record is None:
+                caller = isinstance(place, Seat) and isinstance(place.key, Caller)
+                steps.append((setattr, place, "record", record))
+                steps += self._kept(seat) if caller else [(place.stripe.round.append, place)]
         at_once(*steps)
 
     @contextmanager

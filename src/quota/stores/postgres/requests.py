@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...errors import InvalidValue, StoreUnavailable
-from ...operations.compiled import encode_memo
 from ...operations.headroom import SeveralMeters
+from ...operations.idempotency import remembered
 from ...operations.request import LOOKS, Entry, Request
 from ...rule.party import Party
 from ...rule.record import Record
+from ..remembered import encode_memo, memo_of
 from ..server.cache import CachedKey
 from ..server.changes import KINDS, KeyLookup, Mutation, Place, Precondition
 from ..server.flow import NOTHING, Trip, operation
@@ -235,14 +236,14 @@ class PostgresSteps(Decisions):
         now, before = b"%d" % request.now, b"%d" % (request.now - self.terms.max_skew)
         if id_ is None:
             return self._call("spend", *general, now, array(amounts), None, None, None, before)
-        memo = to_json(encode_memo(lane, request, takes, id_)).encode()
+        memo = to_json(memo_of(lane, request, takes, id_)).encode()
         until = b"%d" % (request.now + self.terms.request_ttl)
         return self._call("spend", *general, now, array(amounts), self._request(request), memo, until, before)
 
     def _decode(self, entry: Entry, request: Request, reply: Sequence[Any]) -> Loaded:
         rows, memo, floor = reply
         decoded = [_decode_record(row, floor) for row in rows]
-        party = Party(decoded[0][0], decoded[1][0] if entry.shared else None, owned=True)
+        party = Party(decoded[0][0], decoded[1][0] if entry.shared else None)
         found = Loaded(party, [version for _, version in decoded])
         if memo is not None:
             answer, rest = memo
@@ -251,11 +252,10 @@ class PostgresSteps(Decisions):
 
     def _write(self, copy: CachedKey, request: Request, found: Loaded, versions: list[int]) -> Call:
         names = refs(copy.entry)
-        memo = (found.party.key.requests or {}).get(request.request_id or "")
-        kept = None if memo is None or memo == found.memo else memo
+        memo = remembered(found.party, request)
+        kept = None if memo is found.memo else memo
         rows, bodies = [], []
         for name, record, version in zip(names, found.party.records(), versions, strict=True):
-            record.requests = None
             rows.append(
                 _encode_record(
                     name,
@@ -270,7 +270,8 @@ class PostgresSteps(Decisions):
         return self._call(
             "keep", self._patience, *self._fresh(copy), *(sparse(column) for column in columns), to_json(rows).encode(),
             to_json(bodies).encode(), _number(request.now - self.terms.max_skew),
-            None if kept is None else self._request(request), None if kept is None else to_json(kept).encode(),
+            None if kept is None else self._request(request),
+            None if kept is None else to_json(encode_memo(kept)).encode(),
             None if kept is None else _number(kept.until),
         )  # fmt: skip
 

@@ -12,11 +12,12 @@ from redis.exceptions import ResponseError
 
 from ...errors import InvalidValue, StoreUnavailable, check_text
 from ...key import Subject
-from ...operations.compiled import encode_memo
 from ...operations.headroom import SeveralMeters
+from ...operations.idempotency import remembered
 from ...operations.request import LOOKS, Entry, Request
 from ...rule.party import Party
 from ...rule.record import Record
+from ..remembered import encode_memo, memo_of
 from ..server.cache import CachedKey
 from ..server.changes import (
     ClearRecord,
@@ -223,7 +224,7 @@ class RedisSteps(Decisions):
         rest = [str(request.now), *map(str, amounts)]
         if id_ is None:
             return Call(DECIDE, tag.head + pack(rest), tag.count)
-        memo = to_json(encode_memo(lane, request, takes, id_))
+        memo = to_json(memo_of(lane, request, takes, id_))
         return run(DECIDE, [*tag.keys, self._memo_key(lane.key, request)], tag.data, *rest, memo, self._memo_ms)
 
     def _tag(self, copy: CachedKey, lane: SeveralMeters, party: Party, versions: Sequence[Any]) -> _Tag:  # noqa: ARG002
@@ -259,7 +260,7 @@ class RedisSteps(Decisions):
             records.append(record)
             states.append(state)
         versions = [Version(*(_text(state.get(name)) for name in "vcw")) for state in states]
-        found = Loaded(Party(records[0], records[1] if entry.shared else None, owned=True), versions)
+        found = Loaded(Party(records[0], records[1] if entry.shared else None), versions)
         found.fields = [set(state) for state in states]
         if request.request_id is not None and reply[-1]:
             answer, _, rest = reply[-1].rpartition(b"\n")
@@ -275,10 +276,9 @@ class RedisSteps(Decisions):
         for index, record in enumerate(found.party.records()):
             for field, value in zip("vcw", found.versions[index], strict=True):
                 checks.append([index + 2, field, value or False])
-            memo = (record.requests or {}).get(request.request_id or "")
-            if index == 0 and memo is not None and memo != found.memo:
-                rest.append(["SET", len(keys), to_json(memo), "PX", self._memo_ms])
-            record.requests = None
+            memo = remembered(found.party, request)
+            if index == 0 and memo is not None and memo is not found.memo:
+                rest.append(["SET", len(keys), to_json(encode_memo(memo)), "PX", self._memo_ms])
             fields = _encode_record(record, versions[index])
             puts += _in_parts("HSET", index + 2, [part for pair in fields.items() for part in pair])
             rest.append(["PEXPIRE", index + 2, str(self._lifetime_ms(copy.entry, record))])

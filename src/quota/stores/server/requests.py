@@ -11,13 +11,15 @@ from ...decision import Reason
 from ...errors import ClockSkew, StoreBusy, StoreUnavailable
 from ...key import Caller, new_number, new_token
 from ...operations import perform
-from ...operations.compiled import compile_headroom, read_memo
+from ...operations.compiled import compile_headroom
 from ...operations.headroom import SeveralMeters
 from ...operations.request import LOOKS, Entry, Request, terms_of, usable
 from ...rule.entries import RememberedRequest
+from ...rule.kept import Kept
 from ...rule.limits import Terms, ThrottleLine
 from ...rule.party import Party
 from ...rule.record import Record
+from ..remembered import decode_memo, read_memo
 from .cache import CachedKey, KeyCache
 from .directory import Directory
 from .flow import InLine, Pause, Trip, operation
@@ -205,12 +207,12 @@ class Decisions(Directory):
         """Put a memo with its record; ``answer``: what the server answered where a lane admitted."""
         if answer:
             _, now, *readings = map(int, answer.split())
-            memo = read_memo(now, readings, data, self.terms)
+            memo = read_memo(str(request.request_id), now, readings, data, self.terms)
         else:
-            memo = RememberedRequest.decode(data)
+            memo = decode_memo(str(request.request_id), data)
         found.memo = memo
-        if memo.tokens[0] == found.party.key.token:
-            found.party.key.requests = {str(request.request_id): memo}
+        if memo.answer.tokens[0] == found.party.key.token:
+            found.party.key.requests = Kept((memo,))
 
 
 def dead_by(entry: Entry, record: Record, terms: Terms) -> int:

@@ -13,9 +13,11 @@ from typing import Any
 from ...clock import DAY_US
 from ...key import Caller, new_number
 from ...operations.request import Request, forgetful
-from ...rule.entries import RememberedRequest
+from ...rule.entries import Refund
+from ...rule.kept import Kept
 from ...rule.limits import Terms
 from ...rule.record import Record
+from ..remembered import decode_memo, encode_memo
 from ..texts import to_json
 
 Moving = bytes | str
@@ -68,8 +70,8 @@ def unpack(record: Record, moving: Moving) -> None:
 def encode_body(record: Record) -> str:
     """Encode everything else, but for memos: equal as long as nothing but plain charges changed the record."""
     data = record.encode()
-    data[0] = data[3] = 0
-    data[7] = data[8] = None
+    data[0] = 0
+    data[8] = None
     for meter in data[5]:
         meter[3:6] = 0, 0, 0
         for bucket in meter[8]:
@@ -154,13 +156,13 @@ def fetch_memos(db: Connection, party: int, request: Request, record: Record) ->
     if request.request_id is not None:
         row = _memo(db, party, f"q{request.request_id}")
         if row is not None:
-            memo = RememberedRequest.decode([row[0], *json.loads(row[1])])
-            record.requests = {request.request_id: memo}
+            memo = decode_memo(request.request_id, [row[0], *json.loads(row[1])])
+            record.requests = Kept((memo,))
             refund = memo.id
     if refund is not None:
         row = _memo(db, party, f"r{refund}")
         if row is not None:
-            record.refunds = {refund: row[0]}
+            record.refunds = Kept((Refund(row[0], refund),))
 
 
 def _memo(db: Connection, party: int, name: str) -> Any:
@@ -169,8 +171,11 @@ def _memo(db: Connection, party: int, name: str) -> Any:
 
 def memos_of(record: Record) -> dict[str, tuple[int, Any]]:
     """Return what a record knows of remembered requests and refunds, as rows."""
-    found: dict[str, tuple[int, Any]] = {f"r{id_}": (until, "") for id_, until in (record.refunds or {}).items()}
-    found.update((f"q{id_}", (memo.until, memo[1:])) for id_, memo in (record.requests or {}).items())
+    found: dict[str, tuple[int, Any]] = {}
+    for refund in record.refunds.all() if record.refunds else ():
+        found[f"r{refund.name}"] = refund.until, ""
+    for memo in record.requests.all() if record.requests else ():
+        found[f"q{memo.name}"] = memo.until, encode_memo(memo)[1:]
     return found
 
 

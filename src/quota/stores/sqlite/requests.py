@@ -21,6 +21,7 @@ from ...operations.compiled import compile_headroom
 from ...operations.headroom import SeveralMeters, Told
 from ...operations.request import LOOKS, Request, barred
 from ...operations.shape import Shape
+from ...process.atomic import at_once
 from ...rule.party import Party
 from .directory import Directory, Seat
 from .records import Found, drop, fetch_memos, keep, keep_memos, load, memos_of, pack, prune, unpack
@@ -46,7 +47,7 @@ class Copy:
     It is what the ledger asks first: see ``take``.
     """
 
-    __slots__ = ("decisions", "found", "party", "plans", "ref", "rooms", "seat")
+    __slots__ = ("decisions", "found", "plans", "ref", "rooms", "seat")
 
     def __init__(self, decisions: Decisions, ref: Any, seat: Seat, plans: int, found: list[Found]) -> None:
         self.decisions = decisions
@@ -54,9 +55,6 @@ class Copy:
         self.seat = seat
         self.plans = plans
         self.found = found
-        records = [one.record for one in found]
-        # Not owned: a record that is settled for a call that is then refused is still what is stored.
-        self.party = Party(records[0], records[1] if len(records) > 1 else None, owned=False)
         self.rooms: tuple[SeveralMeters, ...] = ()
 
     def take(  # as the ledger calls it
@@ -77,6 +75,8 @@ class Copy:
 
     def _swap(self, db: Connection, room: SeveralMeters, amounts: list[int], now: int, dry: bool) -> Decision | None:
         """Decide by a headroom, and keep what was taken, if all is as it was; else do nothing and return None."""
+        if room not in self.rooms or self.decisions.rooms.get(self.ref) is not self:
+            return None  # another thread was first, and changed more than counts
         self.decisions._at_work = self.ref
         decision: Told = Told()
         if room.take(decision, amounts, now, dry) is None:
@@ -127,7 +127,8 @@ class Copy:
 
     def bind(self, request: Request) -> None:
         """Compile a headroom for calls like this one, after the rule has decided it."""
-        room = compile_headroom(request, self.seat.entry, self.party, _shape, bound=True)
+        party = Party(*[one.record for one in self.found])
+        room = compile_headroom(request, self.seat.entry, party, _shape, bound=True)
         if room is not None:
             kept = [other for other in self.rooms if not other.shape.serves(request.api, request.route)]
             self.rooms = (room, *kept[: _MOST_ROOMS - 1])
@@ -162,7 +163,7 @@ class Decisions(Directory):
             return perform(request, None, None, self.terms)
         records = [load(db, party).record for party in seat.parties()]
         fetch_memos(db, seat.number, request, records[0])
-        party = Party(records[0], records[1] if len(records) > 1 else None, owned=True)
+        party = Party(*records)
         return perform(request, seat.entry, party, self.terms)
 
     def _decide(self, db: Connection, request: Request, ref: Any) -> Any:
@@ -190,23 +191,23 @@ class Decisions(Directory):
 
     def _perform(self, db: Connection, request: Request, copy: Copy) -> Any:
         """Decide by the rule, and keep what it changed."""
-        party, key = copy.party, copy.party.key
-        party.changed = False
-        try:
-            fetch_memos(db, copy.seat.number, request, key)
-            before = memos_of(key)
-            result = perform(request, copy.seat.entry, party, self.terms)
-            if party.changed:
-                if request.op == "forget":
-                    drop(db, copy.seat.number)
-                    copy.found[0].body = None
-                for one in copy.found:
-                    keep(db, one, self.terms)
-                memos = [(name, memo) for name, memo in memos_of(key).items() if before.get(name) != memo]
-                keep_memos(db, copy.seat.number, memos)
-                prune(db, request.now, self.terms)
-        finally:
-            key.requests = key.refunds = None
+        party = Party(*[one.record.copy() for one in copy.found])
+        fetch_memos(db, copy.seat.number, request, party.key)
+        before = memos_of(party.key)
+        result = perform(request, copy.seat.entry, party, self.terms)
+        if party.changed:
+            if request.op == "forget":
+                drop(db, copy.seat.number)
+                copy.found[0].body = None
+            memos = [(name, memo) for name, memo in memos_of(party.key).items() if before.get(name) != memo]
+            keep_memos(db, copy.seat.number, memos)
+            party.key.requests = party.key.refunds = None
+            for one, record in zip(copy.found, party.records(), strict=True):
+                at_once(*record.written())
+                one.record = record
+                keep(db, one, self.terms)
+            prune(db, request.now, self.terms)
+            copy.rooms = ()
         if request.op == "consume" and request.request_id is None:
             copy.bind(request)
         return result
