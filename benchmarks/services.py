@@ -139,7 +139,7 @@ def measure(rounds: int) -> dict[str, Any]:
     governed, governed_key, _ = opened(ONE, api="shop")
     tokens, tokens_key, _ = opened(f"{ONE}, {HUGE} tokens/month")
     burst = f"{10**8}/s burst {10**8}"
-    poured, poured_key, _ = opened(f"{ONE}, {HUGE} tokens/month, {burst}")
+    filled, filled_key, _ = opened(f"{ONE}, {HUGE} tokens/month, {burst}")
     throttled, throttled_key, _ = opened(f"{ONE}, {burst}, {10**9}/minute burst {10**9} as slow")
     joint, joint_key = team(f"{ONE} by account")
     mates, mates_key = team(f"{ONE}, {HUGE} tokens/month by account as budget")
@@ -151,7 +151,7 @@ def measure(rounds: int) -> dict[str, Any]:
         "cost of 3": loop(plain, key, 3),
         "cost by unit, one unit": loop(plain, key, {"requests": 1}),
         "cost by unit, two units": loop(tokens, tokens_key, both),
-        "two units with a throttle": loop(poured, poured_key, both),
+        "two units with a throttle": loop(filled, filled_key, both),
         "several throttles": loop(throttled, throttled_key),
         "route without limits of its own": loop(plain, key, route="/items"),
         "the same by secret": loop(plain, secret, route="/items"),

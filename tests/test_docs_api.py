@@ -19,9 +19,9 @@ def fields(kind):
         return set(kind._fields)
     if attrs.has(kind):
         return {field.name for field in attrs.fields(kind) if not field.name.startswith("_")}
-    slots = {name for base in kind.__mro__ for name in getattr(base, "__slots__", ())}
+    windows = {name for base in kind.__mro__ for name in getattr(base, "__slots__", ())}
     return {name for name, _ in inspect.getmembers(kind, inspect.isdatadescriptor) if not name.startswith("_")} | {
-        name for name in slots if not name.startswith("_")
+        name for name in windows if not name.startswith("_")
     }
 
 

@@ -18,7 +18,7 @@ from quota.decision import Details
 from quota.errors import InvalidValue
 from quota.headers import PROFILES
 from quota.key import import_secret, mint, mistyped
-from quota.rule.limits import QuotaLine, Standing, ThrottleLine, Verdict
+from quota.rule.limits import CompiledQuota, CompiledThrottle, LimitState, Outcome
 from quota.web.sources import UNKNOWN, check_sources, find_key, hidden, hide_parameters
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
@@ -163,26 +163,26 @@ lengths = st.none() | st.integers(1, 10**18)
 def decisions(draw, least=1, refused=st.booleans()):
     """Any decision that a store could make about limits, hostile names and huge numbers included."""
     now = draw(instants)
-    standings = []
+    states = []
     for name in draw(st.lists(printable_names, min_size=least, max_size=4, unique=True)):
         unit = draw(printable_names)
         limit, length = draw(st.integers(1, 2**53)), draw(lengths)
         if draw(st.booleans()):
-            line = QuotaLine(name, unit, False, "", limit, draw(amounts), (), lambda now: (now, now), length)
+            compiled = CompiledQuota(name, unit, False, "", limit, draw(amounts), (), lambda now: (now, now), length)
         else:
-            line = ThrottleLine(name, unit, False, "", limit, 7, 3, limit * 7, length)
-        standings.append(
-            Standing(line, draw(amounts), draw(st.integers(-(2**53), 2**53)), draw(instants), draw(refused))
+            compiled = CompiledThrottle(name, unit, False, "", limit, 7, 3, limit * 7, length)
+        states.append(
+            LimitState(compiled, draw(amounts), draw(st.integers(-(2**53), 2**53)), draw(instants), draw(refused))
         )
-    allowed = not any(s.refused for s in standings)
+    allowed = not any(s.refused for s in states)
     retry_at = None if allowed else draw(st.none() | st.integers(now, 253_402_300_799_999_999))
     reason = (
         Reason.OK
         if allowed
         else draw(st.sampled_from([Reason.THROTTLED, Reason.QUOTA_EXCEEDED, Reason.COST_TOO_LARGE]))
     )
-    verdict = Verdict(allowed, now, tuple(standings), (), retry_at, retry_at is None)
-    return Decision(Details(reason, None, None, None, {"requests": 1}, verdict))
+    outcome = Outcome(allowed, now, tuple(states), (), retry_at, retry_at is None)
+    return Decision(Details(reason, None, None, None, {"requests": 1}, outcome))
 
 
 def decoded(name):
@@ -240,9 +240,9 @@ def test_retry_after_does_not_precede_t(decision):
 @example(["é", "%C3%A9", "%25C3%25A9"])
 def test_names_stay_distinct(found):
     """Two limits never get one name in the headers, though names are percent-encoded."""
-    lines = [QuotaLine(name, "requests", False, "", 1, 0, (), lambda now: (now, now), None) for name in found]
-    verdict = Verdict(True, 0, tuple(Standing(line, 0, 0, 1) for line in lines))
-    policy, _ = ietf(Decision(Details(Reason.OK, None, None, None, {"requests": 1}, verdict)))
+    limits = [CompiledQuota(name, "requests", False, "", 1, 0, (), lambda now: (now, now), None) for name in found]
+    outcome = Outcome(True, 0, tuple(LimitState(compiled, 0, 0, 1) for compiled in limits))
+    policy, _ = ietf(Decision(Details(Reason.OK, None, None, None, {"requests": 1}, outcome)))
     assert len({name for name, _ in policy}) == len(found)
 
 
@@ -318,8 +318,8 @@ def test_problem_forbidden_says_nothing():
 
 def test_problem_unavailable():
     """A decision made without the store is a temporary problem of the server."""
-    verdict = Verdict(False, to_us(NOON), ())
-    found = Decision(Details(Reason.STORE_UNAVAILABLE, None, None, None, {"requests": 1}, verdict)).problem()
+    outcome = Outcome(False, to_us(NOON), ())
+    found = Decision(Details(Reason.STORE_UNAVAILABLE, None, None, None, {"requests": 1}, outcome)).problem()
     assert found["type"].endswith("#temporary-reduced-capacity")
     assert found["status"] == 503
 

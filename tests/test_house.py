@@ -30,7 +30,7 @@ FLOORS = [
     {"errors", "clock", "process", "networks"},
     {"period", "key", "rule"},
     {"limit", "plan", "headers"},
-    {"decision", "standing"},
+    {"decision", "status"},
     {"operations"},
     {"stores"},
     {"ledger"},

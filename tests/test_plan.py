@@ -82,14 +82,24 @@ def test_a_route_s_limits_beside_the_plan_s():
         routes={"r": "2/day, 1/s", "s": [Quota(3, "hour")]},
         costs={"t": 2},
     )
-    assert [line.name for line in plan.course(None).lines] == ["requests/day", "throttle", "slow"]
-    assert [line.name for line in plan.course("r").lines] == ["requests/day", "slow", "r requests/day", "r throttle"]
-    assert [line.name for line in plan.course("s").lines] == ["requests/day", "throttle", "slow", "requests/hour"]
-    assert [line.name for line in plan.course("t").lines] == ["requests/day", "throttle", "slow"]
-    assert (plan.course("t").cost, plan.course("r").cost) == ({"requests": 2}, {"requests": 1})
-    assert plan.course("unheard of") is plan.course(None)
-    assert [plan.course(route).route for route in (None, "unheard of", "r")] == ["", "", "r"]
-    assert plan.course("r") is plan.course("r")
+    assert [compiled.name for compiled in plan.route_plan(None).limits] == ["requests/day", "throttle", "slow"]
+    assert [compiled.name for compiled in plan.route_plan("r").limits] == [
+        "requests/day",
+        "slow",
+        "r requests/day",
+        "r throttle",
+    ]
+    assert [compiled.name for compiled in plan.route_plan("s").limits] == [
+        "requests/day",
+        "throttle",
+        "slow",
+        "requests/hour",
+    ]
+    assert [compiled.name for compiled in plan.route_plan("t").limits] == ["requests/day", "throttle", "slow"]
+    assert (plan.route_plan("t").cost, plan.route_plan("r").cost) == ({"requests": 2}, {"requests": 1})
+    assert plan.route_plan("unheard of") is plan.route_plan(None)
+    assert [plan.route_plan(route).route for route in (None, "unheard of", "r")] == ["", "", "r"]
+    assert plan.route_plan("r") is plan.route_plan("r")
     with pytest.raises(InvalidPlan, match=r"routes\['r'\]"):
         UsagePlan(
             "p", [Quota(1, "day", name="r x"), Quota(1, "hour", name="x")], routes={"r": [Quota(1, "week", name="x")]}
@@ -104,8 +114,8 @@ def test_a_route_s_limits_beside_the_plan_s():
 ])  # fmt: skip
 def test_how_long_windows_are_where_all_are_alike(limit, seconds):
     """For headers: seconds of every window, or None; of a throttle, until a full bucket is empty."""
-    (line,) = UsagePlan("p", limit).course(None).lines
-    assert line.length == seconds
+    (compiled,) = UsagePlan("p", limit).route_plan(None).limits
+    assert compiled.length == seconds
 
 
 @pytest.mark.parametrize(("limits", "routes", "costs", "said"), [

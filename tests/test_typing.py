@@ -68,7 +68,7 @@ def test_what_operations_of_stores_return(store):
     for method, answer in (("get_key", ApiKey), ("list_plans", list[UsagePlan]), ("add_key", type(None))):
         operation = getattr(store, method)
         assert typing.get_type_hints(operation)["return"] == answer
-        assert "Trip" not in str(inspect.signature(operation))
+        assert "Flow" not in str(inspect.signature(operation))
         assert inspect.iscoroutinefunction(operation) == store.__name__.startswith("Async")
 
 
@@ -120,7 +120,7 @@ def test_json_forms():
         {"id": "p", "limits": "5/day", "x": 1},
         None,
         "p",
-        {"id": "p", "limits": "5/day", "_courses": {}},
+        {"id": "p", "limits": "5/day", "_route_plans": {}},
     ):
         with pytest.raises(quota.InvalidPlan, match="plan: .* expected a mapping with id and limits"):
             UsagePlan.from_dict(wrong)

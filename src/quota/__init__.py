@@ -28,7 +28,7 @@ from .limit import Quota, Throttle
 from .operations.usage import UsageRecord
 from .period import Period
 from .plan import UsagePlan
-from .standing import LimitStatus
+from .status import LimitStatus
 
 __version__ = "0.1.0"
 

@@ -13,13 +13,13 @@ import attrs
 
 from .clock import to_datetime
 from .errors import QuotaError, _hide
-from .key import ApiKey, Subject, new_token
+from .key import ApiKey, KeyOrCaller, new_token
 from .limit import REQUESTS
 from .plan import UsagePlan
 from .process.forks import across_forks
 from .rule.entries import Amounts
-from .rule.limits import Line, QuotaLine, Verdict
-from .standing import LimitStatus, status_of
+from .rule.limits import CompiledLimit, CompiledQuota, Outcome
+from .status import LimitStatus, status_of
 
 if TYPE_CHECKING:
     from .headers import Row
@@ -54,10 +54,10 @@ class Details:
 
     reason: Reason
     id: str | None
-    key: Subject | None
+    key: KeyOrCaller | None
     plan: UsagePlan | None
     takes: Mapping[str, int]
-    verdict: Verdict
+    outcome: Outcome
     metered: tuple[tuple[int, Amounts], ...] = ()
     tokens: tuple[int, int] = (0, 0)
     replayed: bool = attrs.field(default=False, kw_only=True)
@@ -92,9 +92,9 @@ class Decision:
     _now: int
 
     def __init__(self, details: Details) -> None:
-        self.allowed = details.verdict.allowed
+        self.allowed = details.outcome.allowed
         self._full = details
-        self._now = details.verdict.now
+        self._now = details.outcome.now
 
     def __bool__(self) -> bool:
         return self.allowed
@@ -144,23 +144,23 @@ class Decision:
     def limits(self) -> tuple[LimitStatus, ...]:
         """Every limit after this call, in the plan's order."""
         details = self._details()
-        return tuple(status_of(standing, details.key) for standing in details.verdict.standings)
+        return tuple(status_of(state, details.key) for state in details.outcome.states)
 
     @property
     def violated(self) -> tuple[str, ...]:
         """The names of all limits that refused."""
-        return tuple(s.line.name for s in self._details().verdict.standings if s.refused)
+        return tuple(s.limit.name for s in self._details().outcome.states if s.refused)
 
     @property
     def over(self) -> int:
         """Units by which the quota furthest beyond its limit is beyond it, after this call; 0 when none is."""
-        quotas = [s for s in self._details().verdict.standings if isinstance(s.line, QuotaLine)]
-        return max((s.used - s.line.limit - s.extra for s in quotas if s.used > s.line.limit + s.extra), default=0)
+        quotas = [s for s in self._details().outcome.states if isinstance(s.limit, CompiledQuota)]
+        return max((s.used - s.limit.limit - s.extra for s in quotas if s.used > s.limit.limit + s.extra), default=0)
 
     @property
     def crossed(self) -> tuple[tuple[str, int], ...]:
         """(limit name, percent) for each alert threshold that this very call crossed."""
-        return self._details().verdict.crossed
+        return self._details().outcome.crossed
 
     @property
     def replayed(self) -> bool:
@@ -173,13 +173,13 @@ class Decision:
 
         While a reservation is held it is an upper bound, since what is held may come back earlier.
         """
-        retry_at = self._details().verdict.retry_at
+        retry_at = self._details().outcome.retry_at
         return None if retry_at is None else to_datetime(retry_at)
 
     @property
     def retry_after(self) -> int | None:
         """Whole seconds until ``retry_at``, rounded up, as the ``Retry-After`` header wants them (RFC 9110)."""
-        retry_at = self._details().verdict.retry_at
+        retry_at = self._details().outcome.retry_at
         return None if retry_at is None else max(0, -((self._now - retry_at) // 1_000_000))
 
     @property
@@ -203,11 +203,11 @@ class Decision:
 
         A limit that refused is reset, to its client, when this call would fit: so ``Retry-After`` never precedes it.
         """
-        verdict = self._details().verdict
-        latest = _FOREVER if verdict.retry_at is None else verdict.retry_at
+        outcome = self._details().outcome
+        latest = _FOREVER if outcome.retry_at is None else outcome.retry_at
         return [
-            (s.line, s.used, s.extra, min(s.resets_at, latest) if s.refused else s.resets_at, s.refused)
-            for s in verdict.standings
+            (s.limit, s.used, s.extra, min(s.resets_at, latest) if s.refused else s.resets_at, s.refused)
+            for s in outcome.states
         ]
 
     def problem(self) -> dict[str, Any]:
@@ -229,15 +229,15 @@ class Decision:
 
     def __reduce__(self) -> tuple[Any, ...]:
         details = attrs.evolve(self._details(), id=self.id)
-        verdict = details.verdict
-        standings = tuple(s._replace(line=bare_line(s.line)) for s in verdict.standings)
-        bare = verdict._replace(standings=standings)
-        return Decision, (attrs.evolve(details, verdict=bare, takes=dict(details.takes)),)
+        outcome = details.outcome
+        states = tuple(s._replace(limit=bare_limit(s.limit)) for s in outcome.states)
+        bare = outcome._replace(states=states)
+        return Decision, (attrs.evolve(details, outcome=bare, takes=dict(details.takes)),)
 
 
-def bare_line(line: Line) -> Line:
+def bare_limit(limit: CompiledLimit) -> CompiledLimit:
     """A compiled limit without its window function, so that it can be pickled."""
-    return attrs.evolve(line, window=no_window) if isinstance(line, QuotaLine) else line
+    return attrs.evolve(limit, window=no_window) if isinstance(limit, CompiledQuota) else limit
 
 
 def no_window(now: int) -> tuple[int, int]:
@@ -245,19 +245,19 @@ def no_window(now: int) -> tuple[int, int]:
     return now, now
 
 
-def reason_of(verdict: Verdict) -> Reason:
-    """The one word for a verdict; ``violated`` has the rest."""
-    if verdict.allowed:
+def reason_of(outcome: Outcome) -> Reason:
+    """The one word for a outcome; ``violated`` has the rest."""
+    if outcome.allowed:
         return Reason.OK
-    if verdict.too_large:
+    if outcome.too_large:
         return Reason.COST_TOO_LARGE
-    quota = any(s.refused and isinstance(s.line, QuotaLine) for s in verdict.standings)
+    quota = any(s.refused and isinstance(s.limit, CompiledQuota) for s in outcome.states)
     return Reason.QUOTA_EXCEEDED if quota else Reason.THROTTLED
 
 
-def refusal(reason: Reason, now: int, takes: Mapping[str, int], key: Subject | None = None) -> Decision:
+def refusal(reason: Reason, now: int, takes: Mapping[str, int], key: KeyOrCaller | None = None) -> Decision:
     """A refusal that no limit was asked about."""
-    return Decision(Details(reason, None, key, None, takes, Verdict(allowed=False, now=now, standings=())))
+    return Decision(Details(reason, None, key, None, takes, Outcome(allowed=False, now=now, states=())))
 
 
 class NotAllowed(QuotaError):

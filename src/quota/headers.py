@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from .errors import InvalidValue
-from .rule.limits import Line
+from .rule.limits import CompiledLimit
 
 if TYPE_CHECKING:
     pass
@@ -23,7 +23,7 @@ _SECOND_US = 1_000_000
 LimitRow = tuple[str, int, int, str]
 """(name, used, limit, unit) of a limit that refused."""
 
-Row = tuple[Line, int, int, int, bool]
+Row = tuple[CompiledLimit, int, int, int, bool]
 """(limit, used, extra, when it is unused again, whether it refused): one limit after a decision, in microseconds."""
 
 
@@ -54,10 +54,10 @@ def _ietf(rows: list[Row], now: int) -> dict[str, str]:
     is the limit's unit as it stands, unless it is the default, requests.
     """
     policies, states = [], []
-    for line, used, extra, until, _ in rows:
-        name, policy = _policy(line)
+    for limit, used, extra, until, _ in rows:
+        name, policy = _policy(limit)
         policies.append(policy)
-        left, wait = line.limit + extra - used, -((now - until) // _SECOND_US)
+        left, wait = limit.limit + extra - used, -((now - until) // _SECOND_US)
         if not (0 <= left <= _LARGEST and 0 <= wait <= _LARGEST):  # in line: every admission tells these
             left, wait = _integer(max(0, left)), _integer(max(0, wait))
         states.append(f"{name};r={left};t={wait}")
@@ -65,12 +65,12 @@ def _ietf(rows: list[Row], now: int) -> dict[str, str]:
 
 
 @lru_cache(maxsize=1024)
-def _policy(line: Line) -> tuple[str, str]:
+def _policy(limit: CompiledLimit) -> tuple[str, str]:
     """What never changes of a limit: its name as a String, its policy."""
-    name = _string(line.name)
-    window = f";w={_integer(line.length)}" if line.length else ""
-    unit = f";qu={_string(line.unit)}" if line.unit != "requests" else ""
-    return name, f"{name};q={_integer(line.limit)}{window}{unit}"
+    name = _string(limit.name)
+    window = f";w={_integer(limit.length)}" if limit.length else ""
+    unit = f";qu={_string(limit.unit)}" if limit.unit != "requests" else ""
+    return name, f"{name};q={_integer(limit.limit)}{window}{unit}"
 
 
 def _github(rows: list[Row], now: int) -> dict[str, str]:  # noqa: ARG001 -- its reset is absolute

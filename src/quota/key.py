@@ -267,7 +267,7 @@ class Caller(_Caller):
         return self.id
 
 
-Subject = ApiKey | Caller
+KeyOrCaller = ApiKey | Caller
 """Whose usage a call counts on."""
 
 

@@ -11,7 +11,7 @@ import attrs
 from .errors import InvalidCost, InvalidPlan, InvalidValue, check_text, to_metadata
 from .limit import REQUESTS, Cost, Limit, Quota, Throttle, check_distinct, parse_cost, parse_limit, parse_limits, whole
 from .rule.entries import Override, ThrottleRef
-from .rule.limits import MAX_UNITS, Course, Line, QuotaLine, ThrottleLine, Throttles
+from .rule.limits import MAX_UNITS, CompiledLimit, CompiledQuota, CompiledThrottle, RoutePlan, Throttles
 
 __all__ = [
     "REQUESTS", "Cost", "Limit", "Quota", "Throttle", "UsagePlan", "check_route", "decode_plan", "encode_plan",
@@ -121,7 +121,7 @@ class UsagePlan:
     costs: Mapping[str, Cost] = attrs.field(default={}, kw_only=True, converter=_to_costs, hash=False)
     alerts: tuple[int, ...] = attrs.field(default=(80, 100), kw_only=True, converter=_to_alerts)
     metadata: Mapping[str, str] = attrs.field(default={}, kw_only=True, converter=_to_plan_metadata, hash=False)
-    _courses: dict[str, Course] = attrs.field(init=False, factory=dict, eq=False, repr=False)
+    _route_plans: dict[str, RoutePlan] = attrs.field(init=False, factory=dict, eq=False, repr=False)
     _throttles: dict[str, Throttles] = attrs.field(init=False, factory=dict, eq=False, repr=False)
     _own: dict[Any, UsagePlan] = attrs.field(init=False, factory=dict, eq=False, repr=False)
 
@@ -131,12 +131,12 @@ class UsagePlan:
             object.__setattr__(self, "name", self.id)
         check_text("name", self.name, error=InvalidPlan)
         check_text("api", self.api, error=InvalidPlan, least=0)
-        lines = [line for route in ("", *self.routes) for line in self._lines(route) if line.route == route]
-        for unit in dict.fromkeys(line.unit for line in lines if isinstance(line, ThrottleLine)):
-            own = tuple(line for line in lines if isinstance(line, ThrottleLine) and line.unit == unit)
+        limits = [limit for route in ("", *self.routes) for limit in self._limits(route) if limit.route == route]
+        for unit in dict.fromkeys(limit.unit for limit in limits if isinstance(limit, CompiledThrottle)):
+            own = tuple(limit for limit in limits if isinstance(limit, CompiledThrottle) and limit.unit == unit)
             self._throttles[unit] = tuple(map(_ref, own)), own
         for route in (None, *self.routes):
-            names = [line.name for line in self.course(route).lines]
+            names = [limit.name for limit in self.route_plan(route).limits]
             if len(set(names)) < len(names):
                 raise InvalidPlan(f"routes[{route!r}]", names, "limits with names of their own")
         for route in self.costs:
@@ -144,42 +144,42 @@ class UsagePlan:
 
     def _check_cost(self, route: str) -> None:
         """Refuse a cost above a limit that it is charged to: no call on the route could ever be admitted."""
-        course = self.course(route)
-        for line in course.lines:
-            units = course.cost.get(line.unit, 0)
-            most = line.limit + line.overage if isinstance(line, QuotaLine) else line.limit
+        route_plan = self.route_plan(route)
+        for limit in route_plan.limits:
+            units = route_plan.cost.get(limit.unit, 0)
+            most = limit.limit + limit.overage if isinstance(limit, CompiledQuota) else limit.limit
             if 0 < most < units:
                 accepted = (
-                    f"at most {most} {line.unit}, all that {line.name!r} ever admits (a unit of its own counts calls)"
+                    f"at most {most} {limit.unit}, all that {limit.name!r} ever admits (a unit of its own counts calls)"
                 )
                 raise InvalidPlan(f"costs[{route!r}]", units, accepted)
 
-    def course(self, route: str | None) -> Course:
+    def route_plan(self, route: str | None) -> RoutePlan:
         """The limits that a call on a route goes through, compiled once for each route that the plan knows."""
         known = route if route is not None and (route in self.routes or route in self.costs) else ""
-        course = self._courses.get(known)
-        if course is None:
-            course = self._courses[known] = self._compile(known)
-        return course
+        route_plan = self._route_plans.get(known)
+        if route_plan is None:
+            route_plan = self._route_plans[known] = self._compile(known)
+        return route_plan
 
-    def _compile(self, route: str) -> Course:
+    def _compile(self, route: str) -> RoutePlan:
         cost = parse_cost(self.costs.get(route, 1))
         own = bool(self.routes.get(route))
-        return Course(self.api, route, own, tuple(self._lines(route)), cost, self._throttles)
+        return RoutePlan(self.api, route, own, tuple(self._limits(route)), cost, self._throttles)
 
-    def _lines(self, route: str) -> list[Line]:
+    def _limits(self, route: str) -> list[CompiledLimit]:
         own = self.routes.get(route, ())
         overridden = {limit.unit for limit in own if isinstance(limit, Throttle)}
         names = {limit.name for limit in self.limits}
-        lines = [
-            _line(limit, "", limit.name, self.alerts)
+        limits = [
+            _compiled(limit, "", limit.name, self.alerts)
             for limit in self.limits
             if not (isinstance(limit, Throttle) and limit.unit in overridden)
         ]
         for limit in own:
             name = f"{route} {limit.name}" if limit.name in names else limit.name
-            lines.append(_line(limit, route, name, self.alerts))
-        return lines
+            limits.append(_compiled(limit, route, name, self.alerts))
+        return limits
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON can hold it, limits in their text form; ``UsagePlan.from_dict`` reads it."""
@@ -259,23 +259,23 @@ def _plain(costs: Mapping[str, Cost]) -> dict[str, int | dict[str, int]]:
     return {route: cost if isinstance(cost, int) else dict(cost) for route, cost in costs.items()}
 
 
-def _ref(line: ThrottleLine) -> ThrottleRef:
-    return ThrottleRef(line.route, line.name, line.shared, line.scale, line.drain, line.burst)
+def _ref(limit: CompiledThrottle) -> ThrottleRef:
+    return ThrottleRef(limit.route, limit.name, limit.shared, limit.scale, limit.drain, limit.burst)
 
 
-def _line(limit: Limit, route: str, name: str, alerts: tuple[int, ...]) -> Line:
+def _compiled(limit: Limit, route: str, name: str, alerts: tuple[int, ...]) -> CompiledLimit:
     shared = limit.by == "account"
     if isinstance(limit, Quota):
         period = limit.period
         alike = period.every == "minute" and 15 % period.count == 0  # clocks change by quarters of an hour
         fixed = period.anchor is None and (period.zone == "UTC" or alike)
         length = _FIXED.get(period.every, 0) * period.count if fixed else 0
-        return QuotaLine(
+        return CompiledQuota(
             name, limit.unit, shared, route, limit.limit, limit.overage, alerts, period.window, length or None
         )
     (scale, drain), room = limit._measure(), limit._room
     length = -(-room * scale // drain // 1_000_000)
-    return ThrottleLine(name, limit.unit, shared, route, room, scale, drain, room * scale, length)
+    return CompiledThrottle(name, limit.unit, shared, route, room, scale, drain, room * scale, length)
 
 
 def encode_plan(plan: UsagePlan) -> dict[str, Any]:

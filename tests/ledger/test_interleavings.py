@@ -29,14 +29,14 @@ from quota import Ledger, ManualClock, Reason, UsagePlan
 from quota.decision import Decision
 from quota.errors import ClockSkew, PlanConflict, RequestMismatch, ReservationClosed, UnknownPlan
 from quota.operations.headroom import SeveralMeters, Told
-from quota.rule.party import Party
+from quota.rule.subject import Subject
 from quota.stores.memory import MemoryStore
 from quota.stores.memory.one_meter import Asked, OneMeter
 from receipts import check_receipts
 from scheduler import Deadlock
 
 CORE = files(
-    "decision", "period", "plan", "rule/charge", "rule/entries", "rule/limits", "rule/party", "rule/record", "rule/replan",
+    "decision", "period", "plan", "rule/charge", "rule/entries", "rule/limits", "rule/subject", "rule/record", "rule/replan",
     "operations/__init__", "operations/request", "operations/consume", "operations/reservations", "operations/adjustments",
     "operations/usage", "operations/idempotency", "operations/headroom", "operations/shape", "operations/compiled", "ledger/sync", "ledger/requests", "ledger/administration",
     "ledger/reservation", "stores/base", "stores/memory/store", "stores/memory/locks", "stores/memory/entries", "stores/memory/one_meter", "stores/memory/binding",
@@ -898,8 +898,8 @@ PLANTED = {
     ),
     "the key read outside of the lock": (
         (MemoryStore, "apply", {
-            "with stripe.lock:": "key = seat.key\n        with stripe.lock:",
-            "self._perform(request, seat)": "(setattr(seat, 'key', key), self._perform(request, seat))[1]",
+            "with stripe.lock:": "key = key_entry.key\n        with stripe.lock:",
+            "self._perform(request, key_entry)": "(setattr(key_entry, 'key', key), self._perform(request, key_entry))[1]",
         }),
         ["disable_at_first"],
     ),
@@ -915,8 +915,8 @@ PLANTED = {
             "grant", "forget", "prune",
         ],
     ),
-    "a seat not looked up again under its lock": (
-        (MemoryStore, "apply", {"if self._seat(ref) is not seat:": "if not seat:"}),
+    "an entry not looked up again under its lock": (
+        (MemoryStore, "apply", {"if self._key_entry(ref) is not key_entry:": "if not key_entry:"}),
         ["remove_and_come_back_on_the_general_path"],
     ),
     "a plan replaced beside the accounts' locks": (
@@ -924,7 +924,7 @@ PLANTED = {
         ["lower_the_limit_at_first"],
     ),
     "a key changed beside its account's lock": (
-        (MemoryStore, "_at_rest", {"with seat.stripe.at_rest():": "if True:"}),
+        (MemoryStore, "_exclusive", {"with key_entry.stripe.exclusive():": "if True:"}),
         ["disable", "off_the_plan"],
     ),
     "keys added without the directory's lock": (
@@ -933,13 +933,13 @@ PLANTED = {
     ),
     "a secret unknown while its key changes": (
         (MemoryStore, "change_key", {
-            "key = change(seat.key)": "key = change(seat.key); self.rooms.pop(key.secrets[-1].digest)",
+            "key = change(key_entry.key)": "key = change(key_entry.key); self.rooms.pop(key.secrets[-1].digest)",
             "(self.rooms.pop, digest)": "(self.rooms.pop, digest, None)",
         }),
         ["rotate_with_overlap", "enable_what_is_enabled", "disable"],
     ),
     "a fast path left open": (
-        (MemoryStore, "_split", {"first.room.shut()": "pass"}),
+        (MemoryStore, "_split", {"first.room.invalidate()": "pass"}),
         ["a_second_key_joins"],
     ),
     "a headroom's record not compared": (
@@ -949,11 +949,11 @@ PLANTED = {
         ["disable_one_of_a_team", "a_second_key_joins_a_headroom"],
     ),
     "headrooms kept where a key is changed": (
-        (Asked, "shut", {"seat.record.version += 1": "pass"}),
+        (Asked, "invalidate", {"key_entry.record.version += 1": "pass"}),
         ["disable_one_of_a_team", "rotate_one_of_a_team", "a_second_key_joins_a_headroom"],
     ),
     "a stale clock": (
-        (Party, "instant", {"now = max(now, record.at)": "pass"}),
+        (Subject, "instant", {"now = max(now, record.at)": "pass"}),
         ["the_next_window"],
     ),
     "an answer worked out twice": (

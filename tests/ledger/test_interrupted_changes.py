@@ -23,7 +23,7 @@ CORE = [
     for name in (
         "ledger.sync", "ledger.requests", "ledger.administration", "ledger.reservation", "operations", "operations.request",
         "operations.consume", "operations.reservations", "operations.adjustments", "operations.usage",
-        "operations.idempotency", "operations.headroom", "operations.shape", "operations.compiled", "process.atomic", "period", "rule.charge", "rule.entries", "rule.limits", "rule.party", "rule.record", "rule.replan",
+        "operations.idempotency", "operations.headroom", "operations.shape", "operations.compiled", "process.atomic", "period", "rule.charge", "rule.entries", "rule.limits", "rule.subject", "rule.record", "rule.replan",
         "rule.kept", "rule.meter", "stores.base", "stores.memory.locks", "stores.memory.one_meter", "stores.memory.entries", "stores.memory.binding", "stores.memory.store",
     )
 ]  # fmt: skip
@@ -68,7 +68,7 @@ class World:
         self.clock.advance(later)
         assert bool(ledger.store.rooms["k"].until) == alone, "the fast path is not as told"
 
-    def standing(self):
+    def status(self):
         """All that callers can be told, by what they ask."""
         told = {}
         for id_ in ("k", "l", "m"):
@@ -85,13 +85,13 @@ class World:
 
     def outcome(self):
         """What is told; what comes of what can be done once; what is told then."""
-        told = self.standing()
+        told = self.status()
         once = (
             attempt(self.held.cancel), attempt(self.ledger.refund, self.decision),
             attempt(lambda: self.ledger.consume(self.key, {"requests": 3, "tokens": 7}, request_id="x").replayed),
             attempt(lambda: [bool(self.ledger.consume(self.key)) for _ in range(12)]),
         )  # fmt: skip
-        return told, once, self.standing()
+        return told, once, self.status()
 
 
 def attempt(call, *args):

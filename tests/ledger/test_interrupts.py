@@ -17,12 +17,12 @@ from quota.operations import headroom as _headroom
 from quota.process import atomic as _atomic
 from quota.stores.leased import LeasedStore
 from quota.stores.leased import flow as _leased_steps
-from quota.stores.leased import holder as _leased_holding
+from quota.stores.leased import holder as _leased_lease_holder
 from quota.stores.leased import index as _leased_index
 from quota.stores.leased import lane as _leased_lane
 from quota.stores.leased import store as leased
 from quota.stores.leased.flow import Leasing
-from quota.stores.leased.holder import Purse
+from quota.stores.leased.holder import HeldLease
 from quota.stores.memory import MemoryStore
 from quota.stores.memory import binding as _binding
 from quota.stores.memory import locks as _locks
@@ -35,7 +35,7 @@ HEADROOM = *MODULES, _headroom, _compiled, _atomic
 LEASING = (
     sys.modules[Ledger.__module__],
     leased,
-    _leased_holding,
+    _leased_lease_holder,
     _leased_index,
     _leased_lane,
     _one_meter,
@@ -224,9 +224,9 @@ def test_an_interrupt_burns_nothing_that_is_given_back(op, then):
 
 
 PLANTED = {
-    "closed before it is known what was used": (Purse, "close", {"if self.open:": "if self.open:\n        self.due, self.open = True, False"}),
-    "a lease that is not owed until it is filled": (Purse, "answered", {"self.due = granted": "self.due = False"}),
-    "an outcome taken for known": (Leasing, "_bid", {"purse.doubt = True": "pass"}),
+    "closed before it is known what was used": (HeldLease, "close", {"if self.open:": "if self.open:\n        self.due, self.open = True, False"}),
+    "a lease that is not owed until it is filled": (HeldLease, "answered", {"self.due = granted": "self.due = False"}),
+    "an outcome taken for known": (Leasing, "_lease_request", {"lease.doubt = True": "pass"}),
 }  # fmt: skip
 
 

@@ -789,7 +789,7 @@ def test_days_that_are_none(ledger, field, value):
     assert raised.value.field == field
 
 
-def test_history_and_memos_are_kept_as_long_as_told(clock):
+def test_history_and_remembered_are_kept_as_long_as_told(clock):
     """A store that keeps three days tells of three, and forgets request ids and refunds when it may."""
     ledger = Ledger(MemoryStore(retention=3, request_ttl=60), clock=clock)
     secret = on(ledger)
@@ -798,7 +798,7 @@ def test_history_and_memos_are_kept_as_long_as_told(clock):
         ledger.consume(secret, 2)
         clock.advance(DAY)
     assert [record.used for record in ledger.usage("k")] == [2, 2, 2, 0]
-    record = ledger.store.rooms["k"].seat.record
+    record = ledger.store.rooms["k"].key_entry.record
     assert len(record.refunds) <= 4
 
 
@@ -862,7 +862,7 @@ def test_dead_windows_are_forgotten_behind_a_floor(clock):
     clock.advance(10 * DAY)
     for _ in range(4):
         ledger.consume(new)
-    assert ledger.store.rooms["old"].seat.record is None
+    assert ledger.store.rooms["old"].key_entry.record is None
     assert ledger.consume(old, 10)
     clock.advance(-9 * DAY)
     for secret in (old, new):

@@ -15,7 +15,7 @@ class GeneralStore(MemoryStore):
     def apply(self, request):
         return super().apply(request)
 
-    def _bind(self, request, seat, entry, party):
+    def _bind(self, request, key_entry, entry, subject):
         pass
 
 

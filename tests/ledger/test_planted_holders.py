@@ -8,19 +8,19 @@ BUGS = {
     "a status is charged": (
         "operations/usage.py", "    apis, shared_only = request.args\n",
         ("    apis, shared_only = request.args\n    from .consume import consume\n    import attrs\n"
-         "    consume(attrs.evolve(request, op='consume', takes=None), entry, party, terms)\n")),
+         "    consume(attrs.evolve(request, op='consume', takes=None), entry, subject, options)\n")),
     "a status settles for good": (
-        "operations/usage.py", "settled(party, course, now, terms)", "settled(party, course, now + 1, terms)"),
+        "operations/usage.py", "advanced(subject, route_plan, now, options)", "advanced(subject, route_plan, now + 1, options)"),
     "a status is told as after one unit": (
-        "operations/usage.py", "{line.unit: 1 for line in course.lines}", "{}"),
-    "an account is told of its keys' own limits": ("operations/usage.py", "if each.line.shared or not shared_only", "if True"),
+        "operations/usage.py", "{limit.unit: 1 for limit in route_plan.limits}", "{}"),
+    "an account is told of its keys' own limits": ("operations/usage.py", "if each.limit.shared or not shared_only", "if True"),
     "an account's limit is told once for each key": (
         "ledger/holders.py", "                    seen |= {plan.id for plan in new}\n", ""),
     "an account's count is told as the key's": (
-        "standing.py", "key.account if line.shared else key.id", "key.id"),
-    "what is over is told as what remains": ("standing.py", "over=max(0, -left)", "over=max(0, left)"),
+        "status.py", "key.account if limit.shared else key.id", "key.id"),
+    "what is over is told as what remains": ("status.py", "over=max(0, -left)", "over=max(0, left)"),
     "a limit that refuses for ever tells when to retry": (
-        "rule/charge.py", "end if refused and units <= line.limit + line.overage else None", "end if refused else None"),
+        "rule/charge.py", "end if refused and units <= limit.limit + limit.overage else None", "end if refused else None"),
     # Limits of one's own
     "an override outlives its date": ("rule/entries.py", "return self.until is None or now < self.until", "return True"),
     "an override lasts a microsecond too long": ("rule/entries.py", "now < self.until", "now <= self.until"),
@@ -36,14 +36,14 @@ BUGS = {
         "plan.py", "(override.plan, override.route, override.name) == (plan, route, limit.name)",
         "(override.plan, override.name) == (plan, limit.name)"),
     "an account's limit is overridden on one key": (
-        "operations/override.py", 'party.record(shared=limit.by == "account")', "party.key"),
+        "operations/override.py", 'subject.record(shared=limit.by == "account")', "subject.key"),
     "a key's override holds for its account's limits": (
         "plan.py", 'key if account is None or limit.by == "key" else account', "key + (account or ())"),
     "an override goes with the counts": ("operations/adjustments.py", "    fresh.overrides = old.overrides\n", ""),
     "an override is seen when the key is called next but one": (
         "rule/record.py", 'more.append((setattr, self, "overrides", new.overrides))',
         'plain.append((setattr, self, "overrides", new.overrides))'),
-    "the fast path overlooks an override": ("operations/compiled.py", "in_force(entry, party, request.now).plans.get(", "entry.plans.get("),
+    "the fast path overlooks an override": ("operations/compiled.py", "in_force(entry, subject, request.now).plans.get(", "entry.plans.get("),
 }  # fmt: skip
 
 

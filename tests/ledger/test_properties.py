@@ -26,7 +26,7 @@ def open_ledger(limits):
     return ledger, clock, *(ledger.issue_key(name, "p").key for name in "ab")
 
 
-def standing(ledger, key):
+def state(ledger, key):
     """What is used, by a call that never fits and so adds nothing."""
     return [status.used for status in ledger.peek(key, 10**6).limits]
 
@@ -37,12 +37,12 @@ def test_a_refusal_is_justified_and_changes_nothing(limits, costs, cost):
     ledger, _, key, _ = open_ledger(limits)
     for before in costs:
         ledger.consume(key, before)
-    used = standing(ledger, key)
+    used = state(ledger, key)
     decision = ledger.consume(key, cost)
     if decision:
-        assert standing(ledger, key) == [n + cost for n in used]
+        assert state(ledger, key) == [n + cost for n in used]
     else:
-        assert standing(ledger, key) == used
+        assert state(ledger, key) == used
         assert set(decision.violated) == {s.name for s in decision.limits if s.used + cost > s.limit}
 
 
@@ -54,7 +54,7 @@ def test_weights_add(limits, one, other):
     both = bool(apart.consume(same, one)) and bool(apart.consume(same, other))
     assert bool(together.consume(key, one + other)) == both
     if both:
-        assert standing(together, key) == standing(apart, same)
+        assert state(together, key) == state(apart, same)
 
 
 @given(limits=LIMITS, data=st.data())
@@ -65,7 +65,7 @@ def test_the_order_of_charges_does_not_matter(limits, data):
     assume(all([bool(ledger.consume(key, cost)) for cost in costs]))
     other, _, same, _ = open_ledger(limits)
     assert all(other.consume(same, cost) for cost in data.draw(st.permutations(costs)))
-    assert standing(other, same) == standing(ledger, key)
+    assert state(other, same) == state(ledger, key)
 
 
 @given(limits=LIMITS, calls=st.lists(st.tuples(st.booleans(), st.integers(1, 5)), max_size=12))

@@ -9,9 +9,9 @@ from quota.operations.compiled import compile_headroom
 from quota.operations.request import Entry, Request
 from quota.operations.shape import DEFAULT, Shape
 from quota.rule.charge import charge
-from quota.rule.limits import BEYOND, MAX_UNITS, Terms
-from quota.rule.party import Party
+from quota.rule.limits import BEYOND, MAX_UNITS, StoreOptions
 from quota.rule.record import Record
+from quota.rule.subject import Subject
 
 SECOND, HOUR, DAY = 1_000_000, 3_600_000_000, 86_400_000_000
 NOON = 1_773_144_000_000_000  # 2026-03-10 12:00 UTC
@@ -24,15 +24,15 @@ class Called:
 
     def __init__(self, *limits, account=None, **options):
         self.plan = UsagePlan("p", *limits, **options)
-        self.party = Party(Record(1), account)
+        self.subject = Subject(Record(1), account)
 
     def consume(self, now=NOON, route=None, **takes):
-        course = self.plan.course(route)
-        assert charge(self.party, course, takes or course.cost, now, Terms(), dry=False).allowed
+        route_plan = self.plan.route_plan(route)
+        assert charge(self.subject, route_plan, takes or route_plan.cost, now, StoreOptions(), dry=False).allowed
 
     def room(self, route=None, key=KEY, digest=None, **options):
         request = Request("consume", NOON, digest, None if digest else "k", "", route)
-        return compile_headroom(request, Entry(key, {"": self.plan}), self.party, **options)
+        return compile_headroom(request, Entry(key, {"": self.plan}), self.subject, **options)
 
 
 def tops(room):
@@ -45,7 +45,7 @@ def test_how_far_a_meter_may_go():
     called.consume(requests=2)
     assert (tops(called.room()), called.room().end) == ([(3, 7)], MIDNIGHT + DAY)
     called.consume(requests=2)
-    assert called.party.key.meters[0].slots[0].alerted == 50
+    assert called.subject.key.meters[0].windows[0].alerted == 50
     assert tops(called.room()) == [(5, 7)]
     called.consume(requests=2)
     assert tops(called.room()) == [(7, 7)]
@@ -61,10 +61,12 @@ def test_meters_by_index_and_the_very_ones():
     """A script of an engine's is told where they are; this process has the meters and buckets themselves."""
     called = Called("9/day, 90 tokens/day by account, 2/s burst 5", account=Record(2), routes={"/r": "3/hour"})
     called.consume(route="/r", requests=1, tokens=2)
-    key, account = called.party.records()
+    key, account = called.subject.records()
     room, bound = called.room("/r"), called.room("/r", bound=True)
     meters = [(index, position) for index, position, *_ in room.cells]
-    assert [called.party.records()[index].meters[position] for index, position in meters] == [c[0] for c in bound.cells]
+    assert [called.subject.records()[index].meters[position] for index, position in meters] == [
+        c[0] for c in bound.cells
+    ]
     assert sorted(meters) == [(record, meter) for record in (0, 1) for meter in range(4)]
     assert [c[-3:] for c in room.cells] == [c[-3:] for c in bound.cells]
     assert (room.pours[0][3:], key.meters[room.pours[0][1]].buckets[0]) == (bound.pours[0][1:], bound.pours[0][0])
@@ -109,8 +111,8 @@ def test_keys_of_one_plan_share_what_is_equal():
     """What each key has to itself is its meters, its records and their versions."""
     shapes = {}
 
-    def share(plan, course, missing):
-        return shapes.setdefault((course, missing), Shape(plan, course, missing))
+    def share(plan, route_plan, missing):
+        return shapes.setdefault((route_plan, missing), Shape(plan, route_plan, missing))
 
     first = Called("7000000/day, 9000000 tokens/month")
     second = Called("1/day")

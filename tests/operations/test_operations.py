@@ -3,13 +3,13 @@
 import inspect
 
 from quota import ApiKey, Ledger, ManualClock, Reason, UsagePlan
-from quota.decision import bare_line
+from quota.decision import bare_limit
 from quota.key import Secret, digest
 from quota.operations import headroom, perform
 from quota.operations.request import Entry, Request
-from quota.rule.party import Party
 from quota.rule.record import Record
-from quota.stores.base import make_terms
+from quota.rule.subject import Subject
+from quota.stores.base import make_options
 
 START = 1_773_144_030_000_000
 
@@ -18,10 +18,10 @@ def test_a_secret_that_the_key_has_no_more_is_unknown():
     """A store that finds a key by a secret which was rotated away a moment ago: the key decides."""
     key = ApiKey("k", "name", "k", secrets=(Secret.of("one that everybody knows"),))
     entry = Entry(key, {"": UsagePlan("p", "5/day")})
-    party = Party(Record(1))
+    subject = Subject(Record(1))
     for secret, reason in (("one that everybody knows", Reason.OK), ("the one before", Reason.UNKNOWN_KEY)):
         request = Request("consume", START, digest(secret))
-        assert perform(request, entry, party, make_terms()).reason is reason
+        assert perform(request, entry, subject, make_options()).reason is reason
 
 
 def test_what_was_taken_on_a_meter_that_is_gone_does_not_come_back():
@@ -79,5 +79,5 @@ def test_a_decision_is_worked_out_once(monkeypatch):
 
 def test_a_pickled_limit_leaves_its_windows_behind():
     """They are functions of the plan; what a decision tells is all there."""
-    line = UsagePlan("p", "9/day").course(None).lines[0]
-    assert bare_line(line).window(7) == (7, 7)
+    limit = UsagePlan("p", "9/day").route_plan(None).limits[0]
+    assert bare_limit(limit).window(7) == (7, 7)

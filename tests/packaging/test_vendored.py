@@ -35,7 +35,7 @@ ELSEWHERE = {
     "stores/sqlite/test_faults": "starts interpreters that know the library by its name",
 }
 LONG = {
-    "ledger/test_interleavings", "ledger/test_interrupted_changes", "ledger/test_interrupts", "stores/leased/test_store", "stores/leased/test_corners", "stores/leased/test_courses", "stores/leased/test_interleavings", "stores/leased/test_processes", "stores/leased/test_simulation", "support/races/test_scheduler",
+    "ledger/test_interleavings", "ledger/test_interrupted_changes", "ledger/test_interrupts", "stores/leased/test_store", "stores/leased/test_corners", "stores/leased/test_route_plans", "stores/leased/test_interleavings", "stores/leased/test_processes", "stores/leased/test_simulation", "support/races/test_scheduler",
     "rule/test_small_world", "stores/sqlite/test_store", "stores/sqlite/test_crash", "stores/sqlite/test_faults", "stores/sqlite/test_planted",
     "operations/test_leases", "replay/test_run", "replay/test_million", "stores/sqlite/test_processes", "replay/test_suggest",
     "ledger/test_threads", "rule/test_toggling", "web/test_web", "stores/sqlite/test_races", "stores/redis/test_races", "stores/postgres/test_races",

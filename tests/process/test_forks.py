@@ -176,11 +176,11 @@ def test_a_fork_waits_for_no_lock_for_ever(monkeypatch):
     """Whoever does not give a lock back delays a fork by a moment; what they were at is refused in the child, and told."""
     monkeypatch.setattr(forks, "_PATIENCE", 0.01)
     shop = Shop()
-    stuck = shop.ledger.store._seat("a").stripe
+    stuck = shop.ledger.store._key_entry("a").stripe
     inside, go = threading.Event(), threading.Event()
 
     def hold():
-        with stuck.at_rest():
+        with stuck.exclusive():
             inside.set()
             assert go.wait(60)
 
@@ -206,9 +206,9 @@ def test_a_fork_waits_for_no_lock_for_ever(monkeypatch):
 def test_a_fork_in_the_middle_of_a_call_of_its_own_thread():
     """As of a signal handler: the call goes on in parent and child, and gives back what it has."""
     shop = Shop()
-    stripe = shop.ledger.store._seat("a").stripe
+    stripe = shop.ledger.store._key_entry("a").stripe
     here = os.getpid()
-    with stripe.at_rest():
+    with stripe.exclusive():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             pid = os.fork()

@@ -8,29 +8,29 @@ from quota import ApiKey, ClockSkew, Ledger, ManualClock, Quota, Throttle, Usage
 from quota.operations import perform
 from quota.operations.request import Entry, Request
 from quota.process.atomic import at_once
-from quota.rule.charge import charge, current, known, quiet_until, read, settled
+from quota.rule.charge import advanced, charge, current, next_due, read, reading_at
 from quota.rule.entries import Amount, Refund
 from quota.rule.kept import Kept
-from quota.rule.limits import Terms
-from quota.rule.meter import Meter, Slot, numbers
-from quota.rule.party import Party
+from quota.rule.limits import StoreOptions
+from quota.rule.meter import Meter, Window, numbers
 from quota.rule.record import Record
+from quota.rule.subject import Subject
 
 SECOND, MINUTE, HOUR, DAY = 1_000_000, 60_000_000, 3_600_000_000, 86_400_000_000
 NOON = 1_773_144_000_000_000  # 2026-03-10 12:00 UTC
 MIDNIGHT = NOON - NOON % DAY
-TERMS = Terms()
+OPTIONS = StoreOptions()
 
 
-def party_on(plan, now=NOON, route=None, **takes):
-    """A party that was charged once under a plan, and the course."""
-    party, course = Party(Record(1)), plan.course(route)
-    assert charge(party, course, takes or course.cost, now, TERMS, dry=False).allowed
-    return party, course
+def subject_on(plan, now=NOON, route=None, **takes):
+    """A subject that was charged once under a plan, and the route plan."""
+    subject, route_plan = Subject(Record(1)), plan.route_plan(route)
+    assert charge(subject, route_plan, takes or route_plan.cost, now, OPTIONS, dry=False).allowed
+    return subject, route_plan
 
 
-def slots(record):
-    return [[*slot] for meter in record.meters for slot in meter.slots]
+def windows(record):
+    return [[*window] for meter in record.meters for window in meter.windows]
 
 
 class Asked:
@@ -38,22 +38,22 @@ class Asked:
 
     def __init__(self, *limits, **options):
         self.plan = UsagePlan("p", *limits, **options)
-        self.party = Party(Record(1))
+        self.subject = Subject(Record(1))
 
     def __call__(self, op="consume", now=NOON, route=None, plan=None, **takes):
         entry = Entry(ApiKey("k", "k", "k"), {"": plan or self.plan})
         request = Request(op, now, None, "k", "", route, takes or None)
-        party = Party(self.party.key.copy())
-        decision = perform(request, entry, party, TERMS)
-        self.party.changed = party.changed
-        if party.changed:
-            at_once(*self.party.key.changes(party.key))
+        subject = Subject(self.subject.key.copy())
+        decision = perform(request, entry, subject, OPTIONS)
+        self.subject.changed = subject.changed
+        if subject.changed:
+            at_once(*self.subject.key.changes(subject.key))
         return decision
 
 
-def days(party):
+def days(subject):
     """The days of the first meter, with what it read."""
-    return party.key.meters[0].readings()
+    return subject.key.meters[0].readings()
 
 
 # Time
@@ -61,17 +61,20 @@ def days(party):
 
 def test_time_of_a_record_only_goes_on():
     """A clock that is behind is taken for the latest instant recorded, up to what the store was told is an error."""
-    party = Party(Record(1), Record(2))
-    party.key.at, party.account.at = NOON, NOON + 5
-    assert [party.instant(now, TERMS) for now in (NOON + 6, NOON + 5, NOON + 4, NOON)] == [NOON + 6, *[NOON + 5] * 3]
-    party.key.at, edge = 0, NOON + 5 - TERMS.max_skew
-    assert party.instant(edge, TERMS) == NOON + 5
+    subject = Subject(Record(1), Record(2))
+    subject.key.at, subject.account.at = NOON, NOON + 5
+    assert [subject.instant(now, OPTIONS) for now in (NOON + 6, NOON + 5, NOON + 4, NOON)] == [
+        NOON + 6,
+        *[NOON + 5] * 3,
+    ]
+    subject.key.at, edge = 0, NOON + 5 - OPTIONS.max_skew
+    assert subject.instant(edge, OPTIONS) == NOON + 5
     with pytest.raises(ClockSkew):
-        party.instant(edge - 1, TERMS)
-    fresh = Party(Record(1, floor=NOON))
-    assert fresh.instant(NOON, TERMS) == NOON
+        subject.instant(edge - 1, OPTIONS)
+    fresh = Subject(Record(1, floor=NOON))
+    assert fresh.instant(NOON, OPTIONS) == NOON
     with pytest.raises(ClockSkew):
-        fresh.instant(NOON - 1, TERMS)
+        fresh.instant(NOON - 1, OPTIONS)
 
 
 # Settling
@@ -81,11 +84,11 @@ def test_nothing_is_settled_where_nothing_is_due():
     """The usual call: quotas, throttles, an API, a route with limits of its own."""
     plan = UsagePlan("p", "9/day, 99/month, 5/s burst 9", routes={"r": "5/hour as r, 1/s burst 5 as t"}, api="maps")
     for route in (None, "r"):
-        party, course = party_on(plan, route=route)
+        subject, route_plan = subject_on(plan, route=route)
         for now in (NOON, NOON + MINUTE - 1):
-            assert current(party, course, now)
-    party, course = party_on(plan, MIDNIGHT)
-    assert current(party, course, MIDNIGHT)
+            assert current(subject, route_plan, now)
+    subject, route_plan = subject_on(plan, MIDNIGHT)
+    assert current(subject, route_plan, MIDNIGHT)
 
 
 @pytest.mark.parametrize(("other", "now"), [
@@ -94,48 +97,51 @@ def test_nothing_is_settled_where_nothing_is_due():
 ])  # fmt: skip
 def test_it_is_settled_where_something_is_due(other, now):
     """Another day, another limit, another period, rate, scale, name or unit; what it was a copy of stays as it is."""
-    party, _ = party_on(UsagePlan("p", "9/day, 1/s burst 9"))
-    before = party.key.encode()
-    work, course = Party(party.key.copy()), UsagePlan("p", other).course(None)
-    assert not current(work, course, now)
-    settled(work, course, now, TERMS).keep(now)
-    assert current(work, course, now)
-    assert party.key.encode() == before != work.key.encode()
+    subject, _ = subject_on(UsagePlan("p", "9/day, 1/s burst 9"))
+    before = subject.key.encode()
+    work, route_plan = Subject(subject.key.copy()), UsagePlan("p", other).route_plan(None)
+    assert not current(work, route_plan, now)
+    advanced(work, route_plan, now, OPTIONS).keep(now)
+    assert current(work, route_plan, now)
+    assert subject.key.encode() == before != work.key.encode()
 
 
 def test_an_account_stays_as_it_is_where_only_its_key_s_window_rolls():
     """What other keys were told of an account stands: a call that is due on the key's record alone changes no other."""
     plan = UsagePlan("p", "5/minute, 90/month by account, 3/s burst 9 by account")
-    party, course = Party(Record(1), Record(2)), plan.course(None)
+    subject, route_plan = Subject(Record(1), Record(2)), plan.route_plan(None)
 
-    def call(now, course):
-        work = Party(party.key.copy(), party.account.copy())
-        assert charge(work, course, {"requests": 1}, now, TERMS, dry=False).allowed
-        before = party.key.version, party.account.version
-        at_once(*party.key.changes(work.key), *party.account.changes(work.account))
-        return party.key.version - before[0], party.account.version - before[1]
+    def call(now, route_plan):
+        work = Subject(subject.key.copy(), subject.account.copy())
+        assert charge(work, route_plan, {"requests": 1}, now, OPTIONS, dry=False).allowed
+        before = subject.key.version, subject.account.version
+        at_once(*subject.key.changes(work.key), *subject.account.changes(work.account))
+        return subject.key.version - before[0], subject.account.version - before[1]
 
     for minute in range(3):
         now = NOON + minute * MINUTE
-        assert call(now, course) == (1, minute == 0)
-        assert (party.account.at, party.account.meters[0].total) == (now, minute + 1)
-    faster = UsagePlan("p", "5/minute, 90/month by account, 9/s burst 9 by account").course(None)
+        assert call(now, route_plan) == (1, minute == 0)
+        assert (subject.account.at, subject.account.meters[0].total) == (now, minute + 1)
+    faster = UsagePlan("p", "5/minute, 90/month by account, 9/s burst 9 by account").route_plan(None)
     assert call(NOON + 2 * MINUTE, faster)[1] == 1
     assert call(NOON + DAY, faster) == (1, 1)
 
 
 def test_readings_say_where_limits_stand():
     """A quota: used, granted, the window's end. A throttle: its level in parts of a unit, and now."""
-    party, course = party_on(UsagePlan("p", "9/day, 1/s burst 9"), requests=3)
-    quota, throttle = course.lines
-    assert read(party, course, NOON + 1) == [(quota, 3, 0, MIDNIGHT + DAY), (throttle, 3 * SECOND - 1, 0, NOON + 1)]
+    subject, route_plan = subject_on(UsagePlan("p", "9/day, 1/s burst 9"), requests=3)
+    quota, throttle = route_plan.limits
+    assert read(subject, route_plan, NOON + 1) == [
+        (quota, 3, 0, MIDNIGHT + DAY),
+        (throttle, 3 * SECOND - 1, 0, NOON + 1),
+    ]
 
 
 def test_a_hold_lapses_once_and_at_its_end():
     """Not before, not again, and not where it was committed."""
     ask = Asked("99/day")
     ask()
-    record = ask.party.key
+    record = ask.subject.key
     record.meters[0].total += 15
     record.hold("early", NOON + 5, NOON, (Amount("", "", "requests", 3),))
     record.hold("late", NOON + 9, NOON, (Amount("", "", "requests", 5),))
@@ -143,28 +149,28 @@ def test_a_hold_lapses_once_and_at_its_end():
     record.holds.put(record.holds.get("closed").lapsed())
     at_once(*record.written())
     assert [ask(now=NOON + after).limits[0].used for after in (4, 5, 6, 9, 10)] == [17, 15, 16, 12, 13]
-    assert [hold.still_open for hold in ask.party.key.holds.all()] == [False] * 3
-    assert ask.party.key.due == NOON + 5 + DAY
+    assert [hold.still_open for hold in ask.subject.key.holds.all()] == [False] * 3
+    assert ask.subject.key.due == NOON + 5 + DAY
     ask(now=NOON + 8 + DAY)
-    assert [hold.id for hold in ask.party.key.holds.all()] == ["late"]
+    assert [hold.id for hold in ask.subject.key.holds.all()] == ["late"]
     ask(now=NOON + 9 + DAY)
-    assert ask.party.key.holds is None
+    assert ask.subject.key.holds is None
 
 
 def test_days_that_are_over_are_noted_and_forgotten():
     """One entry for each day's beginning on which something was used, none for idle days but the first that is kept."""
-    terms = Terms(retention=3)
-    party, course = Party(Record(1)), UsagePlan("p", "99/day").course(None)
+    options = StoreOptions(retention=3)
+    subject, route_plan = Subject(Record(1)), UsagePlan("p", "99/day").route_plan(None)
     first = NOON // DAY
     for day in (0, 1, 3, 4, 5):
-        charge(party, course, {"requests": 1}, NOON + day * DAY, terms, dry=False)
-    assert days(party) == [(first + 2, 2), (first + 3, 2), (first + 4, 3), (first + 5, 4)]
-    charge(party, course, {"requests": 1}, NOON + 7 * DAY, terms, dry=False)
-    assert days(party) == [(first + 4, 3), (first + 5, 4), (first + 7, 5)]
-    work = settled(party, course, NOON + 9 * DAY, terms)
+        charge(subject, route_plan, {"requests": 1}, NOON + day * DAY, options, dry=False)
+    assert days(subject) == [(first + 2, 2), (first + 3, 2), (first + 4, 3), (first + 5, 4)]
+    charge(subject, route_plan, {"requests": 1}, NOON + 7 * DAY, options, dry=False)
+    assert days(subject) == [(first + 4, 3), (first + 5, 4), (first + 7, 5)]
+    work = advanced(subject, route_plan, NOON + 9 * DAY, options)
     assert days(work) == [(first + 6, 5), (first + 7, 5), (first + 9, 6)]
     work.keep(NOON + 9 * DAY)
-    again = settled(work, course, NOON + 10 * DAY, terms)
+    again = advanced(work, route_plan, NOON + 10 * DAY, options)
     assert days(again) == [(first + 7, 5), (first + 10, 6)]
 
 
@@ -192,17 +198,17 @@ def test_refunds_are_remembered_until_their_time():
 
 def test_a_window_that_ended_is_kept_while_its_reading_may_be_asked():
     """Two windows long, or two days: until then a limit that comes back knows what was used since."""
-    party, _ = party_on(UsagePlan("p", "9/day"))
-    (slot,) = party.key.meters[0].slots
-    slot = party.key.meters[0].renew(slot, extra=4, alerted=80)
-    other, end = UsagePlan("p", "9/month").course(None), slot.end
-    work = settled(party, other, end, TERMS)
-    assert [*work.key.meters[0].slots[0]] == ["requests/day", MIDNIGHT, end, 1, 0, 0, 9, end]
+    subject, _ = subject_on(UsagePlan("p", "9/day"))
+    (window,) = subject.key.meters[0].windows
+    window = subject.key.meters[0].renew(window, extra=4, alerted=80)
+    other, end = UsagePlan("p", "9/month").route_plan(None), window.end
+    work = advanced(subject, other, end, OPTIONS)
+    assert [*work.key.meters[0].windows[0]] == ["requests/day", MIDNIGHT, end, 1, 0, 0, 9, end]
     work.keep(end)
-    later = settled(work, other, end + 2 * DAY, TERMS)
-    assert [slot.name for slot in later.key.meters[0].slots] == ["requests/month"]
-    hourly, _ = party_on(UsagePlan("p", "9/hour"))
-    assert [slot.name for slot in settled(hourly, other, NOON + 2 * DAY, TERMS).key.meters[0].slots] == [
+    later = advanced(work, other, end + 2 * DAY, OPTIONS)
+    assert [window.name for window in later.key.meters[0].windows] == ["requests/month"]
+    hourly, _ = subject_on(UsagePlan("p", "9/hour"))
+    assert [window.name for window in advanced(hourly, other, NOON + 2 * DAY, OPTIONS).key.meters[0].windows] == [
         "requests/hour",
         "requests/month",
     ]
@@ -229,12 +235,12 @@ def test_a_window_begins_on_its_first_microsecond():
     """With nothing used, nothing granted, no alert told."""
     ask = Asked("2/day", alerts=(1, 50))
     assert [ask(requests=units).allowed for units in (2, 1)] == [True, False]
-    (meter,) = ask.party.key.meters
-    meter.renew(meter.slots[0], extra=5)
+    (meter,) = ask.subject.key.meters
+    meter.renew(meter.windows[0], extra=5)
     end = MIDNIGHT + DAY
     decision = ask(now=end)
     assert (decision.limits[0].used, decision.crossed) == (1, (("requests/day", 1), ("requests/day", 50)))
-    assert slots(ask.party.key) == [["requests/day", end, end + DAY, 2, 0, 50, 2, end]]
+    assert windows(ask.subject.key) == [["requests/day", end, end + DAY, 2, 0, 50, 2, end]]
 
 
 def test_another_period_leaves_a_shadow_of_the_window_that_runs():
@@ -243,24 +249,24 @@ def test_another_period_leaves_a_shadow_of_the_window_that_runs():
     ask = Asked("99/day as n")
     ask(now=NOON - HOUR, requests=3)
     ask(now=NOON, plan=hour, requests=4)
-    assert slots(ask.party.key) == [
+    assert windows(ask.subject.key) == [
         ["", MIDNIGHT, MIDNIGHT + DAY, 0, 0, 0, 0, MIDNIGHT], ["n", NOON, NOON + HOUR, 0, 0, 0, 99, MIDNIGHT],
     ]  # fmt: skip
     for number in range(6):
         decision = ask(now=NOON + number + 1, plan=(day, hour)[number % 2])
         assert decision.limits[0].used == 8 + number
-    assert min(slots(ask.party.key)) == ["", MIDNIGHT, MIDNIGHT + DAY, 0, 0, 0, 0, MIDNIGHT]
-    assert len(slots(ask.party.key)) == 3
+    assert min(windows(ask.subject.key)) == ["", MIDNIGHT, MIDNIGHT + DAY, 0, 0, 0, 0, MIDNIGHT]
+    assert len(windows(ask.subject.key)) == 3
 
 
 def test_a_new_window_is_written_down_whole():
     """Also where no charge follows: a refund, a commit, a grant settle too."""
-    party = Party(Record(1))
-    work = settled(party, UsagePlan("p", "9/day").course(None), NOON, TERMS)
-    assert slots(work.key) == [["requests/day", MIDNIGHT, MIDNIGHT + DAY, 0, 0, 0, 9, MIDNIGHT]]
+    subject = Subject(Record(1))
+    work = advanced(subject, UsagePlan("p", "9/day").route_plan(None), NOON, OPTIONS)
+    assert windows(work.key) == [["requests/day", MIDNIGHT, MIDNIGHT + DAY, 0, 0, 0, 9, MIDNIGHT]]
 
 
-def known_record():
+def record_read_at():
     """A record last charged at 12:34:56, with notes of every kind."""
     record = Record(1)
     record.at = NOON + 34 * MINUTE + 56 * SECOND
@@ -287,17 +293,17 @@ def known_record():
 ])  # fmt: skip
 def test_what_a_meter_read_at_an_instant(start, reading, since):
     """The latest note before it; where there is none, the earliest."""
-    assert known(*known_record(), start) == (reading, since)
+    assert reading_at(*record_read_at(), start) == (reading, since)
 
 
 def test_idle_days_are_known_to_their_end():
     """A day of which the next note is later ended with what that note says."""
-    record, meter = known_record()
+    record, meter = record_read_at()
     day = MIDNIGHT // DAY
     meter.days = numbers((day - 5, 10, day - 1, 20, day, 60))
-    assert known(record, meter, MIDNIGHT - 3 * DAY) == (20, MIDNIGHT - 4 * DAY)
-    meter.slots = (Slot("n", MIDNIGHT - 4 * DAY, MIDNIGHT - 3 * DAY + 5, 20, 0, 0, 9, MIDNIGHT - 3 * DAY + 5),)
-    assert known(record, meter, MIDNIGHT - 3 * DAY + 7) == (20, MIDNIGHT - 3 * DAY + 5)
+    assert reading_at(record, meter, MIDNIGHT - 3 * DAY) == (20, MIDNIGHT - 4 * DAY)
+    meter.windows = (Window("n", MIDNIGHT - 4 * DAY, MIDNIGHT - 3 * DAY + 5, 20, 0, 0, 9, MIDNIGHT - 3 * DAY + 5),)
+    assert reading_at(record, meter, MIDNIGHT - 3 * DAY + 7) == (20, MIDNIGHT - 3 * DAY + 5)
 
 
 # Decisions
@@ -321,8 +327,8 @@ def test_whether_it_can_ever_fit():
     for units, reason in ((8, "QUOTA_EXCEEDED"), (9, "COST_TOO_LARGE")):
         decision = ask(requests=units)
         assert decision.reason.value == reason
-        assert decision._details().verdict.too_large is (units == 9)
-    assert ask(requests=1)._details().verdict.too_large is False
+        assert decision._details().outcome.too_large is (units == 9)
+    assert ask(requests=1)._details().outcome.too_large is False
 
 
 def test_an_alert_is_told_by_the_call_that_crosses_it():
@@ -331,8 +337,8 @@ def test_an_alert_is_told_by_the_call_that_crosses_it():
     assert [ask(requests=units).crossed for units in (799, 1)] == [(), (("requests/day", 80),)]
     ask = Asked("10/day", alerts=(80,))
     ask()
-    (meter,) = ask.party.key.meters
-    meter.renew(meter.slots[0], extra=10)
+    (meter,) = ask.subject.key.meters
+    meter.renew(meter.windows[0], extra=10)
     assert [ask(requests=units).crossed for units in (14, 1)] == [(), (("requests/day", 80),)]
     ask = Asked("10/day, 100 tokens/day", alerts=(80,))
     ask(requests=1, tokens=50)
@@ -348,7 +354,7 @@ def test_a_refusal_keeps_nothing_of_windows():
     ask = Asked("9/day, 2/minute, 1/s burst 9")
     ask(requests=2)
     assert not ask(now=NOON + MINUTE, requests=3).allowed
-    assert not ask.party.changed
+    assert not ask.subject.changed
 
 
 def test_a_faster_throttle_is_kept_whatever_other_units_throttles_are_new():
@@ -366,18 +372,18 @@ def test_a_faster_throttle_is_kept_whatever_other_units_throttles_are_new():
 
 def test_until_when_nothing_is_due():
     """The day's end, a window's, a hold's; not a shadow's, nor a window's that has ended."""
-    party, _ = party_on(UsagePlan("p", "9/month, 9/hour"))
-    record = party.key
-    assert quiet_until(record) == NOON + HOUR
+    subject, _ = subject_on(UsagePlan("p", "9/month, 9/hour"))
+    record = subject.key
+    assert next_due(record) == NOON + HOUR
     record.hold("h", NOON + 7, NOON, ())
-    assert quiet_until(record) == NOON + 7
+    assert next_due(record) == NOON + 7
     record.release("h")
     (meter,) = record.meters
-    hourly = next(slot for slot in meter.slots if slot.end == NOON + HOUR)
+    hourly = next(window for window in meter.windows if window.end == NOON + HOUR)
     hourly = meter.renew(hourly, end=NOON)
-    assert quiet_until(record) == MIDNIGHT + DAY
+    assert next_due(record) == MIDNIGHT + DAY
     meter.renew(hourly, name="", end=NOON + 9)
-    assert quiet_until(record) == MIDNIGHT + DAY
+    assert next_due(record) == MIDNIGHT + DAY
 
 
 def test_a_hold_of_a_ledger_lapses_by_itself():

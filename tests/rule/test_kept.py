@@ -10,7 +10,7 @@ from quota import Ledger, ManualClock, UsagePlan
 from quota.process.atomic import at_once
 from quota.rule.entries import Amount, Refund
 from quota.rule.kept import Kept
-from quota.rule.meter import Meter, Slot, numbers
+from quota.rule.meter import Meter, Window, numbers
 from quota.rule.record import Record
 
 DAY = 86_400_000_000
@@ -82,7 +82,7 @@ def test_planted_bugs_are_found(monkeypatch, bug):
 
 
 def walked(many, change):
-    """The entries of a record of so many holds, memos and refunds that a change compares, hashes or shows."""
+    """The entries of a record of so many holds, remembered requests and refunds that a change compares, hashes or shows."""
     looked = []
 
     class Entry(Refund):
@@ -138,7 +138,7 @@ def test_a_day_of_history_takes_at_most_60_bytes():
         ledger.consume(key, 7)
         clock.advance(DAY)
     ledger.consume(key, 7)
-    (meter,) = ledger.store.rooms["k"].seat.record.meters
+    (meter,) = ledger.store.rooms["k"].key_entry.record.meters
     grown = getsizeof(meter.days) + getsizeof(meter.rows) + sum(map(getsizeof, meter.rows[1::2]))
     assert grown / 35 <= 60
     assert [day.used for day in ledger.usage(key)] == [7] * 36
@@ -149,7 +149,7 @@ def test_what_goes_back_later_leaves_the_days_that_are_over():
     record = Record(1)
     meter = record.metered("", "", "requests", NOON)
     day = NOON // DAY
-    meter.slots = (Slot("week", (day - 1) * DAY, (day + 6) * DAY, 0, 0, 0, 99, (day - 1) * DAY),)
+    meter.windows = (Window("week", (day - 1) * DAY, (day + 6) * DAY, 0, 0, 0, 99, (day - 1) * DAY),)
     for after in range(3):
         meter.total += 10
         meter.begin_day(day + after + 1, day - 30)

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from quota import ApiKey, Ledger, ManualClock, Throttle, UsagePlan
 from quota.operations import perform
 from quota.operations.request import Entry, Request
-from quota.rule.party import Party
 from quota.rule.record import Record
-from quota.stores.base import make_terms
+from quota.rule.subject import Subject
+from quota.stores.base import make_options
 
 START = 1_773_144_030_000_000
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -264,7 +264,7 @@ def test_an_empty_bucket_of_a_plan_left_behind_goes():
         ledger.associate(key, plan)
         ledger.consume(key)
         ledger._clock.advance(60_000_000)
-    (meter,) = ledger.store.rooms["k0"].seat.record.meters
+    (meter,) = ledger.store.rooms["k0"].key_entry.record.meters
     assert sorted(bucket.name for bucket in meter.buckets) == ["same", "t4"]
 
 
@@ -391,20 +391,22 @@ def test_levels_stay_whole_numbers():
     ledger._clock.advance(1)
     ledger.associate(key, "two")
     ledger.consume(key)
-    (meter,) = ledger.store.rooms["k0"].seat.record.meters
+    (meter,) = ledger.store.rooms["k0"].key_entry.record.meters
     assert [bucket.level for bucket in meter.buckets if bucket.name == "b"] == [2_000_000]
-    assert {type(n) for bucket in meter.buckets for n in (bucket.level, bucket.at, bucket.lent, bucket.since)} == {int}
+    assert {
+        type(n) for bucket in meter.buckets for n in (bucket.level, bucket.at, bucket.shared_level, bucket.since)
+    } == {int}
 
 
 def test_a_refusal_under_the_plan_as_it_was_keeps_nothing():
     """There is nothing to write: neither when the throttles are new nor when they are the same."""
     plan = UsagePlan("p", "5/day, 1/s burst 3")
-    entry, party = Entry(ApiKey("k", "k", "k"), {"": plan}), Party(Record(1))
+    entry, subject = Entry(ApiKey("k", "k", "k"), {"": plan}), Subject(Record(1))
     for units, allowed in ((6, False), (2, True), (2, False)):
-        party.changed = False
+        subject.changed = False
         request = Request("consume", START, None, "k", takes={"requests": units})
-        assert perform(request, entry, party, make_terms()).allowed is allowed
-        assert party.changed is allowed
+        assert perform(request, entry, subject, make_options()).allowed is allowed
+        assert subject.changed is allowed
 
 
 RATES = st.builds(

@@ -5,7 +5,7 @@ import pytest
 from quota import Ledger
 from quota.errors import InvalidValue
 from quota.stores import open_store
-from quota.stores.base import make_terms, split_url, tell_clock, whole_option
+from quota.stores.base import make_options, split_url, tell_clock, whole_option
 from quota.stores.memory import MemoryStore
 
 
@@ -13,7 +13,7 @@ def test_a_url_opens_a_store_with_its_options():
     """Seconds and days, as the constructor takes them."""
     store = open_store("memory://?stripes=2&max_skew=1&request_ttl=60&retention=3")
     assert isinstance(store, MemoryStore)
-    assert (store.terms.max_skew, store.terms.request_ttl, store.terms.retention) == (1_000_000, 60_000_000, 3)
+    assert (store.options.max_skew, store.options.request_ttl, store.options.retention) == (1_000_000, 60_000_000, 3)
     assert isinstance(Ledger("memory://").store, MemoryStore)
     assert isinstance(open_store("MEMORY://", asynchronous=True), MemoryStore)
 
@@ -44,7 +44,7 @@ def test_a_password_is_not_shown():
 def test_terms_that_cannot_be_meant(field, value):
     """Each names its field."""
     with pytest.raises(InvalidValue) as raised:
-        make_terms(**{field: value})
+        make_options(**{field: value})
     assert raised.value.field == field
     with pytest.raises(InvalidValue):
         MemoryStore(**{field: value})
@@ -52,7 +52,7 @@ def test_terms_that_cannot_be_meant(field, value):
 
 def test_fractions_of_seconds_are_fine():
     """Seconds may be floats; they become whole microseconds."""
-    assert make_terms(max_skew=0.25).max_skew == 250_000
+    assert make_options(max_skew=0.25).max_skew == 250_000
 
 
 @pytest.mark.parametrize("stripes", [0, -1, True, 1.0, "1", 2**63])

@@ -141,7 +141,7 @@ def records(stores, ledger):
     """How many records of callers and keys a ledger's store has."""
     store = ledger.store
     if stores.engine == "memory":
-        return len({room.seat for room in store.rooms.values() if room.seat.record})
+        return len({room.key_entry for room in store.rooms.values() if room.key_entry.record})
     if stores.engine == "sqlite":
         return store._pool.read(lambda db: db.execute("SELECT count(*) FROM counts").fetchone()[0])
     with stores.find("postgres").connect() as db:
@@ -239,7 +239,7 @@ BACK += [*((number, 12_000_000) for number in range(12)), *((number, 0) for numb
     [
         ("_apply_to_caller", "room = self.rooms.get(crowd)", "room = None"),
         ("_apply_to_caller", "len(stripe.callers) >= self._most_callers", "False"),
-        ("_make_room", "forgetful(self.terms))", "self.terms)"),
+        ("_make_room", "forgetful(self.options))", "self.options)"),
     ],
 )
 def test_planted_rooms_that_are_too_large(monkeypatch, method, old, new):

@@ -187,7 +187,7 @@ def test_what_another_process_counts_is_seen_on_the_next_call(stores, clock):
 
 @over(*ALL)
 def test_a_key_removed_and_made_again_starts_anew_elsewhere(stores, clock):
-    """Neither its counts nor its memos come back, though another process had it in its copies."""
+    """Neither its counts nor its remembered requests come back, though another process had it in its copies."""
     here, _, secret = stores.with_key(clock)
     there = stores.ledger(clock, here)
     there.consume(secret, 5, request_id="once")
@@ -340,7 +340,7 @@ def test_secrets_are_not_stored(stores, clock, request):
             held = b"".join(client.dump(name) for name in client.keys(f"{{{store.namespace}}}:*"))
     else:
         with request.getfixturevalue("postgres").connect() as admin:
-            tables = ("directory", "records", "bodies", "memos")
+            tables = ("directory", "records", "bodies", "remembered")
             held = str(
                 [admin.execute(f"select t::text from {store.namespace}.{t} t").fetchall() for t in tables]
             ).encode()

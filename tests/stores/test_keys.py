@@ -240,9 +240,9 @@ def test_an_earlier_schema_is_brought_up_to_date(stores, clock):
     if stores.kind == "sqlite":
         with closing(sqlite3.connect(ledger.store.path, isolation_level=None)) as db:
             for statement in (
-                "DROP INDEX seats_by_plan",
+                "DROP INDEX key_entries_by_plan",
                 "DROP INDEX keys_by_owner",
-                "ALTER TABLE seats DROP COLUMN id",
+                "ALTER TABLE key_plans DROP COLUMN id",
             ):
                 db.execute(statement)
             db.execute("PRAGMA user_version = 1")

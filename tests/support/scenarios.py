@@ -186,7 +186,7 @@ def buckets_of_plans_that_are_gone_do_not_pile_up(q):
         ledger.replace_plan(q.UsagePlan("p", f"1/s burst 5 as n{number}"))
         clock.advance(timedelta(seconds=5))
         assert _spend(ledger, key) == 5
-    assert len(ledger.store.rooms["k"].seat.record.meters[0].buckets) <= 2
+    assert len(ledger.store.rooms["k"].key_entry.record.meters[0].buckets) <= 2
 
 
 def a_route_of_a_plan_that_stands_begins_empty(q):

@@ -13,7 +13,7 @@ from .. import __version__
 from ..errors import ClockSkew, QuotaError, StoreBusy, StoreUnavailable
 from ..replay.output import UNWRITTEN, answer
 from ..replay.report import plain
-from . import gateway, keys, plans, replaying, serve, stores, use
+from . import calls, gateway, keys, plans, replaying, serve, stores
 from .common import OK, UNAVAILABLE, WRONG_USE, Unshown, root_store
 
 _ClickException: type[Exception] = typer.BadParameter.__mro__[2]
@@ -62,7 +62,7 @@ def build(*, plain: bool = False) -> typer.Typer:
 
     for name, part in (("plan", plans.app), ("key", keys.app), ("store", stores.app)):
         app.add_typer(part, name=name)
-    for module in (use, gateway, replaying, serve):
+    for module in (calls, gateway, replaying, serve):
         module.register(app)
     return app
 

@@ -22,7 +22,7 @@ from ..decision import Decision, Reason
 from ..key import ApiKey
 from ..ledger.sync import Ledger
 from ..plan import UsagePlan
-from ..standing import LimitStatus
+from ..status import LimitStatus
 
 T = TypeVar("T")
 Cell = str | Text
@@ -180,7 +180,7 @@ def show_key(ledger: Ledger, key: ApiKey, done: str, *, as_json: bool) -> None:
 
 
 def show_decision(decision: Decision, *, would: bool = False) -> None:
-    """A decision for people: the verdict, every limit, and when to try again."""
+    """A decision for people: the outcome, every limit, and when to try again."""
     if decision.allowed:
         say("would be allowed; the limits then:" if would else "allowed", style=GOOD)
     else:

@@ -15,7 +15,7 @@ from ..limit import Cost
 from ..operations.shape import DEFAULT
 from ..stores.base import AsyncStore, Store, tell_clock
 from .administration import Asking, Step, concluding
-from .requests import Presented, Steps, Unavailable, in_memory, required
+from .requests import Credential, Steps, Unavailable, in_memory, required
 from .reservation import AsyncReservation
 from .sync import Ledger, P, T, _opened
 
@@ -129,7 +129,7 @@ class AsyncLedger:
 
     async def consume(
         self,
-        secret: Presented,
+        secret: Credential,
         cost: Cost = DEFAULT,
         *,
         api: str = "",
@@ -150,7 +150,7 @@ class AsyncLedger:
 
     async def peek(
         self,
-        secret: Presented,
+        secret: Credential,
         cost: Cost = DEFAULT,
         *,
         api: str = "",
@@ -168,7 +168,7 @@ class AsyncLedger:
 
     async def require(
         self,
-        secret: Presented,
+        secret: Credential,
         cost: Cost = DEFAULT,
         *,
         api: str = "",
@@ -184,7 +184,7 @@ class AsyncLedger:
 
     async def acquire(
         self,
-        secret: Presented,
+        secret: Credential,
         cost: Cost = DEFAULT,
         *,
         timeout: float | timedelta,  # noqa: ASYNC109 -- the public contract: it refuses, it does not cancel
@@ -202,7 +202,7 @@ class AsyncLedger:
 
     async def reserve(
         self,
-        secret: Presented,
+        secret: Credential,
         cost: Cost,
         *,
         ttl: timedelta | int,

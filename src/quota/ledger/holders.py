@@ -10,7 +10,7 @@ from ..key import ApiKey
 from ..limit import Throttle, whole
 from ..operations.request import Request
 from ..plan import check_route
-from ..standing import LimitStatus
+from ..status import LimitStatus
 from .administration import Administration, Asking, Step, same
 
 

@@ -13,13 +13,13 @@ import attrs
 from ..clock import DAY_US, EPOCH, Clock, span_us, system_clock, to_us
 from ..decision import Decision, Details, NotAllowed, Reason, refusal
 from ..errors import InvalidCost, InvalidValue, ReservationClosed, check_text
-from ..key import ApiKey, Caller, Subject, digest, has_typo, new_token
+from ..key import ApiKey, Caller, KeyOrCaller, digest, has_typo, new_token
 from ..limit import REQUESTS, Cost, parse_cost, whole
 from ..operations.request import Request
 from ..operations.shape import DEFAULT
 from ..operations.usage import UsageRecord
-from ..rule.limits import Verdict
-from ..standing import LimitStatus
+from ..rule.limits import Outcome
+from ..status import LimitStatus
 from ..stores.memory.store import MemoryStore
 from .administration import Step, key_id, same
 from .holders import Holders, check_where
@@ -27,7 +27,7 @@ from .holders import Holders, check_where
 if TYPE_CHECKING:
     from .breaker import Breaker
 
-Presented = str | ApiKey | Caller | None
+Credential = str | ApiKey | Caller | None
 Unavailable = Literal["raise", "deny", "allow"]
 
 
@@ -64,7 +64,7 @@ class Steps(Holders):
 
     def consume(
         self,
-        secret: Presented,
+        secret: Credential,
         cost: Cost = DEFAULT,
         *,
         api: str = "",
@@ -80,7 +80,7 @@ class Steps(Holders):
 
     def peek(
         self,
-        secret: Presented,
+        secret: Credential,
         cost: Cost = DEFAULT,
         *,
         api: str = "",
@@ -98,7 +98,7 @@ class Steps(Holders):
         self,
         now: int,
         op: str,
-        secret: Presented,
+        secret: Credential,
         cost: Cost,
         api: str,
         route: str | None,
@@ -117,7 +117,7 @@ class Steps(Holders):
     def _request(
         self,
         op: str,
-        secret: Presented,
+        secret: Credential,
         cost: Cost,
         api: str,
         route: str | None,
@@ -158,7 +158,7 @@ class Steps(Holders):
 
     def reserve(
         self,
-        secret: Presented,
+        secret: Credential,
         cost: Cost,
         ttl: timedelta | int,
         api: str,
@@ -179,7 +179,7 @@ class Steps(Holders):
     def held(self, decision: Decision, request: Request) -> tuple[str, int]:
         """The id and the end of what is held: the first call's, where the decision is a replay."""
         details = decision._details()
-        return details.hold or request.id, details.verdict.now + request.ttl
+        return details.hold or request.id, details.outcome.now + request.ttl
 
     def close(self, request: Request, decision: Decision, op: str, id_: str, actual: Cost | None) -> Step[Any]:
         """Commit or cancel a reservation."""
@@ -221,7 +221,7 @@ class Steps(Holders):
         key, caller = _named(details.key)
         request = Request(
             "refund", self._now(), None, key, api, route or None, takes, id=decision.id,
-            args=(details.metered, details.tokens, details.verdict.now), caller=caller,
+            args=(details.metered, details.tokens, details.outcome.now), caller=caller,
         )  # fmt: skip
         return Step("apply", (request,), same)
 
@@ -278,11 +278,11 @@ class Steps(Holders):
             raise error
         allowed = self._on_unavailable == "allow"
         takes = request.takes or {"requests": 1}
-        verdict = Verdict(allowed=allowed, now=request.now, standings=())
-        return Decision(Details(Reason.STORE_UNAVAILABLE, None, None, None, takes, verdict))
+        outcome = Outcome(allowed=allowed, now=request.now, states=())
+        return Decision(Details(Reason.STORE_UNAVAILABLE, None, None, None, takes, outcome))
 
 
-def _named(subject: Subject) -> tuple[str | None, Caller | None]:
+def _named(subject: KeyOrCaller) -> tuple[str | None, Caller | None]:
     """A key's id, or a caller: how a request names whom it is about."""
     return (None, subject) if isinstance(subject, Caller) else (subject.id, None)
 

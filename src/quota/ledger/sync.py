@@ -27,7 +27,7 @@ from ..stores.base import Store, check_store, tell_clock
 from ..stores.memory.one_meter import NoMeter, OneMeter
 from ..stores.memory.store import MemoryStore
 from .administration import Asking, Step, concluding
-from .requests import Presented, Steps, Unavailable, in_memory, required
+from .requests import Credential, Steps, Unavailable, in_memory, required
 from .reservation import Reservation
 
 P = ParamSpec("P")
@@ -156,7 +156,7 @@ class Ledger:
     usage = _sync(Steps.usage)
 
     def consume(
-        self, secret: Presented, cost: Cost = DEFAULT, *, api: str = "", route: str | None = None,
+        self, secret: Credential, cost: Cost = DEFAULT, *, api: str = "", route: str | None = None,
         request_id: str | None = None, address: str | None = None, scope: str | None = None,
     ) -> Decision:  # fmt: skip
         """Check every limit and, if all have room, take ``cost`` from all of them at once; a refusal takes nothing.
@@ -191,7 +191,7 @@ class Ledger:
 
     def peek(
         self,
-        secret: Presented,
+        secret: Credential,
         cost: Cost = DEFAULT,
         *,
         api: str = "",
@@ -228,7 +228,7 @@ class Ledger:
 
     def require(
         self,
-        secret: Presented,
+        secret: Credential,
         cost: Cost = DEFAULT,
         *,
         api: str = "",
@@ -244,7 +244,7 @@ class Ledger:
 
     def acquire(
         self,
-        secret: Presented,
+        secret: Credential,
         cost: Cost = DEFAULT,
         *,
         timeout: float | timedelta,
@@ -265,7 +265,7 @@ class Ledger:
 
     def reserve(
         self,
-        secret: Presented,
+        secret: Credential,
         cost: Cost,
         *,
         ttl: timedelta | int,

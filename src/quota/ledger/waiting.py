@@ -110,7 +110,7 @@ def wait(queues: Queues, clock: Clock, timeout: float | timedelta) -> Waiting:
 
     def over(decision: Decision) -> bool:
         """Tell whether an answer is the last one: admitted, or never to be before the deadline."""
-        retry_at = decision._details().verdict.retry_at
+        retry_at = decision._details().outcome.retry_at
         return decision.allowed or retry_at is None or retry_at > latest
 
     looked = bool(queues)
@@ -127,7 +127,7 @@ def wait(queues: Queues, clock: Clock, timeout: float | timedelta) -> Waiting:
     if not first or looked:
         answer, looked = (yield Ask(peek=False)), False
     while first and not over(decision_of(answer)):
-        retry_at = decision_of(answer)._details().verdict.retry_at or 0
+        retry_at = decision_of(answer)._details().outcome.retry_at or 0
         while (left := (retry_at - clock()) / 1e6) > 0:
             left = min(left, end - monotonic(), left if clock is system_clock else _SLICE)
             if left <= 0:

@@ -1,6 +1,6 @@
 """What each request does to a key's entry and records: pure steps that every store runs inside its own atomic block.
 
-A store loads the entry and the records, calls ``perform``, and keeps the records when ``party.changed``. Nothing here
+A store loads the entry and the records, calls ``perform``, and keeps the records when ``subject.changed``. Nothing here
 waits, reads a clock or knows an engine.
 """
 
@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from ..rule.limits import Terms
-from ..rule.party import Party
+from ..rule.limits import StoreOptions
+from ..rule.subject import Subject
 from .adjustments import adjust, forget, refund
 from .consume import consume
 from .override import override
@@ -20,25 +20,25 @@ from .reservations import cancel, commit
 from .usage import status, usage
 
 
-def perform(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> Any:
-    """Do what ``request.op`` says; ``entry`` and ``party`` are None when no key was found.
+def perform(request: Request, entry: Entry | None, subject: Subject | None, options: StoreOptions) -> Any:
+    """Do what ``request.op`` says; ``entry`` and ``subject`` are None when no key was found.
 
     Raises:
         ClockSkew, RequestMismatch, ReservationClosed, UnknownKey, InvalidValue: nothing changed then.
     """
     if request.caller is not None:
-        terms = forgetful(terms)
-    if entry is not None and party is not None and request.op != "override":
-        entry = in_force(entry, party, request.now)
+        options = forgetful(options)
+    if entry is not None and subject is not None and request.op != "override":
+        entry = in_force(entry, subject, request.now)
     operation = _OPERATIONS.get(request.op)
     if operation is None:
         from .leases import OPERATIONS  # noqa: PLC0415 -- loaded where something is leased
 
         operation = OPERATIONS[request.op]
-    return operation(request, entry, party, terms)
+    return operation(request, entry, subject, options)
 
 
-_OPERATIONS: Mapping[str, Callable[[Request, Entry | None, Party | None, Terms], Any]] = MappingProxyType(
+_OPERATIONS: Mapping[str, Callable[[Request, Entry | None, Subject | None, StoreOptions], Any]] = MappingProxyType(
     {
         "consume": consume,
         "peek": consume,

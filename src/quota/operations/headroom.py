@@ -14,19 +14,19 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..decision import Decision, Details, Reason, _lazy, reason_of
-from ..key import Subject
+from ..key import KeyOrCaller
 from ..limit import REQUESTS
 from ..process.atomic import Step, at_once
-from ..rule.charge import metered, weigh
-from ..rule.limits import Course, Line, Reading, Verdict
+from ..rule.charge import evaluate, metered
+from ..rule.limits import CompiledLimit, Outcome, Reading, RoutePlan
 from ..rule.record import HOUR_US, MINUTE_US, Record
-from ..standing import LimitStatus, status_at
+from ..status import LimitStatus, status_at
 from .shape import Shape
 
 if TYPE_CHECKING:
     from ..headers import Row
 
-Place = tuple[Line, int, int, int]
+Place = tuple[CompiledLimit, int, int, int]
 """A limit, the index of what it reads, what was granted on top, its window's end."""
 
 
@@ -79,7 +79,7 @@ class Headroom:
 
     __slots__ = ("shape", "until")
 
-    key: Subject
+    key: KeyOrCaller
     shape: Shape
     until: int
     places: Sequence[Place]
@@ -101,29 +101,29 @@ class Headroom:
         """Work out the whole answer."""
         takes, now, shape = self.takes(decision), decision._now, self.shape
         taken = decision.allowed and not hasattr(decision, "_dry")
-        verdict = weigh(self.readings(self.found(decision), now), {} if decision.allowed else takes, now)
-        groups = ((now, metered(shape.course, takes)),) if taken else ()
+        outcome = evaluate(self.readings(self.found(decision), now), {} if decision.allowed else takes, now)
+        groups = ((now, metered(shape.route_plan, takes)),) if taken else ()
         tokens = self.tokens if taken else (0, 0)
-        return Details(reason_of(verdict), None, self.key, shape.plan, takes, verdict, groups, tokens)
+        return Details(reason_of(outcome), None, self.key, shape.plan, takes, outcome, groups, tokens)
 
     def readings(self, found: Sequence[int], now: int) -> list[Reading]:
         """Read where the limits stand from what meters and buckets read."""
         return [
-            Reading(line, found[index] - base, extra, end or now)
-            for (line, index, extra, end), base in zip(self.places, self.bases, strict=True)
+            Reading(limit, found[index] - base, extra, end or now)
+            for (limit, index, extra, end), base in zip(self.places, self.bases, strict=True)
         ]
 
     def rows(self, decision: Told) -> list[Row]:
         """Tell of an admission where every limit stands, without working the whole answer out."""
         found, now, bases = self.found(decision), decision._now, self.bases
         rows: list[Row] = []
-        for line, index, extra, end in self.places:
+        for limit, index, extra, end in self.places:
             reading = found[index]
             if end:
-                rows.append((line, reading - bases[len(rows)], extra, end, False))
+                rows.append((limit, reading - bases[len(rows)], extra, end, False))
             else:
-                used = -(-reading // line.scale)  # type: ignore[union-attr] # a throttle
-                rows.append((line, used, 0, now - -reading // line.drain, False))  # type: ignore[union-attr]
+                used = -(-reading // limit.scale)  # type: ignore[union-attr] # a throttle
+                rows.append((limit, used, 0, now - -reading // limit.drain, False))  # type: ignore[union-attr]
         return rows
 
 
@@ -133,15 +133,15 @@ class _Nobody(Headroom):
     __slots__ = ()
 
     def details(self, decision: Told) -> Details:
-        verdict = Verdict(allowed=False, now=decision._now, standings=())
-        return Details(Reason.UNKNOWN_KEY, None, None, None, {REQUESTS: decision._amounts}, verdict)
+        outcome = Outcome(allowed=False, now=decision._now, states=())
+        return Details(Reason.UNKNOWN_KEY, None, None, None, {REQUESTS: decision._amounts}, outcome)
 
 
 NOBODY = _Nobody()
 
 
 class SeveralMeters(Headroom):
-    """Room of one key on one course: on any number of meters and buckets, of its own record and its account's.
+    """Room of one key on one route plan: on any number of meters and buckets, of its own record and its account's.
 
     ``cells``: (meter, unit's place, soft limit, hard limit). Up to the soft one nothing happens but counting, above
     the hard one a quota refuses, in between the rule is asked. ``pours``: (bucket, unit's place, drain, scale, burst).
@@ -163,9 +163,9 @@ class SeveralMeters(Headroom):
     tag: Any
 
     @property
-    def course(self) -> Course:
+    def route_plan(self) -> RoutePlan:
         """The limits that its calls go through."""
-        return self.shape.course
+        return self.shape.route_plan
 
     def bind(self, records: Sequence[Record]) -> None:
         """Bind it to the records that its meters are of, as they are now."""
@@ -210,9 +210,9 @@ class SeveralMeters(Headroom):
         for bucket, unit, drain, scale, burst in pours:
             units = amounts[unit]
             level = bucket.level - drain * (now - bucket.at)
-            poured = (level if level > 0 else 0) + units * scale  # noqa: FURB136 -- a call
-            found.append(poured)
-            if poured > burst and units:
+            filled = (level if level > 0 else 0) + units * scale  # noqa: FURB136 -- a call
+            found.append(filled)
+            if filled > burst and units:
                 allowed = False
         if allowed is None:
             return None
@@ -225,8 +225,8 @@ class SeveralMeters(Headroom):
             decision._dry = True
         if dry or not allowed:
             return allowed
-        width, poured_ones = len(cells), len(pours)
-        if width > 4 or poured_ones > 2 or own.at < self.began or last.at < self.began:
+        width, filled_ones = len(cells), len(pours)
+        if width > 4 or filled_ones > 2 or own.at < self.began or last.at < self.began:
             at_once(*self._steps(found, now))
             return True
         # Stores and forward jumps alone: no signal is looked for in between.
@@ -237,11 +237,11 @@ class SeveralMeters(Headroom):
                 cells[2][0].total = found[2]
                 if width > 3:
                     cells[3][0].total = found[3]
-        if poured_ones:
+        if filled_ones:
             bucket = pours[0][0]
             bucket.level = found[width]
             bucket.at = now
-            if poured_ones > 1:
+            if filled_ones > 1:
                 bucket = pours[1][0]
                 bucket.level = found[width + 1]
                 bucket.at = now

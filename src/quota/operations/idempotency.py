@@ -9,8 +9,8 @@ import attrs
 from ..decision import Decision, Details
 from ..errors import RequestMismatch
 from ..rule.entries import RememberedRequest
-from ..rule.limits import Terms
-from ..rule.party import Party
+from ..rule.limits import StoreOptions
+from ..rule.subject import Subject
 from .request import Entry, Request
 
 
@@ -21,31 +21,31 @@ def asked(request: Request) -> tuple[Any, ...]:
     return kind[0], request.api, request.route, takes, *kind[1:]
 
 
-def remembered(party: Party, request: Request) -> RememberedRequest | None:
+def remembered(subject: Subject, request: Request) -> RememberedRequest | None:
     """Return what is remembered under the request's id, if anything is."""
-    requests = party.key.requests
+    requests = subject.key.requests
     return None if requests is None or request.request_id is None else requests.get(request.request_id)
 
 
-def remember(request: Request, details: Details, party: Party, terms: Terms) -> None:
+def remember(request: Request, details: Details, subject: Subject, options: StoreOptions) -> None:
     """Keep an admission for its retries."""
-    now, plan = details.verdict.now, details.plan
-    memo = RememberedRequest(
-        now + terms.request_ttl,
+    now, plan = details.outcome.now, details.plan
+    earlier = RememberedRequest(
+        now + options.request_ttl,
         str(request.request_id),
         details.id or "",
         plan.id if plan else "",
         asked(request),
         details,
     )
-    party.key.remember(memo, now)
+    subject.key.remember(earlier, now)
 
 
-def replay(request: Request, memo: RememberedRequest, entry: Entry, party: Party) -> Decision:
+def replay(request: Request, earlier: RememberedRequest, entry: Entry, subject: Subject) -> Decision:
     """Tell the decision of an earlier call, as it was. Raises ``RequestMismatch``."""
-    if memo.asked != asked(request):
-        raise RequestMismatch(memo.name, f"was used for another call: {list(memo.asked)}")
-    if party.key.refunded(memo.id):
-        raise RequestMismatch(memo.name, "its charge was refunded, or its reservation cancelled")
-    plan = next((plan for plan in entry.plans.values() if plan.id == memo.plan_id), None)
-    return Decision(attrs.evolve(memo.answer, key=entry.key, plan=plan, replayed=True))
+    if earlier.asked != asked(request):
+        raise RequestMismatch(earlier.name, f"was used for another call: {list(earlier.asked)}")
+    if subject.key.refunded(earlier.id):
+        raise RequestMismatch(earlier.name, "its charge was refunded, or its reservation cancelled")
+    plan = next((plan for plan in entry.plans.values() if plan.id == earlier.plan_id), None)
+    return Decision(attrs.evolve(earlier.answer, key=entry.key, plan=plan, replayed=True))

@@ -9,124 +9,132 @@ from typing import Any
 import attrs
 
 from ..decision import Decision, Reason
-from ..key import Subject
+from ..key import KeyOrCaller
 from ..plan import UsagePlan
-from ..rule.charge import charge, read, settled
+from ..rule.charge import advanced, charge, read
 from ..rule.leases import _others, affordable, close_name, first_end, give_back, granted, held, remember, revive
-from ..rule.limits import Course, QuotaLine, Reading, Terms
-from ..rule.party import Party
+from ..rule.limits import CompiledQuota, Reading, RoutePlan, StoreOptions
+from ..rule.subject import Subject
 from .consume import consume
-from .request import Entry, Request, check_units, settle, tokens_of, usable
+from .request import Entry, Request, advance, check_units, tokens_of, usable
 
 
-def lease_(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> Leased:
-    """Settle the bid's lease before, and lease anew; charge this call by itself where that is not worth it.
+def lease_(request: Request, entry: Entry | None, subject: Subject | None, options: StoreOptions) -> LeaseGrant:
+    """Settle the lease request's lease before, and lease anew; charge this call by itself where that is not worth it.
 
-    ``args``: a ``Bid``. The call itself is not charged where units are leased: its process spends them.
+    ``args``: a ``LeaseRequest``. The call itself is not charged where units are leased: its process spends them.
     """
-    (bid,) = request.args
+    (lease_request,) = request.args
     plan = entry.plans.get(request.api) if entry else None
-    if entry is None or party is None or plan is None or usable(request, entry) is not Reason.OK:
-        return Leased(consume(request, entry, party, terms), kept=True)
-    now, course = party.instant(request.now, terms), plan.course(request.route)
-    takes = course.cost if request.takes is None else request.takes
-    check_units(party, request.api, course, takes)
-    lease = held(party, bid.name)
-    if lease is not None and lease.number >= bid.number:
-        units = granted(settled(party, course, now, terms), lease, course, now) if lease.number == bid.number else None
-        # A lease that is not handed out again is given back by its next bid; whether this one is late, nobody can tell.
-        return _leased(party, course, units, lease.taken_at, now, terms, entry.key, plan) if units else Leased()
+    if entry is None or subject is None or plan is None or usable(request, entry) is not Reason.OK:
+        return LeaseGrant(consume(request, entry, subject, options), kept=True)
+    now, route_plan = subject.instant(request.now, options), plan.route_plan(request.route)
+    takes = route_plan.cost if request.takes is None else request.takes
+    check_units(subject, request.api, route_plan, takes)
+    lease = held(subject, lease_request.name)
+    if lease is not None and lease.number >= lease_request.number:
+        units = (
+            granted(advanced(subject, route_plan, now, options), lease, route_plan, now)
+            if lease.number == lease_request.number
+            else None
+        )
+        # A lease that is not handed out again is given back by its next lease request; whether this one is late, nobody can tell.
+        return (
+            _leased(subject, route_plan, units, lease.taken_at, now, options, entry.key, plan)
+            if units
+            else LeaseGrant()
+        )
     if lease is not None:
-        settle(request, entry, party, terms)
-        give_back(party, bid, now, last=False)
-    units = affordable(settled(party, course, now, terms), course, takes, bid, now)
-    if units is not None and charge(party, course, units, now, terms, dry=False).allowed:
-        remember(party, bid, course, units, now, terms)
-        return _leased(party, course, units, now, now, terms, entry.key, plan)
-    if lease is None and bid.again:
-        close_name(party, bid, now, last=False)
-    if bid.only:
-        return Leased()
-    decision = consume(attrs.evolve(request, op="consume"), entry, party, terms)
-    return _told(decision, party, course, now, terms)
+        advance(request, entry, subject, options)
+        give_back(subject, lease_request, now, last=False)
+    units = affordable(advanced(subject, route_plan, now, options), route_plan, takes, lease_request, now)
+    if units is not None and charge(subject, route_plan, units, now, options, dry=False).allowed:
+        remember(subject, lease_request, route_plan, units, now, options)
+        return _leased(subject, route_plan, units, now, now, options, entry.key, plan)
+    if lease is None and lease_request.again:
+        close_name(subject, lease_request, now, last=False)
+    if lease_request.only:
+        return LeaseGrant()
+    decision = consume(attrs.evolve(request, op="consume"), entry, subject, options)
+    return _told(decision, subject, route_plan, now, options)
 
 
 def _leased(
-    party: Party, course: Course, units: Mapping[str, int], at: int, now: int, terms: Terms, key: Subject,
+    subject: Subject, route_plan: RoutePlan, units: Mapping[str, int], at: int, now: int, options: StoreOptions, key: KeyOrCaller,
     plan: UsagePlan,
-) -> Leased:  # fmt: skip
+) -> LeaseGrant:  # fmt: skip
     """A lease, and where the limits stand with it."""
-    work = settled(party, course, now, terms)
-    readings = tuple(read(work, course, now))
-    return Leased(None, units, at, first_end(work, readings), readings, tokens_of(party), key, plan)
+    work = advanced(subject, route_plan, now, options)
+    readings = tuple(read(work, route_plan, now))
+    return LeaseGrant(None, units, at, first_end(work, readings), readings, tokens_of(subject), key, plan)
 
 
-def _told(decision: Decision, party: Party, course: Course, now: int, terms: Terms) -> Leased:
+def _told(decision: Decision, subject: Subject, route_plan: RoutePlan, now: int, options: StoreOptions) -> LeaseGrant:
     """A decision on its own; of a refusal, also where the limits stand and whether leases may bring more."""
     if decision.allowed:
-        return Leased(decision)
-    work = settled(party, course, now, terms)
-    readings = tuple(read(work, course, now))
+        return LeaseGrant(decision)
+    work = advanced(subject, route_plan, now, options)
+    readings = tuple(read(work, route_plan, now))
     details = decision._details()
-    return Leased(
-        decision, {}, now, first_end(work, readings), readings, tokens_of(party), details.key, details.plan,
-        waiting(party, decision, course, now),
+    return LeaseGrant(
+        decision, {}, now, first_end(work, readings), readings, tokens_of(subject), details.key, details.plan,
+        waiting(subject, decision, route_plan, now),
     )  # fmt: skip
 
 
-def look(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> Leased:
+def look(request: Request, entry: Entry | None, subject: Subject | None, options: StoreOptions) -> LeaseGrant:
     """``peek`` for a process that leases: of a refusal, also whether leases may bring more."""
-    decision = consume(attrs.evolve(request, op="peek"), entry, party, terms)
+    decision = consume(attrs.evolve(request, op="peek"), entry, subject, options)
     plan = entry.plans.get(request.api) if entry else None
-    if party is None or plan is None or usable(request, entry) is not Reason.OK:
-        return Leased(decision)
-    return _told(decision, party, plan.course(request.route), party.instant(request.now, terms), terms)
+    if subject is None or plan is None or usable(request, entry) is not Reason.OK:
+        return LeaseGrant(decision)
+    return _told(decision, subject, plan.route_plan(request.route), subject.instant(request.now, options), options)
 
 
-def renew(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> Leased | None:
-    """The bid's lease as it stands now, to be spent on; None where it, or the key, is not good."""
-    (bid,) = request.args
-    if entry is None or party is None or usable(request, entry) is not Reason.OK:
+def renew(request: Request, entry: Entry | None, subject: Subject | None, options: StoreOptions) -> LeaseGrant | None:
+    """The lease request's lease as it stands now, to be spent on; None where it, or the key, is not good."""
+    (lease_request,) = request.args
+    if entry is None or subject is None or usable(request, entry) is not Reason.OK:
         return None
-    lease, plan = held(party, bid.name), entry.plans.get(request.api)
-    if plan is None or lease is None or lease.number != bid.number or not lease.takes:
+    lease, plan = held(subject, lease_request.name), entry.plans.get(request.api)
+    if plan is None or lease is None or lease.number != lease_request.number or not lease.takes:
         return None
-    now = party.instant(request.now, terms)
-    course = plan.course(request.route)
-    units = granted(settled(party, course, now, terms), lease, course, now)
+    now = subject.instant(request.now, options)
+    route_plan = plan.route_plan(request.route)
+    units = granted(advanced(subject, route_plan, now, options), lease, route_plan, now)
     if units is None:
         return None
-    renewed = _leased(party, course, units, lease.taken_at, now, terms, entry.key, plan)
-    if lease.lively < now + bid.life // 2:
-        revive(party, bid, now)
+    renewed = _leased(subject, route_plan, units, lease.taken_at, now, options, entry.key, plan)
+    if lease.lively < now + lease_request.life // 2:
+        revive(subject, lease_request, now)
     return renewed
 
 
-def return_(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> None:
-    """Give back what is left of a lease; no other follows under its name. ``args``: a ``Bid``."""
-    (bid,) = request.args
-    if entry is None or party is None:
+def return_(request: Request, entry: Entry | None, subject: Subject | None, options: StoreOptions) -> None:
+    """Give back what is left of a lease; no other follows under its name. ``args``: a ``LeaseRequest``."""
+    (lease_request,) = request.args
+    if entry is None or subject is None:
         return
-    now = party.instant(request.now, terms)
-    if held(party, bid.name) is not None:
-        settle(request, entry, party, terms)
-        give_back(party, bid, now, last=True)
-    elif bid.again:
-        close_name(party, bid, now, last=True)
+    now = subject.instant(request.now, options)
+    if held(subject, lease_request.name) is not None:
+        advance(request, entry, subject, options)
+        give_back(subject, lease_request, now, last=True)
+    elif lease_request.again:
+        close_name(subject, lease_request, now, last=True)
 
 
-OPERATIONS: Mapping[str, Callable[[Request, Entry | None, Party | None, Terms], Any]] = MappingProxyType(
+OPERATIONS: Mapping[str, Callable[[Request, Entry | None, Subject | None, StoreOptions], Any]] = MappingProxyType(
     {"lease": lease_, "look": look, "renew": renew, "return": return_}
 )
 
 
 @attrs.frozen
-class Leased:
+class LeaseGrant:
     """The store's answer: a ``decision`` where the call was charged by itself or refused, or else a lease.
 
     ``units`` were taken at ``at``, for windows of which the first ends at ``end``; ``readings`` tell where the limits
     stand, the lease included. ``waiting``: of a quota that refused, units are still out on lease. ``kept``: the key may
-    not be used, and the bid's lease before was not settled.
+    not be used, and the lease request's lease before was not settled.
     """
 
     decision: Decision | None = None
@@ -135,16 +143,17 @@ class Leased:
     end: int = 0
     readings: tuple[Reading, ...] = ()
     tokens: tuple[int, int] = (0, 0)
-    key: Subject | None = None
+    key: KeyOrCaller | None = None
     plan: UsagePlan | None = None
     waiting: bool = False
     kept: bool = False
 
 
-def waiting(party: Party, decision: Decision, course: Course, now: int) -> bool:
+def waiting(subject: Subject, decision: Decision, route_plan: RoutePlan, now: int) -> bool:
     """Tell whether each quota that refused has units out on leases, which may still come back."""
-    refusing = [standing.line for standing in decision._details().verdict.standings if standing.refused]
-    quotas = [line for line in refusing if isinstance(line, QuotaLine)]
+    refusing = [state.limit for state in decision._details().outcome.states if state.refused]
+    quotas = [limit for limit in refusing if isinstance(limit, CompiledQuota)]
     return bool(quotas) and all(
-        _others(party.holder(line), (course.api, line.route, line.unit), " ", now)[1] > 0 for line in quotas
+        _others(subject.record_of(limit), (route_plan.api, limit.route, limit.unit), " ", now)[1] > 0
+        for limit in quotas
     )

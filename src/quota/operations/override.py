@@ -7,40 +7,40 @@ import attrs
 from ..errors import InvalidPlan, InvalidValue
 from ..limit import REQUESTS, Limit, Quota, Throttle
 from ..plan import UsagePlan, limit_of
-from ..rule.charge import read, settled, weigh
+from ..rule.charge import advanced, evaluate, read
 from ..rule.entries import Override
-from ..rule.limits import Terms
-from ..rule.party import Party
-from ..standing import LimitStatus, status_of
+from ..rule.limits import StoreOptions
+from ..rule.subject import Subject
+from ..status import LimitStatus, status_of
 from .request import Entry, Request, in_force, required
 
 
-def override(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> LimitStatus:
+def override(request: Request, entry: Entry | None, subject: Subject | None, options: StoreOptions) -> LimitStatus:
     """Give a subject a limit of its own. ``args``: the limit's name, the value or None, until when or None.
 
     Whatever was used stays used, and where the limit stands then is told.
     """
-    entry, party = required(request, entry, party)
+    entry, subject = required(request, entry, subject)
     name, value, until = request.args
     plan, route, limit = find_limit(entry.plans.get(request.api), name, request.route)
     if value is not None:
         _check(plan, route, limit, value)
-    now = party.instant(request.now, terms)
-    record = party.record(shared=limit.by == "account")
+    now = subject.instant(request.now, options)
+    record = subject.record(shared=limit.by == "account")
     mine = plan.id, route, limit.name
     kept = [other for other in record.overrides if other[:3] != mine and other.holds(now)]
     if value is not None:
         kept.append(Override(*mine, _encoded(value), until))
     if tuple(kept) != record.overrides:
         record.overrides = tuple(kept)
-        party.changed = True
-    entry = in_force(entry, party, now)
-    course = entry.plans[request.api].course(route or None)
-    look = Party(*[each.copy() for each in party.records()])  # what is due is not done by looking
-    readings = read(settled(look, course, now, terms), course, now)
-    standings = weigh(readings, {line.unit: 1 for line in course.lines}, now).standings
+        subject.changed = True
+    entry = in_force(entry, subject, now)
+    route_plan = entry.plans[request.api].route_plan(route or None)
+    look = Subject(*[each.copy() for each in subject.records()])  # what is due is not done by looking
+    readings = read(advanced(look, route_plan, now, options), route_plan, now)
+    states = evaluate(readings, {compiled.unit: 1 for compiled in route_plan.limits}, now).states
     wanted = (name, f"{route} {limit.name}", limit.name)
-    found = [s for s in standings if s.line.route == route and s.line.name in wanted]
+    found = [s for s in states if s.limit.route == route and s.limit.name in wanted]
     return status_of(found[-1], entry.key)
 
 

@@ -10,13 +10,13 @@ import attrs
 from ..clock import to_us
 from ..decision import Reason
 from ..errors import InvalidCost, InvalidValue, UnknownKey
-from ..key import Caller, Secret, Subject
+from ..key import Caller, KeyOrCaller, Secret
 from ..limit import UNITS_OF_A_COST
 from ..networks import contain
 from ..plan import UsagePlan, own_plan
-from ..rule.charge import settled
-from ..rule.limits import Course, Terms
-from ..rule.party import Party
+from ..rule.charge import advanced
+from ..rule.limits import RoutePlan, StoreOptions
+from ..rule.subject import Subject
 
 LOOKS = ("peek", "status", "usage")
 """Operations that change nothing."""
@@ -42,7 +42,7 @@ def usable(request: Request, entry: Entry | None) -> Reason:
     return barred(key, request.address, request.scope) or Reason.OK
 
 
-def barred(key: Subject, address: str | None, scope: str | None) -> Reason | None:
+def barred(key: KeyOrCaller, address: str | None, scope: str | None) -> Reason | None:
     """Return why a key may not be used from an address or for a scope; None where it may."""
     if key.networks and not contain(key.networks, address):
         return Reason.ADDRESS_NOT_ALLOWED
@@ -51,31 +51,31 @@ def barred(key: Subject, address: str | None, scope: str | None) -> Reason | Non
     return None
 
 
-def forgetful(terms: Terms) -> Terms:
+def forgetful(options: StoreOptions) -> StoreOptions:
     """A store's terms for callers, of whom nothing is kept once their windows are over."""
-    return terms._replace(retention=0, late=0)
+    return options._replace(retention=0, late=0)
 
 
-def terms_of(subject: Subject, terms: Terms) -> Terms:
+def terms_of(subject: KeyOrCaller, options: StoreOptions) -> StoreOptions:
     """A store's terms for a key or a caller."""
-    return forgetful(terms) if type(subject) is Caller else terms
+    return forgetful(options) if type(subject) is Caller else options
 
 
-def tokens_of(party: Party) -> tuple[int, int]:
+def tokens_of(subject: Subject) -> tuple[int, int]:
     """Name the records that a call counts on: the key's, and the account's or 0."""
-    return party.key.token, party.account.token if party.account else 0
+    return subject.key.token, subject.account.token if subject.account else 0
 
 
-def required(request: Request, entry: Entry | None, party: Party | None) -> tuple[Entry, Party]:
+def required(request: Request, entry: Entry | None, subject: Subject | None) -> tuple[Entry, Subject]:
     """Return the entry and the records of a key that must be there, else raise ``UnknownKey``."""
-    if entry is None or party is None:
+    if entry is None or subject is None:
         raise UnknownKey(request.key_id or "?")
-    return entry, party
+    return entry, subject
 
 
-def in_force(entry: Entry, party: Party, now: int) -> Entry:
+def in_force(entry: Entry, subject: Subject, now: int) -> Entry:
     """Return the entry with the limits of its plans that hold for this very subject now."""
-    records = party.records()
+    records = subject.records()
     if not any(record.overrides for record in records):
         return entry  # nearly always
     now = max(now, *[record.at for record in records])
@@ -84,25 +84,25 @@ def in_force(entry: Entry, party: Party, now: int) -> Entry:
     return entry._replace(plans={api: own_plan(plan, own[0], account) for api, plan in entry.plans.items()})
 
 
-def course_of(entry: Entry, request: Request) -> Course | None:
+def course_of(entry: Entry, request: Request) -> RoutePlan | None:
     """Return the limits that a request goes through; None where the key has no plan for its api."""
     plan = entry.plans.get(request.api)
-    return plan.course(request.route) if plan else None
+    return plan.route_plan(request.route) if plan else None
 
 
-def settle(request: Request, entry: Entry, party: Party, terms: Terms) -> tuple[Course | None, int]:
-    """Bring the party to the request's instant, for good."""
-    course = course_of(entry, request)
-    now = party.instant(request.now, terms)
-    settled(party, course, now, terms)
-    party.keep(now)
-    return course, now
+def advance(request: Request, entry: Entry, subject: Subject, options: StoreOptions) -> tuple[RoutePlan | None, int]:
+    """Bring the subject to the request's instant, for good."""
+    route_plan = course_of(entry, request)
+    now = subject.instant(request.now, options)
+    advanced(subject, route_plan, now, options)
+    subject.keep(now)
+    return route_plan, now
 
 
 class Entry(NamedTuple):
     """A key or a caller as a store finds it: with its plans by api, and whether other keys share its account."""
 
-    key: Subject
+    key: KeyOrCaller
     plans: Mapping[str, UsagePlan]
     shared: bool = False
 
@@ -144,22 +144,24 @@ MOST_SECRETS = 256
 """Secrets of a key that are good at the same time."""
 
 
-def check_units(party: Party, api: str, course: Course | None, takes: Mapping[str, int], field: str = "cost") -> None:
+def check_units(
+    subject: Subject, api: str, route_plan: RoutePlan | None, takes: Mapping[str, int], field: str = "cost"
+) -> None:
     """Raise ``InvalidCost`` before a record counts more different units."""
-    for record in party.records():
+    for record in subject.records():
         if len(record.meters) <= MOST_UNITS - UNITS_OF_A_COST:
             continue  # nearly always
         counted = {meter.unit for meter in record.meters if meter.api == api}
-        limited = {line.unit for line in course.lines} if course else ()
+        limited = {limit.unit for limit in route_plan.limits} if route_plan else ()
         new = {unit for unit, units in takes.items() if units}.difference(counted, limited)
         if new and len(counted) + len(new) > MOST_UNITS:
             accepted = f"one of the {len(counted)} units that are counted: at most {MOST_UNITS} of a key in an api"
             raise InvalidCost(field, min(new), accepted)
 
 
-def check_holds(party: Party) -> None:
-    """Raise ``InvalidValue`` before a record of a settled party holds more reservations."""
-    for record in party.records():
+def check_holds(subject: Subject) -> None:
+    """Raise ``InvalidValue`` before a record of an advanced subject holds more reservations."""
+    for record in subject.records():
         kept = len(record.holds or ())
         if kept >= MOST_HOLDS:
             accepted = f"fewer than {MOST_HOLDS} of a key or account that are open, or lapsed within a day"

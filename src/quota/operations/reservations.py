@@ -7,35 +7,35 @@ from collections.abc import Mapping
 from ..decision import Decision, Details, Reason
 from ..errors import ReservationClosed
 from ..key import new_token
-from ..rule.charge import add, mark
+from ..rule.charge import count, finish
 from ..rule.entries import Amount, Amounts, Hold
-from ..rule.limits import Terms, Verdict
-from ..rule.party import Party
+from ..rule.limits import Outcome, StoreOptions
+from ..rule.subject import Subject
 from .idempotency import remembered
-from .request import Entry, Request, check_units, course_of, required, settle, tokens_of
+from .request import Entry, Request, advance, check_units, course_of, required, tokens_of
 
 
-def commit(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> Decision:
+def commit(request: Request, entry: Entry | None, subject: Subject | None, options: StoreOptions) -> Decision:
     """Turn a hold into what was used: less goes back to its windows, more is recorded all the same."""
-    entry, party = required(request, entry, party)
-    hold = party.key.held(request.id)
+    entry, subject = required(request, entry, subject)
+    hold = subject.key.held(request.id)
     if hold is None:
         raise ReservationClosed(request.id)
-    check_units(party, request.api, course_of(entry, request), request.takes or {}, "actual")
-    course, now = settle(request, entry, party, terms)
+    check_units(subject, request.api, course_of(entry, request), request.takes or {}, "actual")
+    route_plan, now = advance(request, entry, subject, options)
     groups: list[tuple[int, Amounts]] = []
     held: dict[str, int] = {}
     actual: Mapping[str, int] = {}
     counted: dict[str, int] = {}
     takes: Amounts = hold.takes
-    for record in party.records():
+    for record in subject.records():
         # A hold that lapsed may be forgotten, an account's before its key's: what was used is recorded all the same.
         hold = record.release(request.id) or Hold(0, request.id, now, still_open=False, takes=takes)
         takes = hold.takes
         held = {unit: units for _, route, unit, units in takes if not route}
         actual = held if request.takes is None else request.takes
         kept, more = [], []
-        for api, route in dict.fromkeys((take.api, take.route) for take in takes):
+        for api, route in dict.fromkeys((amount.api, amount.route) for amount in takes):
             for unit in {**held, **actual}:
                 units, had = actual.get(unit, 0), held.get(unit, 0) if hold.still_open else 0
                 if units < had:
@@ -46,25 +46,27 @@ def commit(request: Request, entry: Entry | None, party: Party | None, terms: Te
                     more.append(Amount(api, route, unit, units - had))
                     counted[unit] = units - had
         groups = groups or [(at, tuple(part)) for at, part in ((hold.taken_at, kept), (now, more)) if part]
-        add(record, more, now)
-    poured = {unit: units - held.get(unit, 0) for unit, units in actual.items() if units > held.get(unit, 0)}
-    verdict = mark(party, course, counted, poured, now) if course else Verdict(allowed=True, now=now, standings=())
+        count(record, more, now)
+    filled = {unit: units - held.get(unit, 0) for unit, units in actual.items() if units > held.get(unit, 0)}
+    outcome = (
+        finish(subject, route_plan, counted, filled, now) if route_plan else Outcome(allowed=True, now=now, states=())
+    )
     plan = entry.plans.get(request.api)
     return Decision(
-        Details(Reason.OK, new_token(), entry.key, plan, actual, verdict, tuple(groups), tokens=tokens_of(party))
+        Details(Reason.OK, new_token(), entry.key, plan, actual, outcome, tuple(groups), tokens=tokens_of(subject))
     )
 
 
-def cancel(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> None:
+def cancel(request: Request, entry: Entry | None, subject: Subject | None, options: StoreOptions) -> None:
     """Give a hold back. One that lapsed gave itself back already."""
-    entry, party = required(request, entry, party)
-    if party.key.held(request.id) is None:
+    entry, subject = required(request, entry, subject)
+    if subject.key.held(request.id) is None:
         raise ReservationClosed(request.id)
-    _, now = settle(request, entry, party, terms)
-    for record in party.records():
+    _, now = advance(request, entry, subject, options)
+    for record in subject.records():
         hold = record.release(request.id)
         if hold is not None and hold.still_open:
             record.give_back(hold.taken_at, hold.takes)
-    memo = remembered(party, request)
-    if memo is not None and memo.answer.hold == request.id:
-        party.key.remember_refund(memo.id, memo.until, now)
+    earlier = remembered(subject, request)
+    if earlier is not None and earlier.answer.hold == request.id:
+        subject.key.remember_refund(earlier.id, earlier.until, now)

@@ -1,4 +1,4 @@
-"""What the headrooms of all keys of one plan have in common on one course, and how a cost is read there."""
+"""What the headrooms of all keys of one plan have in common on one route plan, and how a cost is read there."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from ..limit import REQUESTS
 from ..plan import UsagePlan
-from ..rule.limits import MAX_UNITS, Course, ThrottleLine
+from ..rule.limits import MAX_UNITS, CompiledThrottle, RoutePlan
 
 T = TypeVar("T")
 
@@ -30,7 +30,7 @@ def unrouted(own: Container[str], route: object) -> bool:
 
 
 class Shape:
-    """All that the keys of a plan share on one course: worked out once, whoever calls.
+    """All that the keys of a plan share on one route plan: worked out once, whoever calls.
 
     ``units``: in the order of amounts. ``standard``: the amounts of a call that names no cost. ``own``: the plan's
     routes with limits or costs of their own. ``throttle``: the only one, where there is one. ``simple_cost``: a call
@@ -42,11 +42,11 @@ class Shape:
         "__weakref__",
         "_latest",
         "api",
-        "course",
         "live",
         "own",
         "plan",
         "route",
+        "route_plan",
         "simple",
         "simple_cost",
         "standard",
@@ -54,17 +54,17 @@ class Shape:
         "units",
     )  # fmt: skip
 
-    def __init__(self, plan: UsagePlan, course: Course, missing: frozenset[str] = frozenset()) -> None:
-        self.plan, self.course = plan, course
-        self.api, self.route = course.api, course.route
+    def __init__(self, plan: UsagePlan, route_plan: RoutePlan, missing: frozenset[str] = frozenset()) -> None:
+        self.plan, self.route_plan = plan, route_plan
+        self.api, self.route = route_plan.api, route_plan.route
         self.own = frozenset(plan.routes) | frozenset(plan.costs)
-        units = units_of(course)
+        units = units_of(route_plan)
         self.units = tuple(unit if unit not in missing else _UNCOUNTED for unit in units)
-        self.standard = self.amounts(course.cost)
-        throttles = [line for line in course.lines if isinstance(line, ThrottleLine)]
+        self.standard = self.amounts(route_plan.cost)
+        throttles = [limit for limit in route_plan.limits if isinstance(limit, CompiledThrottle)]
         self.throttle = throttles[0] if len(throttles) == 1 else None
-        self.simple_cost = course.cost == {REQUESTS: 1}
-        self.simple = units == (REQUESTS,) and self.simple_cost and len(throttles) <= 1 and not course.routed
+        self.simple_cost = route_plan.cost == {REQUESTS: 1}
+        self.simple = units == (REQUESTS,) and self.simple_cost and len(throttles) <= 1 and not route_plan.routed
         self.live = True
         self._latest: dict[str, Any] = {}
 
@@ -77,7 +77,7 @@ class Shape:
         return value
 
     def serves(self, api: object, route: object) -> bool:
-        """Tell whether calls on a route of an api go this course; memory's headrooms say the same in line."""
+        """Tell whether calls on a route of an api go this route plan; memory's headrooms say the same in line."""
         if self.api != api:
             return False
         return self.route == route if self.route else route is None or unrouted(self.own, route)
@@ -109,6 +109,6 @@ class Shape:
         return None if left else found
 
 
-def units_of(course: Course) -> tuple[str, ...]:
-    """Return the units that calls on a course count, in the order of their amounts."""
-    return tuple(dict.fromkeys([*(line.unit for line in course.lines), *course.cost]))
+def units_of(route_plan: RoutePlan) -> tuple[str, ...]:
+    """Return the units that calls on a route plan count, in the order of their amounts."""
+    return tuple(dict.fromkeys([*(limit.unit for limit in route_plan.limits), *route_plan.cost]))

@@ -9,10 +9,10 @@ import attrs
 
 from ..clock import DAY_US, EPOCH
 from ..plan import UsagePlan
-from ..rule.charge import read, settled, weigh
-from ..rule.limits import Course, QuotaLine, Terms
-from ..rule.party import Party
-from ..standing import LimitStatus, status_of
+from ..rule.charge import advanced, evaluate, read
+from ..rule.limits import CompiledQuota, RoutePlan, StoreOptions
+from ..rule.subject import Subject
+from ..status import LimitStatus, status_of
 from .request import Entry, Request, course_of, required
 
 
@@ -41,34 +41,34 @@ class UsageRecord:
 
 
 def by_day(
-    work: Party, plan: UsagePlan | None, course: Course | None, api: str, now: int, first: int, last: int
+    work: Subject, plan: UsagePlan | None, route_plan: RoutePlan | None, api: str, now: int, first: int, last: int
 ) -> list[UsageRecord]:
-    """The quotas of an api on a settled party, from the first to the last day since the epoch; today always."""
+    """The quotas of an api on an advanced subject, from the first to the last day since the epoch; today always."""
     today = now // DAY_US
     found = {
         (day, name): UsageRecord(EPOCH.date() + timedelta(days=day), api, name, *row)
         for day, name, *row in _rows(work, plan, api)
     }
-    for standing in weigh(read(work, course, now), {}, now).standings if course else ():
-        if isinstance(standing.line, QuotaLine):
-            remaining = max(0, standing.line.limit + standing.extra - standing.used)
-            name = standing.line.name
+    for state in evaluate(read(work, route_plan, now), {}, now).states if route_plan else ():
+        if isinstance(state.limit, CompiledQuota):
+            remaining = max(0, state.limit.limit + state.extra - state.used)
+            name = state.limit.name
             empty = UsageRecord(EPOCH.date() + timedelta(days=today), api, name, 0, 0)
             found[today, name] = attrs.evolve(found.get((today, name), empty), remaining=remaining)
     return [record for (day, _), record in sorted(found.items(), key=_by_day) if first <= day <= last]
 
 
-def _rows(party: Party, plan: UsagePlan | None, api: str) -> list[tuple[Any, ...]]:
+def _rows(subject: Subject, plan: UsagePlan | None, api: str) -> list[tuple[Any, ...]]:
     """(day, name, used, remaining, leased) of each quota: of the record that counts it, routes apart where need be."""
-    lines = [line for route in ("", *plan.routes) for line in plan.course(route).lines] if plan else []
-    held = {(line.route, line.name): (party.holder(line), line.unit) for line in lines}
+    limits = [limit for route in ("", *plan.routes) for limit in plan.route_plan(route).limits] if plan else []
+    held = {(limit.route, limit.name): (subject.record_of(limit), limit.unit) for limit in limits}
     found = {
         (row.day, row.route, row.name): (
             row.used,
             max(0, row.limit - row.window_used),
             record.leased(row.meter, row.day),
         )
-        for record in reversed(party.records())
+        for record in reversed(subject.records())
         for row in record.history()
         if row.api == api and held.get((row.route, row.name), (record, row.unit)) == (record, row.unit)
     }
@@ -84,28 +84,30 @@ def _by_day(item: tuple[tuple[int, str], UsageRecord]) -> tuple[int, str]:
     return item[0]
 
 
-def usage(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> list[UsageRecord]:
+def usage(request: Request, entry: Entry | None, subject: Subject | None, options: StoreOptions) -> list[UsageRecord]:
     """The quotas of an api by UTC day. ``args``: the first and the last, in days since the epoch."""
-    entry, party = required(request, entry, party)
+    entry, subject = required(request, entry, subject)
     first, last = request.args
-    now = party.instant(request.now, terms)
-    course = course_of(entry, request)
-    work = settled(party, course, now, terms)
-    return by_day(work, entry.plans.get(request.api), course, request.api, now, first, last)
+    now = subject.instant(request.now, options)
+    route_plan = course_of(entry, request)
+    work = advanced(subject, route_plan, now, options)
+    return by_day(work, entry.plans.get(request.api), route_plan, request.api, now, first, last)
 
 
-def status(request: Request, entry: Entry | None, party: Party | None, terms: Terms) -> tuple[LimitStatus, ...]:
+def status(
+    request: Request, entry: Entry | None, subject: Subject | None, options: StoreOptions
+) -> tuple[LimitStatus, ...]:
     """Tell where every limit of a key's plans stands. ``args``: the apis, None for all; whether only of its account."""
-    entry, party = required(request, entry, party)
+    entry, subject = required(request, entry, subject)
     apis, shared_only = request.args
-    now = party.instant(request.now, terms)
+    now = subject.instant(request.now, options)
     found: list[LimitStatus] = []
     for of in sorted(entry.plans) if apis is None else apis:
         plan = entry.plans.get(of)
         if plan is None:
             continue
-        course = plan.course(request.route)
-        readings = read(settled(party, course, now, terms), course, now)
-        standings = weigh(readings, {line.unit: 1 for line in course.lines}, now).standings
-        found += [status_of(each, entry.key) for each in standings if each.line.shared or not shared_only]
+        route_plan = plan.route_plan(request.route)
+        readings = read(advanced(subject, route_plan, now, options), route_plan, now)
+        states = evaluate(readings, {limit.unit: 1 for limit in route_plan.limits}, now).states
+        found += [status_of(each, entry.key) for each in states if each.limit.shared or not shared_only]
     return tuple(found)

@@ -119,7 +119,7 @@ class _Costs:
     def of(self, units: Mapping[str, int], request: tuple[str, str] | None) -> tuple[Cost, str | None]:
         route = self.routes.find(*request) if self.routes and request is not None else None
         cost: dict[str, int] = {unit: units[unit] for unit in self.units if units[unit]}
-        return ({**self._plan.course(route).cost, **cost} if cost else DEFAULT), route
+        return ({**self._plan.route_plan(route).cost, **cost} if cost else DEFAULT), route
 
 
 def replay(

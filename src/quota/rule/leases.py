@@ -1,4 +1,4 @@
-"""Leases in the record: units that a process took from every limit of a course at once, to spend them by itself.
+"""Leases in the record: units that a process took from every limit of a route plan at once, to spend them by itself.
 
 Why this is exact. Leased units are charged by the rule, like any others, before their process may spend one of them: a
 meter counts what was spent and what may still be. So whatever processes do by themselves, admitted <= counted <= limit.
@@ -19,9 +19,9 @@ import attrs
 from ..clock import DAY_US
 from .charge import metered, read
 from .entries import Amount, Lease, MeterName
-from .limits import BEYOND, Course, QuotaLine, Reading, Terms
-from .party import Party
+from .limits import BEYOND, CompiledQuota, Reading, RoutePlan, StoreOptions
 from .record import Record
+from .subject import Subject
 
 MILLION = 1_000_000
 LEAST = 4
@@ -31,7 +31,7 @@ MOST = 256
 
 
 @attrs.frozen
-class Bid:
+class LeaseRequest:
     """A process asks for lease ``number`` under ``name``, having ``used`` so much of the one before.
 
     ``calls``: as many calls like this one it would cover. ``share``: millionths of a limit that all leases together
@@ -49,69 +49,78 @@ class Bid:
     again: bool = False
 
 
-def held(party: Party, name: str) -> Lease | None:
+def held(subject: Subject, name: str) -> Lease | None:
     """The lease under a name."""
-    for record in party.records():
+    for record in subject.records():
         if record.leases and name in record.leases:
             return record.leases[name]
     return None
 
 
-def give_back(party: Party, bid: Bid, now: int, *, last: bool) -> None:
-    """Give back what was not spent of the lease before the bid's, once. The party is settled.
+def give_back(subject: Subject, lease_request: LeaseRequest, now: int, *, last: bool) -> None:
+    """Give back what was not spent of the lease before the lease request's, once. The subject is settled.
 
-    ``last``: no lease follows. One of the bid's own number was then granted to nobody: its reply was lost.
+    ``last``: no lease follows. One of the lease request's own number was then granted to nobody: its reply was lost.
     """
-    for record in party.records():
-        lease = record.leases.get(bid.name) if record.leases else None
-        if lease is None or lease.number > bid.number:
+    for record in subject.records():
+        lease = record.leases.get(lease_request.name) if record.leases else None
+        if lease is None or lease.number > lease_request.number:
             continue
         rest: Iterable[Amount] = ()
-        if lease.number == bid.number - 1:
-            rest = [take._replace(units=take.units - bid.used.get(take.unit, 0)) for take in lease.takes]
-        elif lease.number == bid.number and last:
+        if lease.number == lease_request.number - 1:
+            rest = [
+                amount._replace(units=amount.units - lease_request.used.get(amount.unit, 0)) for amount in lease.takes
+            ]
+        elif lease.number == lease_request.number and last:
             rest = lease.takes
-        rest = [take for take in rest if take.units > 0]
+        rest = [amount for amount in rest if amount.units > 0]
         if rest:
             record.give_back(lease.taken_at, rest)
-        closed = lease._replace(number=bid.number + last, lively=now + bid.life, takes=())
-        record.leases = {**(record.leases or {}), bid.name: closed}
-    party.changed = True
+        closed = lease._replace(number=lease_request.number + last, lively=now + lease_request.life, takes=())
+        record.leases = {**(record.leases or {}), lease_request.name: closed}
+    subject.changed = True
 
 
-def granted(party: Party, lease: Lease, course: Course, now: int) -> dict[str, int] | None:
-    """The units of a lease that may be spent from now on, of a settled party: its bid comes again, or it is renewed.
+def granted(subject: Subject, lease: Lease, route_plan: RoutePlan, now: int) -> dict[str, int] | None:
+    """The units of a lease that may be spent from now on, of an advanced subject: its lease request comes again, or it is renewed.
 
     None when they are for windows or meters that are not now's, or when a limit was lowered below what it counts.
     """
-    units = {take.unit: take.units for take in lease.takes}
-    if metered(course, units) != lease.takes:
+    units = {amount.unit: amount.units for amount in lease.takes}
+    if metered(route_plan, units) != lease.takes:
         return None
-    for line, reading, extra, _ in read(party, course, now):
-        if isinstance(line, QuotaLine):
-            if line.window(now)[0] > lease.taken_at or reading > line.limit + line.overage + extra:
+    for limit, reading, extra, _ in read(subject, route_plan, now):
+        if isinstance(limit, CompiledQuota):
+            if limit.window(now)[0] > lease.taken_at or reading > limit.limit + limit.overage + extra:
                 return None
-        elif reading > line.burst:
+        elif reading > limit.burst:
             return None
     return units
 
 
-def close_name(party: Party, bid: Bid, now: int, *, last: bool) -> None:
-    """The bid was made before and may still be under way: should it come, it finds its number gone by."""
-    closed = Lease(bid.number + last, now, now + bid.life, now, ())
-    party.key.leases = {**(party.key.leases or {}), bid.name: closed}
-    party.changed = True
+def close_name(subject: Subject, lease_request: LeaseRequest, now: int, *, last: bool) -> None:
+    """The lease request was made before and may still be under way: should it come, it finds its number gone by."""
+    closed = Lease(lease_request.number + last, now, now + lease_request.life, now, ())
+    subject.key.leases = {**(subject.key.leases or {}), lease_request.name: closed}
+    subject.changed = True
 
 
-def remember(party: Party, bid: Bid, course: Course, units: Mapping[str, int], now: int, terms: Terms) -> None:
+def remember(
+    subject: Subject,
+    lease_request: LeaseRequest,
+    route_plan: RoutePlan,
+    units: Mapping[str, int],
+    now: int,
+    options: StoreOptions,
+) -> None:
     """Write down what was just charged as leased; of leases that matter no more, only what history tells."""
-    takes = metered(course, units)
-    for record in party.records():
+    takes = metered(route_plan, units)
+    for record in subject.records():
         until = record.open_until(now, takes, now)
         leases, burned, over = {}, {}, []
         for name, lease in (record.leases or {}).items():
             if not lease.number:
-                if lease.taken_at // DAY_US >= now // DAY_US - terms.retention:
+                if lease.taken_at // DAY_US >= now // DAY_US - options.retention:
                     burned[name] = lease
             elif _over(lease, now):
                 over.append(lease)
@@ -121,7 +130,7 @@ def remember(party: Party, bid: Bid, course: Course, units: Mapping[str, int], n
             dead = min(leases, key=lambda name: leases[name].lively)
             if leases[dead].lively < now:
                 over.append(leases.pop(dead))
-        leases[bid.name] = Lease(bid.number, until, now + bid.life, now, takes)
+        leases[lease_request.name] = Lease(lease_request.number, until, now + lease_request.life, now, takes)
         record.leases = {**_burn(burned, over), **leases}
 
 
@@ -129,21 +138,21 @@ def _burn(burned: dict[str, Lease], over: list[Lease]) -> dict[str, Lease]:
     """Add what was never reported of a day's leases up, all in one: number 0, of nobody."""
     for lease in over:
         name = f"burned {lease.taken_at // DAY_US}"
-        for take in lease.takes:
+        for amount in lease.takes:
             day = burned.get(name) or Lease(0, 0, 0, lease.taken_at, ())
-            had = sum(old.units for old in day.takes if old.meter == take.meter)
-            others = tuple([old for old in day.takes if old.meter != take.meter])
-            burned[name] = day._replace(takes=(*others, take._replace(units=had + take.units)))
+            had = sum(old.units for old in day.takes if old.meter == amount.meter)
+            others = tuple([old for old in day.takes if old.meter != amount.meter])
+            burned[name] = day._replace(takes=(*others, amount._replace(units=had + amount.units)))
     return burned
 
 
-def revive(party: Party, bid: Bid, now: int) -> None:
+def revive(subject: Subject, lease_request: LeaseRequest, now: int) -> None:
     """The lease's process is alive."""
-    for record in party.records():
-        if record.leases and bid.name in record.leases:
-            alive = record.leases[bid.name]._replace(lively=now + bid.life)
-            record.leases = {**record.leases, bid.name: alive}
-    party.changed = True
+    for record in subject.records():
+        if record.leases and lease_request.name in record.leases:
+            alive = record.leases[lease_request.name]._replace(lively=now + lease_request.life)
+            record.leases = {**record.leases, lease_request.name: alive}
+    subject.changed = True
 
 
 def _over(lease: Lease, now: int) -> bool:
@@ -152,29 +161,31 @@ def _over(lease: Lease, now: int) -> bool:
     return lively + 300 * MILLION < now and (not lease.takes or lease.until <= now or lively + DAY_US < now)
 
 
-def affordable(party: Party, course: Course, takes: Mapping[str, int], bid: Bid, now: int) -> dict[str, int] | None:
-    """The units to lease for calls like this one, from a settled party; None where each call goes by itself.
+def affordable(
+    subject: Subject, route_plan: RoutePlan, takes: Mapping[str, int], lease_request: LeaseRequest, now: int
+) -> dict[str, int] | None:
+    """The units to lease for calls like this one, from an advanced subject; None where each call goes by itself.
 
-    Of every limit: at most the bid's part of ``share``, what is left of all holders' share, and half of this holder's
+    Of every limit: at most the lease request's part of ``share``, what is left of all holders' share, and half of this holder's
     part of what is free, so that leases shrink as the free amount does and the last units are handed out one by one.
     Never across an alert's threshold: the call that crosses it is charged by itself, and told.
     """
-    units = {unit: bid.calls * n for unit, n in takes.items() if n}
-    for line, reading, extra, _ in read(party, course, now):
-        if line.unit not in units:
+    units = {unit: lease_request.calls * n for unit, n in takes.items() if n}
+    for limit, reading, extra, _ in read(subject, route_plan, now):
+        if limit.unit not in units:
             continue
-        record = party.holder(line)
-        holders, out = _others(record, (course.api, line.route, line.unit), bid.name, now)
-        if isinstance(line, QuotaLine):
-            whole = line.limit + extra
-            room = whole + line.overage - reading
-            slot = record.meter(course.api, line.route, line.unit).slot(line.name)  # type: ignore[union-attr] # settled
-            calm = [-(-p * whole // 100) - 1 - reading for p in line.alerts if p > slot.alerted]  # type: ignore[union-attr] # settled
-            all_may = max(0, whole + line.overage) * bid.share // MILLION
+        record = subject.record_of(limit)
+        holders, out = _others(record, (route_plan.api, limit.route, limit.unit), lease_request.name, now)
+        if isinstance(limit, CompiledQuota):
+            whole = limit.limit + extra
+            room = whole + limit.overage - reading
+            window = record.meter(route_plan.api, limit.route, limit.unit).window(limit.name)  # type: ignore[union-attr] # advanced
+            calm = [-(-p * whole // 100) - 1 - reading for p in limit.alerts if p > window.alerted]  # type: ignore[union-attr] # advanced
+            all_may = max(0, whole + limit.overage) * lease_request.share // MILLION
             most = min([all_may // holders, all_may - out, room // (2 * holders), *calm])
         else:
-            most = (line.burst - reading) // line.scale // (2 * holders)
-        units[line.unit] = min(units[line.unit], most)
+            most = (limit.burst - reading) // limit.scale // (2 * holders)
+        units[limit.unit] = min(units[limit.unit], most)
     if not units or any(units[unit] < LEAST * n for unit, n in takes.items() if n):
         return None
     return units
@@ -186,16 +197,16 @@ def _others(record: Record, meter: MeterName, name: str, now: int) -> tuple[int,
     for other, lease in (record.leases or {}).items():
         if lease.lively <= now:
             continue
-        units = sum(take.units for take in lease.takes if take.meter == meter)
+        units = sum(amount.units for amount in lease.takes if amount.meter == meter)
         if units:
             holders.add(other[:-1])
             out += units
     return len(holders), out
 
 
-def first_end(party: Party, readings: tuple[Reading, ...]) -> int:
+def first_end(subject: Subject, readings: tuple[Reading, ...]) -> int:
     """The instant when the first window ends or hold lapses: until then only charges move these readings."""
-    ends = [reading.end for reading in readings if isinstance(reading.line, QuotaLine)]
-    for record in party.records():
+    ends = [reading.end for reading in readings if isinstance(reading.limit, CompiledQuota)]
+    for record in subject.records():
         ends += [override.until for override in record.overrides if override.until is not None]
-    return min([BEYOND, *ends, *(record.due for record in party.records() if record.due is not None)])
+    return min([BEYOND, *ends, *(record.due for record in subject.records() if record.due is not None)])

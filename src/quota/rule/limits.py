@@ -17,8 +17,8 @@ BEYOND = 2**200
 """More than anything counts."""
 
 
-class Terms(NamedTuple):
-    """A store's terms: a clock this far behind is an error, memos and history are kept this long.
+class StoreOptions(NamedTuple):
+    """A store's terms: a clock this far behind is an error, remembered requests and history are kept this long.
 
     ``late``: so many windows later than it ended, a window is forgotten.
     """
@@ -35,7 +35,7 @@ class Terms(NamedTuple):
 
 
 @attrs.frozen(eq=False, repr=False)
-class QuotaLine:
+class CompiledQuota:
     """A quota, compiled. ``route`` is empty for the plan's own; ``shared`` counts the account's keys together."""
 
     name: str
@@ -50,7 +50,7 @@ class QuotaLine:
 
 
 @attrs.frozen(eq=False, repr=False)
-class ThrottleLine:
+class CompiledThrottle:
     """A throttle, compiled: a bucket of ``burst`` units, in units times ``scale``."""
 
     name: str
@@ -64,13 +64,13 @@ class ThrottleLine:
     length: int | None
 
 
-Line = QuotaLine | ThrottleLine
-Throttles = tuple[tuple[ThrottleRef, ...], tuple[ThrottleLine, ...]]
+CompiledLimit = CompiledQuota | CompiledThrottle
+Throttles = tuple[tuple[ThrottleRef, ...], tuple[CompiledThrottle, ...]]
 """One unit's throttles of a whole plan, its routes' too: where each counts, and the lines."""
 
 
 @attrs.frozen(eq=False, repr=False)
-class Course:
+class RoutePlan:
     """All that a call on (api, route) under a plan goes through. ``routed``: the route counts on a meter of its own.
 
     ``throttles``: the whole plan's, by unit.
@@ -79,18 +79,18 @@ class Course:
     api: str
     route: str
     routed: bool
-    lines: tuple[Line, ...]
+    limits: tuple[CompiledLimit, ...]
     cost: Mapping[str, int]
     throttles: Mapping[str, Throttles]
 
 
-class Standing(NamedTuple):
+class LimitState(NamedTuple):
     """One limit after a decision. ``used`` is in units (a throttle's level, rounded up); instants in microseconds.
 
     ``retry_at``: where it refused, when it will admit as much; None when it never will.
     """
 
-    line: Line
+    limit: CompiledLimit
     used: int
     extra: int
     resets_at: int
@@ -98,12 +98,12 @@ class Standing(NamedTuple):
     retry_at: int | None = None
 
 
-class Verdict(NamedTuple):
+class Outcome(NamedTuple):
     """The rule's word on one charge at ``now``; ``retry_at`` is None when it can never fit."""
 
     allowed: bool
     now: int
-    standings: tuple[Standing, ...]
+    states: tuple[LimitState, ...]
     crossed: tuple[tuple[str, int], ...] = ()
     retry_at: int | None = None
     too_large: bool = False
@@ -112,7 +112,7 @@ class Verdict(NamedTuple):
 class Reading(NamedTuple):
     """A limit, its used units or its bucket's level, what was granted on top, the window's end or now."""
 
-    line: Line
+    limit: CompiledLimit
     used: int
     extra: int
     end: int

@@ -1,7 +1,7 @@
 """What a record counts of one unit: plain mutable data and its encoded form.
 
-A *meter* counts every unit taken of one (api, route, unit), under whatever plan; a quota's *slot* remembers what its
-meter read when the window began. So ``used = meter.total - slot.base``, and no change of plan can lose or mint a unit.
+A *meter* counts every unit taken of one (api, route, unit), under whatever plan; a quota's *window* remembers what its
+meter read when the window began. So ``used = meter.total - window.base``, and no change of plan can lose or mint a unit.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _unused: dict[int, Sequence[int]] = {}
 """Days on which nothing was counted before: one each for all the meters that begin on them."""
 
 
-class Slot(NamedTuple):
+class Window(NamedTuple):
     """One quota's current window, ``[start, end)``: ``base`` is what the meter read at ``since``.
 
     ``since`` is the start, unless the limit's period changed and what was used carried over, or the reading at the
@@ -53,26 +53,28 @@ class Slot(NamedTuple):
 class Bucket:
     """One throttle's level at ``at``, in units times ``scale``, falling by ``drain`` each microsecond.
 
-    ``lent``: how much of the level at ``since`` another bucket holds as well: what it began with, or has passed on.
+    ``shared_level``: how much of the level at ``since`` another bucket holds as well: what it began with, or has passed on.
     """
 
-    __slots__ = ("at", "drain", "lent", "level", "name", "scale", "since")
+    __slots__ = ("at", "drain", "level", "name", "scale", "shared_level", "since")
 
-    def __init__(self, name: str, scale: int, drain: int, level: int, at: int, lent: int = 0, since: int = 0) -> None:
+    def __init__(
+        self, name: str, scale: int, drain: int, level: int, at: int, shared_level: int = 0, since: int = 0
+    ) -> None:
         self.name = name
         self.scale = scale
         self.drain = drain
         self.level = level
         self.at = at
-        self.lent = lent
+        self.shared_level = shared_level
         self.since = since
 
     def encode(self) -> list[Any]:
-        return [self.name, self.scale, self.drain, self.level, self.at, self.lent, self.since]
+        return [self.name, self.scale, self.drain, self.level, self.at, self.shared_level, self.since]
 
     def kind(self) -> tuple[Any, ...]:
         """Return all of it that a plain charge leaves as it is."""
-        return self.name, self.scale, self.drain, self.lent, self.since
+        return self.name, self.scale, self.drain, self.shared_level, self.since
 
 
 class Meter:
@@ -80,11 +82,23 @@ class Meter:
 
     ``days``: a day, what was read as it began, the next day on which something was used, and so on. ``rows``: a quota,
     then four numbers for each of these days that is over: which, its limit, units used in its window and since when.
-    ``places``: of the unit's throttles in the plan that the key was last charged under; on its own meter of no route.
+    ``throttle_refs``: of the unit's throttles in the plan that the key was last charged under; on its own meter of no route.
     Lists of these are never changed but replaced, so that copies share them.
     """
 
-    __slots__ = ("api", "buckets", "days", "hour", "minute", "places", "route", "rows", "slots", "total", "unit")
+    __slots__ = (
+        "api",
+        "buckets",
+        "days",
+        "hour",
+        "minute",
+        "route",
+        "rows",
+        "throttle_refs",
+        "total",
+        "unit",
+        "windows",
+    )
 
     def __init__(self, api: str, route: str, unit: str, day: int) -> None:
         self.api = api
@@ -94,21 +108,21 @@ class Meter:
         self.minute = 0
         self.hour = 0
         self.days = _unused.setdefault(day, numbers((day, 0)))
-        self.slots: tuple[Slot, ...] = ()
+        self.windows: tuple[Window, ...] = ()
         self.buckets: list[Bucket] | tuple[()] = ()
-        self.places: tuple[ThrottleRef, ...] = ()
+        self.throttle_refs: tuple[ThrottleRef, ...] = ()
         self.rows: tuple[Any, ...] = ()
 
-    def slot(self, name: str) -> Slot | None:
-        for slot in self.slots:
-            if slot.name == name:
-                return slot
+    def window(self, name: str) -> Window | None:
+        for window in self.windows:
+            if window.name == name:
+                return window
         return None
 
-    def renew(self, slot: Slot, **fields: Any) -> Slot:
-        """Put a slot with other values in a slot's place."""
-        new = slot._replace(**fields)
-        self.slots = tuple([new if other is slot else other for other in self.slots])
+    def renew(self, window: Window, **fields: Any) -> Window:
+        """Put a window with other values in a window's place."""
+        new = window._replace(**fields)
+        self.windows = tuple([new if other is window else other for other in self.windows])
         return new
 
     def bucket(self, name: str) -> Bucket | None:
@@ -134,9 +148,9 @@ class Meter:
         if self.total == before:
             return []
         return [
-            Day(self.api, self.route, self.unit, slot.name, day, slot.limit + slot.extra,
-                self.total - before, self.total - slot.base, slot.since)
-            for slot in self.slots if slot.name and slot.end > day * DAY_US
+            Day(self.api, self.route, self.unit, window.name, day, window.limit + window.extra,
+                self.total - before, self.total - window.base, window.since)
+            for window in self.windows if window.name and window.end > day * DAY_US
         ]  # fmt: skip
 
     def begin_day(self, today: int, horizon: int) -> None:
@@ -159,8 +173,8 @@ class Meter:
     def give_back(self, taken_at: int, units: int) -> None:
         """Undo a take as though it had never been, but for the readings of the minute and the hour."""
         self.total -= units
-        if any(slot.since > taken_at for slot in self.slots):
-            self.slots = tuple([s._replace(base=s.base - units) if s.since > taken_at else s for s in self.slots])
+        if any(window.since > taken_at for window in self.windows):
+            self.windows = tuple([s._replace(base=s.base - units) if s.since > taken_at else s for s in self.windows])
         first = taken_at // DAY_US
         if self.days[-2] * DAY_US <= taken_at:
             return
@@ -179,18 +193,18 @@ class Meter:
         """Return all but its days that are over, which the record has with the others'."""
         return [
             self.api, self.route, self.unit, self.total, self.minute, self.hour, self.readings(),
-            self.slots, [bucket.encode() for bucket in self.buckets], *([self.places] if self.places else ()),
+            self.windows, [bucket.encode() for bucket in self.buckets], *([self.throttle_refs] if self.throttle_refs else ()),
         ]  # fmt: skip
 
     @classmethod
     def decode(cls, data: list[Any], rows: Iterable[Day]) -> Meter:
         meter = cls(data[0], data[1], data[2], 0)
-        _, _, _, meter.total, meter.minute, meter.hour, days, slots, buckets, *places = data
+        _, _, _, meter.total, meter.minute, meter.hour, days, windows, buckets, *throttle_refs = data
         meter.days = _joined(days)
-        meter.slots = tuple([Slot(*slot) for slot in slots])
+        meter.windows = tuple([Window(*window) for window in windows])
         meter.buckets = [Bucket(*bucket) for bucket in buckets] or ()
-        if places:
-            meter.places = tuple([ThrottleRef(*place) for place in places[0]])
+        if throttle_refs:
+            meter.throttle_refs = tuple([ThrottleRef(*throttle_ref) for throttle_ref in throttle_refs[0]])
         found: dict[str, list[tuple[int, ...]]] = {}
         for row in rows:
             found.setdefault(row.name, []).append((row.day, row.limit, row.window_used, row.since))
@@ -200,9 +214,9 @@ class Meter:
     def copy(self) -> Meter:
         """Return a meter of its own: changing one never changes the other."""
         twin: Meter = Meter.__new__(Meter)
-        twin.api, twin.route, twin.unit, twin.places = self.api, self.route, self.unit, self.places
+        twin.api, twin.route, twin.unit, twin.throttle_refs = self.api, self.route, self.unit, self.throttle_refs
         twin.total, twin.minute, twin.hour = self.total, self.minute, self.hour
-        twin.days, twin.rows, twin.slots = self.days, self.rows, self.slots
+        twin.days, twin.rows, twin.windows = self.days, self.rows, self.windows
         twin.buckets = [Bucket(*bucket.encode()) for bucket in self.buckets] if self.buckets else ()
         return twin
 
@@ -214,7 +228,7 @@ class Meter:
         ]  # fmt: skip
         more: list[Step] = [
             (setattr, self, field, after)
-            for field in ("slots", "days", "rows", "places")
+            for field in ("windows", "days", "rows", "places")
             if getattr(self, field) is not (after := getattr(new, field))
         ]  # fmt: skip
         if [bucket.kind() for bucket in self.buckets] != [bucket.kind() for bucket in new.buckets]:

@@ -1,4 +1,4 @@
-"""The record of one counted party (a key or an account): plain mutable data and its encoded form."""
+"""The record of one counted subject (a key or an account): plain mutable data and its encoded form."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NEVER = 2**62
 
 
 class Record:
-    """All slots of one party, so that several limits stay atomic in every store.
+    """All windows of one subject, so that several limits stay atomic in every store.
 
     ``at``: the latest instant charged; time never runs backwards for a record. ``floor``: nothing before it is
     remembered, so a call from before it is refused an answer. ``token`` tells this record from one forgotten earlier.
@@ -151,9 +151,9 @@ class Record:
         until = 0
         for api, route, unit, _ in takes:
             meter = self.meter(api, route, unit)
-            for slot in meter.slots if meter else ():
-                if slot.since <= taken_at and now < slot.end:
-                    until = max(until, slot.end)
+            for window in meter.windows if meter else ():
+                if window.since <= taken_at and now < window.end:
+                    until = max(until, window.end)
         return until
 
     def hold(self, id_: str, expires: int, now: int, takes: Amounts) -> None:
@@ -184,11 +184,11 @@ class Record:
             else:
                 self.holds.drop(hold.id)
 
-    def remember(self, memo: RememberedRequest, now: int) -> None:
+    def remember(self, earlier: RememberedRequest, now: int) -> None:
         """Remember an admission for its retries, and forget two that were remembered long enough."""
         self.requests = self.requests or Kept()
         self.requests.forget_some(now)
-        self.requests.put(memo)
+        self.requests.put(earlier)
 
     def remember_refund(self, name: str, until: int, now: int) -> None:
         """Remember that a decision's units were given back, and forget two that were remembered long enough."""
@@ -203,7 +203,7 @@ class Record:
     def leased(self, meter: MeterName, day: int) -> int:
         """Units leased on a day that were not reported as spent."""
         leases = [lease for lease in (self.leases or {}).values() if lease.taken_at // DAY_US == day]
-        return sum(take.units for lease in leases for take in lease.takes if take.meter == meter)
+        return sum(amount.units for lease in leases for amount in lease.takes if amount.meter == meter)
 
     def history(self) -> list[Day]:
         """The days of all quotas, the one that is not finished included."""
@@ -219,13 +219,15 @@ class Record:
             dead = max(dead, _NEVER if override.until is None else override.until)
         floor = self.at + 1
         for meter in self.meters:
-            for slot in meter.slots:
-                dead = max(dead, slot.end + late * (slot.end - slot.start))
-                floor = max(floor, slot.end)
+            for window in meter.windows:
+                dead = max(dead, window.end + late * (window.end - window.start))
+                floor = max(floor, window.end)
             for bucket in meter.buckets:
                 dead = max(dead, min(bucket.at - -bucket.level // bucket.drain, _NEVER))
-            for place in meter.places:
-                dead = max(dead, min(self.at - -place.burst // place.drain, _NEVER) if place.shared else 0)
+            for throttle_ref in meter.throttle_refs:
+                dead = max(
+                    dead, min(self.at - -throttle_ref.burst // throttle_ref.drain, _NEVER) if throttle_ref.shared else 0
+                )
         for kept in (self.holds, self.requests, self.refunds):
             dead = max(dead, kept.latest + DAY_US * (kept is self.holds)) if kept else dead
         return dead, floor

@@ -18,8 +18,8 @@ from .record import Record
 
 if TYPE_CHECKING:
     from .entries import ThrottleRef
-    from .limits import ThrottleLine, Throttles
-    from .party import Party
+    from .limits import CompiledThrottle, Throttles
+    from .subject import Subject
 
 
 class _Former(NamedTuple):
@@ -32,31 +32,31 @@ class _Former(NamedTuple):
     stays: bool
 
 
-def move(party: Party, api: str, unit: str, throttles: Throttles, now: int) -> bool:
-    """Bring a settled party's buckets of one unit to the plan of these throttles; whether it was under another."""
-    places, lines = throttles
-    origin = party.key.metered(api, "", unit, now)
-    left, origin.places = origin.places, places
+def move(subject: Subject, api: str, unit: str, throttles: Throttles, now: int) -> bool:
+    """Bring an advanced subject's buckets of one unit to the plan of these throttles; whether it was under another."""
+    throttle_refs, limits = throttles
+    origin = subject.key.metered(api, "", unit, now)
+    left, origin.throttle_refs = origin.throttle_refs, throttle_refs
     if not left:
         return False
-    after = {(party.holder(line), line.route, line.name): line for line in lines}
+    after = {(subject.record_of(limit), limit.route, limit.name): limit for limit in limits}
     before: dict[str, list[_Former]] = {}
     for old in left:
-        record = party.record(shared=old.shared)
+        record = subject.record(shared=old.shared)
         meter = record.metered(api, old.route, unit, now)
         # What an idle key left in a bucket that it shares is gone when a full one would be.
-        mine = record is party.key or (now - party.key.at) * old.drain < old.burst
+        mine = record is subject.key or (now - subject.key.at) * old.drain < old.burst
         new = after.get((record, old.route, old.name))
         stays = new is not None and _as_tight(new, old)
         bucket = meter.bucket(old.name) if mine else None
         before.setdefault(old.route, []).append(_Former(record, meter, old.name, bucket, stays))
-    routes = {line.route for line in lines}
+    routes = {limit.route for limit in limits}
     dropped = [formers for route, formers in before.items() if route not in routes]
-    joined = [(line, *_joined(party, api, line, before, dropped, now)) for line in lines]
-    filled = {line.route for line, level, _ in joined if level}
-    for line, level, own in joined:
-        if line.route in filled:
-            put(party.holder(line).metered(api, line.route, unit, now), line, level, own, now)
+    joined = [(limit, *_joined(subject, api, limit, before, dropped, now)) for limit in limits]
+    filled = {limit.route for limit, level, _ in joined if level}
+    for limit, level, own in joined:
+        if limit.route in filled:
+            put(subject.record_of(limit).metered(api, limit.route, unit, now), limit, level, own, now)
     for former in [former for formers in before.values() for former in formers]:
         bucket, route = former.bucket, former.meter.route
         if bucket is None or (former.record, route, former.name) in after:
@@ -64,17 +64,17 @@ def move(party: Party, api: str, unit: str, throttles: Throttles, now: int) -> b
         if not level_at(bucket, now):
             former.meter.buckets = [other for other in former.meter.buckets if other is not bucket]
         elif routes & {"", route}:
-            bucket.lent, bucket.since = level_at(bucket, now), now
+            bucket.shared_level, bucket.since = level_at(bucket, now), now
     return True
 
 
-def _as_tight(new: ThrottleLine, old: ThrottleRef) -> bool:
+def _as_tight(new: CompiledThrottle, old: ThrottleRef) -> bool:
     """Tell whether a throttle lets no more through than another did."""
     return new.drain * old.scale <= old.drain * new.scale and new.burst * old.scale <= old.burst * new.scale
 
 
 def _joined(
-    party: Party, api: str, line: ThrottleLine, before: Mapping[str, list[_Former]], dropped: list[list[_Former]],
+    subject: Subject, api: str, limit: CompiledThrottle, before: Mapping[str, list[_Former]], dropped: list[list[_Former]],
     now: int,
 ) -> tuple[int, int]:  # fmt: skip
     """One throttle under another plan: its bucket's level, and how much of a route's no other bucket holds.
@@ -82,18 +82,18 @@ def _joined(
     What was charged the same calls, or more, tells the least that the level must be. The calls on a route that has no
     throttle of its own any more are news to the plan's: what they left is poured in, once.
     """
-    record = party.holder(line)
-    meter = record.meter(api, line.route, line.unit)
-    level, own = converted(meter.bucket(line.name) if meter else None, line, now)
-    alike = line.route in before
-    formers = before.get(line.route if alike else "", [])
-    if not alike or all(former.record is not record or former.name != line.name for former in formers):
+    record = subject.record_of(limit)
+    meter = record.meter(api, limit.route, limit.unit)
+    level, own = converted(meter.bucket(limit.name) if meter else None, limit, now)
+    alike = limit.route in before
+    formers = before.get(limit.route if alike else "", [])
+    if not alike or all(former.record is not record or former.name != limit.name for former in formers):
         beside = [former for former in formers if former.record is record]
-        across = [former for former in formers if not (alike and former.stays and record is party.key)]
-        whole, part = _missed(line, beside or across, now)
+        across = [former for former in formers if not (alike and former.stays and record is subject.key)]
+        whole, part = _missed(limit, beside or across, now)
         level, own = max(level, whole), max(own, part if alike else 0)
-    found = [] if line.route else [_missed(line, formers, now) for formers in dropped]
-    more = min(sum(part for _, part in found), max(0, line.burst - level))
+    found = [] if limit.route else [_missed(limit, formers, now) for formers in dropped]
+    more = min(sum(part for _, part in found), max(0, limit.burst - level))
     return max([level + more, *(whole for whole, _ in found)]), own
 
 
@@ -103,29 +103,29 @@ def level_at(bucket: Bucket, now: int) -> int:
     return max(0, level)
 
 
-def _missed(line: ThrottleLine, formers: list[_Former], now: int) -> tuple[int, int]:
+def _missed(limit: CompiledThrottle, formers: list[_Former], now: int) -> tuple[int, int]:
     """Work out what charges to these buckets, all charged the same calls, would have left in a throttle's own.
 
     A slower bucket's level is at least what this one's would be, so the lowest of those is safe; where all were
     faster, the highest is what they promised to keep.
     """
     buckets = [former.bucket for former in formers if former.bucket is not None]
-    slower = [bucket for bucket in buckets if bucket.drain * line.scale <= line.drain * bucket.scale]
-    levels = [converted(bucket, line, now) for bucket in slower or buckets] or [(0, 0)]
+    slower = [bucket for bucket in buckets if bucket.drain * limit.scale <= limit.drain * bucket.scale]
+    levels = [converted(bucket, limit, now) for bucket in slower or buckets] or [(0, 0)]
     pick = min if slower else max
     return pick(level for level, _ in levels), pick(own for _, own in levels)
 
 
-def converted(bucket: Bucket | None, line: ThrottleLine, now: int) -> tuple[int, int]:
+def converted(bucket: Bucket | None, limit: CompiledThrottle, now: int) -> tuple[int, int]:
     """A bucket's level in a throttle's terms, and how much of that no other bucket holds; both rounded up."""
     if bucket is None:
         return 0, 0
     level = level_at(bucket, now)
-    own = level - max(0, bucket.lent - bucket.drain * (now - bucket.since))
-    return -(-level * line.scale // bucket.scale), -(-own * line.scale // bucket.scale)
+    own = level - max(0, bucket.shared_level - bucket.drain * (now - bucket.since))
+    return -(-level * limit.scale // bucket.scale), -(-own * limit.scale // bucket.scale)
 
 
-def put(meter: Meter, line: ThrottleLine, level: int, own: int, now: int) -> None:
+def put(meter: Meter, limit: CompiledThrottle, level: int, own: int, now: int) -> None:
     """Give a throttle its bucket, at a level of which no other bucket holds ``own``."""
-    bucket = Bucket(line.name, line.scale, line.drain, level, now, level - own, now)
-    meter.buckets = [*(old for old in meter.buckets if old.name != line.name), bucket]
+    bucket = Bucket(limit.name, limit.scale, limit.drain, level, now, level - own, now)
+    meter.buckets = [*(old for old in meter.buckets if old.name != limit.name), bucket]

@@ -11,7 +11,7 @@ from ..errors import InvalidValue, PlanConflict, UnknownPlan
 from ..key import ApiKey
 from ..operations.request import Request
 from ..plan import UsagePlan
-from ..rule.limits import Terms
+from ..rule.limits import StoreOptions
 
 if TYPE_CHECKING:
     from urllib.parse import SplitResult
@@ -213,14 +213,14 @@ def seconds_option(options: dict[str, str], name: str) -> float:
     return float(text)
 
 
-def make_terms(*, max_skew: float = 300, request_ttl: float = 86_400, retention: int = 35) -> Terms:
+def make_options(*, max_skew: float = 300, request_ttl: float = 86_400, retention: int = 35) -> StoreOptions:
     """The terms of a store from its options: seconds, seconds and days."""
     for field, value in (("max_skew", max_skew), ("request_ttl", request_ttl), ("retention", retention)):
         if type(value) not in (int, float) or not 0 <= value < 10**9:
             raise InvalidValue(field, value, "a number of seconds (retention: whole days), zero or more")
     if type(retention) is not int:
         raise InvalidValue("retention", retention, "whole days")
-    return Terms(int(max_skew * 1_000_000), int(request_ttl * 1_000_000), retention)
+    return StoreOptions(int(max_skew * 1_000_000), int(request_ttl * 1_000_000), retention)
 
 
 def tell_clock(store: Any, clock: Callable[[], int]) -> None:

@@ -18,7 +18,7 @@ from ..decision import Decision
 from ..errors import ClockSkew, QuotaError, RequestMismatch, ReservationClosed
 from .directory import Book, equal, raises, units_of, us_of
 from .model import DAY, Answer, Skewed
-from .standing import StandingMachine
+from .status import StandingMachine
 from .strategies import APIS, COSTS, KEY_IDS, MANY, REQUEST_IDS, ROUTES
 
 
@@ -31,9 +31,9 @@ class Machine(StandingMachine):
         if cost is not None:
             kwargs["cost"] = cost["requests"] if set(cost) == {"requests"} else cost
         key = self.model.keys.get(id_)
-        memo = key.memos.get(request_id or "") if key and key.enabled else None
-        if memo is not None and memo[0] > self.now:
-            self._replayed(id_, memo, ("consume", cost, api, route), kwargs)
+        earlier = key.remembered.get(request_id or "") if key and key.enabled else None
+        if earlier is not None and earlier[0] > self.now:
+            self._replayed(id_, earlier, ("consume", cost, api, route), kwargs)
             return
         try:
             expected = self.model.consume(id_ if key else None, cost, api, route, self.now)
@@ -46,7 +46,7 @@ class Machine(StandingMachine):
             self.taken.append((id_, key.era, decision, expected, False))
             self._book(id_, api).use(units_of(decision.cost))
             if request_id is not None:
-                key.memos[request_id] = (expected.at + DAY, ("consume", cost, api, route), decision, expected)
+                key.remembered[request_id] = (expected.at + DAY, ("consume", cost, api, route), decision, expected)
 
     @rule(id_=KEY_IDS, times=st.integers(1, 4), known=st.booleans())
     def hammer(self, id_: str, times: int, known: bool) -> None:
@@ -70,8 +70,8 @@ class Machine(StandingMachine):
     def _book(self, id_: str, api: str) -> Book:
         return self.books.setdefault((id_, api), Book())
 
-    def _replayed(self, id_: str, memo: tuple[Any, ...], call: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        _, remembered, first, expected = memo
+    def _replayed(self, id_: str, earlier: tuple[Any, ...], call: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        _, remembered, first, expected = earlier
         if remembered != call or first.id in self.spent:
             raises(RequestMismatch, lambda: self.ledger.consume(self._presented(id_), **kwargs))
             return
@@ -114,9 +114,9 @@ class Machine(StandingMachine):
                 self._presented(id_), cost, ttl=ttl, api=api, route=route, request_id=request_id
             )  # fmt: skip
 
-        memo = key.memos.get(request_id or "") if key and key.enabled else None
-        if memo is not None and memo[0] > self.now:
-            self._reserved_again(memo, call, reserve)
+        earlier = key.remembered.get(request_id or "") if key and key.enabled else None
+        if earlier is not None and earlier[0] > self.now:
+            self._reserved_again(earlier, call, reserve)
             return
         try:
             expected = self.model.consume(id_ if key else None, cost, api, route, self.now, ttl=ttl, hold=mark)
@@ -130,11 +130,11 @@ class Machine(StandingMachine):
             self._book(id_, api).hold(held.id, expected.at + ttl, units_of(held.decision.cost))
             raises(QuotaError, lambda: self.ledger.refund(held.decision))
             if request_id is not None:
-                key.memos[request_id] = (expected.at + DAY, call, held, expected)
+                key.remembered[request_id] = (expected.at + DAY, call, held, expected)
 
-    def _reserved_again(self, memo: tuple[Any, ...], call: tuple[Any, ...], reserve: Callable[[], Any]) -> None:
+    def _reserved_again(self, earlier: tuple[Any, ...], call: tuple[Any, ...], reserve: Callable[[], Any]) -> None:
         """The retry of a reservation holds what the first one holds, and either of them closes it."""
-        _, remembered, first, expected = memo
+        _, remembered, first, expected = earlier
         if remembered != call or first.id in self.spent:
             raises(RequestMismatch, reserve)
             return
@@ -143,14 +143,14 @@ class Machine(StandingMachine):
         self._same(again.decision, expected)
         self.held = [(*entry[:2], again, *entry[3:]) if entry[2].id == first.id else entry for entry in self.held]
 
-    @precondition(lambda self: any(key.memos for key in self.model.keys.values()))
+    @precondition(lambda self: any(key.remembered for key in self.model.keys.values()))
     @rule(id_=KEY_IDS, request_id=st.sampled_from(["once", "twice"]))
     def retry(self, id_: str, request_id: str) -> None:
         """Once more what a request id stands for."""
         key = self.model.keys.get(id_)
-        memo = key.memos.get(request_id) if key else None
-        if memo is not None:
-            kind, *call = memo[1]
+        earlier = key.remembered.get(request_id) if key else None
+        if earlier is not None:
+            kind, *call = earlier[1]
             again = Machine.reserve if kind == "reserve" else Machine.consume
             again(self, id_, *call, request_id)
 
@@ -163,7 +163,7 @@ class Machine(StandingMachine):
         if key is None:
             return
         events = [event for event in self.model.events if event.hold == f"hold {index}"]
-        mine = [event for event in events if ("key", id_) in event.parties]
+        mine = [event for event in events if ("key", id_) in event.subjects]
         close = (lambda: held.commit(actual)) if commit else held.cancel
         if key.era != era or not mine:
             raises((ReservationClosed, ClockSkew), close)
@@ -213,7 +213,7 @@ class Machine(StandingMachine):
             raises(ClockSkew, lambda: self.ledger.refund(decision, units))
             return
         spent = decision.id in self.spent or key.era != era or decision not in [d for _, _, d, _, _ in self.taken]
-        alive = any(("key", id_) in event.parties for event in expected.events)
+        alive = any(("key", id_) in event.subjects for event in expected.events)
         wanted = 0 if spent or not alive else self.model.refund(id_, expected.events, units, self.now)
         equal(self.ledger.refund(decision, units), wanted, "units given back")
         if wanted:

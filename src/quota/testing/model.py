@@ -24,9 +24,9 @@ SKEW = 300_000_000
 _PER = {"second": 1_000_000, "minute": 60_000_000, "hour": 3_600_000_000, "day": DAY}
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
-Party = tuple[str, str]
-Place = tuple[Party, str, str, str]
-"""(party, api, route or nothing, unit): what one meter would count."""
+Subject = tuple[str, str]
+Place = tuple[Subject, str, str, str]
+"""(subject, api, route or nothing, unit): what one meter would count."""
 
 
 class Skewed(Exception):
@@ -35,10 +35,10 @@ class Skewed(Exception):
 
 @attrs.define(eq=False)
 class Event:
-    """Units taken at an instant; held when it ``expires``; ``parties`` are whose count it is in."""
+    """Units taken at an instant; held when it ``expires``; ``subjects`` are whose count it is in."""
 
     at: int
-    parties: set[Party]
+    subjects: set[Subject]
     api: str
     routes: tuple[str, ...]
     unit: str
@@ -87,7 +87,7 @@ class Member:
     account: str
     enabled: bool = True
     plans: dict[str, str] = attrs.field(factory=dict)
-    memos: dict[str, tuple[Any, ...]] = attrs.field(factory=dict)
+    remembered: dict[str, tuple[Any, ...]] = attrs.field(factory=dict)
     refunded: set[str] = attrs.field(factory=set)
     era: int = 0
 
@@ -170,12 +170,12 @@ class Model:
         self.members: dict[str, list[str]] = {}
         self.shared: set[str] = set()
         self.events: list[Event] = []
-        self.at: dict[Party, int] = {}
+        self.at: dict[Subject, int] = {}
         self.windows: dict[tuple[Place, str], Window] = {}
         self.seen: dict[Place, list[tuple[int, int]]] = {}
         self.levels: dict[tuple[Place, str], Level] = {}
         self.charged: dict[tuple[str, str, str], list[Limit]] = {}
-        self.overrides: dict[tuple[Party, str, str, str], tuple[Any, int | None]] = {}
+        self.overrides: dict[tuple[Subject, str, str, str], tuple[Any, int | None]] = {}
 
     # The directory
 
@@ -189,7 +189,7 @@ class Model:
         if plan is not None:
             self.keys[id_].plans[self.plans[plan].api] = plan
 
-    def _copy(self, source: Party, target: Party) -> None:
+    def _copy(self, source: Subject, target: Subject) -> None:
         if source in self.at:
             self.at[target] = self.at[source]
         for (place, name), found in list(self.windows.items()):
@@ -198,8 +198,8 @@ class Model:
         for (place, name), level in list(self.levels.items()):
             if place[0] == source:
                 self.levels[(target, *place[1:]), name] = attrs.evolve(level)
-        for (party, *of), override in list(self.overrides.items()):
-            if party == source:
+        for (subject, *of), override in list(self.overrides.items()):
+            if subject == source:
                 self.overrides[target, of[0], of[1], of[2]] = override
         for place, seen in list(self.seen.items()):
             if place[0] == source:
@@ -220,16 +220,16 @@ class Model:
         self._drop(("key", id_))
         self.overrides = {of: value for of, value in self.overrides.items() if of[0] != ("key", id_)}
 
-    def _drop(self, party: Party) -> None:
-        self.at.pop(party, None)
+    def _drop(self, subject: Subject) -> None:
+        self.at.pop(subject, None)
         for event in self.events:
-            event.parties.discard(party)
+            event.subjects.discard(subject)
         for table in (self.windows, self.levels):
-            for found in [found for found in table if found[0][0] == party]:
+            for found in [found for found in table if found[0][0] == subject]:
                 del table[found]  # type: ignore[attr-defined, unused-ignore]
-        for place in [place for place in self.seen if place[0] == party]:
+        for place in [place for place in self.seen if place[0] == subject]:
             del self.seen[place]
-        for who in [who for who in self.charged if ("key", who[0]) == party]:
+        for who in [who for who in self.charged if ("key", who[0]) == subject]:
             del self.charged[who]
 
     def forget(self, id_: str, now: int) -> None:
@@ -237,17 +237,17 @@ class Model:
         self._drop(("key", id_))
         if key.account not in self.shared or now < self.at.get(("account", key.account), 0) - SKEW:
             self._drop(("account", key.account))
-        key.memos.clear()
+        key.remembered.clear()
         key.refunded.clear()
         key.era += 1
 
     # Who counts, and what
 
-    def parties(self, key: Member) -> list[Party]:
-        own: list[Party] = [("key", key.id)]
+    def subjects(self, key: Member) -> list[Subject]:
+        own: list[Subject] = [("key", key.id)]
         return [*own, ("account", key.account)] if key.account in self.shared else own
 
-    def holder(self, key: Member, limit: Limit) -> Party:
+    def holder(self, key: Member, limit: Limit) -> Subject:
         joint = limit.spec.by == "account" and key.account in self.shared
         return ("account", key.account) if joint else ("key", key.id)
 
@@ -282,8 +282,8 @@ class Model:
         return found
 
     def instant(self, key: Member, now: int) -> int:
-        for party in self.parties(key):
-            latest = self.at.get(party, 0)
+        for subject in self.subjects(key):
+            latest = self.at.get(subject, 0)
             if now < latest - SKEW:
                 raise Skewed
             now = max(now, latest)
@@ -293,11 +293,11 @@ class Model:
         return self.holder(key, limit), api, limit.route, limit.spec.unit
 
     def sum(self, place: Place, since: int, now: int) -> int:
-        party, api, route, unit = place
+        subject, api, route, unit = place
         return sum(
             event.units
             for event in self.events
-            if party in event.parties and event.api == api and event.unit == unit and route in event.routes
+            if subject in event.subjects and event.api == api and event.unit == unit and route in event.routes
             and since <= event.at and event.counts(now)
         )  # fmt: skip
 
@@ -334,7 +334,7 @@ class Model:
         return levels
 
     def moved(self, key: Member, plan: UsagePlan, api: str, route: str | None) -> bool:
-        """Whether this plan's throttles are others than the key, or a bucket of this course, was charged under last."""
+        """Whether this plan's throttles are others than the key, or a bucket of this route plan, was charged under last."""
         for unit in ("requests", "tokens"):
             last, now = self.charged.get((key.id, api, unit), []), self.throttles(plan, unit)
             if last and now and [_shape(limit) for limit in last] != [_shape(limit) for limit in now]:
@@ -355,7 +355,7 @@ class Model:
         """Another plan: each of its buckets hears of the calls that it was not told of."""
         asleep = now - self.at.get(("key", key.id), 0)
         of = {limit: (self.place(key, api, limit), limit.name) for limit in (*last, *limits)}
-        own: Party = ("key", key.id)
+        own: Subject = ("key", key.id)
         routes = {limit.route for limit in limits}
         old: dict[str, list[Limit]] = {}
         for limit in last:
@@ -424,8 +424,8 @@ class Model:
         for unit in ("requests", "tokens"):
             if plan and (throttles := self.throttles(plan, unit)):
                 self.charged[key.id, api, unit] = throttles
-        for party in self.parties(key):
-            self.at[party] = now
+        for subject in self.subjects(key):
+            self.at[subject] = now
         for limit in limits:
             place = self.place(key, api, limit)
             if isinstance(limit.spec, Quota):
@@ -441,7 +441,7 @@ class Model:
         key = self.keys.get(id_ or "")
         return "UNKNOWN_KEY" if key is None else "OK" if key.enabled else "DISABLED_KEY"
 
-    def weigh(
+    def evaluate(
         self, key: Member, plan: UsagePlan, api: str, route: str | None, takes: Mapping[str, int], now: int,
         limits: list[Limit] | None = None,
     ) -> Answer:  # fmt: skip
@@ -497,7 +497,7 @@ class Model:
         if routes is None:
             routes = ("", route) if plan and route and plan.routes.get(route) else ("",)
         events = tuple(
-            Event(now, set(self.parties(key)) | ({("account", key.account)}), api, routes, unit, units, expires, hold)
+            Event(now, set(self.subjects(key)) | ({("account", key.account)}), api, routes, unit, units, expires, hold)
             for unit, units in takes.items()
             if units
         )
@@ -540,7 +540,7 @@ class Model:
         takes = self.takes(plan, route, cost)
         now = self.instant(key, now)
         plan = self.plan_of(key, api, now) or plan
-        answer = self.weigh(key, plan, api, route, takes, now)
+        answer = self.evaluate(key, plan, api, route, takes, now)
         if not answer.allowed:
             if not dry and self.moved(key, plan, api, route):
                 self.settle(key, api, route, now)
@@ -551,7 +551,7 @@ class Model:
         limits = self.limits(plan, route)
         self.pour(key, api, limits, takes, now)
         crossed = self.alerts(key, plan, api, limits, takes, now)
-        after = attrs.evolve(self.weigh(key, plan, api, route, {}, now), crossed=crossed, events=events)
+        after = attrs.evolve(self.evaluate(key, plan, api, route, {}, now), crossed=crossed, events=events)
         if saved is not None:
             self._restore(saved)
         return after
@@ -612,9 +612,9 @@ class Model:
         """Whether any window that counted this event is still running."""
         return any(
             start <= event.at < end and now < end
-            for party in event.parties
+            for subject in event.subjects
             for route in event.routes
-            for start, end in self.seen.get((party, event.api, route, event.unit), ())
+            for start, end in self.seen.get((subject, event.api, route, event.unit), ())
         )
 
     def refund(self, id_: str, events: tuple[Event, ...], units: Mapping[str, int] | None, now: int) -> int:

@@ -23,7 +23,7 @@ EVER = [Quota(MANY - 1, "100 year", unit=unit, name=f"all {unit}") for unit in (
 """What counts everything, and refuses nothing."""
 REQUESTS = st.just("requests")
 UNITS = st.sampled_from(["requests", "requests", "tokens"])
-PARTIES = st.sampled_from(["key", "key", "account"])
+SUBJECTS = st.sampled_from(["key", "key", "account"])
 
 
 def _limits(
@@ -44,12 +44,12 @@ def _limits(
 
 # Each history looks at one corner of the world or at all of it: bugs hide where few things meet often.
 FOCUS = {
-    "all": _limits(units=UNITS, by=PARTIES, names=(None, None, "x", "y")),
+    "all": _limits(units=UNITS, by=SUBJECTS, names=(None, None, "x", "y")),
     "plain": _limits(throttles=False),
     "throttled": _limits(quotas=False, names=(None, None, "x"), most=2),
     "both": _limits(),
     "one name": _limits(throttles=False, names=("x",), most=1),
-    "accounts": _limits(by=PARTIES, names=(None, "x")),
+    "accounts": _limits(by=SUBJECTS, names=(None, "x")),
     "audited": _limits(units=UNITS).map(lambda limits: [*limits, *EVER]),
     "odd windows": st.tuples(
         *(
@@ -57,7 +57,7 @@ FOCUS = {
             for number, period in enumerate(ODD_PERIODS)
         )
     ).map(list),
-    "toggled": _limits(quotas=False, by=PARTIES, names=(None, None, "x"), most=2),
+    "toggled": _limits(quotas=False, by=SUBJECTS, names=(None, None, "x"), most=2),
 }
 COSTS = st.one_of(
     st.none(),

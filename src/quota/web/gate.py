@@ -17,7 +17,7 @@ from ..headers import PROFILES
 from ..key import ApiKey, Caller
 from ..ledger.reservation import AsyncReservation, Reservation
 from ..limit import Cost, Limit, parse_cost
-from ..rule.limits import Verdict
+from ..rule.limits import Outcome
 from . import settings as checks
 from .addresses import Anonymous, Proxies, address_of, check_proxies, counted_by
 from .answers import challenge, shaped, written
@@ -153,8 +153,8 @@ class Gate:
         allowed = self.on_unavailable == "allow"
         if getattr(error, "asked", True):  # a line for each request would say again what the first ones said
             log.warning("%s without asking the ledger: %s", "admitting" if allowed else "refusing", error)
-        verdict = Verdict(allowed=allowed, now=system_clock(), standings=())
-        return Decision(Details(Reason.STORE_UNAVAILABLE, None, None, None, {"requests": 1}, verdict))
+        outcome = Outcome(allowed=allowed, now=system_clock(), states=())
+        return Decision(Details(Reason.STORE_UNAVAILABLE, None, None, None, {"requests": 1}, outcome))
 
     def unasked(self) -> Decision:
         """The decision on a request that passes unasked."""
@@ -225,8 +225,8 @@ class Gate:
         return status is not None and self.success(status), None
 
 
-def _admitted() -> Verdict:
-    return Verdict(allowed=True, now=system_clock(), standings=())
+def _admitted() -> Outcome:
+    return Outcome(allowed=True, now=system_clock(), states=())
 
 
 def merged(own: Mapping[str, str], fields: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -26,7 +26,7 @@ from quota import AsyncLedger, Ledger, ManualClock, Reason, UsagePlan
 from quota.stores.leased import AsyncLeasedStore, LeasedStore
 from quota.stores.leased import flow as _leased_steps
 from quota.stores.leased.flow import Leasing
-from quota.stores.leased.holder import Purse
+from quota.stores.leased.holder import HeldLease
 from quota.stores.memory import MemoryStore
 from quota.stores.memory.one_meter import OneMeter
 
@@ -498,7 +498,7 @@ def test_planted_lease_that_overtakes(monkeypatch):
         monkeypatch,
         AsyncLeasedStore,
         "_leaseless",
-        {"for holding in self._hold_off(me):": "for holding in self._hold_off(me)[:0]:"},
+        {"for lease_holder in self._hold_off(me):": "for lease_holder in self._hold_off(me)[:0]:"},
     )
     for name in BINDING.keys() - {"close"}:
         with pytest.raises(AssertionError):
@@ -540,31 +540,31 @@ PLANTED = {
         ["the_last_of_a_lease"],
     ),
     "spent beside the lock": (
-        (Leasing, "_local", {"with holding.rest.at_rest():": "if True:"}),
+        (Leasing, "_local", {"with lease_holder.stripe.exclusive():": "if True:"}),
         ["the_last_of_a_lease_on_the_general_path"],
     ),
     "two ask at once": (
-        (LeasedStore, "apply", {"with holding.gate:": "if True:"}),
+        (LeasedStore, "apply", {"with lease_holder.gate:": "if True:"}),
         ["nothing_is_left_of_a_lease"],
     ),
     "given back while it is asked for": (
-        (LeasedStore, "_settle", {", holding.gate:": ":"}),
+        (LeasedStore, "_settle", {", lease_holder.gate:": ":"}),
         ["a_reservation_and_a_call", "refund_and_take", "an_id_and_a_call"],
     ),
     "a lease asked for is not waited for": (
-        (LeasedStore, "_leaseless", {"for holding in self._hold_off(me):": "for holding in self._hold_off(me)[:0]:"}),
+        (LeasedStore, "_leaseless", {"for lease_holder in self._hold_off(me):": "for lease_holder in self._hold_off(me)[:0]:"}),
         [
             "disable_while_a_lease_is_taken", "rotate_at_once", "lower_the_limit", "remove",
             "closed_under_the_first_lease", "set_remaining", "forget",
         ],
     ),
     "leases are taken while others wait for none": (
-        (Leasing, "_bid", {"bool(self._off) or self._closed\n": "False\n"}),
+        (Leasing, "_lease_request", {"bool(self._off) or self._closed\n": "False\n"}),
         ["disable_while_a_lease_is_taken", "forget"], TWICE,
     ),
     "seen too late by who waits": (
-        (Leasing, "_bid", {
-            "self._asking.add(holding)": "off = bool(self._off) or self._closed; self._asking.add(holding)",
+        (Leasing, "_lease_request", {
+            "self._asking.add(lease_holder)": "off = bool(self._off) or self._closed; self._asking.add(lease_holder)",
             "        off = bool(self._off) or self._closed\n": "",
         }),
         ["forget"], TWICE,
@@ -574,7 +574,7 @@ PLANTED = {
         ["grant"],
     ),
     "a lane left open": (
-        (Purse, "close", {"self.lane.until = 0": "pass"}),
+        (HeldLease, "close", {"self.lane.until = 0": "pass"}),
         ["disable", "closed_under_a_call"],
     ),
 }  # fmt: skip

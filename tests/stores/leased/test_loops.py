@@ -70,7 +70,7 @@ def counted_by(counted, key):
     return row.used, row.leased
 
 
-async def holding(turns, told, until):
+async def lease_holder(turns, told, until):
     turn = await turns.take()
     told.append(turn)
     await until.wait()
@@ -118,7 +118,7 @@ def test_nobody_waits_for_a_loop_that_does_not_run():
     turns, told = Turns(), []
     paused = asyncio.new_event_loop()
     until = asyncio.Event()
-    task = paused.create_task(holding(turns, told, until))
+    task = paused.create_task(lease_holder(turns, told, until))
     paused.run_until_complete(asyncio.sleep(0))
     assert len(told) == 1
     assert asyncio.run(turns.take()) is None

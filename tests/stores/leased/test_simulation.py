@@ -4,7 +4,7 @@ import pytest
 
 from simulation_leases import World, caught, plant, simulate
 
-LEASES, STEPS, HOLDING = "rule/leases.py", "stores/leased/flow.py", "stores/leased/holder.py"
+LEASES, STEPS, LEASE_HOLDER = "rule/leases.py", "stores/leased/flow.py", "stores/leased/holder.py"
 INDEX = "stores/leased/index.py"
 OPERATIONS = "operations/leases.py"
 
@@ -15,42 +15,42 @@ BUGS = {
         "            if lease.lively < now:\n                record.give_back(lease.taken_at, lease.takes)\n"
         "                record.leases[other] = lease._replace(takes=())\n"))],
     "a lease is settled again and again": [(
-        LEASES, "record.leases[bid.name] = closed", "record.leases[bid.name] = lease")],
-    "a lease is given back whole, whatever was used": [(LEASES, "take.units - bid.used.get(take.unit, 0)", "take.units")],
-    "a repeated bid gets another lease": [(
-        OPERATIONS, "    if lease is not None and lease.number >= bid.number:\n", "    if lease is not None and lease.number > bid.number:\n")],
-    "a lease whose bid comes again after its window is taken back": [(
+        LEASES, "record.leases[lease request.name] = closed", "record.leases[lease request.name] = lease")],
+    "a lease is given back whole, whatever was used": [(LEASES, "amount.units - lease_request.used.get(amount.unit, 0)", "amount.units")],
+    "a repeated lease request gets another lease": [(
+        OPERATIONS, "    if lease is not None and lease.number >= lease_request.number:\n", "    if lease is not None and lease.number > lease_request.number:\n")],
+    "a lease whose lease request comes again after its window is taken back": [(
         OPERATIONS, "        # A lease that is not",
-        ("        if lease.number == bid.number and not units:\n            settle(request, entry, party, terms)\n"
-        "            give_back(party, bid, now, last=True)\n        # A lease that is not"))],
-    "a bid that comes late is answered": [(
-        OPERATIONS, "    if lease is not None and lease.number >= bid.number:\n", "    if lease is not None and lease.number == bid.number:\n")],
+        ("        if lease.number == lease_request.number and not units:\n            advance(request, entry, subject, options)\n"
+        "            give_back(subject, lease_request, now, last=True)\n        # A lease that is not"))],
+    "a lease request that comes late is answered": [(
+        OPERATIONS, "    if lease is not None and lease.number >= lease_request.number:\n", "    if lease is not None and lease.number == lease_request.number:\n")],
     "the cap is ignored": [(LEASES, "[all_may // holders, all_may - out, room // (2 * holders), *calm]", "[room // (2 * holders), *calm]")],
     "more is handed out than was charged": [(
-        OPERATIONS, "        remember(party, bid, course, units, now, terms)\n",
-        "        units = {unit: n + 1 for unit, n in units.items()}\n        remember(party, bid, course, units, now, terms)\n")],
+        OPERATIONS, "        remember(subject, lease_request, route_plan, units, now, options)\n",
+        "        units = {unit: n + 1 for unit, n in units.items()}\n        remember(subject, lease_request, route_plan, units, now, options)\n")],
     "one unit too many is spent": [(
-        HOLDING, "self.spent[unit].total + units <= self.units[unit]", "self.spent[unit].total + units <= self.units[unit] + 1")],
-    "the fast path spends one unit too many": [(HOLDING, "lane.quiet = units\n", "lane.quiet = units + 1\n")],
-    "a closed lease is spent on": [(HOLDING, "            self.lane.until = 0\n            self.lane = None\n", "            self.lane = None\n")],
+        LEASE_HOLDER, "self.spent[unit].total + units <= self.units[unit]", "self.spent[unit].total + units <= self.units[unit] + 1")],
+    "the fast path spends one unit too many": [(LEASE_HOLDER, "lane.quiet = units\n", "lane.quiet = units + 1\n")],
+    "a closed lease is spent on": [(LEASE_HOLDER, "            self.lane.until = 0\n            self.lane = None\n", "            self.lane = None\n")],
     "a lease outlives its window": [
-        (HOLDING, "now, min(now + refresh, self.end)", "now, now + refresh"),
-        (HOLDING, "        if not alone:\n", "        if False:\n"), (HOLDING, "min(self.until, self.turn)\n        for", "self.until\n        for")],
-    "a refresh never comes": [(HOLDING, "now, min(now + refresh, self.end)", "now, self.end")],
-    "a refresh asks nothing": [(STEPS, 'yield "apply", (ask,)\n', 'purse if ask else (yield "apply", (ask,))\n')],
+        (LEASE_HOLDER, "now, min(now + refresh, self.end)", "now, now + refresh"),
+        (LEASE_HOLDER, "        if not alone:\n", "        if False:\n"), (LEASE_HOLDER, "min(self.until, self.turn)\n        for", "self.until\n        for")],
+    "a refresh never comes": [(LEASE_HOLDER, "now, min(now + refresh, self.end)", "now, self.end")],
+    "a refresh asks nothing": [(STEPS, 'yield "apply", (ask,)\n', 'lease if ask else (yield "apply", (ask,))\n')],
     "a renewal does not look at the key": [(
         OPERATIONS, "usable(request, entry) is not Reason.OK:\n        return None\n    lease, plan", "False:\n        return None\n    lease, plan")],
-    "a lost lease is handed out under a lower limit": [(LEASES, " or reading > line.limit + line.overage + extra", "")],
-    "what was used is not told": [(HOLDING, "self.used = {unit: meter.total for unit, meter in self.spent.items() if meter.total}", "self.used = {}")],
-    "a late return takes back the next lease": [(STEPS, "if purse.returning or (off and purse.doubt):", "if off and purse.doubt:")],
-    "closing settles nothing": [(INDEX, "if not holding.idle]", "if False]")],
+    "a lost lease is handed out under a lower limit": [(LEASES, " or reading > limit.limit + limit.overage + extra", "")],
+    "what was used is not told": [(LEASE_HOLDER, "self.used = {unit: meter.total for unit, meter in self.spent.items() if meter.total}", "self.used = {}")],
+    "a late return takes back the next lease": [(STEPS, "if lease.returning or (off and lease.doubt):", "if off and lease.doubt:")],
+    "closing settles nothing": [(INDEX, "if not lease_holder.idle]", "if False]")],
     "a crash frees its holder's name": [(LEASES, "lively + DAY_US < now)", "lively + DAY_US < now) or lively < now")],
 }  # fmt: skip
 
 SOONEST = {
-    "a repeated bid gets another lease": 5,
-    "a lease whose bid comes again after its window is taken back": 101,
-    "a bid that comes late is answered": 5,
+    "a repeated lease request gets another lease": 5,
+    "a lease whose lease request comes again after its window is taken back": 101,
+    "a lease request that comes late is answered": 5,
     "a lease outlives its window": 452,
     "a lost lease is handed out under a lower limit": 12_839,
     "a refresh never comes": 21,
@@ -94,11 +94,11 @@ def test_crowded_histories(part):
 
 CROWDED = {
     "two tasks ask at once": (
-        "        async with self._at_gate(holding) as alone:\n            decision = await self._run(self._decide", "        if alone := True:\n            decision = await self._run(self._decide"),
+        "        async with self._at_gate(lease_holder) as alone:\n            decision = await self._run(self._decide", "        if alone := True:\n            decision = await self._run(self._decide"),
     "given back while it is asked for": (
-        "                async with self._at_gate(holding) as alone:\n                    if alone:\n                        await self._run(self._give_back", "                if alone := True:\n                    if alone:\n                        await self._run(self._give_back"),
+        "                async with self._at_gate(lease_holder) as alone:\n                    if alone:\n                        await self._run(self._give_back", "                if alone := True:\n                    if alone:\n                        await self._run(self._give_back"),
     "filled ahead while it is asked for": (
-        "        async with self._at_gate(holding) as alone:\n            try:\n                if alone:\n                    await self._run(self._prepare", "        if alone := True:\n            try:\n                if alone:\n                    await self._run(self._prepare"),
+        "        async with self._at_gate(lease_holder) as alone:\n            try:\n                if alone:\n                    await self._run(self._prepare", "        if alone := True:\n            try:\n                if alone:\n                    await self._run(self._prepare"),
 }  # fmt: skip
 
 

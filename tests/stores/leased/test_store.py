@@ -35,7 +35,7 @@ TestSmallLimits.settings = settings(stateful_step_count=40)
 class OneHolder(Machine):
     """Limits large enough to lease: one process alone must answer as though there were no leases.
 
-    Each key is always presented in the same way, on one course and in one unit: what it holds otherwise is another
+    Each key is always presented in the same way, on one route plan and in one unit: what it holds otherwise is another
     lease, and leased units count as used to all but their holder. The clock only goes on: what is not needed goes back
     at whatever call comes next, and the record has then been changed at that instant, so that a clock that is stepped
     back is told so sooner than the model thinks.
@@ -287,7 +287,7 @@ def test_throttles_keep_their_bound(shared, clock, seed):
 
 
 def record_of(shared):
-    return shared.store.rooms["k"].seat.record
+    return shared.store.rooms["k"].key_entry.record
 
 
 def test_a_throttled_refusal_is_the_stores(shared, clock):
@@ -477,12 +477,12 @@ def test_leases_of_a_process_that_crashes_again_and_again(shared, clock):
     assert sum(row.used for row in rows) <= 400 * 17 + 400
 
 
-def test_holdings_that_hold_nothing_are_forgotten(shared, clock):
+def test_lease_holders_that_hold_nothing_are_forgotten(shared, clock):
     """A process sees any number of keys; what it keeps of them is bounded."""
     ledger = holder(shared, clock, most_keys=100)
     for number in range(300):
         assert not ledger.consume(f"{SECRET}-{number}")
-    assert len(ledger.store._holdings) <= 200
+    assert len(ledger.store._lease_holders) <= 200
 
 
 def test_threads_share_a_lease(shared):

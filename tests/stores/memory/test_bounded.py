@@ -8,7 +8,7 @@ import pytest
 from quota import Ledger, ManualClock, UsagePlan
 from quota.operations.shape import Shape
 from quota.stores.memory import MemoryStore
-from quota.stores.memory.entries import Account, On, Seat
+from quota.stores.memory.entries import Account, KeyEntry, KeyPlans
 
 START = datetime(2026, 3, 1, tzinfo=timezone.utc)
 
@@ -64,7 +64,7 @@ CUSTOMERS = {
 @pytest.mark.parametrize("used", CUSTOMERS)
 def test_an_account_whose_keys_are_gone_is_forgotten(ledger, clock, used, many, own):
     """Its counts while a window is open, and then all of it, however many keys it had and whether they were used."""
-    before = alive(Account), alive(Seat)
+    before = alive(Account), alive(KeyEntry)
     for n in range(30):
         ids = [f"{n}-{number}" for number in range(many)]
         account = ids[0] if own else f"customer-{n}"
@@ -74,7 +74,7 @@ def test_an_account_whose_keys_are_gone_is_forgotten(ledger, clock, used, many, 
             ledger.remove_key(key)
     del keys
     goes_on(ledger, clock)
-    assert (alive(Account), alive(Seat) - STAY) == before
+    assert (alive(Account), alive(KeyEntry) - STAY) == before
 
 
 def test_an_account_without_keys_keeps_its_count_while_it_matters(ledger, clock):
@@ -99,7 +99,7 @@ def test_keys_that_come_and_go_leave_nothing_behind_keys_that_stay(ledger):
         key = ledger.issue_key("goes", "p").key
         ledger.consume(key)
         ledger.remove_key(key)
-    assert alive(Seat) < 3 * len(stay)
+    assert alive(KeyEntry) < 3 * len(stay)
 
 
 @pytest.mark.parametrize("many", [1, 2])
@@ -118,7 +118,7 @@ def test_customers_that_come_and_go_one_after_another_leave_nothing(ledger, cloc
 def test_plans_that_come_and_go_leave_nothing(ledger):
     """A plan for each customer, of an api of its own or not, and keys that are moved from one to the next."""
     key = ledger.issue_key("k", "p").key
-    before = alive(On), alive(Shape), alive(UsagePlan)
+    before = alive(KeyPlans), alive(Shape), alive(UsagePlan)
     for n in range(50):
         ledger.add_plan(UsagePlan(f"p{n}", f"{n + 5}/day", api="" if n % 2 else f"api{n}"))
         ledger.associate(key, f"p{n}")
@@ -127,4 +127,4 @@ def test_plans_that_come_and_go_leave_nothing(ledger):
         ledger.remove_plan(f"p{n}")
     ledger.associate(key, "p")
     ledger.consume(key)
-    assert (alive(On), alive(Shape), alive(UsagePlan)) <= tuple(count + 2 for count in before)
+    assert (alive(KeyPlans), alive(Shape), alive(UsagePlan)) <= tuple(count + 2 for count in before)

@@ -43,10 +43,10 @@ def test_the_fast_path_at_length(first):
 
 
 PLANTED = {
-    "a refused call notes the minute": (OneMeter, "turn", {"self.hand_back()": "self.hand_back(); self.seat.record.turn_minute(now)"}),
-    "a refused call moves the time": (OneMeter, "hand_back", {"if meter.total != self.total:": "if True:"}),
-    "no minute is noted": (OneMeter, "hand_back", {"record.turn_minute(self.at)": "pass"}),
-    "a minute is noted after its first call": (OneMeter, "hand_back", {"record.turn_minute": "meter.total = self.total; record.turn_minute"}),
+    "a refused call notes the minute": (OneMeter, "turn", {"self.flush()": "self.flush(); self.key_entry.record.turn_minute(now)"}),
+    "a refused call moves the time": (OneMeter, "flush", {"if meter.total != self.total:": "if True:"}),
+    "no minute is noted": (OneMeter, "flush", {"record.turn_minute(self.at)": "pass"}),
+    "a minute is noted after its first call": (OneMeter, "flush", {"record.turn_minute": "meter.total = self.total; record.turn_minute"}),
 }  # fmt: skip
 
 

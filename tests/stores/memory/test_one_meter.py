@@ -126,7 +126,7 @@ def test_an_account_that_lies_dead_is_forgotten_as_a_key_is():
     for name in ("a", "b"):
         ledger.consume(ledger.issue_key(name, "p", id=name, account="joint").key)
     other = ledger.issue_key("other", "p", id="other").key
-    account = ledger.store._seat("a").account
+    account = ledger.store._key_entry("a").account
     assert account.record is not None
     clock.advance(400 * 86_400_000_000)
     for _ in range(8):

@@ -234,7 +234,7 @@ def turns_are_kept(world):
 
 
 def many_at_once_are_exact(world):
-    """Charges, holds, refunds and memos of several processes on one account: totals exact, on key and account."""
+    """Charges, holds, refunds and remembered requests of several processes on one account: totals exact, on key and account."""
     first = world.ledger()
     first.add_plan(UsagePlan("p", "1000000/day, 1000000/day by account as team, 1000000/s burst 1000000"))
     secrets = [first.issue_key(f"k{n}", "p", account="team").secret for n in range(2)]
@@ -304,7 +304,7 @@ def what_is_dead_goes_and_stays_dead(world):
         ledger.consume(secret, request_id="once")
         ledger.consume(secret, request_id="twice")
         world.clock.advance(30 * DAY if n < 8 else 0)
-        counts.append(world.sql("select count(*) from {ns}.records union all select count(*) from {ns}.memos"))
+        counts.append(world.sql("select count(*) from {ns}.records union all select count(*) from {ns}.remembered"))
     assert counts[-1][0][0] <= 6
     assert counts[-1][1][0] <= 8
     assert world.sql("select count(*) from {ns}.records r left join {ns}.bodies b using (name) where b is null") == [
@@ -342,18 +342,18 @@ BUGS = {
     "plain: the minute is not noted": (RULE, "BETWEEN p_lane[1] - p_lane[1] % 60000000 AND", "BETWEEN 0 AND"),
     "plain: a bucket drains a unit too fast": (RULE, "greatest(0, levels[p_lane[11]] - ", "greatest(0, levels[p_lane[11]] - 1 - "),
     "plain: a bucket never drains": (RULE, "levels[p_lane[11]] - p_lane[12] *", "levels[p_lane[11]] - 0 *"),
-    "plain: a bucket is not dated": (RULE, "poured[p_lane[11]] = greatest(at, p_lane[1])", "poured[p_lane[11]] = poured[p_lane[11]]"),
+    "plain: a bucket is not dated": (RULE, "filled[p_lane[11]] = greatest(at, p_lane[1])", "filled[p_lane[11]] = filled[p_lane[11]]"),
     "plain: a bucket overflows": (RULE, "p_lane[14] - p_lane[3] >=", "p_lane[14] * 2 - p_lane[3] >="),
     "plain: a bucket holds a unit less": (RULE, "p_lane[14] - p_lane[3] >=", "p_lane[14] - p_lane[3] >"),
     "plain: a long time is more than there are numbers for": (
-        RULE, "        least(greatest(at, p_lane[1]) - poured[p_lane[11]], levels[p_lane[11]] / p_lane[12] + 1))",
-        "        (greatest(at, p_lane[1]) - poured[p_lane[11]]))"),
+        RULE, "        least(greatest(at, p_lane[1]) - filled[p_lane[11]], levels[p_lane[11]] / p_lane[12] + 1))",
+        "        (greatest(at, p_lane[1]) - filled[p_lane[11]]))"),
     "plain: what the lane refuses counts no quota": (RULE, "ARRAY[p_lane[8], 1, p_lane[9], p_lane[10]]", "ARRAY[p_lane[8], 1, p_lane[9], p_lane[10] + 1]"),
     "plain: what the lane refuses asks no clock": (RULE, "nullif(p_lane[4], 4611686018427387904)", "NULL"),
     # The lane, at length
     "a stale copy is charged": (RULE, "IF v_stamp <> p_stamp OR v_plans", "IF v_plans"),
     "a stale plan is charged": (RULE, "IF v_stamp <> p_stamp OR v_plans <> p_plans", "IF v_stamp <> p_stamp"),
-    "a memo is charged again": (RULE, "EXIT WHEN v_kept OR v_version", "EXIT WHEN v_version"),
+    "a remembered request is charged again": (RULE, "EXIT WHEN v_kept OR v_version", "EXIT WHEN v_version"),
     "another version of the key's record is charged": (RULE, "v_kept OR v_version <> p_versions[1] OR", "v_kept OR"),
     "another version of the account's record is charged": (RULE, " OR w_version IS DISTINCT FROM p_versions[2]", ""),
     "another's turn is not kept": (
@@ -375,7 +375,7 @@ BUGS = {
     "a throttle refuses what costs nothing of it": (RULE, "v_units > 0 AND v_reading > p_buckets[i + 4]", "v_reading > p_buckets[i + 4] - 1"),
     "a bucket drains a unit too fast": (
         RULE, "v_reading := v_reading - p_buckets[i + 2] * (v_now", "v_reading := v_reading - 1 - p_buckets[i + 2] * (v_now"),
-    "a bucket is not dated": (RULE, "        v_poured[v_place] := v_now;\n", ""),
+    "a bucket is not dated": (RULE, "        v_filled[v_place] := v_now;\n", ""),
     "the minute is not noted": (RULE, "WHEN at < v_minute THEN totals", "WHEN false THEN totals"),
     "the hour is not noted": (RULE, "WHEN at < v_hour THEN totals", "WHEN false THEN totals"),
     "the account is not charged": (RULE, "totals = v_totals[v_count + 1:]", "totals = totals"),
@@ -396,7 +396,7 @@ BUGS = {
     "what lives is pruned": (WRITES, "d.dead_at < p_before", "d.dead_at < p_before + 400 * 86400000000"),
     "bodies stay behind": (WRITES, "    DELETE FROM {ns}.bodies WHERE name = r.name;\n", ""),
     "the floor stays low": (WRITES, "    v_floor := greatest(v_floor, r.floor, r.at + 1);\n", ""),
-    "old memos stay behind": (WRITES, "o.until < p_before", "false"),
+    "old remembered requests stay behind": (WRITES, "o.until < p_before", "false"),
     "a stale copy brings everything": (READS, "IF NOT {ns}.fresh(p_stamp_name, p_stamp, p_plans) THEN", "IF false THEN"),
 }  # fmt: skip
 

@@ -96,7 +96,7 @@ def test_counts_beyond_a_bigint_are_exact(store, clock, monkeypatch):
 # What is dead
 
 
-def test_dead_records_and_memos_are_pruned_bit_by_bit_behind_a_floor(admin, store, clock):
+def test_dead_records_and_remembered_are_pruned_bit_by_bit_behind_a_floor(admin, store, clock):
     """Years of keys that came once leave no rows behind; what they knew is not granted again to a clock set back."""
     ledger = Ledger(store, clock=clock)
     ledger.add_plan(UsagePlan("p", "10/minute, 5/day"))
@@ -107,7 +107,7 @@ def test_dead_records_and_memos_are_pruned_bit_by_bit_behind_a_floor(admin, stor
         assert ledger.consume(secret, request_id="twice")
         clock.advance(10 * DAY)
         rows.append([admin.execute(f"select count(*) from {store.namespace}.{table}").fetchone()[0]
-                     for table in ("records", "bodies", "memos")])  # fmt: skip
+                     for table in ("records", "bodies", "remembered")])  # fmt: skip
     assert max(rows[10:]) <= [6, 6, 4], rows
     clock.advance(-60 * DAY)
     with pytest.raises(ClockSkew):
@@ -230,7 +230,7 @@ def test_a_url_gives_its_options_to_the_store_and_the_rest_to_the_driver(server)
         "&application_name=a%20b"
     )
     store = ledger.store
-    assert (store.namespace, store.timeout, store.terms.max_skew, store.terms.retention) == (name, 3, 60_000_000, 2)
+    assert (store.namespace, store.timeout, store.options.max_skew, store.options.retention) == (name, 3, 60_000_000, 2)
     assert store.exact_across_failover
     assert ledger.list_keys() == []
     with server.connect() as admin:

@@ -61,7 +61,7 @@ def test_what_a_disabled_key_used_is_not_read(store, clock, monkeypatch):
 # Exactly once
 
 
-def test_a_memo_goes_a_little_after_its_request_id(client, clock):
+def test_a_remembered_goes_a_little_after_its_request_id(client, clock):
     """By itself: of a key that was forgotten and of one that is used again a day later too."""
     store = RedisStore(client, namespace=namespace())
     ledger, key, secret = ledger_with(store, clock)
@@ -167,7 +167,7 @@ def test_writers_of_one_process_stand_in_line(store, clock):
         thread.join()
     assert len(sent) == 4 * 5 * 16
     assert used(ledger, secret) == 1 + 2 * 5 * 16
-    assert len(store._lines) == 0
+    assert len(store._queues) == 0
 
 
 # The server
@@ -260,7 +260,7 @@ def test_a_server_that_evicts_is_warned_about_once(server, clock):
 
 
 def test_records_expire_late_and_the_directory_never(store, client, clock):
-    """A record goes by itself after its windows and its history, no sooner; nothing else has an end but memos."""
+    """A record goes by itself after its windows and its history, no sooner; nothing else has an end but remembered requests."""
     ledger, key, secret = ledger_with(store, clock, "10/minute, 10/year by account")
     ledger.issue_key("second", "p", account="k")
     ledger.consume(secret, request_id="x")
@@ -530,7 +530,12 @@ def test_a_url_gives_its_options_to_the_store_and_the_rest_to_the_driver(server)
     """namespace, timeout and the common options are the store's; socket_timeout is redis-py's; others are refused."""
     ledger = Ledger(f"{server.url}?namespace=a%20b&timeout=3&max_skew=60&request_ttl=10&retention=2&socket_timeout=7")
     store = ledger.store
-    assert (store.namespace, store.timeout, store.terms.max_skew, store.terms.retention) == ("a b", 3, 60_000_000, 2)
+    assert (store.namespace, store.timeout, store.options.max_skew, store.options.retention) == (
+        "a b",
+        3,
+        60_000_000,
+        2,
+    )
     assert store.client.connection_pool.connection_kwargs["socket_timeout"] == 7
     assert not store.exact_across_failover
     ledger.close()

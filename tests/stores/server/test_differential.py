@@ -17,7 +17,7 @@ def new(request):
 def there_and_here(new, seed):
     store = new()
     try:
-        return live(seed, (store, on_a_server), (GeneralStore(), in_memory), steps=60, memos=False)
+        return live(seed, (store, on_a_server), (GeneralStore(), in_memory), steps=60, remembered=False)
     finally:
         store.close()
 

@@ -11,17 +11,17 @@ import pytest
 from forked import FORKS, in_child
 from interleavings import plant
 from quota.errors import StoreBusy
-from quota.stores.server.flow import InLine, Lines, awaited, synchronous
+from quota.stores.server.flow import JoinQueue, Queues, awaited, synchronous
 
 
 class Desk:
     """A store whose every call stands in line for one record, and does what it is told to while it is first."""
 
     def __init__(self, lock=threading.RLock, seconds=0.2):
-        self._lines, self.seconds = Lines(lock), seconds
+        self._queues, self.seconds = Queues(lock), seconds
 
     def _steps(self, within):
-        yield InLine("k:1", self.seconds)
+        yield JoinQueue("k:1", self.seconds)
         return (yield within)
 
     def _send(self, within):
@@ -49,7 +49,7 @@ def served_in_child(fork):
 
 
 def _hold_guard(desk, guarded, done):
-    with desk._lines._hall().guard:
+    with desk._queues._hall().guard:
         guarded.set()
         done.wait()
 
@@ -59,12 +59,12 @@ def test_a_child_does_not_wait_for_who_stands_in_its_parents_line(fork):
     """Its lines are its own, whether or not Python was told of the fork."""
     answer, desk = served_in_child(fork)
     assert answer == "['served', 'served']"
-    assert len(desk._lines) == 0
+    assert len(desk._queues) == 0
 
 
 def test_planted_lines_that_a_child_inherits(monkeypatch):
     """A child that finds its parent's locks waits for ever."""
-    plant(monkeypatch, Lines, "_hall", {"number = os.getpid()": "number = 0"})
+    plant(monkeypatch, Queues, "_hall", {"number = os.getpid()": "number = 0"})
     desk, first, done = Desk(), threading.Event(), threading.Event()
     thread = threading.Thread(target=desk.serve, args=(lambda: (first.set(), done.wait()),))
     thread.start()
@@ -121,7 +121,7 @@ def test_event_loops_one_after_another_and_side_by_side():
     for _ in range(2):
         crowd(desk, 30, counts)
     assert counts == [[1] * 30] * 10
-    assert len(desk._lines) == 0
+    assert len(desk._queues) == 0
 
 
 def test_a_loop_that_died_in_line_stands_in_nobodys_way():
@@ -142,7 +142,7 @@ def test_a_loop_that_died_in_line_stands_in_nobodys_way():
     dead.call_soon(dead.stop)
     dead.run_forever()
     dead.close()
-    assert len(desk._lines) == 0
+    assert len(desk._queues) == 0
 
 
 def test_waiting_in_line_is_bounded():
@@ -156,7 +156,7 @@ def test_waiting_in_line_is_bounded():
             await desk.serve(go.wait)
         go.set()
         assert await first
-        assert len(desk._lines) == 0
+        assert len(desk._queues) == 0
 
     asyncio.run(tell())
 
@@ -179,7 +179,7 @@ async def cancelled_in_line(turns):
         for task in left:
             task.cancel()
         _, left = await asyncio.wait(left, timeout=0.05)
-    return len(ended), len(desk._lines)
+    return len(ended), len(desk._queues)
 
 
 def test_a_cancelled_task_ends_wherever_it_stands():

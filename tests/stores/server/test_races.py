@@ -11,7 +11,7 @@ from interrupts import from_elsewhere, in_the_middle, interrupts
 from quota.errors import StoreBusy
 from quota.stores.server import flow as _remote_trips
 from quota.stores.server.cache import KeyCache
-from quota.stores.server.flow import InLine, Lines, synchronous
+from quota.stores.server.flow import JoinQueue, Queues, synchronous
 from scheduler import Found, explore
 
 # KeyCache of directory entries
@@ -56,7 +56,7 @@ class Desk:
 
     def __init__(self):
         self.locks = []
-        self._lines = Lines(self.new_lock)
+        self._queues = Queues(self.new_lock)
         self.within, self.most, self.served = 0, 0, 0
 
     def new_lock(self):
@@ -64,7 +64,7 @@ class Desk:
         return self.locks[-1]
 
     def _serve(self):
-        yield InLine("k:1", 0.05)
+        yield JoinQueue("k:1", 0.05)
         self.within += 1
         self.most = max(self.most, self.within)
         try:
@@ -84,7 +84,7 @@ TRIPS = files("stores/server/flow")
 
 def stand_in_line(files=(*TRIPS, __file__), **options):
     def check(desk, results):
-        assert (desk.most, desk.served, len(desk._lines)) == (1, 3, 0)
+        assert (desk.most, desk.served, len(desk._queues)) == (1, 3, 0)
 
     return explore(Desk, lambda desk: [lambda: (desk.serve(), desk.serve()), desk.serve], check, files=files, **options)
 
@@ -97,7 +97,7 @@ def test_writers_of_one_record_are_served_one_at_a_time():
 
 def test_planted_line_that_is_gone_too_soon(monkeypatch):
     """A line that is taken away while somebody stands in it lets the next one past."""
-    plant(monkeypatch, Lines, "leave", {"if not found[1]:": "if True:"})
+    plant(monkeypatch, Queues, "leave", {"if not found[1]:": "if True:"})
     with pytest.raises(Found):
         stand_in_line(preemptions=2, files=[__file__])
 
@@ -111,7 +111,7 @@ def interrupted_in_line():
             return instants
         instants += 1
         assert all(from_elsewhere(lambda lock=lock: (lock.acquire(blocking=False),)) == (True,) for lock in desk.locks)
-        assert len(desk._lines) == 0
+        assert len(desk._queues) == 0
 
 
 def test_an_interrupt_leaves_no_line_behind():

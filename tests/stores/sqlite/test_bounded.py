@@ -18,7 +18,7 @@ CUSTOMERS = {
 
 def rows(ledger):
     """How many rows each table has."""
-    tables = "ledger plans keys digests seats accounts counts records memos".split()
+    tables = "ledger plans keys digests key_plans accounts counts records remembered".split()
 
     def count(db):
         return {table: db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables}

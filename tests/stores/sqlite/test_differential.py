@@ -9,7 +9,7 @@ from quota.stores.sqlite import SQLiteStore
 def plain_and_general(folder, seed):
     store = SQLiteStore(folder / f"{seed}.db", durability="normal")
     try:
-        return live(seed, (store, in_sqlite), (GeneralStore(), in_memory), memos=False)
+        return live(seed, (store, in_sqlite), (GeneralStore(), in_memory), remembered=False)
     finally:
         store.close()
 

@@ -31,7 +31,7 @@ BUGS = {
     "a swap that was in vain stays in the copy": (
         "stores/sqlite/requests.py", "            unpack(one.record, one.moving)  # type: ignore[arg-type] # a record", "            pass  # a record"),
     "a swap in vain is an answer": ("stores/sqlite/requests.py", "if done == len(moved):", "if done >= 0:"),
-    "a swap leaves the account out": ("stores/sqlite/requests.py", "WHERE party IN (?2, ?6) AND", "WHERE party = ?2 AND ?6 AND"),
+    "a swap leaves the account out": ("stores/sqlite/requests.py", "WHERE subject IN (?2, ?6) AND", "WHERE subject = ?2 AND ?6 AND"),
     "a swap writes one count to both": ("stores/sqlite/requests.py", "WHEN ?2 THEN ?1 ELSE ?5 END", "WHEN ?5 THEN ?1 ELSE ?1 END"),
     "a swap trusts a stale copy of an account": ("stores/sqlite/requests.py", "AND version = ?7 AND moving", "AND ?7 AND moving"),
     "a swap overwrites what others counted on the account": (
@@ -54,11 +54,11 @@ BUGS = {
     "full is as lazy as normal": ("stores/sqlite/connections.py", "synchronous = {durability}", "synchronous = NORMAL"),
     "connections cross a fork": ("stores/sqlite/fork.py", "os.register_at_fork(before=_before_fork)", "pass"),
     "a second key does not tell the first one's copies": ("stores/sqlite/directory.py", "    touch(db, member)\n", ""),
-    "a removed key leaves its memos": ("stores/sqlite/records.py", '("counts", "records", "memos")', '("counts", "records")'),
+    "a removed key leaves its remembered requests": ("stores/sqlite/records.py", '("counts", "records", "remembered")', '("counts", "records")'),
     "a plan that comes back has its old keys": ("stores/sqlite/directory.py", "new_number() if row is None else row[0]", "1"),
     "what is pruned leaves no floor": ("stores/sqlite/records.py", "SET floor = max(floor, ?)", "SET floor = min(floor, ?)"),
-    "what is alive is pruned": ("stores/sqlite/records.py", "if dead_at + terms.max_skew > now:", "if False:"),
-    "a record outlives its memos' time by none": ("stores/sqlite/records.py", "dead_at = max(dead_at, memos or 0)", "pass"),
+    "what is alive is pruned": ("stores/sqlite/records.py", "if dead_at + options.max_skew > now:", "if False:"),
+    "a record outlives its remembered requests' time by none": ("stores/sqlite/records.py", "dead_at = max(dead_at, remembered or 0)", "pass"),
     "a headroom that another thread overtook counts": ("stores/sqlite/requests.py", "if room not in self.rooms or", "if"),
     "a copy that another thread spoilt counts": (
         "stores/sqlite/requests.py", " or self.decisions.rooms.get(self.ref) is not self", ""),
@@ -367,7 +367,7 @@ def pruned(world):
         here.consume(other, request_id=f"r{world.clock()}")
         world.clock.advance(DAY)
     memory = world.ledger(timeout=0.3)
-    memory.store.terms = world.module["base"].make_terms(request_ttl=9 * 366 * 86_400)
+    memory.store.options = world.module["base"].make_options(request_ttl=9 * 366 * 86_400)
     memory.add_plan(world.quota.UsagePlan("p", "1/minute"))
     kept = memory.issue_key("k", "p").secret
     memory.consume(kept, request_id="once")

@@ -86,18 +86,18 @@ def rows(store, table):
     return count
 
 
-def test_memos_go_bit_by_bit(path, clock):
+def test_remembered_go_bit_by_bit(path, clock):
     """Remembered requests and refunds end; each call looks at two old ones, so none pays for all."""
     ledger, _, secret = ledger_on(path, clock, "100000/day")
     for number in range(30):
         decision = ledger.consume(secret, request_id=f"old{number}")
         if number % 3 == 0:
             ledger.refund(decision)
-    assert rows(ledger.store, "memos") == 40
+    assert rows(ledger.store, "remembered") == 40
     clock.advance(60 * DAY)
     for number in range(25):
         ledger.consume(secret, request_id=f"new{number}")
-    assert rows(ledger.store, "memos") == 25
+    assert rows(ledger.store, "remembered") == 25
     ledger.close()
 
 
@@ -210,7 +210,7 @@ def test_check_finds_what_is_wrong(path):
         db.execute("DELETE FROM digests")
         db.execute("INSERT INTO digests VALUES (x'00', 77)")
         db.execute("INSERT INTO counts VALUES (78, 1, x'00')")
-        db.execute("INSERT INTO seats VALUES (79, '', 1)")
+        db.execute("INSERT INTO key_plans VALUES (79, '', 1)")
     db.close()
     found = ledger.store.check()
     assert len(found) == 6, found
@@ -222,7 +222,7 @@ def test_a_url_says_which_file_and_how(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with Ledger("sqlite:///usage.db?durability=normal&timeout=2&retention=3") as ledger:
         assert ledger.store.path == str(tmp_path / "usage.db")
-        assert (ledger.store._pool.timeout, ledger.store.terms.retention) == (2, 3)
+        assert (ledger.store._pool.timeout, ledger.store.options.retention) == (2, 3)
         monkeypatch.chdir("/")
         ledger.add_plan(UsagePlan("p", "1/day"))
     with Ledger(f"sqlite:///{tmp_path}/usage.db") as ledger:

@@ -145,9 +145,9 @@ class Holder:
             self.store = package.LeasedStore(self.network, **options)
             self.ledger = package.Ledger(self.store, clock=self.clock)
 
-    def purses(self):
-        for holding in self.store._holdings.values():
-            yield from (holding.purse, holding.spare)
+    def leases(self):
+        for lease_holder in self.store._lease_holders.values():
+            yield from (lease_holder.lease, lease_holder.next_lease)
 
 
 class World:
@@ -197,7 +197,7 @@ class World:
 
     def _execute(self, request):
         before = self.total()
-        orphans = self.see_bid(request.args[0]) if request.op in ("lease", "return") else {}
+        orphans = self.see_lease_request(request.args[0]) if request.op in ("lease", "return") else {}
         answer = self.shared.apply(request)
         self.see_pruned()
         self.gone |= {lease: units for lease, units in orphans.items() if lease not in self.entries}
@@ -223,18 +223,18 @@ class World:
         most = whole * int(self.share * 1_000_000) // 1_000_000
         assert sum(take.units for lease in live for take in lease.takes) <= most, f"more than {most} are out on lease"
 
-    def see_bid(self, bid):
+    def see_lease_request(self, lease_request):
         """What a holder reports. Returns leases that nobody ever held, as their requests came too late: to be burned."""
         orphans = {}
         for lease, units in self.outstanding().items():
-            if lease[0] == bid.name and lease[1] == bid.number - 1:
-                self.spent[lease] = max(sum(bid.used.values()), self.spent.get(lease, 0))
-            elif lease[0] == bid.name and lease[1] < bid.number - 1:
+            if lease[0] == lease_request.name and lease[1] == lease_request.number - 1:
+                self.spent[lease] = max(sum(lease_request.used.values()), self.spent.get(lease, 0))
+            elif lease[0] == lease_request.name and lease[1] < lease_request.number - 1:
                 orphans[lease] = units
         return orphans
 
     def record(self):
-        return self.shared.rooms["k"].seat.record
+        return self.shared.rooms["k"].key_entry.record
 
     def meter(self):
         record = self.record()
@@ -436,10 +436,10 @@ class World:
     def see_spent(self):
         """What holders have spent of their leases, whether the store knows of it or not."""
         for holder in [*self.holders, *self.dead]:
-            for purse in holder.purses():
-                if purse.open or purse.due:
-                    spent = purse.total() if purse.open else sum(purse.used.values())
-                    self.spent[purse.name, purse.number, purse.at] = spent
+            for held_lease in holder.leases():
+                if held_lease.open or held_lease.due:
+                    spent = held_lease.total() if held_lease.open else sum(held_lease.used.values())
+                    self.spent[held_lease.name, held_lease.number, held_lease.at] = spent
 
     def see_pruned(self):
         """Leases that the record gave up: what was not spent of them is burned."""
@@ -483,9 +483,9 @@ class World:
             holder.clock.set(self.now)
             holder.ledger.close()
         self.account()
-        alive = {purse.name for holder in self.holders for purse in holder.purses()}
+        alive = {held_lease.name for holder in self.holders for held_lease in holder.leases()}
         left = {lease[0] for lease in self.outstanding()}
-        # A bid that came twice though it was answered: its second lease is nobody's, and is burned.
+        # A lease request that came twice though it was answered: its second lease is nobody's, and is burned.
         assert self.twice or not left & alive, "a clean shutdown left units on lease"
 
 

@@ -14,7 +14,7 @@ from quota import Ledger, ManualClock, QuotaError, Throttle, UsagePlan
 from quota.clock import to_datetime
 from quota.operations.request import Request
 from quota.stores.memory import MemoryStore
-from quota.stores.remembered import encode_memo
+from quota.stores.remembered import encode_remembered
 from quota.stores.sqlite.records import load
 
 NOON = 1_700_049_600_000_000
@@ -55,19 +55,19 @@ class GeneralStore(MemoryStore):
     def apply(self, request):
         return super().apply(request)
 
-    def _bind(self, request, seat, entry, party):
+    def _bind(self, request, key_entry, entry, subject):
         pass
 
 
 def in_memory(store):
     """(whose, record) of all that a memory store's keys charge, with what its fast path counted."""
     for key in store.list_keys():
-        seat = store.rooms[key.id].seat
-        if seat.record is not None:
-            seat.room.hand_back()
-        yield f"key {key.id}", seat.record
-        if seat.account is not None and seat.account.shared:
-            yield f"account {key.account}", seat.account.record
+        key_entry = store.rooms[key.id].key_entry
+        if key_entry.record is not None:
+            key_entry.room.flush()
+        yield f"key {key.id}", key_entry.record
+        if key_entry.account is not None and key_entry.account.shared:
+            yield f"account {key.account}", key_entry.account.record
 
 
 def in_sqlite(store):
@@ -75,9 +75,9 @@ def in_sqlite(store):
 
     def read(db):
         for key in store.list_keys():
-            seat = store._look(db, Request("usage", 0, None, key.id))
-            for whose, party in zip((f"key {key.id}", f"account {key.account}"), seat.parties(), strict=False):
-                yield whose, load(db, party).record
+            key_entry = store._look(db, Request("usage", 0, None, key.id))
+            for whose, subject in zip((f"key {key.id}", f"account {key.account}"), key_entry.subjects(), strict=False):
+                yield whose, load(db, subject).record
 
     return store._pool.read(lambda db: list(read(db)))
 
@@ -87,15 +87,15 @@ def on_a_server(store):
     for key in store.list_keys():
         looking = Request("usage", 0, None, key.id)
         copy = _driven(store, store._look(None, key.id))
-        party = store._decode(copy.entry, looking, store._send(store._ask(copy, looking, 0))).party
-        yield from zip((f"key {key.id}", f"account {key.account}"), party.records(), strict=False)
+        subject = store._decode(copy.entry, looking, store._send(store._ask(copy, looking, 0))).subject
+        yield from zip((f"key {key.id}", f"account {key.account}"), subject.records(), strict=False)
 
 
-def _driven(store, trip):
+def _driven(store, flow):
     try:
-        call = next(trip)
+        call = next(flow)
         while True:
-            call = trip.send(store._send(call))
+            call = flow.send(store._send(call))
     except StopIteration as stop:
         return stop.value
 
@@ -142,12 +142,12 @@ def apart(sides, path=""):
 class Side:
     """One ledger of several, and what its caller was given by it.
 
-    ``records``: what gives a store's. ``memos``: what is remembered by an id is in them, in every store compared.
+    ``records``: what gives a store's. ``remembered``: what is remembered by an id is in them, in every store compared.
     """
 
-    def __init__(self, store, records, clock, memos):
+    def __init__(self, store, records, clock, remembered):
         self.ledger = Ledger(store, clock=clock)
-        self.records, self.memos = records, memos
+        self.records, self.remembered = records, remembered
         self.secrets, self.decisions, self.held, self.seen = {}, [], [], {}
 
     def take(self, method, *args, **where):
@@ -213,15 +213,15 @@ class Side:
     def _encoded(self, record):
         data = plain(record.encode())
         data[2] = self._named(data[2])
-        if not self.memos:
+        if not self.remembered:
             data[8] = None
         for place in (6, 8):
             data[place] = {self._named(id_): value for id_, value in (data[place] or {}).items()}
-        memos = record.requests.all() if self.memos and record.requests else []
-        data[7] = {memo.name: plain(encode_memo(memo)) for memo in memos}
-        for memo in data[7].values():
-            memo[2:4] = map(self._named, memo[2:4])
-            memo[-1] = [token and self._named(token) for token in memo[-1]]
+        remembered = record.requests.all() if self.remembered and record.requests else []
+        data[7] = {earlier.name: plain(encode_remembered(earlier)) for earlier in remembered}
+        for earlier in data[7].values():
+            earlier[2:4] = map(self._named, earlier[2:4])
+            earlier[-1] = [token and self._named(token) for token in earlier[-1]]
         return data
 
     def _named(self, random):
@@ -333,13 +333,13 @@ class History:
         return "do", (change, name), {}
 
 
-def live(seed, *sides, steps=150, memos=True):
+def live(seed, *sides, steps=150, remembered=True):
     """Live through a history: (a store, what gives its records) of each side. How many calls were admitted.
 
     Half of the histories are compared after every step, the others now and then: to look at a fast path is to disturb it.
     """
     history = History(seed)
-    found = [Side(*side, history.clock, memos) for side in sides]
+    found = [Side(*side, history.clock, remembered) for side in sides]
     admitted, last = 0, {}
     for number, (method, args, where) in enumerate(history.steps(steps)):
         answers = [side.take(method, *args, **where) for side in found]

@@ -11,11 +11,11 @@ from ...errors import ClockSkew
 from ...operations.request import Request
 from .. import open_store
 from ..base import check_store, tell_clock
-from ..server.flow import Awaited, Trip
+from ..server.flow import Awaited, Flow
 from ..server.loops import Turns
 from .directory import Change
 from .flow import ALONE, SKEWED, Leasing, leasable
-from .holder import Holding
+from .holder import LeaseHolder
 
 
 class AsyncLeasedStore(Awaited, Leasing):
@@ -31,7 +31,7 @@ class AsyncLeasedStore(Awaited, Leasing):
         self.store = open_store(store, asynchronous=True) if isinstance(store, str) else store
         check_store(self.store)
         self.exact_across_failover: bool = self.store.exact_across_failover
-        self._tasks: dict[Holding | asyncio.AbstractEventLoop, asyncio.Task[None]] = {}
+        self._tasks: dict[LeaseHolder | asyncio.AbstractEventLoop, asyncio.Task[None]] = {}
 
     def use_clock(self, clock: Callable[[], int]) -> None:
         super().use_clock(clock)
@@ -41,14 +41,14 @@ class AsyncLeasedStore(Awaited, Leasing):
         return Turns()
 
     @contextlib.asynccontextmanager
-    async def _at_gate(self, holding: Holding) -> AsyncIterator[bool]:
-        """Alone among those who ask for a holding; False where who asks is in a loop that does not run."""
-        turn = await holding.gate.take()
+    async def _at_gate(self, lease_holder: LeaseHolder) -> AsyncIterator[bool]:
+        """Alone among those who ask for a lease holder; False where who asks is in a loop that does not run."""
+        turn = await lease_holder.gate.take()
         try:
             yield turn is not None
         finally:
             if turn is not None:
-                holding.gate.give(turn)
+                lease_holder.gate.give(turn)
 
     async def _call(self, method: str, args: tuple[Any, ...]) -> Any:
         breaker = self._through(method, args)
@@ -61,19 +61,19 @@ class AsyncLeasedStore(Awaited, Leasing):
         answer = function(*args)
         return await answer if isinstance(answer, Awaitable) else answer
 
-    async def _run(self, trip: Trip[Any]) -> Any:
+    async def _run(self, flow: Flow[Any]) -> Any:
         home = self._at_home()
         try:
-            method, args = next(trip)
+            method, args = next(flow)
             while True:
                 try:
                     answer = await self._call(method, args)
                 except BaseException as error:  # noqa: BLE001 -- the steps decide what comes of it
                     self._still(home)
-                    method, args = trip.throw(error)
+                    method, args = flow.throw(error)
                 else:
                     self._still(home)
-                    method, args = trip.send(answer)
+                    method, args = flow.send(answer)
         except StopIteration as stop:
             return stop.value
 
@@ -84,12 +84,12 @@ class AsyncLeasedStore(Awaited, Leasing):
             return self._call("apply", (request,))
         if not leasable(request):
             return self._pass(request)
-        holding = self._holding(request)
-        decision = self._local(holding, request)
+        lease_holder = self._lease_holder(request)
+        decision = self._local(lease_holder, request)
         if decision is None:
-            return self._ask_store(holding, request)
-        if request.op == "consume" and self._wanting(holding, request.now) and not self._at_work(holding):
-            self._start(holding, self._ahead(holding, request))
+            return self._ask_store(lease_holder, request)
+        if request.op == "consume" and self._wanting(lease_holder, request.now) and not self._at_work(lease_holder):
+            self._start(lease_holder, self._ahead(lease_holder, request))
         return decision
 
     async def _pass(self, request: Request) -> Any:
@@ -97,31 +97,31 @@ class AsyncLeasedStore(Awaited, Leasing):
             await self._settle_key(request.now, request.digest or request.key_id or "")
             return await self._run(self._pass_on(request))
 
-    async def _ask_store(self, holding: Holding, request: Request) -> Any:
+    async def _ask_store(self, lease_holder: LeaseHolder, request: Request) -> Any:
         if request.op == "peek":
             await self._settle_key(request.now, request.digest or request.key_id or "")
             return await self._run(self._peek(request))
-        async with self._at_gate(holding) as alone:
-            decision = await self._run(self._decide(holding, request) if alone else self._alone(request))
+        async with self._at_gate(lease_holder) as alone:
+            decision = await self._run(self._decide(lease_holder, request) if alone else self._alone(request))
         loop = asyncio.get_running_loop()
         if self._open and loop not in self._tasks and not any(other.is_running() for other in self._loops()):
             self._start(loop, self._tend_on())
         return decision
 
-    def _at_work(self, holding: Holding) -> bool:
+    def _at_work(self, lease_holder: LeaseHolder) -> bool:
         """Whether a task fills it ahead, in a loop that runs."""
-        task = self._tasks.get(holding)
+        task = self._tasks.get(lease_holder)
         return task is not None and task.get_loop().is_running()
 
     def _loops(self) -> list[asyncio.AbstractEventLoop]:
         """Those with a task that looks after idle leases; one that was closed under it has none."""
-        loops = [what for what in list(self._tasks) if not isinstance(what, Holding)]
+        loops = [what for what in list(self._tasks) if not isinstance(what, LeaseHolder)]
         for loop in loops:
             if loop.is_closed():
                 self._tasks.pop(loop, None)
         return loops
 
-    def _start(self, what: Holding | asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]) -> None:
+    def _start(self, what: LeaseHolder | asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]) -> None:
         def ended(task: asyncio.Task[None]) -> None:
             if self._tasks.get(what) is task:
                 self._tasks.pop(what, None)
@@ -129,14 +129,14 @@ class AsyncLeasedStore(Awaited, Leasing):
         self._tasks[what] = asyncio.get_running_loop().create_task(work)
         self._tasks[what].add_done_callback(ended)
 
-    async def _ahead(self, holding: Holding, request: Request) -> None:
+    async def _ahead(self, lease_holder: LeaseHolder, request: Request) -> None:
         """Fill or renew before it must be: who asks next never waits."""
-        async with self._at_gate(holding) as alone:
+        async with self._at_gate(lease_holder) as alone:
             try:
                 if alone:
-                    await self._run(self._prepare(holding, request))
+                    await self._run(self._prepare(lease_holder, request))
             except SKEWED:
-                holding.failed = request.now
+                lease_holder.failed = request.now
 
     async def _tend_on(self) -> None:
         """While anything is held: give back what lies idle, once per refresh."""
@@ -148,22 +148,22 @@ class AsyncLeasedStore(Awaited, Leasing):
         """Give idle leases back, as far as the store can be asked."""
         self._at_home()
         now = self._clock() if now is None else now
-        for holding in () if self._away else self._untouched(now - 2 * self._refresh_us):
+        for lease_holder in () if self._away else self._untouched(now - 2 * self._refresh_us):
             with contextlib.suppress(*SKEWED):
-                await self._settle([holding], now)
+                await self._settle([lease_holder], now)
 
     async def _settle_key(self, now: int, ref: bytes | str) -> None:
         with contextlib.suppress(ClockSkew):
             await self._settle(await self._run(self._of_key(now, ref)), now)
 
-    async def _settle(self, holdings: list[Holding], now: int) -> None:
-        for holding in holdings:
+    async def _settle(self, lease_holders: list[LeaseHolder], now: int) -> None:
+        for lease_holder in lease_holders:
             with contextlib.suppress(ClockSkew):
-                async with self._at_gate(holding) as alone:
+                async with self._at_gate(lease_holder) as alone:
                     if alone:
-                        await self._run(self._give_back(holding, now))
+                        await self._run(self._give_back(lease_holder, now))
                     else:
-                        self._overtake(holding)
+                        self._overtake(lease_holder)
 
     @contextlib.asynccontextmanager
     async def _leaseless(self) -> AsyncIterator[None]:
@@ -171,10 +171,10 @@ class AsyncLeasedStore(Awaited, Leasing):
         self._at_home()
         me = object()
         try:
-            for holding in self._hold_off(me):
-                async with self._at_gate(holding) as alone:
+            for lease_holder in self._hold_off(me):
+                async with self._at_gate(lease_holder) as alone:
                     if not alone:
-                        self._overtake(holding)
+                        self._overtake(lease_holder)
             yield
         finally:
             self._off.discard(me)  # written in C: a function of ours could be interrupted before it begins
@@ -207,7 +207,7 @@ class AsyncLeasedStore(Awaited, Leasing):
         await asyncio.gather(*(task for task in tasks if task.get_loop() is here), return_exceptions=True)
         now = self._clock()
         async with self._leaseless():
-            for holding in self._owing():
+            for lease_holder in self._owing():
                 with contextlib.suppress(*SKEWED):
-                    await self._settle([holding], now)
+                    await self._settle([lease_holder], now)
         await self._call("close", ())

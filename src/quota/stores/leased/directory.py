@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from ...key import ApiKey
 from ...plan import UsagePlan
-from ..server.flow import Trip, operation
-from .holder import Holding
-from .index import Holdings
+from ..server.flow import Flow, operation
+from .holder import LeaseHolder
+from .index import LeaseHolders
 
 
 class Change(NamedTuple):
@@ -20,69 +20,69 @@ class Change(NamedTuple):
 
     method: str
     args: tuple[Any, ...]
-    touched: str | Callable[[], list[Holding]]
+    touched: str | Callable[[], list[LeaseHolder]]
 
 
-class LeasedDirectory(Holdings):
+class LeasedDirectory(LeaseHolders):
     """Keys, plans and associations. Steps yield a ``Change``, or (method, arguments) of the shared store."""
 
     @operation
-    def put_plan(self, plan: UsagePlan, replace: bool | UsagePlan) -> Trip[None]:
+    def put_plan(self, plan: UsagePlan, replace: bool | UsagePlan) -> Flow[None]:
         yield Change("put_plan", (plan, replace), lambda: self._of_plan(plan.id))
 
     @operation
-    def drop_plan(self, plan_id: str) -> Trip[None]:
+    def drop_plan(self, plan_id: str) -> Flow[None]:
         yield Change("drop_plan", (plan_id,), lambda: self._of_plan(plan_id))
 
     @operation
-    def add_key(self, key: ApiKey, plan_id: str | None, *more: str) -> Trip[None]:
+    def add_key(self, key: ApiKey, plan_id: str | None, *more: str) -> Flow[None]:
         yield Change("add_key", (key, plan_id, *more), lambda: self._of_account(key.account))
 
     @operation
-    def add_keys(self, keys: Sequence[tuple[ApiKey, Sequence[str]]]) -> Trip[None]:
+    def add_keys(self, keys: Sequence[tuple[ApiKey, Sequence[str]]]) -> Flow[None]:
         accounts = {key.account for key, _ in keys}
         yield Change("add_keys", (keys,), lambda: [held for id_ in accounts for held in self._of_account(id_)])
 
     @operation
-    def change_key(self, key_id: str, change: Callable[[ApiKey], ApiKey]) -> Trip[ApiKey]:
+    def change_key(self, key_id: str, change: Callable[[ApiKey], ApiKey]) -> Flow[ApiKey]:
         changed: ApiKey = yield Change("change_key", (key_id, change), key_id)
         return changed
 
     @operation
-    def drop_key(self, key_id: str) -> Trip[None]:
+    def drop_key(self, key_id: str) -> Flow[None]:
         yield Change("drop_key", (key_id,), key_id)
 
     @operation
-    def associate(self, key_id: str, plan_id: str) -> Trip[None]:
+    def associate(self, key_id: str, plan_id: str) -> Flow[None]:
         yield Change("associate", (key_id, plan_id), key_id)
 
     @operation
-    def dissociate(self, key_id: str, plan_id: str) -> Trip[None]:
+    def dissociate(self, key_id: str, plan_id: str) -> Flow[None]:
         yield Change("dissociate", (key_id, plan_id), key_id)
 
     @operation
-    def get_plan(self, plan_id: str) -> Trip[UsagePlan]:
+    def get_plan(self, plan_id: str) -> Flow[UsagePlan]:
         plan: UsagePlan = yield "get_plan", (plan_id,)
         return plan
 
     @operation
-    def list_plans(self) -> Trip[list[UsagePlan]]:
+    def list_plans(self) -> Flow[list[UsagePlan]]:
         plans: list[UsagePlan] = yield "list_plans", ()
         return plans
 
     @operation
-    def get_key(self, key_id: str) -> Trip[ApiKey]:
+    def get_key(self, key_id: str) -> Flow[ApiKey]:
         key: ApiKey = yield "get_key", (key_id,)
         return key
 
     @operation
     def list_keys(
         self, after: str | None = None, limit: int | None = None, plan_id: str | None = None, account: str | None = None
-    ) -> Trip[list[ApiKey]]:
+    ) -> Flow[list[ApiKey]]:
         keys: list[ApiKey] = yield "list_keys", (after, limit, plan_id, account)
         return keys
 
     @operation
-    def plans_of(self, key_id: str) -> Trip[list[UsagePlan]]:
+    def plans_of(self, key_id: str) -> Flow[list[UsagePlan]]:
         plans: list[UsagePlan] = yield "plans_of", (key_id,)
         return plans

@@ -1,7 +1,7 @@
 """The steps of the leased store: what it asks of the shared store, as generators that a thread or a task drives.
 
 Each yields (method, arguments) of the shared store and is sent its answer. Whoever drives one holds the gate of its
-holding, so that a holding asks one thing at a time.
+holding, so that a lease holder asks one thing at a time.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import attrs
 from ...clock import Clock, system_clock
 from ...decision import Decision, Reason
 from ...errors import ClockSkew, InvalidValue, StoreBusy, StoreUnavailable
-from ...operations.leases import Leased
+from ...operations.leases import LeaseGrant
 from ...operations.request import Request, barred
-from ...rule.leases import LEAST, MILLION, Bid
-from ..server.flow import Trip
+from ...rule.leases import LEAST, MILLION, LeaseRequest
+from ..server.flow import Flow
 from .directory import LeasedDirectory
-from .holder import Holding, Purse, Refused, temper
+from .holder import CachedRefusal, HeldLease, LeaseHolder, sooner
 
 UNREACHABLE = (StoreBusy, StoreUnavailable)
 
@@ -26,7 +26,7 @@ FIRST = 16
 """How many calls the first lease of a busy key covers; the next ones four times as many, while they are used up."""
 _MOST_CALLS = 2**40
 _LONGEST = 64
-"""The most calls that go by themselves between two bids that are not worth it: a limit is small, or nearly spent."""
+"""The most calls that go by themselves between two lease requests that are not worth it: a limit is small, or nearly spent."""
 
 
 _PEEKED = "peek"
@@ -61,7 +61,7 @@ class Leasing(LeasedDirectory):
         self._closed = False
         self._breaker: Any = None
         self._off: set[object] = set()
-        self._asking: set[Holding] = set()
+        self._asking: set[LeaseHolder] = set()
 
     def abandon(self) -> None:
         super().abandon()
@@ -87,183 +87,195 @@ class Leasing(LeasedDirectory):
         """Whether the store behind this one is known to be away: nothing is given back to it meanwhile."""
         return self._breaker is not None and self._breaker.open
 
-    def _hold_off(self, who: object) -> list[Holding]:
+    def _hold_off(self, who: object) -> list[LeaseHolder]:
         """Take no leases while ``who`` is in ``_off``; those that are being asked for, to be waited for."""
         self._off.add(who)
         return list(self._asking)
 
-    def _local(self, holding: Holding, request: Request) -> Decision | None:
-        with holding.rest.at_rest():
-            return holding.answer(request, self._epoch)
+    def _local(self, lease_holder: LeaseHolder, request: Request) -> Decision | None:
+        with lease_holder.stripe.exclusive():
+            return lease_holder.answer(request, self._epoch)
 
-    def _overtake(self, holding: Holding) -> None:
+    def _overtake(self, lease_holder: LeaseHolder) -> None:
         """Spend no more of what is held, and nothing of what is being asked for: its loop has stopped meanwhile."""
-        holding.overtaken = True
-        for purse in (holding.purse, holding.spare):
-            self._close(holding, purse)
+        lease_holder.overtaken = True
+        for lease in (lease_holder.lease, lease_holder.next_lease):
+            self._close(lease_holder, lease)
 
-    def _close(self, holding: Holding, purse: Purse) -> None:
-        with holding.rest.at_rest():
-            purse.close()
+    def _close(self, lease_holder: LeaseHolder, lease: HeldLease) -> None:
+        with lease_holder.stripe.exclusive():
+            lease.close()
 
     def _life(self) -> int:
         """How long this process is taken to be alive without being heard of."""
         return 4 * self._refresh_us
 
-    def _decide(self, holding: Holding, request: Request) -> Trip[Decision]:
+    def _decide(self, lease_holder: LeaseHolder, request: Request) -> Flow[Decision]:
         """A plain ``consume``, from what is held or from the store."""
-        decision = self._local(holding, request)
+        decision = self._local(lease_holder, request)
         if decision is not None:
             return decision
-        purse = holding.purse
-        if purse.open and barred(purse.key, request.address, request.scope):
+        lease = lease_holder.lease
+        if lease.open and barred(lease.key, request.address, request.scope):
             return (yield from self._alone(request))  # and the lease is nothing worse for it
-        if purse.open and purse.covers(request):
-            yield from self._renew(holding, purse, request)
-            decision = self._local(holding, request)
+        if lease.open and lease.covers(request):
+            yield from self._renew(lease_holder, lease, request)
+            decision = self._local(lease_holder, request)
             if decision is not None:
                 return decision
-        elif purse.open and request.now >= purse.asked:
-            holding.calls = min(holding.calls * 4, _MOST_CALLS)  # used up before it was to be refreshed
+        elif lease.open and request.now >= lease.asked:
+            lease_holder.calls = min(lease_holder.calls * 4, _MOST_CALLS)  # used up before it was to be refreshed
         for _ in range(3):
-            decision = yield from self._ask(holding, request)
+            decision = yield from self._ask(lease_holder, request)
             if decision is not None:
                 return decision
         return (yield from self._alone(request))
 
-    def _renew(self, holding: Holding, purse: Purse, request: Request) -> Trip[None]:
+    def _renew(self, lease_holder: LeaseHolder, lease: HeldLease, request: Request) -> Flow[None]:
         """At a refresh: go on with what is held, if the store agrees or cannot be asked; else close it."""
-        if request.now < purse.end:
-            ask = attrs.evolve(request, op="renew", args=(Bid(purse.name, purse.number, life=self._life()),))
-            holding.overtaken = False
+        if request.now < lease.end:
+            ask = attrs.evolve(request, op="renew", args=(LeaseRequest(lease.name, lease.number, life=self._life()),))
+            lease_holder.overtaken = False
             try:
-                renewed: Leased | None = yield "apply", (ask,)
+                renewed: LeaseGrant | None = yield "apply", (ask,)
             except UNREACHABLE:
-                if not holding.overtaken:
-                    self._extend(holding, purse, request.now)
+                if not lease_holder.overtaken:
+                    self._extend(lease_holder, lease, request.now)
                 return
-            if holding.overtaken:
+            if lease_holder.overtaken:
                 return
-            units = sum(purse.units.values())
-            spent = purse.total() - purse.known
-            if renewed and renewed.plan == purse.plan and request.now < purse.turn and spent * 4 > units:
-                self._extend(holding, purse, request.now, renewed)
+            units = sum(lease.units.values())
+            spent = lease.total() - lease.known
+            if renewed and renewed.plan == lease.plan and request.now < lease.turn and spent * 4 > units:
+                self._extend(lease_holder, lease, request.now, renewed)
                 return
             if spent * 4 <= units:
-                holding.calls //= 4
-        self._close(holding, purse)
+                lease_holder.calls //= 4
+        self._close(lease_holder, lease)
 
-    def _extend(self, holding: Holding, purse: Purse, now: int, renewed: Leased | None = None) -> None:
-        with holding.rest.at_rest():
+    def _extend(self, lease_holder: LeaseHolder, lease: HeldLease, now: int, renewed: LeaseGrant | None = None) -> None:
+        with lease_holder.stripe.exclusive():
             if renewed is not None:
-                purse.learn(renewed)
-            purse.extend(now, self._refresh_us, alone=renewed is None)
-            if purse.lane is not None:
-                purse.lane.until = 0
-            purse.open_lane(self.rooms, holding.ref, holding.rest.lock, self._home)
-        self._opened(holding)
+                lease.learn(renewed)
+            lease.extend(now, self._refresh_us, alone=renewed is None)
+            if lease.lane is not None:
+                lease.lane.until = 0
+            lease.open_lane(self.rooms, lease_holder.ref, lease_holder.stripe.lock, self._home)
+        self._opened(lease_holder)
 
-    def _ask(self, holding: Holding, request: Request) -> Trip[Decision | None]:
+    def _ask(self, lease_holder: LeaseHolder, request: Request) -> Flow[Decision | None]:
         """Ask the store, for a lease where the key is busy; None when a lease came that must be looked at anew."""
-        purse, now = holding.purse, request.now
-        self._close(holding, purse)
-        if holding.calls < LEAST:
-            busy = holding.last is not None and 0 <= now - holding.last <= self._refresh_us
-            holding.calls = FIRST if busy else 0
-        holding.last = now
-        if holding.waited < holding.patience:
-            holding.waited += 1
-            holding.calls = 0
+        lease, now = lease_holder.lease, request.now
+        self._close(lease_holder, lease)
+        if lease_holder.calls < LEAST:
+            busy = lease_holder.last is not None and 0 <= now - lease_holder.last <= self._refresh_us
+            lease_holder.calls = FIRST if busy else 0
+        lease_holder.last = now
+        if lease_holder.waited < lease_holder.patience:
+            lease_holder.waited += 1
+            lease_holder.calls = 0
         if not self._millionths:
-            holding.calls = 0
-        if not holding.calls and holding.idle:
+            lease_holder.calls = 0
+        if not lease_holder.calls and lease_holder.idle:
             decision: Decision = yield "apply", (request,)
             if decision.allowed and decision.key is not None:
-                holding.key_id, holding.account = decision.key.id, decision.key.account
+                lease_holder.key_id, lease_holder.account = decision.key.id, decision.key.account
             if decision.allowed or decision.reason is not Reason.QUOTA_EXCEEDED:
                 return decision
-        return (yield from self._bid(holding, purse, request))
+        return (yield from self._lease_request(lease_holder, lease, request))
 
-    def _bid(self, holding: Holding, purse: Purse, request: Request, *, only: bool = False) -> Trip[Decision | None]:
-        """One bid, and what comes of it. An answer that is lost leaves all as it is: the same bid is sent again."""
+    def _lease_request(
+        self, lease_holder: LeaseHolder, lease: HeldLease, request: Request, *, only: bool = False
+    ) -> Flow[Decision | None]:
+        """One lease request, and what comes of it. An answer that is lost leaves all as it is: the same lease request is sent again."""
         epoch = self._epoch
-        self._asking.add(holding)
+        self._asking.add(lease_holder)
         try:
             # Only now: who holds off waits for those that are asking, so it is either seen here or sees this one.
             off = bool(self._off) or self._closed
-            if purse.returning or (off and purse.doubt):  # what was granted, its answer lost, would be handed out again
-                yield from self._return(holding, purse, request.now)
-            calls = 0 if off else holding.calls
-            bid = purse.bid(max(1, calls), self._millionths if calls else 0, self._life(), only=only)
-            holding.overtaken = False
-            purse.doubt = True
-            leased: Leased = yield "apply", (attrs.evolve(request, op="lease", args=(bid,)),)
-            return leased.decision if leased.kept else self._take(holding, purse, request, bid, leased, epoch)
+            if lease.returning or (off and lease.doubt):  # what was granted, its answer lost, would be handed out again
+                yield from self._return(lease_holder, lease, request.now)
+            calls = 0 if off else lease_holder.calls
+            lease_request = lease.lease_request(
+                max(1, calls), self._millionths if calls else 0, self._life(), only=only
+            )
+            lease_holder.overtaken = False
+            lease.doubt = True
+            grant: LeaseGrant = yield "apply", (attrs.evolve(request, op="lease", args=(lease_request,)),)
+            return (
+                grant.decision if grant.kept else self._take(lease_holder, lease, request, lease_request, grant, epoch)
+            )
         finally:
-            self._asking.discard(holding)
+            self._asking.discard(lease_holder)
 
     def _take(
-        self, holding: Holding, purse: Purse, request: Request, bid: Bid, leased: Leased, epoch: int
+        self,
+        lease_holder: LeaseHolder,
+        lease: HeldLease,
+        request: Request,
+        lease_request: LeaseRequest,
+        grant: LeaseGrant,
+        epoch: int,
     ) -> Decision | None:
-        """What the store answered to a bid; ``epoch`` is of before it was asked."""
-        with holding.rest.at_rest():
-            purse.answered(bid.number, granted=bool(leased.units))
-            if leased.units and holding.overtaken:
+        """What the store answered to a lease request; ``epoch`` is of before it was asked."""
+        with lease_holder.stripe.exclusive():
+            lease.answered(lease_request.number, granted=bool(grant.units))
+            if grant.units and lease_holder.overtaken:
                 return None
-            if leased.units:
-                purse.fill(leased, request, self._refresh_us)
-                holding.key_id, holding.account = purse.key.id, purse.key.account
-                holding.refused = None
-                holding.patience = holding.waited = 0
-                self._opened(holding)
-                if purse is holding.purse:
-                    purse.open_lane(self.rooms, holding.ref, holding.rest.lock, self._home)
-                return holding.answer(request, self._epoch) if not bid.only else None
-            decision = leased.decision
+            if grant.units:
+                lease.fill(grant, request, self._refresh_us)
+                lease_holder.key_id, lease_holder.account = lease.key.id, lease.key.account
+                lease_holder.refused = None
+                lease_holder.patience = lease_holder.waited = 0
+                self._opened(lease_holder)
+                if lease is lease_holder.lease:
+                    lease.open_lane(self.rooms, lease_holder.ref, lease_holder.stripe.lock, self._home)
+                return lease_holder.answer(request, self._epoch) if not lease_request.only else None
+            decision = grant.decision
             # Granted before and not handed out again, its windows being over: still to be given back.
-            purse.due = decision is None and bid.again
-            if bid.calls >= LEAST:
-                holding.patience, holding.waited = min(max(1, holding.patience * 2), _LONGEST), 0
+            lease.due = decision is None and lease_request.again
+            if lease_request.calls >= LEAST:
+                lease_holder.patience, lease_holder.waited = min(max(1, lease_holder.patience * 2), _LONGEST), 0
             if decision is not None and decision.reason is Reason.QUOTA_EXCEEDED:
-                holding.refused = Refused(leased, request, self._refresh_us, epoch)
-                if leased.waiting:
-                    decision = temper(decision, holding.refused.until)
+                lease_holder.refused = CachedRefusal(grant, request, self._refresh_us, epoch)
+                if grant.waiting:
+                    decision = sooner(decision, lease_holder.refused.until)
             return decision
 
-    def _wanting(self, holding: Holding, now: int) -> bool:
+    def _wanting(self, lease_holder: LeaseHolder, now: int) -> bool:
         """Whether it is time to prepare what comes after: half is spent, or the refresh is near."""
-        purse, spare = holding.purse, holding.spare
-        if not purse.open or (spare.open and now < spare.until):
+        lease, next_lease = lease_holder.lease, lease_holder.next_lease
+        if not lease.open or (next_lease.open and now < next_lease.until):
             return False
-        if holding.failed is not None and 0 <= now - holding.failed < self._refresh_us:
+        if lease_holder.failed is not None and 0 <= now - lease_holder.failed < self._refresh_us:
             return False
-        if 4 * (now - purse.asked) >= 3 * (purse.until - purse.asked):
+        if 4 * (now - lease.asked) >= 3 * (lease.until - lease.asked):
             return True
-        return 2 * purse.total() >= sum(purse.units.values()) and holding.calls >= LEAST
+        return 2 * lease.total() >= sum(lease.units.values()) and lease_holder.calls >= LEAST
 
-    def _prepare(self, holding: Holding, request: Request) -> Trip[None]:
-        """Fill the other purse, ahead of need: it is spent when this one is used up or due."""
-        spare = holding.spare
-        if (spare.open and request.now < spare.until) or self._closed or not holding.purse.open:
+    def _prepare(self, lease_holder: LeaseHolder, request: Request) -> Flow[None]:
+        """Fill the other lease, ahead of need: it is spent when this one is used up or due."""
+        next_lease = lease_holder.next_lease
+        if (next_lease.open and request.now < next_lease.until) or self._closed or not lease_holder.lease.open:
             return
-        self._close(holding, spare)
-        used_up = 2 * holding.purse.total() >= sum(holding.purse.units.values())
+        self._close(lease_holder, next_lease)
+        used_up = 2 * lease_holder.lease.total() >= sum(lease_holder.lease.units.values())
         if used_up:
-            holding.calls = min(max(FIRST, holding.calls) * 4, _MOST_CALLS)
-        holding.calls = max(LEAST, holding.calls)
-        yield from self._bid(holding, spare, request, only=True)
+            lease_holder.calls = min(max(FIRST, lease_holder.calls) * 4, _MOST_CALLS)
+        lease_holder.calls = max(LEAST, lease_holder.calls)
+        yield from self._lease_request(lease_holder, next_lease, request, only=True)
 
-    def _alone(self, request: Request) -> Trip[Decision]:
+    def _alone(self, request: Request) -> Flow[Decision]:
         """By the store, whatever is held: who is at the gate cannot go on."""
         return (yield ("apply", (request,)))  # type: ignore[no-any-return] # a consume is answered by a decision
 
-    def _peek(self, request: Request) -> Trip[Decision]:
+    def _peek(self, request: Request) -> Flow[Decision]:
         """What ``consume`` would answer."""
-        leased: Leased = yield "apply", (attrs.evolve(request, op="look", id=_PEEKED),)
-        decision: Decision = leased.decision  # type: ignore[assignment] # a look is always answered
-        return temper(decision, min(request.now + self._refresh_us, leased.end)) if leased.waiting else decision
+        grant: LeaseGrant = yield "apply", (attrs.evolve(request, op="look", id=_PEEKED),)
+        decision: Decision = grant.decision  # type: ignore[assignment] # a look is always answered
+        return sooner(decision, min(request.now + self._refresh_us, grant.end)) if grant.waiting else decision
 
-    def _pass_on(self, request: Request) -> Trip[Any]:
+    def _pass_on(self, request: Request) -> Flow[Any]:
         """What only the store can do: nothing of the key is out on lease to this process by now."""
         try:
             answer = yield "apply", (request,)
@@ -272,38 +284,38 @@ class Leasing(LeasedDirectory):
                 self._epoch += 1
         if isinstance(answer, Decision) and not answer.allowed and answer.reason is Reason.QUOTA_EXCEEDED:
             look = attrs.evolve(request, op="look", request_id=None)
-            leased: Leased = yield "apply", (look,)
-            if leased.waiting:
-                return temper(answer, min(request.now + self._refresh_us, leased.end))
+            grant: LeaseGrant = yield "apply", (look,)
+            if grant.waiting:
+                return sooner(answer, min(request.now + self._refresh_us, grant.end))
         return answer
 
-    def _give_back(self, holding: Holding, now: int) -> Trip[None]:
-        """Return all that a holding did not spend."""
-        for purse in (holding.purse, holding.spare):
-            self._close(holding, purse)
-            if not purse.idle:
-                yield from self._return(holding, purse, now)
-        holding.calls = 0
-        with holding.rest.at_rest():
-            holding.refused = None
-        self._emptied(holding)
+    def _give_back(self, lease_holder: LeaseHolder, now: int) -> Flow[None]:
+        """Return all that a lease holder did not spend."""
+        for lease in (lease_holder.lease, lease_holder.next_lease):
+            self._close(lease_holder, lease)
+            if not lease.idle:
+                yield from self._return(lease_holder, lease, now)
+        lease_holder.calls = 0
+        with lease_holder.stripe.exclusive():
+            lease_holder.refused = None
+        self._emptied(lease_holder)
 
-    def _return(self, holding: Holding, purse: Purse, now: int) -> Trip[None]:
-        bid = purse.bid(0, 0, self._life())
-        purse.doubt = purse.returning = True
-        ref = holding.key_id or holding.ref
+    def _return(self, lease_holder: LeaseHolder, lease: HeldLease, now: int) -> Flow[None]:
+        lease_request = lease.lease_request(0, 0, self._life())
+        lease.doubt = lease.returning = True
+        ref = lease_holder.key_id or lease_holder.ref
         digest, key_id = (ref, None) if isinstance(ref, bytes) else (None, ref)
-        yield "apply", (Request("return", now, digest, key_id, holding.api, args=(bid,)),)
-        purse.answered(bid.number + 1)
+        yield "apply", (Request("return", now, digest, key_id, lease_holder.api, args=(lease_request,)),)
+        lease.answered(lease_request.number + 1)
 
-    def _of_key(self, now: int, ref: bytes | str) -> Trip[list[Holding]]:
+    def _of_key(self, now: int, ref: bytes | str) -> Flow[list[LeaseHolder]]:
         """What is held here of a key, by its id or a digest, and of the keys that share its account."""
         if not self._open:
             return []
         if ref not in self._known:
             digest, key_id = (ref, None) if isinstance(ref, bytes) else (None, ref)
-            leased: Leased = yield "apply", (Request("look", now, digest, key_id),)
-            key = leased.decision.key if leased.decision else None
+            grant: LeaseGrant = yield "apply", (Request("look", now, digest, key_id),)
+            key = grant.decision.key if grant.decision else None
             if key is None:
                 return []
             self._know(ref, key.account)

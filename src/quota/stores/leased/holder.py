@@ -1,4 +1,4 @@
-"""What a process holds of one key on one course, and how it spends that by itself: no I/O, under the caller's lock."""
+"""What a process holds of one key on one route plan, and how it spends that by itself: no I/O, under the caller's lock."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from ...clock import to_us
 from ...decision import Decision, Details, Reason, reason_of
 from ...key import ApiKey, new_token
 from ...limit import REQUESTS
-from ...operations.leases import Leased
+from ...operations.leases import LeaseGrant
 from ...operations.request import Request, barred
 from ...plan import UsagePlan
 from ...process.home import Home
-from ...rule.charge import metered, weigh
-from ...rule.leases import Bid
-from ...rule.limits import BEYOND, Course, QuotaLine, Reading, ThrottleLine, Verdict
+from ...rule.charge import evaluate, metered
+from ...rule.leases import LeaseRequest
+from ...rule.limits import BEYOND, CompiledQuota, CompiledThrottle, Outcome, Reading, RoutePlan
 from ...rule.meter import Bucket, Meter
 from ...rule.record import MINUTE_US
 from ...rule.replan import level_at
@@ -26,7 +26,7 @@ from ..memory.one_meter import Span
 from .lane import LeasedMeter, shape_of
 
 
-class Purse:
+class HeldLease:
     """One lease at a time, under one name.
 
     ``number``: of the latest that the store answered for. ``used``: of that, once it is closed, and ``due`` until the
@@ -38,8 +38,28 @@ class Purse:
     """
 
     __slots__ = (
-        "asked", "at", "buckets", "course", "digest", "doubt", "due", "end", "key", "known", "lane", "name", "number",
-        "open", "plan", "readings", "returning", "spent", "tokens", "units", "until", "used",
+        "asked",
+        "at",
+        "buckets",
+        "digest",
+        "doubt",
+        "due",
+        "end",
+        "key",
+        "known",
+        "lane",
+        "name",
+        "number",
+        "open",
+        "plan",
+        "readings",
+        "returning",
+        "route_plan",
+        "spent",
+        "tokens",
+        "units",
+        "until",
+        "used",
     )  # fmt: skip
 
     def __init__(self, name: str) -> None:
@@ -58,7 +78,7 @@ class Purse:
         self.digest: bytes | None = None
         self.key: ApiKey
         self.plan: UsagePlan
-        self.course: Course
+        self.route_plan: RoutePlan
 
     def answered(self, number: int, *, granted: bool = False) -> None:
         """The store did what it was asked, under this number. ``granted``: a lease; until it is filled it is owed."""
@@ -71,36 +91,36 @@ class Purse:
         """Whether nothing is held and nothing is owed to the store."""
         return not (self.open or self.due or self.doubt)
 
-    def bid(self, calls: int, share: int, life: int, *, only: bool = False) -> Bid:
+    def lease_request(self, calls: int, share: int, life: int, *, only: bool = False) -> LeaseRequest:
         """What to ask the store for next, telling it what was used."""
-        return Bid(self.name, self.number + 1, self.used, calls, share, life, only, self.doubt)
+        return LeaseRequest(self.name, self.number + 1, self.used, calls, share, life, only, self.doubt)
 
-    def fill(self, leased: Leased, request: Request, refresh: int) -> None:
+    def fill(self, grant: LeaseGrant, request: Request, refresh: int) -> None:
         """Hold a lease that was asked for at the request's instant."""
         self.digest = request.digest
-        self.plan = leased.plan  # type: ignore[assignment] # a lease has one
-        self.learn(leased)
-        self.course = self.plan.course(request.route)
-        self.units, self.at, self.tokens = leased.units, leased.at, leased.tokens
-        self.spent = {unit: Meter(request.api, "", unit, 0) for unit in leased.units}
+        self.plan = grant.plan  # type: ignore[assignment] # a lease has one
+        self.learn(grant)
+        self.route_plan = self.plan.route_plan(request.route)
+        self.units, self.at, self.tokens = grant.units, grant.at, grant.tokens
+        self.spent = {unit: Meter(request.api, "", unit, 0) for unit in grant.units}
         self.buckets = {}
-        for line, level, _, now in leased.readings:
-            if isinstance(line, ThrottleLine):
-                before = max(0, level - leased.units.get(line.unit, 0) * line.scale)
-                self.buckets[line] = Bucket(line.name, line.scale, line.drain, before, now)
+        for limit, level, _, now in grant.readings:
+            if isinstance(limit, CompiledThrottle):
+                before = max(0, level - grant.units.get(limit.unit, 0) * limit.scale)
+                self.buckets[limit] = Bucket(limit.name, limit.scale, limit.drain, before, now)
         self.open, self.known = True, 0
         self.due = False
         self.extend(request.now, refresh)
 
-    def learn(self, leased: Leased) -> None:
+    def learn(self, grant: LeaseGrant) -> None:
         """What the store has of the lease's key and limits now."""
-        self.key = leased.key  # type: ignore[assignment] # a lease has one
+        self.key = grant.key  # type: ignore[assignment] # a lease has one
         # Renewed, by an equal plan: its limits stand in the same order, and buckets go by the ones of before.
-        lines = [reading.line for reading in (self.readings if self.open else leased.readings)]
-        told = zip(lines, leased.readings, strict=True)
-        self.readings = tuple(reading._replace(line=line) for line, reading in told)
+        limits = [reading.limit for reading in (self.readings if self.open else grant.readings)]
+        told = zip(limits, grant.readings, strict=True)
+        self.readings = tuple(reading._replace(limit=limit) for limit, reading in told)
         expiries = [self.key.expires_at, *(s.expires_at for s in self.key.secrets if s.digest == self.digest)]
-        self.end = min([leased.end, *(to_us(expiry) for expiry in expiries if expiry is not None)])
+        self.end = min([grant.end, *(to_us(expiry) for expiry in expiries if expiry is not None)])
 
     def extend(self, now: int, refresh: int, *, alone: bool = False) -> None:
         """Spend until the next refresh; unless ``alone``, without the store, no longer than the lease's minute lasts.
@@ -141,7 +161,7 @@ class Purse:
 
     def covers(self, request: Request) -> bool:
         """Whether enough is left for a call."""
-        takes = self.course.cost if request.takes is None else request.takes
+        takes = self.route_plan.cost if request.takes is None else request.takes
         return all(
             unit in self.units and self.spent[unit].total + units <= self.units[unit]
             for unit, units in takes.items() if units
@@ -153,44 +173,44 @@ class Purse:
             return None
         if barred(self.key, request.address, request.scope):
             return None
-        takes = self.course.cost if request.takes is None else request.takes
+        takes = self.route_plan.cost if request.takes is None else request.takes
         now = max(request.now, self.at)
         dry = request.op == "peek"
         readings: list[Reading] = []
-        for line, reading, extra, end in self.readings:
-            units = takes.get(line.unit, 0)
-            if isinstance(line, QuotaLine):
-                left = self.units[line.unit] - self.spent[line.unit].total if line.unit in self.units else 0
-                readings.append(Reading(line, reading - left + units, extra, end))
+        for limit, reading, extra, end in self.readings:
+            units = takes.get(limit.unit, 0)
+            if isinstance(limit, CompiledQuota):
+                left = self.units[limit.unit] - self.spent[limit.unit].total if limit.unit in self.units else 0
+                readings.append(Reading(limit, reading - left + units, extra, end))
             else:
-                bucket = self.buckets[line]
-                level = level_at(bucket, now) + units * line.scale
-                readings.append(Reading(line, level, 0, now))
+                bucket = self.buckets[limit]
+                level = level_at(bucket, now) + units * limit.scale
+                readings.append(Reading(limit, level, 0, now))
                 if not dry:
                     bucket.level, bucket.at = level, now
-        verdict = weigh(readings, {}, now)
+        outcome = evaluate(readings, {}, now)
         if dry:
-            return Decision(Details(Reason.OK, None, self.key, self.plan, takes, verdict))
+            return Decision(Details(Reason.OK, None, self.key, self.plan, takes, outcome))
         for unit, units in takes.items():
             if units:
                 self.spent[unit].total += units
         # In the name of the lease's own instant: there the record counted these units, and a refund finds them.
-        groups = ((self.at, metered(self.course, takes)),)
-        return Decision(Details(Reason.OK, None, self.key, self.plan, takes, verdict, groups, self.tokens))
+        groups = ((self.at, metered(self.route_plan, takes)),)
+        return Decision(Details(Reason.OK, None, self.key, self.plan, takes, outcome, groups, self.tokens))
 
     def open_lane(
         self, rooms: MutableMapping[bytes | str, LeasedMeter], ref: bytes | str, lock: Any, home: Home
     ) -> None:
-        """Let the ledger spend by its fast path: plain requests on one course, within the minute of the lease."""
-        lines = [reading.line for reading in self.readings]
-        throttles = [line for line in lines if isinstance(line, ThrottleLine)]
-        if len(throttles) > 1 or list(self.units) != [REQUESTS] or any(line.unit != REQUESTS for line in lines):
+        """Let the ledger spend by its fast path: plain requests on one route plan, within the minute of the lease."""
+        limits = [reading.limit for reading in self.readings]
+        throttles = [limit for limit in limits if isinstance(limit, CompiledThrottle)]
+        if len(throttles) > 1 or list(self.units) != [REQUESTS] or any(limit.unit != REQUESTS for limit in limits):
             return
         if (
             self.key.networks
-            or self.course.api
-            or self.course.cost != {REQUESTS: 1}
-            or self.course.routed
+            or self.route_plan.api
+            or self.route_plan.cost != {REQUESTS: 1}
+            or self.route_plan.routed
             or self.asked >= self.turn
         ):
             return
@@ -200,89 +220,102 @@ class Purse:
         lane.at, lane.total = self.at, self.spent[REQUESTS].total
         lane.soft = units
         lane.until = min(self.until, self.turn)
-        for line in throttles:
-            lane.bucket = self.buckets[line]
+        for limit in throttles:
+            lane.bucket = self.buckets[limit]
         throttle = attrs.evolve(throttles[0], burst=BEYOND) if throttles else None
-        lane.shape = shape_of(home, self.plan, self.course, throttle)
+        lane.shape = shape_of(home, self.plan, self.route_plan, throttle)
         places = tuple(
-            (line, 1, 0, 0) if isinstance(line, ThrottleLine) else (line, 0, extra, end)
-            for line, _, extra, end in self.readings
+            (limit, 1, 0, 0) if isinstance(limit, CompiledThrottle) else (limit, 0, extra, end)
+            for limit, _, extra, end in self.readings
         )
-        bases = tuple(0 if isinstance(line, ThrottleLine) else units - used for line, used, _, _ in self.readings)
+        bases = tuple(0 if isinstance(limit, CompiledThrottle) else units - used for limit, used, _, _ in self.readings)
         lane.span = Span(BEYOND, self.end, places, bases)
         self.lane = self.spent[REQUESTS] = rooms[ref] = lane
 
 
-class Refused:
+class CachedRefusal:
     """A quota's refusal, good until the next refresh: the store said that nothing is left, or only out on lease."""
 
-    __slots__ = ("asked", "course", "epoch", "leased", "until")
+    __slots__ = ("asked", "epoch", "grant", "route_plan", "until")
 
-    def __init__(self, leased: Leased, request: Request, refresh: int, epoch: int) -> None:
-        self.leased = leased
+    def __init__(self, grant: LeaseGrant, request: Request, refresh: int, epoch: int) -> None:
+        self.grant = grant
         self.asked = request.now
         self.epoch = epoch
-        self.course = leased.plan.course(request.route)  # type: ignore[union-attr] # a quota refused
-        self.until = min(request.now + refresh, leased.end)
+        self.route_plan = grant.plan.route_plan(request.route)  # type: ignore[union-attr] # a quota refused
+        self.until = min(request.now + refresh, grant.end)
 
     def answer(self, request: Request) -> Decision | None:
         """The refusal of another call; None where the store must be asked."""
-        leased = self.leased
-        if not max(self.asked, leased.at) <= request.now < self.until:
+        grant = self.grant
+        if not max(self.asked, grant.at) <= request.now < self.until:
             return None
-        if leased.key is None or barred(leased.key, request.address, request.scope):
+        if grant.key is None or barred(grant.key, request.address, request.scope):
             return None
-        takes = self.course.cost if request.takes is None else request.takes
+        takes = self.route_plan.cost if request.takes is None else request.takes
         readings: list[Reading] = [
-            reading if isinstance(line := reading.line, QuotaLine)
-            else Reading(line, max(0, reading.used - line.drain * (request.now - leased.at)), 0, request.now)
-            for reading in leased.readings
+            reading if isinstance(limit := reading.limit, CompiledQuota)
+            else Reading(limit, max(0, reading.used - limit.drain * (request.now - grant.at)), 0, request.now)
+            for reading in grant.readings
         ]  # fmt: skip
-        verdict = weigh(readings, takes, request.now)
-        if verdict.allowed or reason_of(verdict) is Reason.THROTTLED:
+        outcome = evaluate(readings, takes, request.now)
+        if outcome.allowed or reason_of(outcome) is Reason.THROTTLED:
             return None
-        decision = Decision(Details(reason_of(verdict), None, leased.key, leased.plan, takes, verdict))
-        return temper(decision, self.until) if leased.waiting else decision
+        decision = Decision(Details(reason_of(outcome), None, grant.key, grant.plan, takes, outcome))
+        return sooner(decision, self.until) if grant.waiting else decision
 
 
-def temper(decision: Decision, until: int) -> Decision:
+def sooner(decision: Decision, until: int) -> Decision:
     """A refusal that is not final: units are out on lease and may come back by the next refresh."""
     details = decision._details()
-    verdict = details.verdict
-    if verdict.retry_at is None or verdict.retry_at <= until:
+    outcome = details.outcome
+    if outcome.retry_at is None or outcome.retry_at <= until:
         return decision
-    sooner = Verdict(False, verdict.now, verdict.standings, verdict.crossed, until, verdict.too_large)  # noqa: FBT003
+    sooner = Outcome(False, outcome.now, outcome.states, outcome.crossed, until, outcome.too_large)  # noqa: FBT003
     return Decision(
         Details(details.reason, details.id, details.key, details.plan, details.takes, sooner, hold=details.hold)
     )
 
 
-class Holding:
-    """One presented secret (or key) on one course with one set of units: two purses, so that one may be filled ahead.
+class LeaseHolder:
+    """One presented secret (or key) on one route plan with one set of units: two leases, so that one may be filled ahead.
 
-    ``rest`` guards what is spent. ``gate`` is held by whoever asks the store on behalf of the holding. ``calls``: how
+    ``rest`` guards what is spent. ``gate`` is held by whoever asks the store on behalf of the lease holder. ``calls``: how
     many calls the next lease should cover; 0 while the key is used too seldom. ``last``: when the store was asked.
     ``failed``: when it could not be filled ahead.
-    ``patience``: after how many calls to bid for a lease again, as the last was not worth it; ``waited``: so far.
+    ``patience``: after how many calls to lease request for a lease again, as the last was not worth it; ``waited``: so far.
     ``overtaken``: a change was made while the store was asked, so that a lease that comes of it is not for spending.
     """
 
     __slots__ = (
-        "account", "api", "calls", "failed", "gate", "key_id", "last", "overtaken", "patience", "purse", "ref",
-        "refused", "rest", "spare", "waited",
+        "account",
+        "api",
+        "calls",
+        "failed",
+        "gate",
+        "key_id",
+        "last",
+        "lease",
+        "next_lease",
+        "overtaken",
+        "patience",
+        "ref",
+        "refused",
+        "stripe",
+        "waited",
     )  # fmt: skip
 
     def __init__(self, ref: bytes | str, api: str, gate: Any) -> None:
         self.ref = ref
         self.api = api
         self.gate = gate
-        self.rest = Exclusive()
+        self.stripe = Exclusive()
         token = new_token()
-        self.purse, self.spare = Purse(token + "a"), Purse(token + "b")
+        self.lease, self.next_lease = HeldLease(token + "a"), HeldLease(token + "b")
         self.calls = 0
         self.last: int | None = None
         self.failed: int | None = None
-        self.refused: Refused | None = None
+        self.refused: CachedRefusal | None = None
         self.patience = self.waited = 0
         self.overtaken = False
         self.key_id = ""
@@ -291,24 +324,24 @@ class Holding:
     @property
     def asked(self) -> int:
         """When it was last filled or renewed."""
-        return max(self.purse.asked, self.spare.asked)
+        return max(self.lease.asked, self.next_lease.asked)
 
     @property
     def idle(self) -> bool:
         """Whether nothing is held and nothing is owed to the store."""
-        return self.purse.idle and self.spare.idle
+        return self.lease.idle and self.next_lease.idle
 
     def answer(self, request: Request, epoch: int) -> Decision | None:
-        """Decide here, if that can be done; the caller has the holding at rest."""
-        for purse in (self.purse, self.spare):
-            if request.now < purse.asked:
-                purse.expire()
-        decision = self.purse.spend(request)
-        if decision is None and self.spare.open:
-            decision = self.spare.spend(request)
+        """Decide here, if that can be done; the caller has the lease holder at rest."""
+        for lease in (self.lease, self.next_lease):
+            if request.now < lease.asked:
+                lease.expire()
+        decision = self.lease.spend(request)
+        if decision is None and self.next_lease.open:
+            decision = self.next_lease.spend(request)
             if decision is not None and request.op == "consume":
-                self.purse.close()
-                self.purse, self.spare = self.spare, self.purse
+                self.lease.close()
+                self.lease, self.next_lease = self.next_lease, self.lease
         if decision is None and self.refused is not None:
             refused = self.refused
             decision = refused.answer(request) if refused.epoch == epoch else None

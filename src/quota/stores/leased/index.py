@@ -12,11 +12,11 @@ from ...errors import StoreUnavailable
 from ...operations.request import Request
 from ...process.home import Home
 from ..server.flow import UNKNOWN
-from .holder import Holding
+from .holder import LeaseHolder
 from .lane import LeasedMeter
 
 
-class Holdings:
+class LeaseHolders:
     """All holdings of a leased store. ``_open``: those that hold units; ``_known``: whose account a presented key is.
 
     What holds nothing and was not asked for lately may be forgotten, so that any number of keys may come by.
@@ -31,9 +31,9 @@ class Holdings:
 
     def _forget_all(self) -> None:
         self.rooms.clear()
-        self._holdings: dict[tuple[Any, ...], Holding] = {}
-        self._open: dict[Holding, None] = {}
-        self._accounts: dict[str, dict[Holding, None]] = {}
+        self._lease_holders: dict[tuple[Any, ...], LeaseHolder] = {}
+        self._open: dict[LeaseHolder, None] = {}
+        self._accounts: dict[str, dict[LeaseHolder, None]] = {}
         self._known: dict[bytes | str, str] = {}
         self._directory = threading.RLock()  # a signal handler may call in the middle of any step
 
@@ -42,9 +42,9 @@ class Holdings:
 
     def abandon(self) -> None:
         """Forget what is held without telling the store: it belongs to the process that this one was forked from."""
-        for holding in list(self._holdings.values()):
-            for purse in (holding.purse, holding.spare):
-                purse.close()
+        for lease_holder in list(self._lease_holders.values()):
+            for lease in (lease_holder.lease, lease_holder.next_lease):
+                lease.close()
         self._forget_all()
 
     def _at_home(self) -> object:
@@ -57,37 +57,37 @@ class Holdings:
         if self._at_home() is not home:
             raise StoreUnavailable(f"this process was forked in the middle of the call; {UNKNOWN}")
 
-    def _holding(self, request: Request) -> Holding:
+    def _lease_holder(self, request: Request) -> LeaseHolder:
         """Where calls like this one are spent."""
         ref: bytes | str = request.digest or request.key_id or ""
         takes = request.takes
         kind = None if takes is None or (len(takes) == 1 and "requests" in takes) else tuple(sorted(takes))
         place = (ref, request.api, request.route, kind)
-        holding = self._holdings.get(place)
-        if holding is None:
+        lease_holder = self._lease_holders.get(place)
+        if lease_holder is None:
             with self._directory:
-                if len(self._holdings) >= self._most_keys:
+                if len(self._lease_holders) >= self._most_keys:
                     self._evict()
-                holding = self._holdings.setdefault(place, Holding(ref, request.api, self._new_gate()))
-        return holding
+                lease_holder = self._lease_holders.setdefault(place, LeaseHolder(ref, request.api, self._new_gate()))
+        return lease_holder
 
     def _evict(self) -> None:
         """Forget some holdings that hold nothing; the oldest are looked at first."""
-        for place, holding in list(itertools.islice(self._holdings.items(), 64)):
-            del self._holdings[place]
-            if holding.idle:
-                self.rooms.pop(holding.ref, None)
+        for place, lease_holder in list(itertools.islice(self._lease_holders.items(), 64)):
+            del self._lease_holders[place]
+            if lease_holder.idle:
+                self.rooms.pop(lease_holder.ref, None)
             else:
-                self._holdings[place] = holding
+                self._lease_holders[place] = lease_holder
 
-    def _opened(self, holding: Holding) -> None:
+    def _opened(self, lease_holder: LeaseHolder) -> None:
         """It was filled or renewed: the latest one is the last in line to be looked at for idleness."""
         with self._directory:
-            self._open.pop(holding, None)
-            self._open[holding] = None
-            self._accounts.setdefault(holding.account, {})[holding] = None
-        self._know(holding.ref, holding.account)
-        self._know(holding.key_id, holding.account)
+            self._open.pop(lease_holder, None)
+            self._open[lease_holder] = None
+            self._accounts.setdefault(lease_holder.account, {})[lease_holder] = None
+        self._know(lease_holder.ref, lease_holder.account)
+        self._know(lease_holder.key_id, lease_holder.account)
 
     def _know(self, ref: bytes | str, account: str) -> None:
         """Whose key is presented so: it stays so for good."""
@@ -95,35 +95,41 @@ class Holdings:
             self._known.clear()
         self._known[ref] = account
 
-    def _emptied(self, holding: Holding) -> None:
+    def _emptied(self, lease_holder: LeaseHolder) -> None:
         with self._directory:
-            self._open.pop(holding, None)
-            siblings = self._accounts.get(holding.account, {})
-            siblings.pop(holding, None)
+            self._open.pop(lease_holder, None)
+            siblings = self._accounts.get(lease_holder.account, {})
+            siblings.pop(lease_holder, None)
             if not siblings:
-                self._accounts.pop(holding.account, None)
+                self._accounts.pop(lease_holder.account, None)
 
-    def _of_account(self, account: str) -> list[Holding]:
+    def _of_account(self, account: str) -> list[LeaseHolder]:
         with self._directory:
             return list(self._accounts.get(account, ()))
 
-    def _of_plan(self, plan_id: str) -> list[Holding]:
+    def _of_plan(self, plan_id: str) -> list[LeaseHolder]:
         with self._directory:
-            return [h for h in list(self._open) if any(p.open and p.plan.id == plan_id for p in (h.purse, h.spare))]
+            return [
+                h for h in list(self._open) if any(p.open and p.plan.id == plan_id for p in (h.lease, h.next_lease))
+            ]
 
-    def _untouched(self, since: int) -> list[Holding]:
+    def _untouched(self, since: int) -> list[LeaseHolder]:
         """Some of those that were neither filled nor renewed since an instant."""
         with self._directory:
             oldest = list(itertools.islice(self._open, 4))
-        return [holding for holding in oldest if holding.asked <= since]
+        return [lease_holder for lease_holder in oldest if lease_holder.asked <= since]
 
-    def _owing(self) -> list[Holding]:
+    def _owing(self) -> list[LeaseHolder]:
         """All that hold units or owe the store an account of them."""
         with self._directory:
-            return [holding for holding in {**self._open, **dict.fromkeys(self._holdings.values())} if not holding.idle]
+            return [
+                lease_holder
+                for lease_holder in {**self._open, **dict.fromkeys(self._lease_holders.values())}
+                if not lease_holder.idle
+            ]
 
 
-_born: weakref.WeakSet[Holdings] = weakref.WeakSet()
+_born: weakref.WeakSet[LeaseHolders] = weakref.WeakSet()
 
 
 def _forked() -> None:

@@ -8,17 +8,17 @@ from typing import Any
 
 from ...plan import UsagePlan
 from ...process.home import Home
-from ...rule.limits import Course, ThrottleLine
+from ...rule.limits import CompiledThrottle, RoutePlan
 from ..memory.one_meter import OneMeter
 
 
 class _Shape:
-    """What the headrooms of a lease's course share. ``own``: routes with limits or costs of their own.
+    """What the headrooms of a lease's route plan share. ``own``: routes with limits or costs of their own.
 
     ``live``: whether this is the process that the lease is of, for each call to see: a fork need not be told.
     """
 
-    __slots__ = ("_pid", "api", "course", "own", "plan", "throttle")
+    __slots__ = ("_pid", "api", "own", "plan", "route_plan", "throttle")
 
     _pid: int
 
@@ -31,25 +31,25 @@ class _Wiped(ctypes.Structure):
     """The same on a page that a child finds wiped: read in a tenth of the time that asking the system takes."""
 
     _fields_ = (("live", ctypes.c_bool),)
-    __slots__ = ("api", "course", "own", "plan", "throttle")
+    __slots__ = ("api", "own", "plan", "route_plan", "throttle")
 
 
-def shape_of(home: Home, plan: UsagePlan, course: Course, throttle: ThrottleLine | None) -> Any:
-    """Return what a lease on this course is spent by, in this process alone."""
+def shape_of(home: Home, plan: UsagePlan, route_plan: RoutePlan, throttle: CompiledThrottle | None) -> Any:
+    """Return what a lease on this route plan is spent by, in this process alone."""
     made: Any
     if home.page is None:
         made = _Shape()
         made._pid = home.pid
     else:
         made = _Wiped.from_buffer(home.page)
-    made.plan, made.course, made.api = plan, course, course.api
+    made.plan, made.route_plan, made.api = plan, route_plan, route_plan.api
     made.own = frozenset(plan.routes) | frozenset(plan.costs)
     made.throttle = throttle
     return made
 
 
 class LeasedMeter(OneMeter):
-    """Room for requests on a lease; it counts what is spent (``total``), in place of the purse's meter.
+    """Room for requests on a lease; it counts what is spent (``total``), in place of the lease's meter.
 
     It is not opened again: no minute begins on a lease, which is asked for anew.
     """

@@ -15,18 +15,18 @@ from ...errors import ClockSkew, InvalidValue, StoreBusy
 from ...operations.request import Request
 from .. import open_store
 from ..base import check_store, join_url, split_url, tell_clock, whole_option
-from ..server.flow import Synchronous, Trip
+from ..server.flow import Flow, Synchronous
 from .aio import AsyncLeasedStore
 from .directory import Change
 from .flow import ALONE, SKEWED, Leasing, leasable
-from .holder import Holding
+from .holder import LeaseHolder
 
 _nothing = contextlib.nullcontext()
 
 
-def _enter(holding: Holding) -> None:
-    """Refuse who is asking for this holding already, in the middle of it."""
-    if holding.gate._is_owned():
+def _enter(lease_holder: LeaseHolder) -> None:
+    """Refuse who is asking for this lease holder already, in the middle of it."""
+    if lease_holder.gate._is_owned():
         raise StoreBusy("called from a signal handler or a finalizer in the middle of a call of its own thread")
 
 
@@ -71,19 +71,19 @@ class LeasedStore(Synchronous, Leasing):
         function, breaker = getattr(self.store, method), self._through(method, args)
         return function(*args) if breaker is None else breaker.ask(function, *args)
 
-    def _run(self, trip: Trip[Any]) -> Any:
+    def _run(self, flow: Flow[Any]) -> Any:
         home = self._at_home()
         try:
-            method, args = next(trip)
+            method, args = next(flow)
             while True:
                 try:
                     answer = self._call(method, args)
                 except BaseException as error:  # noqa: BLE001 -- the steps decide what comes of it
                     self._still(home)
-                    method, args = trip.throw(error)
+                    method, args = flow.throw(error)
                 else:
                     self._still(home)
-                    method, args = trip.send(answer)
+                    method, args = flow.send(answer)
         except StopIteration as stop:
             return stop.value
 
@@ -96,16 +96,16 @@ class LeasedStore(Synchronous, Leasing):
             with self._leaseless() if request.op in ALONE else _nothing:
                 self._settle_key(request.now, request.digest or request.key_id or "")
                 return self._run(self._pass_on(request))
-        holding = self._holding(request)
-        decision = self._local(holding, request)
+        lease_holder = self._lease_holder(request)
+        decision = self._local(lease_holder, request)
         if decision is not None:
             return decision
         if request.op == "peek":
             self._settle_key(request.now, request.digest or request.key_id or "")
             return self._run(self._peek(request))
-        _enter(holding)
-        with holding.gate:
-            decision = self._run(self._decide(holding, request))
+        _enter(lease_holder)
+        with lease_holder.gate:
+            decision = self._run(self._decide(lease_holder, request))
         self.tend(request.now)
         return decision
 
@@ -114,11 +114,11 @@ class LeasedStore(Synchronous, Leasing):
         with contextlib.suppress(ClockSkew):
             self._settle(self._run(self._of_key(now, ref)), now)
 
-    def _settle(self, holdings: list[Holding], now: int) -> None:
-        for holding in holdings:
-            _enter(holding)
-            with contextlib.suppress(ClockSkew), holding.gate:
-                self._run(self._give_back(holding, now))
+    def _settle(self, lease_holders: list[LeaseHolder], now: int) -> None:
+        for lease_holder in lease_holders:
+            _enter(lease_holder)
+            with contextlib.suppress(ClockSkew), lease_holder.gate:
+                self._run(self._give_back(lease_holder, now))
 
     @contextlib.contextmanager
     def _leaseless(self) -> Iterator[None]:
@@ -126,9 +126,9 @@ class LeasedStore(Synchronous, Leasing):
         self._at_home()
         me = object()
         try:
-            for holding in self._hold_off(me):
-                _enter(holding)
-                with holding.gate:
+            for lease_holder in self._hold_off(me):
+                _enter(lease_holder)
+                with lease_holder.gate:
                     pass
             yield
         finally:
@@ -140,13 +140,13 @@ class LeasedStore(Synchronous, Leasing):
         now = self._clock() if now is None else now
         if self._background and self._thread is None and self._open:
             self._start()
-        for holding in () if self._away else self._untouched(now - 2 * self._refresh_us):
-            if not holding.gate._is_owned() and holding.gate.acquire(blocking=False):
+        for lease_holder in () if self._away else self._untouched(now - 2 * self._refresh_us):
+            if not lease_holder.gate._is_owned() and lease_holder.gate.acquire(blocking=False):
                 try:
                     with contextlib.suppress(*SKEWED):
-                        self._run(self._give_back(holding, now))
+                        self._run(self._give_back(lease_holder, now))
                 finally:
-                    holding.gate.release()
+                    lease_holder.gate.release()
 
     def _start(self) -> None:
         with self._directory:
@@ -185,9 +185,9 @@ class LeasedStore(Synchronous, Leasing):
                 self._thread.join()
                 self._thread = None
             now = self._clock()
-            for holding in self._owing():
+            for lease_holder in self._owing():
                 with contextlib.suppress(*SKEWED):
-                    self._settle([holding], now)
+                    self._settle([lease_holder], now)
         self.store.close()
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from weakref import WeakSet
 
 from ...clock import to_us
-from ...key import Caller, Subject
+from ...key import Caller, KeyOrCaller
 from ...operations.compiled import compile_headroom
 from ...operations.request import Entry, Request, in_force
 from ...operations.shape import Shape
 from ...plan import UsagePlan
-from ...rule.limits import Course
-from ...rule.party import Party
-from .entries import Seat
+from ...rule.limits import RoutePlan
+from ...rule.subject import Subject
+from .entries import KeyEntry
 from .one_meter import NoMeter, OneMeter
 
 MOST_ROOMS = 8
@@ -22,12 +22,12 @@ MOST_SHAPES = 4096
 
 
 class Shapes:
-    """The shapes of one plan. ``common``: by course and the units that are missing; ``own``: others, while in use."""
+    """The shapes of one plan. ``common``: by route plan and the units that are missing; ``own``: others, while in use."""
 
     __slots__ = ("common", "own")
 
     def __init__(self) -> None:
-        self.common: dict[tuple[Course, frozenset[str]], Shape] = {}
+        self.common: dict[tuple[RoutePlan, frozenset[str]], Shape] = {}
         self.own: WeakSet[Shape] = WeakSet()
 
 
@@ -41,9 +41,9 @@ class Binding:
     _plans: dict[str, UsagePlan]
     _shapes: dict[str, Shapes]
 
-    def _bind(self, request: Request, seat: Seat, entry: Entry, party: Party) -> None:
+    def _bind(self, request: Request, key_entry: KeyEntry, entry: Entry, subject: Subject) -> None:
         """Open the key's headroom again where it still holds, or compile one for what was just decided."""
-        record, room, now = seat.record, seat.room, request.now
+        record, room, now = key_entry.record, key_entry.room, request.now
         if record is None or now < record.at:
             return
         if (
@@ -54,64 +54,66 @@ class Binding:
             and now < room.span.end
         ):
             room.open(record)
-        plan = in_force(entry, party, now).plans.get(request.api)
+        plan = in_force(entry, subject, now).plans.get(request.api)
         if plan is None or request.op not in ("consume", "peek") or request.request_id is not None:
             return
-        course = plan.course(request.route)
-        if isinstance(room, OneMeter) and room.until and room.shape.course is course:
+        route_plan = plan.route_plan(request.route)
+        if isinstance(room, OneMeter) and room.until and room.shape.route_plan is route_plan:
             return
         # One that was bound and then served no call, because each changes the record, is bound every second time.
-        old = next((old for old in seat.rooms if old.course is course), None)
+        old = next((old for old in key_entry.rooms if old.route_plan is route_plan), None)
         if old is not None and (old.good(now) or not old.until):
             old.until = old.until or 1
             return
-        account = seat.account.record if seat.account is not None and seat.account.shared else None
-        if party.key is record and party.account is account:
-            self._compile(request, seat, entry, party)
+        account = key_entry.account.record if key_entry.account is not None and key_entry.account.shared else None
+        if subject.key is record and subject.account is account:
+            self._compile(request, key_entry, entry, subject)
 
-    def _compile(self, request: Request, seat: Seat, entry: Entry, party: Party) -> None:
-        compiled = compile_headroom(request, entry, party, self._shape, bound=True)
+    def _compile(self, request: Request, key_entry: KeyEntry, entry: Entry, subject: Subject) -> None:
+        compiled = compile_headroom(request, entry, subject, self._shape, bound=True)
         if compiled is None:
             return
-        now, room, shape = request.now, seat.room, compiled.shape
-        if shape.simple and party.account is None and not room.until and not seat.key.networks:
-            room = OneMeter(seat)
+        now, room, shape = request.now, key_entry.room, compiled.shape
+        if shape.simple and subject.account is None and not room.until and not key_entry.key.networks:
+            room = OneMeter(key_entry)
             room.lay(compiled)
-            self._renew(seat, room, now)
+            self._renew(key_entry, room, now)
             room.open(compiled.own)
             return
-        late = [s for s in seat.key.secrets if s.expires_at is not None and to_us(s.expires_at) <= now]
-        if (room.version < 0 and not seat.rooms) or any(self.rooms.get(secret.digest) is room for secret in late):
-            self._renew(seat, NoMeter(seat), now)
-        rooms = tuple(old for old in seat.rooms if old.course is not compiled.course and old.shape.live)
-        seat.rooms = (compiled, *rooms[: MOST_ROOMS - 1])
+        late = [s for s in key_entry.key.secrets if s.expires_at is not None and to_us(s.expires_at) <= now]
+        if (room.version < 0 and not key_entry.rooms) or any(self.rooms.get(secret.digest) is room for secret in late):
+            self._renew(key_entry, NoMeter(key_entry), now)
+        rooms = tuple(old for old in key_entry.rooms if old.route_plan is not compiled.route_plan and old.shape.live)
+        key_entry.rooms = (compiled, *rooms[: MOST_ROOMS - 1])
 
-    def _renew(self, seat: Seat, room: OneMeter | NoMeter, now: int) -> None:
+    def _renew(self, key_entry: KeyEntry, room: OneMeter | NoMeter, now: int) -> None:
         """Put another room in the place of the key's: who found that one by a secret that has expired asks neither."""
-        if isinstance(seat.room, OneMeter):
-            seat.room.close()
-            seat.room.version = -1
-        seat.room = room
-        self.rooms.update(self._references(seat, now=now))
+        if isinstance(key_entry.room, OneMeter):
+            key_entry.room.close()
+            key_entry.room.version = -1
+        key_entry.room = room
+        self.rooms.update(self._references(key_entry, now=now))
 
-    def _shape(self, plan: UsagePlan, course: Course, missing: frozenset[str]) -> Shape:
+    def _shape(self, plan: UsagePlan, route_plan: RoutePlan, missing: frozenset[str]) -> Shape:
         """Return what all keys of a plan share; of a subject with limits of its own, a shape of its own."""
         shapes = self._shapes.get(plan.id) or self._shapes.setdefault(plan.id, Shapes())
-        shape = shapes.common.get((course, missing))
+        shape = shapes.common.get((route_plan, missing))
         if shape is None:
-            shape = Shape(plan, course, missing)
+            shape = Shape(plan, route_plan, missing)
             if plan is self._plans.get(plan.id) and len(shapes.common) < MOST_SHAPES:
-                return shapes.common.setdefault((course, missing), shape)
+                return shapes.common.setdefault((route_plan, missing), shape)
             shapes.own.add(shape)
         return shape
 
     def _references(
-        self, seat: Seat, key: Subject | None = None, now: int = 0
+        self, key_entry: KeyEntry, key: KeyOrCaller | None = None, now: int = 0
     ) -> dict[bytes | str | Caller, OneMeter | NoMeter]:
         """By what a key is found: its id and its secrets; one that has expired is served by no fast path."""
-        key = key or seat.key
-        refs: dict[bytes | str | Caller, OneMeter | NoMeter] = {key if isinstance(key, Caller) else key.id: seat.room}
+        key = key or key_entry.key
+        refs: dict[bytes | str | Caller, OneMeter | NoMeter] = {
+            key if isinstance(key, Caller) else key.id: key_entry.room
+        }
         for secret in key.secrets:
             expired = secret.expires_at is not None and to_us(secret.expires_at) <= now
-            refs[secret.digest] = NoMeter(seat) if expired else seat.room
+            refs[secret.digest] = NoMeter(key_entry) if expired else key_entry.room
         return refs

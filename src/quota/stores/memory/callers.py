@@ -10,11 +10,11 @@ from ...key import Caller
 from ...operations.request import Request, forgetful
 from ...plan import UsagePlan
 from ...process.atomic import Step
-from ...rule.limits import Terms
-from .entries import On, Seat, Stripe
+from ...rule.limits import StoreOptions
+from .entries import KeyEntry, KeyPlans, Stripe
 from .one_meter import NoMeter, OneMeter
 
-_NOWHERE = On({})
+_NOWHERE = KeyPlans({})
 """Of callers: the plan that they are counted under is the one they name."""
 
 
@@ -26,7 +26,7 @@ class Callers:
     memory is bounded however many there are.
     """
 
-    terms: Terms
+    options: StoreOptions
     rooms: dict[bytes | str | Caller, OneMeter | NoMeter]
     _stripes: list[Stripe]
     _plans: dict[str, UsagePlan]
@@ -43,7 +43,7 @@ class Callers:
         shared = name[1:].partition(".")[0] if name.startswith("#") else ""
         number = int(shared) if shared.isdecimal() else hash(caller)
         stripe = self._stripes[number % count]
-        with stripe.at_rest():
+        with stripe.exclusive():
             room = self.rooms.get(caller)
             if room is None:
                 self._make_room(stripe, request.now)
@@ -52,20 +52,20 @@ class Callers:
                 room = self.rooms.get(crowd)
                 if room is None and len(stripe.callers) >= self._most_callers:
                     caller = crowd
-            return self._perform(request, Seat(caller, None, stripe, _NOWHERE) if room is None else room.seat)
+            return self._perform(request, KeyEntry(caller, None, stripe, _NOWHERE) if room is None else room.key_entry)
 
     def _make_room(self, stripe: Stripe, now: int) -> None:
         """Look over two callers for each new one."""
         for _ in range(min(2, len(stripe.callers))):
-            seat = stripe.callers.popleft()
-            if stripe.look_over(seat, now, forgetful(self.terms)):
-                stripe.callers.append(seat)
+            key_entry = stripe.callers.popleft()
+            if stripe.look_over(key_entry, now, forgetful(self.options)):
+                stripe.callers.append(key_entry)
             else:
-                self.rooms.pop(seat.key, None)
+                self.rooms.pop(key_entry.key, None)
 
-    def _kept(self, seat: Seat) -> list[Step]:
+    def _kept(self, key_entry: KeyEntry) -> list[Step]:
         """The steps that let a caller be found who was admitted."""
-        return [(seat.stripe.callers.append, seat), (self.rooms.__setitem__, seat.key, seat.room)]
+        return [(key_entry.stripe.callers.append, key_entry), (self.rooms.__setitem__, key_entry.key, key_entry.room)]
 
     def _plan_of(self, caller: Caller) -> Mapping[str, UsagePlan]:
         plan = self._plans.get(caller.plan)

@@ -11,7 +11,7 @@ from ...key import ApiKey, Caller
 from ...plan import UsagePlan
 from ...process.atomic import Step
 from ...rule.record import Record
-from .entries import Account, Seat, Stripe
+from .entries import Account, KeyEntry, Stripe
 from .one_meter import NoMeter, OneMeter
 
 
@@ -21,7 +21,7 @@ class Directory:
     rooms: dict[bytes | str | Caller, OneMeter | NoMeter]
     get_plan: Callable[[str], UsagePlan]
     _directory: Any
-    _seat: Callable[..., Seat | None]
+    _key_entry: Callable[..., KeyEntry | None]
     _sorted: list[str] | None
     _stripes: list[Stripe]
 
@@ -30,11 +30,14 @@ class Directory:
     ) -> list[ApiKey]:
         with self._directory:
             api = None if plan_id is None else self.get_plan(plan_id).api
-            ids = self._ids() if account is None else sorted(seat.key.id for seat in self._members(account))
+            ids = self._ids() if account is None else sorted(key_entry.key.id for key_entry in self._members(account))
             start = 0 if after is None else bisect_right(ids, after)
-            seats = (self.rooms[id_].seat for id_ in islice(ids, start, None))
+            key_entries = (self.rooms[id_].key_entry for id_ in islice(ids, start, None))
             return [
-                seat.key for seat in islice((s for s in seats if api is None or s.on.ids.get(api) == plan_id), limit)
+                key_entry.key
+                for key_entry in islice(
+                    (s for s in key_entries if api is None or s.key_plans.ids.get(api) == plan_id), limit
+                )
             ]
 
     def _ids(self) -> list[str]:
@@ -43,15 +46,15 @@ class Directory:
             self._sorted = sorted(ref for ref in self.rooms if type(ref) is str)
         return self._sorted
 
-    def _members(self, account: str) -> list[Seat]:
+    def _members(self, account: str) -> list[KeyEntry]:
         found = self._stripes[hash(account) % len(self._stripes)].accounts.get(account)
-        alone = self._seat(account)
+        alone = self._key_entry(account)
         return found.members if found is not None else [alone] if alone and alone.key.account == account else []
 
     def _account_of(self, key: ApiKey, stripe: Stripe, joining: int, steps: list[Step]) -> Account | None:
         """The account that a key joins, shared from its second key on; None for a key's own, which nobody shares."""
         account = stripe.accounts.get(key.account)
-        first = self._seat(key.account)
+        first = self._key_entry(key.account)
         members = [] if account is None else account.members
         if account is None:
             if key.account == key.id and joining == 1:
@@ -65,11 +68,11 @@ class Directory:
             steps += self._split(account, members)
         return account
 
-    def _split(self, account: Account, members: Sequence[Seat]) -> list[Step]:
+    def _split(self, account: Account, members: Sequence[KeyEntry]) -> list[Step]:
         """A second key joins: what the first one used is the account's count, and goes on being its own."""
         steps: list[Step] = [(setattr, account, "shared", True)]
         for first in members:
-            first.room.shut()
+            first.room.invalidate()
             if first.record is not None:
                 record = Record.decode(first.record.encode())
                 steps += [(setattr, account, "record", record), (account.stripe.round.append, account)]

@@ -6,10 +6,10 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-from ...key import Subject
+from ...key import KeyOrCaller
 from ...operations.headroom import SeveralMeters
 from ...plan import UsagePlan
-from ...rule.limits import Terms
+from ...rule.limits import StoreOptions
 from ...rule.record import Record
 from .locks import Exclusive
 from .one_meter import NoMeter, OneMeter
@@ -27,35 +27,35 @@ class Stripe(Exclusive):
     def __init__(self) -> None:
         super().__init__()
         self.accounts: dict[str, Account] = {}
-        self.round: deque[Seat | Account] = deque()
-        self.callers: deque[Seat] = deque()
+        self.round: deque[KeyEntry | Account] = deque()
+        self.callers: deque[KeyEntry] = deque()
         self.floor = self.callers_floor = 0
 
-    def prune(self, now: int, terms: Terms) -> None:
+    def prune(self, now: int, options: StoreOptions) -> None:
         """Look over two records for each change (a key and its account): what is dead for two windows is forgotten."""
         for _ in range(2):
             if len(self.round) > 1:
                 place = self.round.popleft()
-                if self.look_over(place, now, terms):
+                if self.look_over(place, now, options):
                     self.round.append(place)
 
-    def look_over(self, place: Seat | Account, now: int, terms: Terms) -> bool:
+    def look_over(self, place: KeyEntry | Account, now: int, options: StoreOptions) -> bool:
         """Forget what is dead; tell whether there is a record that is not."""
         record = place.record
         if record is None:
             return False
-        room = place.room if isinstance(place, Seat) else None
+        room = place.room if isinstance(place, KeyEntry) else None
         if room is not None:
-            room.hand_back()
-        dead_at, floor = record.dead_after(terms.retention, terms.late)
-        if dead_at + terms.max_skew > now:
+            room.flush()
+        dead_at, floor = record.dead_after(options.retention, options.late)
+        if dead_at + options.max_skew > now:
             return True
-        if terms.late:
+        if options.late:
             self.floor = max(self.floor, floor)
         else:
             self.callers_floor = max(self.callers_floor, floor)
         if room is not None:
-            room.shut()
+            room.invalidate()
         record.version += 1
         place.record = None
         if isinstance(place, Account) and not place.members:
@@ -79,12 +79,12 @@ class Account:
     def __init__(self, name: str, stripe: Stripe) -> None:
         self.name = name
         self.stripe = stripe
-        self.members: list[Seat] = []
+        self.members: list[KeyEntry] = []
         self.shared = False
         self.record: Record | None = None
 
 
-class On:
+class KeyPlans:
     """The plans that a key is on, by api: one object for all keys that are on the same. ``plans``: looked up."""
 
     __slots__ = ("ids", "plans")
@@ -94,19 +94,19 @@ class On:
         self.plans: Mapping[str, UsagePlan] | None = None
 
 
-class Seat:
+class KeyEntry:
     """A key's or a caller's place in the store. ``account``: None while it is alone in an account of its own name.
 
     ``room``: what its calls ask. ``rooms``: what serves those that are not on one meter, the newest first.
     """
 
-    __slots__ = ("account", "key", "on", "record", "room", "rooms", "stripe")
+    __slots__ = ("account", "key", "key_plans", "record", "room", "rooms", "stripe")
 
-    def __init__(self, key: Subject, account: Account | None, stripe: Stripe, on: On) -> None:
+    def __init__(self, key: KeyOrCaller, account: Account | None, stripe: Stripe, key_plans: KeyPlans) -> None:
         self.key: Any = key
         self.account = account
         self.stripe = stripe
-        self.on = on
+        self.key_plans = key_plans
         self.record: Record | None = None
         self.rooms: tuple[SeveralMeters, ...] = ()
         self.room: OneMeter | NoMeter = NoMeter(self)

@@ -53,7 +53,7 @@ class Exclusive:
             raise StoreBusy("called from a signal handler or a finalizer in the middle of a call of its own thread")
 
     @contextmanager
-    def at_rest(self) -> Iterator[None]:
+    def exclusive(self) -> Iterator[None]:
         """Nothing else happens on the stripe. ``MemoryStore.apply`` and ``OneMeter.turn`` say the same in line."""
         self.let_through()
         with self.lock:

@@ -2,7 +2,7 @@
 
 While it is open, the meter's total and the record's latest instant live in it, so that a call touches one object in
 place of three, which is most of its time where there are a million keys. Whoever reads the record asks for them back
-first (``hand_back``), under the same lock.
+first (``flush``), under the same lock.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ...decision import Decision
-from ...key import Subject
+from ...key import KeyOrCaller
 from ...limit import REQUESTS
 from ...operations.headroom import Headroom, Place, SeveralMeters, Told
 from ...operations.request import barred
@@ -28,15 +28,15 @@ class Asked:
     __slots__ = ()
 
     lock: Any
-    seat: Any
+    key_entry: Any
     until: int
 
     def take_otherwise(  # noqa: C901 -- in line: a call more is a floor's quarter
         self, now: int, cost: Any, api: str, route: str | None, address: str | None, scope: str | None, dry: bool
     ) -> Decision | None:
         """Decide a call by a headroom of the key on several meters."""
-        seat = self.seat
-        for room in seat.rooms:
+        key_entry = self.key_entry
+        for room in key_entry.rooms:
             shape = room.shape
             if shape.api == api and (
                 route == shape.route if shape.route else route is None or unrouted(shape.own, route)
@@ -45,19 +45,19 @@ class Asked:
         else:
             return None
         amounts = shape.standard if cost is DEFAULT else shape.asked(cost)
-        if amounts is None or seat.room is not self:
+        if amounts is None or key_entry.room is not self:
             return None
         if (scope is not None or room.key.networks) and barred(room.key, address, scope):
             return None
         decision: Told = Told()
-        stripe, lock, allowed, mine = seat.stripe, self.lock, None, False
+        stripe, lock, allowed, mine = key_entry.stripe, self.lock, None, False
         try:
             if not lock.acquire(False):  # noqa: FBT003 -- by keyword it takes twice as long
                 wait_for(lock)
             if not stripe.busy:  # else a signal handler asks in the middle of its thread's call, and is told so
                 mine = stripe.busy = True
                 if self.until:
-                    self.hand_back() if dry else self.close()
+                    self.flush() if dry else self.close()
                 allowed = room.take(decision, amounts, now, dry)
                 mine = stripe.busy = False
             lock.release()
@@ -69,33 +69,33 @@ class Asked:
             raise
         return None if allowed is None else decision
 
-    def hand_back(self) -> None:
+    def flush(self) -> None:
         """Bring the record up to date."""
 
     def close(self) -> None:
         """Hand the count back; ``open`` goes on from there."""
 
-    def shut(self) -> None:
+    def invalidate(self) -> None:
         """Close for good, and whatever serves the key: what it was worked out from is about to change."""
         self.close()
-        seat = self.seat
-        seat.rooms = ()
-        if seat.record is not None:
-            seat.record.version += 1
+        key_entry = self.key_entry
+        key_entry.rooms = ()
+        if key_entry.record is not None:
+            key_entry.record.version += 1
 
 
 class NoMeter(Asked):
     """What a key's calls ask while none of its headrooms is on one meter."""
 
-    __slots__ = ("lock", "seat")
+    __slots__ = ("key_entry", "lock")
 
     until = 0
     version = -1
     take = Asked.take_otherwise
 
-    def __init__(self, seat: Any) -> None:
-        self.seat = seat
-        self.lock = seat.stripe.lock
+    def __init__(self, key_entry: Any) -> None:
+        self.key_entry = key_entry
+        self.lock = key_entry.stripe.lock
 
 
 class Span(NamedTuple):
@@ -127,21 +127,21 @@ class OneMeter(Asked, _Hot):
     Good from ``at`` until the record changes otherwise. ``until``: when the next minute begins, 0 while it is closed.
     ``soft``: the total up to which nothing happens. ``version``: the record's when it was laid, -1 before and after.
 
-    With six slots beside the hot ones it takes 128 bytes, and Python's allocator begins each at a cache line: what is
+    With six windows beside the hot ones it takes 128 bytes, and Python's allocator begins each at a cache line: what is
     hot is one line, not two. ``__slots__`` of seven would undo that.
     """
 
-    __slots__ = ("bucket", "key", "seat", "span", "token", "version")
+    __slots__ = ("bucket", "key", "key_entry", "span", "token", "version")
 
     bucket: Bucket
-    key: Subject
-    seat: Any
+    key: KeyOrCaller
+    key_entry: Any
     span: Span
     token: int
 
-    def __init__(self, seat: Any) -> None:
-        self.seat = seat
-        self.lock = seat.stripe.lock
+    def __init__(self, key_entry: Any) -> None:
+        self.key_entry = key_entry
+        self.lock = key_entry.stripe.lock
         self.at = self.until = 0
         self.version = -1
 
@@ -233,7 +233,7 @@ class OneMeter(Asked, _Hot):
     @property
     def meter(self) -> Meter:
         """What is counted on while this is closed."""
-        return self.seat.record.meter(self.shape.api, "", REQUESTS)  # type: ignore[no-any-return] # it was laid on it
+        return self.key_entry.record.meter(self.shape.api, "", REQUESTS)  # type: ignore[no-any-return] # it was laid on it
 
     def open(self, record: Record) -> None:
         """Own the count from now on."""
@@ -242,11 +242,11 @@ class OneMeter(Asked, _Hot):
         turn = record.at - record.at % MINUTE_US + MINUTE_US
         self.until = self.shape.share("until", min(turn, self.span.end))
 
-    def hand_back(self) -> None:
+    def flush(self) -> None:
         """Bring the record up to date while open: all that was admitted since was in the minute of ``at``."""
         if not self.until:
             return
-        record, meter = self.seat.record, self.meter
+        record, meter = self.key_entry.record, self.meter
         if meter.total != self.total:
             record.turn_minute(self.at)
             # In this order: what is interrupted on the way is done again, and notes the same readings.
@@ -255,12 +255,12 @@ class OneMeter(Asked, _Hot):
 
     def close(self) -> None:
         """Hand the count back; ``open`` goes on from there."""
-        self.hand_back()
+        self.flush()
         self.until = 0
 
-    def shut(self) -> None:
+    def invalidate(self) -> None:
         """Close for good, and whatever serves the key."""
-        super().shut()
+        super().invalidate()
         self.version = -1
 
     def turn(self, now: int) -> bool:
@@ -271,21 +271,21 @@ class OneMeter(Asked, _Hot):
         """
         if self.version < 0:
             return False
-        stripe = self.seat.stripe
+        stripe = self.key_entry.stripe
         stripe.let_through()
         with stripe.lock:
             stripe.check()
             try:
                 stripe.busy = True
                 if not self.until:
-                    record = self.seat.record
+                    record = self.key_entry.record
                     good = record is not None and self.version == record.version and self.shape.live
                     if good and record.at <= now < self.span.end:
                         self.open(record)
                     return self.until > 0
                 if not (0 < self.until <= now < self.span.end and self.at <= now and self.shape.live):
                     return False
-                self.hand_back()
+                self.flush()
                 minute = now - now % MINUTE_US
                 self.at, self.until = minute, self.shape.share("until", min(minute + MINUTE_US, self.span.end))
                 return True

@@ -39,31 +39,31 @@ END $quota$;
 
 -- A lane: '0' where the copy of the directory entry is stale, '-1' while it is another writer's turn, the server's
 -- microseconds where the clocks differ too much, 'allowed now reading...' where the lane decided, else everything.
--- The key's meters and buckets come before the account's: p_meters has (place, unit, quiet, ceiling) of each meter,
+-- The key's meters and buckets come before the account's: p_meters has (place, unit, soft limit, hard limit) of each meter,
 -- p_buckets (place, unit, drain, scale, burst). What is read is of one moment and not locked, so that a refusal writes
 -- nothing; the write checks that nothing moved, and where something did, the rows are locked and it is done again.
 CREATE OR REPLACE FUNCTION {ns}.spend(p_wait text, p_names text[], p_stamp_name text, p_stamp text, p_plans text,
   p_far bigint, p_back bigint, p_until bigint, p_versions bigint[], p_meters bigint[], p_buckets bigint[],
-  p_now bigint, p_units bigint[], p_request text, p_memo text, p_memo_until bigint, p_before bigint)
+  p_now bigint, p_units bigint[], p_request text, p_remembered text, p_remembered_until bigint, p_before bigint)
 RETURNS text LANGUAGE plpgsql AS $quota$
 DECLARE
   v_account text := p_names[2];
   v_stamp text; v_plans text; v_kept boolean; v_server bigint;
   v_version bigint; v_moves bigint; v_at bigint; v_turn bigint;
   w_version bigint; w_moves bigint; w_at bigint; w_turn bigint;
-  v_totals bigint[]; v_levels bigint[]; v_poured bigint[];
-  w_totals bigint[]; w_levels bigint[]; w_poured bigint[];
+  v_totals bigint[]; v_levels bigint[]; v_filled bigint[];
+  w_totals bigint[]; w_levels bigint[]; w_filled bigint[];
   v_count int; v_buckets int; v_now bigint; v_minute bigint; v_hour bigint;
   v_place int; v_units bigint; v_reading bigint;
   v_denied boolean; v_slow boolean; v_beyond boolean := false; v_locked boolean := false; v_before text; v_after text;
 BEGIN
   PERFORM set_config('lock_timeout', p_wait, true);
   LOOP
-    SELECT s.value, d.value, r.version, r.moves, r.at, r.turn_until, r.totals, r.levels, r.poured,
-        a.version, a.moves, a.at, a.turn_until, a.totals, a.levels, a.poured,
-        p_request IS NOT NULL AND EXISTS (SELECT FROM {ns}.memos WHERE name = r.name AND request = p_request)
-      INTO v_stamp, v_plans, v_version, v_moves, v_at, v_turn, v_totals, v_levels, v_poured,
-        w_version, w_moves, w_at, w_turn, w_totals, w_levels, w_poured, v_kept
+    SELECT s.value, d.value, r.version, r.moves, r.at, r.turn_until, r.totals, r.levels, r.filled,
+        a.version, a.moves, a.at, a.turn_until, a.totals, a.levels, a.filled,
+        p_request IS NOT NULL AND EXISTS (SELECT FROM {ns}.remembered WHERE name = r.name AND request = p_request)
+      INTO v_stamp, v_plans, v_version, v_moves, v_at, v_turn, v_totals, v_levels, v_filled,
+        w_version, w_moves, w_at, w_turn, w_totals, w_levels, w_filled, v_kept
       FROM {ns}.records r
       JOIN {ns}.directory s ON s.part = 'stamps' AND s.name = p_stamp_name
       JOIN {ns}.directory d ON d.part = 'stamps' AND d.name = '*'
@@ -100,7 +100,7 @@ BEGIN
     IF v_account IS NOT NULL THEN
       v_totals := v_totals || w_totals;
       v_levels := v_levels || w_levels;
-      v_poured := v_poured || w_poured;
+      v_filled := v_filled || w_filled;
     END IF;
     FOR i IN 1 .. cardinality(p_meters) BY 4 LOOP
       v_place := p_meters[i];
@@ -128,10 +128,10 @@ BEGIN
       v_units := p_units[p_buckets[i + 1]];
       v_reading := v_levels[v_place];
       -- Divided first: a long time times a fast drain could be more than there are numbers for.
-      IF v_now - v_poured[v_place] > v_reading / p_buckets[i + 2] THEN
+      IF v_now - v_filled[v_place] > v_reading / p_buckets[i + 2] THEN
         v_reading := 0;
       ELSE
-        v_reading := v_reading - p_buckets[i + 2] * (v_now - v_poured[v_place]);
+        v_reading := v_reading - p_buckets[i + 2] * (v_now - v_filled[v_place]);
       END IF;
       v_before := v_before || ' ' || v_reading;
       IF v_units > p_buckets[i + 4] / p_buckets[i + 3] THEN
@@ -140,7 +140,7 @@ BEGIN
         v_reading := v_reading + v_units * p_buckets[i + 3];
         v_after := v_after || ' ' || v_reading;
         v_levels[v_place] := v_reading;
-        v_poured[v_place] := v_now;
+        v_filled[v_place] := v_now;
         IF v_units > 0 AND v_reading > p_buckets[i + 4] THEN
           v_denied := true;
         END IF;
@@ -157,22 +157,22 @@ BEGIN
       UPDATE {ns}.records SET at = v_now, moves = moves + 1, totals = v_totals[:v_count],
           minutes = CASE WHEN at < v_minute THEN totals ELSE minutes END,
           hours = CASE WHEN at < v_hour THEN totals ELSE hours END,
-          levels = v_levels[:v_buckets], poured = v_poured[:v_buckets]
+          levels = v_levels[:v_buckets], filled = v_filled[:v_buckets]
         WHERE name = p_names[1] AND version = v_version AND moves = v_moves AND turn_until = v_turn;
       IF FOUND THEN
         IF v_account IS NOT NULL THEN
           UPDATE {ns}.records SET at = v_now, moves = moves + 1, totals = v_totals[v_count + 1:],
               minutes = CASE WHEN at < v_minute THEN totals ELSE minutes END,
               hours = CASE WHEN at < v_hour THEN totals ELSE hours END,
-              levels = v_levels[v_buckets + 1:], poured = v_poured[v_buckets + 1:]
+              levels = v_levels[v_buckets + 1:], filled = v_filled[v_buckets + 1:]
             WHERE name = v_account AND version = w_version AND moves = w_moves AND turn_until = w_turn;
           IF NOT FOUND THEN
             RAISE EXCEPTION 'the account moved' USING ERRCODE = 'serialization_failure';
           END IF;
         END IF;
         IF p_request IS NOT NULL THEN
-          INSERT INTO {ns}.memos VALUES (p_names[1], p_request, p_memo_until, '1 ' || v_now || v_after, p_memo);
-          DELETE FROM {ns}.memos m USING (SELECT o.name, o.request FROM {ns}.memos o WHERE o.until < p_before
+          INSERT INTO {ns}.remembered VALUES (p_names[1], p_request, p_remembered_until, '1 ' || v_now || v_after, p_remembered);
+          DELETE FROM {ns}.remembered m USING (SELECT o.name, o.request FROM {ns}.remembered o WHERE o.until < p_before
             ORDER BY o.until LIMIT 2 FOR UPDATE SKIP LOCKED) old WHERE m.name = old.name AND m.request = old.request;
         END IF;
         RETURN '1 ' || v_now || v_after;
@@ -222,15 +222,15 @@ DECLARE
 BEGIN
   PERFORM set_config('lock_timeout', p_wait, true);
   UPDATE {ns}.records SET at = greatest(at, p_lane[1]), moves = moves + 1,
-      totals[p_lane[8]] = totals[p_lane[8]] + p_lane[2], poured[p_lane[11]] = greatest(at, p_lane[1]),
+      totals[p_lane[8]] = totals[p_lane[8]] + p_lane[2], filled[p_lane[11]] = greatest(at, p_lane[1]),
       -- No longer than it takes to be empty: a long time times a fast drain could be more than there are numbers for.
       levels[p_lane[11]] = p_lane[3] + greatest(0, levels[p_lane[11]] - p_lane[12] *
-        least(greatest(at, p_lane[1]) - poured[p_lane[11]], levels[p_lane[11]] / p_lane[12] + 1))
+        least(greatest(at, p_lane[1]) - filled[p_lane[11]], levels[p_lane[11]] / p_lane[12] + 1))
     WHERE name = p_texts[1] AND version = p_lane[7] AND turn_until = 0 AND p_lane[1] < p_lane[6]
       AND at BETWEEN p_lane[1] - p_lane[1] % 60000000 AND least(p_lane[1] + p_lane[5], p_lane[6] - 1)
       AND totals[p_lane[8]] <= 9007199254740991 AND totals[p_lane[8]] + p_lane[2] <= p_lane[9]
       AND p_lane[14] - p_lane[3] >= greatest(0, levels[p_lane[11]] - p_lane[12] *
-        least(greatest(at, p_lane[1]) - poured[p_lane[11]], levels[p_lane[11]] / p_lane[12] + 1))
+        least(greatest(at, p_lane[1]) - filled[p_lane[11]], levels[p_lane[11]] / p_lane[12] + 1))
       AND abs(date_part('epoch', clock_timestamp()) * 1000000 - p_lane[1]) <= p_lane[4]
       AND p_texts[3] = (SELECT value FROM {ns}.directory WHERE part = 'stamps' AND name = p_texts[2])
       AND p_texts[4] = (SELECT value FROM {ns}.directory WHERE part = 'stamps' AND name = '*')

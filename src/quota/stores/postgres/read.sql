@@ -2,22 +2,22 @@ CREATE OR REPLACE FUNCTION {ns}.look(p_digest text, p_key text)
 RETURNS text LANGUAGE plpgsql STABLE SET enable_seqscan = off AS $quota$
 DECLARE
   v_id text := p_key;
-  v_seat text;
+  v_key_entry text;
 BEGIN
   IF p_digest <> '' THEN
     SELECT value INTO v_id FROM {ns}.directory WHERE part = 'secrets' AND name = p_digest;
   END IF;
-  SELECT value INTO v_seat FROM {ns}.directory WHERE part = 'keys' AND name = v_id;
-  IF v_seat IS NULL THEN
+  SELECT value INTO v_key_entry FROM {ns}.directory WHERE part = 'keys' AND name = v_id;
+  IF v_key_entry IS NULL THEN
     RETURN '0';
   END IF;
   RETURN json_build_array(
     (SELECT value FROM {ns}.directory WHERE part = 'stamps' AND name = 'k:' || v_id),
     (SELECT value FROM {ns}.directory WHERE part = 'stamps' AND name = '*'),
-    v_seat,
-    (SELECT value FROM {ns}.directory WHERE part = 'accounts' AND name = v_seat::json -> 'key' ->> 'account'),
+    v_key_entry,
+    (SELECT value FROM {ns}.directory WHERE part = 'accounts' AND name = v_key_entry::json -> 'key' ->> 'account'),
     (SELECT coalesce(json_agg(d.value ORDER BY p.n), '[]'::json)
-       FROM json_array_elements(v_seat::json -> 'plans') WITH ORDINALITY p(pair, n)
+       FROM json_array_elements(v_key_entry::json -> 'plans') WITH ORDINALITY p(pair, n)
        LEFT JOIN {ns}.directory d ON d.part = 'plans' AND d.name = p.pair ->> 0))::text;
 END $quota$;
 
@@ -51,7 +51,7 @@ BEGIN
     AND p_plans = coalesce((SELECT value FROM {ns}.directory WHERE part = 'stamps' AND name = '*'), '');
 END $quota$;
 
--- Everything, for the rule to decide on: the records, a memo, the floor of new records; '0' where the copy is stale.
+-- Everything, for the rule to decide on: the records, a remembered, the floor of new records; '0' where the copy is stale.
 CREATE OR REPLACE FUNCTION {ns}.found(p_names text[], p_stamp_name text, p_stamp text, p_plans text, p_request text)
 RETURNS text LANGUAGE plpgsql STABLE AS $quota$
 BEGIN
@@ -60,10 +60,10 @@ BEGIN
   END IF;
   RETURN json_build_array(
     (SELECT json_agg(CASE WHEN r.name IS NOT NULL THEN json_build_array(r.version, r.moves, r.turn, r.at, r.totals,
-        r.minutes, r.hours, r.levels, r.poured, b.body::json) END ORDER BY u.n)
+        r.minutes, r.hours, r.levels, r.filled, b.body::json) END ORDER BY u.n)
       FROM unnest(p_names) WITH ORDINALITY u(name, n)
       LEFT JOIN {ns}.records r ON r.name = u.name LEFT JOIN {ns}.bodies b ON b.name = u.name),
-    (SELECT json_build_array(m.answer, m.rest::json) FROM {ns}.memos m
+    (SELECT json_build_array(m.answer, m.rest::json) FROM {ns}.remembered m
       WHERE m.name = p_names[1] AND m.request = p_request),
     (SELECT d.value::bigint FROM {ns}.directory d WHERE d.part = 'stamps' AND d.name = '!'))::text;
 END $quota$;

@@ -11,12 +11,12 @@ from ...errors import InvalidValue, StoreUnavailable
 from ...operations.headroom import SeveralMeters
 from ...operations.idempotency import remembered
 from ...operations.request import LOOKS, Entry, Request
-from ...rule.party import Party
 from ...rule.record import Record
-from ..remembered import encode_memo, memo_of
+from ...rule.subject import Subject
+from ..remembered import encode_remembered, remembered_of
 from ..server.cache import CachedKey
 from ..server.changes import KINDS, KeyLookup, Mutation, Place, Precondition
-from ..server.flow import NOTHING, Trip, operation
+from ..server.flow import NOTHING, Flow, operation
 from ..server.replies import Version
 from ..server.requests import Decisions, Loaded, dead_by, new_record, refs
 from ..texts import to_json
@@ -44,7 +44,7 @@ def _decode_record(found: list[Any] | None, floor: int) -> tuple[Record, Version
     """A record from its row and its body; a new one from nothing."""
     if found is None:
         return new_record(floor), Version()
-    version, moves, turn, at, totals, minutes, hours, levels, poured, data = found
+    version, moves, turn, at, totals, minutes, hours, levels, filled, data = found
     data[0] = at
     place = 0
     for meter, total, minute, hour in zip(data[5], totals, minutes, hours, strict=True):
@@ -52,7 +52,7 @@ def _decode_record(found: list[Any] | None, floor: int) -> tuple[Record, Version
         meter[3:6] = [old if new is None else new for old, new in zip(meter[3:6], readings, strict=True)]
         for bucket in meter[8]:
             if levels[place] is not None:
-                bucket[3:5] = levels[place], poured[place]
+                bucket[3:5] = levels[place], filled[place]
             place += 1
     return Record.decode(data), Version(version, moves, turn)
 
@@ -64,7 +64,7 @@ def _encode_record(name: str, record: Record, version: int, dead_at: int, floor:
         "totals": [_bounded(meter.total) for meter in record.meters],
         "minutes": [_bounded(meter.minute) for meter in record.meters],
         "hours": [_bounded(meter.hour) for meter in record.meters],
-        "levels": [_bounded(bucket.level) for bucket in buckets], "poured": [bucket.at for bucket in buckets],
+        "levels": [_bounded(bucket.level) for bucket in buckets], "filled": [bucket.at for bucket in buckets],
         "turn": None, "turn_until": 0, "dead_at": min(dead_at, _MOST), "floor": min(floor, _MOST),
     }  # fmt: skip
 
@@ -102,7 +102,7 @@ class PostgresSteps(Decisions):
         command, types, formats = self._commands[name]
         return Call(command, arguments, types, formats)
 
-    def _look_around(self) -> Trip[None]:
+    def _look_around(self) -> Flow[None]:
         """Once per store: whether the schema is there and is this version's; it is made where there is none."""
         found = yield Call(b"SELECT coalesce(to_regclass($1) IS NOT NULL, false)::int", (self._table("directory"),))
         version = 0
@@ -120,7 +120,7 @@ class PostgresSteps(Decisions):
     def _table(self, name: str) -> bytes:
         return f"{self._schema}.{name}".encode()
 
-    def _make(self, *, anyway: bool) -> Trip[int]:
+    def _make(self, *, anyway: bool) -> Flow[int]:
         words = {"all": TABLES + READING + WRITING + DECIDING, "ns": self._schema, "version": str(VERSION),
                  "wait": self._patience.decode(), "anyway": str(anyway)}  # fmt: skip
         script = MIGRATION
@@ -131,45 +131,45 @@ class PostgresSteps(Decisions):
         return VERSION
 
     @operation
-    def migrate(self) -> Trip[int]:
+    def migrate(self) -> Flow[int]:
         """Make the schema what this version needs, its functions anew, in one transaction. Gives its version."""
         return self._make(anyway=True)
 
     @operation
-    def check(self) -> Trip[list[str]]:
+    def check(self) -> Flow[list[str]]:
         """What does not fit together in the tables, in words; nothing when all is well."""
         yield from self._ready()
         found = yield Call(CHECK.replace("{ns}", self._schema).encode(), ())
         return list(found)
 
-    def _look_up(self, digest: bytes | None, key_id: str) -> Trip[KeyLookup | None]:
+    def _look_up(self, digest: bytes | None, key_id: str) -> Flow[KeyLookup | None]:
         yield from self._ready()
         reply = yield self._call("look", (digest.hex() if digest else "").encode(), key_id.encode())
         if reply == 0:
             return None
-        stamp, plans_stamp, seat, account, plans = reply
-        return KeyLookup(stamp, plans_stamp or "", seat, account, plans)
+        stamp, plans_stamp, key_entry, account, plans = reply
+        return KeyLookup(stamp, plans_stamp or "", key_entry, account, plans)
 
-    def _ready(self) -> Trip[None]:
+    def _ready(self) -> Flow[None]:
         if not self._looked:
             yield from self._look_around()
 
-    def _read(self, *places: Place) -> Trip[list[str | None]]:
+    def _read(self, *places: Place) -> Flow[list[str | None]]:
         yield from self._ready()
         reply = yield self._call("read", texts(part for part, _ in places), texts(name for _, name in places))
         return list(reply)
 
-    def _values(self, part: str) -> Trip[list[str]]:
+    def _values(self, part: str) -> Flow[list[str]]:
         yield from self._ready()
         reply = yield self._call("list", part.encode())
         return list(reply)
 
-    def _list(self, name: str, after: str, most: int | None) -> Trip[list[str]]:
+    def _list(self, name: str, after: str, most: int | None) -> Flow[list[str]]:
         yield from self._ready()
         reply = yield self._call("page", name.encode(), after.encode(), None if most is None else _number(most))
         return list(reply)
 
-    def _change(self, checks: list[Precondition], writes: Sequence[Mutation]) -> Trip[bool]:
+    def _change(self, checks: list[Precondition], writes: Sequence[Mutation]) -> Flow[bool]:
         told = [(KINDS[type(write)], *write) for write in writes if write[0] != "k"]  # the list of all is the table
         reply = yield self._call("change", self._patience, to_json(checks).encode(), to_json(told).encode())
         return bool(reply == 1)
@@ -184,7 +184,7 @@ class PostgresSteps(Decisions):
 
     @property
     def _far(self) -> bytes | None:
-        return _number(max(self.terms.max_skew, 1)) if self.check_clock else None
+        return _number(max(self.options.max_skew, 1)) if self.check_clock else None
 
     def _request(self, request: Request) -> bytes | None:
         return None if request.request_id is None else request.request_id.encode()
@@ -196,10 +196,10 @@ class PostgresSteps(Decisions):
             _number(turn) if turn and not opened else None, b"true" if opened else b"false",
         )  # fmt: skip
 
-    def _tag(self, copy: CachedKey, lane: SeveralMeters, party: Party, versions: Sequence[Any]) -> tuple[Any, ...]:
+    def _tag(self, copy: CachedKey, lane: SeveralMeters, subject: Subject, versions: Sequence[Any]) -> tuple[Any, ...]:
         meters_before, buckets_before = [0], [0]
         places: dict[tuple[int, int], int] = {}
-        for index, record in enumerate(party.records()):
+        for index, record in enumerate(subject.records()):
             meters_before.append(meters_before[-1] + len(record.meters))
             for position, meter in enumerate(record.meters):
                 places[index, position] = buckets_before[-1]
@@ -210,7 +210,7 @@ class PostgresSteps(Decisions):
         for index, position, place, unit, drain, scale, burst in lane.pours:
             buckets += [places[index, position] + place + 1, unit + 1, drain, scale, burst]
         names, *stamps = self._fresh(copy)
-        skew = self.terms.max_skew
+        skew = self.options.max_skew
         general = (
             self._patience, names, *stamps, self._far, _number(skew), _number(lane.end),
             array(versions), array(meters), array(buckets),
@@ -233,45 +233,45 @@ class PostgresSteps(Decisions):
             for *_, scale, burst in lane.pours:
                 pour = min(units * scale, burst + 1)
             return self._call(function, self._patience, names, b"{%d,%d,%d,%b" % (request.now, units, pour, one))
-        now, before = b"%d" % request.now, b"%d" % (request.now - self.terms.max_skew)
+        now, before = b"%d" % request.now, b"%d" % (request.now - self.options.max_skew)
         if id_ is None:
             return self._call("spend", *general, now, array(amounts), None, None, None, before)
-        memo = to_json(memo_of(lane, request, takes, id_)).encode()
-        until = b"%d" % (request.now + self.terms.request_ttl)
-        return self._call("spend", *general, now, array(amounts), self._request(request), memo, until, before)
+        earlier = to_json(remembered_of(lane, request, takes, id_)).encode()
+        until = b"%d" % (request.now + self.options.request_ttl)
+        return self._call("spend", *general, now, array(amounts), self._request(request), earlier, until, before)
 
     def _decode(self, entry: Entry, request: Request, reply: Sequence[Any]) -> Loaded:
-        rows, memo, floor = reply
+        rows, earlier, floor = reply
         decoded = [_decode_record(row, floor) for row in rows]
-        party = Party(decoded[0][0], decoded[1][0] if entry.shared else None)
-        found = Loaded(party, [version for _, version in decoded])
-        if memo is not None:
-            answer, rest = memo
+        subject = Subject(decoded[0][0], decoded[1][0] if entry.shared else None)
+        found = Loaded(subject, [version for _, version in decoded])
+        if earlier is not None:
+            answer, rest = earlier
             self._recall(found, request, answer, rest)
         return found
 
     def _write(self, copy: CachedKey, request: Request, found: Loaded, versions: list[int]) -> Call:
         names = refs(copy.entry)
-        memo = remembered(found.party, request)
-        kept = None if memo is found.memo else memo
+        earlier = remembered(found.subject, request)
+        kept = None if earlier is found.remembered else earlier
         rows, bodies = [], []
-        for name, record, version in zip(names, found.party.records(), versions, strict=True):
+        for name, record, version in zip(names, found.subject.records(), versions, strict=True):
             rows.append(
                 _encode_record(
                     name,
                     record,
                     version,
-                    dead_by(copy.entry, record, self.terms),
-                    record.dead_after(self.terms.retention)[1],
+                    dead_by(copy.entry, record, self.options),
+                    record.dead_after(self.options.retention)[1],
                 )
             )
             bodies.append(to_json(record.encode()))
         columns = zip(*found.versions, strict=True)
         return self._call(
             "keep", self._patience, *self._fresh(copy), *(sparse(column) for column in columns), to_json(rows).encode(),
-            to_json(bodies).encode(), _number(request.now - self.terms.max_skew),
+            to_json(bodies).encode(), _number(request.now - self.options.max_skew),
             None if kept is None else self._request(request),
-            None if kept is None else to_json(encode_memo(kept)).encode(),
+            None if kept is None else to_json(encode_remembered(kept)).encode(),
             None if kept is None else _number(kept.until),
         )  # fmt: skip
 

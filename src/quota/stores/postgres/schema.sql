@@ -7,7 +7,7 @@ CREATE TABLE IF NOT EXISTS {ns}.directory (
 CREATE TABLE IF NOT EXISTS {ns}.records (
   name text COLLATE "C" PRIMARY KEY, version bigint NOT NULL, moves bigint NOT NULL, at bigint NOT NULL,
   totals bigint[] NOT NULL, minutes bigint[] NOT NULL, hours bigint[] NOT NULL,
-  levels bigint[] NOT NULL, poured bigint[] NOT NULL, turn bigint, turn_until bigint NOT NULL,
+  levels bigint[] NOT NULL, filled bigint[] NOT NULL, turn bigint, turn_until bigint NOT NULL,
   dead_at bigint NOT NULL, floor bigint NOT NULL
 ) WITH (fillfactor = 50);
 CREATE INDEX IF NOT EXISTS records_dead ON {ns}.records (dead_at);
@@ -18,10 +18,10 @@ INSERT INTO {ns}.lists SELECT 'a' || chr(10) || (value::json -> 'key' ->> 'accou
   FROM {ns}.directory WHERE part = 'keys' ON CONFLICT DO NOTHING;
 INSERT INTO {ns}.lists SELECT 'p' || chr(10) || (p.pair ->> 1), name
   FROM {ns}.directory, json_array_elements(value::json -> 'plans') p(pair) WHERE part = 'keys' ON CONFLICT DO NOTHING;
-CREATE TABLE IF NOT EXISTS {ns}.memos (
+CREATE TABLE IF NOT EXISTS {ns}.remembered (
   name text COLLATE "C", request text COLLATE "C", until bigint NOT NULL, answer text NOT NULL, rest text NOT NULL,
   PRIMARY KEY (name, request)
 );
-CREATE INDEX IF NOT EXISTS memos_until ON {ns}.memos (until);
+CREATE INDEX IF NOT EXISTS remembered_until ON {ns}.remembered (until);
 INSERT INTO {ns}.directory VALUES ('stamps', '#', '{version}'), ('stamps', '!', '0')
   ON CONFLICT (part, name) DO UPDATE SET value = EXCLUDED.value WHERE EXCLUDED.name = '#';

@@ -65,7 +65,7 @@ def texts(items: Iterable[str]) -> bytes:
 
 
 def exchange(pgconn: Any, call: Call) -> Generator[int, int, bytes]:
-    """Send and receive: yields which events it waits for, is sent those that came. Then ``verdict`` reads the answer.
+    """Send and receive: yields which events it waits for, is sent those that came. Then ``outcome`` reads the answer.
 
     The answer is whole only when the server is ready for the next call: it commits after its last row.
     """

@@ -43,7 +43,7 @@ BEGIN
       DELETE FROM {ns}.records WHERE name = c ->> 2;
       DELETE FROM {ns}.bodies WHERE name = c ->> 2;
       INSERT INTO {ns}.records SELECT c ->> 2, r.version, r.moves, r.at, r.totals, r.minutes, r.hours, r.levels,
-        r.poured, r.turn, r.turn_until, r.dead_at, r.floor FROM {ns}.records r WHERE r.name = c ->> 1;
+        r.filled, r.turn, r.turn_until, r.dead_at, r.floor FROM {ns}.records r WHERE r.name = c ->> 1;
       INSERT INTO {ns}.bodies SELECT c ->> 2, b.body FROM {ns}.bodies b WHERE b.name = c ->> 1;
     WHEN 'move' THEN
       DELETE FROM {ns}.records WHERE name = c ->> 2;
@@ -56,10 +56,10 @@ BEGIN
 END $quota$;
 
 -- Writes records that the rule decided on, if they and the directory are as they were found: 1 or 0. A record that is
--- new has no row to lock, so the key's stamp stands for it. Each write looks over two dead records and two old memos.
+-- new has no row to lock, so the key's stamp stands for it. Each write looks over two dead records and two old remembered.
 CREATE OR REPLACE FUNCTION {ns}.keep(p_wait text, p_names text[], p_stamp_name text, p_stamp text, p_plans text,
   p_versions bigint[], p_moves bigint[], p_turns bigint[], p_rows json, p_bodies json, p_before bigint,
-  p_request text, p_memo text, p_memo_until bigint)
+  p_request text, p_remembered text, p_remembered_until bigint)
 RETURNS text LANGUAGE plpgsql SET enable_seqscan = off AS $quota$
 DECLARE
   r {ns}.records;
@@ -89,7 +89,7 @@ BEGIN
       END IF;
     ELSE
       UPDATE {ns}.records SET version = r.version, moves = r.moves, at = r.at, totals = r.totals, minutes = r.minutes,
-          hours = r.hours, levels = r.levels, poured = r.poured, turn = r.turn, turn_until = r.turn_until,
+          hours = r.hours, levels = r.levels, filled = r.filled, turn = r.turn, turn_until = r.turn_until,
           dead_at = r.dead_at, floor = r.floor
         WHERE name = r.name;
     END IF;
@@ -97,10 +97,10 @@ BEGIN
       ON CONFLICT (name) DO UPDATE SET body = EXCLUDED.body;
   END LOOP;
   IF p_request IS NOT NULL THEN
-    INSERT INTO {ns}.memos VALUES (p_names[1], p_request, p_memo_until, '', p_memo)
+    INSERT INTO {ns}.remembered VALUES (p_names[1], p_request, p_remembered_until, '', p_remembered)
       ON CONFLICT (name, request) DO UPDATE SET until = EXCLUDED.until, answer = '', rest = EXCLUDED.rest;
   END IF;
-  DELETE FROM {ns}.memos m USING (SELECT o.name, o.request FROM {ns}.memos o WHERE o.until < p_before
+  DELETE FROM {ns}.remembered m USING (SELECT o.name, o.request FROM {ns}.remembered o WHERE o.until < p_before
     ORDER BY o.until LIMIT 2 FOR UPDATE SKIP LOCKED) old WHERE m.name = old.name AND m.request = old.request;
   FOR r IN SELECT * FROM {ns}.records d WHERE d.dead_at < p_before ORDER BY d.dead_at LIMIT 2
       FOR UPDATE SKIP LOCKED LOOP

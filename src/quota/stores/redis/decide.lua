@@ -1,5 +1,5 @@
--- KEYS: stamps, the key's record[, the account's][, a memo]. ARGV: a lane as JSON, now, units in the lane's order
--- [, the memo's text, milliseconds to keep it].
+-- KEYS: stamps, the key's record[, the account's][, a remembered]. ARGV: a lane as JSON, now, units in the lane's order
+-- [, the remembered's text, milliseconds to keep it].
 -- Returns 0 where the copy of the directory entry is stale; -1 while it is another writer's turn; the server's
 -- microseconds where the clocks differ too much; "allowed now reading..." where the lane decided; else everything,
 -- for the rule to decide on.
@@ -111,8 +111,8 @@ for i, b in ipairs(lane.b) do
   set[#set + 1], set[#set + 2] = names[b[2] + 1], string.format('%.0f', after[meters + i])
   set[#set + 1], set[#set + 2] = names[b[3] + 1], string.format('%.0f', now)
 end
-local memo, write = #KEYS > lane.n + 1, redis.pcall
-if memo and not redis.acl_check_cmd('SET', KEYS[#KEYS], '') then
+local remembered, write = #KEYS > lane.n + 1, redis.pcall
+if remembered and not redis.acl_check_cmd('SET', KEYS[#KEYS], '') then
   return redis.error_reply('NOPERM this user has no permission to run SET, which the store needs')
 end
 for i, set in ipairs(writes) do
@@ -121,5 +121,5 @@ for i, set in ipairs(writes) do
   write = redis.call
 end
 local told = answer('1', after)
-if memo then redis.call('SET', KEYS[#KEYS], told .. '\n' .. ARGV[#ARGV - 1], 'PX', ARGV[#ARGV]) end
+if remembered then redis.call('SET', KEYS[#KEYS], told .. '\n' .. ARGV[#ARGV - 1], 'PX', ARGV[#ARGV]) end
 return told

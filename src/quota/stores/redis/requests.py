@@ -1,4 +1,4 @@
-"""The Redis store's calls: the directory in hashes, records and memos beside it, all in one hash slot."""
+"""The Redis store's calls: the directory in hashes, records and remembered requests beside it, all in one hash slot."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import attrs
 from redis.exceptions import ResponseError
 
 from ...errors import InvalidValue, StoreUnavailable, check_text
-from ...key import Subject
+from ...key import KeyOrCaller
 from ...operations.headroom import SeveralMeters
 from ...operations.idempotency import remembered
 from ...operations.request import LOOKS, Entry, Request
-from ...rule.party import Party
 from ...rule.record import Record
-from ..remembered import encode_memo, memo_of
+from ...rule.subject import Subject
+from ..remembered import encode_remembered, remembered_of
 from ..server.cache import CachedKey
 from ..server.changes import (
     ClearRecord,
@@ -32,7 +32,7 @@ from ..server.changes import (
     PutText,
     UnindexKey,
 )
-from ..server.flow import NOTHING, Trip
+from ..server.flow import NOTHING, Flow
 from ..server.replies import Version
 from ..server.requests import Decisions, Loaded, dead_by, new_record, refs
 from ..texts import to_json
@@ -101,7 +101,7 @@ class RedisSteps(Decisions):
         self._prefix = f"{{{namespace}}}:"
         self._stamps = self._prefix + "stamps"
 
-    def _look_around(self) -> Trip[None]:
+    def _look_around(self) -> Flow[None]:
         """Once per store: whether the server may throw live counts away."""
         self._looked = True
         try:
@@ -123,29 +123,29 @@ class RedisSteps(Decisions):
         """A place as a key and a field."""
         return (f"{self._prefix}use:{name}", "v") if part == "use" else (self._prefix + part, name)
 
-    def _look_up(self, digest: bytes | None, key_id: str) -> Trip[KeyLookup | None]:
+    def _look_up(self, digest: bytes | None, key_id: str) -> Flow[KeyLookup | None]:
         keys = [self._prefix + part for part in ("stamps", "secrets", "keys", "accounts", "plans")]
         reply = yield run(LOOK, keys, digest.hex() if digest else "", key_id)
         if reply == 0:
             return None
-        stamp, plans_stamp, version, seat_text, account_text, *plan_texts = reply
+        stamp, plans_stamp, version, key_entry_text, account_text, *plan_texts = reply
         if version is not None and version.decode() != FORMAT:
             written = f"{self._prefix} is written in format {version.decode()}"
             raise StoreUnavailable(f"{written}, this version of quota reads {FORMAT}; {NOTHING}", reached=True)
         texts = [_text(text) for text in plan_texts]
-        return KeyLookup(stamp.decode(), plans_stamp.decode(), seat_text.decode(), _text(account_text), texts)
+        return KeyLookup(stamp.decode(), plans_stamp.decode(), key_entry_text.decode(), _text(account_text), texts)
 
-    def _read(self, *places: Place) -> Trip[list[str | None]]:
+    def _read(self, *places: Place) -> Flow[list[str | None]]:
         fields = [self._at(*place) for place in places]
         keys = list(dict.fromkeys(key for key, _ in fields))
         arguments = [part for key, field in fields for part in (str(keys.index(key) + 1), field)]
         reply = yield run(READ, keys, *arguments)
         return [_text(value) for value in reply]
 
-    def _values(self, part: str) -> Trip[list[str]]:
+    def _values(self, part: str) -> Flow[list[str]]:
         return [text.decode() for text in (yield command("HVALS", self._prefix + part))]
 
-    def _list(self, name: str, after: str, most: int | None) -> Trip[list[str]]:
+    def _list(self, name: str, after: str, most: int | None) -> Flow[list[str]]:
         keys = [f"{self._prefix}lists", f"{self._prefix}keys"]
         reply = yield run(PAGE, keys, f"({name}\n{after}", f"({name}\v", str(-1 if most is None else most))
         return [text.decode() for text in reply]
@@ -169,7 +169,7 @@ class RedisSteps(Decisions):
                 told = ["RENAME", place(f"{self._prefix}use:{name}"), place(f"{self._prefix}use:{to}")]
         return told
 
-    def _change(self, checks: list[Precondition], writes: Sequence[Mutation]) -> Trip[bool]:
+    def _change(self, checks: list[Precondition], writes: Sequence[Mutation]) -> Flow[bool]:
         keys: dict[str, int] = {}
 
         def place(key: str) -> int:
@@ -187,21 +187,21 @@ class RedisSteps(Decisions):
     def _record_keys(self, entry: Entry) -> list[str]:
         return [f"{self._prefix}use:{ref}" for ref in refs(entry)]
 
-    def _memo_key(self, key: Subject, request: Request) -> str:
+    def _remembered_key(self, key: KeyOrCaller, request: Request) -> str:
         return f"{self._prefix}req:{len(key.id)}:{key.id}:{request.request_id}"
 
     def _all_keys(self, entry: Entry, request: Request) -> list[str]:
-        memo = [] if request.request_id is None else [self._memo_key(entry.key, request)]
-        return [self._stamps, *self._record_keys(entry), *memo]
+        earlier = [] if request.request_id is None else [self._remembered_key(entry.key, request)]
+        return [self._stamps, *self._record_keys(entry), *earlier]
 
     @property
-    def _memo_ms(self) -> str:
-        return str((self.terms.request_ttl + self.terms.max_skew) // 1000 + 1)
+    def _remembered_ms(self) -> str:
+        return str((self.options.request_ttl + self.options.max_skew) // 1000 + 1)
 
     def _header(self, copy: CachedKey) -> dict[str, Any]:
         stamp, plans = copy.stamps
         header = {"f": copy.stamp_name, "r": stamp, "p": plans, "n": 2 if copy.entry.shared else 1}
-        return header | ({"s": max(self.terms.max_skew, 1)} if self.check_clock else {})
+        return header | ({"s": max(self.options.max_skew, 1)} if self.check_clock else {})
 
     def _ask(self, copy: CachedKey, request: Request, turn: int) -> Call:
         """Bring the records, for the rule to decide on."""
@@ -224,10 +224,12 @@ class RedisSteps(Decisions):
         rest = [str(request.now), *map(str, amounts)]
         if id_ is None:
             return Call(DECIDE, tag.head + pack(rest), tag.count)
-        memo = to_json(memo_of(lane, request, takes, id_))
-        return run(DECIDE, [*tag.keys, self._memo_key(lane.key, request)], tag.data, *rest, memo, self._memo_ms)
+        earlier = to_json(remembered_of(lane, request, takes, id_))
+        return run(
+            DECIDE, [*tag.keys, self._remembered_key(lane.key, request)], tag.data, *rest, earlier, self._remembered_ms
+        )
 
-    def _tag(self, copy: CachedKey, lane: SeveralMeters, party: Party, versions: Sequence[Any]) -> _Tag:  # noqa: ARG002
+    def _tag(self, copy: CachedKey, lane: SeveralMeters, subject: Subject, versions: Sequence[Any]) -> _Tag:  # noqa: ARG002
         names: list[list[str]] = [[str(version), "v", "at", "c", "w"] for version in versions]
         meters, buckets = [], []
         for index, meter, unit, quiet, ceiling in lane.cells:
@@ -238,7 +240,7 @@ class RedisSteps(Decisions):
             place = len(names[index]) - 2
             buckets.append([index + 1, place, place + 1, unit + 1, drain, scale, burst])
         header = self._header(copy)
-        data = to_json(header | {"k": self.terms.max_skew, "u": lane.end, "v": names, "m": meters, "b": buckets})
+        data = to_json(header | {"k": self.options.max_skew, "u": lane.end, "v": names, "m": meters, "b": buckets})
         keys = [self._stamps, *self._record_keys(copy.entry)]
         head = pack([str(len(keys)), *keys, data])
         return _Tag(tuple(keys), data, head, 2 + len(keys) + 1 + len(lane.shape.units))
@@ -260,7 +262,7 @@ class RedisSteps(Decisions):
             records.append(record)
             states.append(state)
         versions = [Version(*(_text(state.get(name)) for name in "vcw")) for state in states]
-        found = Loaded(Party(records[0], records[1] if entry.shared else None), versions)
+        found = Loaded(Subject(records[0], records[1] if entry.shared else None), versions)
         found.fields = [set(state) for state in states]
         if request.request_id is not None and reply[-1]:
             answer, _, rest = reply[-1].rpartition(b"\n")
@@ -273,12 +275,12 @@ class RedisSteps(Decisions):
         checks: list[list[Any]] = [[1, copy.stamp_name, stamp], [1, "*", plans or False]]
         puts: list[list[Any]] = []
         rest: list[list[Any]] = []
-        for index, record in enumerate(found.party.records()):
+        for index, record in enumerate(found.subject.records()):
             for field, value in zip("vcw", found.versions[index], strict=True):
                 checks.append([index + 2, field, value or False])
-            memo = remembered(found.party, request)
-            if index == 0 and memo is not None and memo is not found.memo:
-                rest.append(["SET", len(keys), to_json(encode_memo(memo)), "PX", self._memo_ms])
+            earlier = remembered(found.subject, request)
+            if index == 0 and earlier is not None and earlier is not found.remembered:
+                rest.append(["SET", len(keys), to_json(encode_remembered(earlier)), "PX", self._remembered_ms])
             fields = _encode_record(record, versions[index])
             puts += _in_parts("HSET", index + 2, [part for pair in fields.items() for part in pair])
             rest.append(["PEXPIRE", index + 2, str(self._lifetime_ms(copy.entry, record))])
@@ -287,5 +289,5 @@ class RedisSteps(Decisions):
 
     def _lifetime_ms(self, entry: Entry, record: Record) -> int:
         """How long a record matters from now on: relative, and never short."""
-        life = dead_by(entry, record, self.terms) - record.at + 2 * self.terms.max_skew
+        life = dead_by(entry, record, self.options) - record.at + 2 * self.options.max_skew
         return life // 1000 + 1

@@ -13,7 +13,7 @@ from ...plan import UsagePlan
 from ..base import check_distinct
 from ..texts import to_json
 from .changes import ClearRecord, CopyRecord, IndexKey, Mutation, Place, Precondition, PutText
-from .flow import Trip
+from .flow import Flow
 
 NOBODY = '{"members": 0, "shared": false, "sole": ""}'
 
@@ -37,18 +37,18 @@ class Adding:
     """How keys are added: all of them or none, in one change."""
 
     _attempts: Callable[[], Generator[int, None, None]]
-    _change: Callable[[list[Precondition], Sequence[Mutation]], Trip[bool]]
+    _change: Callable[[list[Precondition], Sequence[Mutation]], Flow[bool]]
     _decode_plan: Callable[[str], tuple[str, UsagePlan]]
-    _read: Callable[..., Trip[list[str | None]]]
+    _read: Callable[..., Flow[list[str | None]]]
 
-    def _seat(self, key: Any, plans: Iterable[Iterable[str]]) -> PutText:
+    def _key_entry(self, key: Any, plans: Iterable[Iterable[str]]) -> PutText:
         return PutText("keys", key.id, to_json({"key": encode_key(key), "plans": [list(pair) for pair in plans]}))
 
     def _stamp(self, key_id: str) -> list[Mutation]:
         """What tells every copy of the key that it is stale, and a plan that moves that some key changed."""
         return [PutText("stamps", name, str(new_number())) for name in (f"k:{key_id}", "**")]
 
-    def _add(self, keys: Sequence[tuple[ApiKey, Sequence[str]]]) -> Trip[None]:
+    def _add(self, keys: Sequence[tuple[ApiKey, Sequence[str]]]) -> Flow[None]:
         check_distinct(keys)
         stamps = [("stamps", f"k:{key.id}") for key, _ in keys]
         digests = [("secrets", secret.digest.hex()) for key, _ in keys for secret in key.secrets]
@@ -64,7 +64,7 @@ class Adding:
             generations = {id_: self._decode_plan(there["plans", id_] or "")[0] for _, id_ in plans}
             for key, ids in keys:
                 pairs = [(id_, generations[id_]) for id_ in ids]
-                writes += [self._seat(key, pairs), *self._stamp(key.id), ClearRecord(f"k:{key.id}")]
+                writes += [self._key_entry(key, pairs), *self._stamp(key.id), ClearRecord(f"k:{key.id}")]
                 writes += [PutText("secrets", secret.digest.hex(), key.id) for secret in key.secrets]
                 writes += [IndexKey(name, key.id) for name in lists_of(key, pairs)]
             for id_, joining in accounts.items():
@@ -92,7 +92,7 @@ class Adding:
     def _join(
         self, id_: str, joining: int, keys: Sequence[tuple[ApiKey, Sequence[str]]], there: Mapping[Place, str | None],
         checks: list[Precondition], writes: list[Mutation],
-    ) -> Trip[None]:  # fmt: skip
+    ) -> Flow[None]:  # fmt: skip
         """Keys join an account, which is shared from its second one on."""
         text, joint = there["accounts", id_], there["use", f"a:{id_}"]
         account = json.loads(text or NOBODY)
@@ -106,7 +106,7 @@ class Adding:
         sole = next(key.id for key, _ in keys if key.account == id_)
         writes.append(put_account(id_, account["members"] + joining, shared=shared, sole=sole))
 
-    def _split(self, sole: str, account: str, checks: list[Precondition], writes: list[Mutation]) -> Trip[None]:
+    def _split(self, sole: str, account: str, checks: list[Precondition], writes: list[Mutation]) -> Flow[None]:
         """A second key joins: what the first one used is the account's count, and goes on being its own."""
         own, joint = f"k:{sole}", f"a:{account}"
         (version,) = yield from self._read(("use", own))

@@ -8,7 +8,7 @@ from typing import Any
 from ...key import Caller
 from ...operations.headroom import SeveralMeters
 from ...operations.request import Entry, Request, barred
-from ...rule.limits import Course
+from ...rule.limits import RoutePlan
 
 
 class CachedKey:
@@ -23,14 +23,14 @@ class CachedKey:
         self.entry = entry
         self.stamps = stamps
         self.stamp_name = "*" if type(entry.key) is Caller else f"k:{entry.key.id}"
-        self.lanes: dict[Course, SeveralMeters] = {}
+        self.lanes: dict[RoutePlan, SeveralMeters] = {}
 
     def lane(self, request: Request) -> SeveralMeters | None:
         """The lane that calls like this one have, if any; none where the key may not be used so."""
         if barred(self.entry.key, request.address, request.scope):
             return None
         plan = self.entry.plans.get(request.api) if request.op == "consume" else None
-        return None if plan is None else self.lanes.get(plan.course(request.route))
+        return None if plan is None else self.lanes.get(plan.route_plan(request.route))
 
 
 class KeyCache:

@@ -82,10 +82,10 @@ KINDS = {
 
 
 class KeyLookup(NamedTuple):
-    """What there is of a key, as it stands together. ``seat``: the key and which plans it is on."""
+    """What there is of a key, as it stands together. ``key_entry``: the key and which plans it is on."""
 
     stamp: str
     plans_stamp: str
-    seat: str
+    key_entry: str
     account: str | None
     plans: list[str | None]

@@ -11,8 +11,8 @@ from ...errors import InvalidValue, PlanConflict, StoreBusy, UnknownKey, Unknown
 from ...key import ApiKey, decode_key, new_number
 from ...operations.request import Entry
 from ...plan import UsagePlan, decode_plan, encode_plan
-from ...rule.limits import Terms
-from ..base import is_new, make_terms
+from ...rule.limits import StoreOptions
+from ..base import is_new, make_options
 from ..texts import to_json
 from .adding import ALL, NOBODY, Adding, lists_of, put_account
 from .cache import CachedKey, KeyCache
@@ -28,7 +28,7 @@ from .changes import (
     PutText,
     UnindexKey,
 )
-from .flow import Lines, Trip, operation
+from .flow import Flow, Queues, operation
 
 
 class Directory(Adding):
@@ -45,33 +45,33 @@ class Directory(Adding):
         self.namespace = namespace
         self.timeout = timeout
         self.check_clock = check_clock
-        self.terms: Terms = make_terms(**options)
+        self.options: StoreOptions = make_options(**options)
         self._copies = KeyCache()
         self._decoded: dict[str, tuple[str, UsagePlan]] = {}
-        self._lines: Lines[Any] = Lines(type(self)._lock)
+        self._queues: Queues[Any] = Queues(type(self)._lock)
         self._looked = False
 
-    def _look_around(self) -> Trip[None]:
+    def _look_around(self) -> Flow[None]:
         """Once per store, before its first call on a record or the directory."""
         raise NotImplementedError
 
-    def _look_up(self, digest: bytes | None, key_id: str) -> Trip[KeyLookup | None]:
+    def _look_up(self, digest: bytes | None, key_id: str) -> Flow[KeyLookup | None]:
         """Everything about the key of a digest or an id; None when there is none."""
         raise NotImplementedError
 
-    def _read(self, *places: Place) -> Trip[list[str | None]]:
+    def _read(self, *places: Place) -> Flow[list[str | None]]:
         """Places as they stand together."""
         raise NotImplementedError
 
-    def _values(self, part: str) -> Trip[list[str]]:
+    def _values(self, part: str) -> Flow[list[str]]:
         """All texts of a part."""
         raise NotImplementedError
 
-    def _list(self, name: str, after: str, most: int | None) -> Trip[list[str]]:
+    def _list(self, name: str, after: str, most: int | None) -> Flow[list[str]]:
         """The texts of keys on a list, in the order of their ids, beyond one."""
         raise NotImplementedError
 
-    def _change(self, checks: list[Precondition], writes: Sequence[Mutation]) -> Trip[bool]:
+    def _change(self, checks: list[Precondition], writes: Sequence[Mutation]) -> Flow[bool]:
         """Change all that is told if all places are as they were read."""
         raise NotImplementedError
 
@@ -80,19 +80,19 @@ class Directory(Adding):
         if self.check_clock is None:
             self.check_clock = clock is system_clock
 
-    def _look(self, digest: bytes | None, key_id: str) -> Trip[CachedKey | None]:
+    def _look(self, digest: bytes | None, key_id: str) -> Flow[CachedKey | None]:
         found = yield from self._look_up(digest, key_id)
         if found is None:
             return None
-        seat = json.loads(found.seat)
+        key_entry = json.loads(found.key_entry)
         plans = {}
-        for (_, generation), text in zip(seat["plans"], found.plans, strict=True):
+        for (_, generation), text in zip(key_entry["plans"], found.plans, strict=True):
             if text is not None:
                 current, plan = self._decode_plan(text)
                 if current == generation:
                     plans[plan.api] = plan
         shared = json.loads(found.account)["shared"] if found.account else False
-        return CachedKey(Entry(decode_key(seat["key"]), plans, shared), (found.stamp, found.plans_stamp))
+        return CachedKey(Entry(decode_key(key_entry["key"]), plans, shared), (found.stamp, found.plans_stamp))
 
     def _decode_plan(self, text: str) -> tuple[str, UsagePlan]:
         """A plan, compiled once however many keys are on it."""
@@ -114,37 +114,39 @@ class Directory(Adding):
         raise StoreBusy(f"{self.namespace} was contended for {self.timeout} s; nothing was changed")
 
     @operation
-    def put_plan(self, plan: UsagePlan, replace: bool | UsagePlan) -> Trip[None]:
+    def put_plan(self, plan: UsagePlan, replace: bool | UsagePlan) -> Flow[None]:
         for _ in self._attempts():
-            text, stamp, seats_stamp = yield from self._read(("plans", plan.id), ("stamps", "*"), ("stamps", "**"))
+            text, stamp, key_entries_stamp = yield from self._read(
+                ("plans", plan.id), ("stamps", "*"), ("stamps", "**")
+            )
             generation, old = (str(new_number()), None) if text is None else self._decode_plan(text)
             if not is_new(plan, old, replace):
                 return
             checks = [Precondition("stamps", "*", stamp)]
             if old is not None and old.api != plan.api:
                 yield from self._check_move(plan, generation)
-                checks.append(Precondition("stamps", "**", seats_stamp))
+                checks.append(Precondition("stamps", "**", key_entries_stamp))
             new = to_json({"generation": generation, "plan": encode_plan(plan)})
             if (yield from self._change(checks, [
                 PutText("plans", plan.id, new), PutText("stamps", "*", str(new_number())),
             ])):  # fmt: skip
                 return
 
-    def _check_move(self, plan: UsagePlan, generation: str) -> Trip[None]:
+    def _check_move(self, plan: UsagePlan, generation: str) -> Flow[None]:
         """A plan that changes its api takes its keys along, unless one of them has another plan there."""
-        seats = [json.loads(text) for text in (yield from self._values("keys"))]
+        key_entries = [json.loads(text) for text in (yield from self._values("keys"))]
         there = {}
         for text in (yield from self._values("plans")):
             current, other = self._decode_plan(text)
             if other.api == plan.api:
                 there[other.id] = current
-        for seat in seats:
-            pairs = [tuple(pair) for pair in seat["plans"]]
+        for key_entry in key_entries:
+            pairs = [tuple(pair) for pair in key_entry["plans"]]
             if (plan.id, generation) in pairs and any(there.get(id_) == current for id_, current in pairs):
-                raise PlanConflict(plan.id, f"key {seat['key']['id']} has another plan for the api {plan.api!r}")
+                raise PlanConflict(plan.id, f"key {key_entry['key']['id']} has another plan for the api {plan.api!r}")
 
     @operation
-    def drop_plan(self, plan_id: str) -> Trip[None]:
+    def drop_plan(self, plan_id: str) -> Flow[None]:
         for _ in self._attempts():
             text, stamp = yield from self._read(("plans", plan_id), ("stamps", "*"))
             if text is None:
@@ -155,39 +157,39 @@ class Directory(Adding):
                 return
 
     @operation
-    def get_plan(self, plan_id: str) -> Trip[UsagePlan]:
+    def get_plan(self, plan_id: str) -> Flow[UsagePlan]:
         (text,) = yield from self._read(("plans", plan_id))
         if text is None:
             raise UnknownPlan(plan_id)
         return self._decode_plan(text)[1]
 
     @operation
-    def list_plans(self) -> Trip[list[UsagePlan]]:
+    def list_plans(self) -> Flow[list[UsagePlan]]:
         plans = [self._decode_plan(text)[1] for text in (yield from self._values("plans"))]
         return sorted(plans, key=lambda plan: plan.id)
 
     @operation
-    def add_key(self, key: ApiKey, plan_id: str | None, *more: str) -> Trip[None]:
+    def add_key(self, key: ApiKey, plan_id: str | None, *more: str) -> Flow[None]:
         return self._add([(key, [id_ for id_ in (plan_id, *more) if id_ is not None])])
 
     @operation
-    def add_keys(self, keys: Sequence[tuple[ApiKey, Sequence[str]]]) -> Trip[None]:
+    def add_keys(self, keys: Sequence[tuple[ApiKey, Sequence[str]]]) -> Flow[None]:
         return self._add(keys)
 
     @operation
-    def change_key(self, key_id: str, change: Callable[[ApiKey], ApiKey]) -> Trip[ApiKey]:
+    def change_key(self, key_id: str, change: Callable[[ApiKey], ApiKey]) -> Flow[ApiKey]:
         for _ in self._attempts():
             text, stamp = yield from self._read(("keys", key_id), ("stamps", f"k:{key_id}"))
             if text is None:
                 raise UnknownKey(key_id)
-            seat = json.loads(text)
-            old = decode_key(seat["key"])
+            key_entry = json.loads(text)
+            old = decode_key(key_entry["key"])
             new = change(old)
             had, has = ({secret.digest.hex() for secret in key.secrets} for key in (old, new))
             fresh = [("secrets", digest) for digest in sorted(has - had)]
             if fresh and any((yield from self._read(*fresh))):
                 raise PlanConflict(key_id, "another API key has this secret")
-            writes = [self._seat(new, seat["plans"]), *self._stamp(key_id)]
+            writes = [self._key_entry(new, key_entry["plans"]), *self._stamp(key_id)]
             writes += [PutText(*secret, key_id) for secret in fresh]
             writes += [DropText("secrets", digest) for digest in sorted(had - has)]
             checks = [Precondition("stamps", f"k:{key_id}", stamp)]
@@ -197,7 +199,7 @@ class Directory(Adding):
         raise AssertionError  # pragma: no cover -- attempts end by raising
 
     @operation
-    def drop_key(self, key_id: str) -> Trip[None]:
+    def drop_key(self, key_id: str) -> Flow[None]:
         own = f"k:{key_id}"
         for _ in self._attempts():
             text, stamp = yield from self._read(("keys", key_id), ("stamps", f"k:{key_id}"))
@@ -229,7 +231,7 @@ class Directory(Adding):
                 return
 
     @operation
-    def get_key(self, key_id: str) -> Trip[ApiKey]:
+    def get_key(self, key_id: str) -> Flow[ApiKey]:
         (text,) = yield from self._read(("keys", key_id))
         if text is None:
             raise UnknownKey(key_id)
@@ -238,7 +240,7 @@ class Directory(Adding):
     @operation
     def list_keys(
         self, after: str | None = None, limit: int | None = None, plan_id: str | None = None, account: str | None = None
-    ) -> Trip[list[ApiKey]]:
+    ) -> Flow[list[ApiKey]]:
         generation = None
         if plan_id is not None:
             (text,) = yield from self._read(("plans", plan_id))
@@ -249,26 +251,28 @@ class Directory(Adding):
         name = ALL if account is None and generation is None else f"p\n{generation}"
         name = name if account is None else f"a\n{account}"
         texts = yield from self._list(name, after or "", None if both else limit)
-        seats = [json.loads(text) for text in texts]
+        key_entries = [json.loads(text) for text in texts]
         if both:
-            seats = [seat for seat in seats if [plan_id, generation] in seat["plans"]][:limit]
-        return [decode_key(seat["key"]) for seat in seats]
+            key_entries = [key_entry for key_entry in key_entries if [plan_id, generation] in key_entry["plans"]][
+                :limit
+            ]
+        return [decode_key(key_entry["key"]) for key_entry in key_entries]
 
-    def _known(self, key_id: str) -> Trip[CachedKey]:
+    def _known(self, key_id: str) -> Flow[CachedKey]:
         copy = yield from self._look(None, key_id)
         if copy is None:
             raise UnknownKey(key_id)
         return copy
 
     @operation
-    def plans_of(self, key_id: str) -> Trip[list[UsagePlan]]:
+    def plans_of(self, key_id: str) -> Flow[list[UsagePlan]]:
         plans = (yield from self._known(key_id)).entry.plans
         return [plans[api] for api in sorted(plans)]
 
-    def _place(self, key_id: str, plan_id: str, on: bool) -> Trip[None]:
+    def _place(self, key_id: str, plan_id: str, on: bool) -> Flow[None]:
         for _ in self._attempts():
             copy = yield from self._known(key_id)
-            plan_text, seat_text = yield from self._read(("plans", plan_id), ("keys", key_id))
+            plan_text, key_entry_text = yield from self._read(("plans", plan_id), ("keys", key_id))
             if plan_text is None:
                 raise UnknownPlan(plan_id)
             generation, plan = self._decode_plan(plan_text)
@@ -283,16 +287,20 @@ class Directory(Adding):
             stamp, plans_stamp = copy.stamps
             checks = [Precondition("stamps", f"k:{key_id}", stamp), Precondition("stamps", "*", plans_stamp or None)]
             key = cast("ApiKey", copy.entry.key)
-            old, new = lists_of(key, json.loads(seat_text or '{"plans": []}')["plans"]), lists_of(key, pairs)
-            writes = [self._seat(key, pairs), *self._stamp(key_id), *(UnindexKey(name, key_id) for name in old - new)]
+            old, new = lists_of(key, json.loads(key_entry_text or '{"plans": []}')["plans"]), lists_of(key, pairs)
+            writes = [
+                self._key_entry(key, pairs),
+                *self._stamp(key_id),
+                *(UnindexKey(name, key_id) for name in old - new),
+            ]
             writes += [IndexKey(name, key_id) for name in new - old]
             if (yield from self._change(checks, writes)):
                 return
 
     @operation
-    def associate(self, key_id: str, plan_id: str) -> Trip[None]:
+    def associate(self, key_id: str, plan_id: str) -> Flow[None]:
         return self._place(key_id, plan_id, on=True)
 
     @operation
-    def dissociate(self, key_id: str, plan_id: str) -> Trip[None]:
+    def dissociate(self, key_id: str, plan_id: str) -> Flow[None]:
         return self._place(key_id, plan_id, on=False)

@@ -32,7 +32,7 @@ class Pause:
 
 
 @attrs.frozen
-class InLine:
+class JoinQueue:
     """Stand in line with this process's other writers of a record, until the steps end; ``StoreBusy`` after so long.
 
     Writers of one process would only get in each other's way on the server.
@@ -45,11 +45,11 @@ class InLine:
         return StoreBusy(f"{self.name} was contended for {self.seconds} s; {NOTHING}")
 
 
-Trip = Generator[Any, Any, T]
+Flow = Generator[Any, Any, T]
 """Steps that yield an engine's calls and are sent their replies, or say that they wait."""
 
 
-class Visit:
+class QueueTicket:
     """One call's place in a line, if it stands in one. ``holds``: that it has the lock, or has asked for it."""
 
     __slots__ = ("holds", "lock", "name")
@@ -60,17 +60,17 @@ class Visit:
         self.holds = False
 
 
-class _Hall(Generic[L]):
+class _QueueState(Generic[L]):
     """The lines of one process, and what guards them."""
 
     __slots__ = ("found", "guard")
 
     def __init__(self) -> None:
         self.guard = threading.RLock()
-        self.found: dict[Hashable, tuple[L, set[Visit]]] = {}
+        self.found: dict[Hashable, tuple[L, set[QueueTicket]]] = {}
 
 
-class Lines(Generic[L]):
+class Queues(Generic[L]):
     """A lock for each record that somebody stands in line for, and who does.
 
     A signal handler may call the store in the middle of any of this, and an interrupt may end it. A forked child has
@@ -80,47 +80,47 @@ class Lines(Generic[L]):
 
     def __init__(self, lock: Callable[[], L]) -> None:
         self._new = lock
-        self._halls: dict[int, _Hall[L]] = {}
+        self._halls: dict[int, _QueueState[L]] = {}
 
-    def _hall(self) -> _Hall[L]:
+    def _state(self) -> _QueueState[L]:
         number = os.getpid()
-        return self._halls.get(number) or self._halls.setdefault(number, _Hall())
+        return self._halls.get(number) or self._halls.setdefault(number, _QueueState())
 
     def __len__(self) -> int:
         """How many lines there are in this process."""
-        return len(self._hall().found)
+        return len(self._state().found)
 
-    def enter(self, visit: Visit, name: Hashable) -> L:
+    def enter(self, ticket: QueueTicket, name: Hashable) -> L:
         """Have a place in the line of that name, whose lock is then to be waited for."""
-        hall = self._hall()
+        hall = self._state()
         with hall.guard:
-            visit.name = name
-            visit.lock, visits = hall.found.setdefault(name, (self._new(), {visit}))
-            visits.add(visit)
-        return visit.lock  # type: ignore[no-any-return] # an L
+            ticket.name = name
+            ticket.lock, visits = hall.found.setdefault(name, (self._new(), {ticket}))
+            visits.add(ticket)
+        return ticket.lock  # type: ignore[no-any-return] # an L
 
-    def leave(self, visit: Visit) -> None:
+    def leave(self, ticket: QueueTicket) -> None:
         """Give the place back, and the lock; what was given back already, or never had, is no matter."""
-        if visit.name is None:
+        if ticket.name is None:
             return
-        if visit.holds:
+        if ticket.holds:
             with suppress(RuntimeError):  # a thread's lock knows its owner: it was never had, or is given back
-                visit.lock.release()
-            visit.holds = False
-        hall = self._hall()
+                ticket.lock.release()
+            ticket.holds = False
+        hall = self._state()
         with hall.guard:
-            found = hall.found.get(visit.name)
+            found = hall.found.get(ticket.name)
             if found is not None:
-                found[1].discard(visit)
+                found[1].discard(ticket)
                 if not found[1]:
-                    hall.found.pop(visit.name, None)
-            visit.name = None
+                    hall.found.pop(ticket.name, None)
+            ticket.name = None
 
 
 class operation(Generic[P, T]):  # noqa: N801 -- a decorator
     """An operation of a store, written once as steps. In a ``Synchronous`` or ``Awaited`` store it is a method."""
 
-    def __init__(self, steps: Callable[Concatenate[Any, P], Trip[T]]) -> None:
+    def __init__(self, steps: Callable[Concatenate[Any, P], Flow[T]]) -> None:
         self.steps = steps
         self.__doc__ = steps.__doc__
         annotations = steps.__annotations__  # at run time they tell what the steps return in the end
@@ -167,90 +167,90 @@ class Awaited:
         _drive(cls, awaited)
 
 
-def _wait(store: Any, step: Pause | InLine, visit: Visit) -> Any:
+def _wait(store: Any, step: Pause | JoinQueue, ticket: QueueTicket) -> Any:
     if isinstance(step, Pause):
         return pause(step.seconds)
-    lock = store._lines.enter(visit, step.name)
-    visit.holds = True  # before it is so: an interrupt may come as soon as it is
+    lock = store._queues.enter(ticket, step.name)
+    ticket.holds = True  # before it is so: an interrupt may come as soon as it is
     if not lock.acquire(timeout=step.seconds):
-        visit.holds = False
+        ticket.holds = False
         raise step.busy()
     return None
 
 
-def synchronous(steps: Callable[Concatenate[Any, P], Trip[T]]) -> Callable[Concatenate[Any, P], T]:
+def synchronous(steps: Callable[Concatenate[Any, P], Flow[T]]) -> Callable[Concatenate[Any, P], T]:
     """A method that sends each call of its steps and waits for the reply."""
 
     @functools.wraps(steps)
     def method(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        trip = steps(self, *args, **kwargs)
-        visit: Visit | None = None
+        flow = steps(self, *args, **kwargs)
+        ticket: QueueTicket | None = None
         try:
-            call = next(trip)
+            call = next(flow)
             while True:
                 try:
-                    if isinstance(call, (Pause, InLine)):
-                        visit = visit or Visit()
-                        reply = _wait(self, call, visit)
+                    if isinstance(call, (Pause, JoinQueue)):
+                        ticket = ticket or QueueTicket()
+                        reply = _wait(self, call, ticket)
                     else:
                         reply = self._send(call)
                 except (StoreBusy, StoreUnavailable) as error:
-                    call = trip.throw(error)
+                    call = flow.throw(error)
                 else:
-                    call = trip.send(reply)
+                    call = flow.send(reply)
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return] # what the steps return
         finally:
-            if visit is not None:
+            if ticket is not None:
                 try:
-                    self._lines.leave(visit)
+                    self._queues.leave(ticket)
                 except BaseException:
-                    self._lines.leave(visit)  # an interrupt came in the middle of that
+                    self._queues.leave(ticket)  # an interrupt came in the middle of that
                     raise
 
     return method
 
 
-async def _await(store: Any, step: Pause | InLine, visit: Visit) -> Any:
+async def _await(store: Any, step: Pause | JoinQueue, ticket: QueueTicket) -> Any:
     if isinstance(step, Pause):
         return await asyncio.sleep(step.seconds)
     # A line for each event loop: a lock of one cannot be waited for in another. Calls of several loops get past
     # each other as those of several processes do.
-    lock = store._lines.enter(visit, (asyncio.get_running_loop(), step.name))
+    lock = store._queues.enter(ticket, (asyncio.get_running_loop(), step.name))
     try:
         async with asyncio.timeout(step.seconds):  # wait_for of Python 3.11 may swallow a cancellation
             await lock.acquire()
-            visit.holds = True
+            ticket.holds = True
     except TimeoutError:
         raise step.busy() from None
     return None
 
 
-def awaited(steps: Callable[Concatenate[Any, P], Trip[T]]) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
+def awaited(steps: Callable[Concatenate[Any, P], Flow[T]]) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
     """A coroutine method that awaits the reply to each call of its steps."""
 
     @functools.wraps(steps)
     async def method(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        trip = steps(self, *args, **kwargs)
-        visit: Visit | None = None
+        flow = steps(self, *args, **kwargs)
+        ticket: QueueTicket | None = None
         try:
-            call = next(trip)
+            call = next(flow)
             while True:
                 try:
-                    if isinstance(call, (Pause, InLine)):
-                        visit = visit or Visit()
-                        reply = await _await(self, call, visit)
+                    if isinstance(call, (Pause, JoinQueue)):
+                        ticket = ticket or QueueTicket()
+                        reply = await _await(self, call, ticket)
                     else:
                         reply = await self._send(call)
                 except (StoreBusy, StoreUnavailable) as error:
-                    call = trip.throw(error)
+                    call = flow.throw(error)
                 else:
-                    call = trip.send(reply)
+                    call = flow.send(reply)
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return] # what the steps return
         finally:
-            if visit is not None:
-                self._lines.leave(visit)
+            if ticket is not None:
+                self._queues.leave(ticket)
 
     return method
 

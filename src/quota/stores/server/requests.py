@@ -16,13 +16,13 @@ from ...operations.headroom import SeveralMeters
 from ...operations.request import LOOKS, Entry, Request, terms_of, usable
 from ...rule.entries import RememberedRequest
 from ...rule.kept import Kept
-from ...rule.limits import Terms, ThrottleLine
-from ...rule.party import Party
+from ...rule.limits import CompiledThrottle, StoreOptions
 from ...rule.record import Record
-from ..remembered import decode_memo, read_memo
+from ...rule.subject import Subject
+from ..remembered import decode_remembered, read_remembered
 from .cache import CachedKey, KeyCache
 from .directory import Directory
-from .flow import InLine, Pause, Trip, operation
+from .flow import Flow, JoinQueue, Pause, operation
 from .replies import Decided, Records, Reply, Version, parse_reply
 
 _PATIENT = {Reply.LOST: 1, Reply.OPENED: 8}
@@ -38,27 +38,27 @@ _SHORTEST, _LONGEST = 0.000_5, 0.008
 
 
 class Loaded:
-    """Records as they were found: what a write must still find, and the party to decide on.
+    """Records as they were found: what a write must still find, and the subject to decide on.
 
     ``fields``: those of each record, where a write has to remove what is gone.
     """
 
-    __slots__ = ("fields", "memo", "party", "versions")
+    __slots__ = ("fields", "remembered", "subject", "versions")
 
-    def __init__(self, party: Party, versions: list[Version]) -> None:
-        self.party = party
+    def __init__(self, subject: Subject, versions: list[Version]) -> None:
+        self.subject = subject
         self.versions = versions
         self.fields: list[set[str]] = []
-        self.memo: RememberedRequest | None = None
+        self.remembered: RememberedRequest | None = None
 
 
 class Contention:
     """How one call gets past others: whether it stands in line in its process, whose turn it is, how long it pauses."""
 
-    __slots__ = ("in_line", "patience", "tries", "turn")
+    __slots__ = ("patience", "queued", "tries", "turn")
 
     def __init__(self) -> None:
-        self.in_line = False
+        self.queued = False
         self.patience = _SHORTEST
         self.tries = _PATIENT
         self.turn = 0
@@ -84,14 +84,14 @@ class Decisions(Directory):
         raise NotImplementedError
 
     def _decode(self, entry: Entry, request: Request, reply: Sequence[Any]) -> Loaded:
-        """The records, and the memo of the request, if there is one."""
+        """The records, and the remembered request of the request, if there is one."""
         raise NotImplementedError
 
     def _write(self, copy: CachedKey, request: Request, found: Loaded, versions: list[int]) -> Any:
         """The call that writes records back if they are as they were found."""
         raise NotImplementedError
 
-    def _tag(self, copy: CachedKey, lane: SeveralMeters, party: Party, versions: Sequence[Any]) -> Any:
+    def _tag(self, copy: CachedKey, lane: SeveralMeters, subject: Subject, versions: Sequence[Any]) -> Any:
         """What a lane keeps for the engine; equal for equal lanes."""
         raise NotImplementedError
 
@@ -103,7 +103,7 @@ class Decisions(Directory):
         super().__init__(namespace, timeout, check_clock, options)
         self._callers = KeyCache(_MOST_CALLERS)
 
-    def _look_for_caller(self, caller: Caller) -> Trip[CachedKey | None]:
+    def _look_for_caller(self, caller: Caller) -> Flow[CachedKey | None]:
         """The plan that a caller names, to count the caller under; None when there is none."""
         text, stamp = yield from self._read(("plans", caller.plan), ("stamps", "*"))
         if text is None:
@@ -112,7 +112,7 @@ class Decisions(Directory):
         return CachedKey(Entry(caller, {plan.api: plan}), (stamp, stamp))
 
     @operation
-    def apply(self, request: Request) -> Trip[Any]:
+    def apply(self, request: Request) -> Flow[Any]:
         if not self._looked:
             yield from self._look_around()
         ref, caller = request.ref, request.caller
@@ -126,11 +126,11 @@ class Decisions(Directory):
                 else:
                     copy = yield from self._look_for_caller(caller)
                 if copy is None:
-                    return perform(request, None, None, self.terms)
+                    return perform(request, None, None, self.options)
                 copies.put(ref, copy)
-            if not way.in_line and (way.turn or request.op not in _PLAIN):
-                yield InLine(refs(copy.entry)[-1], self.timeout)
-                way.in_line = True
+            if not way.queued and (way.turn or request.op not in _PLAIN):
+                yield JoinQueue(refs(copy.entry)[-1], self.timeout)
+                way.queued = True
             result = yield from self._attempt(copy, request, way.turn)
             if not isinstance(result, Reply):
                 return result
@@ -143,12 +143,12 @@ class Decisions(Directory):
             else:
                 way.failed(result)
 
-    def _attempt(self, copy: CachedKey, request: Request, turn: int) -> Trip[Any]:
+    def _attempt(self, copy: CachedKey, request: Request, turn: int) -> Flow[Any]:
         """One trip, or two where the rule decides here: the answer, or the ``Reply`` that says why there is none."""
         lane = None if turn else copy.lane(request)
         amounts = None
         if lane is not None:
-            takes = lane.course.cost if request.takes is None else request.takes
+            takes = lane.route_plan.cost if request.takes is None else request.takes
             amounts = lane.shape.amounts(takes)
             if amounts is not None:
                 id_ = None if request.request_id is None else new_token()
@@ -164,69 +164,76 @@ class Decisions(Directory):
             return reply
         raise ClockSkew(request.now, reply.now, server=True)  # Skewed: what a lane decided is answered above
 
-    def _decide(self, copy: CachedKey, request: Request, reply: Sequence[Any], turn: int) -> Trip[Any]:
+    def _decide(self, copy: CachedKey, request: Request, reply: Sequence[Any], turn: int) -> Flow[Any]:
         """Decide on the records by the rule and write back, or open a lane for the next try."""
         if request.op in _CHARGES and not turn and usable(request, copy.entry) is not Reason.OK:
             # Undecoded: a disabled key is refused about as soon as one that nobody has.
-            return perform(request, copy.entry, None, self.terms)
+            return perform(request, copy.entry, None, self.options)
         found = self._decode(copy.entry, request, reply)
         old = copy.lane(request)
         # What a bucket that outlasts all else may get under a changed plan must be written before a lane pours it.
-        late = old is None and _drained(copy.entry) > self.terms.retention * DAY_US
+        late = old is None and _drained(copy.entry) > self.options.retention * DAY_US
         versions = [version.number for version in found.versions]
-        lane = None if turn or late else self._open(copy, request, found.party, versions)
-        if lane is not None and found.memo is None and (old is None or old.tag != lane.tag):  # noqa: SIM102
-            if lane.shape.amounts(lane.course.cost if request.takes is None else request.takes) is not None:
+        lane = None if turn or late else self._open(copy, request, found.subject, versions)
+        if lane is not None and found.remembered is None and (old is None or old.tag != lane.tag):  # noqa: SIM102
+            if lane.shape.amounts(lane.route_plan.cost if request.takes is None else request.takes) is not None:
                 return Reply.OPENED
         try:
-            result = perform(request, copy.entry, found.party, self.terms)
+            result = perform(request, copy.entry, found.subject, self.options)
         finally:
-            if turn and not found.party.changed:
+            if turn and not found.subject.changed:
                 with suppress(StoreBusy, StoreUnavailable):  # it ends by itself then
                     yield self._release(copy, turn)
-        if not found.party.changed:
+        if not found.subject.changed:
             return result
         fresh = [new_number() for _ in found.versions]
         done = yield self._write(copy, request, found, fresh)
         if done != 1:
             return Reply.LOST
-        self._open(copy, request, found.party, fresh)
+        self._open(copy, request, found.subject, fresh)
         return result
 
-    def _open(self, copy: CachedKey, request: Request, party: Party, versions: Sequence[Any]) -> SeveralMeters | None:
+    def _open(
+        self, copy: CachedKey, request: Request, subject: Subject, versions: Sequence[Any]
+    ) -> SeveralMeters | None:
         """Open the lane of calls like this one, where it can serve."""
         if request.op != "consume" or not all(versions):
             return None
-        lane = compile_headroom(request, copy.entry, party)
+        lane = compile_headroom(request, copy.entry, subject)
         if lane is not None:
-            lane.tag = self._tag(copy, lane, party, versions)
-            copy.lanes[copy.entry.plans[request.api].course(request.route)] = lane
+            lane.tag = self._tag(copy, lane, subject, versions)
+            copy.lanes[copy.entry.plans[request.api].route_plan(request.route)] = lane
         return lane
 
     def _recall(self, found: Loaded, request: Request, answer: str, data: list[Any]) -> None:
-        """Put a memo with its record; ``answer``: what the server answered where a lane admitted."""
+        """Put a remembered request with its record; ``answer``: what the server answered where a lane admitted."""
         if answer:
             _, now, *readings = map(int, answer.split())
-            memo = read_memo(str(request.request_id), now, readings, data, self.terms)
+            earlier = read_remembered(str(request.request_id), now, readings, data, self.options)
         else:
-            memo = decode_memo(str(request.request_id), data)
-        found.memo = memo
-        if memo.answer.tokens[0] == found.party.key.token:
-            found.party.key.requests = Kept((memo,))
+            earlier = decode_remembered(str(request.request_id), data)
+        found.remembered = earlier
+        if earlier.answer.tokens[0] == found.subject.key.token:
+            found.subject.key.requests = Kept((earlier,))
 
 
-def dead_by(entry: Entry, record: Record, terms: Terms) -> int:
+def dead_by(entry: Entry, record: Record, options: StoreOptions) -> int:
     """When nothing in a record matters any more, were it charged until its day ends, as lanes may without saying so."""
-    terms = terms_of(entry.key, terms)
-    dead_at, _ = record.dead_after(terms.retention, terms.late)
+    options = terms_of(entry.key, options)
+    dead_at, _ = record.dead_after(options.retention, options.late)
     day_end = record.at - record.at % DAY_US + DAY_US
-    return max(dead_at, day_end + max(terms.retention * DAY_US, terms.request_ttl, _drained(entry)))
+    return max(dead_at, day_end + max(options.retention * DAY_US, options.request_ttl, _drained(entry)))
 
 
 def _drained(entry: Entry) -> int:
     """How long the fullest bucket of a key's plans takes to be empty."""
-    lines = [line for plan in entry.plans.values() for route in ("", *plan.routes) for line in plan.course(route).lines]
-    return max((-(-line.burst // line.drain) for line in lines if isinstance(line, ThrottleLine)), default=0)
+    limits = [
+        limit
+        for plan in entry.plans.values()
+        for route in ("", *plan.routes)
+        for limit in plan.route_plan(route).limits
+    ]
+    return max((-(-limit.burst // limit.drain) for limit in limits if isinstance(limit, CompiledThrottle)), default=0)
 
 
 def refs(entry: Entry) -> list[str]:
@@ -236,5 +243,5 @@ def refs(entry: Entry) -> list[str]:
 
 
 def new_record(floor: int = 0) -> Record:
-    """The record of a party that has none."""
+    """The record of a subject that has none."""
     return Record(new_number(), floor)

@@ -10,7 +10,7 @@ from ...errors import PlanConflict, StoreUnavailable, UnknownKey, UnknownPlan
 from ...key import ApiKey, Caller, decode_key, encode_key, new_number
 from ...operations.request import Entry, Request
 from ...plan import UsagePlan, decode_plan, encode_plan
-from ...rule.limits import Terms
+from ...rule.limits import StoreOptions
 from ..base import is_new
 from ..texts import to_json
 from .pool import Pool
@@ -18,8 +18,8 @@ from .records import drop, forget_account, number_of, touch
 from .schema import NOTHING, STEPS
 
 
-class Seat:
-    """A key as it was found: its entry, its party's number and, where other keys share its account, the account's."""
+class KeyRow:
+    """A key as it was found: its entry, its subject's number and, where other keys share its account, the account's."""
 
     __slots__ = ("account", "entry", "number")
 
@@ -28,7 +28,7 @@ class Seat:
         self.entry = entry
         self.account = account
 
-    def parties(self) -> tuple[int, ...]:
+    def subjects(self) -> tuple[int, ...]:
         return (self.number,) if self.account is None else (self.number, self.account)
 
 
@@ -36,7 +36,7 @@ class Directory:
     """Keys, plans and accounts, each operation in one transaction."""
 
     _pool: Pool
-    terms: Terms
+    options: StoreOptions
 
     def __init__(self) -> None:
         self._decoded: dict[str, UsagePlan] = {}
@@ -50,7 +50,7 @@ class Directory:
             plan = self._decoded[body] = decode_plan(json.loads(body))
         return plan
 
-    def _look(self, db: Connection, request: Request) -> Seat | None:
+    def _look(self, db: Connection, request: Request) -> KeyRow | None:
         """Find the key that a request names."""
         (version,) = db.execute("PRAGMA user_version").fetchone()
         if version != len(STEPS):
@@ -65,25 +65,25 @@ class Directory:
             row = db.execute(
                 "SELECT number, body FROM digests JOIN keys ON number = key WHERE digest = ?", (request.digest,)
             ).fetchone()  # fmt: skip
-        return None if row is None else self._seat(db, *row)
+        return None if row is None else self._key_entry(db, *row)
 
-    def _caller(self, db: Connection, caller: Caller) -> Seat | None:
+    def _caller(self, db: Connection, caller: Caller) -> KeyRow | None:
         """A caller without a key, whose record has a number that its name gives; None where there is no such plan."""
         row = db.execute("SELECT body FROM plans WHERE id = ?", (caller.plan,)).fetchone()
         if row is None:
             return None
         plan = self._decode_plan(row[0])
-        return Seat(number_of(caller), Entry(caller, {plan.api: plan}), None)
+        return KeyRow(number_of(caller), Entry(caller, {plan.api: plan}), None)
 
-    def _seat(self, db: Connection, number: int, body: str) -> Seat:
+    def _key_entry(self, db: Connection, number: int, body: str) -> KeyRow:
         key = decode_key(json.loads(body))
         account = db.execute("SELECT number FROM accounts WHERE id = ?", (key.account,)).fetchone()
         plans = {plan.api: plan for plan in self._plans(db, number)}
-        return Seat(number, Entry(key, plans, account is not None), None if account is None else -account[0])
+        return KeyRow(number, Entry(key, plans, account is not None), None if account is None else -account[0])
 
     def _plans(self, db: Connection, number: int) -> list[UsagePlan]:
         rows = db.execute(
-            "SELECT plans.body FROM seats JOIN plans ON plans.number = seats.plan WHERE key = ? ORDER BY seats.api",
+            "SELECT plans.body FROM key_plans JOIN plans ON plans.number = key_plans.plan WHERE key = ? ORDER BY key_plans.api",
             (number,),
         )  # fmt: skip
         return [self._decode_plan(body) for (body,) in rows]
@@ -152,7 +152,7 @@ class Directory:
         ).lastrowid  # fmt: skip
         db.executemany("INSERT INTO digests VALUES (?, ?)", [(secret.digest, number) for secret in key.secrets])
         on = [(number, plan.api, of, key.id) for of, plan in plans]
-        db.executemany("INSERT OR REPLACE INTO seats VALUES (?, ?, ?, ?)", on)
+        db.executemany("INSERT OR REPLACE INTO key_plans VALUES (?, ?, ?, ?)", on)
 
     def change_key(self, key_id: str, change: Callable[[ApiKey], ApiKey]) -> ApiKey:
         return self._pool.write(self._change_key, key_id, change)
@@ -174,13 +174,13 @@ class Directory:
         number, key = _known(db, key_id)
         for secret in key.secrets:
             db.execute("DELETE FROM digests WHERE digest = ?", (secret.digest,))
-        db.execute("DELETE FROM seats WHERE key = ?", (number,))
+        db.execute("DELETE FROM key_plans WHERE key = ?", (number,))
         db.execute("DELETE FROM keys WHERE number = ?", (number,))
         account = db.execute("SELECT number FROM accounts WHERE id = ?", (key.account,)).fetchone()
         if key.account == key_id and _member(db, key.account) is None:
             if account is not None:
                 drop(db, -account[0])
-        elif account is None and db.execute("SELECT 1 FROM counts WHERE party = ?", (number,)).fetchone():
+        elif account is None and db.execute("SELECT 1 FROM counts WHERE subject = ?", (number,)).fetchone():
             _copy(db, number, _share(db, key.account))
         drop(db, number)
         if account is not None:
@@ -202,12 +202,12 @@ class Directory:
         if account is not None:
             query = "SELECT body FROM keys WHERE coalesce(account, id) = :account AND id > :after"
             if plan is not None:
-                query += " AND EXISTS (SELECT 1 FROM seats WHERE key = number AND plan = :plan)"
+                query += " AND EXISTS (SELECT 1 FROM key_plans WHERE key = number AND plan = :plan)"
             query += " ORDER BY id"
         elif plan is not None:
             query = (
-                "SELECT body FROM seats JOIN keys ON number = key WHERE plan = :plan AND seats.id > :after "
-                "ORDER BY seats.id"
+                "SELECT body FROM key_plans JOIN keys ON number = key WHERE plan = :plan AND key_plans.id > :after "
+                "ORDER BY entries.id"
             )
         else:
             query = "SELECT body FROM keys WHERE id > :after ORDER BY id"
@@ -223,7 +223,7 @@ class Directory:
     def _associate(self, db: Connection, key_id: str, plan_id: str) -> None:
         number, _ = _known(db, key_id)
         plan_number, plan = self._get_plan(db, plan_id)
-        db.execute("INSERT OR REPLACE INTO seats VALUES (?, ?, ?, ?)", (number, plan.api, plan_number, key_id))
+        db.execute("INSERT OR REPLACE INTO key_plans VALUES (?, ?, ?, ?)", (number, plan.api, plan_number, key_id))
         touch(db, number)
 
     def dissociate(self, key_id: str, plan_id: str) -> None:
@@ -232,7 +232,7 @@ class Directory:
     def _dissociate(self, db: Connection, key_id: str, plan_id: str) -> None:
         number, _ = _known(db, key_id)
         plan_number, _ = self._get_plan(db, plan_id)
-        if not db.execute("DELETE FROM seats WHERE key = ? AND plan = ?", (number, plan_number)).rowcount:
+        if not db.execute("DELETE FROM key_plans WHERE key = ? AND plan = ?", (number, plan_number)).rowcount:
             raise PlanConflict(plan_id, f"key {key_id} is not on this plan")
         touch(db, number)
 
@@ -244,13 +244,13 @@ def _touch_plans(db: Connection) -> None:
 def _move(db: Connection, plan: UsagePlan, number: int) -> None:
     """Move a plan's keys to its new api. Raises ``PlanConflict`` where one of them has another plan there."""
     taken = db.execute(
-        "SELECT keys.id FROM seats AS own JOIN seats AS other ON other.key = own.key AND other.api = ? "
+        "SELECT keys.id FROM key_plans AS own JOIN key_plans AS other ON other.key = own.key AND other.api = ? "
         "JOIN plans ON plans.number = other.plan JOIN keys ON keys.number = own.key WHERE own.plan = ? LIMIT 1",
         (plan.api, number),
     ).fetchone()
     if taken is not None:
         raise PlanConflict(plan.id, f"key {taken[0]} has another plan for the api {plan.api!r}")
-    db.execute("UPDATE OR REPLACE seats SET api = ? WHERE plan = ?", (plan.api, number))
+    db.execute("UPDATE OR REPLACE key_plans SET api = ? WHERE plan = ?", (plan.api, number))
 
 
 def _known(db: Connection, key_id: str) -> tuple[int, ApiKey]:
@@ -277,7 +277,7 @@ def _member(db: Connection, account: str) -> int | None:
 
 
 def _share(db: Connection, account: str) -> int:
-    """Give an account a count of its own. Return its party."""
+    """Give an account a count of its own. Return its subject."""
     return -(db.execute("INSERT INTO accounts (id) VALUES (?)", (account,)).lastrowid or 0)
 
 
@@ -287,7 +287,7 @@ def _split(db: Connection, account: str, member: int) -> None:
     touch(db, member)
 
 
-def _copy(db: Connection, party: int, other: int) -> None:
-    """Let one party's record, if it has one, be another's too."""
-    db.execute("INSERT INTO counts SELECT ?, ?, moving FROM counts WHERE party = ?", (other, new_number(), party))
-    db.execute("INSERT INTO records SELECT ?, dead_at, body FROM records WHERE party = ?", (other, party))
+def _copy(db: Connection, subject: int, other: int) -> None:
+    """Let one subject's record, if it has one, be another's too."""
+    db.execute("INSERT INTO counts SELECT ?, ?, moving FROM counts WHERE subject = ?", (other, new_number(), subject))
+    db.execute("INSERT INTO records SELECT ?, dead_at, body FROM records WHERE subject = ?", (other, subject))

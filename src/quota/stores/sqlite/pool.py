@@ -281,10 +281,10 @@ class Pool:
             return False
         with self._lock:
             self._shut = True
-            at_rest = self._gate.wait_for(
+            exclusive = self._gate.wait_for(
                 lambda: all(lent.user is None for lent in self._open.readers), max(0.0, deadline - monotonic())
             )
-            if not at_rest:
+            if not exclusive:
                 return False
         try:
             close_all(self._open)

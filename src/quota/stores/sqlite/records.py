@@ -1,4 +1,4 @@
-"""The SQLite store's records: what plain charges move is packed small, the rest is JSON; memos have their own rows."""
+"""The SQLite store's records: what plain charges move is packed small, the rest is JSON; remembered requests have their own rows."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ...key import Caller, new_number
 from ...operations.request import Request, forgetful
 from ...rule.entries import Refund
 from ...rule.kept import Kept
-from ...rule.limits import Terms
+from ...rule.limits import StoreOptions
 from ...rule.record import Record
-from ..remembered import decode_memo, encode_memo
+from ..remembered import decode_remembered, encode_remembered
 from ..texts import to_json
 
 Moving = bytes | str
@@ -32,8 +32,8 @@ def number_of(caller: Caller) -> int:
     return _CALLERS + int.from_bytes(sha256(caller.id.encode("utf-8", "surrogatepass")).digest()[:8], "big") % _CALLERS
 
 
-def _terms(party: int, terms: Terms) -> Terms:
-    return forgetful(terms) if party >= _CALLERS else terms
+def _terms(subject: int, options: StoreOptions) -> StoreOptions:
+    return forgetful(options) if subject >= _CALLERS else options
 
 
 @cache
@@ -68,7 +68,7 @@ def unpack(record: Record, moving: Moving) -> None:
 
 
 def encode_body(record: Record) -> str:
-    """Encode everything else, but for memos: equal as long as nothing but plain charges changed the record."""
+    """Encode everything else, but for remembered requests: equal as long as nothing but plain charges changed the record."""
     data = record.encode()
     data[0] = 0
     data[8] = None
@@ -79,48 +79,48 @@ def encode_body(record: Record) -> str:
     return to_json(data)
 
 
-class Found:
-    """One party's record as it was found: its row's version, what was packed, its body; all None when there is none."""
+class LoadedRecord:
+    """One subject's record as it was found: its row's version, what was packed, its body; all None when there is none."""
 
-    __slots__ = ("body", "moving", "party", "record", "version")
+    __slots__ = ("body", "moving", "record", "subject", "version")
 
-    def __init__(self, party: int, record: Record) -> None:
-        self.party = party
+    def __init__(self, subject: int, record: Record) -> None:
+        self.subject = subject
         self.record = record
         self.version: int | None = None
         self.moving: Moving | None = None
         self.body: str | None = None
 
 
-def load(db: Connection, party: int) -> Found:
-    """Load a party's record, or a new one that knows nothing from before what was pruned."""
+def load(db: Connection, subject: int) -> LoadedRecord:
+    """Load a subject's record, or a new one that knows nothing from before what was pruned."""
     row = db.execute(
-        "SELECT version, moving, body FROM counts JOIN records USING (party) WHERE party = ?", (party,)
+        "SELECT version, moving, body FROM counts JOIN records USING (subject) WHERE subject = ?", (subject,)
     ).fetchone()  # fmt: skip
     if row is None:
         (floor,) = db.execute("SELECT floor FROM ledger").fetchone()
-        return Found(party, Record(new_number(), floor))
-    found = Found(party, Record())
+        return LoadedRecord(subject, Record(new_number(), floor))
+    found = LoadedRecord(subject, Record())
     found.version, found.moving, found.body = row
     found.record = Record.decode(json.loads(row[2]))
     unpack(found.record, row[1])
     return found
 
 
-def keep(db: Connection, found: Found, terms: Terms) -> None:
+def keep(db: Connection, found: LoadedRecord, options: StoreOptions) -> None:
     """Write what has changed of a record, and what was found along with it."""
     record = found.record
     moving, body = pack(record), encode_body(record)
     if body == found.body:
-        db.execute("UPDATE counts SET moving = ? WHERE party = ?", (moving, found.party))
+        db.execute("UPDATE counts SET moving = ? WHERE subject = ?", (moving, found.subject))
     else:
         found.version = new_number()
-        terms = _terms(found.party, terms)
-        dead_at = _due(record.dead_after(terms.retention, terms.late)[0])
-        db.execute("INSERT OR REPLACE INTO counts VALUES (?, ?, ?)", (found.party, found.version, moving))
+        options = _terms(found.subject, options)
+        dead_at = _due(record.dead_after(options.retention, options.late)[0])
+        db.execute("INSERT OR REPLACE INTO counts VALUES (?, ?, ?)", (found.subject, found.version, moving))
         db.execute(
-            "INSERT INTO records VALUES (?, ?, ?) ON CONFLICT (party) DO UPDATE SET dead_at = excluded.dead_at, "
-            "body = excluded.body", (found.party, dead_at, body),
+            "INSERT INTO records VALUES (?, ?, ?) ON CONFLICT (subject) DO UPDATE SET dead_at = excluded.dead_at, "
+            "body = excluded.body", (found.subject, dead_at, body),
         )  # fmt: skip
     found.moving, found.body = moving, body
 
@@ -130,88 +130,90 @@ def _due(dead_at: int) -> int:
     return min(-(-dead_at // DAY_US) * DAY_US, _LAST)
 
 
-def drop(db: Connection, party: int) -> None:
-    """Forget a party's record and memos."""
-    for table in ("counts", "records", "memos"):
-        db.execute(f"DELETE FROM {table} WHERE party = ?", (party,))  # noqa: S608 -- names from the line above
+def drop(db: Connection, subject: int) -> None:
+    """Forget a subject's record and remembered requests."""
+    for table in ("counts", "records", "remembered"):
+        db.execute(f"DELETE FROM {table} WHERE subject = ?", (subject,))  # noqa: S608 -- names from the line above
 
 
-def forget_account(db: Connection, party: int) -> None:
-    """Forget an account, by its party, that has neither keys nor a record: who joins it then is alone."""
+def forget_account(db: Connection, subject: int) -> None:
+    """Forget an account, by its subject, that has neither keys nor a record: who joins it then is alone."""
     db.execute(
-        "DELETE FROM accounts WHERE number = ? AND NOT EXISTS (SELECT 1 FROM counts WHERE party = -number) "
+        "DELETE FROM accounts WHERE number = ? AND NOT EXISTS (SELECT 1 FROM counts WHERE subject = -number) "
         "AND NOT EXISTS (SELECT 1 FROM keys WHERE keys.account = accounts.id) "
-        "AND NOT EXISTS (SELECT 1 FROM keys WHERE keys.id = accounts.id AND keys.account IS NULL)", (-party,),
+        "AND NOT EXISTS (SELECT 1 FROM keys WHERE keys.id = accounts.id AND keys.account IS NULL)", (-subject,),
     )  # fmt: skip
 
 
-def touch(db: Connection, party: int) -> None:
-    """Make copies of a party stale, whose directory entry has changed."""
-    db.execute("UPDATE counts SET version = ? WHERE party = ?", (new_number(), party))
+def touch(db: Connection, subject: int) -> None:
+    """Make copies of a subject stale, whose directory entry has changed."""
+    db.execute("UPDATE counts SET version = ? WHERE subject = ?", (new_number(), subject))
 
 
-def fetch_memos(db: Connection, party: int, request: Request, record: Record) -> None:
-    """Let a record know the memos that a request may ask about: its own, and the refunds that bear on it."""
+def fetch_remembered(db: Connection, subject: int, request: Request, record: Record) -> None:
+    """Let a record know the remembered requests that a request may ask about: its own, and the refunds that bear on it."""
     refund = request.id if request.op == "refund" else None
     if request.request_id is not None:
-        row = _memo(db, party, f"q{request.request_id}")
+        row = _remembered(db, subject, f"q{request.request_id}")
         if row is not None:
-            memo = decode_memo(request.request_id, [row[0], *json.loads(row[1])])
-            record.requests = Kept((memo,))
-            refund = memo.id
+            earlier = decode_remembered(request.request_id, [row[0], *json.loads(row[1])])
+            record.requests = Kept((earlier,))
+            refund = earlier.id
     if refund is not None:
-        row = _memo(db, party, f"r{refund}")
+        row = _remembered(db, subject, f"r{refund}")
         if row is not None:
             record.refunds = Kept((Refund(row[0], refund),))
 
 
-def _memo(db: Connection, party: int, name: str) -> Any:
-    return db.execute("SELECT until, body FROM memos WHERE party = ? AND name = ?", (party, name)).fetchone()
+def _remembered(db: Connection, subject: int, name: str) -> Any:
+    return db.execute("SELECT until, body FROM remembered WHERE subject = ? AND name = ?", (subject, name)).fetchone()
 
 
-def memos_of(record: Record) -> dict[str, tuple[int, Any]]:
+def remembered_of(record: Record) -> dict[str, tuple[int, Any]]:
     """Return what a record knows of remembered requests and refunds, as rows."""
     found: dict[str, tuple[int, Any]] = {}
     for refund in record.refunds.all() if record.refunds else ():
         found[f"r{refund.name}"] = refund.until, ""
-    for memo in record.requests.all() if record.requests else ():
-        found[f"q{memo.name}"] = memo.until, encode_memo(memo)[1:]
+    for earlier in record.requests.all() if record.requests else ():
+        found[f"q{earlier.name}"] = earlier.until, encode_remembered(earlier)[1:]
     return found
 
 
-def keep_memos(db: Connection, party: int, memos: Iterable[tuple[str, tuple[int, Any]]]) -> None:
-    """Write memos."""
-    for name, (until, body) in memos:
-        db.execute("INSERT OR REPLACE INTO memos VALUES (?, ?, ?, ?)", (party, name, until, to_json(body)))
+def keep_remembered(db: Connection, subject: int, remembered: Iterable[tuple[str, tuple[int, Any]]]) -> None:
+    """Write remembered requests."""
+    for name, (until, body) in remembered:
+        db.execute("INSERT OR REPLACE INTO remembered VALUES (?, ?, ?, ?)", (subject, name, until, to_json(body)))
 
 
-def prune(db: Connection, now: int, terms: Terms, most: int = 2) -> tuple[int, int]:
-    """Look over the records and memos that should be dead first, ``most`` of each. Return how many, and how many went.
+def prune(db: Connection, now: int, options: StoreOptions, most: int = 2) -> tuple[int, int]:
+    """Look over the records and remembered requests that should be dead first, ``most`` of each. Return how many, and how many went.
 
     What lies dead for two windows is forgotten behind the floor: a call from before it is refused an answer.
     """
     gone = 0
-    names = db.execute("SELECT party, name FROM memos WHERE until <= ? ORDER BY until LIMIT ?", (now, most)).fetchall()
+    names = db.execute(
+        "SELECT subject, name FROM remembered WHERE until <= ? ORDER BY until LIMIT ?", (now, most)
+    ).fetchall()
     for row in names:
-        gone += db.execute("DELETE FROM memos WHERE party = ? AND name = ?", row).rowcount
+        gone += db.execute("DELETE FROM remembered WHERE subject = ? AND name = ?", row).rowcount
     dead = db.execute(
-        "SELECT party FROM records WHERE dead_at <= ? ORDER BY dead_at LIMIT ?", (now - terms.max_skew, most)
+        "SELECT subject FROM records WHERE dead_at <= ? ORDER BY dead_at LIMIT ?", (now - options.max_skew, most)
     ).fetchall()  # fmt: skip
-    for (party,) in dead:
-        gone += _bury(db, party, now, terms)
+    for (subject,) in dead:
+        gone += _bury(db, subject, now, options)
     return len(names) + len(dead), gone
 
 
-def _bury(db: Connection, party: int, now: int, terms: Terms) -> bool:
-    terms = _terms(party, terms)
-    dead_at, floor = load(db, party).record.dead_after(terms.retention, terms.late)
-    (memos,) = db.execute("SELECT max(until) FROM memos WHERE party = ?", (party,)).fetchone()
-    dead_at = max(dead_at, memos or 0)
-    if dead_at + terms.max_skew > now:
-        db.execute("UPDATE records SET dead_at = ? WHERE party = ?", (_due(dead_at), party))
+def _bury(db: Connection, subject: int, now: int, options: StoreOptions) -> bool:
+    options = _terms(subject, options)
+    dead_at, floor = load(db, subject).record.dead_after(options.retention, options.late)
+    (remembered,) = db.execute("SELECT max(until) FROM remembered WHERE subject = ?", (subject,)).fetchone()
+    dead_at = max(dead_at, remembered or 0)
+    if dead_at + options.max_skew > now:
+        db.execute("UPDATE records SET dead_at = ? WHERE subject = ?", (_due(dead_at), subject))
         return False
-    if party < _CALLERS:  # a clock gone wrong must not keep new keys out for what callers did then
+    if subject < _CALLERS:  # a clock gone wrong must not keep new keys out for what callers did then
         db.execute("UPDATE ledger SET floor = max(floor, ?)", (floor,))
-    drop(db, party)
-    forget_account(db, party)
+    drop(db, subject)
+    forget_account(db, subject)
     return True

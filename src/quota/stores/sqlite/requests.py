@@ -22,19 +22,32 @@ from ...operations.headroom import SeveralMeters, Told
 from ...operations.request import LOOKS, Request, barred
 from ...operations.shape import Shape
 from ...process.atomic import at_once
-from ...rule.party import Party
-from .directory import Directory, Seat
-from .records import Found, drop, fetch_memos, keep, keep_memos, load, memos_of, pack, prune, unpack
+from ...rule.subject import Subject
+from .directory import Directory, KeyRow
+from .records import (
+    LoadedRecord,
+    drop,
+    fetch_remembered,
+    keep,
+    keep_remembered,
+    load,
+    pack,
+    prune,
+    remembered_of,
+    unpack,
+)
 
 _MOST_COPIES = 65_536
 _MOST_ROOMS = 8
 """Headrooms of one copy: those that were compiled last."""
 
-_FRESH = "SELECT version, moving, (SELECT plans FROM ledger) FROM counts WHERE party = ?"
-_SWAP = "UPDATE counts SET moving = ? WHERE party = ? AND version = ? AND moving = ? AND (SELECT plans FROM ledger) = ?"
+_FRESH = "SELECT version, moving, (SELECT plans FROM ledger) FROM counts WHERE subject = ?"
+_SWAP = (
+    "UPDATE counts SET moving = ? WHERE subject = ? AND version = ? AND moving = ? AND (SELECT plans FROM ledger) = ?"
+)
 _SWAP_BOTH = (
-    "UPDATE counts SET moving = CASE party WHEN ?2 THEN ?1 ELSE ?5 END WHERE party IN (?2, ?6) AND (SELECT count(*) "
-    "FROM counts, ledger WHERE plans = ?9 AND (party = ?2 AND version = ?3 AND moving = ?4 OR party = ?6 "
+    "UPDATE counts SET moving = CASE subject WHEN ?2 THEN ?1 ELSE ?5 END WHERE subject IN (?2, ?6) AND (SELECT count(*) "
+    "FROM counts, ledger WHERE plans = ?9 AND (subject = ?2 AND version = ?3 AND moving = ?4 OR subject = ?6 "
     "AND version = ?7 AND moving = ?8)) = 2"
 )
 
@@ -47,12 +60,14 @@ class Copy:
     It is what the ledger asks first: see ``take``.
     """
 
-    __slots__ = ("decisions", "found", "plans", "ref", "rooms", "seat")
+    __slots__ = ("decisions", "found", "key_entry", "plans", "ref", "rooms")
 
-    def __init__(self, decisions: Decisions, ref: Any, seat: Seat, plans: int, found: list[Found]) -> None:
+    def __init__(
+        self, decisions: Decisions, ref: Any, key_entry: KeyRow, plans: int, found: list[LoadedRecord]
+    ) -> None:
         self.decisions = decisions
         self.ref = ref
-        self.seat = seat
+        self.key_entry = key_entry
         self.plans = plans
         self.found = found
         self.rooms: tuple[SeveralMeters, ...] = ()
@@ -85,10 +100,10 @@ class Copy:
             return decision if self._stands(db) else None
         first, *others = self.found
         moved = [pack(first.record)]
-        told: tuple[Any, ...] = moved[0], first.party, first.version, first.moving
+        told: tuple[Any, ...] = moved[0], first.subject, first.version, first.moving
         for one in others:
             moved.append(pack(one.record))
-            told += moved[-1], one.party, one.version, one.moving
+            told += moved[-1], one.subject, one.version, one.moving
         done = db.execute(_SWAP_BOTH if others else _SWAP, (*told, self.plans)).rowcount
         if done == len(moved):
             for one, moving in zip(self.found, moved, strict=True):
@@ -101,13 +116,13 @@ class Copy:
     def _stands(self, db: Connection) -> bool:
         """Return whether nothing of it has changed in the file."""
         return all(
-            db.execute(_FRESH, (one.party,)).fetchone() == (one.version, one.moving, self.plans) for one in self.found
+            db.execute(_FRESH, (one.subject,)).fetchone() == (one.version, one.moving, self.plans) for one in self.found
         )
 
     def fresh(self, db: Connection) -> bool:
         """Return whether it is what is stored; what plain charges of others moved is taken over."""
         for one in self.found:
-            row = db.execute(_FRESH, (one.party,)).fetchone()
+            row = db.execute(_FRESH, (one.subject,)).fetchone()
             if row is None or row[0] != one.version or row[2] != self.plans:
                 return False
             if row[1] != one.moving:
@@ -117,7 +132,7 @@ class Copy:
 
     def decide(self, db: Connection, request: Request) -> Decision | None:
         """Decide inside a transaction, on a copy that is fresh, as ``take`` does."""
-        barring = barred(self.seat.entry.key, request.address, request.scope)
+        barring = barred(self.key_entry.entry.key, request.address, request.scope)
         if request.op == "consume" and request.request_id is None and barring is None:
             for room in self.rooms:
                 if room.shape.serves(request.api, request.route):
@@ -127,8 +142,8 @@ class Copy:
 
     def bind(self, request: Request) -> None:
         """Compile a headroom for calls like this one, after the rule has decided it."""
-        party = Party(*[one.record for one in self.found])
-        room = compile_headroom(request, self.seat.entry, party, _shape, bound=True)
+        subject = Subject(*[one.record for one in self.found])
+        room = compile_headroom(request, self.key_entry.entry, subject, _shape, bound=True)
         if room is not None:
             kept = [other for other in self.rooms if not other.shape.serves(request.api, request.route)]
             self.rooms = (room, *kept[: _MOST_ROOMS - 1])
@@ -149,7 +164,7 @@ class Decisions(Directory):
             return self._pool.read(self._tell, request)
         if ref not in self.rooms and self._pool.read(self._look, request) is None:
             # A secret that nobody has is refused without a turn.
-            return perform(request, None, None, self.terms)
+            return perform(request, None, None, self.options)
         return self._pool.write(self._decide, request, ref)
 
     def _undone(self) -> None:
@@ -158,13 +173,13 @@ class Decisions(Directory):
 
     def _tell(self, db: Connection, request: Request) -> Any:
         """Answer ``peek`` and ``usage``: the same rule, on what one moment holds."""
-        seat = self._look(db, request)
-        if seat is None:
-            return perform(request, None, None, self.terms)
-        records = [load(db, party).record for party in seat.parties()]
-        fetch_memos(db, seat.number, request, records[0])
-        party = Party(*records)
-        return perform(request, seat.entry, party, self.terms)
+        key_entry = self._look(db, request)
+        if key_entry is None:
+            return perform(request, None, None, self.options)
+        records = [load(db, subject).record for subject in key_entry.subjects()]
+        fetch_remembered(db, key_entry.number, request, records[0])
+        subject = Subject(*records)
+        return perform(request, key_entry.entry, subject, self.options)
 
     def _decide(self, db: Connection, request: Request, ref: Any) -> Any:
         self._at_work = ref
@@ -172,18 +187,18 @@ class Decisions(Directory):
         if copy is None or not copy.fresh(db):
             copy = self._copy(db, request, ref)
             if copy is None:
-                return perform(request, None, None, self.terms)
+                return perform(request, None, None, self.options)
         decision = copy.decide(db, request)
         return self._perform(db, request, copy) if decision is None else decision
 
     def _copy(self, db: Connection, request: Request, ref: Any) -> Copy | None:
         """Copy what is stored now."""
         self.rooms.pop(ref, None)
-        seat = self._look(db, request)
-        if seat is None:
+        key_entry = self._look(db, request)
+        if key_entry is None:
             return None
         (plans,) = db.execute("SELECT plans FROM ledger").fetchone()
-        copy = Copy(self, ref, seat, plans, [load(db, party) for party in seat.parties()])
+        copy = Copy(self, ref, key_entry, plans, [load(db, subject) for subject in key_entry.subjects()])
         while len(self.rooms) >= _MOST_COPIES:
             self.rooms.pop(next(iter(self.rooms)))
         self.rooms[ref] = copy
@@ -191,22 +206,24 @@ class Decisions(Directory):
 
     def _perform(self, db: Connection, request: Request, copy: Copy) -> Any:
         """Decide by the rule, and keep what it changed."""
-        party = Party(*[one.record.copy() for one in copy.found])
-        fetch_memos(db, copy.seat.number, request, party.key)
-        before = memos_of(party.key)
-        result = perform(request, copy.seat.entry, party, self.terms)
-        if party.changed:
+        subject = Subject(*[one.record.copy() for one in copy.found])
+        fetch_remembered(db, copy.key_entry.number, request, subject.key)
+        before = remembered_of(subject.key)
+        result = perform(request, copy.key_entry.entry, subject, self.options)
+        if subject.changed:
             if request.op == "forget":
-                drop(db, copy.seat.number)
+                drop(db, copy.key_entry.number)
                 copy.found[0].body = None
-            memos = [(name, memo) for name, memo in memos_of(party.key).items() if before.get(name) != memo]
-            keep_memos(db, copy.seat.number, memos)
-            party.key.requests = party.key.refunds = None
-            for one, record in zip(copy.found, party.records(), strict=True):
+            rows = [
+                (name, earlier) for name, earlier in remembered_of(subject.key).items() if before.get(name) != earlier
+            ]
+            keep_remembered(db, copy.key_entry.number, rows)
+            subject.key.requests = subject.key.refunds = None
+            for one, record in zip(copy.found, subject.records(), strict=True):
                 at_once(*record.written())
                 one.record = record
-                keep(db, one, self.terms)
-            prune(db, request.now, self.terms)
+                keep(db, one, self.options)
+            prune(db, request.now, self.options)
             copy.rooms = ()
         if request.op == "consume" and request.request_id is None:
             copy.bind(request)

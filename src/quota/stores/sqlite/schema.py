@@ -23,10 +23,10 @@ _TABLES = text_beside(__package__, "tables.sql")
 def _create(db: sqlite3.Connection) -> None:
     """Make version 1.
 
-    ``keys``, ``digests``, ``plans`` and ``seats`` (which key is on which plan) are the directory; ``accounts`` are
-    those that several keys share. A party is a key's number or, negative, an account's. ``counts`` holds what plain
-    charges move, small and apart from ``records``, the rest of what is remembered of a party; ``memos`` are remembered
-    requests and refunds. ``version`` and ``plans`` are drawn anew whenever anything but a plain charge changed a party
+    ``keys``, ``digests``, ``plans`` and ``key_plans`` (which key is on which plan) are the directory; ``accounts`` are
+    those that several keys share. A subject is a key's number or, negative, an account's. ``counts`` holds what plain
+    charges move, small and apart from ``records``, the rest of what is remembered of a subject; ``remembered`` are remembered
+    requests and refunds. ``version`` and ``plans`` are drawn anew whenever anything but a plain charge changed a subject
     or its directory entry, or any plan: a process's copy is fresh while they stand.
     """
     for statement in _TABLES.split(";"):
@@ -37,9 +37,9 @@ def _create(db: sqlite3.Connection) -> None:
 
 def _list(db: sqlite3.Connection) -> None:
     """Make version 2: keys are listed in the order of their ids, all of them or those of a plan or an account."""
-    db.execute("ALTER TABLE seats ADD COLUMN id TEXT NOT NULL DEFAULT ''")
-    db.execute("UPDATE seats SET id = coalesce((SELECT keys.id FROM keys WHERE number = key), '')")
-    db.execute("CREATE INDEX seats_by_plan ON seats (plan, id)")
+    db.execute("ALTER TABLE key_plans ADD COLUMN id TEXT NOT NULL DEFAULT ''")
+    db.execute("UPDATE key_plans SET id = coalesce((SELECT keys.id FROM keys WHERE number = key), '')")
+    db.execute("CREATE INDEX key_plans_by_plan ON key_plans (plan, id)")
     db.execute("CREATE INDEX keys_by_owner ON keys (coalesce(account, id), id)")
 
 

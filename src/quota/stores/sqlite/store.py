@@ -15,7 +15,7 @@ from typing import Any
 
 from ...clock import Clock, system_clock
 from ...errors import InvalidValue, StoreUnavailable
-from ..base import COMMON, make_terms, seconds_option, shown_url, split_url, whole_option
+from ..base import COMMON, make_options, seconds_option, shown_url, split_url, whole_option
 from .pool import Pool
 from .records import load, prune
 from .requests import Decisions
@@ -54,7 +54,7 @@ class SQLiteStore(Decisions):
             raise InvalidValue("durability", durability, "'full' or 'normal'")
         if type(timeout) not in (int, float) or not 0 <= timeout < 10**6:
             raise InvalidValue("timeout", timeout, "seconds, zero or more")
-        self.terms = make_terms(**options)
+        self.options = make_options(**options)
         self.path = os.path.abspath(name)  # noqa: PTH100 -- symbolic links stay, as SQLite follows them itself
         self._pool = Pool(self.path, timeout, durability, self._undone)
         self._clock: Clock = system_clock
@@ -72,10 +72,10 @@ class SQLiteStore(Decisions):
         self._clock = clock
 
     def prune(self) -> int:
-        """Drop what is dead by now. Return how many records and memos. It goes by itself too, bit by bit."""
+        """Drop what is dead by now. Return how many records and remembered requests. It goes by itself too, bit by bit."""
         gone, looked, now = 0, 1, self._clock()
         while looked:
-            looked, dropped = self._pool.write(prune, now, self.terms, 500)
+            looked, dropped = self._pool.write(prune, now, self.options, 500)
             gone += dropped
         return gone
 
@@ -119,11 +119,11 @@ _AGREEMENTS = {
     "SELECT id FROM keys LEFT JOIN digests ON key = number GROUP BY number HAVING count(digest) <> "
     "json_array_length(body, '$.secrets')": "key {}: not all of its secrets are found",
     "SELECT key FROM digests WHERE key NOT IN (SELECT number FROM keys)": "a secret of a key {} that is not there",
-    "SELECT key FROM seats WHERE key NOT IN (SELECT number FROM keys)": "a plan of a key {} that is not there",
-    "SELECT party FROM counts WHERE party NOT IN (SELECT party FROM records)": "the counts of party {} have no record",
-    "SELECT party FROM records WHERE party NOT IN (SELECT party FROM counts)": "the record of party {} has no counts",
-    "SELECT party FROM counts WHERE party < 1 << 61 AND party NOT IN (SELECT number FROM keys UNION ALL "
-    "SELECT -number FROM accounts)": "counts of a party {} that is not there",
+    "SELECT key FROM key_plans WHERE key NOT IN (SELECT number FROM keys)": "a plan of a key {} that is not there",
+    "SELECT subject FROM counts WHERE subject NOT IN (SELECT subject FROM records)": "the counts of subject {} have no record",
+    "SELECT subject FROM records WHERE subject NOT IN (SELECT subject FROM counts)": "the record of subject {} has no counts",
+    "SELECT subject FROM counts WHERE subject < 1 << 61 AND subject NOT IN (SELECT number FROM keys UNION ALL "
+    "SELECT -number FROM accounts)": "counts of a subject {} that is not there",
 }  # fmt: skip
 
 
@@ -131,11 +131,11 @@ def _problems(db: sqlite3.Connection) -> list[str]:
     found = [text for (text,) in db.execute("PRAGMA integrity_check") if text != "ok"]
     for query, text in _AGREEMENTS.items():
         found += [text.format(who) for (who,) in db.execute(query)]
-    for (party,) in db.execute("SELECT party FROM records").fetchall():
+    for (subject,) in db.execute("SELECT subject FROM records").fetchall():
         try:
-            load(db, party)
+            load(db, subject)
         except (ValueError, TypeError, LookupError, struct.error):
-            found.append(f"the record of party {party} cannot be read")
+            found.append(f"the record of subject {subject} cannot be read")
     return found
 
 

@@ -13,7 +13,7 @@ from ...key import ApiKey
 from ...ledger.sync import Ledger
 from ...limit import Quota, Throttle
 from ...plan import UsagePlan
-from ...standing import LimitStatus
+from ...status import LimitStatus
 
 DAYS = 35
 """The days of the chart: as long as daily usage is kept by default."""

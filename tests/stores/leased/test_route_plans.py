@@ -2,28 +2,28 @@
 
 import pytest
 
-from simulation_courses import World, simulate
 from simulation_leases import caught, plant
+from simulation_route_plans import World, simulate
 
-LEASES, HOLDING, INDEX = "rule/leases.py", "stores/leased/holder.py", "stores/leased/index.py"
+LEASES, LEASE_HOLDER, INDEX = "rule/leases.py", "stores/leased/holder.py", "stores/leased/index.py"
 
 BUGS = {
     "an account's units are not given back": [(
-        LEASES, "for record in party.records():\n        lease = record.leases.get", "for record in party.records()[:1]:\n        lease = record.leases.get")],
+        LEASES, "for record in subject.records():\n        lease = record.leases.get", "for record in subject.records()[:1]:\n        lease = record.leases.get")],
     "a lease is remembered of the key alone": [(
-        LEASES, "for record in party.records():\n        until", "for record in party.records()[:1]:\n        until")],
-    "one unit's lease is taken to cover all": [(HOLDING, "        return all(\n            unit in self.units", "        return any(\n            unit in self.units")],
+        LEASES, "for record in subject.records():\n        until", "for record in subject.records()[:1]:\n        until")],
+    "one unit's lease is taken to cover all": [(LEASE_HOLDER, "        return all(\n            unit in self.units", "        return any(\n            unit in self.units")],
     "only one unit is spent": [(
-        HOLDING, "                self.spent[unit].total += units\n", "                self.spent[unit].total += units\n                break\n")],
+        LEASE_HOLDER, "                self.spent[unit].total += units\n", "                self.spent[unit].total += units\n                break\n")],
     "routes share a lease": [(INDEX, "place = (ref, request.api, request.route, kind)", "place = (ref, request.api, None, kind)")],
-    "what was used is told of one unit": [(HOLDING, "for unit, meter in self.spent.items() if meter.total}", "for unit, meter in list(self.spent.items())[:1] if meter.total}")],
+    "what was used is told of one unit": [(LEASE_HOLDER, "for unit, meter in self.spent.items() if meter.total}", "for unit, meter in list(self.spent.items())[:1] if meter.total}")],
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("bug", BUGS)
 def test_the_books_show(bug, tmp_path):
     """One planted bug, seen within some histories."""
-    package = plant(tmp_path, f"courses{list(BUGS).index(bug)}", BUGS[bug])
+    package = plant(tmp_path, f"route plans{list(BUGS).index(bug)}", BUGS[bug])
     assert caught(simulate, package, range(100)) is not None
 
 

@@ -1,4 +1,4 @@
-"""Leases of many courses in a simulated world: several units, routes, accounts, plans; nothing is lost on the way.
+"""Leases of many route plans in a simulated world: several units, routes, accounts, plans; nothing is lost on the way.
 
 Where ``simulation_leases`` has one limit and a network that loses messages and processes, here is all else that a plan
 may say, and a network that loses nothing. So the books are strict: after every step each meter of each key and account
@@ -75,9 +75,9 @@ class Holder:
             self.store = package.LeasedStore(Line(world), **options)
             self.ledger = package.Ledger(self.store, clock=self.clock)
 
-    def purses(self):
-        for holding in self.store._holdings.values():
-            yield from (holding.purse, holding.spare)
+    def leases(self):
+        for lease_holder in self.store._lease_holders.values():
+            yield from (lease_holder.lease, lease_holder.next_lease)
 
 
 class World:
@@ -176,7 +176,7 @@ class World:
     def leave(self, holder):
         ledger = self.at(holder)
         self.run(ledger.aclose()) if self.loop else ledger.close()
-        assert all(purse.idle for purse in holder.purses()), "left, and holds or owes something"
+        assert all(held_lease.idle for held_lease in holder.leases()), "left, and holds or owes something"
 
     def do_plan(self):
         number = self.random.randrange(len(PLANS))
@@ -198,7 +198,7 @@ class World:
         self.enabled ^= {key}
 
     def do_rotate(self):
-        """The old secret stays good for a minute; whoever presents it is another holding of the same key."""
+        """The old secret stays good for a minute; whoever presents it is another lease holder of the same key."""
         key = self.random.choice(list(KEYS))
         self.secrets[key] = self.run(self.at(self.somebody()).rotate_key(key, overlap=60 * SECOND)).secret
 
@@ -266,19 +266,23 @@ class World:
     def records(self):
         """(name in the books, record) of keys and accounts; a key alone in its account has but its own."""
         for key in KEYS:
-            seat = self.shared.rooms[key].seat
-            if seat.room is not None:
-                seat.room.hand_back()
-            if seat.record is not None:
-                yield key, seat.record
-            if seat.account is not None and seat.account.record is not None:
-                yield f"account {KEYS[key]}", seat.account.record
+            key_entry = self.shared.rooms[key].key_entry
+            if key_entry.room is not None:
+                key_entry.room.flush()
+            if key_entry.record is not None:
+                yield key, key_entry.record
+            if key_entry.account is not None and key_entry.account.record is not None:
+                yield f"account {KEYS[key]}", key_entry.account.record
 
     def unspent(self, lease, number, takes):
         """What is left of a lease, by meter."""
-        for purse in (purse for holder in self.holders for purse in holder.purses()):
-            if (purse.name, purse.number) == (lease, number) and (purse.open or purse.due):
-                used = {unit: meter.total for unit, meter in purse.spent.items()} if purse.open else purse.used
+        for held_lease in (held_lease for holder in self.holders for held_lease in holder.leases()):
+            if (held_lease.name, held_lease.number) == (lease, number) and (held_lease.open or held_lease.due):
+                used = (
+                    {unit: meter.total for unit, meter in held_lease.spent.items()}
+                    if held_lease.open
+                    else held_lease.used
+                )
                 break
         else:
             raise AssertionError(f"lease {lease, number} is nobody's")

@@ -43,7 +43,7 @@ def _stand(
         if plan is None:
             continue
         for limit in filter(told, model.limits(plan, route)):
-            alone = model.weigh(key, plan, of, route, {limit.spec.unit: 1}, at, [limit])
+            alone = model.evaluate(key, plan, of, route, {limit.spec.unit: 1}, at, [limit])
             name, used, remaining, resets_at = alone.limits[0]
             if isinstance(limit.spec, Throttle):
                 extra, over = 0, max(0, used - (limit.spec.burst if limit.spec.rate else 0))

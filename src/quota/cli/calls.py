@@ -17,7 +17,7 @@ from ..limit import Quota
 from ..operations.shape import DEFAULT
 from ..operations.usage import UsageRecord
 from ..plan import UsagePlan
-from ..standing import LimitStatus
+from ..status import LimitStatus
 from .charts import daily
 from .common import (
     REFUSED,

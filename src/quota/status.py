@@ -9,8 +9,8 @@ from typing import Any
 import attrs
 
 from .clock import to_datetime
-from .key import Subject
-from .rule.limits import Line, QuotaLine, Standing
+from .key import KeyOrCaller
+from .rule.limits import CompiledLimit, CompiledQuota, LimitState
 
 
 @attrs.frozen(slots=False)  # every answer that is read makes some: with slots it takes twice as long
@@ -52,26 +52,26 @@ _window_end = lru_cache(maxsize=256)(to_datetime)
 """Windows' ends: the same for all calls of a window."""
 
 
-def status_at(line: Line, used: int, extra: int, resets_at: int, holder: str) -> LimitStatus:
+def status_at(limit: CompiledLimit, used: int, extra: int, resets_at: int, holder: str) -> LimitStatus:
     """A limit as users see it after an admission."""
-    left = line.limit + extra - used
-    end = _window_end(resets_at) if isinstance(line, QuotaLine) else to_datetime(resets_at)
+    left = limit.limit + extra - used
+    end = _window_end(resets_at) if isinstance(limit, CompiledQuota) else to_datetime(resets_at)
     status = _new(LimitStatus)
     fields = {
-        "name": line.name, "unit": line.unit, "limit": line.limit, "used": used, "remaining": max(0, left),
-        "resets_at": end, "window": line.length, "holder": holder, "extra": extra, "over": -left if left < 0 else 0,
+        "name": limit.name, "unit": limit.unit, "limit": limit.limit, "used": used, "remaining": max(0, left),
+        "resets_at": end, "window": limit.length, "holder": holder, "extra": extra, "over": -left if left < 0 else 0,
         "retry_at": None,
     }  # fmt: skip
     object.__setattr__(status, "__dict__", fields)  # at once: an ``__init__`` takes three times as long
     return status
 
 
-def status_of(standing: Standing, key: Subject | None) -> LimitStatus:
+def status_of(state: LimitState, key: KeyOrCaller | None) -> LimitStatus:
     """A standing of a key's limit as users see it."""
-    line, retry_at = standing.line, standing.retry_at
-    left = line.limit + standing.extra - standing.used
+    limit, retry_at = state.limit, state.retry_at
+    left = limit.limit + state.extra - state.used
     return LimitStatus(
-        line.name, line.unit, line.limit, standing.used, max(0, left), to_datetime(standing.resets_at), line.length,
-        holder="" if key is None else key.account if line.shared else key.id, extra=standing.extra, over=max(0, -left),
+        limit.name, limit.unit, limit.limit, state.used, max(0, left), to_datetime(state.resets_at), limit.length,
+        holder="" if key is None else key.account if limit.shared else key.id, extra=state.extra, over=max(0, -left),
         retry_at=None if retry_at is None else to_datetime(retry_at),
     )  # fmt: skip

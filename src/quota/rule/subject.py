@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from ..errors import ClockSkew
 from .entries import ThrottleRef
-from .limits import Course, Line, Terms
+from .limits import CompiledLimit, RoutePlan, StoreOptions
 from .record import Record
 
 
-class Party:
+class Subject:
     """The records that one key's calls charge: its own, and its account's when other keys share it.
 
     They are the request's own, to be changed as it goes: decoded for it, or copies. ``changed``: what became of them
@@ -26,30 +26,30 @@ class Party:
     def records(self) -> tuple[Record, ...]:
         return (self.key,) if self.account is None else (self.key, self.account)
 
-    def holder(self, line: Line) -> Record:
-        return self.record(shared=line.shared)
+    def record_of(self, limit: CompiledLimit) -> Record:
+        return self.record(shared=limit.shared)
 
     def record(self, *, shared: bool) -> Record:
         return self.account if shared and self.account is not None else self.key
 
-    def instant(self, now: int, terms: Terms) -> int:
+    def instant(self, now: int, options: StoreOptions) -> int:
         """``now``, or the latest instant recorded: time never runs backwards.
 
         Raises:
             ClockSkew: when ``now`` is further behind than ``max_skew``, or before what is still remembered.
         """
         for record in self.records():
-            if now < record.at - terms.max_skew:
+            if now < record.at - options.max_skew:
                 raise ClockSkew(now, record.at)
             now = max(now, record.at)
             if now < record.floor:
                 raise ClockSkew(now, record.floor)
         return now
 
-    def places(self, course: Course, unit: str) -> tuple[ThrottleRef, ...]:
+    def throttle_refs(self, route_plan: RoutePlan, unit: str) -> tuple[ThrottleRef, ...]:
         """The throttles of the plan that the key was charged under last."""
-        meter = self.key.meter(course.api, "", unit)
-        return meter.places if meter is not None else ()
+        meter = self.key.meter(route_plan.api, "", unit)
+        return meter.throttle_refs if meter is not None else ()
 
     def keep(self, now: int) -> None:
         """Have what becomes of the records written, as changed at ``now``."""
