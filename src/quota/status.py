@@ -67,7 +67,7 @@ def status_at(limit: CompiledLimit, used: int, extra: int, resets_at: int, holde
 
 
 def status_of(state: LimitState, key: KeyOrCaller | None) -> LimitStatus:
-    """A standing of a key's limit as users see it."""
+    """The state of a key's limit as users see it."""
     limit, retry_at = state.limit, state.retry_at
     left = limit.limit + state.extra - state.used
     return LimitStatus(

@@ -38,7 +38,8 @@ def lease_(request: Request, entry: Entry | None, subject: Subject | None, optio
             if lease.number == lease_request.number
             else None
         )
-        # A lease that is not handed out again is given back by its next lease request; whether this one is late, nobody can tell.
+        # A lease that is not handed out again is given back by its next lease request; whether this one is late, nobody
+        # can tell.
         return (
             _leased(subject, route_plan, units, lease.taken_at, now, options, entry.key, plan)
             if units
@@ -60,7 +61,8 @@ def lease_(request: Request, entry: Entry | None, subject: Subject | None, optio
 
 
 def _leased(
-    subject: Subject, route_plan: RoutePlan, units: Mapping[str, int], at: int, now: int, options: StoreOptions, key: KeyOrCaller,
+    subject: Subject, route_plan: RoutePlan, units: Mapping[str, int], at: int, now: int, options: StoreOptions,
+    key: KeyOrCaller,
     plan: UsagePlan,
 ) -> LeaseGrant:  # fmt: skip
     """A lease, and where the limits stand with it."""

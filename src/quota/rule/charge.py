@@ -18,9 +18,9 @@ plan's own quotas count every call all along. A route's throttle begins at the l
 and where it goes, what it let through is poured into the plan's.
 
 *Time* never runs backwards for a record. What is due at an instant (holds that lapse, days that end, windows that roll)
-is settled first, on records that are the request's own: its store writes what became of them only where the subject says
-that it changed. So a refusal changes nothing, but for one that is the first to find the key's throttles changed, from
-which on they drain as the new plan has it.
+is settled first, on records that are the request's own: its store writes what became of them only where the subject
+says that it changed. So a refusal changes nothing, but for one that is the first to find the key's throttles changed,
+from which on they drain as the new plan has it.
 """
 
 from __future__ import annotations

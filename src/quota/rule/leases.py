@@ -82,7 +82,7 @@ def give_back(subject: Subject, lease_request: LeaseRequest, now: int, *, last: 
 
 
 def granted(subject: Subject, lease: Lease, route_plan: RoutePlan, now: int) -> dict[str, int] | None:
-    """The units of a lease that may be spent from now on, of an advanced subject: its lease request comes again, or it is renewed.
+    """The units of a lease that may be spent from now on, of an advanced subject: it is asked for again, or renewed.
 
     None when they are for windows or meters that are not now's, or when a limit was lowered below what it counts.
     """
@@ -166,9 +166,9 @@ def affordable(
 ) -> dict[str, int] | None:
     """The units to lease for calls like this one, from an advanced subject; None where each call goes by itself.
 
-    Of every limit: at most the lease request's part of ``share``, what is left of all holders' share, and half of this holder's
-    part of what is free, so that leases shrink as the free amount does and the last units are handed out one by one.
-    Never across an alert's threshold: the call that crosses it is charged by itself, and told.
+    Of every limit: at most the lease request's part of ``share``, what is left of all holders' share, and half of this
+    holder's part of what is free, so that leases shrink as the free amount does and the last units are handed out one
+    by one. Never across an alert's threshold: the call that crosses it is charged by itself, and told.
     """
     units = {unit: lease_request.calls * n for unit, n in takes.items() if n}
     for limit, reading, extra, _ in read(subject, route_plan, now):

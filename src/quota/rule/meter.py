@@ -1,7 +1,8 @@
 """What a record counts of one unit: plain mutable data and its encoded form.
 
 A *meter* counts every unit taken of one (api, route, unit), under whatever plan; a quota's *window* remembers what its
-meter read when the window began. So ``used = meter.total - window.base``, and no change of plan can lose or mint a unit.
+meter read when the window began. So ``used = meter.total - window.base``, and no change of plan can lose or mint a
+unit.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ class Window(NamedTuple):
 class Bucket:
     """One throttle's level at ``at``, in units times ``scale``, falling by ``drain`` each microsecond.
 
-    ``shared_level``: how much of the level at ``since`` another bucket holds as well: what it began with, or has passed on.
+    ``shared_level``: how much of the level at ``since`` another bucket holds as well: what it began with, or has passed
+    on.
     """
 
     __slots__ = ("at", "drain", "level", "name", "scale", "shared_level", "since")
@@ -82,8 +84,8 @@ class Meter:
 
     ``days``: a day, what was read as it began, the next day on which something was used, and so on. ``rows``: a quota,
     then four numbers for each of these days that is over: which, its limit, units used in its window and since when.
-    ``throttle_refs``: of the unit's throttles in the plan that the key was last charged under; on its own meter of no route.
-    Lists of these are never changed but replaced, so that copies share them.
+    ``throttle_refs``: of the unit's throttles in the plan that the key was last charged under; on its own meter of no
+    route. Lists of these are never changed but replaced, so that copies share them.
     """
 
     __slots__ = (
@@ -193,7 +195,8 @@ class Meter:
         """Return all but its days that are over, which the record has with the others'."""
         return [
             self.api, self.route, self.unit, self.total, self.minute, self.hour, self.readings(),
-            self.windows, [bucket.encode() for bucket in self.buckets], *([self.throttle_refs] if self.throttle_refs else ()),
+            self.windows, [bucket.encode() for bucket in self.buckets],
+            *([self.throttle_refs] if self.throttle_refs else ()),
         ]  # fmt: skip
 
     @classmethod
@@ -228,7 +231,7 @@ class Meter:
         ]  # fmt: skip
         more: list[Step] = [
             (setattr, self, field, after)
-            for field in ("windows", "days", "rows", "places")
+            for field in ("windows", "days", "rows", "throttle_refs")
             if getattr(self, field) is not (after := getattr(new, field))
         ]  # fmt: skip
         if [bucket.kind() for bucket in self.buckets] != [bucket.kind() for bucket in new.buckets]:

@@ -74,7 +74,8 @@ def _as_tight(new: CompiledThrottle, old: ThrottleRef) -> bool:
 
 
 def _joined(
-    subject: Subject, api: str, limit: CompiledThrottle, before: Mapping[str, list[_Former]], dropped: list[list[_Former]],
+    subject: Subject, api: str, limit: CompiledThrottle, before: Mapping[str, list[_Former]],
+    dropped: list[list[_Former]],
     now: int,
 ) -> tuple[int, int]:  # fmt: skip
     """One throttle under another plan: its bucket's level, and how much of a route's no other bucket holds.

@@ -346,8 +346,23 @@ def test_a_newer_schema_is_refused_by_its_number(path):
         db.execute("PRAGMA user_version = 99")
     db.close()
     before = Path(path).read_bytes()
-    unavailable(lambda: ledger.consume(secret), path, "99", "2")
+    unavailable(lambda: ledger.consume(secret), path, "99", "3")
     unavailable(ledger.list_plans, path, "99")
+    assert Path(path).read_bytes() == before
+    ledger.close()
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_schema_that_was_never_released_is_refused_by_its_number(path, version):
+    """Its tables had other names: it is neither read nor touched."""
+    ledger, _, secret = ledger_on(path)
+    ledger.close()
+    with sqlite3.connect(path) as db:
+        db.execute(f"PRAGMA user_version = {version}")
+    db.close()
+    before = Path(path).read_bytes()
+    unavailable(lambda: ledger.consume(secret), path, f"version {version}, which was never released")
+    unavailable(ledger.store.migrate, path, f"version {version}, which was never released")
     assert Path(path).read_bytes() == before
     ledger.close()
 

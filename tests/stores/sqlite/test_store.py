@@ -210,7 +210,7 @@ def test_check_finds_what_is_wrong(path):
         db.execute("DELETE FROM digests")
         db.execute("INSERT INTO digests VALUES (x'00', 77)")
         db.execute("INSERT INTO counts VALUES (78, 1, x'00')")
-        db.execute("INSERT INTO key_plans VALUES (79, '', 1)")
+        db.execute("INSERT INTO key_plans VALUES (79, '', 1, '')")
     db.close()
     found = ledger.store.check()
     assert len(found) == 6, found

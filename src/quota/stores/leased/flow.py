@@ -1,7 +1,7 @@
 """The steps of the leased store: what it asks of the shared store, as generators that a thread or a task drives.
 
 Each yields (method, arguments) of the shared store and is sent its answer. Whoever drives one holds the gate of its
-holding, so that a lease holder asks one thing at a time.
+lease holder, so that a lease holder asks one thing at a time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FIRST = 16
 """How many calls the first lease of a busy key covers; the next ones four times as many, while they are used up."""
 _MOST_CALLS = 2**40
 _LONGEST = 64
-"""The most calls that go by themselves between two lease requests that are not worth it: a limit is small, or nearly spent."""
+"""The most calls that go by themselves between two vain requests for a lease: a limit is small, or nearly spent."""
 
 
 _PEEKED = "peek"
@@ -187,7 +187,7 @@ class Leasing(LeasedDirectory):
     def _lease_request(
         self, lease_holder: LeaseHolder, lease: HeldLease, request: Request, *, only: bool = False
     ) -> Flow[Decision | None]:
-        """One lease request, and what comes of it. An answer that is lost leaves all as it is: the same lease request is sent again."""
+        """One lease request, and what comes of it. A lost answer leaves all as it is: the same is sent again."""
         epoch = self._epoch
         self._asking.add(lease_holder)
         try:

@@ -1,4 +1,4 @@
-"""What a process holds of one key on one route plan, and how it spends that by itself: no I/O, under the caller's lock."""
+"""Leases of one key on one route plan, and how a process spends them: no I/O, under the caller's lock."""
 
 from __future__ import annotations
 
@@ -278,13 +278,13 @@ def sooner(decision: Decision, until: int) -> Decision:
 
 
 class LeaseHolder:
-    """One presented secret (or key) on one route plan with one set of units: two leases, so that one may be filled ahead.
+    """One presented secret (or key) on one route plan with one set of units: two leases, so that one is filled ahead.
 
-    ``rest`` guards what is spent. ``gate`` is held by whoever asks the store on behalf of the lease holder. ``calls``: how
-    many calls the next lease should cover; 0 while the key is used too seldom. ``last``: when the store was asked.
-    ``failed``: when it could not be filled ahead.
-    ``patience``: after how many calls to lease request for a lease again, as the last was not worth it; ``waited``: so far.
-    ``overtaken``: a change was made while the store was asked, so that a lease that comes of it is not for spending.
+    ``rest`` guards what is spent. ``gate`` is held by whoever asks the store on behalf of the lease holder. ``calls``:
+    how many calls the next lease should cover; 0 while the key is used too seldom. ``last``: when the store was asked.
+    ``failed``: when it could not be filled ahead. ``patience``: after how many calls to lease request for a lease
+    again, as the last was not worth it; ``waited``: so far. ``overtaken``: a change was made while the store was asked,
+    so that a lease that comes of it is not for spending.
     """
 
     __slots__ = (

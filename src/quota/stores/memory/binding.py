@@ -22,7 +22,7 @@ MOST_SHAPES = 4096
 
 
 class Shapes:
-    """The shapes of one plan. ``common``: by route plan and the units that are missing; ``own``: others, while in use."""
+    """The shapes of one plan. ``common``: by route plan and missing units; ``own``: others, while in use."""
 
     __slots__ = ("common", "own")
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from ..texts import text_beside
 
-VERSION = 2
-"""Of the tables and functions together; a later one is refused by name, an earlier one is brought up to date."""
+VERSION = 3
+"""Of the tables and functions together; a later one is refused, and an earlier one, which was never released."""
 
 TABLES = text_beside(__package__, "schema.sql")
 

@@ -1,8 +1,8 @@
 """Many machines, durable: PostgreSQL by psycopg 3, one call of a server-side function per decision. Exact.
 
 A namespace is a schema: ``directory`` has the keys, plans and accounts and the stamps that tell whether a copy of one
-is fresh, ``records`` what plain charges move, ``bodies`` the encoded records, ``remembered`` the remembered requests. The
-functions beside them are the store's, made and brought up to date with the tables.
+is fresh, ``records`` what plain charges move, ``bodies`` the encoded records, ``remembered`` the remembered requests.
+The functions beside them are the store's, made and brought up to date with the tables.
 """
 
 from __future__ import annotations

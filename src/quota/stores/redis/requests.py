@@ -39,7 +39,7 @@ from ..texts import to_json
 from .scripts import COMMIT, DECIDE, LOOK, PAGE, READ, RELEASE
 from .wire import Call, command, pack, run
 
-FORMAT = "2"
+FORMAT = "3"
 """Of everything that is stored; another one is refused rather than misread."""
 
 _REMOVALS = ("ZREM", "HDEL", "DEL", "RENAME")

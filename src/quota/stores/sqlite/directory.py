@@ -83,7 +83,8 @@ class Directory:
 
     def _plans(self, db: Connection, number: int) -> list[UsagePlan]:
         rows = db.execute(
-            "SELECT plans.body FROM key_plans JOIN plans ON plans.number = key_plans.plan WHERE key = ? ORDER BY key_plans.api",
+            "SELECT plans.body FROM key_plans JOIN plans ON plans.number = key_plans.plan WHERE key = ? "
+            "ORDER BY key_plans.api",
             (number,),
         )  # fmt: skip
         return [self._decode_plan(body) for (body,) in rows]

@@ -1,4 +1,4 @@
-"""The SQLite store's records: what plain charges move is packed small, the rest is JSON; remembered requests have their own rows."""
+"""The SQLite store's records: what plain charges move is packed, the rest is JSON; remembered requests lie apart."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def unpack(record: Record, moving: Moving) -> None:
 
 
 def encode_body(record: Record) -> str:
-    """Encode everything else, but for remembered requests: equal as long as nothing but plain charges changed the record."""
+    """Encode all else but remembered requests: equal as long as nothing but plain charges changed the record."""
     data = record.encode()
     data[0] = 0
     data[8] = None
@@ -80,7 +80,7 @@ def encode_body(record: Record) -> str:
 
 
 class LoadedRecord:
-    """One subject's record as it was found: its row's version, what was packed, its body; all None when there is none."""
+    """One subject's record as found: its row's version, what was packed, its body; all None when there is none."""
 
     __slots__ = ("body", "moving", "record", "subject", "version")
 
@@ -151,7 +151,7 @@ def touch(db: Connection, subject: int) -> None:
 
 
 def fetch_remembered(db: Connection, subject: int, request: Request, record: Record) -> None:
-    """Let a record know the remembered requests that a request may ask about: its own, and the refunds that bear on it."""
+    """Load what a request may ask about: what is remembered under its id, and the refunds that bear on it."""
     refund = request.id if request.op == "refund" else None
     if request.request_id is not None:
         row = _remembered(db, subject, f"q{request.request_id}")
@@ -186,7 +186,7 @@ def keep_remembered(db: Connection, subject: int, remembered: Iterable[tuple[str
 
 
 def prune(db: Connection, now: int, options: StoreOptions, most: int = 2) -> tuple[int, int]:
-    """Look over the records and remembered requests that should be dead first, ``most`` of each. Return how many, and how many went.
+    """Look over the records and remembered requests that should be dead first. Return how many, and how many went.
 
     What lies dead for two windows is forgotten behind the floor: a call from before it is refused an answer.
     """

@@ -21,13 +21,13 @@ _TABLES = text_beside(__package__, "tables.sql")
 
 
 def _create(db: sqlite3.Connection) -> None:
-    """Make version 1.
+    """Make version 3.
 
     ``keys``, ``digests``, ``plans`` and ``key_plans`` (which key is on which plan) are the directory; ``accounts`` are
     those that several keys share. A subject is a key's number or, negative, an account's. ``counts`` holds what plain
-    charges move, small and apart from ``records``, the rest of what is remembered of a subject; ``remembered`` are remembered
-    requests and refunds. ``version`` and ``plans`` are drawn anew whenever anything but a plain charge changed a subject
-    or its directory entry, or any plan: a process's copy is fresh while they stand.
+    charges move, small and apart from ``records``, the rest of what is remembered of a subject; ``remembered`` are
+    remembered requests and refunds. ``version`` and ``plans`` are drawn anew whenever anything but a plain charge
+    changed a subject or its directory entry, or any plan: a process's copy is fresh while they stand.
     """
     for statement in _TABLES.split(";"):
         if statement.strip():
@@ -35,15 +35,14 @@ def _create(db: sqlite3.Connection) -> None:
     db.execute("INSERT INTO ledger VALUES (1, ?, 0)", (new_number(),))
 
 
-def _list(db: sqlite3.Connection) -> None:
-    """Make version 2: keys are listed in the order of their ids, all of them or those of a plan or an account."""
-    db.execute("ALTER TABLE key_plans ADD COLUMN id TEXT NOT NULL DEFAULT ''")
-    db.execute("UPDATE key_plans SET id = coalesce((SELECT keys.id FROM keys WHERE number = key), '')")
-    db.execute("CREATE INDEX key_plans_by_plan ON key_plans (plan, id)")
-    db.execute("CREATE INDEX keys_by_owner ON keys (coalesce(account, id), id)")
+def _unreleased(_: sqlite3.Connection) -> None:
+    """Make nothing: tables of versions that were never released had other names, and such a file is refused."""
 
 
-STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (_create, _list)
+UNRELEASED = 3
+"""The first version that is read."""
+
+STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (_unreleased, _unreleased, _create)
 """Functions that make each version of the schema out of the one before; their number is this version."""
 
 
@@ -51,7 +50,7 @@ def read_version(db: sqlite3.Connection, path: str) -> int:
     """Read, inside a transaction, the schema's version in a file that is ours; 0 in an empty one.
 
     Raises:
-        StoreUnavailable: a database of something else, or of a newer quota.
+        StoreUnavailable: a database of something else, of a newer quota, or of one before the first release.
     """
     (application,) = db.execute("PRAGMA application_id").fetchone()
     (version,) = db.execute("PRAGMA user_version").fetchone()
@@ -59,6 +58,10 @@ def read_version(db: sqlite3.Connection, path: str) -> int:
         if version > len(STEPS):
             raise StoreUnavailable(
                 f"{path} is of schema version {version}, this quota knows versions up to {len(STEPS)}; {NOTHING}"
+            )
+        if version < UNRELEASED:
+            raise StoreUnavailable(
+                f"{path} is of schema version {version}, which was never released: begin a new file; {NOTHING}"
             )
         return int(version)
     (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()

@@ -72,7 +72,7 @@ class SQLiteStore(Decisions):
         self._clock = clock
 
     def prune(self) -> int:
-        """Drop what is dead by now. Return how many records and remembered requests. It goes by itself too, bit by bit."""
+        """Drop the records and remembered requests that are dead. Return how many. It goes by itself too."""
         gone, looked, now = 0, 1, self._clock()
         while looked:
             looked, dropped = self._pool.write(prune, now, self.options, 500)
@@ -120,8 +120,10 @@ _AGREEMENTS = {
     "json_array_length(body, '$.secrets')": "key {}: not all of its secrets are found",
     "SELECT key FROM digests WHERE key NOT IN (SELECT number FROM keys)": "a secret of a key {} that is not there",
     "SELECT key FROM key_plans WHERE key NOT IN (SELECT number FROM keys)": "a plan of a key {} that is not there",
-    "SELECT subject FROM counts WHERE subject NOT IN (SELECT subject FROM records)": "the counts of subject {} have no record",
-    "SELECT subject FROM records WHERE subject NOT IN (SELECT subject FROM counts)": "the record of subject {} has no counts",
+    "SELECT subject FROM counts WHERE subject NOT IN (SELECT subject FROM records)":
+        "the counts of subject {} have no record",
+    "SELECT subject FROM records WHERE subject NOT IN (SELECT subject FROM counts)":
+        "the record of subject {} has no counts",
     "SELECT subject FROM counts WHERE subject < 1 << 61 AND subject NOT IN (SELECT number FROM keys UNION ALL "
     "SELECT -number FROM accounts)": "counts of a subject {} that is not there",
 }  # fmt: skip

@@ -4,8 +4,10 @@ CREATE TABLE plans (id TEXT PRIMARY KEY, number INTEGER NOT NULL UNIQUE, api TEX
 CREATE TABLE keys (number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, account TEXT, body TEXT NOT NULL);
 CREATE INDEX keys_by_account ON keys (account) WHERE account IS NOT NULL;
 CREATE TABLE digests (digest BLOB PRIMARY KEY, key INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE key_plans (key INTEGER NOT NULL, api TEXT NOT NULL, plan INTEGER NOT NULL, PRIMARY KEY (key, api))
-    WITHOUT ROWID;
+CREATE INDEX keys_by_owner ON keys (coalesce(account, id), id);
+CREATE TABLE key_plans (key INTEGER NOT NULL, api TEXT NOT NULL, plan INTEGER NOT NULL, id TEXT NOT NULL,
+    PRIMARY KEY (key, api)) WITHOUT ROWID;
+CREATE INDEX key_plans_by_plan ON key_plans (plan, id);
 CREATE TABLE accounts (number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE);
 CREATE TABLE counts (subject INTEGER PRIMARY KEY, version INTEGER NOT NULL, moving NOT NULL);
 CREATE TABLE records (subject INTEGER PRIMARY KEY, dead_at INTEGER NOT NULL, body TEXT NOT NULL);
