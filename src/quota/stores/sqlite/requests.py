@@ -46,9 +46,9 @@ _SWAP = (
     "UPDATE counts SET moving = ? WHERE subject = ? AND version = ? AND moving = ? AND (SELECT plans FROM ledger) = ?"
 )
 _SWAP_BOTH = (
-    "UPDATE counts SET moving = CASE subject WHEN ?2 THEN ?1 ELSE ?5 END WHERE subject IN (?2, ?6) AND (SELECT count(*) "
-    "FROM counts, ledger WHERE plans = ?9 AND (subject = ?2 AND version = ?3 AND moving = ?4 OR subject = ?6 "
-    "AND version = ?7 AND moving = ?8)) = 2"
+    "UPDATE counts SET moving = CASE subject WHEN ?2 THEN ?1 ELSE ?5 END WHERE subject IN (?2, ?6) AND "
+    "(SELECT count(*) FROM counts, ledger WHERE plans = ?9 AND (subject = ?2 AND version = ?3 AND moving = ?4 "
+    "OR subject = ?6 AND version = ?7 AND moving = ?8)) = 2"
 )
 
 _shape = lru_cache(1024)(Shape)
