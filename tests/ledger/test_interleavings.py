@@ -31,6 +31,7 @@ from quota.errors import ClockSkew, PlanConflict, RequestMismatch, ReservationCl
 from quota.operations.headroom import SeveralMeters, Told
 from quota.rule.subject import Subject
 from quota.stores.memory import MemoryStore
+from quota.stores.memory.directory import Directory
 from quota.stores.memory.one_meter import Asked, OneMeter
 from receipts import check_receipts
 from scheduler import Deadlock
@@ -939,7 +940,7 @@ PLANTED = {
         ["rotate_with_overlap", "enable_what_is_enabled", "disable"],
     ),
     "a fast path left open": (
-        (MemoryStore, "_split", {"first.room.invalidate()": "pass"}),
+        (Directory, "_split", {"first.room.invalidate()": "pass"}),
         ["a_second_key_joins"],
     ),
     "a headroom's record not compared": (

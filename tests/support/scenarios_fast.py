@@ -39,6 +39,13 @@ def a_route_of_its_own_is_never_served_as_another(q):
     assert not ledger.consume(key, route="/other")
 
 
+def a_hot_count_is_seen_where_a_route_has_its_own(q):
+    ledger, _, key, _ = _ledger(q, "99/day", routes={"/r": "50/hour"})
+    routes = (None, "/r", None, None, "/r", "/r", None, "/r", None)
+    assert [ledger.consume(key, route=route).limits[0].used for route in routes] == list(range(1, 10))
+    assert _standing(ledger, key) == {"requests/day": 9}
+
+
 def a_hot_count_is_seen_by_every_other_call(q):
     ledger, clock, key, secret = _ledger(q, "9/day", alerts=())
     for _ in range(3):
@@ -49,6 +56,7 @@ def a_hot_count_is_seen_by_every_other_call(q):
     held = ledger.reserve(key, 2, ttl=HOUR)
     assert ledger.consume(secret).limits[0].used == 7
     held.cancel()
+    assert [ledger.refund(ledger.peek(secret)) for _ in range(2)] == [0, 0]
     last = ledger.consume(secret)
     assert last.limits[0].used == 6
     assert ledger.refund(last) == 1
