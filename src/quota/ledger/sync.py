@@ -204,7 +204,7 @@ class Ledger:
         now = self._clock()
         kind = type(secret)
         ref: Any = secret.id if kind is ApiKey else digest(secret) if kind is str else _of(secret)  # type: ignore[union-attr, arg-type]
-        room = self._rooms.get(ref) if self._whole and request_id is None else None
+        room = self._rooms.get(ref) if request_id is None else None
         told = None if room is None else room.take(now, cost, api, route, address, scope, True)  # noqa: FBT003
         if told is not None:
             return told

@@ -76,6 +76,12 @@ class Shape:
         self._latest[name] = value
         return value
 
+    def serves(self, api: object, route: object) -> bool:
+        """Tell whether calls on a route of an api go this route plan; memory's headrooms say the same in line."""
+        if self.api != api:
+            return False
+        return self.route == route if self.route else route is None or unrouted(self.own, route)
+
     def amounts(self, takes: Mapping[str, int]) -> list[int] | None:
         """Return the units of a valid cost in order; None where one of them has no meter."""
         if any(units and unit not in self.units for unit, units in takes.items()):

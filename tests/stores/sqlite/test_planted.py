@@ -29,18 +29,25 @@ BUGS = {
     "a swap trusts a stale copy of a plan": ("stores/sqlite/requests.py", "AND (SELECT plans FROM ledger) = ?", "AND ?"),
     "a swap overwrites what others counted": ("stores/sqlite/requests.py", "AND moving = ? AND", "AND ? IS NOT NULL AND"),
     "a swap that was in vain stays in the copy": (
-        "stores/sqlite/requests.py", "        unpack(found.record, found.moving)  # type: ignore[arg-type] # a record", "        # a record"),
-    "a swap in vain is an answer": ("stores/sqlite/requests.py", ".rowcount == 1", ".rowcount >= 0"),
-    "a swap leaves the account out": ("stores/sqlite/requests.py", "copy is None or len(copy.found) > 1", "copy is None"),
-    "a lane remembers no request id": (
-        "stores/sqlite/requests.py", '!= "consume" or request.request_id is not None', '!= "consume"'),
-    "a swap refuses by a stale copy": (
-        "stores/sqlite/requests.py", "fresh = db.execute(_FRESH, (found.subject,)).fetchone() == known", "fresh = True"),
-    "a swap takes contention for a broken file": ("stores/sqlite/requests.py", "            if not is_busy(error):\n", "            if True:\n"),
-    "a charge is not written": ("stores/sqlite/requests.py", "                        db.execute(_MOVE, (one.moving, one.subject))\n", ""),
+        "stores/sqlite/requests.py", "            unpack(one.record, one.moving)  # type: ignore[arg-type] # a record", "            pass  # a record"),
+    "a swap in vain is an answer": ("stores/sqlite/requests.py", "if done == len(moved):", "if done >= 0:"),
+    "a swap leaves the account out": ("stores/sqlite/requests.py", "WHERE subject IN (?2, ?6) AND", "WHERE subject = ?2 AND ?6 AND"),
+    "a swap writes one count to both": ("stores/sqlite/requests.py", "WHEN ?2 THEN ?1 ELSE ?5 END", "WHEN ?5 THEN ?1 ELSE ?1 END"),
+    "a swap trusts a stale copy of an account": ("stores/sqlite/requests.py", "AND version = ?7 AND moving", "AND ?7 AND moving"),
+    "a swap overwrites what others counted on the account": (
+        "stores/sqlite/requests.py", "AND moving = ?8)) = 2", "AND ?8 NOTNULL)) = 2"),
+    "a swap for both trusts a stale copy of a key": ("stores/sqlite/requests.py", "AND version = ?3 AND moving", "AND ?3 AND moving"),
+    "a swap for both trusts a stale copy of a plan": ("stores/sqlite/requests.py", "WHERE plans = ?9 AND", "WHERE ?9 AND"),
+    "a headroom remembers no request id": (
+        "stores/sqlite/requests.py", 'if request.op == "consume" and request.request_id is None and barring is None',
+        'if request.op == "consume" and barring is None'),
+    "a headroom asks for no network": ("stores/sqlite/requests.py", " or barred(room.key, address, scope)", ""),
+    "a headroom asks for no network in a transaction": ("stores/sqlite/requests.py", " and barring is None", ""),
+    "a refusal or a look by a stale copy": ("stores/sqlite/requests.py", "return decision if self._stands(db) else None", "return decision"),
+    "a look takes another file for its own": ("stores/sqlite/pool.py", " or (patience <= 0 and writer.moved(self.path))", ""),
     "contention is taken for a broken file": ("stores/sqlite/schema.py", "return _code(error) in _BUSY", "return False"),
     "an undone transaction stays open": ("stores/sqlite/pool.py", 'writer.db.execute("ROLLBACK")', "pass"),
-    "an undone charge stays in the copy": ("stores/sqlite/requests.py", "self._copies.pop(self._at_work, None)", "pass"),
+    "an undone charge stays in the copy": ("stores/sqlite/requests.py", "self.rooms.pop(self._at_work, None)", "pass"),
     "an error commits what was done so far": ("stores/sqlite/pool.py", 'writer.db.execute("ROLLBACK")', 'writer.db.execute("COMMIT")'),
     "the turn is kept after an error": ("stores/sqlite/pool.py", "            try:\n                self.turn.give()\n            except",
                                         "            try:\n                pass\n            except"),
@@ -52,11 +59,10 @@ BUGS = {
     "what is pruned leaves no floor": ("stores/sqlite/records.py", "SET floor = max(floor, ?)", "SET floor = min(floor, ?)"),
     "what is alive is pruned": ("stores/sqlite/records.py", "if dead_at + options.max_skew > now:", "if False:"),
     "a record outlives its remembered requests' time by none": ("stores/sqlite/records.py", "dead_at = max(dead_at, remembered or 0)", "pass"),
-    "lanes outlive what the rule changed": ("stores/sqlite/requests.py", "            copy.lanes.clear()\n", "            pass\n"),
-    "a lane admits one unit too many": ("stores/sqlite/requests.py", "if total > calm and", "if total > calm + 1 and"),
-    "a lane's throttle is a unit too wide": ("stores/sqlite/requests.py", "if filled > burst and", "if filled > burst + scale and"),
-    "a lane forgets the throttle": ("stores/sqlite/requests.py", "            bucket.level, bucket.at = readings[place], now\n", ""),
-    "a lane does not note the minute": ("stores/sqlite/requests.py", "                record.turn_minute(now)\n", "                pass\n"),
+    "a headroom that another thread overtook counts": ("stores/sqlite/requests.py", "if room not in self.rooms or", "if"),
+    "a copy that another thread spoilt counts": (
+        "stores/sqlite/requests.py", " or self.decisions.rooms.get(self.ref) is not self", ""),
+    "headrooms outlive what the rule changed": ("stores/sqlite/requests.py", "            copy.rooms = ()\n", "            pass\n"),
     "a refusal settles the copy": ("stores/sqlite/requests.py", "[one.record.copy() for one in copy.found]", "[one.record for one in copy.found]"),
     "a removed file is made anew": ("stores/sqlite/pool.py", "if self._opened and not there:", "if False:"),
     "a newer file is read as though it were ours": ("stores/sqlite/schema.py", "if version > len(STEPS):", "if False:"),
@@ -184,6 +190,68 @@ def joined(world):
     assert count(here.consume(other)) == 5
     assert [count(there.consume(secret)) for _ in range(2)] == [6, 7]
     assert count(here.consume(other)) == 8
+
+
+def teamed(world):
+    """Of a key and its account: what another process changes on either, or of their plan, binds at once."""
+    here = world.ledger()
+    there = world.ledger(here.store.path)
+    here.add_plan(world.quota.UsagePlan("p", "20/day, 100/day by account as team"))
+    secret, other = [here.issue_key(name, "p", account="team", id=name).secret for name in ("one", "two")]
+    for number in range(1, 8):
+        assert [s.used for s in (there if number % 3 else here).consume(secret).limits] == [number, number]
+    here.consume(other)
+    assert [s.used for s in there.consume(secret).limits] == [8, 9]
+    for key, limit in (("one", "requests/day"), ("two", "team")):
+        here.set_remaining(key, limit, 0)
+        assert not there.consume(secret)
+        here.set_remaining(key, limit, 9)
+        assert there.consume(secret)
+    here.replace_plan(world.quota.UsagePlan("p", "5/day, 100/day by account as team"))
+    assert not there.consume(secret)
+    assert not there.peek(secret)
+
+
+def fenced(world):
+    """A key is used from its networks alone, however often it was."""
+    here, _ = world.with_key()
+    secret = here.issue_key("near", "p", networks=("10.0.0.0/8",)).secret
+    for _ in range(3):
+        assert here.consume(secret, address="10.1.1.1")
+    assert here.consume(secret, address="11.1.1.1").reason.value == "ADDRESS_NOT_ALLOWED"
+    assert here.peek(secret).reason.value == "ADDRESS_NOT_ALLOWED"
+    assert count(here.consume(secret, address="10.1.1.1")) == 4
+
+
+def overtaken(world):
+    """Another thread is first: it changes a record, or is interrupted in the middle of a charge."""
+    here, secret = world.with_key()
+    for _ in range(3):
+        here.consume(secret)
+    pool, steps = here.store._pool, world.module["sqlite.requests"]
+    swap, pack = pool.swap, steps.pack
+
+    def fail(record):
+        steps.pack = pack
+        raise MemoryError
+
+    def interrupted():
+        steps.pack = fail
+        try:
+            here.consume(secret, 5)
+        except MemoryError:
+            return
+
+    for first, used in ((lambda: here.consume(secret, request_id="r"), 5), (interrupted, 6)):
+
+        def later(*args, first=first, **options):
+            pool.swap = swap
+            elsewhere(first)
+            return swap(*args, **options)
+
+        here.consume(secret, 1) if used == 6 else None
+        pool.swap = later
+        assert count(here.consume(secret)) == used + (used == 6)
 
 
 def undone(world):
@@ -377,6 +445,15 @@ def gone(world):
     except world.quota.StoreUnavailable:
         pass
     assert not os.path.exists(here.store.path)
+    there, known = world.with_key()
+    there.consume(known)
+    for end in ("", "-wal", "-shm"):
+        os.unlink(there.store.path + end)
+    try:
+        there.peek(known)
+    except world.quota.StoreUnavailable:
+        return
+    raise AssertionError("what is no more was looked at")
 
 
 def versions(world):
@@ -397,7 +474,7 @@ def versions(world):
 
 
 HISTORIES = [
-    alone, bound, joined, undone, contended, forked, removed, pruned, laned, refused, gone, versions, powerless,
+    alone, bound, joined, teamed, fenced, overtaken, undone, contended, forked, removed, pruned, laned, refused, gone, versions, powerless,
 ]  # fmt: skip
 
 

@@ -77,6 +77,9 @@ class File:
     def peek(self):
         return self.ledger.peek(self.secret)
 
+    def look(self):
+        return self.ledger.list_keys()
+
     def close(self):
         self.ledger.close()
         return True
@@ -252,11 +255,11 @@ def test_turns_are_had_by_one_at_a_time_and_none_is_lost():
 
 
 PLANTED = {
-    "the turn of a thread, not of a call": (Pool, "swap_or_write", {"if self.turn.mine():": "if False:"}),
+    "the turn of a thread, not of a call": (Pool, "write", {"if self.turn.mine():": "if False:"}),
     "given back by anybody": (TurnLock, "give", {"if self.mine():": "if True:"}),
-    "whoever gave up goes on": (Pool, "_take_turn", {"if not self.turn": "if None is self.turn"}),
-    "given back once": (Pool, "swap_or_write", {"self.turn.give()  # an": "pass  # an"}),
-    "an open transaction is gone on with": (Pool, "swap_or_write", {"if writer is not None and writer.db.in_transaction:": "if False:"}),
+    "whoever gave up goes on": (Pool, "_write", {"if not self.turn": "if None is self.turn"}),
+    "given back once": (Pool, "_in_turn", {"self.turn.give()  # an": "pass  # an"}),
+    "an open transaction is gone on with": (Pool, "_write", {"if writer is not None and writer.db.in_transaction:": "if False:"}),
     "read for ever": (Pool, "read", {"self._give_back(reading, sound=sound)  # an": "pass  # an"}),
     "closed for ever": (Pool, "close", {"self.resume()  # an": "pass  # an"}),
 }  # fmt: skip
@@ -269,7 +272,7 @@ def test_planted_bugs_of_turns_are_found(tmp_path, monkeypatch, bug):
     plant(monkeypatch, *PLANTED[bug])
     with pytest.raises((Found, AssertionError, RuntimeError)):
         take_turns(limit=300)
-        for act in (File.consume, File.peek, File.close, refused):
+        for act in (File.consume, File.peek, File.look, File.close, refused):
             interrupted(tmp_path, act, TURNS, timeout=0.02)
         test_a_signal_handler_has_its_answer_or_is_told_that_the_store_is_busy(tmp_path, File.remember, File.consume)
 

@@ -7,14 +7,14 @@ import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ...clock import monotonic
 from ...errors import StoreBusy, StoreUnavailable
 from .connections import LONG_LOG, FileConnection, Lent, Open, close_all, close_unused, cut_log, open_file, try_begin
 from .fair_queue import ProcessQueue, TurnLock, pause
 from .fork import at_home, everybody
-from .schema import NOTHING, failure, is_busy
+from .schema import NOTHING, failure, is_busy, writes_seen
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -65,38 +65,50 @@ class Pool:
             StoreBusy: others had the file until the timeout.
             StoreUnavailable: SQLite could not; nothing is changed.
         """
-        return self.swap_or_write(None, work, *args, **kwargs)
-
-    def swap_or_write(
-        self, swap: Callable[Concatenate[sqlite3.Connection, P], T | None] | None,
-        work: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs,
-    ) -> T:  # fmt: skip
-        """Do as ``write`` does; but try ``swap`` first, where it is this process's time.
-
-        ``swap`` runs a statement that is a transaction of its own, and does all or nothing; None when it did nothing.
-        """
         self._at_home()
-        now = monotonic()
-        deadline = now + self.timeout
+        deadline = monotonic() + self.timeout
         if self.turn.mine():
             raise StoreBusy(f"{self.path}: called in the middle of a call of its own thread; {NOTHING}")
         try:
-            self._take_turn()
-            writer = self._open.writer
-            if writer is not None and writer.db.in_transaction:
-                self._undo()  # which was interrupted
-            if swap is not None and now < self._time_ends and writer is not None:
-                swapped = swap(writer.db, *args, **kwargs)
-                if swapped is not None:
-                    return swapped
-            db = self._begin(deadline)
-            answer = work(db, *args, **kwargs)
-            db.execute("COMMIT")
+            return self._in_turn(self._write, deadline, work, *args, **kwargs)  # type: ignore[no-any-return] # a T
         except sqlite3.Error as error:
-            self._undo(broken=not is_busy(error))
             raise failure(error, self.path) from error
-        except BaseException:
-            self._undo()
+
+    def _write(self, deadline: float, work: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        if not self.turn.take(self.timeout):
+            raise StoreBusy(f"{self.path}: other threads were first for {self.timeout} s; {NOTHING}")
+        writer = self._open.writer
+        if writer is not None and writer.db.in_transaction:
+            self._undo()  # which was interrupted
+        db = self._begin(deadline)
+        answer = work(db, *args, **kwargs)
+        db.execute("COMMIT")
+        return answer
+
+    def swap(self, work: Callable[..., T | None], *args: Any, looks: bool) -> T | None:
+        """Do ``work``, a transaction by itself, in this process's own time; what only ``looks``, at any. Else None."""
+        self._at_home()
+        if self.turn.mine() or not (looks or monotonic() < self._time_ends):
+            return None
+        try:
+            return self._in_turn(self._swap, 0.0 if looks else _TIME, work, *args)
+        except sqlite3.Error:
+            return None
+
+    def _swap(self, patience: float, work: Callable[..., T | None], *args: Any) -> T | None:
+        if not self.turn.take(patience):
+            return None
+        writer = self._open.writer
+        if writer is None or writer.db.in_transaction or (patience <= 0 and writer.moved(self.path)):
+            return None
+        return work(writer.db, *args)
+
+    def _in_turn(self, inside: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Call what takes this thread's turn, which ends with it; what it raises undoes what it did."""
+        try:
+            return inside(*args, **kwargs)
+        except BaseException as error:
+            self._undo(broken=isinstance(error, sqlite3.Error) and not is_busy(error))
             raise
         finally:
             try:
@@ -104,11 +116,6 @@ class Pool:
             except BaseException:
                 self.turn.give()  # an interrupt came in the middle of that
                 raise
-        return answer
-
-    def _take_turn(self) -> None:
-        if not self.turn.take(self.timeout):
-            raise StoreBusy(f"{self.path}: other threads were first for {self.timeout} s; {NOTHING}")
 
     def _begin(self, deadline: float) -> sqlite3.Connection:
         """Begin to write: at once in this process's own time, else in line."""
@@ -149,14 +156,9 @@ class Pool:
 
     def _is_quiet(self, db: sqlite3.Connection) -> bool:
         """Return whether no other process has written since this was last asked."""
-        try:
-            (version,) = db.execute("PRAGMA data_version").fetchone()
-        except sqlite3.OperationalError as error:
-            if not is_busy(error):
-                raise
-            return False
-        seen, self._seen = self._seen, version
-        return bool(seen == version)
+        seen, found = self._seen, writes_seen(db)
+        self._seen = seen if found is None else found
+        return seen == found
 
     def _undo(self, *, broken: bool = False) -> None:
         """Take back what a failed transaction did; a connection that SQLite failed on is opened anew next time."""
@@ -243,9 +245,6 @@ class Pool:
                         readers.remove(lent)
             self._gate.notify_all()
 
-    def _reads(self) -> bool:
-        return any(lent.user is not None for lent in self._open.readers)
-
     def _connect(self, lent: Lent, deadline: float) -> FileConnection:
         """Open the file, which is made when it was never there."""
         there = Path(self.path).exists()
@@ -282,7 +281,10 @@ class Pool:
             return False
         with self._lock:
             self._shut = True
-            if not self._gate.wait_for(lambda: not self._reads(), max(0.0, deadline - monotonic())):
+            exclusive = self._gate.wait_for(
+                lambda: all(lent.user is None for lent in self._open.readers), max(0.0, deadline - monotonic())
+            )
+            if not exclusive:
                 return False
         try:
             close_all(self._open)

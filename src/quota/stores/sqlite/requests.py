@@ -1,29 +1,27 @@
 """The SQLite store's decisions: each in one transaction, by the rule, on copies of records that are checked in it.
 
-A *copy* is what this process last saw of a key: its directory entry and its decoded records. Inside the transaction one
-look at ``counts`` and ``ledger`` tells whether it is fresh. On a fresh copy a plain charge runs in the lane that the
-rule opened for it (``operations.headroom``) and writes a few numbers; everything else is ``operations.perform``.
+A *copy* is what this process last saw of a key: its directory entry, its decoded records, and the headrooms that were
+compiled for calls on them (``operations.headroom``). A process that has the file to itself for a moment expects its
+copy to be fresh: a headroom decides first, and one guarded statement, a transaction of its own, swaps the numbers if
+the copy was. What was decided on is then what was stored at that instant, as though it had looked inside.
 
-A process that has the file to itself for a moment expects its copy to be fresh: it decides first, and one guarded
-statement, a transaction of its own, swaps the numbers if the copy was. What the rule decided on is then what was stored
-at that instant, as though it had looked inside.
+Everything else is a transaction of several statements: one look at ``counts`` and ``ledger`` tells whether the copy is
+fresh; then a headroom decides, or ``operations.perform``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from sqlite3 import Connection, OperationalError
+from functools import lru_cache
+from sqlite3 import Connection
 from typing import Any
 
 from ...decision import Decision
 from ...operations import perform
 from ...operations.compiled import compile_headroom
-from ...operations.headroom import SeveralMeters
+from ...operations.headroom import SeveralMeters, Told
 from ...operations.request import LOOKS, Request, barred
+from ...operations.shape import Shape
 from ...process.atomic import at_once
-from ...rule.limits import RoutePlan
-from ...rule.meter import Bucket, Meter
-from ...rule.record import MINUTE_US, Record
 from ...rule.subject import Subject
 from .directory import Directory, KeyRow
 from .records import (
@@ -38,98 +36,88 @@ from .records import (
     remembered_of,
     unpack,
 )
-from .schema import is_busy
 
 _MOST_COPIES = 65_536
+_MOST_ROOMS = 8
+"""Headrooms of one copy: those that were compiled last."""
+
 _FRESH = "SELECT version, moving, (SELECT plans FROM ledger) FROM counts WHERE subject = ?"
-_MOVE = "UPDATE counts SET moving = ? WHERE subject = ?"
 _SWAP = (
     "UPDATE counts SET moving = ? WHERE subject = ? AND version = ? AND moving = ? AND (SELECT plans FROM ledger) = ?"
 )
+_SWAP_BOTH = (
+    "UPDATE counts SET moving = CASE subject WHEN ?2 THEN ?1 ELSE ?5 END WHERE subject IN (?2, ?6) AND "
+    "(SELECT count(*) FROM counts, ledger WHERE plans = ?9 AND (subject = ?2 AND version = ?3 AND moving = ?4 "
+    "OR subject = ?6 AND version = ?7 AND moving = ?8)) = 2"
+)
 
-
-class Plain:
-    """A lane on decoded records: the very meters and buckets it moves."""
-
-    __slots__ = ("amounts", "buckets", "lane", "meters", "records")
-
-    def __init__(self, lane: SeveralMeters, records: Sequence[Record]) -> None:
-        self.lane = lane
-        self.records = records
-        self.amounts = lane.shape.standard
-        self.meters: list[tuple[Meter, int, int, int]] = [
-            (records[index].meters[position], unit, quiet, ceiling)
-            for index, position, unit, quiet, ceiling in lane.cells
-        ]
-        self.buckets: list[tuple[Bucket, int, int, int, int]] = [
-            (records[index].meters[position].buckets[place], unit, drain, scale, burst)
-            for index, position, place, unit, drain, scale, burst in lane.pours
-        ]
-
-    def decide(self, takes: Mapping[str, int] | None, now: int) -> Decision | None:
-        """Answer by the rule where nothing but counting happens, and charge the records; None where more may."""
-        lane = self.lane
-        if now >= lane.end:
-            return None
-        for record in self.records:
-            if now < record.at:
-                return None
-        amounts = self.amounts if takes is None else lane.shape.amounts(takes)
-        if amounts is None:
-            return None
-        readings, fits, quiet = self._evaluate(amounts, now)
-        if fits and not quiet:
-            return None
-        if fits:
-            self._charge(readings, now)
-        else:
-            units = [(unit, 1) for _, unit, _, _ in self.meters] + [(b[1], b[3]) for b in self.buckets]
-            readings = [r - amounts[unit] * scale for r, (unit, scale) in zip(readings, units, strict=True)]
-        return lane.conclude(fits, lane.route_plan.cost if takes is None else takes, now, readings)
-
-    def _evaluate(self, amounts: list[int], now: int) -> tuple[list[int], bool, bool]:
-        """Return what meters and buckets would read, whether all of it fits, and whether nothing else happens."""
-        fits = quiet = True
-        readings = []
-        for meter, unit, calm, ceiling in self.meters:
-            total = meter.total + amounts[unit]
-            readings.append(total)
-            if total > calm and amounts[unit]:
-                quiet = False
-                if total > ceiling:
-                    fits = False
-        for bucket, unit, drain, scale, burst in self.buckets:
-            level = bucket.level - drain * (now - bucket.at)
-            filled = (level if level > 0 else 0) + amounts[unit] * scale  # noqa: FURB136 -- a call
-            readings.append(filled)
-            if filled > burst and amounts[unit]:
-                fits = False
-        return readings, fits, quiet
-
-    def _charge(self, readings: list[int], now: int) -> None:
-        for record in self.records:
-            if record.at < now - now % MINUTE_US:
-                record.turn_minute(now)
-            record.at = now
-        place = 0
-        for meter, _, _, _ in self.meters:
-            meter.total = readings[place]
-            place += 1
-        for bucket, _, _, _, _ in self.buckets:
-            bucket.level, bucket.at = readings[place], now
-            place += 1
+_shape = lru_cache(1024)(Shape)
 
 
 class Copy:
-    """A key as this process last saw it. ``plans``: the state of all plans that its entry is of."""
+    """A key as this process last saw it. ``plans``: the state of all plans that its entry is of.
 
-    __slots__ = ("found", "key_entry", "lanes", "plans")
+    It is what the ledger asks first: see ``take``.
+    """
 
-    def __init__(self, key_entry: KeyRow, plans: int, found: list[LoadedRecord]) -> None:
+    __slots__ = ("decisions", "found", "key_entry", "plans", "ref", "rooms")
+
+    def __init__(
+        self, decisions: Decisions, ref: Any, key_entry: KeyRow, plans: int, found: list[LoadedRecord]
+    ) -> None:
+        self.decisions = decisions
+        self.ref = ref
         self.key_entry = key_entry
         self.plans = plans
         self.found = found
-        self.lanes: dict[RoutePlan, Plain] = {}
+        self.rooms: tuple[SeveralMeters, ...] = ()
+
+    def take(  # as the ledger calls it
+        self, now: int, cost: Any, api: str, route: str | None, address: str | None, scope: str | None, dry: bool
+    ) -> Decision | None:
+        """Decide a call on this copy, where it is this process's time; None where there is more to it.
+
+        ``dry``: tell what would be decided, and take nothing.
+        """
+        for room in self.rooms:
+            shape = room.shape
+            if shape.serves(api, route):
+                amounts = shape.asked(cost)
+                if amounts is None or type(now) is not int or barred(room.key, address, scope):
+                    break
+                return self.decisions._pool.swap(self._swap, room, amounts, now, dry, looks=dry)
+        return None
+
+    def _swap(self, db: Connection, room: SeveralMeters, amounts: list[int], now: int, dry: bool) -> Decision | None:
+        """Decide by a headroom, and keep what was taken, if all is as it was; else do nothing and return None."""
+        if room not in self.rooms or self.decisions.rooms.get(self.ref) is not self:
+            return None  # another thread was first, and changed more than counts
+        self.decisions._at_work = self.ref
+        decision: Told = Told()
+        if room.take(decision, amounts, now, dry) is None:
+            return None
+        if dry or not decision.allowed:
+            return decision if self._stands(db) else None
+        first, *others = self.found
+        moved = [pack(first.record)]
+        told: tuple[Any, ...] = moved[0], first.subject, first.version, first.moving
+        for one in others:
+            moved.append(pack(one.record))
+            told += moved[-1], one.subject, one.version, one.moving
+        done = db.execute(_SWAP_BOTH if others else _SWAP, (*told, self.plans)).rowcount
+        if done == len(moved):
+            for one, moving in zip(self.found, moved, strict=True):
+                one.moving = moving
+            return decision
+        for one in self.found:
+            unpack(one.record, one.moving)  # type: ignore[arg-type] # a record with headrooms was stored
+        return None
+
+    def _stands(self, db: Connection) -> bool:
+        """Return whether nothing of it has changed in the file."""
+        return all(
+            db.execute(_FRESH, (one.subject,)).fetchone() == (one.version, one.moving, self.plans) for one in self.found
+        )
 
     def fresh(self, db: Connection) -> bool:
         """Return whether it is what is stored; what plain charges of others moved is taken over."""
@@ -142,15 +130,23 @@ class Copy:
                 unpack(one.record, row[1])
         return True
 
-    def _barred(self, request: Request) -> bool:
-        return barred(self.key_entry.entry.key, request.address, request.scope) is not None
+    def decide(self, db: Connection, request: Request) -> Decision | None:
+        """Decide inside a transaction, on a copy that is fresh, as ``take`` does."""
+        barring = barred(self.key_entry.entry.key, request.address, request.scope)
+        if request.op == "consume" and request.request_id is None and barring is None:
+            for room in self.rooms:
+                if room.shape.serves(request.api, request.route):
+                    amounts = room.shape.standard if request.takes is None else room.shape.amounts(request.takes)
+                    return None if amounts is None else self._swap(db, room, amounts, request.now, dry=False)
+        return None
 
-    def plain(self, request: Request) -> Plain | None:
-        """Return the lane of calls like this one, if any: plain charges that nobody need remember by an id."""
-        if request.op != "consume" or request.request_id is not None or self._barred(request):
-            return None
-        plan = self.key_entry.entry.plans.get(request.api)
-        return None if plan is None else self.lanes.get(plan.route_plan(request.route))
+    def bind(self, request: Request) -> None:
+        """Compile a headroom for calls like this one, after the rule has decided it."""
+        subject = Subject(*[one.record for one in self.found])
+        room = compile_headroom(request, self.key_entry.entry, subject, _shape, bound=True)
+        if room is not None:
+            kept = [other for other in self.rooms if not other.shape.serves(request.api, request.route)]
+            self.rooms = (room, *kept[: _MOST_ROOMS - 1])
 
 
 class Decisions(Directory):
@@ -158,7 +154,7 @@ class Decisions(Directory):
 
     def __init__(self) -> None:
         super().__init__()
-        self._copies: dict[bytes | str, Copy] = {}
+        self.rooms: dict[bytes | str, Copy] = {}
         self._at_work: Any = None
 
     def apply(self, request: Request) -> Any:
@@ -166,14 +162,14 @@ class Decisions(Directory):
         ref: Any = request.ref
         if request.op in LOOKS:
             return self._pool.read(self._tell, request)
-        if ref not in self._copies and self._pool.read(self._look, request) is None:
+        if ref not in self.rooms and self._pool.read(self._look, request) is None:
             # A secret that nobody has is refused without a turn.
             return perform(request, None, None, self.options)
-        return self._pool.swap_or_write(self._swap, self._decide, request, ref)
+        return self._pool.write(self._decide, request, ref)
 
     def _undone(self) -> None:
         """Drop a copy, still in turn, after a rollback: it may have been moved by what never was."""
-        self._copies.pop(self._at_work, None)
+        self.rooms.pop(self._at_work, None)
 
     def _tell(self, db: Connection, request: Request) -> Any:
         """Answer ``peek`` and ``usage``: the same rule, on what one moment holds."""
@@ -187,59 +183,25 @@ class Decisions(Directory):
 
     def _decide(self, db: Connection, request: Request, ref: Any) -> Any:
         self._at_work = ref
-        copy = self._copies.get(ref)
+        copy = self.rooms.get(ref)
         if copy is None or not copy.fresh(db):
             copy = self._copy(db, request, ref)
             if copy is None:
                 return perform(request, None, None, self.options)
-        elif (plain := copy.plain(request)) is not None:
-            decision = plain.decide(request.takes, request.now)
-            if decision is not None:
-                if decision.allowed:
-                    for one in copy.found:
-                        one.moving = pack(one.record)
-                        db.execute(_MOVE, (one.moving, one.subject))
-                return decision
-        return self._perform(db, request, copy)
-
-    def _swap(self, db: Connection, request: Request, ref: Any) -> Decision | None:
-        """Charge one record plainly, on a copy that is found to have been fresh; else do nothing, and return None."""
-        copy = self._copies.get(ref)
-        plain = None if copy is None or len(copy.found) > 1 else copy.plain(request)
-        if copy is None or plain is None:
-            return None
-        self._at_work = ref
-        found, decision = copy.found[0], plain.decide(request.takes, request.now)
-        if decision is None:
-            return None
-        known = found.version, found.moving, copy.plans
-        moving = pack(found.record) if decision.allowed else found.moving
-        try:
-            if decision.allowed:
-                fresh = db.execute(_SWAP, (moving, found.subject, *known)).rowcount == 1
-            else:
-                fresh = db.execute(_FRESH, (found.subject,)).fetchone() == known
-        except OperationalError as error:
-            if not is_busy(error):
-                raise
-            fresh = False
-        if fresh:
-            found.moving = moving
-            return decision
-        unpack(found.record, found.moving)  # type: ignore[arg-type] # a record with lanes was stored
-        return None
+        decision = copy.decide(db, request)
+        return self._perform(db, request, copy) if decision is None else decision
 
     def _copy(self, db: Connection, request: Request, ref: Any) -> Copy | None:
         """Copy what is stored now."""
-        self._copies.pop(ref, None)
+        self.rooms.pop(ref, None)
         key_entry = self._look(db, request)
         if key_entry is None:
             return None
         (plans,) = db.execute("SELECT plans FROM ledger").fetchone()
-        copy = Copy(key_entry, plans, [load(db, subject) for subject in key_entry.subjects()])
-        while len(self._copies) >= _MOST_COPIES:
-            self._copies.pop(next(iter(self._copies)))
-        self._copies[ref] = copy
+        copy = Copy(self, ref, key_entry, plans, [load(db, subject) for subject in key_entry.subjects()])
+        while len(self.rooms) >= _MOST_COPIES:
+            self.rooms.pop(next(iter(self.rooms)))
+        self.rooms[ref] = copy
         return copy
 
     def _perform(self, db: Connection, request: Request, copy: Copy) -> Any:
@@ -262,10 +224,7 @@ class Decisions(Directory):
                 one.record = record
                 keep(db, one, self.options)
             prune(db, request.now, self.options)
-            copy.lanes.clear()
-        if request.op == "consume":
-            records = [one.record for one in copy.found]
-            lane = compile_headroom(request, copy.key_entry.entry, Subject(*records))
-            if lane is not None:
-                copy.lanes[copy.key_entry.entry.plans[request.api].route_plan(request.route)] = Plain(lane, records)
+            copy.rooms = ()
+        if request.op == "consume" and request.request_id is None:
+            copy.bind(request)
         return result

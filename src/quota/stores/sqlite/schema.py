@@ -108,6 +108,17 @@ def is_busy(error: sqlite3.Error) -> bool:
     return _code(error) in _BUSY
 
 
+def writes_seen(db: sqlite3.Connection) -> int | None:
+    """Return a number that changes with each write of another connection; None where the file is busy."""
+    try:
+        (version,) = db.execute("PRAGMA data_version").fetchone()
+    except sqlite3.OperationalError as error:
+        if not is_busy(error):
+            raise
+        return None
+    return int(version)
+
+
 def failure(error: sqlite3.Error, path: str) -> QuotaError:
     """Return what a call that was rolled back raises: the file by name, what is wrong with it, SQLite's own words."""
     if is_busy(error):
