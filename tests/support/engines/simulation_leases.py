@@ -242,7 +242,7 @@ class World:
 
     def slot(self):
         meter = self.meter()
-        return meter.slots[-1] if meter and meter.slots else None
+        return meter.windows[-1] if meter and meter.windows else None
 
     def total(self):
         meter = self.meter()
