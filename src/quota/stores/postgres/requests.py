@@ -205,8 +205,8 @@ class PostgresSteps(Decisions):
                 places[index, position] = buckets_before[-1]
                 buckets_before.append(buckets_before[-1] + len(meter.buckets))
         meters, buckets = [], []
-        for index, position, unit, quiet, ceiling in lane.cells:
-            meters += [meters_before[index] + position + 1, unit + 1, min(quiet, _MOST), min(ceiling, _MOST)]
+        for index, position, unit, soft, hard in lane.cells:
+            meters += [meters_before[index] + position + 1, unit + 1, min(soft, _MOST), min(hard, _MOST)]
         for index, position, place, unit, drain, scale, burst in lane.pours:
             buckets += [places[index, position] + place + 1, unit + 1, drain, scale, burst]
         names, *stamps = self._fresh(copy)

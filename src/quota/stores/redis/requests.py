@@ -232,9 +232,9 @@ class RedisSteps(Decisions):
     def _tag(self, copy: CachedKey, lane: SeveralMeters, subject: Subject, versions: Sequence[Any]) -> _Tag:  # noqa: ARG002
         names: list[list[str]] = [[str(version), "v", "at", "c", "w"] for version in versions]
         meters, buckets = [], []
-        for index, meter, unit, quiet, ceiling in lane.cells:
+        for index, meter, unit, soft, hard in lane.cells:
             names[index].append(f"t{meter}")
-            meters.append([index + 1, len(names[index]) - 1, unit + 1, quiet, ceiling])
+            meters.append([index + 1, len(names[index]) - 1, unit + 1, soft, hard])
         for index, meter, bucket, unit, drain, scale, burst in lane.pours:
             names[index] += [f"l{meter}.{bucket}", f"a{meter}.{bucket}"]
             place = len(names[index]) - 2
