@@ -26,7 +26,7 @@ from .wire import TYPES, Call, array, sparse, texts
 _NAMESPACE = re.compile(r"(?!pg_|information_schema\Z)[a-z_][a-z0-9_]{0,47}\Z")
 _MOST = 2**62
 _WIDEST = 2**62
-"""What a column holds; a larger count is in the encoded record alone, and no lane goes there."""
+"""All that a column holds; a larger count is in the encoded record alone, and no lane goes there."""
 
 
 _FUNCTIONS = {
@@ -74,7 +74,7 @@ def _number(value: int) -> bytes:
 
 
 class PostgresSteps(Decisions):
-    """What both PostgreSQL stores do, as steps that yield calls."""
+    """All that both PostgreSQL stores do, as steps that yield calls."""
 
     exact_across_failover = True
 
@@ -137,7 +137,7 @@ class PostgresSteps(Decisions):
 
     @operation
     def check(self) -> Flow[list[str]]:
-        """What does not fit together in the tables, in words; nothing when all is well."""
+        """Return what does not fit together in the tables, in words; nothing when all is well."""
         yield from self._ready()
         found = yield Call(CHECK.replace("{ns}", self._schema).encode(), ())
         return list(found)

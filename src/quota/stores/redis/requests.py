@@ -47,7 +47,10 @@ _REMOVALS = ("ZREM", "HDEL", "DEL", "RENAME")
 
 @attrs.frozen
 class _Tag:
-    """What a lane keeps for the wire: where its records are, its call up to the instant, arguments with the units."""
+    """All that a lane keeps for the wire.
+
+    Where its records are, its call up to the instant, arguments with the units.
+    """
 
     keys: tuple[str, ...]
     data: str
@@ -89,7 +92,7 @@ def _in_parts(command: str, key: int, arguments: list[str]) -> list[list[Any]]:
 
 
 class RedisSteps(Decisions):
-    """What both Redis stores do, as steps that yield calls."""
+    """All that both Redis stores do, as steps that yield calls."""
 
     exact_across_failover = False
 
@@ -288,6 +291,6 @@ class RedisSteps(Decisions):
         return run(COMMIT, keys, to_json([checks, puts + rest]))
 
     def _lifetime_ms(self, entry: Entry, record: Record) -> int:
-        """How long a record matters from now on: relative, and never short."""
+        """Return how long a record matters from now on: relative, and never short."""
         life = dead_by(entry, record, self.options) - record.at + 2 * self.options.max_skew
         return life // 1000 + 1
