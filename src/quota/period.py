@@ -289,10 +289,7 @@ def _ahead(tz: tzinfo | None, instant: int) -> int:
 
 
 def _ahead_showing(tz: tzinfo | None, reading: int) -> int:
-    """Return how far ahead of UTC a zone's clock is when it first shows a reading.
-
-    When it skips that, just before it does.
-    """
+    """Return how far ahead of UTC a zone's clock is when it first shows a reading, or just before it skips that."""
     local = EPOCH.replace(tzinfo=tz) + timedelta(microseconds=min(max(reading, _EARLIEST), _LATEST))
     return local.utcoffset() // MICROSECOND  # type: ignore[operator] # it is aware
 
