@@ -300,7 +300,7 @@ class _Exchange:
 
 
 def _broke(error: BaseException) -> bool:
-    """Whether a stream broke that Starlette's BaseHTTPMiddleware has ended as if it were whole, raising only then.
+    """Tell whether a stream broke that Starlette's BaseHTTPMiddleware has ended as if it were whole, raising only then.
 
     A background task that fails comes the same way: its response was whole.
     """

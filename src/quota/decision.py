@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Reason(enum.Enum):
-    """Why a call was allowed or refused."""
+    """The reason why a call was allowed or refused."""
 
     OK = "OK"
     MISSING_KEY = "MISSING_KEY"
@@ -73,7 +73,7 @@ across_forks(_lazy)
 
 @cache
 def _http() -> Any:
-    """What HTTP sees of a decision: not paid for by those who never ask."""
+    """Return what HTTP sees of a decision: not paid for by those who never ask."""
     from . import headers  # noqa: PLC0415
 
     return headers
@@ -105,7 +105,7 @@ class Decision:
 
     @property
     def reason(self) -> Reason:
-        """Why: ``Reason.OK``, or what refused it."""
+        """The reason: ``Reason.OK``, or what refused it."""
         return self._details().reason
 
     @property

@@ -14,7 +14,10 @@ from typing import Any
 # Patterns as texts, here and elsewhere, are compiled when first needed: most programs never need these.
 _RUN = r"[0-9A-Za-z_-]{24,}"
 _MINTED = r"_[0-9A-Za-z]{24}|(?=[a-z0-9]{0,27}[A-Z])(?=[A-Z0-9]{0,27}[a-z])(?=[A-Za-z]{0,27}[0-9])[0-9A-Za-z]{28}"
-"""What tells a minted secret in a run of such characters: also with some too many or too few, or without its prefix."""
+"""All that tells a minted secret in a run of such characters.
+
+Also with some too many or too few, or without its prefix.
+"""
 _MOST_SHOWN = 120
 _MOST_METADATA = 64
 _LONGEST_METADATA = 1 << 20
@@ -79,7 +82,7 @@ class UnknownPlan(QuotaError, LookupError):
 
 
 class PlanConflict(QuotaError):
-    """What was asked contradicts what is there: ``subject`` names it, ``reason`` says how."""
+    """A contradiction between what was asked and what is there: ``subject`` names it, ``reason`` says how."""
 
     def __init__(self, subject: str, reason: str) -> None:
         super().__init__(subject, reason)

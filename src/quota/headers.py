@@ -1,4 +1,4 @@
-"""What HTTP sees of a decision, headers and problem details; and where a request presents its key. Pure."""
+"""All that HTTP sees of a decision, headers and problem details; and where a request presents its key. Pure."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _ietf(rows: list[Row], now: int) -> dict[str, str]:
 
 @lru_cache(maxsize=1024)
 def _policy(limit: CompiledLimit) -> tuple[str, str]:
-    """What never changes of a limit: its name as a String, its policy."""
+    """Return what never changes of a limit: its name as a String, its policy."""
     name = _string(limit.name)
     window = f";w={_integer(limit.length)}" if limit.length else ""
     unit = f";qu={_string(limit.unit)}" if limit.unit != "requests" else ""

@@ -76,7 +76,7 @@ def _checksum(body: str) -> str:
 
 
 def mistyped(secret: str) -> bool:
-    """Whether it has the shape of a minted secret and a wrong checksum.
+    """Tell whether it has the shape of a minted secret and a wrong checksum.
 
     One wrong character, or two neighbours swapped, in what the checksum covers or in the checksum itself is always
     found (CRC32 finds every burst of up to 32 bits, and each number is written one way); anything else escapes with a
@@ -152,7 +152,7 @@ class Secret:
 
     @classmethod
     def of(cls, secret: str) -> Secret:
-        """What is kept of a secret."""
+        """Return what is kept of a secret."""
         minted = _MINTED.match(secret)
         return cls(digest(secret), secret[-_HINT:], None, intern(minted[1]) if minted else "")
 
@@ -217,7 +217,7 @@ class ApiKey:
             raise InvalidValue("secrets", [type(secret) for secret in self.secrets], "what Secret.of makes of a secret")
 
     def to_dict(self) -> dict[str, Any]:
-        """What JSON can hold of it: of its secrets only the hints, never what would find them."""
+        """Return what JSON can hold of it: of its secrets only the hints, never what would find them."""
         return {
             "id": self.id, "name": self.name, "account": self.account, "enabled": self.enabled,
             "created_at": _iso(self.created_at), "expires_at": _iso(self.expires_at), "metadata": dict(self.metadata),

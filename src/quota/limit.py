@@ -203,7 +203,7 @@ class Throttle:
 
     @property
     def _room(self) -> int:
-        """How many units the bucket holds."""
+        """Return how many units the bucket holds."""
         return self.burst if self.rate else 0
 
     def _measure(self) -> tuple[int, int]:

@@ -281,7 +281,7 @@ _EARLIEST, _LATEST = FIRST_US + 2 * DAY_US, LAST_US - 2 * DAY_US
 
 
 def _ahead(tz: tzinfo | None, instant: int) -> int:
-    """How far ahead of UTC a zone's clock is at an instant."""
+    """Return how far ahead of UTC a zone's clock is at an instant."""
     if tz is None:
         return 0
     utc = EPOCH + timedelta(microseconds=min(max(instant, _EARLIEST), _LATEST))
@@ -289,7 +289,7 @@ def _ahead(tz: tzinfo | None, instant: int) -> int:
 
 
 def _ahead_showing(tz: tzinfo | None, reading: int) -> int:
-    """How far ahead of UTC a zone's clock is when it first shows a reading; when it skips that, just before it does."""
+    """Return how far ahead of UTC a zone's clock is when it first shows a reading, or just before it skips that."""
     local = EPOCH.replace(tzinfo=tz) + timedelta(microseconds=min(max(reading, _EARLIEST), _LATEST))
     return local.utcoffset() // MICROSECOND  # type: ignore[operator] # it is aware
 

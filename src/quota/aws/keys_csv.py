@@ -79,7 +79,7 @@ def parse_csv(name: str, text: str, *, names: tuple[int, int] = (1, 256)) -> tup
 
 
 def as_metadata(description: str) -> dict[str, str]:
-    """What a key keeps of its description: the text, or JSON of one with line breaks, as ``aws`` keeps it."""
+    """Return what a key keeps of its description: the text, or JSON of one with line breaks, as ``aws`` keeps it."""
     plain, as_json = DESCRIPTIONS
     if not description or description.isprintable():
         return {plain: description} if description else {}
@@ -108,7 +108,10 @@ def _check_header(where: str, header: list[str]) -> None:
 
 
 def _separator(text: str) -> str:
-    """What stands between the columns of the first line that has any: the one under which Name and Key are columns."""
+    """Return what stands between the columns of the first line that has any.
+
+    The one under which Name and Key are columns.
+    """
     header = next((line for line in text.splitlines() if line.strip(_SEPARATORS + " ")), "")
     for separator in _SEPARATORS:
         cells = {cell.strip().strip('"').strip().lower() for cell in header.split(separator)}

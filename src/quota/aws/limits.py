@@ -20,7 +20,7 @@ from ..rule.limits import MAX_UNITS
 
 PERIODS = {"DAY": "day", "WEEK": "week", "MONTH": "month"}
 METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
-"""What ``ANY`` stands for."""
+"""All that ``ANY`` stands for."""
 
 _EVERY = ("ANY", "*")
 _METHOD = re.compile(r"[A-Z]+")
@@ -35,7 +35,7 @@ Item = Mapping[str, Any]
 
 @attrs.define
 class Told:
-    """What is told of one plan or key: notes, and among them warnings of what does not bind as it did."""
+    """All that is told of one plan or key: notes, and among them warnings of what does not bind as it did."""
 
     of: str
     notes: list[str]

@@ -38,7 +38,7 @@ _STAGE = re.compile(r"[^/\s]+")
 
 @attrs.define
 class Found:
-    """What an import makes: plans, keys with the ids of their plans, and notes on what has no counterpart.
+    """All that an import makes: plans, keys with the ids of their plans, and notes on what has no counterpart.
 
     ``warnings``: the notes on what does not bind as it did, to be looked at before calls are let in. What has no
     counterpart is kept as metadata, for ``to_aws`` to write back.
@@ -86,7 +86,7 @@ def _to_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _is_more(field: str, value: Any) -> bool:
-    """Whether it says that the items go on in another page."""
+    """Tell whether it says that the items go on in another page."""
     return field.lower().replace("_", "") in _MORE and value not in (None, "", False)
 
 
@@ -192,7 +192,10 @@ def _stage(told: Told, stage: Item) -> str:
 
 
 def _api(id_: str, api: str | None, names: Sequence[str], told: Told) -> str:
-    """What the plan governs here: what was said, or its stages, or where these are too many the plan's own id."""
+    """Return what the plan governs here.
+
+    What was said, or its stages, or where these are too many the plan's own id.
+    """
     joined = " ".join(names)
     if api is None and len(joined) <= _LONGEST_API:
         if len(names) > 1:

@@ -24,7 +24,10 @@ _STAGE = re.compile(r"[^/\s]+/[^/\s]+")
 
 @attrs.define
 class Written:
-    """What an export makes: the items of get-usage-plans, get-api-keys and get-usage-plan-keys by plan, and notes."""
+    """All that an export makes.
+
+    The items of get-usage-plans, get-api-keys and get-usage-plan-keys by plan, and notes.
+    """
 
     plans: list[dict[str, Any]] = attrs.field(factory=list)
     keys: list[dict[str, Any]] = attrs.field(factory=list)
@@ -62,7 +65,7 @@ def to_aws(
 
 
 def _attributes(metadata: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
-    """What ``from_aws`` kept as metadata: (attributes, tags)."""
+    """Return what ``from_aws`` kept as metadata: (attributes, tags)."""
     kept: dict[str, Any] = {}
     tags: dict[str, str] = {}
     for name, text in metadata.items():

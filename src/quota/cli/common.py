@@ -1,4 +1,7 @@
-"""What every command shares: the store it works on, how its arguments are read, and what went wrong, in one line."""
+"""All that every command shares.
+
+The store it works on, how its arguments are read, and what went wrong, in one line.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ _COST = re.compile(r"\s*(\d{1,16})(?:\s+(\S+))?\s*", re.ASCII)
 _SECRET = re.compile(r"[A-Za-z0-9_-]{1,16}_[0-9A-Za-z]{34}")
 
 root_store: ContextVar[str | None] = ContextVar("root_store", default=None)
-"""What ``quota --store URL COMMAND`` said."""
+"""All that ``quota --store URL COMMAND`` said."""
 
 StoreOption = Annotated[
     str | None,

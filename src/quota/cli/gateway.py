@@ -120,7 +120,7 @@ def _check(ledger: Ledger, found: Found) -> tuple[list[UsagePlan], list[NewKey]]
 
 
 def _differs(ledger: Ledger, there: ApiKey, key: ApiKey, of: Sequence[str]) -> str:
-    """How a key that is there differs from the file's; what was rotated away or switched off since stays so."""
+    """Return how a key that is there differs from the file's; what was rotated away or switched off since stays so."""
     if there.secrets != key.secrets:
         return "it has another secret: it was rotated since, or is another key"
     fields = [field.name for field in attrs.fields(ApiKey) if getattr(there, field.name) != getattr(key, field.name)]

@@ -146,7 +146,7 @@ def _show(reports: Sequence[Report], top: int) -> None:
 
 
 def _show_log(report: Report) -> None:
-    """What the log is, whatever the plan."""
+    """Return what the log is, whatever the plan."""
     ends = [at(to_datetime(instant)) for instant in (report.first, report.last) if instant is not None]
     when = f", {' to '.join(ends)}" if ends else ""
     say(f"{report.total:,} requests of {len(report.clients):,} clients (by {report.key}){when}")

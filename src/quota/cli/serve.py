@@ -27,7 +27,7 @@ _GRACE, _TURN = 200, 0.1
 
 
 class What(StrEnum):
-    """Which applications are served."""
+    """The applications that are served."""
 
     usage = "usage"
     aws = "aws"

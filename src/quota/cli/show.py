@@ -1,4 +1,4 @@
-"""How things are shown: tables and colours on a terminal, plain text when piped, JSON for programs."""
+"""The way that things are shown: tables and colours on a terminal, plain text when piped, JSON for programs."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def counted(items: Sequence[T], what: str) -> Iterator[Iterable[T]]:
 
 
 def bar(part: int, whole: int, width: int = 20) -> Text:
-    """How full something is; more than full shows as ``!`` at the end."""
+    """Return how full something is; more than full shows as ``!`` at the end."""
     full, empty = ("█", "░") if can_show("█░") else ("#", ".")
     filled = width if part >= whole else min(width - 1, -(-part * width // whole))
     style = BAD if part >= whole else WARN if part * 100 >= whole * 80 else GOOD
@@ -108,7 +108,7 @@ def bar(part: int, whole: int, width: int = 20) -> Text:
 
 
 def can_show(text: str) -> bool:
-    """Whether standard output's encoding has these characters."""
+    """Tell whether standard output's encoding has these characters."""
     try:
         text.encode(sys.stdout.encoding or "ascii")
     except (UnicodeEncodeError, LookupError):
@@ -259,6 +259,6 @@ def _limit_row(status: LimitStatus, now: datetime, refused: bool, width: int, *,
 
 
 def fits(rows: Sequence[Sequence[Cell]]) -> bool:
-    """Whether a table, its columns' names among the rows, is shown without folding anything."""
+    """Tell whether a table, its columns' names among the rows, is shown without folding anything."""
     width = sum(max(cell_len(str(row[at])) for row in rows) + 3 for at in range(len(rows[0]))) - 3
     return not sys.stdout.isatty() or width <= console().width

@@ -35,11 +35,14 @@ class Breaker:
 
     @property
     def open(self) -> bool:
-        """Whether the store is taken to be away."""
+        """Tell whether the store is taken to be away."""
         return self._asks_at is not None
 
     def enter(self) -> bool:
-        """Whether this call finds out if an absent store is back. Raises ``StoreUnavailable`` where it need not ask."""
+        """Tell whether this call finds out if an absent store is back.
+
+        Raises ``StoreUnavailable`` where it need not ask.
+        """
         if self._asks_at is None:
             return False
         with self._lock:
@@ -54,7 +57,7 @@ class Breaker:
             return True
 
     def leave(self, error: BaseException | None, *, probe: bool) -> None:
-        """What came of a call that asked."""
+        """Return what came of a call that asked."""
         if error is None and not self._failures:
             return  # nearly always
         away = isinstance(error, StoreUnavailable) and not error.reached

@@ -263,7 +263,9 @@ class Steps(Holders):
         since: date | str | None = None,
         until: date | str | None = None,
     ) -> Step[list[UsageRecord]]:
-        """What each quota of a key's plan for ``api`` counted, by UTC day, both days included; days unused left out.
+        """Return what each quota of a key's plan for ``api`` counted, by UTC day, both days included.
+
+        Days unused are left out.
 
         Today is always there. A limit by account tells the account's usage. Raises ``UnknownKey``, ``InvalidValue``.
         """

@@ -13,7 +13,7 @@ from ..limit import Cost
 
 
 class _Held:
-    """What a sync and an async reservation share."""
+    """All that a sync and an async reservation share."""
 
     __slots__ = ("_close", "_expires", "decision", "id", "settled")
 
@@ -30,7 +30,7 @@ class _Held:
 
     @property
     def expires_at(self) -> datetime:
-        """When what is held goes back by itself."""
+        """Return when what is held goes back by itself."""
         return to_datetime(self._expires)
 
     def __repr__(self) -> str:

@@ -30,7 +30,7 @@ def span_of(timeout: float | timedelta) -> float:
 
 
 class Queues:
-    """Who waits for a key, in order. A signal handler may come in the middle of any of it."""
+    """The calls that wait for a key, in order. A signal handler may come in the middle of any of it."""
 
     def __init__(self) -> None:
         self._found: dict[str, deque[Callable[[], object]]] = {}

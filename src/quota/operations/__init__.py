@@ -1,4 +1,6 @@
-"""What each request does to a key's entry and records: pure steps that every store runs inside its own atomic block.
+"""All that each request does to a key's entry and records.
+
+Pure steps that every store runs inside its own atomic block.
 
 A store loads the entry and the records, calls ``perform``, and keeps the records when ``subject.changed``. Nothing here
 waits, reads a clock or knows an engine.

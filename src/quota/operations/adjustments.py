@@ -10,7 +10,7 @@ from ..rule.meter import Meter, Window
 from ..rule.record import Record
 from ..rule.subject import Subject
 from ..status import LimitStatus, status_of
-from .request import Entry, Request, advance, course_of, required
+from .request import Entry, Request, advance, required, route_plan_of
 
 
 def refund(request: Request, entry: Entry | None, subject: Subject | None, options: StoreOptions) -> int:
@@ -49,7 +49,7 @@ def adjust(request: Request, entry: Entry | None, subject: Subject | None, optio
     """grant and set_remaining, this window only. ``args``: the limit's name, units."""
     entry, subject = required(request, entry, subject)
     name, units = request.args
-    route_plan = course_of(entry, request)
+    route_plan = route_plan_of(entry, request)
     limit = find_quota(route_plan, name, request.route)
     advance(request, entry, subject, options)
     meter: Meter = subject.record_of(limit).meter(request.api, limit.route, limit.unit)  # type: ignore[assignment] # advanced

@@ -71,7 +71,7 @@ class Told(Decision):
 
 
 class Headroom:
-    """What decisions read of a compiled form; nothing of that ever changes: another window is another headroom.
+    """All that decisions read of a compiled form; nothing of that ever changes: another window is another headroom.
 
     ``places``: where each limit stands, beside ``bases``: what it read when its window began. ``tokens``: the records'
     own numbers. ``until``: an instant that it is good until at most, 0 while it serves no call.

@@ -23,7 +23,7 @@ LOOKS = ("peek", "status", "usage")
 
 
 def usable(request: Request, entry: Entry | None) -> Reason:
-    """Whether the key that a call presents may be used at all: OK, or the reason why not."""
+    """Tell whether the key that a call presents may be used at all: OK, or the reason why not."""
     if entry is None:
         return Reason.UNKNOWN_KEY if request.caller is None else Reason.NO_PLAN
     key = entry.key
@@ -84,7 +84,7 @@ def in_force(entry: Entry, subject: Subject, now: int) -> Entry:
     return entry._replace(plans={api: own_plan(plan, own[0], account) for api, plan in entry.plans.items()})
 
 
-def course_of(entry: Entry, request: Request) -> RoutePlan | None:
+def route_plan_of(entry: Entry, request: Request) -> RoutePlan | None:
     """Return the limits that a request goes through; None where the key has no plan for its api."""
     plan = entry.plans.get(request.api)
     return plan.route_plan(request.route) if plan else None
@@ -92,7 +92,7 @@ def course_of(entry: Entry, request: Request) -> RoutePlan | None:
 
 def advance(request: Request, entry: Entry, subject: Subject, options: StoreOptions) -> tuple[RoutePlan | None, int]:
     """Bring the subject to the request's instant, for good."""
-    route_plan = course_of(entry, request)
+    route_plan = route_plan_of(entry, request)
     now = subject.instant(request.now, options)
     advanced(subject, route_plan, now, options)
     subject.keep(now)

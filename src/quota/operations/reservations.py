@@ -12,7 +12,7 @@ from ..rule.entries import Amount, Amounts, Hold
 from ..rule.limits import Outcome, StoreOptions
 from ..rule.subject import Subject
 from .idempotency import remembered
-from .request import Entry, Request, advance, check_units, course_of, required, tokens_of
+from .request import Entry, Request, advance, check_units, required, route_plan_of, tokens_of
 
 
 def commit(request: Request, entry: Entry | None, subject: Subject | None, options: StoreOptions) -> Decision:
@@ -21,7 +21,7 @@ def commit(request: Request, entry: Entry | None, subject: Subject | None, optio
     hold = subject.key.held(request.id)
     if hold is None:
         raise ReservationClosed(request.id)
-    check_units(subject, request.api, course_of(entry, request), request.takes or {}, "actual")
+    check_units(subject, request.api, route_plan_of(entry, request), request.takes or {}, "actual")
     route_plan, now = advance(request, entry, subject, options)
     groups: list[tuple[int, Amounts]] = []
     held: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""What the headrooms of all keys of one plan have in common on one route plan, and how a cost is read there."""
+"""All that the headrooms of all keys of one plan have in common on one route plan, and how a cost is read there."""
 
 from __future__ import annotations
 

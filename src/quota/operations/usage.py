@@ -13,7 +13,7 @@ from ..rule.charge import advanced, evaluate, read
 from ..rule.limits import CompiledQuota, RoutePlan, StoreOptions
 from ..rule.subject import Subject
 from ..status import LimitStatus, status_of
-from .request import Entry, Request, course_of, required
+from .request import Entry, Request, required, route_plan_of
 
 
 @attrs.frozen
@@ -89,7 +89,7 @@ def usage(request: Request, entry: Entry | None, subject: Subject | None, option
     entry, subject = required(request, entry, subject)
     first, last = request.args
     now = subject.instant(request.now, options)
-    route_plan = course_of(entry, request)
+    route_plan = route_plan_of(entry, request)
     work = advanced(subject, route_plan, now, options)
     return by_day(work, entry.plans.get(request.api), route_plan, request.api, now, first, last)
 

@@ -1,1 +1,1 @@
-"""What signals, threads and forks do to a process, and how this library stays whole."""
+"""All that signals, threads and forks do to a process, and how this library stays whole."""

@@ -35,7 +35,7 @@ class Home:
         self._locks: dict[int, Any] = {}
 
     def here(self) -> bool:
-        """Whether this is that process still."""
+        """Tell whether this is that process still."""
         return self.page[0] == 1 if self.page is not None else os.getpid() == self.pid
 
     def check(self, leave: Callable[[], None]) -> None:

@@ -63,7 +63,7 @@ class Walk:
         yield row("", "a request", ledger.consume(secret))
 
     def _today(self, key: ApiKey) -> list[UsageRecord]:
-        """What the ledger itself says of today."""
+        """Return what the ledger itself says of today."""
         today = to_datetime(self.clock()).date()
         return self.ledger.usage(key, since=today, until=today)
 

@@ -73,7 +73,7 @@ def places(names: Iterable[str]) -> Places:
 
 
 def values(row: Mapping[str, Any], where: Places) -> Iterable[Any]:
-    """What stands in these places, but nulls."""
+    """Return what stands in these places, but nulls."""
     for name, parts in where:
         value = row.get(name)
         if value is None and parts is not None:
@@ -138,7 +138,7 @@ def address(text: str) -> str | None:
 
 
 def host(text: str | None) -> str | None:
-    """Who asked, by an address or a name: the first of a list, without the port, which is another each time."""
+    """Return who asked, by an address or a name: the first of a list, without the port, which is another each time."""
     if text is None or (":" not in text and "," not in text):
         return told(text)
     first = text.partition(",")[0].strip()

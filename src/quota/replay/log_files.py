@@ -155,7 +155,7 @@ class LogFile:
 
 
 def _errors() -> tuple[type[Exception], ...]:
-    """What unpacking raises; of modules that a Python may lack, where they are loaded."""
+    """Return what unpacking raises; of modules that a Python may lack, where they are loaded."""
     named = (("lzma", "LZMAError"), ("compression.zstd", "ZstdError"))
     own = [getattr(sys.modules[module], name) for module, name in named if module in sys.modules]
     return (EOFError, OSError, zlib.error, *own)

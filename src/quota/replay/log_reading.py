@@ -22,7 +22,7 @@ _MOST_WAITING = 1_000_000
 and units."""
 
 Told = tuple[tuple[int, ...], tuple[str, str] | None] | None
-"""What plans look at in a row: so many of each unit, method and path; None where no plan looks at any."""
+"""All that plans look at in a row: so many of each unit, method and path; None where no plan looks at any."""
 
 Asked = tuple[int, str, Told]
 _first = itemgetter(0)

@@ -78,7 +78,7 @@ class Parser:
         self.measured: set[str] = set()
         """Units that a row had so far, see ``units``."""
         self.uncountable: Counter[str] = Counter()
-        """How often a row had something else there than a number of units that can be counted."""
+        """The number of times that a row had something else there than a number of units that can be counted."""
 
     def __call__(self, line: str) -> Request:
         """The request of a line.
@@ -173,7 +173,10 @@ class Parser:
         return method.upper() or "GET", path
 
     def units(self, row: Row, unit: str) -> int:
-        """How many of a unit the log says the request took: ``bytes``, of a JSON line any whole number; else 0."""
+        """Return how many of a unit the log says the request took: ``bytes``, of a JSON line any whole number.
+
+        Else 0.
+        """
         if isinstance(row, re.Match):
             value: Any = row[_SIZE] if unit == "bytes" else None
         else:
@@ -192,7 +195,7 @@ class Parser:
         return self._names.get(name) or self._names.setdefault(name, places((name,)))
 
     def _clients(self, key: str) -> tuple[_OfText, _OfRow]:
-        """How a client is told from a text line's match, and from a row of fields."""
+        """Return how a client is told from a text line's match, and from a row of fields."""
         kind, _, name = key.partition(":") if isinstance(key, str) else ("", "", "")
         if key == "path":
             return (lambda found, _: self.request(found)[1] or None), (lambda row, _: self.request(row)[1] or None)

@@ -33,7 +33,10 @@ def answer(command: Callable[[], int]) -> int:
 
 
 def _ready() -> bool:
-    """Whether there is a standard output; where another stream is closed, nothing is read from it or shown there."""
+    """Tell whether there is a standard output.
+
+    Where another stream is closed, nothing is read from it or shown there.
+    """
     if sys.stdin is None:
         sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: PTH123, SIM115 -- it stands in for the program's life
     if sys.stderr is None:
@@ -45,5 +48,5 @@ def _ready() -> bool:
 
 
 def _drop() -> None:
-    """What is still to be written goes nowhere, so that the interpreter's own last flush does not fail too."""
+    """Send what is still to be written nowhere, so that the interpreter's own last flush does not fail too."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""What a replay found, as data and as text."""
+"""All that a replay found, as data and as text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ Counts = list[int]
 
 @attrs.define
 class Report:
-    """What one plan would have done. Instants are microseconds since the epoch; ``hours`` and ``days`` begin in UTC.
+    """All that one plan would have done.
+
+    Instants are microseconds since the epoch; ``hours`` and ``days`` begin in UTC.
 
     ``malformed`` lines were left out, the first few are in ``samples`` as (line number, text), and so were
     ``nameless`` requests, whose client the key does not find. ``out_of_order`` lines came after a later one; of these
@@ -67,7 +69,7 @@ class Report:
 
     @property
     def clients_refused(self) -> int:
-        """How many clients were refused at least once."""
+        """Return how many clients were refused at least once."""
         return sum(refused > 0 for _, refused in self.clients.values())
 
     def hardest(self, top: int = 10) -> list[tuple[str, int, int]]:
@@ -107,7 +109,7 @@ def iso(instant_us: int) -> str:
 
 
 def to_json(log: str, reports: Sequence[Report], top: int = 10) -> dict[str, Any]:
-    """What ``quota replay --json`` prints."""
+    """Return what ``quota replay --json`` prints."""
     return {"log": log, "reports": [report.to_dict(top) for report in reports], "suggestion": None}
 
 
@@ -142,7 +144,7 @@ def describe(report: Report, top: int = 10) -> str:
 
 
 def remarks(report: Report) -> list[str]:
-    """What there is to say about the log, whatever the plan."""
+    """Return what there is to say about the log, whatever the plan."""
     lines = []
     if report.out_of_order:
         late = f", {report.too_late:,} too late for that: they count at the latest time" if report.too_late else ""

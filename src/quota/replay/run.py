@@ -1,4 +1,7 @@
-"""What would a plan have done? A recorded access log run through usage plans, on a clock that follows the log."""
+"""A replay of a recorded access log through usage plans.
+
+To see what they would have done, on a clock that follows the log.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +84,10 @@ _SEVERAL = re.compile(r"\{.*(\+|:path)\}|<path:.*>")
 
 
 def _pattern(route: str) -> re.Pattern[str]:
-    """What paths a route's name stands for; ``{proxy+}``, ``{rest:path}`` and ``<path:rest>`` are several segments."""
+    """Return what paths a route's name stands for.
+
+    ``{proxy+}``, ``{rest:path}`` and ``<path:rest>`` are several segments.
+    """
     parts = _TEMPLATE.split(route)
     parts[0::2] = map(re.escape, parts[0::2])
     parts[1::2] = [".*" if _SEVERAL.fullmatch(part) else "[^/]+" for part in parts[1::2]]
@@ -89,7 +95,10 @@ def _pattern(route: str) -> re.Pattern[str]:
 
 
 class Routes:
-    """Which of a plan's routes a request is: ``METHOD /path``, or the first with ``{name}`` in place of a segment."""
+    """The routes of a plan, and which of them a request is.
+
+    ``METHOD /path``, or the first with ``{name}`` in place of a segment.
+    """
 
     def __init__(self, plan: UsagePlan) -> None:
         self._exact = {*plan.routes, *plan.costs}
@@ -108,7 +117,7 @@ class Routes:
 
 
 class _Costs:
-    """What a line costs under a plan: the plan's own cost, and what the log says of units other than requests."""
+    """All that a line costs under a plan: the plan's own cost, and what the log says of units other than requests."""
 
     def __init__(self, plan: UsagePlan) -> None:
         self._plan = plan
@@ -186,7 +195,7 @@ def replay(
 
 
 def _remark(report: Report, readings: Sequence[Reading], units: Sequence[str]) -> None:
-    """What was met in the logs, on a report."""
+    """Note on a report what was met in the logs."""
     for reading in readings:
         name = f"{getattr(reading.lines, 'name', '')}: " if len(readings) > 1 else ""
         report.malformed += reading.malformed

@@ -30,7 +30,7 @@ class StoreOptions(NamedTuple):
 
     @property
     def refund_span(self) -> int:
-        """How long after a decision its units can be given back, and a refund is remembered."""
+        """Return how long after a decision its units can be given back, and a refund is remembered."""
         return max(self.retention * DAY_US, self.request_ttl)
 
 

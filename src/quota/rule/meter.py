@@ -1,4 +1,4 @@
-"""What a record counts of one unit: plain mutable data and its encoded form.
+"""All that a record counts of one unit: plain mutable data and its encoded form.
 
 A *meter* counts every unit taken of one (api, route, unit), under whatever plan; a quota's *window* remembers what its
 meter read when the window began. So ``used = meter.total - window.base``, and no change of plan can lose or mint a

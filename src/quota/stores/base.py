@@ -1,4 +1,4 @@
-"""What a store is: a directory of keys and plans, and one atomic step per request. Data in, data out."""
+"""All that a store is: a directory of keys and plans, and one atomic step per request. Data in, data out."""
 
 from __future__ import annotations
 

@@ -18,11 +18,11 @@ from ..decision import Decision
 from ..errors import ClockSkew, QuotaError, RequestMismatch, ReservationClosed
 from .directory import Book, equal, raises, units_of, us_of
 from .model import DAY, Answer, Skewed
-from .status import StandingMachine
+from .status import StatusMachine
 from .strategies import APIS, COSTS, KEY_IDS, MANY, REQUEST_IDS, ROUTES
 
 
-class Machine(StandingMachine):
+class Machine(StatusMachine):
     """Everything a ledger does, step by step beside the model."""
 
     @rule(id_=KEY_IDS, cost=COSTS, api=APIS, route=ROUTES, request_id=REQUEST_IDS)

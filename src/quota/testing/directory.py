@@ -21,7 +21,7 @@ from .strategies import FOCUS, KEY_IDS, PLAN_IDS, START, STEPS, plans
 
 @attrs.define
 class Book:
-    """What one key was told, added up: every unit that was taken is used, held or was given back, and one of these."""
+    """All that one key was told, added up: every unit that was taken is used, held or was given back, and one of these."""
 
     taken: int = 0
     used: int = 0

@@ -75,7 +75,7 @@ class Level:
         return max(Fraction(0), self.level - self.rate * (now - self.at))
 
     def fresh(self, now: int) -> Fraction:
-        """What no other bucket has heard of."""
+        """Return what no other bucket has heard of."""
         return self.now(now) - max(Fraction(0), self.echo - self.rate * (now - self.since))
 
 
@@ -103,7 +103,7 @@ class Limit:
 
 @attrs.frozen
 class Answer:
-    """What the model expects of a decision."""
+    """All that the model expects of a decision."""
 
     allowed: bool
     reason: str
@@ -334,7 +334,7 @@ class Model:
         return levels
 
     def moved(self, key: Member, plan: UsagePlan, api: str, route: str | None) -> bool:
-        """Whether this plan's throttles are others than the key, or a bucket of this route plan, was charged under last."""
+        """Tell whether this plan's throttles are others than the key, or a bucket of this route plan, was charged under last."""
         for unit in ("requests", "tokens"):
             last, now = self.charged.get((key.id, api, unit), []), self.throttles(plan, unit)
             if last and now and [_shape(limit) for limit in last] != [_shape(limit) for limit in now]:
@@ -445,7 +445,7 @@ class Model:
         self, key: Member, plan: UsagePlan, api: str, route: str | None, takes: Mapping[str, int], now: int,
         limits: list[Limit] | None = None,
     ) -> Answer:  # fmt: skip
-        """What a charge would get, told as a decision would tell it; of ``limits`` alone where they are given."""
+        """Return what a charge would get, told as a decision would tell it; of ``limits`` alone where they are given."""
         told, violated, waits = [], [], []
         over = 0
         never = quota = False
@@ -570,7 +570,7 @@ class Model:
     def commit(
         self, id_: str, hold: str, actual: Mapping[str, int] | None, api: str, route: str | None, now: int
     ) -> tuple[Event, ...]:
-        """What was held becomes what was used."""
+        """Turn what was held into what was used."""
         key = self.keys[id_]
         now = self.instant(key, now)
         held = [event for event in self.events if event.hold == hold]
@@ -609,7 +609,7 @@ class Model:
                 event.units, event.hold = 0, ""
 
     def open(self, event: Event, now: int) -> bool:
-        """Whether any window that counted this event is still running."""
+        """Tell whether any window that counted this event is still running."""
         return any(
             start <= event.at < end and now < end
             for subject in event.subjects
@@ -664,7 +664,7 @@ def _rate(limit: Limit) -> Fraction:
 
 
 def _shape(limit: Limit) -> tuple[Any, ...]:
-    """What makes a throttle another one."""
+    """Return what makes a throttle another one."""
     return limit.route, limit.name, limit.spec.by, _rate(limit), _burst(limit)
 
 

@@ -54,7 +54,7 @@ def _stand(
     return rows
 
 
-class StandingMachine(DirectoryMachine):
+class StatusMachine(DirectoryMachine):
     """Where limits stand, what was used by day, and limits of one's own."""
 
     @rule(

@@ -1,4 +1,4 @@
-"""What the machine plays with: small plans, few names, and steps of time that meet their boundaries."""
+"""All that the machine plays with: small plans, few names, and steps of time that meet their boundaries."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ODD_PERIODS = [
 """Windows that begin on no hour or day of UTC."""
 MANY = 10**12
 EVER = [Quota(MANY - 1, "100 year", unit=unit, name=f"all {unit}") for unit in ("requests", "tokens")]
-"""What counts everything, and refuses nothing."""
+"""All that counts everything, and refuses nothing."""
 REQUESTS = st.just("requests")
 UNITS = st.sampled_from(["requests", "requests", "tokens"])
 SUBJECTS = st.sampled_from(["key", "key", "account"])

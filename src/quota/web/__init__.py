@@ -1,4 +1,7 @@
-"""What middlewares share, and the usage page. ``Anonymous``, ``Answer``, ``client_address`` are for their settings."""
+"""All that middlewares share, and the usage page.
+
+``Anonymous``, ``Answer``, ``client_address`` are for their settings.
+"""
 
 from .addresses import Anonymous, client_address
 from .settings import Answer

@@ -1,4 +1,4 @@
-"""Which address a request comes from, and callers without a key who are counted by it."""
+"""The address that a request comes from, and callers without a key who are counted by it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Anonymous:
 
 
 def check_proxies(trusted: int | str | Iterable[Any]) -> Proxies:
-    """What the setting ``trusted_proxies`` says. Raises ``InvalidValue``."""
+    """Return what the setting ``trusted_proxies`` says. Raises ``InvalidValue``."""
     if type(trusted) is int and 0 <= trusted <= _MOST_HOPS:
         return trusted
     accepted = f"how many proxies stand in front, 0 to {_MOST_HOPS}, or their networks, as in ['10.0.0.0/8']"
@@ -141,7 +141,10 @@ def _walk(hops: Iterator[str], proxies: Proxies) -> str | None:
 
 @lru_cache(maxsize=4096)
 def _inside(address: str | None, networks: Networks) -> bool:
-    """Whether a proxy is one of those that are trusted. A connection without an address (a Unix socket) is local."""
+    """Tell whether a proxy is one of those that are trusted.
+
+    A connection without an address (a Unix socket) is local.
+    """
     if address is None:
         return True
     found = ip_address(address)

@@ -1,4 +1,4 @@
-"""What a refused request is answered. Pure."""
+"""All that a refused request is answered. Pure."""
 
 from __future__ import annotations
 

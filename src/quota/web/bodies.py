@@ -11,7 +11,10 @@ Receive = Callable[[], Awaitable[Message]]
 
 
 class _Rest(io.RawIOBase):
-    """What was read of a WSGI input, then what was not: ``left`` bytes of it, None where the input ends by itself."""
+    """All that was read of a WSGI input, then what was not.
+
+    ``left`` bytes of it, None where the input ends by itself.
+    """
 
     def __init__(self, read: bytes, source: Any, left: int | None) -> None:
         super().__init__()

@@ -9,7 +9,7 @@ from typing import Any
 from .sources import find_key, hidden, hide_parameters
 
 Headers = dict[str, tuple[str, str]]
-"""What was hidden, by name: (what stands there now, what came)."""
+"""All that was hidden, by name: (what stands there now, what came)."""
 
 _STARS = "****"
 _NONE = ("", "")
@@ -137,7 +137,7 @@ def _spellings(name: str) -> list[bytes]:
 
 
 def _hides(headers: dict[str, str], came: dict[str, str], source: str, last: str) -> Headers:
-    """What is to stand in each header that may hold a key and is not hidden yet, and what came in it."""
+    """Return what is to stand in each header that may hold a key and is not hidden yet, and what came in it."""
     hides = {}
     for name, text in headers.items():
         if name == source:
@@ -148,7 +148,7 @@ def _hides(headers: dict[str, str], came: dict[str, str], source: str, last: str
 
 
 def _may_hold_a_key(name: str, text: str) -> bool:
-    """Whether a header is not blank and holds no other credential, as ``Basic`` is."""
+    """Tell whether a header is not blank and holds no other credential, as ``Basic`` is."""
     if name == "authorization" and _SCHEME.match(text) and not _BEARER.search(text):
         return False
     return bool(text.strip(" \t"))

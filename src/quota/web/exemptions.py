@@ -8,7 +8,7 @@ from ..errors import InvalidValue
 
 
 class Exemptions:
-    """What the setting ``exempt`` says, checked. Raises ``InvalidValue``."""
+    """All that the setting ``exempt`` says, checked. Raises ``InvalidValue``."""
 
     def __init__(self, exempt: object) -> None:
         patterns = [_pattern(pattern) for pattern in _several(exempt)]
@@ -16,7 +16,7 @@ class Exemptions:
         self._under = tuple((m, path[:-1]) for m, path in patterns if path.endswith("*"))
 
     def passes(self, method: str, path: str) -> bool:
-        """Whether a path is exempt. One with dot segments never is by what it begins with."""
+        """Tell whether a path is exempt. One with dot segments never is by what it begins with."""
         if not self._exact and not self._under:
             return False
         methods = ("", "GET", "HEAD") if method == "HEAD" else ("", method)

@@ -1,4 +1,7 @@
-"""What the WSGI and the ASGI middleware share: everything but how a request comes in and an answer goes out. Pure."""
+"""All that the WSGI and the ASGI middleware share: everything but how a request comes in and an answer goes out.
+
+Pure.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ log = logging.getLogger(__package__)
 KEPT = "keeping what was held: what was used cannot be known"
 
 UNDECIDED = (StoreBusy, StoreUnavailable, ClockSkew)
-"""Why a ledger cannot decide; ``on_unavailable`` says what then."""
+"""The reason why a ledger cannot decide; ``on_unavailable`` says what then."""
 
 Held = Reservation | AsyncReservation
 _CALLED = ("key", "route", "cost", "cost_from_body", "success", "actual", "exempt", "refuse", "report")
@@ -95,11 +98,11 @@ class Gate:
         object.__setattr__(self, "_exempt", Exemptions(() if callable(self.exempt) else self.exempt))
 
     def passes(self, method: str, path: str, request: Request) -> bool:
-        """Whether a request passes unasked."""
+        """Tell whether a request passes unasked."""
         return bool(self.exempt(request)) if callable(self.exempt) else self._exempt.passes(method, path)
 
     def name(self, method: str, path: str, request: Request) -> str | None:
-        """What the plan calls the request's route; None for one that no plan can name."""
+        """Return what the plan calls the request's route; None for one that no plan can name."""
         if self.route is not None:
             return named(self.route(request))
         known = "GET" if method == "HEAD" else method
@@ -113,7 +116,7 @@ class Gate:
         return named(f"{known} {path or '/'}")
 
     def address(self, presented: object, request: Request) -> str | None:
-        """Who sent a request, where it is known: for a key, which may be good from some networks only."""
+        """Return who sent a request, where it is known: for a key, which may be good from some networks only."""
         if presented is None or isinstance(presented, Caller):
             return None
         return address_of(request, self.trusted_proxies)
@@ -140,7 +143,7 @@ class Gate:
         return decision if refused is None else refused
 
     def price(self, request: Request, body: bytes = b"") -> Cost | None:
-        """What the request costs; None leaves it to the plan."""
+        """Return what the request costs; None leaves it to the plan."""
         if body and self.cost_from_body is not None:
             estimate = self.cost_from_body(body)
             if estimate is not None:
@@ -208,7 +211,7 @@ class Gate:
         return Answer(204, list(allowed_across_origins(method, names).items()))
 
     def kept(self, status: int | None, request: Request, default: Cost | None) -> tuple[bool, Cost | None]:
-        """What becomes of what was held: (commit, what was used). None: all that was held.
+        """Return what becomes of what was held: (commit, what was used). None: all that was held.
 
         ``status``: the response's; None when none was begun, or the application raised. A client that goes away is no
         failure: what it was answered counts. ``default``: what the application says was used.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 Watch = tuple[Callable[[], Any], Any]
-"""How to read something that names depend on, and what it was: a reading that differs makes names anew."""
+"""A way to read something that names depend on, and what it was: a reading that differs makes names anew."""
 
 _MOST, _LONGEST = 4096, 256
 _NOTHING: Mapping[str, Any] = {}
@@ -20,7 +20,7 @@ class Finder(Protocol):
         """The template, if any. ``path`` is below where the application is mounted."""
 
     def watched(self) -> Iterator[Watch | None]:
-        """What the names depend on; with None among it they depend on more than that, and are not to be kept."""
+        """Return what the names depend on; with None among it they depend on more than that, and are not to be kept."""
 
 
 Kept = dict[tuple[Any, str, str, str], str]
@@ -75,7 +75,9 @@ def named(name: object) -> str | None:
 
 
 def templates(app: Any) -> Finder | None:
-    """How the application names its routes, behind middlewares that keep it in ``.app`` and the like, if it is known.
+    """Return how the application names its routes.
+
+    Behind middlewares that keep it in ``.app`` and the like, if it is known.
 
     Known: Starlette and FastAPI, Flask and whatever has a Werkzeug ``url_map``, Django; mounts of Starlette's and of
     Werkzeug's dispatcher.
@@ -101,7 +103,7 @@ _INSIDE = ("app", "application", "wsgi_app", "wsgi_application")
 
 
 def upgrades(request: Mapping[str, Any]) -> bool:
-    """Whether a request asks for a WebSocket, by its scope or, as Werkzeug has it, by its environ."""
+    """Tell whether a request asks for a WebSocket, by its scope or, as Werkzeug has it, by its environ."""
     kind = request.get("type")
     if kind is not None or "HTTP_UPGRADE" not in request:
         return kind == "websocket"
@@ -117,7 +119,7 @@ def below(scope: Mapping[str, Any], root: str) -> str:
 
 
 def _own(part: Any, method: str, *frameworks: str) -> bool:
-    """Whether the framework's own code answers; what the application's says may depend on more, and change."""
+    """Tell whether the framework's own code answers; what the application's says may depend on more, and change."""
     return getattr(type(part), method).__module__.startswith(frameworks)  # type: ignore[no-any-return] # a function's
 
 
@@ -271,7 +273,7 @@ def _flat(routes: Iterable[Any]) -> Iterable[Any]:
 
 
 def _behind(route: Any) -> Finder | None:
-    """What finds the routes of a mount or a host."""
+    """Return what finds the routes of a mount or a host."""
     if getattr(route, "routes", None) is None:
         return None
     return templates(route.app) or (templates(route) if route.routes else None)

@@ -17,7 +17,7 @@ from .addresses import Anonymous
 from .sources import check_sources
 
 Request = Any
-"""What the application is given: the WSGI ``environ`` or the ASGI ``scope``."""
+"""All that the application is given: the WSGI ``environ`` or the ASGI ``scope``."""
 
 
 class Answer(NamedTuple):

@@ -85,7 +85,7 @@ def _decoded(name: str) -> str:
 
 
 def hidden(secret: str | None) -> str:
-    """What logs may show of a secret: four asterisks and its last four characters, as API Gateway writes it."""
+    """Return what logs may show of a secret: four asterisks and its last four characters, as API Gateway writes it."""
     return _STARS if secret is None or secret == UNKNOWN else _STARS + secret[-4:]
 
 

@@ -23,7 +23,7 @@ BUGS = {
 @pytest.mark.parametrize("bug", BUGS)
 def test_the_books_show(bug, tmp_path):
     """One planted bug, seen within some histories."""
-    package = plant(tmp_path, f"route plans{list(BUGS).index(bug)}", BUGS[bug])
+    package = plant(tmp_path, f"route_plans{list(BUGS).index(bug)}", BUGS[bug])
     assert caught(simulate, package, range(100)) is not None
 
 

@@ -15,7 +15,7 @@ BUGS = {
         "            if lease.lively < now:\n                record.give_back(lease.taken_at, lease.takes)\n"
         "                record.leases[other] = lease._replace(takes=())\n"))],
     "a lease is settled again and again": [(
-        LEASES, "record.leases[lease request.name] = closed", "record.leases[lease request.name] = lease")],
+        LEASES, "record.leases[lease_request.name] = closed", "record.leases[lease_request.name] = lease")],
     "a lease is given back whole, whatever was used": [(LEASES, "amount.units - lease_request.used.get(amount.unit, 0)", "amount.units")],
     "a repeated lease request gets another lease": [(
         OPERATIONS, "    if lease is not None and lease.number >= lease_request.number:\n", "    if lease is not None and lease.number > lease_request.number:\n")],
@@ -31,7 +31,7 @@ BUGS = {
         "        units = {unit: n + 1 for unit, n in units.items()}\n        remember(subject, lease_request, route_plan, units, now, options)\n")],
     "one unit too many is spent": [(
         LEASE_HOLDER, "self.spent[unit].total + units <= self.units[unit]", "self.spent[unit].total + units <= self.units[unit] + 1")],
-    "the fast path spends one unit too many": [(LEASE_HOLDER, "lane.quiet = units\n", "lane.quiet = units + 1\n")],
+    "the fast path spends one unit too many": [(LEASE_HOLDER, "lane.soft = units\n", "lane.soft = units + 1\n")],
     "a closed lease is spent on": [(LEASE_HOLDER, "            self.lane.until = 0\n            self.lane = None\n", "            self.lane = None\n")],
     "a lease outlives its window": [
         (LEASE_HOLDER, "now, min(now + refresh, self.end)", "now, now + refresh"),
@@ -43,7 +43,7 @@ BUGS = {
     "a lost lease is handed out under a lower limit": [(LEASES, " or reading > limit.limit + limit.overage + extra", "")],
     "what was used is not told": [(LEASE_HOLDER, "self.used = {unit: meter.total for unit, meter in self.spent.items() if meter.total}", "self.used = {}")],
     "a late return takes back the next lease": [(STEPS, "if lease.returning or (off and lease.doubt):", "if off and lease.doubt:")],
-    "closing settles nothing": [(INDEX, "if not lease_holder.idle]", "if False]")],
+    "closing settles nothing": [(INDEX, "                if not lease_holder.idle\n", "                if False\n")],
     "a crash frees its holder's name": [(LEASES, "lively + DAY_US < now)", "lively + DAY_US < now) or lively < now")],
 }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""What every operation works on: the ledger, the stages there are, the order of creation, values kept in secret."""
+"""All that every operation works on: the ledger, the stages there are, the order of creation, values kept in secret."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def check_stage(plane: Plane, api: str, stage: str) -> None:
 
 
 def _numbers(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What is given, without what is null; numbers that are no numbers are refused."""
+    """Return what is given, without what is null; numbers that are no numbers are refused."""
     found = {name: value for name, value in given.items() if value is not None}
     for name, value in found.items():
         wanted: Any = {"rateLimit": (int, float), "burstLimit": int, "limit": int, "offset": int, "period": str}.get(

@@ -109,7 +109,7 @@ class AsyncLeasedStore(Awaited, Leasing):
         return decision
 
     def _at_work(self, lease_holder: LeaseHolder) -> bool:
-        """Whether a task fills it ahead, in a loop that runs."""
+        """Tell whether a task fills it ahead, in a loop that runs."""
         task = self._tasks.get(lease_holder)
         return task is not None and task.get_loop().is_running()
 

@@ -23,7 +23,7 @@ from .holder import CachedRefusal, HeldLease, LeaseHolder, sooner
 UNREACHABLE = (StoreBusy, StoreUnavailable)
 
 FIRST = 16
-"""How many calls the first lease of a busy key covers; the next ones four times as many, while they are used up."""
+"""The calls that the first lease of a busy key covers; the next ones four times as many, while they are used up."""
 _MOST_CALLS = 2**40
 _LONGEST = 64
 """The most calls that go by themselves between two vain requests for a lease: a limit is small, or nearly spent."""
@@ -33,16 +33,16 @@ _PEEKED = "peek"
 """Marks what is looked at for a caller who asked to; that is answered at once while the store is away."""
 
 ALONE = ("set_remaining", "override", "forget")
-"""What must not come between the asking for a lease and its answer."""
+"""All that must not come between the asking for a lease and its answer."""
 
 
 def leasable(request: Request) -> bool:
-    """Whether a call may be decided from a lease."""
+    """Tell whether a call may be decided from a lease."""
     return request.op in ("consume", "peek") and request.request_id is None
 
 
 class Leasing(LeasedDirectory):
-    """What the sync and the async store share: settings and steps."""
+    """All that the sync and the async store share: settings and steps."""
 
     def __init__(self, refresh: float, share: float, most_keys: int) -> None:
         if type(refresh) not in (int, float) or not 0.001 <= refresh <= 86_400:
@@ -84,7 +84,7 @@ class Leasing(LeasedDirectory):
 
     @property
     def _away(self) -> bool:
-        """Whether the store behind this one is known to be away: nothing is given back to it meanwhile."""
+        """Tell whether the store behind this one is known to be away: nothing is given back to it meanwhile."""
         return self._breaker is not None and self._breaker.open
 
     def _hold_off(self, who: object) -> list[LeaseHolder]:
@@ -107,7 +107,7 @@ class Leasing(LeasedDirectory):
             lease.close()
 
     def _life(self) -> int:
-        """How long this process is taken to be alive without being heard of."""
+        """Return how long this process is taken to be alive without being heard of."""
         return 4 * self._refresh_us
 
     def _decide(self, lease_holder: LeaseHolder, request: Request) -> Flow[Decision]:
@@ -217,7 +217,7 @@ class Leasing(LeasedDirectory):
         grant: LeaseGrant,
         epoch: int,
     ) -> Decision | None:
-        """What the store answered to a lease request; ``epoch`` is of before it was asked."""
+        """Return what the store answered to a lease request; ``epoch`` is of before it was asked."""
         with lease_holder.stripe.exclusive():
             lease.answered(lease_request.number, granted=bool(grant.units))
             if grant.units and lease_holder.overtaken:
@@ -243,7 +243,7 @@ class Leasing(LeasedDirectory):
             return decision
 
     def _wanting(self, lease_holder: LeaseHolder, now: int) -> bool:
-        """Whether it is time to prepare what comes after: half is spent, or the refresh is near."""
+        """Tell whether it is time to prepare what comes after: half is spent, or the refresh is near."""
         lease, next_lease = lease_holder.lease, lease_holder.next_lease
         if not lease.open or (next_lease.open and now < next_lease.until):
             return False
@@ -270,13 +270,13 @@ class Leasing(LeasedDirectory):
         return (yield ("apply", (request,)))  # type: ignore[no-any-return] # a consume is answered by a decision
 
     def _peek(self, request: Request) -> Flow[Decision]:
-        """What ``consume`` would answer."""
+        """Return what ``consume`` would answer."""
         grant: LeaseGrant = yield "apply", (attrs.evolve(request, op="look", id=_PEEKED),)
         decision: Decision = grant.decision  # type: ignore[assignment] # a look is always answered
         return sooner(decision, min(request.now + self._refresh_us, grant.end)) if grant.waiting else decision
 
     def _pass_on(self, request: Request) -> Flow[Any]:
-        """What only the store can do: nothing of the key is out on lease to this process by now."""
+        """Ask the store for what it alone can do: nothing of the key is out on lease to this process by now."""
         try:
             answer = yield "apply", (request,)
         finally:
@@ -309,7 +309,7 @@ class Leasing(LeasedDirectory):
         lease.answered(lease_request.number + 1)
 
     def _of_key(self, now: int, ref: bytes | str) -> Flow[list[LeaseHolder]]:
-        """What is held here of a key, by its id or a digest, and of the keys that share its account."""
+        """Return what is held here of a key, by its id or a digest, and of the keys that share its account."""
         if not self._open:
             return []
         if ref not in self._known:
@@ -323,4 +323,4 @@ class Leasing(LeasedDirectory):
 
 
 SKEWED = (*UNREACHABLE, ClockSkew)
-"""What may come in the way of giving back; it is tried again later."""
+"""All that may come in the way of giving back; it is tried again later."""

@@ -88,11 +88,11 @@ class HeldLease:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is held and nothing is owed to the store."""
+        """Tell whether nothing is held and nothing is owed to the store."""
         return not (self.open or self.due or self.doubt)
 
     def lease_request(self, calls: int, share: int, life: int, *, only: bool = False) -> LeaseRequest:
-        """What to ask the store for next, telling it what was used."""
+        """Return what to ask the store for next, telling it what was used."""
         return LeaseRequest(self.name, self.number + 1, self.used, calls, share, life, only, self.doubt)
 
     def fill(self, grant: LeaseGrant, request: Request, refresh: int) -> None:
@@ -113,7 +113,7 @@ class HeldLease:
         self.extend(request.now, refresh)
 
     def learn(self, grant: LeaseGrant) -> None:
-        """What the store has of the lease's key and limits now."""
+        """Return what the store has of the lease's key and limits now."""
         self.key = grant.key  # type: ignore[assignment] # a lease has one
         # Renewed, by an equal plan: its limits stand in the same order, and buckets go by the ones of before.
         limits = [reading.limit for reading in (self.readings if self.open else grant.readings)]
@@ -135,7 +135,7 @@ class HeldLease:
 
     @property
     def turn(self) -> int:
-        """When the minute of the lease is over."""
+        """Return when the minute of the lease is over."""
         return self.at - self.at % MINUTE_US + MINUTE_US
 
     def total(self) -> int:
@@ -160,7 +160,7 @@ class HeldLease:
             self.open = False
 
     def covers(self, request: Request) -> bool:
-        """Whether enough is left for a call."""
+        """Tell whether enough is left for a call."""
         takes = self.route_plan.cost if request.takes is None else request.takes
         return all(
             unit in self.units and self.spent[unit].total + units <= self.units[unit]
@@ -323,12 +323,12 @@ class LeaseHolder:
 
     @property
     def asked(self) -> int:
-        """When it was last filled or renewed."""
+        """Return when it was last filled or renewed."""
         return max(self.lease.asked, self.next_lease.asked)
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is held and nothing is owed to the store."""
+        """Tell whether nothing is held and nothing is owed to the store."""
         return self.lease.idle and self.next_lease.idle
 
     def answer(self, request: Request, epoch: int) -> Decision | None:

@@ -1,4 +1,7 @@
-"""Which holdings this process has: by what is presented, by account, by plan, and in the order of their last use."""
+"""The holders of leases in this process.
+
+By what is presented, by account, by plan, and in the order of their last use.
+"""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from ..memory.one_meter import OneMeter
 
 
 class _Shape:
-    """What the headrooms of a lease's route plan share. ``own``: routes with limits or costs of their own.
+    """All that the headrooms of a lease's route plan share. ``own``: routes with limits or costs of their own.
 
     ``live``: whether this is the process that the lease is of, for each call to see: a fork need not be told.
     """

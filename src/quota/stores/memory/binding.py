@@ -32,7 +32,7 @@ class Shapes:
 
 
 class Binding:
-    """What a memory store does so that the next call like this one need not ask the rule.
+    """All that a memory store does so that the next call like this one need not ask the rule.
 
     ``rooms``: of every key, by its id and by its secrets' digests. ``_shapes``: by plan, what its headrooms share.
     """

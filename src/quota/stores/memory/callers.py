@@ -19,7 +19,7 @@ _NOWHERE = KeyPlans({})
 
 
 class Callers:
-    """What a memory store does for callers.
+    """All that a memory store does for callers.
 
     So many are counted one by one at any time, spread over the stripes. Those who come when all room is taken share as
     many counts among them, by a hash that nobody outside knows: no limit is passed, no live count is forgotten, and

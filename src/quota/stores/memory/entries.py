@@ -1,4 +1,4 @@
-"""What the memory store keeps of a key, and of an account that keys share."""
+"""All that the memory store keeps of a key, and of an account that keys share."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from .locks import wait_for
 
 
 class Asked:
-    """What a key's calls ask first, found by its id and its secrets."""
+    """All that a key's calls ask first, found by its id and its secrets."""
 
     __slots__ = ()
 
@@ -85,7 +85,7 @@ class Asked:
 
 
 class NoMeter(Asked):
-    """What a key's calls ask while none of its headrooms is on one meter."""
+    """All that a key's calls ask while none of its headrooms is on one meter."""
 
     __slots__ = ("key_entry", "lock")
 
@@ -111,7 +111,7 @@ class Span(NamedTuple):
 
 
 class _Hot(Headroom):
-    """What every call reads and writes beside the shape, next to each other in memory."""
+    """All that every call reads and writes beside the shape, next to each other in memory."""
 
     __slots__ = ("at", "lock", "soft", "total")
 
@@ -152,7 +152,7 @@ class OneMeter(Asked, _Hot):
 
     @property
     def bases(self) -> Sequence[int]:  # type: ignore[override]
-        """What each limit's meter read when its window began."""
+        """Return what each limit's meter read when its window began."""
         return self.span.bases
 
     @property
@@ -232,7 +232,7 @@ class OneMeter(Asked, _Hot):
 
     @property
     def meter(self) -> Meter:
-        """What is counted on while this is closed."""
+        """Return what is counted on while this is closed."""
         return self.key_entry.record.meter(self.shape.api, "", REQUESTS)  # type: ignore[no-any-return] # it was laid on it
 
     def open(self, record: Record) -> None:

@@ -26,7 +26,7 @@ from .wire import READ, WRITE
 
 _FULL = (PoolTimeout, TooManyRequests)
 _UTF8 = {b"utf8", b"unicode"}
-"""What PostgreSQL takes for its UTF8; it looks at letters and digits alone, in any case."""
+"""All that PostgreSQL takes for its UTF8; it looks at letters and digits alone, in any case."""
 
 
 def _session(timeout: float) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def _session(timeout: float) -> dict[str, Any]:
 
 
 def not_connected(error: Exception) -> Exception:
-    """Why there is no connection to send on; nothing was sent."""
+    """Return why there is no connection to send on; nothing was sent."""
     if isinstance(error, (*_FULL, TimeoutError)):
         return StoreBusy(f"no connection to the server is free; {NOTHING}")
     text = " ".join(str(error).split())
@@ -85,13 +85,13 @@ class Link:
         self.poll.register(self.fd, READ)
 
     def good(self) -> bool:
-        """Whether an idle connection can be used: one that has anything to read was ended, or is about to be."""
+        """Tell whether an idle connection can be used: one that has anything to read was ended, or is about to be."""
         pgconn = self.pgconn
         ready = pgconn.status == pq.ConnStatus.OK and pgconn.transaction_status == pq.TransactionStatus.IDLE
         return ready and not self.poll.poll(0)
 
     def done(self) -> bool:
-        """Whether the server is done with a call, failed or not, so that the connection is good for another."""
+        """Tell whether the server is done with a call, failed or not, so that the connection is good for another."""
         return bool(self.pgconn.transaction_status == pq.TransactionStatus.IDLE)
 
     def end(self) -> None:

@@ -26,7 +26,7 @@ from .wire import TYPES, Call, array, sparse, texts
 _NAMESPACE = re.compile(r"(?!pg_|information_schema\Z)[a-z_][a-z0-9_]{0,47}\Z")
 _MOST = 2**62
 _WIDEST = 2**62
-"""What a column holds; a larger count is in the encoded record alone, and no lane goes there."""
+"""All that a column holds; a larger count is in the encoded record alone, and no lane goes there."""
 
 
 _FUNCTIONS = {
@@ -74,7 +74,7 @@ def _number(value: int) -> bytes:
 
 
 class PostgresSteps(Decisions):
-    """What both PostgreSQL stores do, as steps that yield calls."""
+    """All that both PostgreSQL stores do, as steps that yield calls."""
 
     exact_across_failover = True
 
@@ -137,7 +137,7 @@ class PostgresSteps(Decisions):
 
     @operation
     def check(self) -> Flow[list[str]]:
-        """What does not fit together in the tables, in words; nothing when all is well."""
+        """Return what does not fit together in the tables, in words; nothing when all is well."""
         yield from self._ready()
         found = yield Call(CHECK.replace("{ns}", self._schema).encode(), ())
         return list(found)
@@ -205,8 +205,8 @@ class PostgresSteps(Decisions):
                 places[index, position] = buckets_before[-1]
                 buckets_before.append(buckets_before[-1] + len(meter.buckets))
         meters, buckets = [], []
-        for index, position, unit, quiet, ceiling in lane.cells:
-            meters += [meters_before[index] + position + 1, unit + 1, min(quiet, _MOST), min(ceiling, _MOST)]
+        for index, position, unit, soft, hard in lane.cells:
+            meters += [meters_before[index] + position + 1, unit + 1, min(soft, _MOST), min(hard, _MOST)]
         for index, position, place, unit, drain, scale, burst in lane.pours:
             buckets += [places[index, position] + place + 1, unit + 1, drain, scale, burst]
         names, *stamps = self._fresh(copy)

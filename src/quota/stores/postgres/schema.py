@@ -23,7 +23,7 @@ READING = text_beside(__package__, "read.sql")
 WRITING = text_beside(__package__, "write.sql")
 
 CHECK = text_beside(__package__, "check.sql")
-"""What does not fit together; nothing, unless someone else wrote to the tables."""
+"""All that does not fit together; nothing, unless someone else wrote to the tables."""
 
 DECIDING = text_beside(__package__, "decide.sql")
 """``spend`` is the lane, ``ask`` brings the records to the rule."""

@@ -100,7 +100,7 @@ def _receive(pgconn: Any) -> Generator[int, int, Any]:
 
 
 def refused(pgconn: Any, result: Any) -> Exception:
-    """What the server's error means. An ``ERROR`` undid everything; whatever ends the session leaves it open."""
+    """Return what the server's error means. An ``ERROR`` undid everything; whatever ends the session leaves it open."""
     field = pq.DiagnosticField
     severity = state = b""
     if result is not None:

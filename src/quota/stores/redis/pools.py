@@ -46,7 +46,7 @@ class Unreached(Exception):
 
 
 class Route:
-    """Which node of a Cluster serves a namespace, all in one slot. Any node says where to ask instead."""
+    """The node of a Cluster that serves a namespace, all in one slot. Any node says where to ask instead."""
 
     def __init__(self, client: Any) -> None:
         self._nodes = client.nodes_manager
@@ -76,7 +76,7 @@ class Route:
 
 
 def failed(error: Exception, sent: bool, route: Route | None, address: Address | None) -> Exception:
-    """What becomes of a call whose connection broke, or that had none."""
+    """Return what becomes of a call whose connection broke, or that had none."""
     told = failure(error, sent)
     if route is None or address is None or isinstance(told, StoreBusy):
         return told
@@ -171,7 +171,10 @@ class Pools:
 
 
 class LoopPools:
-    """What a store has open in one event loop of one process: closed as the loop ends its asynchronous generators."""
+    """All that a store has open in one event loop of one process.
+
+    Closed as the loop ends its asynchronous generators.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, over: Callable[[], object]) -> None:
         self.loop, self.pid = loop, os.getpid()

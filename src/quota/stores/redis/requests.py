@@ -47,7 +47,10 @@ _REMOVALS = ("ZREM", "HDEL", "DEL", "RENAME")
 
 @attrs.frozen
 class _Tag:
-    """What a lane keeps for the wire: where its records are, its call up to the instant, arguments with the units."""
+    """All that a lane keeps for the wire.
+
+    Where its records are, its call up to the instant, arguments with the units.
+    """
 
     keys: tuple[str, ...]
     data: str
@@ -89,7 +92,7 @@ def _in_parts(command: str, key: int, arguments: list[str]) -> list[list[Any]]:
 
 
 class RedisSteps(Decisions):
-    """What both Redis stores do, as steps that yield calls."""
+    """All that both Redis stores do, as steps that yield calls."""
 
     exact_across_failover = False
 
@@ -232,9 +235,9 @@ class RedisSteps(Decisions):
     def _tag(self, copy: CachedKey, lane: SeveralMeters, subject: Subject, versions: Sequence[Any]) -> _Tag:  # noqa: ARG002
         names: list[list[str]] = [[str(version), "v", "at", "c", "w"] for version in versions]
         meters, buckets = [], []
-        for index, meter, unit, quiet, ceiling in lane.cells:
+        for index, meter, unit, soft, hard in lane.cells:
             names[index].append(f"t{meter}")
-            meters.append([index + 1, len(names[index]) - 1, unit + 1, quiet, ceiling])
+            meters.append([index + 1, len(names[index]) - 1, unit + 1, soft, hard])
         for index, meter, bucket, unit, drain, scale, burst in lane.pours:
             names[index] += [f"l{meter}.{bucket}", f"a{meter}.{bucket}"]
             place = len(names[index]) - 2
@@ -288,6 +291,6 @@ class RedisSteps(Decisions):
         return run(COMMIT, keys, to_json([checks, puts + rest]))
 
     def _lifetime_ms(self, entry: Entry, record: Record) -> int:
-        """How long a record matters from now on: relative, and never short."""
+        """Return how long a record matters from now on: relative, and never short."""
         life = dead_by(entry, record, self.options) - record.at + 2 * self.options.max_skew
         return life // 1000 + 1

@@ -50,13 +50,13 @@ def command(*arguments: str) -> Call:
 ASKING = b"*1\r\n$6\r\nASKING\r\n"
 
 _REFUSED = (ResponseError, AuthenticationError, BusyLoadingError)
-"""What a server answers in place of doing anything, unless the error comes from within a script."""
+"""All that a server answers in place of doing anything, unless the error comes from within a script."""
 
 _WITHIN = re.compile(r"@user_script|script: ?[0-9a-f]{40}|Error running script")
 
 
 def failure(error: BaseException, sent: bool) -> Exception:
-    """What an engine's error means for the caller, and whether anything may have happened."""
+    """Return what an engine's error means for the caller, and whether anything may have happened."""
     if isinstance(error, MaxConnectionsError):
         return StoreBusy(f"no connection to the server is free; {NOTHING}")
     refused = isinstance(error, _REFUSED) and not _WITHIN.search(str(error))

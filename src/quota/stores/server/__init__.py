@@ -1,1 +1,1 @@
-"""What Redis and PostgreSQL share."""
+"""All that Redis and PostgreSQL share."""

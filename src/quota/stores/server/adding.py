@@ -34,7 +34,7 @@ def lists_of(key: ApiKey, plans: Iterable[Iterable[str]]) -> set[str]:
 
 
 class Adding:
-    """How keys are added: all of them or none, in one change."""
+    """The way that keys are added: all of them or none, in one change."""
 
     _attempts: Callable[[], Generator[int, None, None]]
     _change: Callable[[list[Precondition], Sequence[Mutation]], Flow[bool]]
@@ -45,7 +45,7 @@ class Adding:
         return PutText("keys", key.id, to_json({"key": encode_key(key), "plans": [list(pair) for pair in plans]}))
 
     def _stamp(self, key_id: str) -> list[Mutation]:
-        """What tells every copy of the key that it is stale, and a plan that moves that some key changed."""
+        """Return what tells every copy of the key that it is stale, and a plan that moves that some key changed."""
         return [PutText("stamps", name, str(new_number())) for name in (f"k:{key_id}", "**")]
 
     def _add(self, keys: Sequence[tuple[ApiKey, Sequence[str]]]) -> Flow[None]:
@@ -75,7 +75,7 @@ class Adding:
     def _check_new(
         self, keys: Sequence[tuple[ApiKey, Sequence[str]]], there: Mapping[Place, str | None]
     ) -> list[Precondition]:
-        """What must still be missing when the keys are added; raises where something is in their way."""
+        """Return what must still be missing when the keys are added; raises where something is in their way."""
         checks = []
         for key, ids in keys:
             if there["stamps", f"k:{key.id}"] is not None:

@@ -1,4 +1,4 @@
-"""What the directory on a server asks of an engine: to look a key up, and to change texts and records at once.
+"""All that the directory on a server asks of an engine: to look a key up, and to change texts and records at once.
 
 Texts are in parts: ``stamps``, ``secrets``, ``keys``, ``accounts`` and ``plans``. In the part ``use`` are the records,
 and what is read of one is its version.
@@ -13,7 +13,7 @@ Place = tuple[str, str]
 
 
 class Precondition(NamedTuple):
-    """What must still be there, None for nothing, or nothing is changed."""
+    """All that must still be there, None for nothing, or nothing is changed."""
 
     part: str
     name: str
@@ -82,7 +82,7 @@ KINDS = {
 
 
 class KeyLookup(NamedTuple):
-    """What there is of a key, as it stands together. ``key_entry``: the key and which plans it is on."""
+    """All that there is of a key, as it stands together. ``key_entry``: the key and which plans it is on."""
 
     stamp: str
     plans_stamp: str

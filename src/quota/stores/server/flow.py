@@ -1,4 +1,7 @@
-"""How the stores on a server wait: steps that yield calls and are sent replies, driven synchronously or awaited."""
+"""The way that the stores on a server wait.
+
+Steps that yield calls and are sent replies, driven synchronously or awaited.
+"""
 
 from __future__ import annotations
 
@@ -87,7 +90,7 @@ class Queues(Generic[L]):
         return self._halls.get(number) or self._halls.setdefault(number, _QueueState())
 
     def __len__(self) -> int:
-        """How many lines there are in this process."""
+        """Return how many lines there are in this process."""
         return len(self._state().found)
 
     def enter(self, ticket: QueueTicket, name: Hashable) -> L:

@@ -1,4 +1,4 @@
-"""What a server says to a call on records, and what comes of a try."""
+"""All that a server says to a call on records, and what comes of a try."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 
 class Reply(IntEnum):
-    """Why a call is tried again; the first two are a server's."""
+    """The reason why a call is tried again; the first two are a server's."""
 
     STALE = 0
     """The cached key is not what the server has."""

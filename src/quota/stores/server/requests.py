@@ -26,11 +26,11 @@ from .flow import Flow, JoinQueue, Pause, operation
 from .replies import Decided, Records, Reply, Version, parse_reply
 
 _PATIENT = {Reply.LOST: 1, Reply.OPENED: 8}
-"""How often a call may lose a write, or a lane that was just opened, before it takes a turn."""
+"""The number of times that a call may lose a write, or a lane that was just opened, before it takes a turn."""
 _PLAIN = ("consume", *LOOKS)
-"""What the server may decide by itself, or what changes nothing."""
+"""All that the server may decide by itself, or what changes nothing."""
 _CHARGES = ("consume", "peek", "reserve")
-"""What a key must be usable for."""
+"""All that a key must be usable for."""
 _MOST_CALLERS = 8192
 """Copies of callers, apart from those of keys: however many addresses come by, no key's copy has to go for them."""
 _SHORTEST, _LONGEST = 0.000_5, 0.008
@@ -53,7 +53,10 @@ class Loaded:
 
 
 class Contention:
-    """How one call gets past others: whether it stands in line in its process, whose turn it is, how long it pauses."""
+    """The way that one call gets past others.
+
+    It says whether it stands in line in its process, whose turn it is, how long it pauses.
+    """
 
     __slots__ = ("patience", "queued", "tries", "turn")
 
@@ -92,7 +95,7 @@ class Decisions(Directory):
         raise NotImplementedError
 
     def _tag(self, copy: CachedKey, lane: SeveralMeters, subject: Subject, versions: Sequence[Any]) -> Any:
-        """What a lane keeps for the engine; equal for equal lanes."""
+        """Return what a lane keeps for the engine; equal for equal lanes."""
         raise NotImplementedError
 
     def _release(self, copy: CachedKey, turn: int) -> Any:
@@ -218,7 +221,10 @@ class Decisions(Directory):
 
 
 def dead_by(entry: Entry, record: Record, options: StoreOptions) -> int:
-    """When nothing in a record matters any more, were it charged until its day ends, as lanes may without saying so."""
+    """Return when nothing in a record matters any more.
+
+    That is reckoned as though it were charged until its day ends, as it may be without the rule being asked.
+    """
     options = terms_of(entry.key, options)
     dead_at, _ = record.dead_after(options.retention, options.late)
     day_end = record.at - record.at % DAY_US + DAY_US
@@ -226,7 +232,7 @@ def dead_by(entry: Entry, record: Record, options: StoreOptions) -> int:
 
 
 def _drained(entry: Entry) -> int:
-    """How long the fullest bucket of a key's plans takes to be empty."""
+    """Return how long the fullest bucket of a key's plans takes to be empty."""
     limits = [
         limit
         for plan in entry.plans.values()

@@ -1,4 +1,4 @@
-"""What the usage page tells of a key: where each limit stands, and the last 35 days, as JSON can hold it."""
+"""All that the usage page tells of a key: where each limit stands, and the last 35 days, as JSON can hold it."""
 
 from __future__ import annotations
 
