@@ -128,10 +128,13 @@ def compiled(later: bool) -> float:
     sizes: dict[int, int] = {}
     users: dict[int, set[int]] = {}
     for number, key in enumerate(keys):
-        seat = ledger.store.rooms[key.id].seat
-        own = {id(number) for number in (seat.record.token, *(s.base for m in seat.record.meters for s in m.slots))}
-        (room,) = seat.rooms
-        found = [seat.rooms, room, *(getattr(room, name) for name in type(room).__slots__), room.until]
+        key_entry = ledger.store.rooms[key.id].key_entry
+        own = {
+            id(number)
+            for number in (key_entry.record.token, *(s.base for m in key_entry.record.meters for s in m.windows))
+        }
+        (room,) = key_entry.rooms
+        found = [key_entry.rooms, room, *(getattr(room, name) for name in type(room).__slots__), room.until]
         for thing in found:
             if isinstance(thing, tuple):
                 found.extend(thing)

@@ -180,7 +180,7 @@ def test_no_rate_is_kept_further_off_than_is_said(rate, per, burst):
     assert scale * burst <= MAX_UNITS
     assert 0 < drain <= MAX_UNITS
     assert throttle == parse_limit(str(throttle)) == Throttle(throttle.rate, per, burst=burst)
-    line = UsagePlan("p", throttle).route_plan(None).lines[0]
+    line = UsagePlan("p", throttle).route_plan(None).limits[0]
     assert (line.scale, line.drain, line.burst) == (scale, drain, scale * burst)
 
 
