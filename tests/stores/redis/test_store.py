@@ -267,7 +267,14 @@ def test_records_expire_late_and_the_directory_never(store, client, clock):
     ledger.consume(secret)
     day_ms = 86_400_000
     lives = {name.decode().split(":")[1]: client.pttl(name) for name in client.keys(f"{{{store.namespace}}}:*")}
-    assert {name for name, life in lives.items() if life == -1} == {"stamps", "secrets", "keys", "accounts", "plans"}
+    assert {name for name, life in lives.items() if life == -1} == {
+        "stamps",
+        "secrets",
+        "keys",
+        "lists",
+        "accounts",
+        "plans",
+    }
     records = [client.pttl(name) / day_ms for name in client.keys(f"{{{store.namespace}}}:use:*")]
     year = 366 - 69.5 + 2 * 365
     assert min(records) == pytest.approx(35.5, abs=0.1)  # the rest of the day, then the history

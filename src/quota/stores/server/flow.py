@@ -127,7 +127,7 @@ class operation(Generic[P, T]):  # noqa: N801 -- a decorator
         self.steps = steps
         self.__doc__ = steps.__doc__
         annotations = steps.__annotations__  # at run time they tell what the steps return in the end
-        annotations["return"] = annotations["return"].removeprefix("Trip[").removesuffix("]")
+        annotations["return"] = annotations["return"].removeprefix("Flow[").removesuffix("]")
 
     @overload
     def __get__(self, store: None, kind: Any) -> operation[P, T]: ...

@@ -249,7 +249,7 @@ class Pool:
         """Open the file, which is made when it was never there."""
         there = Path(self.path).exists()
         if self._opened and not there:
-            raise StoreUnavailable(f"{self.path} was removed while in use; {NOTHING}")
+            raise StoreUnavailable(f"{self.path} was removed while in use; {NOTHING}", reached=True)
         while True:
             try:
                 connection = open_file(self.path, self._synchronous, "rw" if there else "rwc", lent)

@@ -66,7 +66,7 @@ def read_version(db: sqlite3.Connection, path: str) -> int:
         return int(version)
     (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if application or version or tables:
-        raise StoreUnavailable(f"{path} is a SQLite database of something else; {NOTHING}")
+        raise StoreUnavailable(f"{path} is a SQLite database of something else; {NOTHING}", reached=True)
     return 0
 
 
@@ -130,4 +130,4 @@ def failure(error: sqlite3.Error, path: str) -> QuotaError:
     foreign = [str(name) for name in beside if name.exists() and not os.access(name, os.W_OK, effective_ids=mine)]
     if foreign and _code(error) in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
         text += f"; this user may not write {', '.join(foreign)}: one user should own the file and what lies beside it"
-    return StoreUnavailable(f"{path}: {text}; {NOTHING}")
+    return StoreUnavailable(f"{path}: {text}; {NOTHING}", reached=True)  # a file says so at once: nobody waits for it
