@@ -440,7 +440,7 @@ PLANTED = [
     (unsaid, "test_x", "class TestA:\n    async def test_a(self): ..."),
 ]
 INNOCENT = [
-    (climbs, "stores.redis.store", "from ...rule.charge import weigh\nfrom ..server.flow import Trip\nfrom .. import open_store"),
+    (climbs, "stores.redis.store", "from ...rule.charge import evaluate\nfrom ..server.flow import Flow\nfrom .. import open_store"),
     (climbs, "stores.leased.lane", "from ..memory.locks import Exclusive\nfrom ..base import check_store"),
     (climbs, "decision", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .headers import Row"),
     (climbs, "cli.main", "from ..ledger import Ledger\nfrom .. import Quota\nfrom .table import show"),

@@ -15,7 +15,7 @@ BUGS = {
         "            if lease.lively < now:\n                record.give_back(lease.taken_at, lease.takes)\n"
         "                record.leases[other] = lease._replace(takes=())\n"))],
     "a lease is settled again and again": [(
-        LEASES, "{**(record.leases or {}), lease_request.name: closed}", "{**(record.leases or {}), lease_request.name: lease}")],
+        LEASES, "record.leases = {**(record.leases or {}), lease_request.name: closed}", "record.leases = {**(record.leases or {}), lease_request.name: lease}")],
     "a lease is given back whole, whatever was used": [(LEASES, "amount.units - lease_request.used.get(amount.unit, 0)", "amount.units")],
     "a repeated lease request gets another lease": [(
         OPERATIONS, "    if lease is not None and lease.number >= lease_request.number:\n", "    if lease is not None and lease.number > lease_request.number:\n")],

@@ -208,13 +208,13 @@ class World:
             self.alone[id(decision)] = decision
         record = self.record()
         if record is not None and grown > 0:
-            slot = self.slot()
-            if slot is not None:
-                used = self.meter().total - slot.base
+            window = self.latest_window()
+            if window is not None:
+                used = self.meter().total - window.base
                 limit = self.operator.get_plan("p").limits[0].limit  # of this instant: a new one may be on its way
-                assert used <= limit + slot.extra, f"{used} are charged of {limit}"
+                assert used <= limit + window.extra, f"{used} are charged of {limit}"
                 if request.op == "lease" and answer.units:
-                    self.capped(limit + slot.extra)
+                    self.capped(limit + window.extra)
         return answer
 
     def capped(self, whole):
@@ -240,7 +240,7 @@ class World:
         record = self.record()
         return record.meter("", "", "requests") if record else None
 
-    def slot(self):
+    def latest_window(self):
         meter = self.meter()
         return meter.windows[-1] if meter and meter.windows else None
 
@@ -355,8 +355,12 @@ class World:
 
     def see_over(self):
         """Since when more is counted than the limit allows, leases included."""
-        slot = self.slot()
-        over = slot is not None and self.meter().total - slot.base > self.limit + slot.extra and slot.end > self.now
+        window = self.latest_window()
+        over = (
+            window is not None
+            and self.meter().total - window.base > self.limit + window.extra
+            and window.end > self.now
+        )
         self.over_at = (self.over_at or self.now) if over else None
 
     def guarded(self, call, *args):
@@ -467,9 +471,9 @@ class World:
             f"{counted} are counted; {self.admitted} were admitted, {self.refunded} refunded, {self.unheard} not heard "
             f"of, {burned} burned, {leased} are out on lease"
         )
-        slot = self.slot()
-        if slot is not None:
-            used, admitted = self.meter().total - slot.base, self.by_window.get(slot.start, 0)
+        window = self.latest_window()
+        if window is not None:
+            used, admitted = self.meter().total - window.base, self.by_window.get(window.start, 0)
             assert admitted <= used, f"{admitted} were admitted in a window that counts {used}"
 
     def finish(self):
