@@ -14,6 +14,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, precondition, rule
 
+from ..clock import to_us
 from ..decision import Decision
 from ..errors import ClockSkew, QuotaError, RequestMismatch, ReservationClosed
 from .directory import Book, equal, raises, units_of, us_of
@@ -208,11 +209,14 @@ class Machine(StatusMachine):
             if not any(units.values()):
                 return
         try:
-            self.model.instant(key, self.now)
+            now = self.model.instant(key, self.now)
         except Skewed:
             raises(ClockSkew, lambda: self.ledger.refund(decision, units))
             return
-        spent = decision.id in self.spent or key.era != era or decision not in [d for _, _, d, _, _ in self.taken]
+        late = now >= to_us(decision.at) + 35 * DAY  # the retention of stores that are not told another
+        spent = (
+            late or decision.id in self.spent or key.era != era or decision not in [d for _, _, d, _, _ in self.taken]
+        )
         alive = any(("key", id_) in event.subjects for event in expected.events)
         wanted = 0 if spent or not alive else self.model.refund(id_, expected.events, units, self.now)
         equal(self.ledger.refund(decision, units), wanted, "units given back")

@@ -15,6 +15,7 @@ from every_store import ledger_with, run_threads, used
 from quota import AsyncLedger, Ledger, ManualClock, StoreBusy, StoreUnavailable, UsagePlan
 from quota.operations.request import Request
 from quota.stores.postgres import AsyncPostgresStore, PostgresStore
+from quota.stores.postgres.schema import VERSION
 from receipts import Receipt, check_receipts
 from servers import Postgres, PostgresProxy, free_port
 
@@ -461,7 +462,7 @@ def test_the_asynchronous_store_says_what_failed(server, clock, proxy):
                     await ledger.consume(secret, request_id=fault)
                 assert await ledger.peek(secret)  # three in a row, and the store were taken to be away
             assert (await ledger.consume(secret, request_id="drop_reply")).replayed
-            assert await store.migrate() == 1
+            assert await store.migrate() == VERSION
             taken = await store._connections.take(time.monotonic() + 1)
             with pytest.raises(StoreBusy, match="nothing was charged"):
                 await ledger.consume(secret)

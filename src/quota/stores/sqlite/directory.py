@@ -208,7 +208,7 @@ class Directory:
         elif plan is not None:
             query = (
                 "SELECT body FROM key_plans JOIN keys ON number = key WHERE plan = :plan AND key_plans.id > :after "
-                "ORDER BY entries.id"
+                "ORDER BY key_plans.id"
             )
         else:
             query = "SELECT body FROM keys WHERE id > :after ORDER BY id"
