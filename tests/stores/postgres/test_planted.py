@@ -87,7 +87,7 @@ def memory_agrees(world):
         for ledger in ledgers:
             ledger.add_plan(UsagePlan(f"p{number}", texts[0], alerts=(50, 80, 100)))
         secrets = [
-            [ledger.issue_key(f"{number} {name}", f"p{number}", account=f"team{number}").secret
+            [ledger.issue_key(f"{number} {name}", f"p{number}", account=f"team{number}", id=f"{number}-{name}").secret
              for name in range(1 + number % 2)]
             for ledger in ledgers
         ]  # fmt: skip
