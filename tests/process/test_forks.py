@@ -166,8 +166,8 @@ def test_an_answer_that_was_had_is_read_in_a_child(forks_made):
 ], ids=["no lock is taken", "a lock that is taken is not waited for"])  # fmt: skip
 def test_planted_forks_in_the_middle_are_found(monkeypatch, plant):
     """A child that inherits what others were in the middle of hangs, is told that they are, or counts by halves."""
-    plant(monkeypatch)
     shop = Shop()
+    plant(monkeypatch)  # behind it: the locks that it made are forgotten too
     with busy(*shop.beside()):
         assert any(forked(shop.go_on, patience=2) for _ in range(40))
 
