@@ -81,7 +81,7 @@ def test_after_three_calls_one_in_a_second_asks(kind, now, caplog):
     decision = call()
     assert (decision.reason, decision.limits[0].used) == (Reason.OK, 1)
     assert [call().limits[0].used for _ in range(3)] == [2, 3, 4]
-    told = [record.getMessage() for record in caplog.records if record.name == "quota.ledger"]
+    told = [record.getMessage() for record in caplog.records if record.name == module.__package__]
     assert [text.split(",")[0] for text in told] == ["the store is away", "the store answers again"]
 
 

@@ -28,6 +28,7 @@ ELSEWHERE = {
     "test_readme": "reads the repository",
     "test_docs_api": "reads the repository",
     "test_docs_howto": "reads the repository",
+    "aws/control/test_documents": "reads the repository",
     "test_typing": "reads the repository, and needs FastAPI",
     "packaging/test_vendored": "is this",
     "ledger/test_planted": "copies and renames the library itself",
