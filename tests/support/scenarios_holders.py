@@ -19,6 +19,13 @@ def a_limit_that_admits_nobody_says_no_time_to_retry(q):
     assert [(s.retry_at, s.remaining) for s in ledger.status(key)] == [(None, 0), (None, 1), (None, 0)]
 
 
+def an_exhausted_limit_says_when_it_admits_again(q):
+    ledger, _, key, secret = _ledger(q, "1/hour, 5/day")
+    assert ledger.consume(secret)
+    hour, day = ledger.status(key)
+    assert (hour.retry_at, day.retry_at) == (hour.resets_at, None)
+
+
 def a_limit_of_one_s_own_ends_on_its_microsecond(q):
     ledger, clock, key, secret = _ledger(q, "2/day", routes={"r": "1/day as r"})
     assert ledger.consume(secret)
