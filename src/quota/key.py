@@ -268,7 +268,7 @@ class Caller(_Caller):
 
 
 KeyOrCaller = ApiKey | Caller
-"""Whose usage a call counts on."""
+"""The key, or the caller without one, whose usage a call counts on."""
 
 
 class IssuedKey(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import date, timedelta
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -84,13 +84,8 @@ def consume(
     as_json: JsonOption = False,
 ) -> None:
     """Make one call: check every limit and, if all have room, take from all. Exit status 1 when it is refused."""
-    with opened(store) as ledger:
-        who = _caller(ledger, key)
-        units = DEFAULT if cost is None else to_cost(cost)
-        decision = ledger.consume(
-            who, units, api=api, route=route, request_id=request_id, address=address, scope=scope
-        )  # fmt: skip
-        _answer(decision, as_json=as_json)
+    where = {"api": api, "route": route, "request_id": request_id, "address": address, "scope": scope}
+    _ask(store, key, cost, where, as_json=as_json, would=False)
 
 
 def check(
@@ -105,13 +100,15 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Say what a call would get, and why, changing nothing. Exit status 1 when it would be refused."""
+    where = {"api": api, "route": route, "request_id": request_id, "address": address, "scope": scope}
+    _ask(store, key, cost, where, as_json=as_json, would=True)
+
+
+def _ask(store: str | None, key: str, cost: str | None, where: dict[str, Any], *, as_json: bool, would: bool) -> None:
     with opened(store) as ledger:
-        who = _caller(ledger, key)
-        units = DEFAULT if cost is None else to_cost(cost)
-        decision = ledger.peek(
-            who, units, api=api, route=route, request_id=request_id, address=address, scope=scope
-        )  # fmt: skip
-        _answer(decision, as_json=as_json, would=True)
+        ask = ledger.peek if would else ledger.consume
+        decision = ask(_caller(ledger, key), DEFAULT if cost is None else to_cost(cost), **where)
+        _answer(decision, as_json=as_json, would=would)
 
 
 def _caller(ledger: Ledger, text: str) -> ApiKey | str:

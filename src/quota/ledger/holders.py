@@ -123,7 +123,7 @@ class Holders(Administration):
             key = None
         if key is not None and key.account == who:
             return [who], False
-        members = [one.id for one in (yield Step("list_keys", (), same)) if one.account == who]
+        members = [one.id for one in (yield Step("list_keys", (None, None, None, who), same))]
         if key is None and not members:
             raise UnknownKey(who)
         if key is not None and members:

@@ -48,10 +48,7 @@ def lease_(request: Request, entry: Entry | None, subject: Subject | None, optio
     if lease is not None:
         advance(request, entry, subject, options)
         give_back(subject, lease_request, now, last=False)
-    # What no limit counts is not leased: limits would then stand as of the lease for calls that tell them.
-    counted = any(takes.get(limit.unit) for limit in route_plan.limits)
-    work = advanced(subject, route_plan, now, options)
-    units = affordable(work, route_plan, takes, lease_request, now) if counted else None
+    units = affordable(advanced(subject, route_plan, now, options), route_plan, takes, lease_request, now)
     if units is not None and charge(subject, route_plan, units, now, options, dry=False).allowed:
         remember(subject, lease_request, route_plan, units, now, options)
         return _leased(subject, route_plan, units, now, now, options, entry.key, plan)

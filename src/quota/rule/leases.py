@@ -168,9 +168,12 @@ def affordable(
 
     Of every limit: at most the lease request's part of ``share``, what is left of all holders' share, and half of this
     holder's part of what is free, so that leases shrink as the free amount does and the last units are handed out one
-    by one. Never across an alert's threshold: the call that crosses it is charged by itself, and told.
+    by one. Never across an alert's threshold: the call that crosses it is charged by itself, and told. A call that no
+    limit counts goes by itself: answered from a lease, it would tell its key's limits as they stood when that was made.
     """
     units = {unit: lease_request.calls * n for unit, n in takes.items() if n}
+    if not any(limit.unit in units for limit in route_plan.limits):
+        return None
     for limit, reading, extra, _ in read(subject, route_plan, now):
         if limit.unit not in units:
             continue
@@ -186,7 +189,7 @@ def affordable(
         else:
             most = (limit.burst - reading) // limit.scale // (2 * holders)
         units[limit.unit] = min(units[limit.unit], most)
-    if not units or any(units[unit] < LEAST * n for unit, n in takes.items() if n):
+    if any(units[unit] < LEAST * n for unit, n in takes.items() if n):
         return None
     return units
 

@@ -14,27 +14,8 @@ from quota import Ledger, ManualClock
 from quota.aws import rotate_values
 
 VALUE = "abcdef1234ghijklmnop-8901234567"
+pytestmark = pytest.mark.usefixtures("empty")
 NO_KEY = (404, "NotFoundException", "Invalid API Key identifier specified")
-
-
-@pytest.fixture(scope="module")
-def ledger():
-    with Ledger() as ledger:
-        yield ledger
-
-
-@pytest.fixture(scope="module")
-def aws(ledger):
-    with served(plane(ledger)) as url:
-        yield client(url)
-
-
-@pytest.fixture(autouse=True)
-def _empty(ledger):
-    for key in ledger.list_keys():
-        ledger.remove_key(key)
-    for plan in ledger.list_plans():
-        ledger.remove_plan(plan)
 
 
 def test_a_key_is_made_with_what_was_given(aws, ledger):

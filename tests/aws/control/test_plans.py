@@ -9,33 +9,14 @@ import threading
 import pytest
 
 from control import bare, client, plane, refused, served
-from quota import Ledger, UsagePlan
+from quota import UsagePlan
 
 NO_PLAN = (404, "NotFoundException", "Invalid Usage Plan ID specified")
+pytestmark = pytest.mark.usefixtures("empty")
 NO_KEY = (404, "NotFoundException", "Invalid API Key identifier specified")
 STAGE = {"apiId": "r1", "stage": "prod"}
 THROTTLE = {"rateLimit": 10.5, "burstLimit": 20}
 QUOTA = {"limit": 500, "offset": 2, "period": "MONTH"}
-
-
-@pytest.fixture(scope="module")
-def ledger():
-    with Ledger() as ledger:
-        yield ledger
-
-
-@pytest.fixture(scope="module")
-def aws(ledger):
-    with served(plane(ledger)) as url:
-        yield client(url)
-
-
-@pytest.fixture(autouse=True)
-def _empty(ledger):
-    for key in ledger.list_keys():
-        ledger.remove_key(key)
-    for plan in ledger.list_plans():
-        ledger.remove_plan(plan)
 
 
 def patch(aws, plan, *operations):

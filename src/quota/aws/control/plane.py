@@ -94,12 +94,9 @@ class Plane:
 
     def keys_on(self, plan_id: str) -> list[ApiKey]:
         """Return the keys of a plan."""
-        return [key for key in self.ledger.list_keys() if any(plan.id == plan_id for plan in self._on(key))]
-
-    def _on(self, key: ApiKey) -> list[UsagePlan]:
         try:
-            return self.ledger.list_plans(key)
-        except UnknownKey:  # removed since it was listed
+            return self.ledger.list_keys(plan=plan_id)
+        except UnknownPlan:  # removed since it was found
             return []
 
     def kept(self, value: str) -> dict[str, str]:

@@ -93,7 +93,7 @@ class LeaseHolders:
         self._know(lease_holder.key_id, lease_holder.account)
 
     def _know(self, ref: bytes | str, account: str) -> None:
-        """Whose key is presented so: it stays so for good."""
+        """Remember whose key is presented so: it stays so for good."""
         if len(self._known) >= 2 * self._most_keys:
             self._known.clear()
         self._known[ref] = account
@@ -115,6 +115,17 @@ class LeaseHolders:
             return [
                 h for h in list(self._open) if any(p.open and p.plan.id == plan_id for p in (h.lease, h.next_lease))
             ]
+
+    def outstanding(self) -> dict[str, int]:
+        """Return the units on lease that this process has not spent yet, by unit."""
+        left: dict[str, int] = {}
+        for lease in [
+            lease for holder in list(self._open) for lease in (holder.lease, holder.next_lease) if lease.open
+        ]:
+            spent = lease.spent
+            for unit, units in lease.units.items():
+                left[unit] = left.get(unit, 0) + units - (spent[unit].total if unit in spent else 0)
+        return left
 
     def _untouched(self, since: int) -> list[LeaseHolder]:
         """Some of those that were neither filled nor renewed since an instant."""

@@ -72,7 +72,7 @@ class Stripe(Exclusive):
 
 
 class Account:
-    """Whose usage is counted where it is not one key's own: the keys that share it, and what they used together."""
+    """An account that is not one key's own: the keys that share it, and what they used together."""
 
     __slots__ = ("members", "name", "record", "shared", "stripe")
 
