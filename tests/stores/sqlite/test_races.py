@@ -6,6 +6,7 @@ import gc
 import itertools
 import os
 import threading
+import weakref
 from contextlib import suppress
 
 import pytest
@@ -158,6 +159,8 @@ def test_a_signal_handler_has_its_answer_or_is_told_that_the_store_is_busy(tmp_p
 def test_an_interrupt_in_a_fork_leaves_nobody_at_rest(tmp_path, monkeypatch, where):
     """At any instant before or after it: calls go on, as what follows a fork is called a second time."""
 
+    alone = weakref.WeakSet()
+
     def fork(home):
         interrupt = None
         monkeypatch.setattr(_sqlite_fork, "_home", home)
@@ -171,6 +174,8 @@ def test_an_interrupt_in_a_fork_leaves_nobody_at_rest(tmp_path, monkeypatch, whe
 
     left_behind = []
     monkeypatch.setattr(_sqlite_pool, "_left_behind", left_behind)
+    for module in (_sqlite_fork, _sqlite_pool):  # other tests' stores may live on, and each is brought to rest too
+        monkeypatch.setattr(module, "everybody", alone)
     after = _sqlite_fork._after_fork if where == "parent" else _sqlite_fork._after_fork_in_child
     file = File(tmp_path, timeout=20)
     opened.append(file)
