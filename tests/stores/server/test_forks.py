@@ -35,11 +35,11 @@ def served_in_child(fork):
     desk, first, done = Desk(), threading.Event(), threading.Event()
     thread = threading.Thread(target=desk.serve, args=(lambda: (first.set(), done.wait()),))
     thread.start()
-    first.wait()
+    assert first.wait(60)
     guarded = threading.Event()
     guard = threading.Thread(target=lambda: _hold_guard(desk, guarded, done))
     guard.start()
-    guarded.wait()
+    assert guarded.wait(60)
     try:
         return in_child(fork, lambda: [desk.serve(lambda: "served") for _ in range(2)]), desk
     finally:
@@ -49,7 +49,7 @@ def served_in_child(fork):
 
 
 def _hold_guard(desk, guarded, done):
-    with desk._queues._hall().guard:
+    with desk._queues._state().guard:
         guarded.set()
         done.wait()
 
@@ -64,11 +64,11 @@ def test_a_child_does_not_wait_for_who_stands_in_its_parents_line(fork):
 
 def test_planted_lines_that_a_child_inherits(monkeypatch):
     """A child that finds its parent's locks waits for ever."""
-    plant(monkeypatch, Queues, "_hall", {"number = os.getpid()": "number = 0"})
+    plant(monkeypatch, Queues, "_state", {"number = os.getpid()": "number = 0"})
     desk, first, done = Desk(), threading.Event(), threading.Event()
     thread = threading.Thread(target=desk.serve, args=(lambda: (first.set(), done.wait()),))
     thread.start()
-    first.wait()
+    assert first.wait(60)
 
     def tell():
         with pytest.raises(StoreBusy):

@@ -83,11 +83,11 @@ class Queues(Generic[L]):
 
     def __init__(self, lock: Callable[[], L]) -> None:
         self._new = lock
-        self._halls: dict[int, _QueueState[L]] = {}
+        self._states: dict[int, _QueueState[L]] = {}
 
     def _state(self) -> _QueueState[L]:
         number = os.getpid()
-        return self._halls.get(number) or self._halls.setdefault(number, _QueueState())
+        return self._states.get(number) or self._states.setdefault(number, _QueueState())
 
     def __len__(self) -> int:
         """Return how many lines there are in this process."""
@@ -95,10 +95,10 @@ class Queues(Generic[L]):
 
     def enter(self, ticket: QueueTicket, name: Hashable) -> L:
         """Have a place in the line of that name, whose lock is then to be waited for."""
-        hall = self._state()
-        with hall.guard:
+        state = self._state()
+        with state.guard:
             ticket.name = name
-            ticket.lock, visits = hall.found.setdefault(name, (self._new(), {ticket}))
+            ticket.lock, visits = state.found.setdefault(name, (self._new(), {ticket}))
             visits.add(ticket)
         return ticket.lock  # type: ignore[no-any-return] # an L
 
@@ -110,13 +110,13 @@ class Queues(Generic[L]):
             with suppress(RuntimeError):  # a thread's lock knows its owner: it was never had, or is given back
                 ticket.lock.release()
             ticket.holds = False
-        hall = self._state()
-        with hall.guard:
-            found = hall.found.get(ticket.name)
+        state = self._state()
+        with state.guard:
+            found = state.found.get(ticket.name)
             if found is not None:
                 found[1].discard(ticket)
                 if not found[1]:
-                    hall.found.pop(ticket.name, None)
+                    state.found.pop(ticket.name, None)
             ticket.name = None
 
 
