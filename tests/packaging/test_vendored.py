@@ -128,7 +128,11 @@ def copy(tmp_path):
     shutil.copy(ROOT / "pyproject.toml", tmp_path / "app")
     tests = tmp_path / "app" / "tests"
     tests.mkdir()
-    for path in [*paths.TESTS.rglob("conftest.py"), *HELPERS.values(), *chosen()]:
+    files = list(chosen())
+    # A folder without a test that is taken along may set up what needs more than the tools.
+    inhabited = {folder for path in files for folder in path.parents}
+    conftests = [path for path in paths.TESTS.rglob("conftest.py") if path.parent in inhabited]
+    for path in [*conftests, *HELPERS.values(), *files]:
         mine = tests / path.relative_to(paths.TESTS)
         mine.parent.mkdir(parents=True, exist_ok=True)
         mine.write_text(renamed(path.read_text("utf-8")), "utf-8")

@@ -1,7 +1,7 @@
 """A control plane on a real server, and real clients of it."""
 
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import boto3
 from botocore.config import Config
@@ -23,8 +23,10 @@ def served(app):
     try:
         yield f"http://127.0.0.1:{server.effective_port}"
     finally:
-        # In the loop's own thread; clients may hold connections open.
-        server.trigger.pull_trigger(lambda: close_all(server._map, ignore_all=True))
+        # In the loop's own thread; clients may hold connections open. The loop may be awake for a worker's sake
+        # already, and then it closes the trigger before it is pulled.
+        with suppress(OSError):
+            server.trigger.pull_trigger(lambda: close_all(server._map, ignore_all=True))
         thread.join()
         server.task_dispatcher.shutdown()
 
