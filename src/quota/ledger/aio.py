@@ -116,6 +116,7 @@ class AsyncLedger:
     remove_key = _async(Steps.remove_key)
     get_key = _async(Steps.get_key)
     list_keys = _async(Steps.list_keys)
+    last_used = _async(Steps.last_used)
     associate = _async(Steps.associate)
     dissociate = _async(Steps.dissociate)
     status = _asking(Steps.status)

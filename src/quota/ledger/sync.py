@@ -145,6 +145,7 @@ class Ledger:
     remove_key = _sync(Steps.remove_key)
     get_key = _sync(Steps.get_key)
     list_keys = _sync(Steps.list_keys)
+    last_used = _sync(Steps.last_used)
     associate = _sync(Steps.associate)
     dissociate = _sync(Steps.dissociate)
     status = _asking(Steps.status)
