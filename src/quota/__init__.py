@@ -3,6 +3,7 @@
 See ``Ledger``, ``UsagePlan`` and the README.
 """
 
+from .account import Account
 from .clock import Clock, ManualClock, system_clock
 from .decision import Decision, NotAllowed, Reason
 from .errors import (
@@ -17,6 +18,7 @@ from .errors import (
     ReservationClosed,
     StoreBusy,
     StoreUnavailable,
+    UnknownAccount,
     UnknownKey,
     UnknownPlan,
 )
@@ -33,6 +35,7 @@ from .status import LimitStatus
 __version__ = "0.1.0"
 
 __all__ = [
+    "Account",
     "ApiKey",
     "AsyncLedger",
     "AsyncReservation",
@@ -60,6 +63,7 @@ __all__ = [
     "StoreBusy",
     "StoreUnavailable",
     "Throttle",
+    "UnknownAccount",
     "UnknownKey",
     "UnknownPlan",
     "UsagePlan",
