@@ -1,4 +1,4 @@
-"""The memory store's accounts: the tree that they are in. All of one tree are on its root's stripe, as are their keys."""
+"""The memory store's accounts: the tree that they are in. All of one are on its root's stripe, as are their keys."""
 
 from __future__ import annotations
 
