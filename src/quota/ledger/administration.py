@@ -278,7 +278,7 @@ class Administration:
         ``limit``: at most so many; ``after``: those beyond this id, which need not be there any more, so that pages go
         on after the last key of the one before. Raises ``UnknownPlan``.
         """
-        most = None if limit is None else _at_least_one("limit", limit)
+        most = None if limit is None else at_least_one("limit", limit)
         plan_id = None if plan is None else _plan_id(plan)
         mine = None if account is None else check_text("account", account)
         return Step("list_keys", (None if after is None else key_id(after), most, plan_id, mine), same)
@@ -301,7 +301,8 @@ def _plan(plan: object) -> UsagePlan:
     return plan
 
 
-def _at_least_one(field: str, number: object) -> int:
+def at_least_one(field: str, number: object) -> int:
+    """Check how many things may be told at most."""
     if type(number) is not int or number < 1:
         raise InvalidValue(field, number, "a whole number, at least 1, or None")
     return number

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from ...account import Account
 from ...key import ApiKey
 from ...plan import UsagePlan
 from ..server.flow import Flow, operation
@@ -59,6 +60,31 @@ class LeasedDirectory(LeaseHolders):
     @operation
     def dissociate(self, key_id: str, plan_id: str) -> Flow[None]:
         yield Change("dissociate", (key_id, plan_id), key_id)
+
+    @operation
+    def add_account(self, account: Account) -> Flow[None]:
+        yield Change("add_account", (account,), self._owing)
+
+    @operation
+    def change_account(self, account_id: str, change: Callable[[Account], Account]) -> Flow[Account]:
+        account: Account = yield Change("change_account", (account_id, change), self._owing)
+        return account
+
+    @operation
+    def drop_account(self, account_id: str) -> Flow[None]:
+        yield Change("drop_account", (account_id,), self._owing)
+
+    @operation
+    def get_account(self, account_id: str) -> Flow[Account]:
+        account: Account = yield "get_account", (account_id,)
+        return account
+
+    @operation
+    def list_accounts(
+        self, after: str | None = None, limit: int | None = None, parent: str | None = None
+    ) -> Flow[list[Account]]:
+        accounts: list[Account] = yield "list_accounts", (after, limit, parent)
+        return accounts
 
     @operation
     def get_plan(self, plan_id: str) -> Flow[UsagePlan]:

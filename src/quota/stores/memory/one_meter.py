@@ -50,7 +50,8 @@ class Asked:
         if (scope is not None or room.key.networks) and barred(room.key, address, scope):
             return None
         decision: Told = Told()
-        stripe, lock, allowed, mine = key_entry.stripe, self.lock, None, False
+        stripe = key_entry.stripe
+        lock, allowed, mine = stripe.lock, None, False
         try:
             if not lock.acquire(False):  # noqa: FBT003 -- by keyword it takes twice as long
                 wait_for(lock)

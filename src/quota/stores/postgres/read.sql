@@ -35,14 +35,14 @@ CREATE OR REPLACE FUNCTION {ns}.list(p_part text) RETURNS text LANGUAGE sql STAB
   SELECT coalesce(json_agg(value), '[]'::json)::text FROM {ns}.directory WHERE part = p_part
 $quota$;
 
--- Keys on a list in the order of their ids, beyond one; 'k' is the list of all.
-CREATE OR REPLACE FUNCTION {ns}.page(p_list text, p_after text, p_most bigint)
+-- Keys or accounts on a list in the order of their ids, beyond one; 'k' is the list of all keys.
+CREATE OR REPLACE FUNCTION {ns}.page(p_list text, p_after text, p_most bigint, p_part text)
 RETURNS text LANGUAGE sql STABLE AS $quota$
   SELECT coalesce(json_agg(found.value ORDER BY found.name), '[]'::json)::text FROM (
     (SELECT d.name, d.value FROM {ns}.directory d WHERE p_list = 'k' AND d.part = 'keys' AND d.name > p_after
       ORDER BY d.name LIMIT p_most)
     UNION ALL
-    (SELECT d.name, d.value FROM {ns}.lists l JOIN {ns}.directory d ON d.part = 'keys' AND d.name = l.id
+    (SELECT d.name, d.value FROM {ns}.lists l JOIN {ns}.directory d ON d.part = p_part AND d.name = l.id
       WHERE p_list <> 'k' AND l.list = p_list AND l.id > p_after ORDER BY l.id LIMIT p_most)) found
 $quota$;
 

@@ -30,7 +30,7 @@ _WIDEST = 2**62
 
 
 _FUNCTIONS = {
-    "look": "tt", "read": "TT", "list": "t", "page": "tti", "change": "tjj", "keep": "tTtttNNNjjitti",
+    "look": "tt", "read": "TT", "list": "t", "page": "ttit", "change": "tjj", "keep": "tTtttNNNjjitti",
     "ask": "tTtttiitib", "release": "tTi", "spend": "tTtttiiiIIIiIttii", "spend_one": "tTI", "spend_poured": "tTI",
 }  # fmt: skip
 """The server's functions and the types of their arguments."""
@@ -165,9 +165,10 @@ class PostgresSteps(Decisions):
         reply = yield self._call("list", part.encode())
         return list(reply)
 
-    def _list(self, name: str, after: str, most: int | None) -> Flow[list[str]]:
+    def _list(self, name: str, after: str, most: int | None, part: str = "keys") -> Flow[list[str]]:
         yield from self._ready()
-        reply = yield self._call("page", name.encode(), after.encode(), None if most is None else _number(most))
+        limit = None if most is None else _number(most)
+        reply = yield self._call("page", name.encode(), after.encode(), limit, part.encode())
         return list(reply)
 
     def _change(self, checks: list[Precondition], writes: Sequence[Mutation]) -> Flow[bool]:

@@ -150,8 +150,8 @@ class RedisSteps(Decisions):
     def _values(self, part: str) -> Flow[list[str]]:
         return [text.decode() for text in (yield command("HVALS", self._prefix + part))]
 
-    def _list(self, name: str, after: str, most: int | None) -> Flow[list[str]]:
-        keys = [f"{self._prefix}lists", f"{self._prefix}keys"]
+    def _list(self, name: str, after: str, most: int | None, part: str = "keys") -> Flow[list[str]]:
+        keys = [f"{self._prefix}lists", f"{self._prefix}{part}"]
         reply = yield run(PAGE, keys, f"({name}\n{after}", f"({name}\v", str(-1 if most is None else most))
         return [text.decode() for text in reply]
 

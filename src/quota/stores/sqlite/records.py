@@ -150,6 +150,7 @@ def forget_account(db: Connection, subject: int) -> None:
     db.execute(
         "DELETE FROM accounts WHERE number = ? AND NOT EXISTS (SELECT 1 FROM counts WHERE subject = -number) "
         "AND NOT EXISTS (SELECT 1 FROM keys WHERE keys.account = accounts.id) "
+        "AND NOT EXISTS (SELECT 1 FROM account_entries AS e WHERE e.id = accounts.id) "
         "AND NOT EXISTS (SELECT 1 FROM keys WHERE keys.id = accounts.id AND keys.account IS NULL)", (-subject,),
     )  # fmt: skip
 
