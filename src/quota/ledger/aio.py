@@ -116,15 +116,12 @@ class AsyncLedger:
     remove_key = _async(Steps.remove_key)
     get_key = _async(Steps.get_key)
     list_keys = _async(Steps.list_keys)
-<<<<<<< HEAD
     last_used = _async(Steps.last_used)
-=======
     add_account = _async(Steps.add_account)
     get_account = _async(Steps.get_account)
     list_accounts = _async(Steps.list_accounts)
     update_account = _async(Steps.update_account)
     remove_account = _async(Steps.remove_account)
->>>>>>> next
     associate = _async(Steps.associate)
     dissociate = _async(Steps.dissociate)
     status = _asking(Steps.status)

@@ -145,15 +145,12 @@ class Ledger:
     remove_key = _sync(Steps.remove_key)
     get_key = _sync(Steps.get_key)
     list_keys = _sync(Steps.list_keys)
-<<<<<<< HEAD
     last_used = _sync(Steps.last_used)
-=======
     add_account = _sync(Steps.add_account)
     get_account = _sync(Steps.get_account)
     list_accounts = _sync(Steps.list_accounts)
     update_account = _sync(Steps.update_account)
     remove_account = _sync(Steps.remove_account)
->>>>>>> next
     associate = _sync(Steps.associate)
     dissociate = _sync(Steps.dissociate)
     status = _asking(Steps.status)
