@@ -117,12 +117,15 @@ from django.urls import path
 from quota import asgi, wsgi
 urlpatterns = [path("pets/<int:number>", lambda request, number: HttpResponse("ok"))]
 """
-OWN_DJANGO = """
+OWN_DJANGO = (
+    """
 import sys
 ROUTE = "GET /pets/<int:number>"
 import django
 from django.conf import settings
-""" + OPENED + """
+"""
+    + OPENED
+    + """
 settings.configure(
     ALLOWED_HOSTS=["*"], ROOT_URLCONF=__name__, SECRET_KEY="x", INSTALLED_APPS=["quota.django"],
     QUOTA={"LEDGER": "shop.ledger", "ON_UNAVAILABLE": "deny"}, REST_FRAMEWORK={"UNAUTHENTICATED_USER": None},
@@ -135,10 +138,18 @@ from django.core.wsgi import get_wsgi_application
 from django.http import HttpResponse
 from django.urls import path
 """
-IN_DJANGO = "MIDDLEWARE = ['quota.django.QuotaMiddleware']" + OWN_DJANGO + """
+)
+IN_DJANGO = (
+    "MIDDLEWARE = ['quota.django.QuotaMiddleware']"
+    + OWN_DJANGO
+    + """
 urlpatterns = [path("pets/<int:number>", lambda request, number: HttpResponse("ok"))]
 """
-DRF = "MIDDLEWARE = []" + OWN_DJANGO + """
+)
+DRF = (
+    "MIDDLEWARE = []"
+    + OWN_DJANGO
+    + """
 from quota.django.drf import QuotaThrottle
 from rest_framework.decorators import api_view, authentication_classes, throttle_classes
 from rest_framework.response import Response
@@ -150,6 +161,7 @@ def pet(request, number):
 urlpatterns = [path("pets/<int:number>", pet)]
 app = get_wsgi_application()
 """
+)
 METRICS = """
 from prometheus_client import CollectorRegistry
 from quota import Ledger, UsagePlan

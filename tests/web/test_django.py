@@ -22,13 +22,15 @@ from django.core.management import call_command, execute_from_command_line
 from django.core.management.base import CommandError
 from django.http import HttpResponse, StreamingHttpResponse
 from django.test import AsyncClient, Client, override_settings
-from django.urls import include, path
+from django.urls import clear_url_caches, include, path
 from django.views import View
 from rest_framework.decorators import api_view, throttle_classes
 from rest_framework.response import Response
 from rest_framework.routers import DefaultRouter
 from rest_framework.viewsets import ViewSet
 
+import paths
+from documents import play
 from quota import AsyncLedger, Ledger, UsagePlan
 from quota.django import limited
 from quota.django.drf import QuotaThrottle
@@ -442,6 +444,29 @@ def test_drf_routes(site):
     ledger, key, secret = site("9/day", (), {"GET /api/animals/$": "1/day as lists"})
     assert [Visitor("sync").get("/api/animals/", secret).status_code for _ in range(2)] == [200, 429]
     assert Visitor("sync").get("/api/animals/1/", secret).status_code == 200
+
+
+def test_the_document_is_true(site):
+    """docs/django.md: its settings are good, its views are served, what it shows comes out."""
+    ledger, key, secret = site("9/day")
+    names = {"secret": secret, "__name__": "docs"}
+
+    class Shop:
+        def get(self, url, **more):
+            urls.urlpatterns.append(path("export", names["export"]))
+            try:
+                with override_settings(MIDDLEWARE=[]):
+                    clear_url_caches()
+                    return Client().get(url, **more)
+            finally:
+                urls.urlpatterns.pop()
+                clear_url_caches()
+
+    names["client"] = Shop()
+    assert play((paths.ROOT / "docs" / "django.md").read_text("utf-8"), names) == 3
+    with override_settings(QUOTA=names["QUOTA"] | {"LEDGER": "memory://"}, MIDDLEWARE=names["MIDDLEWARE"]):
+        assert run_checks() == []
+    assert names["REST_FRAMEWORK"]["DEFAULT_THROTTLE_CLASSES"] == [f"{QuotaThrottle.__module__}.QuotaThrottle"]
 
 
 class Away:
