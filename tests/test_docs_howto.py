@@ -1,4 +1,4 @@
-"""docs/start.md and docs/howto/ are true: their blocks run in order, and what they show is what comes out."""
+"""docs/start.md, docs/flask.md and docs/howto/ are true: their blocks run in order, and what they show is what comes out."""
 
 import re
 
@@ -8,7 +8,7 @@ import paths
 from documents import play
 
 DOCS = paths.ROOT / "docs"
-PAGES = [DOCS / "start.md", *sorted((DOCS / "howto").glob("*.md"))]
+PAGES = [DOCS / "start.md", DOCS / "flask.md", *sorted((DOCS / "howto").glob("*.md"))]
 LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
 
 
