@@ -104,7 +104,9 @@ class Headroom:
         outcome = evaluate(self.readings(self.found(decision), now), {} if decision.allowed else takes, now)
         groups = ((now, metered(shape.route_plan, takes)),) if taken else ()
         tokens = self.tokens if taken else (0, 0)
-        return Details(reason_of(outcome), None, self.key, shape.plan, takes, outcome, groups, tokens)
+        return Details(
+            reason_of(outcome), None, self.key, shape.plan, takes, outcome, groups, tokens, route=shape.route
+        )
 
     def readings(self, found: Sequence[int], now: int) -> list[Reading]:
         """Read where the limits stand from what meters and buckets read."""

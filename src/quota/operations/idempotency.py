@@ -48,4 +48,5 @@ def replay(request: Request, earlier: RememberedRequest, entry: Entry, subject: 
     if subject.key.refunded(earlier.id):
         raise RequestMismatch(earlier.name, "its charge was refunded, or its reservation cancelled")
     plan = next((plan for plan in entry.plans.values() if plan.id == earlier.plan_id), None)
-    return Decision(attrs.evolve(earlier.answer, key=entry.key, plan=plan, replayed=True))
+    route = plan.route_plan(request.route).route if plan else ""
+    return Decision(attrs.evolve(earlier.answer, key=entry.key, plan=plan, route=route, replayed=True))

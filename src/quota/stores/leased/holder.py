@@ -190,13 +190,17 @@ class HeldLease:
                     bucket.level, bucket.at = level, now
         outcome = evaluate(readings, {}, now)
         if dry:
-            return Decision(Details(Reason.OK, None, self.key, self.plan, takes, outcome))
+            return Decision(Details(Reason.OK, None, self.key, self.plan, takes, outcome, route=self.route_plan.route))
         for unit, units in takes.items():
             if units:
                 self.spent[unit].total += units
         # In the name of the lease's own instant: there the record counted these units, and a refund finds them.
         groups = ((self.at, metered(self.route_plan, takes)),)
-        return Decision(Details(Reason.OK, None, self.key, self.plan, takes, outcome, groups, self.tokens))
+        return Decision(
+            Details(
+                Reason.OK, None, self.key, self.plan, takes, outcome, groups, self.tokens, route=self.route_plan.route
+            )
+        )
 
     def open_lane(
         self, rooms: MutableMapping[bytes | str, LeasedMeter], ref: bytes | str, lock: Any, home: Home
@@ -261,7 +265,9 @@ class CachedRefusal:
         outcome = evaluate(readings, takes, request.now)
         if outcome.allowed or reason_of(outcome) is Reason.THROTTLED:
             return None
-        decision = Decision(Details(reason_of(outcome), None, grant.key, grant.plan, takes, outcome))
+        decision = Decision(
+            Details(reason_of(outcome), None, grant.key, grant.plan, takes, outcome, route=self.route_plan.route)
+        )
         return sooner(decision, self.until) if grant.waiting else decision
 
 
@@ -273,7 +279,16 @@ def sooner(decision: Decision, until: int) -> Decision:
         return decision
     sooner = Outcome(False, outcome.now, outcome.states, outcome.crossed, until, outcome.too_large)  # noqa: FBT003
     return Decision(
-        Details(details.reason, details.id, details.key, details.plan, details.takes, sooner, hold=details.hold)
+        Details(
+            details.reason,
+            details.id,
+            details.key,
+            details.plan,
+            details.takes,
+            sooner,
+            hold=details.hold,
+            route=details.route,
+        )
     )
 
 
