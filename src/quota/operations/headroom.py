@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ..decision import Decision, Details, Reason, _lazy, reason_of
 from ..key import KeyOrCaller
 from ..limit import REQUESTS
+from ..plan import UsagePlan
 from ..process.atomic import Step, at_once
 from ..rule.charge import evaluate, metered
 from ..rule.limits import CompiledLimit, Outcome, Reading, RoutePlan
@@ -57,6 +58,11 @@ class Told(Decision):
             except AttributeError:
                 self._full = full
         return full
+
+    @property
+    def plan(self) -> UsagePlan | None:
+        """See ``Decision.plan``."""
+        return self._room.shape.plan if self.allowed else super().plan
 
     @property
     def limits(self) -> tuple[LimitStatus, ...]:
