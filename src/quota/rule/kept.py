@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import cache
 from operator import setitem
 from typing import Any, Generic, TypeVar
 
@@ -11,7 +10,6 @@ E = TypeVar("E", bound="tuple[Any, ...]")
 Step = tuple[Any, ...]
 
 
-@cache
 def _heap() -> Any:
     import heapq  # noqa: PLC0415 -- loaded where something is kept
 

@@ -48,7 +48,7 @@ PLANTED = {
     "a refused call moves the time": (OneMeter, "flush", {"if meter.total != self.total:": "if True:"}),
     "no minute is noted": (OneMeter, "flush", {"record.turn_minute(self.at)": "pass"}),
     "the plainest form counts on beside it": (ledger, "take_named", {"own.close()": "pass"}),
-    "a call is counted and not remembered": (_retries, "_take", {", *record.remembering(memo, now)": ""}),
+    "a call is counted and not remembered": (_retries, "_take", {", *record.remembering(remembered, now)": ""}),
     "a minute is noted after its first call": (OneMeter, "flush", {"record.turn_minute": "meter.total = self.total; record.turn_minute"}),
 }  # fmt: skip
 

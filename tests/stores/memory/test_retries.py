@@ -139,7 +139,7 @@ PLANTED = {
     "a call is told for ever": ("earlier.until > now", "True", test_after_its_time_a_name_is_another_call),
     "a call is told once more": ("earlier.until > now", "earlier.until >= now", test_after_its_time_a_name_is_another_call),
     "none is told": ("earlier is not None and", "False and", test_a_retry_of_an_exhausted_key_is_told_its_admission),
-    "nothing is forgotten": ("record.remembering(memo, now)", "record.remembering(memo, 0)", test_after_its_time_a_name_is_another_call),
+    "nothing is forgotten": ("record.remembering(remembered, now)", "record.remembering(remembered, 0)", test_after_its_time_a_name_is_another_call),
 }  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from .one_meter import NoMeter, OneMeter
 _new = tuple.__new__  # half the time of the class
 
 
-def take_named(
+def take_named(  # noqa: C901 -- in line, as the plainest call
     own: OneMeter | NoMeter, now: int, cost: Any, api: str, route: str | None, address: str | None, scope: str | None,
     name: object, ttl: int,
 ) -> Decision | None:  # fmt: skip
@@ -76,8 +76,8 @@ def _take(
         return Replayed(earlier.answer, room.key, plan).again()
     if allowed:
         del decision._dry
-        memo = _new(RememberedRequest, (now + ttl, name, "", plan.id, room.shape.share("asked", asked), decision))
-        at_once(*room.steps(decision._found, now), *record.remembering(memo, now))
+        remembered = _new(RememberedRequest, (now + ttl, name, "", plan.id, room.shape.share("asked", asked), decision))
+        at_once(*room.steps(decision._found, now), *record.remembering(remembered, now))
     return None if allowed is None else decision
 
 
