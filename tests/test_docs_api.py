@@ -66,6 +66,7 @@ def test_every_value_has_a_section():
 MODULES = {
     "quota": quota.__all__,
     "quota.wsgi": ["QuotaMiddleware"], "quota.asgi": ["QuotaMiddleware"], "quota.fastapi": ["QuotaKey", "Refused", "refused"],
+    "quota.django": ["QuotaMiddleware", "limited"],
     "quota.web": quota.web.__all__, "quota.aws": quota.aws.__all__, "quota.metrics": ["instrument"], "quota.stores": ["open_store"],
     "quota.testing": ["machine"], "quota.replay": quota.replay.__all__,
 }  # fmt: skip
