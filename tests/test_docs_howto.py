@@ -10,6 +10,7 @@ from documents import play
 DOCS = paths.ROOT / "docs"
 PAGES = [
     DOCS / "start.md",
+    DOCS / "flask.md",
     *(page for folder in ("howto", "reference", "explanation") for page in sorted((DOCS / folder).glob("*.md"))),
 ]
 ROOT_PAGES = ["README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md", "tests/README.md"]
