@@ -8,7 +8,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test test-slow test-browser test-pythons test-freethreaded check format bench check-bench coverage mutate docs clean
+.PHONY: help demo test test-slow test-browser test-pythons test-freethreaded check format bench check-bench coverage mutate docs audit clean
 .NOTPARALLEL:
 
 help:  ## this list
@@ -43,10 +43,17 @@ $(VENV)/.chromium: $(VENV)/.made
 	@cd $(VENV)/chromium && npm pack --silent axe-core >/dev/null && tar -xzf axe-core-*.tgz --strip-components=1 package/axe.min.js && rm axe-core-*.tgz
 	@touch $@
 
+# The second type checker, of npm's, where there is node.
+$(VENV)/.pyright: $(VENV)/.made
+	@command -v node >/dev/null && command -v npm >/dev/null && mkdir -p $(VENV)/pyright && cd $(VENV)/pyright && \
+	  npm pack --silent pyright >/dev/null && tar -xzf pyright-*.tgz --strip-components=1 && rm pyright-*.tgz || \
+	  echo "no node, or nothing to be had of npm: types are checked by mypy alone"
+	@touch $@
+
 demo: $(VENV)/.core  ## the walk-through on the real library, then a log replayed
 	@$(BIN)/python -m quota demo
 
-test: $(VENV)/.test $(VENV)/.pgbouncer  ## the suite, in minutes, on all processors; TESTS=tests/test_period.py for a part of it
+test: $(VENV)/.test $(VENV)/.pgbouncer $(VENV)/.pyright  ## the suite, in minutes, on all processors; TESTS=tests/test_period.py for a part of it
 	@$(BIN)/python -m pytest -n auto --dist worksteal $(TESTS)
 
 test-slow: $(VENV)/.test $(VENV)/.pgbouncer  ## the long campaigns
@@ -100,9 +107,18 @@ mutate: $(VENV)/.mutate  ## mutation testing of the rule, the periods and the pl
 	@QUOTA_PROFILE=$${QUOTA_PROFILE:-smoke} $(BIN)/python $(BIN)/mutmut run
 	@! $(BIN)/python $(BIN)/mutmut results | grep -E ': (survived|no tests)$$'
 
-docs: $(VENV)/.docs  ## the site, in site/; a warning fails
-	@$(BIN)/python -m sphinx -W --keep-going -q -b html docs site
+docs:  ## the site, in site/; a warning fails
+	@$(MAKE) VENV=.venv-docs .venv-docs/.docs
+	@.venv-docs/bin/python -m sphinx -W --keep-going -q -b html docs site
 	@echo "site/index.html"
+
+# In an environment of its own: what is wanted of docutils by the checker of the README is not what awscli wants.
+audit:  ## what an index asks of the distributions, known faults of dependencies, and the sources read for weak spots
+	@$(MAKE) VENV=.venv-audit .venv-audit/.audit
+	@rm -rf .venv-audit/dist && .venv-audit/bin/python -m hatchling build -d .venv-audit/dist >/dev/null
+	@.venv-audit/bin/python -m twine check --strict .venv-audit/dist/*
+	@.venv-audit/bin/python -m bandit -q -c pyproject.toml -r src
+	@.venv-audit/bin/python -m pip_audit --local --skip-editable --progress-spinner off
 
 clean:  ## remove everything that make made
 	rm -rf .venv .venv-* site .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* mutants
