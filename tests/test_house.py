@@ -47,7 +47,7 @@ WIDEST = 13
 """The most entries of a folder below the root: about a dozen."""
 FACE = {
     "ApiKey", "AsyncLedger", "AsyncReservation", "Caller", "Clock", "Decision", "IssuedKey", "Ledger", "LimitStatus", "ManualClock", "Period", "Quota",
-    "Reason", "Reservation", "Throttle", "UsagePlan", "UsageRecord", "system_clock",
+    "Reason", "Reservation", "ScheduledPlan", "Throttle", "UsagePlan", "UsageRecord", "system_clock",
 }  # fmt: skip
 ERRORS = {
     "QuotaError", "InvalidPlan", "InvalidCost", "InvalidSecret", "InvalidValue", "UnknownKey", "UnknownPlan", "PlanConflict", "ClockSkew",

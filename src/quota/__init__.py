@@ -20,7 +20,7 @@ from .errors import (
     UnknownKey,
     UnknownPlan,
 )
-from .key import ApiKey, Caller, IssuedKey
+from .key import ApiKey, Caller, IssuedKey, ScheduledPlan
 from .ledger.aio import AsyncLedger
 from .ledger.reservation import AsyncReservation, Reservation
 from .ledger.sync import Ledger
@@ -57,6 +57,7 @@ __all__ = [
     "RequestMismatch",
     "Reservation",
     "ReservationClosed",
+    "ScheduledPlan",
     "StoreBusy",
     "StoreUnavailable",
     "Throttle",

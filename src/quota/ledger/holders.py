@@ -11,10 +11,11 @@ from ..limit import Throttle, whole
 from ..operations.request import Request
 from ..plan import check_route
 from ..status import LimitStatus
-from .administration import Administration, Asking, Step, same
+from .administration import Asking, Step, same
+from .associations import Associations
 
 
-class Holders(Administration):
+class Holders(Associations):
     """Where keys and accounts stand."""
 
     def status(
@@ -40,7 +41,7 @@ class Holders(Administration):
         seen: set[str] = set()
         for id_ in keys:
             try:
-                plans = yield Step("plans_of", (id_,), same)
+                plans = yield self.list_plans(id_)
                 new = [plan for plan in plans if plan.id not in seen and api in (None, plan.api)]
                 apis = tuple(plan.api for plan in new)
                 if apis:
@@ -94,7 +95,7 @@ class Holders(Administration):
         names: dict[str, None] = {}
         for id_ in keys:
             try:
-                plans = yield Step("plans_of", (id_,), same)
+                plans = yield self.list_plans(id_)
             except UnknownKey:
                 continue  # removed meanwhile
             for plan in plans:
@@ -123,7 +124,7 @@ class Holders(Administration):
             key = None
         if key is not None and key.account == who:
             return [who], False
-        members = [one.id for one in (yield Step("list_keys", (None, None, None, who), same))]
+        members = [one.id for one in (yield self.list_keys(account=who))]
         if key is None and not members:
             raise UnknownKey(who)
         if key is not None and members:

@@ -7,13 +7,14 @@ from typing import Any
 
 import attrs
 
-from ..clock import DAY_US, EPOCH
+from ..clock import DAY_US, EPOCH, to_datetime
+from ..key import ScheduledPlan
 from ..plan import UsagePlan
 from ..rule.charge import advanced, evaluate, read
 from ..rule.limits import CompiledQuota, RoutePlan, StoreOptions
 from ..rule.subject import Subject
 from ..status import LimitStatus, status_of
-from .request import Entry, Request, required, route_plan_of
+from .request import Entry, Request, Scheduled, required, route_plan_of
 
 
 @attrs.frozen
@@ -94,6 +95,12 @@ def usage(request: Request, entry: Entry | None, subject: Subject | None, option
     return by_day(work, entry.plans.get(request.api), route_plan, request.api, now, first, last)
 
 
+def plans(request: Request, entry: Entry | None, subject: Subject | None, options: StoreOptions) -> list[UsagePlan]:  # noqa: ARG001
+    """Tell the plans that a key is on, by api."""
+    entry, _ = required(request, entry, subject)
+    return [entry.plans[api] for api in sorted(entry.plans)]
+
+
 def status(
     request: Request, entry: Entry | None, subject: Subject | None, options: StoreOptions
 ) -> tuple[LimitStatus, ...]:
@@ -109,5 +116,12 @@ def status(
         route_plan = plan.route_plan(request.route)
         readings = read(advanced(subject, route_plan, now, options), route_plan, now)
         states = evaluate(readings, {limit.unit: 1 for limit in route_plan.limits}, now).states
-        found += [status_of(each, entry.key) for each in states if each.limit.shared or not shared_only]
+        told = [status_of(each, entry.key) for each in states if each.limit.shared or not shared_only]
+        change = next((told_change(change) for change in entry.scheduled if change.plan.api == of), None)
+        found += told if change is None else [attrs.evolve(each, scheduled=change) for each in told]
     return tuple(found)
+
+
+def told_change(change: Scheduled) -> ScheduledPlan:
+    """Return a change of plan as users see it."""
+    return ScheduledPlan(change.plan.id, to_datetime(change.at))

@@ -8,9 +8,11 @@ from itertools import islice
 from typing import Any
 
 from ...key import ApiKey, Caller
+from ...operations.request import Entry, settled
 from ...plan import UsagePlan
 from ...process.atomic import Step
 from ...rule.record import Record
+from ..associations import told
 from .entries import Account, KeyEntry, Stripe
 from .one_meter import NoMeter, OneMeter
 
@@ -21,24 +23,34 @@ class Directory:
     rooms: dict[bytes | str | Caller, OneMeter | NoMeter]
     get_plan: Callable[[str], UsagePlan]
     _directory: Any
+    _entry: Callable[[KeyEntry], Entry]
     _key_entry: Callable[..., KeyEntry | None]
     _sorted: list[str] | None
     _stripes: list[Stripe]
 
     def list_keys(
-        self, after: str | None = None, limit: int | None = None, plan_id: str | None = None, account: str | None = None
+        self, after: str | None, limit: int | None, plan_id: str | None, account: str | None, now: int
     ) -> list[ApiKey]:
         with self._directory:
-            api = None if plan_id is None else self.get_plan(plan_id).api
+            plan = None if plan_id is None else self.get_plan(plan_id)
             ids = self._ids() if account is None else sorted(key_entry.key.id for key_entry in self._members(account))
             start = 0 if after is None else bisect_right(ids, after)
             key_entries = (self.rooms[id_].key_entry for id_ in islice(ids, start, None))
-            return [
-                key_entry.key
-                for key_entry in islice(
-                    (s for s in key_entries if api is None or s.key_plans.ids.get(api) == plan_id), limit
-                )
-            ]
+            wanted = (s for s in key_entries if plan is None or self._is_on(s, plan, now))
+            return [self._told(key_entry) for key_entry in islice(wanted, limit)]
+
+    def _told(self, key_entry: KeyEntry) -> ApiKey:
+        """Return the key, which tells the plans that it goes to."""
+        key: ApiKey = key_entry.key
+        if not key_entry.key_plans.later:
+            return key  # nearly always
+        with self._directory:
+            return told(key, self._entry(key_entry).scheduled)
+
+    def _is_on(self, key_entry: KeyEntry, plan: UsagePlan, now: int) -> bool:
+        if not key_entry.key_plans.later:
+            return key_entry.key_plans.ids.get(plan.api) == plan.id
+        return settled(self._entry(key_entry), now).plans.get(plan.api) is plan
 
     def _ids(self) -> list[str]:
         """The ids of all keys in their order, sorted anew where keys came or went."""

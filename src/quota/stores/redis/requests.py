@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import attrs
@@ -42,6 +43,8 @@ from .wire import Call, command, pack, run
 FORMAT = "3"
 """Of everything that is stored; another one is refused rather than misread."""
 
+_OF_RECORDS: Mapping[str, str] = MappingProxyType({"use": "v", "at": "at"})
+"""Fields of records that are read as though they were the directory's."""
 _REMOVALS = ("ZREM", "HDEL", "DEL", "RENAME")
 
 
@@ -124,7 +127,9 @@ class RedisSteps(Decisions):
 
     def _at(self, part: str, name: str) -> tuple[str, str]:
         """A place as a key and a field."""
-        return (f"{self._prefix}use:{name}", "v") if part == "use" else (self._prefix + part, name)
+        if part in _OF_RECORDS:
+            return f"{self._prefix}use:{name}", _OF_RECORDS[part]
+        return self._prefix + part, name
 
     def _look_up(self, digest: bytes | None, key_id: str) -> Flow[KeyLookup | None]:
         keys = [self._prefix + part for part in ("stamps", "secrets", "keys", "accounts", "plans")]

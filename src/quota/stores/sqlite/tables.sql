@@ -8,6 +8,9 @@ CREATE INDEX keys_by_owner ON keys (coalesce(account, id), id);
 CREATE TABLE key_plans (key INTEGER NOT NULL, api TEXT NOT NULL, plan INTEGER NOT NULL, id TEXT NOT NULL,
     PRIMARY KEY (key, api)) WITHOUT ROWID;
 CREATE INDEX key_plans_by_plan ON key_plans (plan, id);
+CREATE TABLE scheduled (key INTEGER NOT NULL, plan INTEGER NOT NULL, at INTEGER NOT NULL, id TEXT NOT NULL,
+    PRIMARY KEY (key, plan)) WITHOUT ROWID;
+CREATE INDEX scheduled_by_plan ON scheduled (plan, id);
 CREATE TABLE accounts (number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE);
 CREATE TABLE counts (subject INTEGER PRIMARY KEY, version INTEGER NOT NULL, moving NOT NULL);
 CREATE TABLE records (subject INTEGER PRIMARY KEY, dead_at INTEGER NOT NULL, body TEXT NOT NULL);
