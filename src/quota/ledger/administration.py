@@ -263,35 +263,22 @@ class Administration:
         self, key: ApiKey | str, change: Callable[[ApiKey], ApiKey], conclude: Callable[[ApiKey], T]
     ) -> Step[T]:
         now = self._now()
-        return Step("change_key", (key_id(key), change), lambda new: conclude(_to_come(new, now)))
+        return Step("change_key", (key_id(key), change), lambda new: conclude(to_come(new, now)))
 
     def remove_key(self, key: ApiKey | str) -> Step[None]:
         """Remove a key and its counts; those of an account it shared stay. Raises ``UnknownKey``."""
         return Step("drop_key", (key_id(key),), same)
 
-    def get_key(self, key: ApiKey | str) -> Step[ApiKey]:
-        """The key as it is now. Raises ``UnknownKey``."""
-        now = self._now()
-        return Step("get_key", (key_id(key),), lambda found: _to_come(found, now))
+    def last_used(self, key: ApiKey | str) -> Step[datetime | None]:
+        """Tell the minute of a key's last admission; None where there was none. Raises ``UnknownKey``.
 
-    def list_keys(
-        self, *, after: ApiKey | str | None = None, limit: int | None = None, plan: UsagePlan | str | None = None,
-        account: str | None = None,
-    ) -> Step[list[ApiKey]]:  # fmt: skip
-        """Keys in the order of their ids: all of them, or those on a plan now, of an account, or both.
-
-        ``limit``: at most so many; ``after``: those beyond this id, which need not be there any more, so that pages go
-        on after the last key of the one before. Raises ``UnknownPlan``.
+        Refusals, peeks, refunds and grants do not count. Over a ``LeasedStore`` it is when units were leased: they are
+        spent within that minute, but for a process that cannot ask the store, which spends what it has until its end.
         """
-        most = None if limit is None else _at_least_one("limit", limit)
-        plan_id = None if plan is None else plan_id_of(plan)
-        mine = None if account is None else check_text("account", account)
-        now, beyond = self._now(), None if after is None else key_id(after)
-        args = (beyond, most, plan_id, mine, now)
-        return Step("list_keys", args, lambda found: [_to_come(one, now) for one in found])
+        return Step("last_used", (key_id(key),), lambda minute: to_datetime(minute) if minute else None)
 
 
-def _to_come(key: ApiKey, now: int) -> ApiKey:
+def to_come(key: ApiKey, now: int) -> ApiKey:
     """Return a key that tells of the changes of plan alone that are still to come."""
     if not key.scheduled:
         return key  # nearly always
@@ -304,7 +291,8 @@ def _plan(plan: object) -> UsagePlan:
     return plan
 
 
-def _at_least_one(field: str, number: object) -> int:
+def at_least_one(field: str, number: object) -> int:
+    """Check how many things may be told at most."""
     if type(number) is not int or number < 1:
         raise InvalidValue(field, number, "a whole number, at least 1, or None")
     return number

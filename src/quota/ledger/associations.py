@@ -6,15 +6,37 @@ from datetime import datetime
 from typing import Literal
 
 from ..clock import to_us
-from ..errors import InvalidValue
+from ..errors import InvalidValue, check_text
 from ..key import ApiKey
 from ..plan import UsagePlan
 from ..stores.associations import PERIOD_END
-from .administration import Administration, Step, key_id, plan_id_of, same
+from .accounts import Accounts
+from .administration import Step, at_least_one, key_id, plan_id_of, same, to_come
 
 
-class Associations(Administration):
-    """Plans of keys."""
+class Associations(Accounts):
+    """Keys as they are told, and their plans."""
+
+    def get_key(self, key: ApiKey | str) -> Step[ApiKey]:
+        """The key as it is now. Raises ``UnknownKey``."""
+        now = self._now()
+        return Step("get_key", (key_id(key),), lambda found: to_come(found, now))
+
+    def list_keys(
+        self, *, after: ApiKey | str | None = None, limit: int | None = None, plan: UsagePlan | str | None = None,
+        account: str | None = None,
+    ) -> Step[list[ApiKey]]:  # fmt: skip
+        """Keys in the order of their ids: all of them, or those on a plan now, of an account, or both.
+
+        ``limit``: at most so many; ``after``: those beyond this id, which need not be there any more, so that pages go
+        on after the last key of the one before. Raises ``UnknownPlan``.
+        """
+        most = None if limit is None else at_least_one("limit", limit)
+        plan_id = None if plan is None else plan_id_of(plan)
+        mine = None if account is None else check_text("account", account)
+        now, beyond = self._now(), None if after is None else key_id(after)
+        args = (beyond, most, plan_id, mine, now)
+        return Step("list_keys", args, lambda found: [to_come(one, now) for one in found])
 
     def associate(
         self, key: ApiKey | str, plan: UsagePlan | str, *, at: datetime | Literal["period_end"] | None = None

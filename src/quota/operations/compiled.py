@@ -35,6 +35,8 @@ def compile_headroom(
         return None
     route_plan = plan.route_plan(request.route)
     records = subject.records()
+    if records[0].plan_of(request.api) != plan.id:
+        return None  # the first admission on it is noted by the rule
     now = max(request.now, *(record.at for record in records))
     if now >= MAX_UNITS or any(len(record.meters) > _MOST_METERS for record in records):
         return None
@@ -54,7 +56,7 @@ def compile_headroom(
         (*meter, unit, shape.share(f"soft {place}", soft), shape.share(f"hard {place}", hard))
         for place, (meter, unit, soft, hard) in enumerate(room.cells)
     )
-    changes = [change.at for change in entry.scheduled]
+    changes = [at for _, at in entry.scheduled]
     room.end = shape.share("end", min([MAX_UNITS, *map(next_due, records), *expiries, *changes]))
     if bound:
         room.bind(records)

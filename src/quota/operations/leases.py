@@ -47,6 +47,7 @@ def lease_(request: Request, entry: Entry | None, subject: Subject | None, optio
     units = affordable(advanced(subject, route_plan, now, options), route_plan, takes, lease_request, now)
     if units is not None and charge(subject, route_plan, units, now, options, dry=False).allowed:
         remember(subject, lease_request, route_plan, units, now, options)
+        subject.key.admitted(request.api, plan.id, now, options.retention)
         return _leased(subject, route_plan, units, now, now, options, entry, plan)
     if lease is None and lease_request.again:
         close_name(subject, lease_request, now, last=False)
@@ -58,7 +59,7 @@ def lease_(request: Request, entry: Entry | None, subject: Subject | None, optio
 
 def _end(entry: Entry, work: Subject, readings: tuple[Reading, ...]) -> int:
     """Return when a lease is over at the latest: a window ends, or the key goes to another plan."""
-    return min([first_end(work, readings), *(change.at for change in entry.scheduled)])
+    return min([first_end(work, readings), *(at for _, at in entry.scheduled)])
 
 
 def _leased(

@@ -77,8 +77,8 @@ def settled(entry: Entry, now: int) -> Entry:
     """Return the entry with the changes of plan made whose instant has come."""
     if not entry.scheduled:
         return entry  # nearly always
-    due = {change.plan.api: change.plan for change in entry.scheduled if change.at <= now}
-    later = tuple(change for change in entry.scheduled if change.at > now)
+    due = {plan.api: plan for plan, at in entry.scheduled if at <= now}
+    later = tuple([change for change in entry.scheduled if change[1] > now])
     return entry._replace(plans={**entry.plans, **due}, scheduled=later)
 
 
@@ -113,11 +113,8 @@ def advance(request: Request, entry: Entry, subject: Subject, options: StoreOpti
     return route_plan, now
 
 
-class Scheduled(NamedTuple):
-    """A change to a plan that binds at an instant, in microseconds; one that is past is made whenever it is asked."""
-
-    plan: UsagePlan
-    at: int
+Scheduled = tuple[UsagePlan, int]
+"""A plan that is gone to, and the instant in microseconds; one that is past is made whenever it is asked."""
 
 
 class Entry(NamedTuple):

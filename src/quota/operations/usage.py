@@ -14,7 +14,7 @@ from ..rule.charge import advanced, evaluate, read
 from ..rule.limits import CompiledQuota, RoutePlan, StoreOptions
 from ..rule.subject import Subject
 from ..status import LimitStatus, status_of
-from .request import Entry, Request, Scheduled, required, route_plan_of
+from .request import Entry, Request, required, route_plan_of
 
 
 @attrs.frozen
@@ -117,11 +117,8 @@ def status(
         readings = read(advanced(subject, route_plan, now, options), route_plan, now)
         states = evaluate(readings, {limit.unit: 1 for limit in route_plan.limits}, now).states
         told = [status_of(each, entry.key) for each in states if each.limit.shared or not shared_only]
-        change = next((told_change(change) for change in entry.scheduled if change.plan.api == of), None)
-        found += told if change is None else [attrs.evolve(each, scheduled=change) for each in told]
+        for goes, at in entry.scheduled:
+            if goes.api == of:
+                told = [attrs.evolve(each, scheduled=ScheduledPlan(goes.id, to_datetime(at))) for each in told]
+        found += told
     return tuple(found)
-
-
-def told_change(change: Scheduled) -> ScheduledPlan:
-    """Return a change of plan as users see it."""
-    return ScheduledPlan(change.plan.id, to_datetime(change.at))

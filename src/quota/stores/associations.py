@@ -23,11 +23,11 @@ def associated(entry: Entry, plan: UsagePlan, at: int | str | None, now: int) ->
     ``now``: the latest instant that the key's record knows, or a later one; what was due by then stays made.
     """
     entry = settled(entry, now)
-    later = tuple(change for change in entry.scheduled if change.plan.api != plan.api)
+    later = tuple(change for change in entry.scheduled if change[0].api != plan.api)
     if at is None:
         return entry._replace(plans={**entry.plans, plan.api: plan}, scheduled=later)
     instant = period_end(entry.plans.get(plan.api), now) if isinstance(at, str) else at
-    return entry._replace(scheduled=(*later, Scheduled(plan, instant)))
+    return entry._replace(scheduled=(*later, (plan, instant)))
 
 
 def period_end(plan: UsagePlan | None, now: int) -> int:
@@ -46,9 +46,9 @@ def dissociated(entry: Entry, plan: UsagePlan, now: int) -> Entry:
     on = entry.plans.get(plan.api)
     if on is not None and on.id == plan.id:
         entry = entry._replace(plans=_without(entry.plans, plan.api))
-    elif plan.id not in [change.plan.id for change in entry.scheduled]:
+    elif plan.id not in [goes.id for goes, _ in entry.scheduled]:
         raise PlanConflict(plan.id, f"key {entry.key.id} is not on this plan")
-    return entry._replace(scheduled=tuple(change for change in entry.scheduled if change.plan.api != plan.api))
+    return entry._replace(scheduled=tuple(change for change in entry.scheduled if change[0].api != plan.api))
 
 
 def deprived(entry: Entry, plan: UsagePlan, now: int) -> Entry:
@@ -56,18 +56,18 @@ def deprived(entry: Entry, plan: UsagePlan, now: int) -> Entry:
     entry = settled(entry, now)
     on = entry.plans.get(plan.api)
     plans = _without(entry.plans, plan.api) if on is not None and on.id == plan.id else entry.plans
-    return entry._replace(plans=plans, scheduled=tuple(one for one in entry.scheduled if one.plan.id != plan.id))
+    return entry._replace(plans=plans, scheduled=tuple(one for one in entry.scheduled if one[0].id != plan.id))
 
 
 def moved(entry: Entry, old: UsagePlan, new: UsagePlan, now: int) -> Entry:
     """Have a key follow a plan to another api. Raises ``PlanConflict`` where it has another plan there."""
     entry = settled(entry, now)
-    for plans in (entry.plans.values(), [change.plan for change in entry.scheduled]):
+    for plans in (entry.plans.values(), [goes for goes, _ in entry.scheduled]):
         ids = {plan.api: plan.id for plan in plans}
         if ids.get(old.api) == old.id and new.api in ids:
             raise PlanConflict(new.id, f"key {entry.key.id} has another plan for the api {new.api!r}")
     on = [new if plan.id == old.id else plan for plan in entry.plans.values()]
-    later = [change._replace(plan=new) if change.plan.id == old.id else change for change in entry.scheduled]
+    later = [(new if goes.id == old.id else goes, at) for goes, at in entry.scheduled]
     return entry._replace(plans={plan.api: plan for plan in on}, scheduled=tuple(later))
 
 
@@ -79,5 +79,5 @@ def told(key: ApiKey, scheduled: tuple[Scheduled, ...]) -> ApiKey:
     """Return a key that tells which plans it goes to."""
     if not scheduled:
         return key
-    changes = [ScheduledPlan(plan.id, to_datetime(at)) for plan, at in sorted(scheduled, key=lambda change: change.at)]
+    changes = [ScheduledPlan(plan.id, to_datetime(at)) for plan, at in sorted(scheduled, key=lambda change: change[1])]
     return attrs.evolve(key, scheduled=tuple(changes))

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ..account import Account
 from ..errors import InvalidValue, PlanConflict, UnknownPlan
 from ..key import ApiKey
 from ..operations.request import Request
@@ -72,6 +73,9 @@ class Store(Protocol):
         ``plan_id``: of the plan that they are on at ``now``.
         """
 
+    def last_used(self, key_id: str) -> int:
+        """The minute of a key's last admission, in microseconds; 0 where there was none; ``UnknownKey``."""
+
     def associate(self, key_id: str, plan_id: str, at: int | str | None, now: int) -> None:
         """Put a key on a plan, in place of the one it has for the same api; ``UnknownKey``, ``UnknownPlan``.
 
@@ -80,6 +84,26 @@ class Store(Protocol):
 
     def dissociate(self, key_id: str, plan_id: str, now: int) -> None:
         """Take a key off a plan; ``UnknownKey``, ``UnknownPlan``, ``PlanConflict`` when it is not on it."""
+
+    def add_account(self, account: Account) -> None:
+        """Add an account below its parent; one that a key made becomes this one.
+
+        ``PlanConflict`` when another one has its id, ``UnknownAccount``, ``InvalidValue`` beyond four levels.
+        """
+
+    def change_account(self, account_id: str, change: Callable[[Account], Account]) -> Account:
+        """Replace an account by what a pure function makes of it, atomically; raises as ``add_account``."""
+
+    def drop_account(self, account_id: str) -> None:
+        """Remove an account and its counts; ``UnknownAccount``, ``InvalidValue`` while it has keys or children."""
+
+    def get_account(self, account_id: str) -> Account:
+        """The account; ``UnknownAccount`` when there is none."""
+
+    def list_accounts(
+        self, after: str | None = None, limit: int | None = None, parent: str | None = None
+    ) -> list[Account]:
+        """Accounts in the order of their ids, beyond ``after``, at most ``limit``; ``parent``: the children of one."""
 
     def close(self) -> None:
         """Give back what the store holds open. Closing twice is fine."""

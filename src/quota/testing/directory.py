@@ -165,7 +165,7 @@ class DirectoryMachine(RuleBasedStateMachine):
 
     @rule(id_=KEY_IDS, plan=PLAN_IDS)
     def look_at_plans(self, id_: str, plan: str) -> None:
-        """Who is on which plan, and who goes to one."""
+        """The plans that a key is on and goes to, and the keys on a plan."""
         key = self.model.keys.get(id_)
         if key is not None:
             on = sorted(self.model.on(key, self.model.latest(key, self.now)).items())

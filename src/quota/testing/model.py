@@ -18,7 +18,7 @@ import attrs
 from ..limit import Quota, Throttle
 from ..period import Period
 from ..plan import UsagePlan
-from .associations import Associations
+from .plans import Member, PlansOfKeys
 
 DAY = 86_400_000_000
 SKEW = 300_000_000
@@ -78,20 +78,6 @@ class Level:
     def fresh(self, now: int) -> Fraction:
         """Return what no other bucket has heard of."""
         return self.now(now) - max(Fraction(0), self.echo - self.rate * (now - self.since))
-
-
-@attrs.define(eq=False)
-class Member:
-    """A key."""
-
-    id: str
-    account: str
-    enabled: bool = True
-    plans: dict[str, str] = attrs.field(factory=dict)
-    scheduled: dict[str, tuple[str, int]] = attrs.field(factory=dict)
-    remembered: dict[str, tuple[Any, ...]] = attrs.field(factory=dict)
-    refunded: set[str] = attrs.field(factory=set)
-    era: int = 0
 
 
 @attrs.frozen
@@ -163,7 +149,7 @@ def _us(instant: datetime) -> int:
     return (instant - _EPOCH) // timedelta(microseconds=1)
 
 
-class Model(Associations):
+class Model(PlansOfKeys):
     """The ledger as it should be, in the plainest words."""
 
     window = staticmethod(window)

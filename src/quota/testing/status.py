@@ -13,7 +13,8 @@ from ..clock import to_datetime
 from ..errors import ClockSkew, InvalidValue, UnknownKey
 from ..limit import Quota, Throttle
 from .directory import DirectoryMachine, equal, raises, us_of
-from .model import DAY, Limit, Member, Model, Skewed
+from .model import DAY, Limit, Model, Skewed
+from .plans import Member
 from .strategies import APIS, KEY_IDS, ROUTES
 
 

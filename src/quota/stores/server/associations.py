@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from ...errors import UnknownKey, UnknownPlan
 from ...key import ApiKey, decode_key
-from ...operations.request import Entry, Scheduled, settled
+from ...operations.request import Entry, settled
 from ...plan import UsagePlan
 from ..associations import associated, dissociated, told
 from .adding import Adding, lists_of
@@ -17,7 +17,7 @@ from .changes import IndexKey, Mutation, Precondition, UnindexKey
 from .flow import Flow, operation
 
 
-class Associations(Adding):
+class KeyPlansOnServer(Adding):
     """Pairs of a plan's id and its generation in a key's entry; with an instant, of a plan that it goes to."""
 
     _list: Callable[[str, str, int | None], Flow[list[str]]]
@@ -30,7 +30,7 @@ class Associations(Adding):
             if plan is None or current != generation:
                 continue
             if at:
-                scheduled.append(Scheduled(plan, at[0]))
+                scheduled.append((plan, at[0]))
             else:
                 plans[plan.api] = plan
         return Entry(decode_key(key_entry["key"]), plans, shared, tuple(scheduled))

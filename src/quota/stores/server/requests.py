@@ -236,7 +236,7 @@ def _drained(entry: Entry) -> int:
     """Return how long the fullest bucket of a key's plans takes to be empty."""
     limits = [
         limit
-        for plan in (*entry.plans.values(), *(change.plan for change in entry.scheduled))
+        for plan in (*entry.plans.values(), *(plan for plan, _ in entry.scheduled))
         for route in ("", *plan.routes)
         for limit in plan.route_plan(route).limits
     ]

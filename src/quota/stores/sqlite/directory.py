@@ -15,9 +15,10 @@ from ...rule.limits import StoreOptions
 from ..associations import associated, deprived, dissociated, moved, told
 from ..base import is_new
 from ..texts import to_json
+from .accounts import Accounts, copy_record, count, member_of, share, touch_plans
 from .lists import listed
 from .pool import Pool
-from .records import drop, forget_account, latest, number_of, touch
+from .records import drop, forget_account, last_used_of, latest, number_of, touch
 from .schema import NOTHING, STEPS
 
 
@@ -35,7 +36,7 @@ class KeyRow:
         return (self.number,) if self.account is None else (self.number, self.account)
 
 
-class Directory:
+class Directory(Accounts):
     """Keys, plans and accounts, each operation in one transaction."""
 
     _pool: Pool
@@ -94,7 +95,7 @@ class Directory:
         rows = db.execute(
             "SELECT plans.body, at FROM scheduled JOIN plans ON plans.number = scheduled.plan WHERE key = ?", (number,)
         )  # fmt: skip
-        return tuple([Scheduled(self._decode_plan(body), at) for body, at in rows])
+        return tuple([(self._decode_plan(body), at) for body, at in rows])
 
     def _told(self, db: Connection, number: int, key: ApiKey) -> ApiKey:
         return told(key, self._scheduled(db, number))
@@ -105,7 +106,7 @@ class Directory:
         subjects = (number,) if account is None else (number, account[0])
         entry = Entry(key, self._plans(db, number), scheduled=self._scheduled(db, number))
         new = change(entry, now=max([now, *[latest(db, subject) for subject in subjects]]))
-        plans = [*new.plans.values(), *(change.plan for change in new.scheduled)]
+        plans = [*new.plans.values(), *(plan for plan, _ in new.scheduled)]
         numbers = {plan.id: self._get_plan(db, plan.id)[0] for plan in plans}
         for table in ("key_plans", "scheduled"):
             db.execute(f"DELETE FROM {table} WHERE key = ?", (number,))  # noqa: S608 -- names from the line above
@@ -140,7 +141,7 @@ class Directory:
         db.execute(
             "INSERT OR REPLACE INTO plans VALUES (?, ?, ?, ?)", (plan.id, number, plan.api, to_json(encode_plan(plan)))
         )
-        _touch_plans(db)
+        touch_plans(db)
 
     def drop_plan(self, plan_id: str, now: int) -> None:
         self._pool.write(self._drop_plan, plan_id, now)
@@ -149,7 +150,7 @@ class Directory:
         number, plan = self._get_plan(db, plan_id)
         self._settle_plan(db, number, partial(deprived, plan=plan), now)
         db.execute("DELETE FROM plans WHERE id = ?", (plan_id,))
-        _touch_plans(db)
+        touch_plans(db)
 
     def get_plan(self, plan_id: str) -> UsagePlan:
         return self._pool.read(self._get_plan, plan_id)[1]
@@ -180,10 +181,8 @@ class Directory:
             raise PlanConflict(key.id, "an API key has this id already")
         _check_digests(db, key, None)
         plans = [self._get_plan(db, id_) for id_ in (plan_id, *more) if id_ is not None]
-        if not db.execute("SELECT 1 FROM accounts WHERE id = ?", (key.account,)).fetchone():
-            member = _member(db, key.account)
-            if member is not None:
-                _split(db, key.account, member)
+        if member_of(db, key.account) is not None:
+            count(db, key.account)
         account = None if key.account == key.id else key.account
         number = db.execute(
             "INSERT INTO keys (id, account, body) VALUES (?, ?, ?)", (key.id, account, to_json(encode_key(key)))
@@ -216,11 +215,12 @@ class Directory:
         db.execute("DELETE FROM scheduled WHERE key = ?", (number,))
         db.execute("DELETE FROM keys WHERE number = ?", (number,))
         account = db.execute("SELECT number FROM accounts WHERE id = ?", (key.account,)).fetchone()
-        if key.account == key_id and _member(db, key.account) is None:
+        told = db.execute("SELECT 1 FROM account_entries WHERE id = ?", (key.account,)).fetchone()
+        if key.account == key_id and told is None and member_of(db, key.account) is None:
             if account is not None:
                 drop(db, -account[0])
         elif account is None and db.execute("SELECT 1 FROM counts WHERE subject = ?", (number,)).fetchone():
-            _copy(db, number, _share(db, key.account))
+            copy_record(db, number, share(db, key.account))
         drop(db, number)
         if account is not None:
             forget_account(db, -account[0])
@@ -240,6 +240,9 @@ class Directory:
         return [self._told(db, number, decode_key(json.loads(body))) if goes else decode_key(json.loads(body))
                 for number, body, goes in listed(db, after, limit, plan, account, now)]  # fmt: skip
 
+    def last_used(self, key_id: str) -> int:
+        return self._pool.read(_last_used, key_id)
+
     def associate(self, key_id: str, plan_id: str, at: int | str | None, now: int) -> None:
         self._pool.write(self._change_plans, partial(associated, at=at), key_id, plan_id, now)
 
@@ -250,10 +253,6 @@ class Directory:
         number, key = _known(db, key_id)
         _, plan = self._get_plan(db, plan_id)
         self._associations(db, number, key, partial(change, plan=plan), now)
-
-
-def _touch_plans(db: Connection) -> None:
-    db.execute("UPDATE ledger SET plans = ?", (new_number(),))
 
 
 def _move(db: Connection, plan: UsagePlan, number: int) -> None:
@@ -276,34 +275,17 @@ def _known(db: Connection, key_id: str) -> tuple[int, ApiKey]:
     return row[0], decode_key(json.loads(row[1]))
 
 
+def _last_used(db: Connection, key_id: str) -> int:
+    row = db.execute(
+        "SELECT last_used, moving FROM keys LEFT JOIN counts ON subject = number WHERE id = ?", (key_id,)
+    ).fetchone()  # fmt: skip
+    if row is None:
+        raise UnknownKey(key_id)
+    return last_used_of(row[1]) or int(row[0])
+
+
 def _check_digests(db: Connection, key: ApiKey, number: int | None) -> None:
     for secret in key.secrets:
         row = db.execute("SELECT key FROM digests WHERE digest = ?", (secret.digest,)).fetchone()
         if row is not None and row[0] != number:
             raise PlanConflict(key.id, "another API key has this secret")
-
-
-def _member(db: Connection, account: str) -> int | None:
-    """Return the number of a key of an account; where it is not shared, of its only one."""
-    row = db.execute(
-        "SELECT number FROM keys WHERE id = ? AND account IS NULL UNION ALL SELECT number FROM keys WHERE account = ?",
-        (account, account),
-    ).fetchone()  # fmt: skip
-    return None if row is None else row[0]
-
-
-def _share(db: Connection, account: str) -> int:
-    """Give an account a count of its own. Return its subject."""
-    return -(db.execute("INSERT INTO accounts (id) VALUES (?)", (account,)).lastrowid or 0)
-
-
-def _split(db: Connection, account: str, member: int) -> None:
-    """Share an account, as a second key joins: what the first used becomes the account's count, and stays its own."""
-    _copy(db, member, _share(db, account))
-    touch(db, member)
-
-
-def _copy(db: Connection, subject: int, other: int) -> None:
-    """Let one subject's record, if it has one, be another's too."""
-    db.execute("INSERT INTO counts SELECT ?, ?, moving FROM counts WHERE subject = ?", (other, new_number(), subject))
-    db.execute("INSERT INTO records SELECT ?, dead_at, body FROM records WHERE subject = ?", (other, subject))

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import attrs
 
 from ..limit import Quota
 from ..plan import UsagePlan
 
-if TYPE_CHECKING:
-    from .model import Member
+
+@attrs.define(eq=False)
+class Member:
+    """A key."""
+
+    id: str
+    account: str
+    enabled: bool = True
+    plans: dict[str, str] = attrs.field(factory=dict)
+    scheduled: dict[str, tuple[str, int]] = attrs.field(factory=dict)
+    remembered: dict[str, tuple[Any, ...]] = attrs.field(factory=dict)
+    refunded: set[str] = attrs.field(factory=set)
+    era: int = 0
 
 
-class Associations:
-    """Who is on which plan, changed step by step as an operator says."""
+class PlansOfKeys:
+    """Plans and the keys on them, changed step by step as an operator says."""
 
     plans: dict[str, UsagePlan]
     keys: dict[str, Member]
