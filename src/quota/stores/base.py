@@ -17,6 +17,8 @@ from ..rule.limits import StoreOptions
 if TYPE_CHECKING:
     from urllib.parse import SplitResult
 
+    from ..operations.report import KeyUsage, ReportDays
+
 
 class Store(Protocol):
     """Where keys, plans and counts live. Every method is atomic; the same conformance machine runs over all stores.
@@ -75,6 +77,12 @@ class Store(Protocol):
 
     def last_used(self, key_id: str) -> int:
         """The minute of a key's last admission, in microseconds; 0 where there was none; ``UnknownKey``."""
+
+    def report(self, days: ReportDays, after: tuple[str, str], most: int, by_account: bool) -> list[KeyUsage]:
+        """Return what keys used, those of a page: the first ``most`` beyond an account and an id, fewer at the end.
+
+        In the order of their ids; ``by_account``: of their accounts, and then of their ids.
+        """
 
     def associate(self, key_id: str, plan_id: str, at: int | str | None, now: int) -> None:
         """Put a key on a plan, in place of the one it has for the same api; ``UnknownKey``, ``UnknownPlan``.

@@ -16,9 +16,9 @@ from ..associations import associated, deprived, dissociated, moved, told
 from ..base import is_new
 from ..texts import to_json
 from .accounts import Accounts, copy_record, count, member_of, share, touch_plans
-from .lists import listed
 from .pool import Pool
 from .records import drop, forget_account, last_used_of, latest, number_of, touch
+from .reports import Reports, listed
 from .schema import NOTHING, STEPS
 
 
@@ -36,7 +36,7 @@ class KeyRow:
         return (self.number,) if self.account is None else (self.number, self.account)
 
 
-class Directory(Accounts):
+class Directory(Accounts, Reports):
     """Keys, plans and accounts, each operation in one transaction."""
 
     _pool: Pool
