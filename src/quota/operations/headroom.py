@@ -114,7 +114,7 @@ class Headroom:
         groups = ((now, metered(shape.route_plan, takes)),) if taken else ()
         tokens = self.tokens if taken else (0, 0)
         return Details(
-            reason_of(outcome), None, self.key, shape.plan, takes, outcome, groups, tokens, route=shape.route
+            reason_of(outcome), None, self.key, shape.plan, takes, outcome, groups, tokens, route=shape.route_plan.route
         )
 
     def readings(self, found: Sequence[int], now: int) -> list[Reading]:
