@@ -46,7 +46,7 @@ DRIVERS = {"redis": {"redis"}, "postgres": {"psycopg", "psycopg_pool"}}
 WIDEST = 13
 """The most entries of a folder below the root: about a dozen."""
 FACE = {
-    "ApiKey", "AsyncLedger", "AsyncReservation", "Caller", "Clock", "Decision", "IssuedKey", "Ledger", "LimitStatus", "ManualClock", "Period", "Quota",
+    "ApiKey", "AsyncLedger", "AsyncReservation", "Caller", "Clock", "Decision", "Event", "IssuedKey", "Ledger", "LimitStatus", "ManualClock", "Period", "Quota",
     "Reason", "Reservation", "Throttle", "UsagePlan", "UsageRecord", "system_clock",
 }  # fmt: skip
 ERRORS = {

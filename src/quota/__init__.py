@@ -25,6 +25,7 @@ from .ledger.aio import AsyncLedger
 from .ledger.reservation import AsyncReservation, Reservation
 from .ledger.sync import Ledger
 from .limit import Quota, Throttle
+from .operations.events import Event
 from .operations.usage import UsageRecord
 from .period import Period
 from .plan import UsagePlan
@@ -40,6 +41,7 @@ __all__ = [
     "Clock",
     "ClockSkew",
     "Decision",
+    "Event",
     "InvalidCost",
     "InvalidPlan",
     "InvalidSecret",

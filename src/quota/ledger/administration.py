@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Generator, Iterable, Mapping
+from copy import copy
 from datetime import datetime, timedelta
 from typing import Any, Final, Generic, TypeVar
 
@@ -15,6 +16,7 @@ import attrs
 from ..clock import Clock, span_us, to_datetime, to_us
 from ..errors import InvalidValue, check_text
 from ..key import ApiKey, IssuedKey, Secret, import_secret, mint, new_id
+from ..operations.events import By, Event
 from ..operations.request import Request, check_secrets
 from ..plan import UsagePlan
 
@@ -71,10 +73,20 @@ def same(answer: Any) -> Any:
 class Administration:
     """Plans, keys and which key is on which plan."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, actor: str | None = None) -> None:
         if not callable(clock):
             raise InvalidValue("clock", clock, "a callable returning whole microseconds since the epoch")
         self._clock = clock
+        self._actor = None if actor is None else check_text("actor", actor)
+
+    def acting(self, actor: str) -> Any:
+        """Return steps with the same settings for what somebody else does."""
+        steps = copy(self)
+        steps._actor = check_text("actor", actor)
+        return steps
+
+    def _by(self) -> By:
+        return By(self._actor, self._now())
 
     def _now(self) -> int:
         now = self._clock()
@@ -84,7 +96,7 @@ class Administration:
 
     def add_plan(self, plan: UsagePlan) -> Step[UsagePlan]:
         """Add a usage plan. An equal one again changes nothing, a different one of its id is ``PlanConflict``."""
-        return Step("put_plan", (_plan(plan), False), lambda _: plan)
+        return Step("put_plan", (_plan(plan), False, self._by()), lambda _: plan)
 
     def replace_plan(self, plan: UsagePlan, *, expected: UsagePlan | None = None) -> Step[UsagePlan]:
         """Add or replace a usage plan. It binds on the next call everywhere, and what was used stays used.
@@ -92,11 +104,12 @@ class Administration:
         ``expected``: replace this very plan alone, so that nobody's change is lost; ``PlanConflict`` where it is
         another by now, ``UnknownPlan`` where it is gone.
         """
-        return Step("put_plan", (_plan(plan), True if expected is None else _plan(expected)), lambda _: plan)
+        replace = True if expected is None else _plan(expected)
+        return Step("put_plan", (_plan(plan), replace, self._by()), lambda _: plan)
 
     def remove_plan(self, plan: UsagePlan | str) -> Step[None]:
         """Remove a usage plan; its keys are then on no plan. Raises ``UnknownPlan``."""
-        return Step("drop_plan", (_plan_id(plan),), same)
+        return Step("drop_plan", (_plan_id(plan), self._by()), same)
 
     def get_plan(self, plan: UsagePlan | str) -> Step[UsagePlan]:
         """The usage plan as it is now. Raises ``UnknownPlan``."""
@@ -148,7 +161,7 @@ class Administration:
         issued = [self._new_key(mint(prefix), name, account=account) for name in given]
         if not issued:
             return Step("", (), lambda _: [])
-        return Step("add_keys", ([(one.key, on) for one in issued],), lambda _: issued)
+        return Step("add_keys", ([(one.key, on) for one in issued], self._by()), lambda _: issued)
 
     def import_key(
         self,
@@ -183,7 +196,8 @@ class Administration:
     ) -> Step[IssuedKey]:
         more = {"expires_at": expires_at, "networks": networks, "scopes": scopes}
         issued = self._new_key(secret, name, id_, account, metadata={} if metadata is None else metadata, **more)
-        return Step("add_key", (issued.key, None if plan is None else _plan_id(plan)), lambda _: issued)
+        on = [] if plan is None else [_plan_id(plan)]
+        return Step("add_keys", ([(issued.key, on)], self._by()), lambda _: issued)
 
     def _new_key(
         self, secret: str, name: str, id_: str | None = None, account: str | None = None, **more: Any
@@ -218,7 +232,7 @@ class Administration:
         changes = {field: value for field, value in given.items() if value is not UNCHANGED}
         checked: Any = attrs.evolve(ApiKey("any", "any", "any"), **changes)
         changes = {field: getattr(checked, field) for field in changes}
-        return Step("change_key", (key_id(key), lambda old: attrs.evolve(old, **changes)), same)
+        return Step("change_key", (key_id(key), lambda old: attrs.evolve(old, **changes), self._by()), same)
 
     def rotate_key(self, key: ApiKey | str, overlap: timedelta | int = timedelta(0)) -> Step[IssuedKey]:
         """Give a key a new secret; the old ones go on for ``overlap`` (microseconds when an int), never beyond the key.
@@ -243,19 +257,19 @@ class Administration:
             check_secrets(kept, overlap)
             return attrs.evolve(old, secrets=(Secret.of(found[0]), *kept))
 
-        return Step("change_key", (key_id(key), change), lambda new: IssuedKey(new, found[0]))
+        return Step("change_key", (key_id(key), change, By(self._actor, now)), lambda new: IssuedKey(new, found[0]))
 
     def enable_key(self, key: ApiKey | str) -> Step[ApiKey]:
         """Let a key be used again. Raises ``UnknownKey``."""
-        return Step("change_key", (key_id(key), lambda old: attrs.evolve(old, enabled=True)), same)
+        return Step("change_key", (key_id(key), lambda old: attrs.evolve(old, enabled=True), self._by()), same)
 
     def disable_key(self, key: ApiKey | str) -> Step[ApiKey]:
         """Refuse a key from the very next call on; its counts stay. Raises ``UnknownKey``."""
-        return Step("change_key", (key_id(key), lambda old: attrs.evolve(old, enabled=False)), same)
+        return Step("change_key", (key_id(key), lambda old: attrs.evolve(old, enabled=False), self._by()), same)
 
     def remove_key(self, key: ApiKey | str) -> Step[None]:
         """Remove a key and its counts; those of an account it shared stay. Raises ``UnknownKey``."""
-        return Step("drop_key", (key_id(key),), same)
+        return Step("drop_key", (key_id(key), self._by()), same)
 
     def get_key(self, key: ApiKey | str) -> Step[ApiKey]:
         """The key as it is now. Raises ``UnknownKey``."""
@@ -280,11 +294,26 @@ class Administration:
 
         Raises ``UnknownKey``, ``UnknownPlan``.
         """
-        return Step("associate", (key_id(key), _plan_id(plan)), same)
+        return Step("associate", (key_id(key), _plan_id(plan), self._by()), same)
 
     def dissociate(self, key: ApiKey | str, plan: UsagePlan | str) -> Step[None]:
         """Take a key off a plan. Raises ``UnknownKey``, ``UnknownPlan``, ``PlanConflict`` when it is not on it."""
-        return Step("dissociate", (key_id(key), _plan_id(plan)), same)
+        return Step("dissociate", (key_id(key), _plan_id(plan), self._by()), same)
+
+    def events(self, *, after: int = 0, limit: int = 1000) -> Step[list[Event]]:
+        """Return what was changed and which thresholds were crossed, in order: at most ``limit`` events after a cursor.
+
+        Each was written in the very step that made its change, so none is missing and none is there twice, whatever
+        crashes. A cursor only grows, and no event appears below one that was told: keep the last one, and go on after
+        it. They are kept for ``retention`` days of the store (in memory at most 10,000 of them).
+
+        A change of a key, a plan, an association or a limit is one event; a call that changed nothing is none.
+        ``limit.crossed`` comes once for each of a plan's ``alerts`` in each window of an hour or more, by the charge
+        that reached it; 100 means exhausted. Raises ``InvalidValue``.
+        """
+        if type(after) is not int or not 0 <= after < 2**63:
+            raise InvalidValue("after", after, "a cursor: a whole number, zero or more")
+        return Step("events", (after, min(_at_least_one("limit", limit), _MOST_AT_ONCE)), same)
 
 
 def _plan(plan: object) -> UsagePlan:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Awaitable, Callable, Coroutine
+from copy import copy
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Concatenate
+from typing import Any, Concatenate, Self
 
 from ..clock import Clock, system_clock
 from ..decision import Decision
@@ -70,8 +71,9 @@ class AsyncLedger:
         clock: Clock = system_clock,
         on_unavailable: Unavailable = "raise",
         probe_every: float = 1.0,
+        actor: str | None = None,
     ) -> None:
-        self._steps = Steps(clock=clock, on_unavailable=on_unavailable, probe_every=probe_every)
+        self._steps = Steps(clock=clock, on_unavailable=on_unavailable, probe_every=probe_every, actor=actor)
         self.store: Any = _opened(store, asynchronous=True)
         tell_clock(self.store, clock)
         self._breaker = self._steps.breaker(self.store)
@@ -124,8 +126,15 @@ class AsyncLedger:
     set_remaining = _async(Steps.set_remaining)
     forget = _async(Steps.forget)
     usage = _async(Steps.usage)
+    events = _async(Steps.events)
     _consume = _async(Steps.consume)
     _peek = _async(Steps.peek)
+
+    def acting(self, actor: str) -> Self:
+        """See ``Ledger.acting``."""
+        view = copy(self)
+        view._steps = self._steps.acting(actor)
+        return view
 
     async def consume(
         self,

@@ -84,8 +84,9 @@ class Holders(Administration):
         keys, account = yield from self._find(key_or_account)
         who = (yield from self._counted_by(keys, str(key_or_account), limit, api, route)) if account else keys[0]
         told: LimitStatus = yield Step(
-            "apply", (Request("override", now, None, who, api, route, args=(limit, value, end)),), same
-        )
+            "apply",
+            (Request("override", now, None, who, api, route, args=(limit, value, end), actor=self._actor),), same,
+        )  # fmt: skip
         return told
 
     def _counted_by(self, keys: list[str], account: str, limit: str, api: str, route: str | None) -> Asking[str]:

@@ -40,9 +40,10 @@ class Steps(Holders):
     """The pure steps of every method, and the settings of a ledger."""
 
     def __init__(
-        self, *, clock: Clock = system_clock, on_unavailable: Unavailable = "raise", probe_every: float = 1.0
-    ) -> None:
-        super().__init__(clock)
+        self, *, clock: Clock = system_clock, on_unavailable: Unavailable = "raise", probe_every: float = 1.0,
+        actor: str | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(clock, actor)
         if on_unavailable not in ("raise", "deny", "allow"):
             raise InvalidValue("on_unavailable", on_unavailable, "'raise', 'deny' or 'allow'")
         if type(probe_every) not in (int, float) or not 0.001 <= probe_every <= 86_400:
@@ -245,7 +246,7 @@ class Steps(Holders):
     ) -> Step[LimitStatus]:
         check_text("limit", limit, longest=2048)
         check_where(api, route)
-        request = Request(op, self._now(), None, key_id(key), api, route, args=(limit, units))
+        request = Request(op, self._now(), None, key_id(key), api, route, args=(limit, units), actor=self._actor)
         return Step("apply", (request,), same)
 
     def forget(self, key: ApiKey | str) -> Step[None]:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from copy import copy
 from datetime import timedelta
 from hashlib import sha256
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from ..clock import Clock, system_clock
 from ..decision import Decision
@@ -87,7 +88,7 @@ class Ledger:
     since the epoch. ``on_unavailable``: when the store cannot be asked, ``"raise"``, or answer ``"deny"`` or
     ``"allow"`` with the reason ``STORE_UNAVAILABLE``. ``probe_every``: after three calls in a row that could not ask,
     ``consume``, ``peek``, ``reserve`` and ``acquire`` are answered so at once, and one call in so many seconds asks.
-    A context manager: leaving it closes the store.
+    ``actor``: who makes the changes that ``events`` tells of. A context manager: leaving it closes the store.
     """
 
     def __init__(
@@ -97,8 +98,9 @@ class Ledger:
         clock: Clock = system_clock,
         on_unavailable: Unavailable = "raise",
         probe_every: float = 1.0,
+        actor: str | None = None,
     ) -> None:
-        self._steps = Steps(clock=clock, on_unavailable=on_unavailable, probe_every=probe_every)
+        self._steps = Steps(clock=clock, on_unavailable=on_unavailable, probe_every=probe_every, actor=actor)
         self._clock = clock
         opened = _opened(store, asynchronous=False)
         self.store: Store = opened
@@ -154,6 +156,13 @@ class Ledger:
     set_remaining = _sync(Steps.set_remaining)
     forget = _sync(Steps.forget)
     usage = _sync(Steps.usage)
+    events = _sync(Steps.events)
+
+    def acting(self, actor: str) -> Self:
+        """Return a view of this ledger: the same keys, plans and counts, and what it changes was done by ``actor``."""
+        view = copy(self)
+        view._steps = self._steps.acting(actor)
+        return view
 
     def consume(
         self, secret: Credential, cost: Cost = DEFAULT, *, api: str = "", route: str | None = None,

@@ -16,6 +16,7 @@ from ..rule.limits import StoreOptions
 from ..rule.subject import Subject
 from .adjustments import adjust, forget, refund
 from .consume import consume
+from .events import drafts
 from .override import override
 from .request import Entry, Request, forgetful, in_force
 from .reservations import cancel, commit
@@ -37,7 +38,10 @@ def perform(request: Request, entry: Entry | None, subject: Subject | None, opti
         from .leases import OPERATIONS  # noqa: PLC0415 -- loaded where something is leased
 
         operation = OPERATIONS[request.op]
-    return operation(request, entry, subject, options)
+    answer = operation(request, entry, subject, options)
+    if subject is not None and subject.told and entry is not None:
+        subject.told = drafts(request, entry, subject.told)
+    return answer
 
 
 _OPERATIONS: Mapping[str, Callable[[Request, Entry | None, Subject | None, StoreOptions], Any]] = MappingProxyType(

@@ -10,6 +10,7 @@ from ..rule.meter import Meter, Window
 from ..rule.record import Record
 from ..rule.subject import Subject
 from ..status import LimitStatus, status_of
+from .events import limit_changed
 from .request import Entry, Request, advance, required, route_plan_of
 
 
@@ -57,6 +58,10 @@ def adjust(request: Request, entry: Entry | None, subject: Subject | None, optio
     extra = window.extra + units if request.op == "grant" else units + meter.total - window.base - limit.limit
     if not -MAX_UNITS <= extra <= MAX_UNITS - limit.limit - limit.overage:
         raise InvalidCost("units", units, f"so many that limit, overage and grants stay below {MAX_UNITS}")
+    if extra != window.extra:
+        shared, granted = limit.shared, ({"extra": window.extra}, {"extra": extra})
+        told = limit_changed("limit.granted", request, entry, limit.name, shared, *granted)
+        subject.told = (told,)
     window = meter.renew(window, extra=extra, limit=limit.limit)
     return status_of(LimitState(limit, meter.total - window.base, window.extra, window.end), entry.key)
 

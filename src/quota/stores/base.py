@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import InvalidValue, PlanConflict, UnknownPlan
 from ..key import ApiKey
+from ..operations.events import By, Event
 from ..operations.request import Request
 from ..plan import UsagePlan
 from ..rule.limits import StoreOptions
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 class Store(Protocol):
     """Where keys, plans and counts live. Every method is atomic; the same conformance machine runs over all stores.
 
+    What changes something writes the event that tells of it in the same step; ``by``: who makes the change, and when.
+
     Raises:
         StoreBusy: contended for longer than the store's timeout; nothing happened.
         StoreUnavailable: the store cannot be reached; says whether anything may have happened.
@@ -30,13 +33,13 @@ class Store(Protocol):
     def apply(self, request: Request) -> Any:
         """Perform the request on its key's entry and records, and keep what it changed."""
 
-    def put_plan(self, plan: UsagePlan, replace: bool | UsagePlan) -> None:
+    def put_plan(self, plan: UsagePlan, replace: bool | UsagePlan, by: By | None = None) -> None:
         """Add a plan; ``PlanConflict`` when a different one has its id, unless it may be replaced.
 
         ``replace``: a plan where only that very one may be; ``UnknownPlan`` when it is gone.
         """
 
-    def drop_plan(self, plan_id: str) -> None:
+    def drop_plan(self, plan_id: str, by: By | None = None) -> None:
         """Remove a plan and its associations; ``UnknownPlan`` when there is none."""
 
     def get_plan(self, plan_id: str) -> UsagePlan:
@@ -45,19 +48,19 @@ class Store(Protocol):
     def list_plans(self) -> list[UsagePlan]:
         """All plans, by id."""
 
-    def add_keys(self, keys: Sequence[tuple[ApiKey, Sequence[str]]]) -> None:
+    def add_keys(self, keys: Sequence[tuple[ApiKey, Sequence[str]]], by: By | None = None) -> None:
         """Add keys, each on plans of different apis, all of them or none; raises as ``add_key``."""
 
-    def add_key(self, key: ApiKey, plan_id: str | None, *more: str) -> None:
+    def add_key(self, key: ApiKey, plan_id: str | None, *more: str, by: By | None = None) -> None:
         """Add a key, on a plan, and on ``more`` of other apis.
 
         ``PlanConflict`` when its id or a secret is there already, ``UnknownPlan``.
         """
 
-    def change_key(self, key_id: str, change: Callable[[ApiKey], ApiKey]) -> ApiKey:
+    def change_key(self, key_id: str, change: Callable[[ApiKey], ApiKey], by: By | None = None) -> ApiKey:
         """Replace a key by what a pure function makes of it, atomically; ``UnknownKey`` when there is none."""
 
-    def drop_key(self, key_id: str) -> None:
+    def drop_key(self, key_id: str, by: By | None = None) -> None:
         """Remove a key and its counts; ``UnknownKey`` when there is none."""
 
     def get_key(self, key_id: str) -> ApiKey:
@@ -71,11 +74,14 @@ class Store(Protocol):
     def plans_of(self, key_id: str) -> list[UsagePlan]:
         """The plans a key is on, by api; ``UnknownKey`` when there is none."""
 
-    def associate(self, key_id: str, plan_id: str) -> None:
+    def associate(self, key_id: str, plan_id: str, by: By | None = None) -> None:
         """Put a key on a plan, in place of the one it has for the same api; ``UnknownKey``, ``UnknownPlan``."""
 
-    def dissociate(self, key_id: str, plan_id: str) -> None:
+    def dissociate(self, key_id: str, plan_id: str, by: By | None = None) -> None:
         """Take a key off a plan; ``UnknownKey``, ``UnknownPlan``, ``PlanConflict`` when it is not on it."""
+
+    def events(self, after: int, limit: int) -> list[Event]:
+        """Events whose number is beyond ``after``, in their order and at most ``limit``."""
 
     def close(self) -> None:
         """Give back what the store holds open. Closing twice is fine."""

@@ -11,6 +11,7 @@ from typing import Any
 from ...errors import InvalidValue, PlanConflict, UnknownKey, UnknownPlan
 from ...key import ApiKey, Caller, new_number
 from ...operations import perform
+from ...operations.events import By, Event, key_added, key_changed, key_removed, placed, plan_changed
 from ...operations.request import Entry, Request
 from ...plan import UsagePlan
 from ...process.atomic import Step, at_once
@@ -23,6 +24,7 @@ from .callers import Callers
 from .directory import Directory
 from .entries import Account, KeyEntry, KeyPlans, Stripe
 from .one_meter import NoMeter, OneMeter
+from .outbox import Outbox
 
 
 class MemoryStore(Callers, Directory, Binding):
@@ -30,14 +32,15 @@ class MemoryStore(Callers, Directory, Binding):
 
     ``stripes``: how many locks the accounts are spread over. ``max_skew``: seconds a clock may be behind what was
     recorded. ``request_ttl``: seconds a ``request_id`` is remembered. ``retention``: days of history. ``most_callers``:
-    callers that are counted one by one at any time; more than that share as many counts among them.
+    callers that are counted one by one at any time; more than that share as many counts among them. ``most_events``:
+    events that are kept at any time.
     """
 
     exact_across_failover = True
 
     def __init__(
-        self, *, stripes: int = 64, most_callers: int = 65_536, max_skew: float = 300, request_ttl: float = 86_400,
-        retention: int = 35,
+        self, *, stripes: int = 64, most_callers: int = 65_536, most_events: int = 10_000, max_skew: float = 300,
+        request_ttl: float = 86_400, retention: int = 35,
     ) -> None:  # fmt: skip
         if type(stripes) is not int or not 1 <= stripes <= 65_536:
             raise InvalidValue("stripes", stripes, "a whole number of locks, 1 to 65536")
@@ -46,6 +49,7 @@ class MemoryStore(Callers, Directory, Binding):
         self._directory = threading.RLock()
         self._stripes = [Stripe() for _ in range(stripes)]
         across_forks(self._directory, *(stripe.lock for stripe in self._stripes))
+        self._outbox = Outbox(most_events, self.options)
         self._plans: dict[str, UsagePlan] = {}
         self._sorted: list[str] | None = None
         self._shapes: dict[str, Shapes] = {}
@@ -87,7 +91,7 @@ class MemoryStore(Callers, Directory, Binding):
         subject = Subject(self._copy(key_entry), self._copy(joint) if joint else None)
         result = perform(request, entry, subject, self.options)
         if subject.changed:
-            self._keep(key_entry, subject.key, joint, subject.account)
+            self._keep(key_entry, subject, joint)
             key_entry.stripe.prune(request.now, self.options)
         if key_entry.record is not None and (joint is None or joint.record is not None):
             self._bind(request, key_entry, entry, Subject(key_entry.record, joint.record if joint else None))
@@ -108,10 +112,10 @@ class MemoryStore(Callers, Directory, Binding):
         stripe, caller = place.stripe, isinstance(place, KeyEntry) and isinstance(place.key, Caller)
         return Record(new_number(), stripe.callers_floor if caller else stripe.floor)
 
-    def _keep(self, key_entry: KeyEntry, own: Record, account: Account | None, joint: Record | None) -> None:
+    def _keep(self, key_entry: KeyEntry, subject: Subject, account: Account | None) -> None:
         """Make the changed copies the truth, in one write: an interrupt comes before all of it or after."""
         steps: list[Step] = []
-        for place, copy in ((key_entry, own), (account, joint)):
+        for place, copy in ((key_entry, subject.key), (account, subject.account)):
             if place is None or copy is None:
                 continue
             record = place.record or Record()
@@ -120,7 +124,7 @@ class MemoryStore(Callers, Directory, Binding):
                 caller = isinstance(place, KeyEntry) and isinstance(place.key, Caller)
                 steps.append((setattr, place, "record", record))
                 steps += self._kept(key_entry) if caller else [(place.stripe.round.append, place)]
-        at_once(*steps)
+        self._outbox.at_once(steps, subject.told)
 
     @contextmanager
     def _everything(self) -> Iterator[None]:
@@ -146,13 +150,14 @@ class MemoryStore(Callers, Directory, Binding):
     def _key_plans(self, ids: dict[str, str]) -> KeyPlans:
         return self._shared_key_plans.setdefault(frozenset(ids.items()), KeyPlans(ids))
 
-    def put_plan(self, plan: UsagePlan, replace: bool | UsagePlan) -> None:
+    def put_plan(self, plan: UsagePlan, replace: bool | UsagePlan, by: By | None = None) -> None:
         with self._everything():
             old = self._plans.get(plan.id)
             if not is_new(plan, old, replace):
                 return
             moved = self._moved(plan, old.api) if old is not None and old.api != plan.api else []
-            at_once(*self._buried(plan.id), *moved, (self._plans.__setitem__, plan.id, plan))
+            steps = [*self._buried(plan.id), *moved, (self._plans.__setitem__, plan.id, plan)]
+            self._outbox.at_once(steps, plan_changed(old, plan, by))
 
     def _buried(self, plan_id: str) -> list[Step]:
         """The steps that end every headroom of a plan."""
@@ -182,7 +187,7 @@ class MemoryStore(Callers, Directory, Binding):
             *left_by_all,
         ]
 
-    def drop_plan(self, plan_id: str) -> None:
+    def drop_plan(self, plan_id: str, by: By | None = None) -> None:
         with self._everything():
             plan = self.get_plan(plan_id)
             left = [
@@ -192,7 +197,8 @@ class MemoryStore(Callers, Directory, Binding):
             left_by_all = [
                 (self._shared_key_plans.pop, ids) for ids in self._shared_key_plans if (plan.api, plan_id) in ids
             ]
-            at_once(*self._buried(plan_id), *steps, *left_by_all, (self._plans.pop, plan_id))
+            steps = [*self._buried(plan_id), *steps, *left_by_all, (self._plans.pop, plan_id)]
+            self._outbox.at_once(steps, plan_changed(plan, None, by))
 
     def _without(self, key_entry: KeyEntry, api: str) -> KeyPlans:
         return self._key_plans({other: id_ for other, id_ in key_entry.key_plans.ids.items() if other != api})
@@ -207,17 +213,19 @@ class MemoryStore(Callers, Directory, Binding):
         with self._directory:
             return [self._plans[id_] for id_ in sorted(self._plans)]
 
-    def add_key(self, key: ApiKey, plan_id: str | None, *more: str) -> None:
-        self.add_keys([(key, [id_ for id_ in (plan_id, *more) if id_ is not None])])
+    def add_key(self, key: ApiKey, plan_id: str | None, *more: str, by: By | None = None) -> None:
+        self.add_keys([(key, [id_ for id_ in (plan_id, *more) if id_ is not None])], by)
 
-    def add_keys(self, keys: Sequence[tuple[ApiKey, Sequence[str]]]) -> None:
+    def add_keys(self, keys: Sequence[tuple[ApiKey, Sequence[str]]], by: By | None = None) -> None:
         with self._directory, ExitStack() as locks:
             check_distinct(keys)
             for key, _ in keys:
                 if key.id in self.rooms:
                     raise PlanConflict(key.id, "an API key has this id already")
                 self._check_digests(key, None)
-            ons = [self._key_plans({plan.api: plan.id for plan in map(self.get_plan, ids)}) for _, ids in keys]
+            plans = [[self.get_plan(id_) for id_ in ids] for _, ids in keys]
+            ons = [self._key_plans({plan.api: plan.id for plan in on}) for on in plans]
+            told = [one for (key, _), on in zip(keys, plans, strict=True) for one in key_added(key, on, by)]
             numbers = [hash(key.account) % len(self._stripes) for key, _ in keys]
             for number in sorted(set(numbers)):
                 locks.enter_context(self._stripes[number].exclusive())
@@ -234,24 +242,25 @@ class MemoryStore(Callers, Directory, Binding):
                     steps.append((key_entry.account.members.append, key_entry))
                 refs |= self._references(key_entry)
             self._sorted = None
-            at_once(*steps, (self.rooms.update, refs))
+            self._outbox.at_once([*steps, (self.rooms.update, refs)], told)
 
     def _check_digests(self, key: ApiKey, key_entry: KeyEntry | None) -> None:
         for secret in key.secrets:
             if self._key_entry(secret.digest) not in (None, key_entry):
                 raise PlanConflict(key.id, "another API key has this secret")
 
-    def change_key(self, key_id: str, change: Callable[[ApiKey], ApiKey]) -> ApiKey:
+    def change_key(self, key_id: str, change: Callable[[ApiKey], ApiKey], by: By | None = None) -> ApiKey:
         with self._exclusive(key_id) as key_entry:
             key = change(key_entry.key)
             self._check_digests(key, key_entry)
             stale = {secret.digest for secret in key_entry.key.secrets} - {secret.digest for secret in key.secrets}
             # In this order: a secret that stays is never unknown, not even for an instant.
             gone = [(self.rooms.pop, digest) for digest in stale]
-            at_once((setattr, key_entry, "key", key), (self.rooms.update, self._references(key_entry, key)), *gone)
+            steps = [(setattr, key_entry, "key", key), (self.rooms.update, self._references(key_entry, key)), *gone]
+            self._outbox.at_once(steps, key_changed(key_entry.key, key, by))
             return key
 
-    def drop_key(self, key_id: str) -> None:
+    def drop_key(self, key_id: str, by: By | None = None) -> None:
         with self._exclusive(key_id) as key_entry:
             account, steps = key_entry.account, list[Step]()
             self._sorted = None
@@ -264,7 +273,8 @@ class MemoryStore(Callers, Directory, Binding):
                     steps += [(setattr, account, "record", heir), (setattr, account, "shared", True)]
                     steps.append((account.stripe.round.append, account))
             gone = [(self.rooms.pop, ref) for ref in (key_id, *(secret.digest for secret in key_entry.key.secrets))]
-            at_once(*steps, (setattr, key_entry, "record", None), *gone)
+            steps += [(setattr, key_entry, "record", None), *gone]
+            self._outbox.at_once(steps, key_removed(key_entry.key, by))
             key_entry.stripe.sweep()
 
     def get_key(self, key_id: str) -> ApiKey:
@@ -279,22 +289,28 @@ class MemoryStore(Callers, Directory, Binding):
             self.get_key(key_id)
             return [self._plans[id_] for _, id_ in sorted(self.rooms[key_id].key_entry.key_plans.ids.items())]
 
-    def associate(self, key_id: str, plan_id: str) -> None:
+    def associate(self, key_id: str, plan_id: str, by: By | None = None) -> None:
         with self._exclusive(key_id) as key_entry:
-            key_entry.key_plans = self._key_plans({**key_entry.key_plans.ids, self.get_plan(plan_id).api: plan_id})
+            api, ids = self.get_plan(plan_id).api, key_entry.key_plans.ids
+            steps = [(setattr, key_entry, "key_plans", self._key_plans({**ids, api: plan_id}))]
+            self._outbox.at_once(steps, placed(key_entry.key, api, ids.get(api), plan_id, by))
 
-    def dissociate(self, key_id: str, plan_id: str) -> None:
+    def dissociate(self, key_id: str, plan_id: str, by: By | None = None) -> None:
         with self._exclusive(key_id) as key_entry:
             plan = self.get_plan(plan_id)
             if key_entry.key_plans.ids.get(plan.api) != plan_id:
                 raise PlanConflict(plan_id, f"key {key_id} is not on this plan")
-            key_entry.key_plans = self._without(key_entry, plan.api)
+            steps = [(setattr, key_entry, "key_plans", self._without(key_entry, plan.api))]
+            self._outbox.at_once(steps, placed(key_entry.key, plan.api, plan_id, None, by))
+
+    def events(self, after: int, limit: int) -> list[Event]:
+        return self._outbox.events(after, limit)
 
     def close(self) -> None:
         """Nothing is held open."""
 
 
-_OPTIONS = ("stripes", "most_callers", *COMMON)
+_OPTIONS = ("stripes", "most_callers", "most_events", *COMMON)
 
 
 def open_url(url: str, *, asynchronous: bool = False) -> MemoryStore:  # noqa: ARG001 -- memory never waits

@@ -43,6 +43,12 @@ RETURNS text LANGUAGE sql STABLE AS $quota$
       WHERE p_list <> 'k' AND l.list = p_list AND l.id > p_after ORDER BY l.id LIMIT p_most)) found
 $quota$;
 
+-- The outbox beyond a number: pairs of a number and an event.
+CREATE OR REPLACE FUNCTION {ns}.told(p_after bigint, p_most bigint) RETURNS text LANGUAGE sql STABLE AS $quota$
+  SELECT coalesce(json_agg(json_build_array(found.cursor, found.body) ORDER BY found.cursor), '[]'::json)::text FROM (
+    SELECT e.cursor, e.body FROM {ns}.events e WHERE e.cursor > p_after ORDER BY e.cursor LIMIT p_most) found
+$quota$;
+
 -- The functions in plpgsql keep their plans from call to call; those in SQL, which are for the directory, do not.
 CREATE OR REPLACE FUNCTION {ns}.fresh(p_stamp_name text, p_stamp text, p_plans text)
 RETURNS boolean LANGUAGE plpgsql STABLE AS $quota$

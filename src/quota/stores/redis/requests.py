@@ -12,11 +12,13 @@ from redis.exceptions import ResponseError
 
 from ...errors import InvalidValue, StoreUnavailable, check_text
 from ...key import KeyOrCaller
+from ...operations.events import Event
 from ...operations.headroom import SeveralMeters
 from ...operations.idempotency import remembered
 from ...operations.request import LOOKS, Entry, Request
 from ...rule.record import Record
 from ...rule.subject import Subject
+from ..outbox import decode_event
 from ..remembered import encode_remembered, remembered_of
 from ..server.cache import CachedKey
 from ..server.changes import (
@@ -30,6 +32,7 @@ from ..server.changes import (
     Place,
     Precondition,
     PutText,
+    Tell,
     UnindexKey,
 )
 from ..server.flow import NOTHING, Flow
@@ -103,6 +106,7 @@ class RedisSteps(Decisions):
         super().__init__(namespace, timeout, check_clock, options)
         self._prefix = f"{{{namespace}}}:"
         self._stamps = self._prefix + "stamps"
+        self._outbox = self._prefix + "events"
 
     def _look_around(self) -> Flow[None]:
         """Once per store: whether the server may throw live counts away."""
@@ -153,7 +157,11 @@ class RedisSteps(Decisions):
         reply = yield run(PAGE, keys, f"({name}\n{after}", f"({name}\v", str(-1 if most is None else most))
         return [text.decode() for text in reply]
 
-    def _told(self, write: Mutation, place: Callable[[str], int]) -> list[Any]:
+    def _events(self, after: int, limit: int) -> Flow[list[Event]]:
+        found = yield command("XRANGE", self._outbox, f"(0-{after}", "+", "COUNT", str(limit))
+        return [decode_event(int(id_.partition(b"-")[2]), fields[7]) for id_, fields in found]
+
+    def _encoded(self, write: Mutation, place: Callable[[str], int]) -> list[Any]:
         """A mutation as ``commit.lua`` does it: a command, the place of its key, the rest of its arguments."""
         match write:
             case IndexKey(name, id_):
@@ -168,6 +176,9 @@ class RedisSteps(Decisions):
                 told = ["DEL", place(f"{self._prefix}use:{name}")]
             case CopyRecord(name, to):
                 told = ["COPY", place(f"{self._prefix}use:{name}"), place(f"{self._prefix}use:{to}"), "REPLACE"]
+            case Tell(at, key, account, text, since):
+                event = ["at", str(at), "key", key or "", "account", account or "", "event", text]
+                told = ["XADD", place(self._outbox), str(since), *event]
             case MoveRecord(name, to):
                 told = ["RENAME", place(f"{self._prefix}use:{name}"), place(f"{self._prefix}use:{to}")]
         return told
@@ -182,7 +193,7 @@ class RedisSteps(Decisions):
         for part, name, value in checks:
             key, field = self._at(part, name)
             wanted.append([place(key), field, False if value is None else value])
-        encoded = [self._told(write, place) for write in writes] + [["HSETNX", place(self._stamps), "#", FORMAT]]
+        encoded = [self._encoded(write, place) for write in writes] + [["HSETNX", place(self._stamps), "#", FORMAT]]
         encoded.sort(key=lambda write: write[0] in _REMOVALS)
         reply = yield run(COMMIT, list(keys), to_json([wanted, encoded]))
         return bool(reply == 1)
@@ -288,6 +299,9 @@ class RedisSteps(Decisions):
             puts += _in_parts("HSET", index + 2, [part for pair in fields.items() for part in pair])
             rest.append(["PEXPIRE", index + 2, str(self._lifetime_ms(copy.entry, record))])
             rest += _in_parts("HDEL", index + 2, sorted(found.fields[index].difference(fields)))
+        if found.subject.told:
+            keys.append(self._outbox)
+            puts += [self._encoded(one, lambda _: len(keys)) for one in self._told(found.subject.told)]
         return run(COMMIT, keys, to_json([checks, puts + rest]))
 
     def _lifetime_ms(self, entry: Entry, record: Record) -> int:

@@ -9,10 +9,13 @@ from typing import Any
 
 from ...errors import PlanConflict, UnknownPlan
 from ...key import ApiKey, encode_key, new_number
+from ...operations.events import By, Draft, kept_since, key_added
 from ...plan import UsagePlan
+from ...rule.limits import StoreOptions
 from ..base import check_distinct
+from ..outbox import encode_draft
 from ..texts import to_json
-from .changes import ClearRecord, CopyRecord, IndexKey, Mutation, Place, Precondition, PutText
+from .changes import ClearRecord, CopyRecord, IndexKey, Mutation, Place, Precondition, PutText, Tell
 from .flow import Flow
 
 NOBODY = '{"members": 0, "shared": false, "sole": ""}'
@@ -40,6 +43,7 @@ class Adding:
     _change: Callable[[list[Precondition], Sequence[Mutation]], Flow[bool]]
     _decode_plan: Callable[[str], tuple[str, UsagePlan]]
     _read: Callable[..., Flow[list[str | None]]]
+    options: StoreOptions
 
     def _key_entry(self, key: Any, plans: Iterable[Iterable[str]]) -> PutText:
         return PutText("keys", key.id, to_json({"key": encode_key(key), "plans": [list(pair) for pair in plans]}))
@@ -48,7 +52,12 @@ class Adding:
         """Return what tells every copy of the key that it is stale, and a plan that moves that some key changed."""
         return [PutText("stamps", name, str(new_number())) for name in (f"k:{key_id}", "**")]
 
-    def _add(self, keys: Sequence[tuple[ApiKey, Sequence[str]]]) -> Flow[None]:
+    def _told(self, told: Sequence[Draft]) -> list[Mutation]:
+        """Return what writes drafts to the outbox."""
+        since = [kept_since(draft.at, self.options.retention) for draft in told]
+        return [Tell(d.at, d.key, d.account, encode_draft(d), s) for d, s in zip(told, since, strict=True)]
+
+    def _add(self, keys: Sequence[tuple[ApiKey, Sequence[str]]], by: By | None) -> Flow[None]:
         check_distinct(keys)
         stamps = [("stamps", f"k:{key.id}") for key, _ in keys]
         digests = [("secrets", secret.digest.hex()) for key, _ in keys for secret in key.secrets]
@@ -61,12 +70,13 @@ class Adding:
             checks, writes = self._check_new(keys, there), list[Mutation]()
             if plans:
                 checks.append(Precondition("stamps", "*", there["stamps", "*"]))
-            generations = {id_: self._decode_plan(there["plans", id_] or "")[0] for _, id_ in plans}
+            found = {id_: self._decode_plan(there["plans", id_] or "") for _, id_ in plans}
             for key, ids in keys:
-                pairs = [(id_, generations[id_]) for id_ in ids]
+                pairs = [(id_, found[id_][0]) for id_ in ids]
                 writes += [self._key_entry(key, pairs), *self._stamp(key.id), ClearRecord(f"k:{key.id}")]
                 writes += [PutText("secrets", secret.digest.hex(), key.id) for secret in key.secrets]
                 writes += [IndexKey(name, key.id) for name in lists_of(key, pairs)]
+                writes += self._told(key_added(key, [found[id_][1] for id_ in ids], by))
             for id_, joining in accounts.items():
                 yield from self._join(id_, joining, keys, there, checks, writes)
             if (yield from self._change(checks, writes)):

@@ -9,6 +9,7 @@ from typing import Any, cast
 from ...clock import Clock, monotonic, system_clock
 from ...errors import InvalidValue, PlanConflict, StoreBusy, UnknownKey, UnknownPlan
 from ...key import ApiKey, decode_key, new_number
+from ...operations.events import By, Event, key_changed, key_removed, placed, plan_changed
 from ...operations.request import Entry
 from ...plan import UsagePlan, decode_plan, encode_plan
 from ...rule.limits import StoreOptions
@@ -75,6 +76,14 @@ class Directory(Adding):
         """Change all that is told if all places are as they were read."""
         raise NotImplementedError
 
+    def _events(self, after: int, limit: int) -> Flow[list[Event]]:
+        """Read the outbox beyond a number."""
+        raise NotImplementedError
+
+    @operation
+    def events(self, after: int, limit: int) -> Flow[list[Event]]:
+        return self._events(after, limit)
+
     def use_clock(self, clock: Clock) -> None:
         """Told by a ledger: a system clock is compared with the server's unless ``check_clock`` says otherwise."""
         if self.check_clock is None:
@@ -114,7 +123,7 @@ class Directory(Adding):
         raise StoreBusy(f"{self.namespace} was contended for {self.timeout} s; nothing was changed")
 
     @operation
-    def put_plan(self, plan: UsagePlan, replace: bool | UsagePlan) -> Flow[None]:
+    def put_plan(self, plan: UsagePlan, replace: bool | UsagePlan, by: By | None = None) -> Flow[None]:
         for _ in self._attempts():
             text, stamp, key_entries_stamp = yield from self._read(
                 ("plans", plan.id), ("stamps", "*"), ("stamps", "**")
@@ -129,6 +138,7 @@ class Directory(Adding):
             new = to_json({"generation": generation, "plan": encode_plan(plan)})
             if (yield from self._change(checks, [
                 PutText("plans", plan.id, new), PutText("stamps", "*", str(new_number())),
+                *self._told(plan_changed(old, plan, by)),
             ])):  # fmt: skip
                 return
 
@@ -146,13 +156,14 @@ class Directory(Adding):
                 raise PlanConflict(plan.id, f"key {key_entry['key']['id']} has another plan for the api {plan.api!r}")
 
     @operation
-    def drop_plan(self, plan_id: str) -> Flow[None]:
+    def drop_plan(self, plan_id: str, by: By | None = None) -> Flow[None]:
         for _ in self._attempts():
             text, stamp = yield from self._read(("plans", plan_id), ("stamps", "*"))
             if text is None:
                 raise UnknownPlan(plan_id)
             if (yield from self._change([Precondition("stamps", "*", stamp)], [
                 DropText("plans", plan_id), PutText("stamps", "*", str(new_number())),
+                *self._told(plan_changed(self._decode_plan(text)[1], None, by)),
             ])):  # fmt: skip
                 return
 
@@ -169,15 +180,15 @@ class Directory(Adding):
         return sorted(plans, key=lambda plan: plan.id)
 
     @operation
-    def add_key(self, key: ApiKey, plan_id: str | None, *more: str) -> Flow[None]:
-        return self._add([(key, [id_ for id_ in (plan_id, *more) if id_ is not None])])
+    def add_key(self, key: ApiKey, plan_id: str | None, *more: str, by: By | None = None) -> Flow[None]:
+        return self._add([(key, [id_ for id_ in (plan_id, *more) if id_ is not None])], by)
 
     @operation
-    def add_keys(self, keys: Sequence[tuple[ApiKey, Sequence[str]]]) -> Flow[None]:
-        return self._add(keys)
+    def add_keys(self, keys: Sequence[tuple[ApiKey, Sequence[str]]], by: By | None = None) -> Flow[None]:
+        return self._add(keys, by)
 
     @operation
-    def change_key(self, key_id: str, change: Callable[[ApiKey], ApiKey]) -> Flow[ApiKey]:
+    def change_key(self, key_id: str, change: Callable[[ApiKey], ApiKey], by: By | None = None) -> Flow[ApiKey]:
         for _ in self._attempts():
             text, stamp = yield from self._read(("keys", key_id), ("stamps", f"k:{key_id}"))
             if text is None:
@@ -192,6 +203,7 @@ class Directory(Adding):
             writes = [self._key_entry(new, key_entry["plans"]), *self._stamp(key_id)]
             writes += [PutText(*secret, key_id) for secret in fresh]
             writes += [DropText("secrets", digest) for digest in sorted(had - has)]
+            writes += self._told(key_changed(old, new, by))
             checks = [Precondition("stamps", f"k:{key_id}", stamp)]
             checks += [Precondition(*secret, None) for secret in fresh]
             if (yield from self._change(checks, writes)):
@@ -199,7 +211,7 @@ class Directory(Adding):
         raise AssertionError  # pragma: no cover -- attempts end by raising
 
     @operation
-    def drop_key(self, key_id: str) -> Flow[None]:
+    def drop_key(self, key_id: str, by: By | None = None) -> Flow[None]:
         own = f"k:{key_id}"
         for _ in self._attempts():
             text, stamp = yield from self._read(("keys", key_id), ("stamps", f"k:{key_id}"))
@@ -215,6 +227,7 @@ class Directory(Adding):
                 *(UnindexKey(name, key_id) for name in lists_of(key, json.loads(text)["plans"])),
                 PutText("stamps", "**", str(new_number())),
                 *(DropText("secrets", secret.digest.hex()) for secret in key.secrets),
+                *self._told(key_removed(key, by)),
             ]  # fmt: skip
             if account["members"]:
                 writes += [ClearRecord(own), put_account(key.account, account["members"], shared=True)]
@@ -269,7 +282,7 @@ class Directory(Adding):
         plans = (yield from self._known(key_id)).entry.plans
         return [plans[api] for api in sorted(plans)]
 
-    def _place(self, key_id: str, plan_id: str, on: bool) -> Flow[None]:
+    def _place(self, key_id: str, plan_id: str, on: bool, by: By | None) -> Flow[None]:
         for _ in self._attempts():
             copy = yield from self._known(key_id)
             plan_text, key_entry_text = yield from self._read(("plans", plan_id), ("keys", key_id))
@@ -294,13 +307,15 @@ class Directory(Adding):
                 *(UnindexKey(name, key_id) for name in old - new),
             ]
             writes += [IndexKey(name, key_id) for name in new - old]
+            was = plans[plan.api].id if plan.api in plans else None
+            writes += self._told(placed(key, plan.api, was, plan_id if on else None, by))
             if (yield from self._change(checks, writes)):
                 return
 
     @operation
-    def associate(self, key_id: str, plan_id: str) -> Flow[None]:
-        return self._place(key_id, plan_id, on=True)
+    def associate(self, key_id: str, plan_id: str, by: By | None = None) -> Flow[None]:
+        return self._place(key_id, plan_id, on=True, by=by)
 
     @operation
-    def dissociate(self, key_id: str, plan_id: str) -> Flow[None]:
-        return self._place(key_id, plan_id, on=False)
+    def dissociate(self, key_id: str, plan_id: str, by: By | None = None) -> Flow[None]:
+        return self._place(key_id, plan_id, on=False, by=by)

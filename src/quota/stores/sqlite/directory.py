@@ -8,10 +8,12 @@ from sqlite3 import Connection
 
 from ...errors import PlanConflict, StoreUnavailable, UnknownKey, UnknownPlan
 from ...key import ApiKey, Caller, decode_key, encode_key, new_number
+from ...operations.events import By, Draft, Event, kept_since, key_added, key_changed, key_removed, placed, plan_changed
 from ...operations.request import Entry, Request
 from ...plan import UsagePlan, decode_plan, encode_plan
 from ...rule.limits import StoreOptions
 from ..base import is_new
+from ..outbox import decode_event, encode_draft
 from ..texts import to_json
 from .pool import Pool
 from .records import drop, forget_account, number_of, touch
@@ -89,10 +91,24 @@ class Directory:
         )  # fmt: skip
         return [self._decode_plan(body) for (body,) in rows]
 
-    def put_plan(self, plan: UsagePlan, replace: bool | UsagePlan) -> None:
-        self._pool.write(self._put_plan, plan, replace)
+    def _tell(self, db: Connection, told: Sequence[Draft]) -> None:
+        """Write to the outbox, and look over two of the oldest events for each that comes."""
+        for draft in told:
+            row = draft.at, draft.key, draft.account, encode_draft(draft)
+            db.execute("INSERT INTO events (at, key, account, body) VALUES (?, ?, ?, ?)", row)
+            db.execute(
+                "DELETE FROM events WHERE at < ? AND cursor IN (SELECT cursor FROM events ORDER BY cursor LIMIT 2)",
+                (kept_since(draft.at, self.options.retention),),
+            )
 
-    def _put_plan(self, db: Connection, plan: UsagePlan, replace: bool | UsagePlan) -> None:
+    def events(self, after: int, limit: int) -> list[Event]:
+        query = "SELECT cursor, body FROM events WHERE cursor > ? ORDER BY cursor LIMIT ?"
+        return self._pool.read(lambda db: [decode_event(*row) for row in db.execute(query, (after, limit))])
+
+    def put_plan(self, plan: UsagePlan, replace: bool | UsagePlan, by: By | None = None) -> None:
+        self._pool.write(self._put_plan, plan, replace, by)
+
+    def _put_plan(self, db: Connection, plan: UsagePlan, replace: bool | UsagePlan, by: By | None) -> None:
         row = db.execute("SELECT number, body FROM plans WHERE id = ?", (plan.id,)).fetchone()
         old = None if row is None else self._decode_plan(row[1])
         if not is_new(plan, old, replace):
@@ -105,14 +121,16 @@ class Directory:
             "INSERT OR REPLACE INTO plans VALUES (?, ?, ?, ?)", (plan.id, number, plan.api, to_json(encode_plan(plan)))
         )
         _touch_plans(db)
+        self._tell(db, plan_changed(old, plan, by))
 
-    def drop_plan(self, plan_id: str) -> None:
-        self._pool.write(self._drop_plan, plan_id)
+    def drop_plan(self, plan_id: str, by: By | None = None) -> None:
+        self._pool.write(self._drop_plan, plan_id, by)
 
-    def _drop_plan(self, db: Connection, plan_id: str) -> None:
-        if not db.execute("DELETE FROM plans WHERE id = ?", (plan_id,)).rowcount:
-            raise UnknownPlan(plan_id)
+    def _drop_plan(self, db: Connection, plan_id: str, by: By | None) -> None:
+        _, plan = self._get_plan(db, plan_id)
+        db.execute("DELETE FROM plans WHERE id = ?", (plan_id,))
         _touch_plans(db)
+        self._tell(db, plan_changed(plan, None, by))
 
     def get_plan(self, plan_id: str) -> UsagePlan:
         return self._pool.read(self._get_plan, plan_id)[1]
@@ -128,21 +146,21 @@ class Directory:
             lambda db: [self._decode_plan(body) for (body,) in db.execute("SELECT body FROM plans ORDER BY id")]
         )
 
-    def add_key(self, key: ApiKey, plan_id: str | None, *more: str) -> None:
-        self._pool.write(self._add_key, key, plan_id, *more)
+    def add_key(self, key: ApiKey, plan_id: str | None, *more: str, by: By | None = None) -> None:
+        self.add_keys([(key, [id_ for id_ in (plan_id, *more) if id_ is not None])], by)
 
-    def add_keys(self, keys: Sequence[tuple[ApiKey, Sequence[str]]]) -> None:
-        self._pool.write(self._add_keys, keys)
+    def add_keys(self, keys: Sequence[tuple[ApiKey, Sequence[str]]], by: By | None = None) -> None:
+        self._pool.write(self._add_keys, keys, by)
 
-    def _add_keys(self, db: Connection, keys: Sequence[tuple[ApiKey, Sequence[str]]]) -> None:
+    def _add_keys(self, db: Connection, keys: Sequence[tuple[ApiKey, Sequence[str]]], by: By | None) -> None:
         for key, plan_ids in keys:
-            self._add_key(db, key, None, *plan_ids)
+            self._add_key(db, key, plan_ids, by)
 
-    def _add_key(self, db: Connection, key: ApiKey, plan_id: str | None, *more: str) -> None:
+    def _add_key(self, db: Connection, key: ApiKey, plan_ids: Sequence[str], by: By | None) -> None:
         if db.execute("SELECT 1 FROM keys WHERE id = ?", (key.id,)).fetchone():
             raise PlanConflict(key.id, "an API key has this id already")
         _check_digests(db, key, None)
-        plans = [self._get_plan(db, id_) for id_ in (plan_id, *more) if id_ is not None]
+        plans = [self._get_plan(db, id_) for id_ in plan_ids]
         if not db.execute("SELECT 1 FROM accounts WHERE id = ?", (key.account,)).fetchone():
             member = _member(db, key.account)
             if member is not None:
@@ -154,11 +172,12 @@ class Directory:
         db.executemany("INSERT INTO digests VALUES (?, ?)", [(secret.digest, number) for secret in key.secrets])
         on = [(number, plan.api, of, key.id) for of, plan in plans]
         db.executemany("INSERT OR REPLACE INTO key_plans VALUES (?, ?, ?, ?)", on)
+        self._tell(db, key_added(key, [plan for _, plan in plans], by))
 
-    def change_key(self, key_id: str, change: Callable[[ApiKey], ApiKey]) -> ApiKey:
-        return self._pool.write(self._change_key, key_id, change)
+    def change_key(self, key_id: str, change: Callable[[ApiKey], ApiKey], by: By | None = None) -> ApiKey:
+        return self._pool.write(self._change_key, key_id, change, by)
 
-    def _change_key(self, db: Connection, key_id: str, change: Callable[[ApiKey], ApiKey]) -> ApiKey:
+    def _change_key(self, db: Connection, key_id: str, change: Callable[[ApiKey], ApiKey], by: By | None) -> ApiKey:
         number, old = _known(db, key_id)
         key = change(old)
         _check_digests(db, key, number)
@@ -166,12 +185,13 @@ class Directory:
         db.executemany("INSERT INTO digests VALUES (?, ?)", [(secret.digest, number) for secret in key.secrets])
         db.execute("UPDATE keys SET body = ? WHERE number = ?", (to_json(encode_key(key)), number))
         touch(db, number)
+        self._tell(db, key_changed(old, key, by))
         return key
 
-    def drop_key(self, key_id: str) -> None:
-        self._pool.write(self._drop_key, key_id)
+    def drop_key(self, key_id: str, by: By | None = None) -> None:
+        self._pool.write(self._drop_key, key_id, by)
 
-    def _drop_key(self, db: Connection, key_id: str) -> None:
+    def _drop_key(self, db: Connection, key_id: str, by: By | None) -> None:
         number, key = _known(db, key_id)
         for secret in key.secrets:
             db.execute("DELETE FROM digests WHERE digest = ?", (secret.digest,))
@@ -186,6 +206,7 @@ class Directory:
         drop(db, number)
         if account is not None:
             forget_account(db, -account[0])
+        self._tell(db, key_removed(key, by))
 
     def get_key(self, key_id: str) -> ApiKey:
         return self._pool.read(_known, key_id)[1]
@@ -218,24 +239,27 @@ class Directory:
     def plans_of(self, key_id: str) -> list[UsagePlan]:
         return self._pool.read(lambda db: self._plans(db, _known(db, key_id)[0]))
 
-    def associate(self, key_id: str, plan_id: str) -> None:
-        self._pool.write(self._associate, key_id, plan_id)
+    def associate(self, key_id: str, plan_id: str, by: By | None = None) -> None:
+        self._pool.write(self._associate, key_id, plan_id, by)
 
-    def _associate(self, db: Connection, key_id: str, plan_id: str) -> None:
-        number, _ = _known(db, key_id)
+    def _associate(self, db: Connection, key_id: str, plan_id: str, by: By | None) -> None:
+        number, key = _known(db, key_id)
         plan_number, plan = self._get_plan(db, plan_id)
+        old = next((other.id for other in self._plans(db, number) if other.api == plan.api), None)
         db.execute("INSERT OR REPLACE INTO key_plans VALUES (?, ?, ?, ?)", (number, plan.api, plan_number, key_id))
         touch(db, number)
+        self._tell(db, placed(key, plan.api, old, plan_id, by))
 
-    def dissociate(self, key_id: str, plan_id: str) -> None:
-        self._pool.write(self._dissociate, key_id, plan_id)
+    def dissociate(self, key_id: str, plan_id: str, by: By | None = None) -> None:
+        self._pool.write(self._dissociate, key_id, plan_id, by)
 
-    def _dissociate(self, db: Connection, key_id: str, plan_id: str) -> None:
-        number, _ = _known(db, key_id)
-        plan_number, _ = self._get_plan(db, plan_id)
+    def _dissociate(self, db: Connection, key_id: str, plan_id: str, by: By | None) -> None:
+        number, key = _known(db, key_id)
+        plan_number, plan = self._get_plan(db, plan_id)
         if not db.execute("DELETE FROM key_plans WHERE key = ? AND plan = ?", (number, plan_number)).rowcount:
             raise PlanConflict(plan_id, f"key {key_id} is not on this plan")
         touch(db, number)
+        self._tell(db, placed(key, plan.api, plan_id, None, by))
 
 
 def _touch_plans(db: Connection) -> None:

@@ -1,0 +1,176 @@
+"""The outbox: one event for each change of keys, plans and limits, and for each threshold that a charge crosses.
+
+A store writes *drafts* in the very step that makes the change, and numbers them there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import attrs
+
+from ..clock import DAY_US, system_clock, to_datetime
+from ..key import ApiKey, Caller
+from ..plan import UsagePlan, encode_plan
+from ..rule.limits import Crossing
+from .request import Entry, Request
+
+
+class By(NamedTuple):
+    """Who makes a change, and when."""
+
+    actor: str | None
+    at: int
+
+
+@attrs.frozen
+class Event:
+    """Something that was changed, or a threshold that was crossed: see ``Ledger.events``.
+
+    ``cursor``: its number; a later event has a higher one. ``actor``: who made the change, None where nobody was named
+    and where a charge crossed. ``key``: the id of the key that it is about; None where it is about a plan or a whole
+    account. ``limit``, ``percent``: the threshold that was crossed. ``before``, ``after``: what became other of a key,
+    a plan or a limit, the whole of it where it came or went; never a secret, nor what would find one.
+    """
+
+    cursor: int
+    at: datetime
+    kind: str
+    actor: str | None = None
+    key: str | None = None
+    account: str | None = None
+    plan: str | None = None
+    api: str | None = None
+    limit: str | None = None
+    percent: int | None = None
+    before: Mapping[str, Any] | None = attrs.field(default=None, hash=False)
+    after: Mapping[str, Any] | None = attrs.field(default=None, hash=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON can hold it, as ``quota events --json`` tells it."""
+        return {field: getattr(self, field) for field in _FIELDS} | {"at": self.at.isoformat()}
+
+
+_FIELDS = [field.name for field in attrs.fields(Event)]
+
+
+class Draft(NamedTuple):
+    """An event before it has a number. ``before`` and ``after``: keys and plans themselves, or mappings."""
+
+    at: int
+    kind: str
+    actor: str | None = None
+    key: str | None = None
+    account: str | None = None
+    plan: str | None = None
+    api: str | None = None
+    limit: str | None = None
+    percent: int | None = None
+    before: Any = None
+    after: Any = None
+
+    def plain(self) -> list[Any]:
+        """Return its fields as JSON can hold them, none of them a secret."""
+        before, after = _shown(self.before), _shown(self.after)
+        if before is not None and after is not None:
+            other = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+            before, after = ({name: of[name] for name in other if name in of} for of in (before, after))
+        return [*self[:-2], before, after]
+
+
+def event(cursor: int, plain: list[Any]) -> Event:
+    """Make the event of a draft that was written down."""
+    at, *rest = plain
+    return Event(cursor, to_datetime(at), *rest)
+
+
+def kept_since(at: int, retention: int) -> int:
+    """Return the instant before which events are forgotten."""
+    return at - retention * DAY_US
+
+
+def _shown(value: Any) -> dict[str, Any] | None:
+    """Return a key, a plan or a mapping as it may be told."""
+    if isinstance(value, ApiKey):
+        told = value.to_dict()
+        return told | {"secrets": [{"expires_at": secret["expires_at"]} for secret in told["secrets"]]}
+    return encode_plan(value) if isinstance(value, UsagePlan) else value
+
+
+def _of(by: By | None, kind: str, **fields: Any) -> tuple[Draft]:
+    actor, at = by or (None, system_clock())
+    return (Draft(at, kind, actor, **fields),)
+
+
+def key_added(key: ApiKey, plans: list[UsagePlan], by: By | None) -> tuple[Draft]:
+    """Tell of a key that was issued or imported, and of the plan that it is on."""
+    first = plans[0] if plans else None
+    plan, api = (first.id, first.api) if first else (None, None)
+    return _of(by, "key.issued", key=key.id, account=key.account, plan=plan, api=api, after=key)
+
+
+def key_changed(old: ApiKey, new: ApiKey, by: By | None) -> tuple[Draft, ...]:
+    """Tell of a key that became another one; nothing where it did not."""
+    if old == new:
+        return ()
+    if old.secrets != new.secrets:
+        kind = "key.rotated"
+    elif attrs.evolve(old, enabled=new.enabled) == new:
+        kind = "key.enabled" if new.enabled else "key.disabled"
+    else:
+        kind = "key.updated"
+    return _of(by, kind, key=new.id, account=new.account, before=old, after=new)
+
+
+def key_removed(key: ApiKey, by: By | None) -> tuple[Draft]:
+    """Tell of a key that was removed."""
+    return _of(by, "key.removed", key=key.id, account=key.account, before=key)
+
+
+def plan_changed(old: UsagePlan | None, new: UsagePlan | None, by: By | None) -> tuple[Draft, ...]:
+    """Tell of a plan that was added, replaced or removed."""
+    plan = new or old
+    if plan is None or old == new:
+        return ()
+    kind = "plan.added" if old is None else "plan.replaced" if new else "plan.removed"
+    return _of(by, kind, plan=plan.id, api=plan.api, before=old, after=new)
+
+
+def placed(key: ApiKey, api: str, old: str | None, new: str | None, by: By | None) -> tuple[Draft, ...]:
+    """Tell of a key that was put on a plan or taken off one."""
+    if old == new:
+        return ()
+    before, after = (None if id_ is None else {"plan": id_} for id_ in (old, new))
+    kind = "plan.associated" if new else "plan.dissociated"
+    return _of(by, kind, key=key.id, account=key.account, plan=new or old, api=api, before=before, after=after)
+
+
+def drafts(request: Request, entry: Entry, told: tuple[Any, ...]) -> tuple[Draft, ...]:
+    """Make drafts of what an operation told: thresholds that a charge crossed, and the drafts that it made itself."""
+    key, plan = entry.key, entry.plans.get(request.api)
+    if isinstance(key, Caller):
+        return ()
+    found = []
+    for one in told:
+        if not isinstance(one, Crossing):
+            found.append(one)
+            continue
+        after = {"used": one.used, "limit": one.whole, "resets_at": to_datetime(one.end).isoformat()}
+        found.append(
+            Draft(
+                one.at, "limit.crossed", None, None if one.limit.shared else key.id, key.account,
+                plan and plan.id, request.api, one.limit.name, one.percent, None, after,
+            )
+        )  # fmt: skip
+    return tuple(found)
+
+
+def limit_changed(kind: str, request: Request, entry: Entry, name: str, shared: bool, before: Any, after: Any) -> Draft:  # noqa: FBT001
+    """Tell of a limit that an operator changed for one key or account."""
+    key, plan = entry.key, entry.plans.get(request.api)
+    return Draft(
+        request.now, kind, request.actor, None if shared else key.id, key.account,
+        plan and plan.id, request.api, name, None, before, after,
+    )  # fmt: skip
