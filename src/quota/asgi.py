@@ -91,15 +91,15 @@ class QuotaMiddleware:
         price = gate.price(scope, b"" if body is None or secret is None else await body.read())
         cost = DEFAULT if price is None else price
         held: Held | None = None
-        where = {"api": gate.api, "route": route, "address": gate.address(secret, scope)}
+        api, address = gate.api, gate.address(secret, scope)
         try:
             if gate.charge == "arrival":
                 if self._at_once:
-                    decision = ledger.consume(secret, cost, **where)
+                    decision = ledger.consume(secret, cost, api=api, route=route, address=address)
                 else:
-                    decision = await self.ask(ledger.consume, secret, cost, **where)
+                    decision = await self.ask(ledger.consume, secret, cost, api=api, route=route, address=address)
             else:
-                holding = self.ask(ledger.reserve, secret, cost, ttl=gate.ttl, **where)
+                holding = self.ask(ledger.reserve, secret, cost, ttl=gate.ttl, api=api, route=route, address=address)
                 held = await holding if self._at_once else await self._held(holding)
                 decision = held.decision
         except UNDECIDED as error:
@@ -156,7 +156,7 @@ def _fields(*names: str) -> tuple[tuple[bytes, ...], frozenset[bytes]]:
 def _encoded(headers: dict[str, str]) -> tuple[Pairs, frozenset[bytes]]:
     """Headers as ASGI has them, and their names."""
     fields, names = _fields(*headers)
-    return list(zip(fields, map(str.encode, headers.values()), strict=True)), names
+    return [(field, value.encode()) for field, value in zip(fields, headers.values())], names  # noqa: B905 -- slow
 
 
 def method_of(scope: Scope) -> str:
