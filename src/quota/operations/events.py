@@ -13,7 +13,7 @@ import attrs
 
 from ..clock import DAY_US, system_clock, to_datetime
 from ..key import ApiKey, Caller
-from ..plan import UsagePlan, encode_plan
+from ..plan import UsagePlan
 from ..rule.limits import Crossing
 from .request import Entry, Request
 
@@ -74,9 +74,9 @@ class Draft(NamedTuple):
     def plain(self) -> list[Any]:
         """Return its fields as JSON can hold them, none of them a secret."""
         before, after = _shown(self.before), _shown(self.after)
-        if before is not None and after is not None:
-            other = [name for name in {**before, **after} if before.get(name) != after.get(name)]
-            before, after = ({name: of[name] for name in other if name in of} for of in (before, after))
+        if before and after and type(self.after) in (ApiKey, UsagePlan):
+            other = [name for name in after if before[name] != after[name]]
+            before, after = ({name: of[name] for name in other} for of in (before, after))
         return [*self[:-2], before, after]
 
 
@@ -93,10 +93,7 @@ def kept_since(at: int, retention: int) -> int:
 
 def _shown(value: Any) -> dict[str, Any] | None:
     """Return a key, a plan or a mapping as it may be told."""
-    if isinstance(value, ApiKey):
-        told = value.to_dict()
-        return told | {"secrets": [{"expires_at": secret["expires_at"]} for secret in told["secrets"]]}
-    return encode_plan(value) if isinstance(value, UsagePlan) else value
+    return value.to_dict() if isinstance(value, (ApiKey, UsagePlan)) else value
 
 
 def _of(by: By | None, kind: str, **fields: Any) -> tuple[Draft]:
@@ -161,16 +158,16 @@ def drafts(request: Request, entry: Entry, told: tuple[Any, ...]) -> tuple[Draft
         found.append(
             Draft(
                 one.at, "limit.crossed", None, None if one.limit.shared else key.id, key.account,
-                plan and plan.id, request.api, one.limit.name, one.percent, None, after,
+                plan.id if plan else None, request.api, one.limit.name, one.percent, None, after,
             )
         )  # fmt: skip
     return tuple(found)
 
 
-def limit_changed(kind: str, request: Request, entry: Entry, name: str, shared: bool, before: Any, after: Any) -> Draft:  # noqa: FBT001
+def limit_changed(kind: str, request: Request, entry: Entry, name: str, shared: bool, before: Any, after: Any) -> Draft:
     """Tell of a limit that an operator changed for one key or account."""
     key, plan = entry.key, entry.plans.get(request.api)
     return Draft(
         request.now, kind, request.actor, None if shared else key.id, key.account,
-        plan and plan.id, request.api, name, None, before, after,
+        plan.id if plan else None, request.api, name, None, before, after,
     )  # fmt: skip

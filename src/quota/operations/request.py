@@ -112,7 +112,8 @@ class Request:
     """One atomic step on one key's entry and records; what ``op`` does is in ``operations.py``.
 
     The key is named by the ``digest`` of a presented secret or by ``key_id``; or it is about a ``caller``. ``takes`` is
-    None where the plan says what a call costs. ``actor``: who changes a limit by it. Instants are microseconds since the epoch.
+    None where the plan says what a call costs. ``actor``: who changes a limit. Instants are microseconds since the
+    epoch.
     """
 
     op: str

@@ -14,7 +14,7 @@ from ...operations import perform
 from ...operations.events import By, Event, key_added, key_changed, key_removed, placed, plan_changed
 from ...operations.request import Entry, Request
 from ...plan import UsagePlan
-from ...process.atomic import Step, at_once
+from ...process.atomic import Step
 from ...process.forks import across_forks
 from ...rule.record import Record
 from ...rule.subject import Subject
@@ -193,7 +193,9 @@ class MemoryStore(Callers, Directory, Binding):
             left = [
                 key_entry for key_entry in self._all_key_entries() if key_entry.key_plans.ids.get(plan.api) == plan_id
             ]
-            steps = [(setattr, key_entry, "key_plans", self._without(key_entry, plan.api)) for key_entry in left]
+            steps: list[Step] = [
+                (setattr, key_entry, "key_plans", self._without(key_entry, plan.api)) for key_entry in left
+            ]
             left_by_all = [
                 (self._shared_key_plans.pop, ids) for ids in self._shared_key_plans if (plan.api, plan_id) in ids
             ]
@@ -292,7 +294,7 @@ class MemoryStore(Callers, Directory, Binding):
     def associate(self, key_id: str, plan_id: str, by: By | None = None) -> None:
         with self._exclusive(key_id) as key_entry:
             api, ids = self.get_plan(plan_id).api, key_entry.key_plans.ids
-            steps = [(setattr, key_entry, "key_plans", self._key_plans({**ids, api: plan_id}))]
+            steps: list[Step] = [(setattr, key_entry, "key_plans", self._key_plans({**ids, api: plan_id}))]
             self._outbox.at_once(steps, placed(key_entry.key, api, ids.get(api), plan_id, by))
 
     def dissociate(self, key_id: str, plan_id: str, by: By | None = None) -> None:
@@ -300,7 +302,7 @@ class MemoryStore(Callers, Directory, Binding):
             plan = self.get_plan(plan_id)
             if key_entry.key_plans.ids.get(plan.api) != plan_id:
                 raise PlanConflict(plan_id, f"key {key_id} is not on this plan")
-            steps = [(setattr, key_entry, "key_plans", self._without(key_entry, plan.api))]
+            steps: list[Step] = [(setattr, key_entry, "key_plans", self._without(key_entry, plan.api))]
             self._outbox.at_once(steps, placed(key_entry.key, plan.api, plan_id, None, by))
 
     def events(self, after: int, limit: int) -> list[Event]:

@@ -91,7 +91,7 @@ class Directory:
         )  # fmt: skip
         return [self._decode_plan(body) for (body,) in rows]
 
-    def _tell(self, db: Connection, told: Sequence[Draft]) -> None:
+    def _write_events(self, db: Connection, told: Sequence[Draft]) -> None:
         """Write to the outbox, and look over two of the oldest events for each that comes."""
         for draft in told:
             row = draft.at, draft.key, draft.account, encode_draft(draft)
@@ -121,7 +121,7 @@ class Directory:
             "INSERT OR REPLACE INTO plans VALUES (?, ?, ?, ?)", (plan.id, number, plan.api, to_json(encode_plan(plan)))
         )
         _touch_plans(db)
-        self._tell(db, plan_changed(old, plan, by))
+        self._write_events(db, plan_changed(old, plan, by))
 
     def drop_plan(self, plan_id: str, by: By | None = None) -> None:
         self._pool.write(self._drop_plan, plan_id, by)
@@ -130,7 +130,7 @@ class Directory:
         _, plan = self._get_plan(db, plan_id)
         db.execute("DELETE FROM plans WHERE id = ?", (plan_id,))
         _touch_plans(db)
-        self._tell(db, plan_changed(plan, None, by))
+        self._write_events(db, plan_changed(plan, None, by))
 
     def get_plan(self, plan_id: str) -> UsagePlan:
         return self._pool.read(self._get_plan, plan_id)[1]
@@ -172,7 +172,7 @@ class Directory:
         db.executemany("INSERT INTO digests VALUES (?, ?)", [(secret.digest, number) for secret in key.secrets])
         on = [(number, plan.api, of, key.id) for of, plan in plans]
         db.executemany("INSERT OR REPLACE INTO key_plans VALUES (?, ?, ?, ?)", on)
-        self._tell(db, key_added(key, [plan for _, plan in plans], by))
+        self._write_events(db, key_added(key, [plan for _, plan in plans], by))
 
     def change_key(self, key_id: str, change: Callable[[ApiKey], ApiKey], by: By | None = None) -> ApiKey:
         return self._pool.write(self._change_key, key_id, change, by)
@@ -185,7 +185,7 @@ class Directory:
         db.executemany("INSERT INTO digests VALUES (?, ?)", [(secret.digest, number) for secret in key.secrets])
         db.execute("UPDATE keys SET body = ? WHERE number = ?", (to_json(encode_key(key)), number))
         touch(db, number)
-        self._tell(db, key_changed(old, key, by))
+        self._write_events(db, key_changed(old, key, by))
         return key
 
     def drop_key(self, key_id: str, by: By | None = None) -> None:
@@ -206,7 +206,7 @@ class Directory:
         drop(db, number)
         if account is not None:
             forget_account(db, -account[0])
-        self._tell(db, key_removed(key, by))
+        self._write_events(db, key_removed(key, by))
 
     def get_key(self, key_id: str) -> ApiKey:
         return self._pool.read(_known, key_id)[1]
@@ -248,7 +248,7 @@ class Directory:
         old = next((other.id for other in self._plans(db, number) if other.api == plan.api), None)
         db.execute("INSERT OR REPLACE INTO key_plans VALUES (?, ?, ?, ?)", (number, plan.api, plan_number, key_id))
         touch(db, number)
-        self._tell(db, placed(key, plan.api, old, plan_id, by))
+        self._write_events(db, placed(key, plan.api, old, plan_id, by))
 
     def dissociate(self, key_id: str, plan_id: str, by: By | None = None) -> None:
         self._pool.write(self._dissociate, key_id, plan_id, by)
@@ -259,7 +259,7 @@ class Directory:
         if not db.execute("DELETE FROM key_plans WHERE key = ? AND plan = ?", (number, plan_number)).rowcount:
             raise PlanConflict(plan_id, f"key {key_id} is not on this plan")
         touch(db, number)
-        self._tell(db, placed(key, plan.api, plan_id, None, by))
+        self._write_events(db, placed(key, plan.api, plan_id, None, by))
 
 
 def _touch_plans(db: Connection) -> None:
