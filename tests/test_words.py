@@ -34,7 +34,7 @@ OTHERS = {"replay.run": {"seat", "seats"}}
 
 ONE_OF_EACH = {
     "Decisions": "each server or file decides", "Directory": "each store has one", "QuotaMiddleware": "each protocol has one",
-    "_Connected": "each server's store has one", "_Exchange": "each protocol has one", "Call": "each wire has its own",
+    "_Connected": "each server's store has one", "Exchange": "each protocol has one", "Call": "each wire has its own",
     "Refused": "each face raises its own", "PlansOption": "each command has its own", "Receive": "as ASGI names it",
     "Message": "as ASGI names it", "Lent": "each pool lends its own",
 }  # fmt: skip

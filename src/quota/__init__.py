@@ -3,6 +3,8 @@
 See ``Ledger``, ``UsagePlan`` and the README.
 """
 
+from typing import TYPE_CHECKING
+
 from .clock import Clock, ManualClock, system_clock
 from .decision import Decision, NotAllowed, Reason
 from .errors import (
@@ -66,5 +68,18 @@ __all__ = [
     "UnknownPlan",
     "UsagePlan",
     "UsageRecord",
+    "limited",
     "system_clock",
 ]
+
+if TYPE_CHECKING:
+    from .ledger.limited import limited
+else:
+
+    def __getattr__(name: str) -> object:
+        """Load ``limited`` for who uses it: others do not pay for what it imports."""
+        if name != "limited":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name, obj=None)
+        from .ledger.limited import limited  # noqa: PLC0415 -- as it says
+
+        return globals().setdefault(name, limited)

@@ -70,7 +70,7 @@ class QuotaMiddleware:
         receive = receive if body is None else body.receive
         own, names = _encoded(gate.shown(decision))
         if reservation is not None:
-            await _Exchange(self, reservation, scope, own, names).run(receive, send)
+            await Exchange(self, reservation, scope, own, names).run(receive, send)
         elif own:
 
             def sending(message: Message) -> Awaitable[None]:  # the server's own awaitable: no coroutine more a message
@@ -202,7 +202,7 @@ async def _answer(answer: Answer, scope: Scope, receive: Receive, send: Send) ->
     await send({"type": f"{kind}.body", "body": answer.body})
 
 
-class _Exchange:
+class Exchange:
     """One response whose units are held, settled when it has ended: before its last part is sent, or as it fails."""
 
     def __init__(
@@ -228,9 +228,9 @@ class _Exchange:
             kind = message["type"]
             if kind in _STARTS:
                 message = _with(message, self._own, self._names)
-                await self._begin(101 if kind == "websocket.accept" else message["status"])
+                await self.begin(101 if kind == "websocket.accept" else message["status"])
             elif kind in ("http.response.body", "websocket.http.response.body") and not message.get("more_body"):
-                await self._settle()
+                await self.settle()
             try:
                 await send(message)
             except OSError:
@@ -248,15 +248,16 @@ class _Exchange:
                     await self._through(self._take_back(self._committed))
             raise
         finally:
-            await self._settle()
+            await self.settle()
 
-    async def _begin(self, status: int) -> None:
+    async def begin(self, status: int) -> None:
+        """Go by a response's status, now that it is known."""
         gate = self._middleware.gate
         self._status = status
         if gate.charge == "success" and not gate.success(status):
-            await self._settle()
+            await self.settle()
 
-    async def _settle(self) -> None:
+    async def settle(self) -> None:
         """Commit or cancel, once, even while the request itself is being cancelled."""
         if self._closing:
             return
