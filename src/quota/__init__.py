@@ -5,6 +5,7 @@ See ``Ledger``, ``UsagePlan`` and the README.
 
 from typing import TYPE_CHECKING
 
+from .account import Account
 from .clock import Clock, ManualClock, system_clock
 from .decision import Decision, NotAllowed, Reason
 from .errors import (
@@ -19,6 +20,7 @@ from .errors import (
     ReservationClosed,
     StoreBusy,
     StoreUnavailable,
+    UnknownAccount,
     UnknownKey,
     UnknownPlan,
 )
@@ -36,6 +38,7 @@ from .status import LimitStatus
 __version__ = "0.1.0"
 
 __all__ = [
+    "Account",
     "ApiKey",
     "AsyncLedger",
     "AsyncReservation",
@@ -64,6 +67,7 @@ __all__ = [
     "StoreBusy",
     "StoreUnavailable",
     "Throttle",
+    "UnknownAccount",
     "UnknownKey",
     "UnknownPlan",
     "UsagePlan",
