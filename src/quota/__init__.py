@@ -29,7 +29,6 @@ from .ledger.aio import AsyncLedger
 from .ledger.reservation import AsyncReservation, Reservation
 from .ledger.sync import Ledger
 from .limit import Quota, Throttle
-from .operations.events import Event
 from .operations.usage import UsageRecord
 from .period import Period
 from .plan import UsagePlan
@@ -78,12 +77,15 @@ __all__ = [
 
 if TYPE_CHECKING:
     from .ledger.limited import limited
+    from .operations.events import Event
 else:
 
     def __getattr__(name: str) -> object:
-        """Load ``limited`` for who uses it: others do not pay for what it imports."""
-        if name != "limited":
+        """Load ``limited`` and ``Event`` for who uses them: others do not pay for what they import."""
+        if name == "limited":
+            from .ledger import limited as home  # noqa: PLC0415 -- as it says
+        elif name == "Event":
+            from .operations import events as home  # noqa: PLC0415 -- as it says
+        else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name, obj=None)
-        from .ledger.limited import limited  # noqa: PLC0415 -- as it says
-
-        return globals().setdefault(name, limited)
+        return globals().setdefault(name, getattr(home, name))

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from every_store import ALL, SYNC, key_on, run_threads
-from quota import AsyncLedger, Caller, Event, InvalidValue, PlanConflict, Throttle, UnknownKey, UsagePlan
+from quota import Account, AsyncLedger, Caller, Event, InvalidValue, PlanConflict, Throttle, UnknownKey, UsagePlan
 
 DAY = 86_400_000_000
 HOUR = DAY // 24
@@ -65,6 +65,26 @@ def test_each_change_is_one_event(stores, clock):
     assert (last(ledger).kind, last(ledger).before) == ("key.removed", now.to_dict())
     ledger.remove_plan("p")
     assert (last(ledger).kind, last(ledger).before["limits"]) == ("plan.removed", ["9/day"])
+
+
+@pytest.mark.parametrize("stores", ALL, indirect=True)
+def test_each_change_of_an_account_is_one_event(stores, clock):
+    """Added, changed, moved below another, removed; what is equal is none, nor is one that is refused."""
+    ledger = stores.ledger(clock)
+    firm = ledger.add_account("firm")
+    ledger.add_account("firm")
+    ledger.add_account("team", parent="firm")
+    ledger.update_account("team", name="Team", parent=None)
+    ledger.update_account("team", name="Team")
+    with pytest.raises(InvalidValue):
+        ledger.update_account("team", parent="team")
+    ledger.remove_account("team")
+    assert [(event.kind, event.account, event.key, event.before, event.after) for event in ledger.events()] == [
+        ("account.added", "firm", None, None, firm.to_dict()),
+        ("account.added", "team", None, None, Account("team", parent="firm").to_dict()),
+        ("account.updated", "team", None, {"name": "team", "parent": "firm"}, {"name": "Team", "parent": None}),
+        ("account.removed", "team", None, Account("team", name="Team").to_dict(), None),
+    ]
 
 
 @pytest.mark.parametrize("stores", ALL, indirect=True)

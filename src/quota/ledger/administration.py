@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Generator, Iterable, Mapping
-from copy import copy
 from datetime import datetime, timedelta
 from typing import Any, Final, Generic, TypeVar
 
@@ -16,8 +15,7 @@ import attrs
 from ..clock import Clock, span_us, to_datetime, to_us
 from ..errors import InvalidValue, check_text
 from ..key import ApiKey, IssuedKey, Secret, import_secret, mint, new_id
-from ..operations.events import By, Event
-from ..operations.request import Request, check_secrets
+from ..operations.request import By, Request, check_secrets
 from ..plan import UsagePlan
 
 T = TypeVar("T")
@@ -33,7 +31,7 @@ class Unchanged(enum.Enum):
 
 
 UNCHANGED: Final = Unchanged.UNCHANGED
-_MOST_AT_ONCE = 10_000
+MOST_AT_ONCE = 10_000
 
 Asking = Generator["Step[Any]", Any, T]
 """Several steps, each of which may go by the answer to the one before; its answer is what it returns."""
@@ -79,14 +77,8 @@ class Administration:
         self._clock = clock
         self._actor = None if actor is None else check_text("actor", actor)
 
-    def acting(self, actor: str) -> Any:
-        """Return steps with the same settings for what somebody else does."""
-        steps = copy(self)
-        steps._actor = check_text("actor", actor)
-        return steps
-
     def _by(self) -> By:
-        return By(self._actor, self._now())
+        return self._actor, self._now()
 
     def _now(self) -> int:
         now = self._clock()
@@ -155,8 +147,8 @@ class Administration:
         if isinstance(names, str) or not isinstance(names, Iterable):
             raise InvalidValue("names", names, "several names, as in a list")
         given = list(names)
-        if len(given) > _MOST_AT_ONCE:
-            raise InvalidValue("names", f"{len(given)} names", f"at most {_MOST_AT_ONCE} at once")
+        if len(given) > MOST_AT_ONCE:
+            raise InvalidValue("names", f"{len(given)} names", f"at most {MOST_AT_ONCE} at once")
         on = [] if plan is None else [_plan_id(plan)]
         issued = [self._new_key(mint(prefix), name, account=account) for name in given]
         if not issued:
@@ -222,13 +214,8 @@ class Administration:
         ``expires_at``: None for never. ``metadata``, ``networks``, ``scopes``: in place of those that it has. Raises
         ``UnknownKey``, ``InvalidValue`` for a field out of bounds, and then nothing is changed.
         """
-        given: dict[str, Any] = {
-            "name": name,
-            "expires_at": expires_at,
-            "metadata": metadata,
-            "networks": networks,
-            "scopes": scopes,
-        }
+        given: dict[str, Any] = {"name": name, "expires_at": expires_at, "metadata": metadata}
+        given |= {"networks": networks, "scopes": scopes}
         changes = {field: value for field, value in given.items() if value is not UNCHANGED}
         checked: Any = attrs.evolve(ApiKey("any", "any", "any"), **changes)
         changes = {field: getattr(checked, field) for field in changes}
@@ -257,7 +244,7 @@ class Administration:
             check_secrets(kept, overlap)
             return attrs.evolve(old, secrets=(Secret.of(found[0]), *kept))
 
-        return Step("change_key", (key_id(key), change, By(self._actor, now)), lambda new: IssuedKey(new, found[0]))
+        return Step("change_key", (key_id(key), change, (self._actor, now)), lambda new: IssuedKey(new, found[0]))
 
     def enable_key(self, key: ApiKey | str) -> Step[ApiKey]:
         """Let a key be used again. Raises ``UnknownKey``."""
@@ -307,21 +294,6 @@ class Administration:
     def dissociate(self, key: ApiKey | str, plan: UsagePlan | str) -> Step[None]:
         """Take a key off a plan. Raises ``UnknownKey``, ``UnknownPlan``, ``PlanConflict`` when it is not on it."""
         return Step("dissociate", (key_id(key), _plan_id(plan), self._by()), same)
-
-    def events(self, *, after: int = 0, limit: int = 1000) -> Step[list[Event]]:
-        """Return what was changed and which thresholds were crossed, in order: at most ``limit`` events after a cursor.
-
-        Each was written in the very step that made its change, so none is missing and none is there twice, whatever
-        crashes. A cursor only grows, and no event appears below one that was told: keep the last one, and go on after
-        it. They are kept for ``retention`` days of the store (in memory at most 10,000 of them).
-
-        A change of a key, a plan, an association or a limit is one event; a call that changed nothing is none.
-        ``limit.crossed`` comes once for each of a plan's ``alerts`` in each window of an hour or more, by the charge
-        that reached it; 100 means exhausted. Raises ``InvalidValue``.
-        """
-        if type(after) is not int or not 0 <= after < 2**63:
-            raise InvalidValue("after", after, "a cursor: a whole number, zero or more")
-        return Step("events", (after, min(at_least_one("limit", limit), _MOST_AT_ONCE)), same)
 
 
 def _plan(plan: object) -> UsagePlan:

@@ -13,9 +13,10 @@ from ..plan import check_route
 from ..status import LimitStatus
 from .accounts import Accounts
 from .administration import Asking, Step, same
+from .history import History
 
 
-class Holders(Accounts):
+class Holders(History, Accounts):
     """Where keys and accounts stand."""
 
     def status(

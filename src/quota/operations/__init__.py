@@ -16,7 +16,6 @@ from ..rule.limits import StoreOptions
 from ..rule.subject import Subject
 from .adjustments import adjust, forget, refund
 from .consume import consume
-from .events import drafts
 from .override import override
 from .request import Entry, Request, forgetful, in_force
 from .reservations import cancel, commit
@@ -40,6 +39,8 @@ def perform(request: Request, entry: Entry | None, subject: Subject | None, opti
         operation = OPERATIONS[request.op]
     answer = operation(request, entry, subject, options)
     if subject is not None and subject.told and entry is not None:
+        from .events import drafts  # noqa: PLC0415 -- most calls change nothing that is told
+
         subject.told = drafts(request, entry, subject.told)
     return answer
 

@@ -10,7 +10,6 @@ from ..rule.meter import Meter, Window
 from ..rule.record import Record
 from ..rule.subject import Subject
 from ..status import LimitStatus, status_of
-from .events import limit_changed
 from .request import Entry, Request, advance, required, route_plan_of
 
 
@@ -59,6 +58,8 @@ def adjust(request: Request, entry: Entry | None, subject: Subject | None, optio
     if not -MAX_UNITS <= extra <= MAX_UNITS - limit.limit - limit.overage:
         raise InvalidCost("units", units, f"so many that limit, overage and grants stay below {MAX_UNITS}")
     if extra != window.extra:
+        from .events import limit_changed  # noqa: PLC0415 -- loaded where something is changed
+
         shared, granted = limit.shared, ({"extra": window.extra}, {"extra": extra})
         told = limit_changed("limit.granted", request, entry, limit.name, shared, *granted)
         subject.told = (told,)

@@ -11,18 +11,12 @@ from typing import Any, NamedTuple
 
 import attrs
 
+from ..account import Account
 from ..clock import DAY_US, system_clock, to_datetime
 from ..key import ApiKey, Caller
 from ..plan import UsagePlan
 from ..rule.limits import Crossing
-from .request import Entry, Request
-
-
-class By(NamedTuple):
-    """Who makes a change, and when."""
-
-    actor: str | None
-    at: int
+from .request import By, Entry, Request
 
 
 @attrs.frozen
@@ -32,7 +26,7 @@ class Event:
     ``cursor``: its number; a later event has a higher one. ``actor``: who made the change, None where nobody was named
     and where a charge crossed. ``key``: the id of the key that it is about; None where it is about a plan or a whole
     account. ``limit``, ``percent``: the threshold that was crossed. ``before``, ``after``: what became other of a key,
-    a plan or a limit, the whole of it where it came or went; never a secret, nor what would find one.
+    an account, a plan or a limit, the whole of it where it came or went; never a secret, nor what would find one.
     """
 
     cursor: int
@@ -56,8 +50,11 @@ class Event:
 _FIELDS = [field.name for field in attrs.fields(Event)]
 
 
+_WHOLE = (ApiKey, Account, UsagePlan)
+
+
 class Draft(NamedTuple):
-    """An event before it has a number. ``before`` and ``after``: keys and plans themselves, or mappings."""
+    """An event before it has a number. ``before`` and ``after``: keys, accounts and plans, or mappings."""
 
     at: int
     kind: str
@@ -71,10 +68,14 @@ class Draft(NamedTuple):
     before: Any = None
     after: Any = None
 
+    def since(self, retention: int) -> int:
+        """Return the instant before which events are forgotten as this one comes."""
+        return self.at - retention * DAY_US
+
     def plain(self) -> list[Any]:
         """Return its fields as JSON can hold them, none of them a secret."""
         before, after = _shown(self.before), _shown(self.after)
-        if before and after and type(self.after) in (ApiKey, UsagePlan):
+        if before and after and isinstance(self.after, _WHOLE):
             other = [name for name in after if before[name] != after[name]]
             before, after = ({name: of[name] for name in other} for of in (before, after))
         return [*self[:-2], before, after]
@@ -86,14 +87,9 @@ def event(cursor: int, plain: list[Any]) -> Event:
     return Event(cursor, to_datetime(at), *rest)
 
 
-def kept_since(at: int, retention: int) -> int:
-    """Return the instant before which events are forgotten."""
-    return at - retention * DAY_US
-
-
 def _shown(value: Any) -> dict[str, Any] | None:
-    """Return a key, a plan or a mapping as it may be told."""
-    return value.to_dict() if isinstance(value, (ApiKey, UsagePlan)) else value
+    """Return a key, an account, a plan or a mapping as it may be told."""
+    return value.to_dict() if isinstance(value, _WHOLE) else value
 
 
 def _of(by: By | None, kind: str, **fields: Any) -> tuple[Draft]:
@@ -124,6 +120,15 @@ def key_changed(old: ApiKey, new: ApiKey, by: By | None) -> tuple[Draft, ...]:
 def key_removed(key: ApiKey, by: By | None) -> tuple[Draft]:
     """Tell of a key that was removed."""
     return _of(by, "key.removed", key=key.id, account=key.account, before=key)
+
+
+def account_changed(old: Account | None, new: Account | None, by: By | None) -> tuple[Draft, ...]:
+    """Tell of an account that was added, changed or removed."""
+    account = new or old
+    if account is None or old == new:
+        return ()
+    kind = "account.added" if old is None else "account.updated" if new else "account.removed"
+    return _of(by, kind, account=account.id, before=old, after=new)
 
 
 def plan_changed(old: UsagePlan | None, new: UsagePlan | None, by: By | None) -> tuple[Draft, ...]:

@@ -15,7 +15,6 @@ from ..rule.entries import Override
 from ..rule.limits import StoreOptions
 from ..rule.subject import Subject
 from ..status import LimitStatus, status_of
-from .events import limit_changed
 from .request import Entry, Request, in_force, required
 
 
@@ -48,6 +47,8 @@ def override(request: Request, entry: Entry | None, subject: Subject | None, opt
     found = [s for s in states if s.limit.route == route and s.limit.name in wanted]
     before, after = ([_told(other) for other in own if other[:3] == mine] for own in (had, kept))
     if before != after:
+        from .events import limit_changed  # noqa: PLC0415 -- loaded where something is changed
+
         changed = "override.set" if after else "override.cleared", request, entry, found[-1].limit.name
         shared = limit.by == "account"
         subject.told = (limit_changed(*changed, shared, before[0] if before else None, after[0] if after else None),)

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..account import Account
 from ..errors import InvalidValue, PlanConflict, UnknownPlan
 from ..key import ApiKey
-from ..operations.events import By, Event
-from ..operations.request import Request
+from ..operations.request import By, Request
 from ..plan import UsagePlan
 from ..rule.limits import StoreOptions
 
 if TYPE_CHECKING:
     from urllib.parse import SplitResult
+
+    from ..operations.events import Event
 
 
 class Store(Protocol):
@@ -87,16 +88,16 @@ class Store(Protocol):
     def events(self, after: int, limit: int) -> list[Event]:
         """Events whose number is beyond ``after``, in their order and at most ``limit``."""
 
-    def add_account(self, account: Account) -> None:
+    def add_account(self, account: Account, by: By | None = None) -> None:
         """Add an account below its parent; one that a key made becomes this one.
 
         ``PlanConflict`` when another one has its id, ``UnknownAccount``, ``InvalidValue`` beyond four levels.
         """
 
-    def change_account(self, account_id: str, change: Callable[[Account], Account]) -> Account:
+    def change_account(self, account_id: str, change: Callable[[Account], Account], by: By | None = None) -> Account:
         """Replace an account by what a pure function makes of it, atomically; raises as ``add_account``."""
 
-    def drop_account(self, account_id: str) -> None:
+    def drop_account(self, account_id: str, by: By | None = None) -> None:
         """Remove an account and its counts; ``UnknownAccount``, ``InvalidValue`` while it has keys or children."""
 
     def get_account(self, account_id: str) -> Account:

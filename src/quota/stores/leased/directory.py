@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from ...account import Account
 from ...key import ApiKey
-from ...operations.events import By, Event
+from ...operations.events import Event
+from ...operations.request import By
 from ...plan import UsagePlan
 from ..server.flow import Flow, operation
 from .holder import LeaseHolder
@@ -71,17 +72,19 @@ class LeasedDirectory(LeaseHolders):
         return events
 
     @operation
-    def add_account(self, account: Account) -> Flow[None]:
-        yield Change("add_account", (account,), self._owing)
+    def add_account(self, account: Account, by: By | None = None) -> Flow[None]:
+        yield Change("add_account", (account, by), self._owing)
 
     @operation
-    def change_account(self, account_id: str, change: Callable[[Account], Account]) -> Flow[Account]:
-        account: Account = yield Change("change_account", (account_id, change), self._owing)
+    def change_account(
+        self, account_id: str, change: Callable[[Account], Account], by: By | None = None
+    ) -> Flow[Account]:
+        account: Account = yield Change("change_account", (account_id, change, by), self._owing)
         return account
 
     @operation
-    def drop_account(self, account_id: str) -> Flow[None]:
-        yield Change("drop_account", (account_id,), self._owing)
+    def drop_account(self, account_id: str, by: By | None = None) -> Flow[None]:
+        yield Change("drop_account", (account_id, by), self._owing)
 
     @operation
     def get_account(self, account_id: str) -> Flow[Account]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ...account import Account
 from ...key import ApiKey, Caller
+from ...operations.request import By
 from ...plan import UsagePlan
 from ...process.atomic import Step
 from ...rule.record import Record
@@ -56,14 +57,14 @@ class Directory:
         found = self._accounts.get(account)
         return self._stripes[hash(account) % len(self._stripes)] if found is None else found.stripe
 
-    def add_account(self, account: Account) -> None:
-        _tree().add_account(self, account)
+    def add_account(self, account: Account, by: By | None = None) -> None:
+        _tree().add_account(self, account, by)
 
-    def change_account(self, account_id: str, change: Callable[[Account], Account]) -> Account:
-        return _tree().change_account(self, account_id, change)  # type: ignore[no-any-return]
+    def change_account(self, account_id: str, change: Callable[[Account], Account], by: By | None = None) -> Account:
+        return _tree().change_account(self, account_id, change, by)  # type: ignore[no-any-return]
 
-    def drop_account(self, account_id: str) -> None:
-        _tree().drop_account(self, account_id)
+    def drop_account(self, account_id: str, by: By | None = None) -> None:
+        _tree().drop_account(self, account_id, by)
 
     def get_account(self, account_id: str) -> Account:
         return _tree().get_account(self, account_id)  # type: ignore[no-any-return]

@@ -8,19 +8,16 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 
-from ...errors import InvalidValue
-from ...operations.events import Draft, Event, event, kept_since
+from ...operations.events import Draft, Event, event
 from ...process.atomic import Step, at_once
 from ...process.forks import across_forks
 from ...rule.limits import StoreOptions
 
 
-class Outbox:
+class MemoryOutbox:
     """Events in the order of their numbers. Its lock is the last that a thread takes."""
 
     def __init__(self, most: int, options: StoreOptions) -> None:
-        if type(most) is not int or not 1 <= most <= 10**9:
-            raise InvalidValue("most_events", most, "a whole number of events, 1 to 1000000000")
         self._retention = options.retention
         self._lock = threading.RLock()
         self._found: deque[tuple[Draft, int]] = deque(maxlen=most)
@@ -36,7 +33,7 @@ class Outbox:
             # Numbers are drawn in C as they are put down: what a signal handler changes comes before or after.
             at_once(*steps, (self._found.extend, zip(told, self._numbers, strict=False)))
             for entry in list(itertools.islice(self._found, 2)):
-                if entry[0].at < kept_since(told[-1].at, self._retention):
+                if entry[0].at < told[-1].since(self._retention):
                     with suppress(ValueError):  # a signal handler was faster
                         self._found.remove(entry)
 

@@ -6,28 +6,31 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ...errors import InvalidValue, PlanConflict, UnknownKey, UnknownPlan
+from ...errors import InvalidValue, PlanConflict, UnknownKey
 from ...key import ApiKey, Caller, new_number
 from ...operations import perform
-from ...operations.events import By, Event, key_added, key_changed, key_removed, placed, plan_changed
-from ...operations.request import Entry, Request
+from ...operations.request import By, Entry, Request
 from ...plan import UsagePlan
-from ...process.atomic import Step
+from ...process.atomic import Step, at_once
 from ...process.forks import across_forks
 from ...rule.record import Record
 from ...rule.subject import Subject
-from ..base import COMMON, check_distinct, is_new, make_options, shown_url, split_url, whole_option
+from ..base import COMMON, check_distinct, make_options, shown_url, split_url, whole_option
 from .binding import Binding, Shapes
 from .callers import Callers
 from .directory import Directory
 from .entries import AccountEntry, KeyEntry, KeyPlans, Stripe
 from .one_meter import NoMeter, OneMeter
-from .outbox import Outbox
+from .plans import Plans, events_of
+
+if TYPE_CHECKING:
+    from ...operations.events import Event
+    from .outbox import MemoryOutbox
 
 
-class MemoryStore(Callers, Directory, Binding):
+class MemoryStore(Callers, Directory, Plans, Binding):
     """Keys, plans and counts in this process's memory, gone with it.
 
     ``stripes``: how many locks the accounts are spread over. ``max_skew``: seconds a clock may be behind what was
@@ -50,7 +53,10 @@ class MemoryStore(Callers, Directory, Binding):
         self._accounts: dict[str, AccountEntry] = {}
         self._stripes = [Stripe(self._accounts) for _ in range(stripes)]
         across_forks(self._directory, *(stripe.lock for stripe in self._stripes))
-        self._outbox = Outbox(most_events, self.options)
+        if type(most_events) is not int or not 1 <= most_events <= 10**9:
+            raise InvalidValue("most_events", most_events, "a whole number of events, 1 to 1000000000")
+        self._most_events = most_events
+        self._outboxes: dict[str, MemoryOutbox] = {}
         self._plans: dict[str, UsagePlan] = {}
         self._sorted: list[str] | None = None
         self._shapes: dict[str, Shapes] = {}
@@ -127,7 +133,20 @@ class MemoryStore(Callers, Directory, Binding):
                 caller = isinstance(place, KeyEntry) and isinstance(place.key, Caller)
                 steps.append((setattr, place, "record", record))
                 steps += self._kept(key_entry) if caller else [(place.stripe.round.append, place)]
-        self._outbox.at_once(steps, subject.told)
+        if subject.told:
+            self._outbox.at_once(steps, subject.told)
+        else:
+            at_once(*steps)
+
+    @property
+    def _outbox(self) -> MemoryOutbox:
+        """Return the outbox, made with the first event; of two that threads make at once, one."""
+        found = self._outboxes.get("")
+        if found is None:
+            from .outbox import MemoryOutbox  # noqa: PLC0415 -- not loaded where nothing is changed
+
+            found = self._outboxes.setdefault("", MemoryOutbox(self._most_events, self.options))
+        return found
 
     @contextmanager
     def _everything(self) -> Iterator[None]:
@@ -153,79 +172,6 @@ class MemoryStore(Callers, Directory, Binding):
     def _key_plans(self, ids: dict[str, str]) -> KeyPlans:
         return self._shared_key_plans.setdefault(frozenset(ids.items()), KeyPlans(ids))
 
-    def put_plan(self, plan: UsagePlan, replace: bool | UsagePlan, by: By | None = None) -> None:
-        with self._everything():
-            old = self._plans.get(plan.id)
-            if not is_new(plan, old, replace):
-                return
-            moved = self._moved(plan, old.api) if old is not None and old.api != plan.api else []
-            steps = [*self._buried(plan.id), *moved, (self._plans.__setitem__, plan.id, plan)]
-            self._outbox.at_once(steps, plan_changed(old, plan, by))
-
-    def _buried(self, plan_id: str) -> list[Step]:
-        """The steps that end every headroom of a plan."""
-        shapes = self._shapes.get(plan_id) or Shapes()
-        ended = [*shapes.common.values(), *shapes.own]
-        return [*((setattr, shape, "live", False) for shape in ended), (self._shapes.pop, plan_id, None)]
-
-    def _all_key_entries(self) -> list[KeyEntry]:
-        return [room.key_entry for ref, room in self.rooms.items() if type(ref) is str]
-
-    def _moved(self, plan: UsagePlan, old_api: str) -> list[Step]:
-        """The steps that move the keys of a plan to its new api."""
-        key_entries = [
-            key_entry for key_entry in self._all_key_entries() if key_entry.key_plans.ids.get(old_api) == plan.id
-        ]
-        for key_entry in key_entries:
-            if plan.api in key_entry.key_plans.ids:
-                raise PlanConflict(plan.id, f"key {key_entry.key.id} has another plan for the api {plan.api!r}")
-        ids = [{**self._without(key_entry, old_api).ids, plan.api: plan.id} for key_entry in key_entries]
-        left_by_all = [
-            (self._shared_key_plans.pop, key_plans)
-            for key_plans in self._shared_key_plans
-            if (old_api, plan.id) in key_plans
-        ]
-        return [
-            *((setattr, s, "key_plans", self._key_plans(mine)) for s, mine in zip(key_entries, ids, strict=True)),
-            *left_by_all,
-        ]
-
-    def drop_plan(self, plan_id: str, by: By | None = None) -> None:
-        with self._everything():
-            plan = self.get_plan(plan_id)
-            left = [
-                key_entry for key_entry in self._all_key_entries() if key_entry.key_plans.ids.get(plan.api) == plan_id
-            ]
-            steps: list[Step] = [
-                (setattr, key_entry, "key_plans", self._without(key_entry, plan.api)) for key_entry in left
-            ]
-            left_by_all = [
-                (self._shared_key_plans.pop, ids) for ids in self._shared_key_plans if (plan.api, plan_id) in ids
-            ]
-            steps = [*self._buried(plan_id), *steps, *left_by_all, (self._plans.pop, plan_id)]
-            self._outbox.at_once(steps, plan_changed(plan, None, by))
-
-    def _without(self, key_entry: KeyEntry, api: str) -> KeyPlans:
-        return self._key_plans({other: id_ for other, id_ in key_entry.key_plans.ids.items() if other != api})
-
-    def get_plan(self, plan_id: str) -> UsagePlan:
-        plan = self._plans.get(plan_id)
-        if plan is None:
-            raise UnknownPlan(plan_id)
-        return plan
-
-    def last_used(self, key_id: str) -> int:
-        key_entry = self._key_entry(key_id)
-        if key_entry is None:
-            raise UnknownKey(key_id)
-        with key_entry.stripe.exclusive():
-            key_entry.room.flush()
-            return (key_entry.record and key_entry.record.last_used) or key_entry.last_used
-
-    def list_plans(self) -> list[UsagePlan]:
-        with self._directory:
-            return [self._plans[id_] for id_ in sorted(self._plans)]
-
     def add_key(self, key: ApiKey, plan_id: str | None, *more: str, by: By | None = None) -> None:
         self.add_keys([(key, [id_ for id_ in (plan_id, *more) if id_ is not None])], by)
 
@@ -238,7 +184,7 @@ class MemoryStore(Callers, Directory, Binding):
                 self._check_digests(key, None)
             plans = [[self.get_plan(id_) for id_ in ids] for _, ids in keys]
             ons = [self._key_plans({plan.api: plan.id for plan in on}) for on in plans]
-            told = [one for (key, _), on in zip(keys, plans, strict=True) for one in key_added(key, on, by)]
+            told = [one for (key, _), on in zip(keys, plans, strict=True) for one in events_of().key_added(key, on, by)]
             stripes = [self._stripe(key.account) for key, _ in keys]
             for stripe in sorted(set(stripes), key=self._stripes.index):
                 locks.enter_context(stripe.exclusive())
@@ -269,7 +215,7 @@ class MemoryStore(Callers, Directory, Binding):
             # In this order: a secret that stays is never unknown, not even for an instant.
             gone = [(self.rooms.pop, digest) for digest in stale]
             steps = [(setattr, key_entry, "key", key), (self.rooms.update, self._references(key_entry, key)), *gone]
-            self._outbox.at_once(steps, key_changed(key_entry.key, key, by))
+            self._outbox.at_once(steps, events_of().key_changed(key_entry.key, key, by))
             return key
 
     def drop_key(self, key_id: str, by: By | None = None) -> None:
@@ -287,7 +233,7 @@ class MemoryStore(Callers, Directory, Binding):
                     steps.append((account.stripe.round.append, account))
             gone = [(self.rooms.pop, ref) for ref in (key_id, *(secret.digest for secret in key_entry.key.secrets))]
             steps += [(setattr, key_entry, "record", None), *gone]
-            self._outbox.at_once(steps, key_removed(key_entry.key, by))
+            self._outbox.at_once(steps, events_of().key_removed(key_entry.key, by))
             key_entry.stripe.sweep()
 
     def get_key(self, key_id: str) -> ApiKey:
@@ -306,7 +252,7 @@ class MemoryStore(Callers, Directory, Binding):
         with self._exclusive(key_id) as key_entry:
             api, ids = self.get_plan(plan_id).api, key_entry.key_plans.ids
             steps: list[Step] = [(setattr, key_entry, "key_plans", self._key_plans({**ids, api: plan_id}))]
-            self._outbox.at_once(steps, placed(key_entry.key, api, ids.get(api), plan_id, by))
+            self._outbox.at_once(steps, events_of().placed(key_entry.key, api, ids.get(api), plan_id, by))
 
     def dissociate(self, key_id: str, plan_id: str, by: By | None = None) -> None:
         with self._exclusive(key_id) as key_entry:
@@ -314,7 +260,15 @@ class MemoryStore(Callers, Directory, Binding):
             if key_entry.key_plans.ids.get(plan.api) != plan_id:
                 raise PlanConflict(plan_id, f"key {key_id} is not on this plan")
             steps: list[Step] = [(setattr, key_entry, "key_plans", self._without(key_entry, plan.api))]
-            self._outbox.at_once(steps, placed(key_entry.key, plan.api, plan_id, None, by))
+            self._outbox.at_once(steps, events_of().placed(key_entry.key, plan.api, plan_id, None, by))
+
+    def last_used(self, key_id: str) -> int:
+        key_entry = self._key_entry(key_id)
+        if key_entry is None:
+            raise UnknownKey(key_id)
+        with key_entry.stripe.exclusive():
+            key_entry.room.flush()
+            return (key_entry.record and key_entry.record.last_used) or key_entry.last_used
 
     def events(self, after: int, limit: int) -> list[Event]:
         return self._outbox.events(after, limit)

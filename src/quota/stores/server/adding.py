@@ -9,7 +9,8 @@ from typing import Any
 
 from ...errors import PlanConflict, UnknownPlan
 from ...key import ApiKey, encode_key, new_number
-from ...operations.events import By, Draft, kept_since, key_added
+from ...operations.events import Draft, key_added
+from ...operations.request import By
 from ...plan import UsagePlan
 from ...rule.limits import StoreOptions
 from ..base import check_distinct
@@ -59,8 +60,8 @@ class Adding:
 
     def _told(self, told: Sequence[Draft]) -> list[Mutation]:
         """Return what writes drafts to the outbox."""
-        since = [kept_since(draft.at, self.options.retention) for draft in told]
-        return [Tell(d.at, d.key, d.account, encode_draft(d), s) for d, s in zip(told, since, strict=True)]
+        kept = self.options.retention
+        return [Tell(one.at, one.key, one.account, encode_draft(one), one.since(kept)) for one in told]
 
     def _add(self, keys: Sequence[tuple[ApiKey, Sequence[str]]], by: By | None) -> Flow[None]:
         check_distinct(keys)

@@ -9,8 +9,8 @@ from typing import Any, cast
 from ...clock import Clock, monotonic, system_clock
 from ...errors import InvalidValue, PlanConflict, StoreBusy, UnknownKey, UnknownPlan
 from ...key import ApiKey, decode_key, new_number
-from ...operations.events import By, Event, key_changed, key_removed, placed, plan_changed
-from ...operations.request import Entry
+from ...operations.events import Event, key_changed, key_removed, placed, plan_changed
+from ...operations.request import By, Entry
 from ...plan import UsagePlan, decode_plan, encode_plan
 from ...rule.limits import StoreOptions
 from ..base import is_new, make_options

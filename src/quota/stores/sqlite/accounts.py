@@ -9,8 +9,10 @@ from sqlite3 import Connection
 from ...account import Account, check_levels, cycle, not_empty
 from ...errors import PlanConflict, UnknownAccount
 from ...key import new_number
+from ...operations.events import account_changed
+from ...operations.request import By
 from ..texts import to_json
-from .pool import Pool
+from .outbox import Outbox
 from .records import drop, touch
 
 _BELOW = (
@@ -19,10 +21,8 @@ _BELOW = (
 )
 
 
-class Accounts:
+class Accounts(Outbox):
     """Accounts, each operation in one transaction."""
-
-    _pool: Pool
 
     def get_account(self, account_id: str) -> Account:
         return self._pool.read(known_account, account_id)
@@ -45,30 +45,34 @@ class Accounts:
         found = db.execute(f"{query} ORDER BY 1 LIMIT :most", {"after": after, "parent": parent, "most": limit})
         return [_account(id_, body) for id_, body in found]
 
-    def add_account(self, account: Account) -> None:
-        self._pool.write(self._add_account, account)
+    def add_account(self, account: Account, by: By | None = None) -> None:
+        self._pool.write(self._add_account, account, by)
 
-    def _add_account(self, db: Connection, account: Account) -> None:
+    def _add_account(self, db: Connection, account: Account, by: By | None) -> None:
         row = db.execute("SELECT body FROM account_entries WHERE id = ?", (account.id,)).fetchone()
         if row is None:
             _put(db, account, None)
+            self._tell_of(db, account_changed(None, account, by))
         elif _account(account.id, row[0]) != account:
             raise PlanConflict(account.id, "another account has this id; update_account() changes it")
 
-    def change_account(self, account_id: str, change: Callable[[Account], Account]) -> Account:
-        return self._pool.write(self._change_account, account_id, change)
+    def change_account(self, account_id: str, change: Callable[[Account], Account], by: By | None = None) -> Account:
+        return self._pool.write(self._change_account, account_id, change, by)
 
-    def _change_account(self, db: Connection, account_id: str, change: Callable[[Account], Account]) -> Account:
+    def _change_account(
+        self, db: Connection, account_id: str, change: Callable[[Account], Account], by: By | None
+    ) -> Account:
         old = known_account(db, account_id)
         account = change(old)
         _put(db, account, old.parent)
+        self._tell_of(db, account_changed(old, account, by))
         return account
 
-    def drop_account(self, account_id: str) -> None:
-        self._pool.write(self._drop_account, account_id)
+    def drop_account(self, account_id: str, by: By | None = None) -> None:
+        self._pool.write(self._drop_account, account_id, by)
 
-    def _drop_account(self, db: Connection, account_id: str) -> None:
-        known_account(db, account_id)
+    def _drop_account(self, db: Connection, account_id: str, by: By | None) -> None:
+        account = known_account(db, account_id)
         keys = db.execute("SELECT id FROM keys WHERE coalesce(account, id) = ? LIMIT 1", (account_id,)).fetchall()
         below = db.execute("SELECT id FROM account_entries WHERE parent = ? LIMIT 1", (account_id,)).fetchall()
         if keys or below:
@@ -78,6 +82,7 @@ class Accounts:
         if row is not None:
             drop(db, -row[0])
         touch_plans(db)
+        self._tell_of(db, account_changed(account, None, by))
 
 
 def _account(account_id: str, body: str | None) -> Account:

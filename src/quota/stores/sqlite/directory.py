@@ -8,12 +8,11 @@ from sqlite3 import Connection
 
 from ...errors import PlanConflict, StoreUnavailable, UnknownKey, UnknownPlan
 from ...key import ApiKey, Caller, decode_key, encode_key, new_number
-from ...operations.events import By, Draft, Event, kept_since, key_added, key_changed, key_removed, placed, plan_changed
-from ...operations.request import Entry, Request
+from ...operations.events import key_added, key_changed, key_removed, placed, plan_changed
+from ...operations.request import By, Entry, Request
 from ...plan import UsagePlan, decode_plan, encode_plan
 from ...rule.limits import StoreOptions
 from ..base import is_new
-from ..outbox import decode_event, encode_draft
 from ..texts import to_json
 from .accounts import Accounts, copy_record, count, member_of, share, touch_plans
 from .pool import Pool
@@ -92,20 +91,6 @@ class Directory(Accounts):
         )  # fmt: skip
         return [self._decode_plan(body) for (body,) in rows]
 
-    def _write_events(self, db: Connection, told: Sequence[Draft]) -> None:
-        """Write to the outbox, and look over two of the oldest events for each that comes."""
-        for draft in told:
-            row = draft.at, draft.key, draft.account, encode_draft(draft)
-            db.execute("INSERT INTO events (at, key, account, body) VALUES (?, ?, ?, ?)", row)
-            db.execute(
-                "DELETE FROM events WHERE at < ? AND cursor IN (SELECT cursor FROM events ORDER BY cursor LIMIT 2)",
-                (kept_since(draft.at, self.options.retention),),
-            )
-
-    def events(self, after: int, limit: int) -> list[Event]:
-        query = "SELECT cursor, body FROM events WHERE cursor > ? ORDER BY cursor LIMIT ?"
-        return self._pool.read(lambda db: [decode_event(*row) for row in db.execute(query, (after, limit))])
-
     def put_plan(self, plan: UsagePlan, replace: bool | UsagePlan, by: By | None = None) -> None:
         self._pool.write(self._put_plan, plan, replace, by)
 
@@ -122,7 +107,7 @@ class Directory(Accounts):
             "INSERT OR REPLACE INTO plans VALUES (?, ?, ?, ?)", (plan.id, number, plan.api, to_json(encode_plan(plan)))
         )
         touch_plans(db)
-        self._write_events(db, plan_changed(old, plan, by))
+        self._tell_of(db, plan_changed(old, plan, by))
 
     def drop_plan(self, plan_id: str, by: By | None = None) -> None:
         self._pool.write(self._drop_plan, plan_id, by)
@@ -131,7 +116,7 @@ class Directory(Accounts):
         _, plan = self._get_plan(db, plan_id)
         db.execute("DELETE FROM plans WHERE id = ?", (plan_id,))
         touch_plans(db)
-        self._write_events(db, plan_changed(plan, None, by))
+        self._tell_of(db, plan_changed(plan, None, by))
 
     def get_plan(self, plan_id: str) -> UsagePlan:
         return self._pool.read(self._get_plan, plan_id)[1]
@@ -171,7 +156,7 @@ class Directory(Accounts):
         db.executemany("INSERT INTO digests VALUES (?, ?)", [(secret.digest, number) for secret in key.secrets])
         on = [(number, plan.api, of, key.id) for of, plan in plans]
         db.executemany("INSERT OR REPLACE INTO key_plans VALUES (?, ?, ?, ?)", on)
-        self._write_events(db, key_added(key, [plan for _, plan in plans], by))
+        self._tell_of(db, key_added(key, [plan for _, plan in plans], by))
 
     def change_key(self, key_id: str, change: Callable[[ApiKey], ApiKey], by: By | None = None) -> ApiKey:
         return self._pool.write(self._change_key, key_id, change, by)
@@ -184,7 +169,7 @@ class Directory(Accounts):
         db.executemany("INSERT INTO digests VALUES (?, ?)", [(secret.digest, number) for secret in key.secrets])
         db.execute("UPDATE keys SET body = ? WHERE number = ?", (to_json(encode_key(key)), number))
         touch(db, number)
-        self._write_events(db, key_changed(old, key, by))
+        self._tell_of(db, key_changed(old, key, by))
         return key
 
     def drop_key(self, key_id: str, by: By | None = None) -> None:
@@ -206,7 +191,7 @@ class Directory(Accounts):
         drop(db, number)
         if account is not None:
             forget_account(db, -account[0])
-        self._write_events(db, key_removed(key, by))
+        self._tell_of(db, key_removed(key, by))
 
     def get_key(self, key_id: str) -> ApiKey:
         return self._pool.read(_known, key_id)[1]
@@ -251,7 +236,7 @@ class Directory(Accounts):
         old = next((other.id for other in self._plans(db, number) if other.api == plan.api), None)
         db.execute("INSERT OR REPLACE INTO key_plans VALUES (?, ?, ?, ?)", (number, plan.api, plan_number, key_id))
         touch(db, number)
-        self._write_events(db, placed(key, plan.api, old, plan_id, by))
+        self._tell_of(db, placed(key, plan.api, old, plan_id, by))
 
     def dissociate(self, key_id: str, plan_id: str, by: By | None = None) -> None:
         self._pool.write(self._dissociate, key_id, plan_id, by)
@@ -262,7 +247,7 @@ class Directory(Accounts):
         if not db.execute("DELETE FROM key_plans WHERE key = ? AND plan = ?", (number, plan_number)).rowcount:
             raise PlanConflict(plan_id, f"key {key_id} is not on this plan")
         touch(db, number)
-        self._write_events(db, placed(key, plan.api, plan_id, None, by))
+        self._tell_of(db, placed(key, plan.api, plan_id, None, by))
 
 
 def _move(db: Connection, plan: UsagePlan, number: int) -> None:
