@@ -20,6 +20,7 @@ from .administration import Asking, Step, concluding
 from .requests import Credential, Steps, Unavailable, in_memory, required
 from .reservation import AsyncReservation
 from .sync import Ledger, P, T, _opened
+from .telling import telling_awaited
 
 
 def _async(
@@ -133,6 +134,7 @@ class AsyncLedger:
     set_remaining = _async(Steps.set_remaining)
     forget = _async(Steps.forget)
     usage = _async(Steps.usage)
+    usage_report = telling_awaited(Steps.usage_report)
     events = _async(Steps.events)
     _consume = _async(Steps.consume)
     _peek = _async(Steps.peek)

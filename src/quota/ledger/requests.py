@@ -5,24 +5,24 @@
 
 from __future__ import annotations
 
-from datetime import date, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
-from ..clock import DAY_US, EPOCH, Clock, span_us, system_clock, to_us
+from ..clock import DAY_US, Clock, span_us, system_clock
 from ..decision import Decision, Details, NotAllowed, Reason, refusal
 from ..errors import InvalidCost, InvalidValue, ReservationClosed, check_text
 from ..key import ApiKey, Caller, KeyOrCaller, digest, has_typo, new_token
 from ..limit import REQUESTS, Cost, parse_cost, whole
 from ..operations.request import Request
 from ..operations.shape import DEFAULT
-from ..operations.usage import UsageRecord
 from ..rule.limits import Outcome
 from ..status import LimitStatus
 from ..stores.memory.store import MemoryStore
 from .administration import Step, key_id, same
 from .holders import Holders, check_where
+from .reports import Reports
 
 if TYPE_CHECKING:
     from .breaker import Breaker
@@ -36,7 +36,7 @@ def in_memory(store: object) -> bool:
     return getattr(type(store), "apply", None) is MemoryStore.apply
 
 
-class Steps(Holders):
+class Steps(Holders, Reports):
     """The pure steps of every method, and the settings of a ledger."""
 
     def __init__(
@@ -256,25 +256,6 @@ class Steps(Holders):
         """
         return Step("apply", (Request("forget", self._now(), None, key_id(key)),), same)
 
-    def usage(
-        self,
-        key: ApiKey | str,
-        *,
-        api: str = "",
-        since: date | str | None = None,
-        until: date | str | None = None,
-    ) -> Step[list[UsageRecord]]:
-        """Return what each quota of a key's plan for ``api`` counted, by UTC day, both days included.
-
-        Days unused are left out.
-
-        Today is always there. A limit by account tells the account's usage. Raises ``UnknownKey``, ``InvalidValue``.
-        """
-        check_where(api, None)
-        days = (_day("since", since, -(10**6)), _day("until", until, 10**7))
-        request = Request("usage", self._now(), None, key_id(key), api, args=days)
-        return Step("apply", (request,), same)
-
     def without_store(self, request: Request, error: Exception) -> Decision:
         """Decide as the caller said to when the store cannot be asked."""
         if self._on_unavailable == "raise":
@@ -288,22 +269,6 @@ class Steps(Holders):
 def _named(subject: KeyOrCaller) -> tuple[str | None, Caller | None]:
     """A key's id, or a caller: how a request names whom it is about."""
     return (None, subject) if isinstance(subject, Caller) else (subject.id, None)
-
-
-def _day(field: str, day: date | str | None, default: int) -> int:
-    """Days since the epoch."""
-    if day is None:
-        return default
-    if isinstance(day, str):
-        try:
-            day = date.fromisoformat(day)
-        except ValueError:
-            raise InvalidValue(field, day, "a date, as in 2026-01-31") from None
-    if isinstance(day, datetime):
-        return to_us(day, field) // DAY_US
-    if not isinstance(day, date):
-        raise InvalidValue(field, day, "a date, an aware datetime or a text such as '2026-01-31'")
-    return (day - EPOCH.date()).days
 
 
 def required(decision: Decision) -> Decision:

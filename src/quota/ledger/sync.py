@@ -30,6 +30,7 @@ from ..stores.memory.store import MemoryStore
 from .administration import Asking, Step, concluding
 from .requests import Credential, Steps, Unavailable, in_memory, required
 from .reservation import Reservation
+from .telling import telling
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -162,6 +163,7 @@ class Ledger:
     set_remaining = _sync(Steps.set_remaining)
     forget = _sync(Steps.forget)
     usage = _sync(Steps.usage)
+    usage_report = telling(Steps.usage_report)
     events = _sync(Steps.events)
 
     def acting(self, actor: str) -> Self:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from urllib.parse import SplitResult
 
     from ..operations.events import Event
+    from ..operations.report import KeyUsage, ReportDays
 
 
 class Store(Protocol):
@@ -75,6 +76,12 @@ class Store(Protocol):
 
     def last_used(self, key_id: str) -> int:
         """The minute of a key's last admission, in microseconds; 0 where there was none; ``UnknownKey``."""
+
+    def report(self, days: ReportDays, after: tuple[str, str], most: int, by_account: bool) -> list[KeyUsage]:
+        """Return what keys used, those of a page: the first ``most`` beyond an account and an id, fewer at the end.
+
+        In the order of their ids; ``by_account``: of their accounts, and then of their ids.
+        """
 
     def plans_of(self, key_id: str) -> list[UsagePlan]:
         """The plans a key is on, by api; ``UnknownKey`` when there is none."""
