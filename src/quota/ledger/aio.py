@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Awaitable, Callable, Coroutine
-from copy import copy
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Concatenate, Self
+from typing import Any, Concatenate
 
 from ..clock import Clock, system_clock
 from ..decision import Decision
@@ -17,7 +16,7 @@ from ..limit import Cost
 from ..operations.shape import DEFAULT
 from ..stores.base import AsyncStore, Store, tell_clock
 from .administration import Asking, Step, concluding
-from .requests import Credential, Steps, Unavailable, in_memory, required
+from .requests import Credential, Steps, Unavailable, acting, in_memory, required
 from .reservation import AsyncReservation
 from .sync import Ledger, P, T, _opened
 from .telling import telling_awaited
@@ -136,14 +135,9 @@ class AsyncLedger:
     usage = _async(Steps.usage)
     usage_report = telling_awaited(Steps.usage_report)
     events = _async(Steps.events)
+    acting = acting
     _consume = _async(Steps.consume)
     _peek = _async(Steps.peek)
-
-    def acting(self, actor: str) -> Self:
-        """See ``Ledger.acting``."""
-        view = copy(self)
-        view._steps = self._steps.acting(actor)
-        return view
 
     async def consume(
         self,

@@ -1,8 +1,9 @@
-"""The pure steps of what goes by a key or an account: where its limits stand, and limits of its own."""
+"""The pure steps of what goes by a key or an account: where its limits stand, own limits, what was done."""
 
 from __future__ import annotations
 
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from ..clock import to_us
 from ..errors import InvalidCost, InvalidValue, PlanConflict, UnknownKey, check_text
@@ -12,11 +13,13 @@ from ..operations.request import Request
 from ..plan import check_route
 from ..status import LimitStatus
 from .accounts import Accounts
-from .administration import Asking, Step, same
-from .history import History
+from .administration import MOST_AT_ONCE, Asking, Step, at_least_one, same
+
+if TYPE_CHECKING:
+    from ..operations.events import Event
 
 
-class Holders(History, Accounts):
+class Holders(Accounts):
     """Where keys and accounts stand."""
 
     def status(
@@ -135,6 +138,21 @@ class Holders(History, Accounts):
             )
             raise PlanConflict(who, reason)
         return ([who], False) if key is not None else (members, True)
+
+    def events(self, *, after: int = 0, limit: int = 1000) -> Step[list[Event]]:
+        """Return what was changed and which thresholds were crossed, in order: at most ``limit`` events after a cursor.
+
+        Each was written in the very step that made its change, so none is missing and none is there twice, whatever
+        crashes. A cursor only grows, and no event appears below one that was told: keep the last one, and go on after
+        it. They are kept for ``retention`` days of the store (in memory at most 10,000 of them).
+
+        A change of a key, a plan, an association or a limit is one event; a call that changed nothing is none.
+        ``limit.crossed`` comes once for each of a plan's ``alerts`` in each window of an hour or more, by the charge
+        that reached it; 100 means exhausted. Raises ``InvalidValue``.
+        """
+        if type(after) is not int or not 0 <= after < 2**63:
+            raise InvalidValue("after", after, "a cursor: a whole number, zero or more")
+        return Step("events", (after, min(at_least_one("limit", limit), MOST_AT_ONCE)), same)
 
 
 def check_where(api: object, route: object) -> None:

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+from copy import copy
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import attrs
 
@@ -28,7 +29,16 @@ if TYPE_CHECKING:
     from .breaker import Breaker
 
 Credential = str | ApiKey | Caller | None
+L = TypeVar("L")
 Unavailable = Literal["raise", "deny", "allow"]
+
+
+def acting(self: L, actor: str) -> L:
+    """Return a view of this ledger: the same keys, plans and counts, and what it changes was done by ``actor``."""
+    view: Any = copy(self)
+    view._steps = copy(view._steps)
+    view._steps._actor = check_text("actor", actor)
+    return view  # type: ignore[no-any-return] # a copy
 
 
 def in_memory(store: object) -> bool:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from copy import copy
 from datetime import timedelta
 from hashlib import sha256
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ..clock import Clock, system_clock
 from ..decision import Decision
@@ -28,7 +27,7 @@ from ..stores.base import Store, check_store, tell_clock
 from ..stores.memory.one_meter import NoMeter, OneMeter
 from ..stores.memory.store import MemoryStore
 from .administration import Asking, Step, concluding
-from .requests import Credential, Steps, Unavailable, in_memory, required
+from .requests import Credential, Steps, Unavailable, acting, in_memory, required
 from .reservation import Reservation
 from .telling import telling
 
@@ -165,12 +164,7 @@ class Ledger:
     usage = _sync(Steps.usage)
     usage_report = telling(Steps.usage_report)
     events = _sync(Steps.events)
-
-    def acting(self, actor: str) -> Self:
-        """Return a view of this ledger: the same keys, plans and counts, and what it changes was done by ``actor``."""
-        view = copy(self)
-        view._steps = self._steps.acting(actor)
-        return view
+    acting = acting
 
     def consume(
         self, secret: Credential, cost: Cost = DEFAULT, *, api: str = "", route: str | None = None,

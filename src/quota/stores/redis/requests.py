@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -23,25 +23,17 @@ from ..remembered import encode_remembered, remembered_of
 from ..server.adding import ALL
 from ..server.cache import CachedKey
 from ..server.changes import (
-    ClearRecord,
-    CopyRecord,
-    DropText,
-    IndexKey,
     KeyLookup,
-    MoveRecord,
     Mutation,
     Place,
     Precondition,
-    PutText,
-    Tell,
-    UnindexKey,
 )
 from ..server.flow import NOTHING, Flow
 from ..server.replies import Version
 from ..server.requests import Decisions, Loaded, dead_by, new_record, refs
 from ..texts import to_json
 from .scripts import COMMIT, DECIDE, LOOK, PAGE, READ, RECORDS, RELEASE
-from .wire import Call, command, pack, run
+from .wire import Call, command, encoded, pack, run
 
 FORMAT = "4"
 """Of everything that is stored; another one is refused rather than misread."""
@@ -182,29 +174,6 @@ class RedisSteps(Decisions):
     def _own_record(self, row: Any) -> Record | None:
         return _decode_record(_state(row)) if row else None
 
-    def _encoded(self, write: Mutation, place: Callable[[str], int]) -> list[Any]:
-        """A mutation as ``commit.lua`` does it: a command, the place of its key, the rest of its arguments."""
-        match write:
-            case IndexKey(name, id_):
-                told = ["ZADD", place(f"{self._prefix}lists"), "0", f"{name}\n{id_}"]
-            case UnindexKey(name, id_):
-                told = ["ZREM", place(f"{self._prefix}lists"), f"{name}\n{id_}"]
-            case PutText(part, name, text):
-                told = ["HSET", place(self._prefix + part), name, text]
-            case DropText(part, name):
-                key, field = self._at(part, name)
-                told = ["HDEL", place(key), field]
-            case ClearRecord(name):
-                told = ["DEL", place(f"{self._prefix}use:{name}")]
-            case CopyRecord(name, to):
-                told = ["COPY", place(f"{self._prefix}use:{name}"), place(f"{self._prefix}use:{to}"), "REPLACE"]
-            case Tell(at, key, account, text, since):
-                event = ["at", str(at), "key", key or "", "account", account or "", "event", text]
-                told = ["XADD", place(self._outbox), str(since), *event]
-            case MoveRecord(name, to):
-                told = ["RENAME", place(f"{self._prefix}use:{name}"), place(f"{self._prefix}use:{to}")]
-        return told
-
     def _change(self, checks: list[Precondition], writes: Sequence[Mutation]) -> Flow[bool]:
         keys: dict[str, int] = {}
 
@@ -215,9 +184,10 @@ class RedisSteps(Decisions):
         for part, name, value in checks:
             key, field = self._at(part, name)
             wanted.append([place(key), field, False if value is None else value])
-        encoded = [self._encoded(write, place) for write in writes] + [["HSETNX", place(self._stamps), "#", FORMAT]]
-        encoded.sort(key=lambda write: write[0] in _REMOVALS)
-        reply = yield run(COMMIT, list(keys), to_json([wanted, encoded]))
+        steps = [encoded(write, self._at, place) for write in writes]
+        steps.append(["HSETNX", place(self._stamps), "#", FORMAT])
+        steps.sort(key=lambda step: step[0] in _REMOVALS)
+        reply = yield run(COMMIT, list(keys), to_json([wanted, steps]))
         return bool(reply == 1)
 
     def _record_keys(self, entry: Entry) -> list[str]:
@@ -325,7 +295,7 @@ class RedisSteps(Decisions):
             rest.append(["HSET", 1, f"l{copy.stamp_name}", str(found.subject.key.last_used)])
         if found.subject.told:
             keys.append(self._outbox)
-            puts += [self._encoded(one, lambda _: len(keys)) for one in self._told(found.subject.told)]
+            puts += [encoded(one, self._at, lambda _: len(keys)) for one in self._told(found.subject.told)]
         return run(COMMIT, keys, to_json([checks, puts + rest]))
 
     def _lifetime_ms(self, entry: Entry, record: Record) -> int:
