@@ -30,7 +30,7 @@ FLOORS = [
     {"errors", "clock", "process", "networks"},
     {"account", "period", "key", "rule"},
     {"limit", "plan", "headers"},
-    {"decision", "status"},
+    {"decision", "event", "status"},
     {"operations"},
     {"stores"},
     {"ledger"},

@@ -77,8 +77,8 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from .event import Event
     from .ledger.limited import limited
-    from .operations.events import Event
 else:
 
     def __getattr__(name: str) -> object:
@@ -86,7 +86,7 @@ else:
         if name == "limited":
             from .ledger import limited as home  # noqa: PLC0415 -- as it says
         elif name == "Event":
-            from .operations import events as home  # noqa: PLC0415 -- as it says
+            from . import event as home  # noqa: PLC0415 -- as it says
         else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name, obj=None)
         return globals().setdefault(name, getattr(home, name))

@@ -8,17 +8,20 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Generator, Iterable, Mapping
 from datetime import datetime, timedelta
-from typing import Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import attrs
 
 from ..clock import Clock, span_us, to_datetime, to_us
 from ..errors import InvalidValue, check_text
 from ..key import ApiKey, IssuedKey, Secret, import_secret, mint, new_id
-from ..operations.request import By, Request, check_secrets
+from ..operations.request import Request, check_secrets
 from ..plan import UsagePlan
 
 T = TypeVar("T")
+
+if TYPE_CHECKING:
+    from ..event import By
 
 
 class Unchanged(enum.Enum):

@@ -16,7 +16,7 @@ from .accounts import Accounts
 from .administration import MOST_AT_ONCE, Asking, Step, at_least_one, same
 
 if TYPE_CHECKING:
-    from ..operations.events import Event
+    from ..event import Event
 
 
 class Holders(Accounts):

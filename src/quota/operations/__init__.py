@@ -39,9 +39,10 @@ def perform(request: Request, entry: Entry | None, subject: Subject | None, opti
         operation = OPERATIONS[request.op]
     answer = operation(request, entry, subject, options)
     if subject is not None and subject.told and entry is not None:
-        from .events import drafts  # noqa: PLC0415 -- most calls change nothing that is told
+        from ..event import crossed  # noqa: PLC0415 -- most calls change nothing that is told
 
-        subject.told = drafts(request, entry, subject.told)
+        plan = entry.plans.get(request.api)
+        subject.told = crossed(subject.told, entry.key, plan.id if plan else None, request.api)
     return answer
 
 

@@ -47,11 +47,12 @@ def override(request: Request, entry: Entry | None, subject: Subject | None, opt
     found = [s for s in states if s.limit.route == route and s.limit.name in wanted]
     before, after = ([_told(other) for other in own if other[:3] == mine] for own in (had, kept))
     if before != after:
-        from .events import limit_changed  # noqa: PLC0415 -- loaded where something is changed
+        from ..event import limit_changed  # noqa: PLC0415 -- loaded where something is changed
 
-        changed = "override.set" if after else "override.cleared", request, entry, found[-1].limit.name
-        shared = limit.by == "account"
-        subject.told = (limit_changed(*changed, shared, before[0] if before else None, after[0] if after else None),)
+        kind = "override.set" if after else "override.cleared"
+        told = [own[0] if own else None for own in (before, after)]
+        where = {"key": entry.key, "plan": plan.id, "api": request.api}
+        subject.told = limit_changed((request.actor, request.now), kind, found[-1].limit, *told, **where)
     return status_of(found[-1], entry.key)
 
 

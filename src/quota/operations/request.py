@@ -18,9 +18,6 @@ from ..rule.charge import advanced
 from ..rule.limits import RoutePlan, StoreOptions
 from ..rule.subject import Subject
 
-By = tuple[str | None, int]
-"""The actor who makes a change, None where nobody was named, and the instant of it."""
-
 LOOKS = ("peek", "status", "usage")
 """Operations that change nothing."""
 

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..account import Account
 from ..errors import InvalidValue, PlanConflict, UnknownPlan
 from ..key import ApiKey
-from ..operations.request import By, Request
+from ..operations.request import Request
 from ..plan import UsagePlan
 from ..rule.limits import StoreOptions
 
 if TYPE_CHECKING:
     from urllib.parse import SplitResult
 
-    from ..operations.events import Event
+    from ..event import By, Event
     from ..operations.report import KeyUsage, ReportDays
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ..operations.events import Draft, Event, event
+from ..event import Draft, Event, event
 from .texts import to_json
 
 

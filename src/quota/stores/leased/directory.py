@@ -6,10 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from ...account import Account
+from ...event import By, Event
 from ...key import ApiKey
-from ...operations.events import Event
 from ...operations.report import KeyUsage, ReportDays
-from ...operations.request import By
 from ...plan import UsagePlan
 from ..server.flow import Flow, operation
 from .holder import LeaseHolder

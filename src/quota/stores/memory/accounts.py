@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...account import Account, check_levels, cycle, not_empty
 from ...errors import PlanConflict, UnknownAccount
-from ...operations.events import account_changed
-from ...operations.request import By
+from ...event import account_changed
 from ...process.atomic import Step
 from .entries import AccountEntry, Stripe
 from .one_meter import NoMeter
+
+if TYPE_CHECKING:
+    from ...event import By
 
 
 def _known(store: Any, account_id: str) -> AccountEntry:

@@ -6,16 +6,18 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...account import Account
 from ...key import ApiKey, Caller
-from ...operations.request import By
 from ...plan import UsagePlan
 from ...process.atomic import Step
 from ...rule.record import Record
 from .entries import AccountEntry, KeyEntry, Stripe
 from .one_meter import NoMeter, OneMeter
+
+if TYPE_CHECKING:
+    from ...event import By
 
 
 @cache

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 
-from ...operations.events import Draft, Event, event
+from ...event import Draft, Event, event
 from ...process.atomic import Step, at_once
 from ...process.forks import across_forks
 from ...rule.limits import StoreOptions

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...errors import PlanConflict, UnknownPlan
 from ...key import Caller
-from ...operations.request import By
 from ...plan import UsagePlan
 from ...process.atomic import Step
 from ..base import is_new
@@ -17,11 +16,14 @@ from .binding import Shapes
 from .entries import KeyEntry, KeyPlans
 from .one_meter import NoMeter, OneMeter
 
+if TYPE_CHECKING:
+    from ...event import By
+
 
 @cache
 def events_of() -> Any:
     """Return what makes events of changes: loaded with the first one."""
-    from ...operations import events  # noqa: PLC0415 -- as above
+    from ... import event as events  # noqa: PLC0415 -- as above
 
     return events
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import InvalidValue, PlanConflict, UnknownKey
 from ...key import ApiKey, Caller, new_number
 from ...operations import perform
-from ...operations.request import By, Entry, Request
+from ...operations.request import Entry, Request
 from ...plan import UsagePlan
 from ...process.atomic import Step, at_once
 from ...process.forks import across_forks
@@ -26,7 +26,7 @@ from .one_meter import NoMeter, OneMeter
 from .plans import Plans, events_of
 
 if TYPE_CHECKING:
-    from ...operations.events import Event
+    from ...event import By, Event
     from .outbox import MemoryOutbox
 
 

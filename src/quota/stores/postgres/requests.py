@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...errors import InvalidValue, StoreUnavailable
-from ...operations.events import Event
+from ...event import Event
 from ...operations.headroom import SeveralMeters
 from ...operations.idempotency import remembered
 from ...operations.request import LOOKS, Entry, Request

@@ -11,8 +11,8 @@ import attrs
 from redis.exceptions import ResponseError
 
 from ...errors import InvalidValue, StoreUnavailable, check_text
+from ...event import Event
 from ...key import KeyOrCaller
-from ...operations.events import Event
 from ...operations.headroom import SeveralMeters
 from ...operations.idempotency import remembered
 from ...operations.request import LOOKS, Entry, Request

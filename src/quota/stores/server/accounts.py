@@ -8,9 +8,8 @@ from typing import Any
 
 from ...account import Account, check_levels, cycle, not_empty
 from ...errors import PlanConflict, UnknownAccount
+from ...event import By, Draft, account_changed
 from ...key import new_number
-from ...operations.events import Draft, account_changed
-from ...operations.request import By
 from .adding import NOBODY, TOLD, put_account
 from .changes import ClearRecord, DropText, IndexKey, Mutation, Precondition, PutText, UnindexKey
 from .flow import Flow, operation

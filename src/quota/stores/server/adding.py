@@ -8,16 +8,15 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any
 
 from ...errors import PlanConflict, UnknownPlan
+from ...event import By, Draft, Event, key_added
 from ...key import ApiKey, encode_key, new_number
-from ...operations.events import Draft, key_added
-from ...operations.request import By
 from ...plan import UsagePlan
 from ...rule.limits import StoreOptions
 from ..base import check_distinct
 from ..outbox import encode_draft
 from ..texts import to_json
 from .changes import ClearRecord, CopyRecord, IndexKey, Mutation, Place, Precondition, PutText, Tell
-from .flow import Flow
+from .flow import Flow, operation
 
 NOBODY = '{"members": 0, "shared": false, "sole": "", "others": 0}'
 
@@ -57,6 +56,14 @@ class Adding:
     def _stamp(self, key_id: str) -> list[Mutation]:
         """Return what tells every copy of the key that it is stale, and a plan that moves that some key changed."""
         return [PutText("stamps", name, str(new_number())) for name in (f"k:{key_id}", "**")]
+
+    def _events(self, after: int, limit: int) -> Flow[list[Event]]:
+        """Read the outbox beyond a number."""
+        raise NotImplementedError
+
+    @operation
+    def events(self, after: int, limit: int) -> Flow[list[Event]]:
+        return self._events(after, limit)
 
     def _told(self, told: Sequence[Draft]) -> list[Mutation]:
         """Return what writes drafts to the outbox."""

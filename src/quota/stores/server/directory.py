@@ -8,9 +8,9 @@ from typing import Any, cast
 
 from ...clock import Clock, monotonic, system_clock
 from ...errors import InvalidValue, PlanConflict, StoreBusy, UnknownKey, UnknownPlan
+from ...event import By, key_changed, key_removed, placed, plan_changed
 from ...key import ApiKey, decode_key, new_number
-from ...operations.events import Event, key_changed, key_removed, placed, plan_changed
-from ...operations.request import By, Entry
+from ...operations.request import Entry
 from ...plan import UsagePlan, decode_plan, encode_plan
 from ...rule.limits import StoreOptions
 from ..base import is_new, make_options
@@ -78,14 +78,6 @@ class Directory(Accounts, Adding, Reports):
         """Change all that is told if all places are as they were read."""
         raise NotImplementedError
 
-    def _events(self, after: int, limit: int) -> Flow[list[Event]]:
-        """Read the outbox beyond a number."""
-        raise NotImplementedError
-
-    @operation
-    def events(self, after: int, limit: int) -> Flow[list[Event]]:
-        return self._events(after, limit)
-
     def use_clock(self, clock: Clock) -> None:
         """Told by a ledger: a system clock is compared with the server's unless ``check_clock`` says otherwise."""
         if self.check_clock is None:
@@ -127,9 +119,8 @@ class Directory(Accounts, Adding, Reports):
     @operation
     def put_plan(self, plan: UsagePlan, replace: bool | UsagePlan, by: By | None = None) -> Flow[None]:
         for _ in self._attempts():
-            text, stamp, key_entries_stamp = yield from self._read(
-                ("plans", plan.id), ("stamps", "*"), ("stamps", "**")
-            )
+            places = ("plans", plan.id), ("stamps", "*"), ("stamps", "**")
+            text, stamp, key_entries_stamp = yield from self._read(*places)
             generation, old = (str(new_number()), None) if text is None else self._decode_plan(text)
             if not is_new(plan, old, replace):
                 return
@@ -272,9 +263,7 @@ class Directory(Accounts, Adding, Reports):
         texts = yield from self._list(name, after or "", None if both else limit)
         key_entries = [json.loads(text) for text in texts]
         if both:
-            key_entries = [key_entry for key_entry in key_entries if [plan_id, generation] in key_entry["plans"]][
-                :limit
-            ]
+            key_entries = [one for one in key_entries if [plan_id, generation] in one["plans"]][:limit]
         return [decode_key(key_entry["key"]) for key_entry in key_entries]
 
     @operation
@@ -314,11 +303,8 @@ class Directory(Accounts, Adding, Reports):
             checks = [Precondition("stamps", f"k:{key_id}", stamp), Precondition("stamps", "*", plans_stamp or None)]
             key = cast("ApiKey", copy.entry.key)
             old, new = lists_of(key, json.loads(key_entry_text or '{"plans": []}')["plans"]), lists_of(key, pairs)
-            writes = [
-                self._key_entry(key, pairs),
-                *self._stamp(key_id),
-                *(UnindexKey(name, key_id) for name in old - new),
-            ]
+            writes = [self._key_entry(key, pairs), *self._stamp(key_id)]
+            writes += [UnindexKey(name, key_id) for name in old - new]
             writes += [IndexKey(name, key_id) for name in new - old]
             was = plans[plan.api].id if plan.api in plans else None
             writes += self._told(placed(key, plan.api, was, plan_id if on else None, by))

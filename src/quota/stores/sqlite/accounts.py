@@ -8,9 +8,8 @@ from sqlite3 import Connection
 
 from ...account import Account, check_levels, cycle, not_empty
 from ...errors import PlanConflict, UnknownAccount
+from ...event import By, account_changed
 from ...key import new_number
-from ...operations.events import account_changed
-from ...operations.request import By
 from ..texts import to_json
 from .outbox import Outbox
 from .records import drop, touch

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from sqlite3 import Connection
 
 from ...errors import PlanConflict, StoreUnavailable, UnknownKey, UnknownPlan
+from ...event import By, key_added, key_changed, key_removed, placed, plan_changed
 from ...key import ApiKey, Caller, decode_key, encode_key, new_number
-from ...operations.events import key_added, key_changed, key_removed, placed, plan_changed
-from ...operations.request import By, Entry, Request
+from ...operations.request import Entry, Request
 from ...plan import UsagePlan, decode_plan, encode_plan
 from ...rule.limits import StoreOptions
 from ..base import is_new

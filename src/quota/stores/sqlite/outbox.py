@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from sqlite3 import Connection
 
-from ...operations.events import Draft, Event
+from ...event import Draft, Event
 from ...rule.limits import StoreOptions
 from ..outbox import decode_event, encode_draft
 from .pool import Pool

@@ -11,12 +11,14 @@ from typing import Any, NamedTuple
 
 import attrs
 
-from ..account import Account
-from ..clock import DAY_US, system_clock, to_datetime
-from ..key import ApiKey, Caller
-from ..plan import UsagePlan
-from ..rule.limits import Crossing
-from .request import By, Entry, Request
+from .account import Account
+from .clock import DAY_US, system_clock, to_datetime
+from .key import ApiKey, Caller, KeyOrCaller
+from .plan import UsagePlan
+from .rule.limits import CompiledLimit, Crossing
+
+By = tuple[str | None, int]
+"""The actor who makes a change, None where nobody was named, and the instant of it."""
 
 
 @attrs.frozen
@@ -149,30 +151,25 @@ def placed(key: ApiKey, api: str, old: str | None, new: str | None, by: By | Non
     return _of(by, kind, key=key.id, account=key.account, plan=new or old, api=api, before=before, after=after)
 
 
-def drafts(request: Request, entry: Entry, told: tuple[Any, ...]) -> tuple[Draft, ...]:
-    """Make drafts of what an operation told: thresholds that a charge crossed, and the drafts that it made itself."""
-    key, plan = entry.key, entry.plans.get(request.api)
+def crossed(told: tuple[Any, ...], key: KeyOrCaller, plan: str | None, api: str) -> tuple[Draft, ...]:
+    """Make drafts of what an operation told: thresholds that a charge crossed, beside drafts that it made itself."""
     if isinstance(key, Caller):
         return ()
     found = []
     for one in told:
-        if not isinstance(one, Crossing):
+        if isinstance(one, Crossing):
+            after = {"used": one.used, "limit": one.whole, "resets_at": to_datetime(one.end).isoformat()}
+            whose = None if one.limit.shared else key.id, key.account
+            limit = one.limit.name, one.percent
+            found.append(Draft(one.at, "limit.crossed", None, *whose, plan, api, *limit, None, after))
+        else:
             found.append(one)
-            continue
-        after = {"used": one.used, "limit": one.whole, "resets_at": to_datetime(one.end).isoformat()}
-        found.append(
-            Draft(
-                one.at, "limit.crossed", None, None if one.limit.shared else key.id, key.account,
-                plan.id if plan else None, request.api, one.limit.name, one.percent, None, after,
-            )
-        )  # fmt: skip
     return tuple(found)
 
 
-def limit_changed(kind: str, request: Request, entry: Entry, name: str, shared: bool, before: Any, after: Any) -> Draft:
-    """Tell of a limit that an operator changed for one key or account."""
-    key, plan = entry.key, entry.plans.get(request.api)
-    return Draft(
-        request.now, kind, request.actor, None if shared else key.id, key.account,
-        plan.id if plan else None, request.api, name, None, before, after,
-    )  # fmt: skip
+def limit_changed(by: By, kind: str, limit: CompiledLimit, before: Any, after: Any, **where: Any) -> tuple[Draft]:
+    """Tell of a limit that an operator changed for one key or account. ``where``: the key, the plan's id, the api."""
+    key: KeyOrCaller = where.pop("key")
+    mine = None if limit.shared else key.id
+    fields = {"limit": limit.name, "before": before, "after": after, **where}
+    return _of(by, kind, key=mine, account=key.account, **fields)
