@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Generator, Iterable, Mapping
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import attrs
 
@@ -19,9 +19,6 @@ from ..operations.request import Request, check_secrets
 from ..plan import UsagePlan
 
 T = TypeVar("T")
-
-if TYPE_CHECKING:
-    from ..event import By
 
 
 class Unchanged(enum.Enum):
@@ -82,7 +79,7 @@ class Administration:
         self._clock = clock
         self._actor = None if actor is None else check_text("actor", actor)
 
-    def _by(self) -> By:
+    def _by(self) -> tuple[str | None, int]:
         return self._actor, self._now()
 
     def _now(self) -> int:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from sqlite3 import Connection
 
 from ...account import Account, check_levels, cycle, not_empty
 from ...errors import PlanConflict, UnknownAccount
-from ...event import By, account_changed
+from ...event import By, Draft, Event, account_changed
 from ...key import new_number
+from ...rule.limits import StoreOptions
+from ..outbox import decode_event, encode_draft
 from ..texts import to_json
-from .outbox import Outbox
+from .pool import Pool
 from .records import drop, touch
 
 _BELOW = (
@@ -20,8 +22,25 @@ _BELOW = (
 )
 
 
-class Accounts(Outbox):
-    """Accounts, each operation in one transaction."""
+class Accounts:
+    """Accounts and the outbox, each operation in one transaction."""
+
+    _pool: Pool
+    options: StoreOptions
+
+    def _tell_of(self, db: Connection, told: Sequence[Draft]) -> None:
+        """Put drafts down, and look over two of the oldest events for each that comes."""
+        for draft in told:
+            row = draft.at, draft.key, draft.account, encode_draft(draft)
+            db.execute("INSERT INTO events (at, key, account, body) VALUES (?, ?, ?, ?)", row)
+            db.execute(
+                "DELETE FROM events WHERE at < ? AND cursor IN (SELECT cursor FROM events ORDER BY cursor LIMIT 2)",
+                (draft.since(self.options.retention),),
+            )
+
+    def events(self, after: int, limit: int) -> list[Event]:
+        query = "SELECT cursor, body FROM events WHERE cursor > ? ORDER BY cursor LIMIT ?"
+        return self._pool.read(lambda db: [decode_event(*row) for row in db.execute(query, (after, limit))])
 
     def get_account(self, account_id: str) -> Account:
         return self._pool.read(known_account, account_id)
