@@ -142,13 +142,17 @@ def plan_changed(old: UsagePlan | None, new: UsagePlan | None, by: By | None) ->
     return _of(by, kind, plan=plan.id, api=plan.api, before=old, after=new)
 
 
-def placed(key: ApiKey, api: str, old: str | None, new: str | None, by: By | None) -> tuple[Draft, ...]:
-    """Tell of a key that was put on a plan or taken off one."""
-    if old == new:
+def association_changed(
+    key: KeyOrCaller, plan: UsagePlan, before: dict[str, str] | None, after: dict[str, str] | None, by: By | None
+) -> tuple[Draft, ...]:
+    """Tell of a key that was put on a plan, is to go to one at an instant, or was taken off; nothing where none was."""
+    if before == after:
         return ()
-    before, after = (None if id_ is None else {"plan": id_} for id_ in (old, new))
-    kind = "plan.associated" if new else "plan.dissociated"
-    return _of(by, kind, key=key.id, account=key.account, plan=new or old, api=api, before=before, after=after)
+    ids = [before.get(name) for name in ("plan", "next")] if before else []
+    gone = plan.id in ids and (not after or plan.id not in (after.get("plan"), after.get("next")))
+    kind = "plan.dissociated" if gone else "plan.associated"
+    more = {"plan": plan.id, "api": plan.api, "before": before, "after": after}
+    return _of(by, kind, key=key.id, account=key.account, **more)
 
 
 def crossed(told: tuple[Any, ...], key: KeyOrCaller, plan: str | None, api: str) -> tuple[Draft, ...]:

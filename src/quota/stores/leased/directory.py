@@ -30,12 +30,12 @@ class LeasedDirectory(LeaseHolders):
     """Keys, plans and associations. Steps yield a ``Change``, or (method, arguments) of the shared store."""
 
     @operation
-    def put_plan(self, plan: UsagePlan, replace: bool | UsagePlan, by: By | None = None) -> Flow[None]:
-        yield Change("put_plan", (plan, replace, by), lambda: self._of_plan(plan.id))
+    def put_plan(self, plan: UsagePlan, replace: bool | UsagePlan, now: int, by: By | None = None) -> Flow[None]:
+        yield Change("put_plan", (plan, replace, now, by), lambda: self._of_plan(plan.id))
 
     @operation
-    def drop_plan(self, plan_id: str, by: By | None = None) -> Flow[None]:
-        yield Change("drop_plan", (plan_id, by), lambda: self._of_plan(plan_id))
+    def drop_plan(self, plan_id: str, now: int, by: By | None = None) -> Flow[None]:
+        yield Change("drop_plan", (plan_id, now, by), lambda: self._of_plan(plan_id))
 
     @operation
     def add_key(self, key: ApiKey, plan_id: str | None, *more: str, by: By | None = None) -> Flow[None]:
@@ -59,12 +59,12 @@ class LeasedDirectory(LeaseHolders):
         yield Change("drop_key", (key_id, by), key_id)
 
     @operation
-    def associate(self, key_id: str, plan_id: str, by: By | None = None) -> Flow[None]:
-        yield Change("associate", (key_id, plan_id, by), key_id)
+    def associate(self, key_id: str, plan_id: str, at: int | str | None, now: int, by: By | None = None) -> Flow[None]:
+        yield Change("associate", (key_id, plan_id, at, now, by), key_id)
 
     @operation
-    def dissociate(self, key_id: str, plan_id: str, by: By | None = None) -> Flow[None]:
-        yield Change("dissociate", (key_id, plan_id, by), key_id)
+    def dissociate(self, key_id: str, plan_id: str, now: int, by: By | None = None) -> Flow[None]:
+        yield Change("dissociate", (key_id, plan_id, now, by), key_id)
 
     @operation
     def events(self, after: int, limit: int) -> Flow[list[Event]]:
@@ -115,9 +115,9 @@ class LeasedDirectory(LeaseHolders):
 
     @operation
     def list_keys(
-        self, after: str | None = None, limit: int | None = None, plan_id: str | None = None, account: str | None = None
+        self, after: str | None, limit: int | None, plan_id: str | None, account: str | None, now: int
     ) -> Flow[list[ApiKey]]:
-        keys: list[ApiKey] = yield "list_keys", (after, limit, plan_id, account)
+        keys: list[ApiKey] = yield "list_keys", (after, limit, plan_id, account, now)
         return keys
 
     @operation
@@ -129,8 +129,3 @@ class LeasedDirectory(LeaseHolders):
     def last_used(self, key_id: str) -> Flow[int]:
         minute: int = yield "last_used", (key_id,)
         return minute
-
-    @operation
-    def plans_of(self, key_id: str) -> Flow[list[UsagePlan]]:
-        plans: list[UsagePlan] = yield "plans_of", (key_id,)
-        return plans

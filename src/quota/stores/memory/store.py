@@ -6,7 +6,9 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from ...errors import InvalidValue, PlanConflict, UnknownKey
 from ...key import ApiKey, Caller, new_number
@@ -17,6 +19,7 @@ from ...process.atomic import Step, at_once
 from ...process.forks import across_forks
 from ...rule.record import Record
 from ...rule.subject import Subject
+from ..associations import associated, dissociated, placed
 from ..base import COMMON, check_distinct, make_options, shown_url, split_url, whole_option
 from .binding import Binding, Shapes
 from .callers import Callers
@@ -60,7 +63,7 @@ class MemoryStore(Callers, Directory, Plans, Binding):
         self._plans: dict[str, UsagePlan] = {}
         self._sorted: list[str] | None = None
         self._shapes: dict[str, Shapes] = {}
-        self._shared_key_plans: dict[frozenset[tuple[str, str]], KeyPlans] = {}
+        self._shared_key_plans: WeakValueDictionary[frozenset[tuple[str, Any]], KeyPlans] = WeakValueDictionary()
         self.rooms: dict[
             bytes | str | Caller, OneMeter | NoMeter
         ] = {}  # of every key, by its id and by its secrets' digests
@@ -96,7 +99,7 @@ class MemoryStore(Callers, Directory, Plans, Binding):
         account = key_entry.account
         key_entry.room.close()
         joint = account if account is not None and account.shared else None
-        entry = Entry(key_entry.key, key_entry.key_plans.plans or self._look_up(key_entry), joint is not None)
+        entry = self._entry(key_entry, shared=joint is not None)
         subject = Subject(self._copy(key_entry), self._copy(joint) if joint else None)
         result = perform(request, entry, subject, self.options)
         if subject.changed:
@@ -106,12 +109,25 @@ class MemoryStore(Callers, Directory, Plans, Binding):
             self._bind(request, key_entry, entry, Subject(key_entry.record, joint.record if joint else None))
         return result
 
+    def _entry(self, key_entry: KeyEntry, *, shared: bool = False) -> Entry:
+        key_plans = key_entry.key_plans
+        plans = key_plans.plans or self._look_up(key_entry)
+        return Entry(key_entry.key, plans, shared, key_plans.scheduled)
+
     def _look_up(self, key_entry: KeyEntry) -> Mapping[str, UsagePlan]:
         if isinstance(key_entry.key, Caller):
             return self._plan_of(key_entry.key)
         key_plans = key_entry.key_plans
+        key_plans.scheduled = tuple([(self._plans[id_], at) for id_, at in key_plans.later])
         key_plans.plans = plans = {api: self._plans[id_] for api, id_ in key_plans.ids.items()}
         return plans
+
+    @staticmethod
+    def _latest(key_entry: KeyEntry, now: int) -> int:
+        """Return the latest instant that a key's records know, or ``now``: what was due by then stays made."""
+        key_entry.room.flush()
+        account = key_entry.account if key_entry.account is not None and key_entry.account.shared else None
+        return max([now, *[place.record.at for place in (key_entry, account) if place and place.record]])
 
     @staticmethod
     def _copy(place: KeyEntry | AccountEntry) -> Record:
@@ -169,8 +185,13 @@ class MemoryStore(Callers, Directory, Plans, Binding):
                 key_entry.room.invalidate()
                 yield key_entry
 
-    def _key_plans(self, ids: dict[str, str]) -> KeyPlans:
-        return self._shared_key_plans.setdefault(frozenset(ids.items()), KeyPlans(ids))
+    def _key_plans(self, ids: dict[str, str], later: tuple[tuple[str, int], ...] = ()) -> KeyPlans:
+        return self._shared_key_plans.setdefault(frozenset([*ids.items(), *later]), KeyPlans(ids, later))
+
+    def _on(self, entry: Entry) -> KeyPlans:
+        """Return what keys on these plans share."""
+        later = sorted((plan.id, at) for plan, at in entry.scheduled)
+        return self._key_plans({api: plan.id for api, plan in entry.plans.items()}, tuple(later))
 
     def add_key(self, key: ApiKey, plan_id: str | None, *more: str, by: By | None = None) -> None:
         self.add_keys([(key, [id_ for id_ in (plan_id, *more) if id_ is not None])], by)
@@ -216,7 +237,7 @@ class MemoryStore(Callers, Directory, Plans, Binding):
             gone = [(self.rooms.pop, digest) for digest in stale]
             steps = [(setattr, key_entry, "key", key), (self.rooms.update, self._references(key_entry, key)), *gone]
             self._outbox.at_once(steps, events_of().key_changed(key_entry.key, key, by))
-            return key
+            return self._told(key_entry)
 
     def drop_key(self, key_id: str, by: By | None = None) -> None:
         with self._exclusive(key_id) as key_entry:
@@ -240,27 +261,20 @@ class MemoryStore(Callers, Directory, Plans, Binding):
         key_entry = self._key_entry(key_id)
         if key_entry is None:
             raise UnknownKey(key_id)
-        key: ApiKey = key_entry.key
-        return key
+        return self._told(key_entry)
 
-    def plans_of(self, key_id: str) -> list[UsagePlan]:
-        with self._directory:
-            self.get_key(key_id)
-            return [self._plans[id_] for _, id_ in sorted(self.rooms[key_id].key_entry.key_plans.ids.items())]
+    def associate(self, key_id: str, plan_id: str, at: int | str | None, now: int, by: By | None = None) -> None:
+        self._place(key_id, plan_id, partial(associated, at=at), now, by)
 
-    def associate(self, key_id: str, plan_id: str, by: By | None = None) -> None:
+    def dissociate(self, key_id: str, plan_id: str, now: int, by: By | None = None) -> None:
+        self._place(key_id, plan_id, dissociated, now, by)
+
+    def _place(self, key_id: str, plan_id: str, change: Callable[..., Entry], now: int, by: By | None) -> None:
         with self._exclusive(key_id) as key_entry:
-            api, ids = self.get_plan(plan_id).api, key_entry.key_plans.ids
-            steps: list[Step] = [(setattr, key_entry, "key_plans", self._key_plans({**ids, api: plan_id}))]
-            self._outbox.at_once(steps, events_of().placed(key_entry.key, api, ids.get(api), plan_id, by))
-
-    def dissociate(self, key_id: str, plan_id: str, by: By | None = None) -> None:
-        with self._exclusive(key_id) as key_entry:
-            plan = self.get_plan(plan_id)
-            if key_entry.key_plans.ids.get(plan.api) != plan_id:
-                raise PlanConflict(plan_id, f"key {key_id} is not on this plan")
-            steps: list[Step] = [(setattr, key_entry, "key_plans", self._without(key_entry, plan.api))]
-            self._outbox.at_once(steps, events_of().placed(key_entry.key, plan.api, plan_id, None, by))
+            entry, latest, plan = self._entry(key_entry), self._latest(key_entry, now), self.get_plan(plan_id)
+            new = change(entry, plan, now=latest)
+            steps: list[Step] = [(setattr, key_entry, "key_plans", self._on(new))]
+            self._outbox.at_once(steps, placed(entry, new, plan, latest, by))
 
     def last_used(self, key_id: str) -> int:
         key_entry = self._key_entry(key_id)
