@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+from datetime import datetime, timezone
 
 import pytest
 
@@ -85,6 +86,25 @@ def test_each_change_of_an_account_is_one_event(stores, clock):
         ("account.updated", "team", None, {"name": "team", "parent": "firm"}, {"name": "Team", "parent": None}),
         ("account.removed", "team", None, Account("team", name="Team").to_dict(), None),
     ]
+
+
+@pytest.mark.parametrize("stores", SYNC, indirect=True)
+def test_a_change_of_plan_with_a_date_is_told_when_it_is_scheduled(stores, clock):
+    """Once, with the instant; as it is dropped, once more; nothing as it binds, which nobody does."""
+    ledger, *_ = stores.with_key(clock)
+    ledger.add_plan(UsagePlan("q", "20/day"))
+    start = last(ledger).cursor
+    at = datetime(2026, 4, 1, tzinfo=timezone.utc)
+    ledger.associate("k", "q", at=at)
+    ledger.associate("k", "q", at=at)
+    ledger.dissociate("k", "q")
+    ledger.associate("k", "q", at=at)
+    clock.set(at)
+    ledger.associate("k", "q")
+    now, next_ = {"plan": "p"}, {"plan": "p", "next": "q", "at": at.isoformat()}
+    assert [(event.kind, event.plan, event.before, event.after) for event in ledger.events(after=start)] == [
+        ("plan.associated", "q", now, next_), ("plan.dissociated", "q", next_, now), ("plan.associated", "q", now, next_),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("stores", ALL, indirect=True)
