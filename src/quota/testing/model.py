@@ -90,6 +90,8 @@ class Member:
     remembered: dict[str, tuple[Any, ...]] = attrs.field(factory=dict)
     refunded: set[str] = attrs.field(factory=set)
     era: int = 0
+    admissions: list[tuple[int, str, str]] = attrs.field(factory=list)
+    last_used: int | None = None
 
 
 @attrs.frozen
@@ -239,6 +241,7 @@ class Model:
             self._drop(("account", key.account))
         key.remembered.clear()
         key.refunded.clear()
+        key.admissions.clear()
         key.era += 1
 
     # Who counts, and what
@@ -554,6 +557,9 @@ class Model:
         after = attrs.evolve(self.evaluate(key, plan, api, route, {}, now), crossed=crossed, events=events)
         if saved is not None:
             self._restore(saved)
+        else:
+            key.admissions.append((now, api, plan.id))
+            key.last_used = now // _PER["minute"] * _PER["minute"]
         return after
 
     def _snapshot(self) -> tuple[Any, ...]:
