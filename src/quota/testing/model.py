@@ -239,9 +239,7 @@ class Model:
         self._drop(("key", id_))
         if key.account not in self.shared or now < self.at.get(("account", key.account), 0) - SKEW:
             self._drop(("account", key.account))
-        key.remembered.clear()
-        key.refunded.clear()
-        key.admissions.clear()
+        key.remembered, key.refunded, key.admissions = {}, set(), []
         key.era += 1
 
     # Who counts, and what
