@@ -141,7 +141,7 @@ def test_a_newer_schema_is_refused_by_name(admin, server, store, clock):
     ledger, key, secret = ledger_with(store, clock)
     admin.execute(f"update {store.namespace}.directory set value = '7' where part = 'stamps' and name = '#'")
     other = PostgresStore(server.url, namespace=store.namespace)
-    for call in (other.list_keys, other.migrate, lambda: Ledger(other, clock=clock).consume(secret)):
+    for call in (other.list_plans, other.migrate, lambda: Ledger(other, clock=clock).consume(secret)):
         with pytest.raises(StoreUnavailable, match=r"version 7.*knows 4"):
             call()
     other.close()
@@ -153,7 +153,7 @@ def test_a_schema_that_was_never_released_is_refused_by_name(admin, server, stor
     ledger, key, secret = ledger_with(store, clock)
     admin.execute(f"update {store.namespace}.directory set value = '{version}' where part = 'stamps' and name = '#'")
     other = PostgresStore(server.url, namespace=store.namespace)
-    for call in (other.list_keys, other.migrate, lambda: Ledger(other, clock=clock).consume(secret)):
+    for call in (other.list_plans, other.migrate, lambda: Ledger(other, clock=clock).consume(secret)):
         with pytest.raises(
             StoreUnavailable, match=rf"version {version}, which was never released.*name another schema"
         ):
