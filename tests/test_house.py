@@ -47,7 +47,7 @@ WIDEST = 13
 """The most entries of a folder below the root: about a dozen."""
 FACE = {
     "Account", "ApiKey", "AsyncLedger", "AsyncReservation", "Caller", "Clock", "Decision", "IssuedKey", "Ledger", "LimitStatus", "ManualClock", "Period", "Quota",
-    "Reason", "Reservation", "Throttle", "UsagePlan", "UsageRecord", "UsageTotal", "limited", "system_clock",
+    "Reason", "Reservation", "ScheduledPlan", "Throttle", "UsagePlan", "UsageRecord", "UsageTotal", "limited", "system_clock",
 }  # fmt: skip
 ERRORS = {
     "QuotaError", "InvalidPlan", "InvalidCost", "InvalidSecret", "InvalidValue", "UnknownAccount", "UnknownKey", "UnknownPlan", "PlanConflict", "ClockSkew",

@@ -24,7 +24,7 @@ from .errors import (
     UnknownKey,
     UnknownPlan,
 )
-from .key import ApiKey, Caller, IssuedKey
+from .key import ApiKey, Caller, IssuedKey, ScheduledPlan
 from .ledger.aio import AsyncLedger
 from .ledger.reservation import AsyncReservation, Reservation
 from .ledger.sync import Ledger
@@ -62,6 +62,7 @@ __all__ = [
     "RequestMismatch",
     "Reservation",
     "ReservationClosed",
+    "ScheduledPlan",
     "StoreBusy",
     "StoreUnavailable",
     "Throttle",

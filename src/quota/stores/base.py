@@ -33,14 +33,15 @@ class Store(Protocol):
     def apply(self, request: Request) -> Any:
         """Perform the request on its key's entry and records, and keep what it changed."""
 
-    def put_plan(self, plan: UsagePlan, replace: bool | UsagePlan) -> None:
+    def put_plan(self, plan: UsagePlan, replace: bool | UsagePlan, now: int) -> None:
         """Add a plan; ``PlanConflict`` when a different one has its id, unless it may be replaced.
 
+        ``now``, here as elsewhere: what is scheduled for then or before is made, as is what a record is past.
         ``replace``: a plan where only that very one may be; ``UnknownPlan`` when it is gone.
         """
 
-    def drop_plan(self, plan_id: str) -> None:
-        """Remove a plan and its associations; ``UnknownPlan`` when there is none."""
+    def drop_plan(self, plan_id: str, now: int) -> None:
+        """Remove a plan, its associations and what is scheduled for it; ``UnknownPlan`` when there is none."""
 
     def get_plan(self, plan_id: str) -> UsagePlan:
         """The plan; ``UnknownPlan`` when there is none."""
@@ -64,12 +65,15 @@ class Store(Protocol):
         """Remove a key and its counts; ``UnknownKey`` when there is none."""
 
     def get_key(self, key_id: str) -> ApiKey:
-        """The key; ``UnknownKey`` when there is none."""
+        """The key, with all that was scheduled and is not made yet; ``UnknownKey`` when there is none."""
 
     def list_keys(
-        self, after: str | None = None, limit: int | None = None, plan_id: str | None = None, account: str | None = None
+        self, after: str | None, limit: int | None, plan_id: str | None, account: str | None, now: int
     ) -> list[ApiKey]:
-        """Keys in the order of their ids (by code points), beyond ``after``, at most ``limit``; ``UnknownPlan``."""
+        """Keys in the order of their ids (by code points), beyond ``after``, at most ``limit``; ``UnknownPlan``.
+
+        ``plan_id``: of the plan that they are on at ``now``.
+        """
 
     def last_used(self, key_id: str) -> int:
         """The minute of a key's last admission, in microseconds; 0 where there was none; ``UnknownKey``."""
@@ -80,13 +84,13 @@ class Store(Protocol):
         In the order of their ids; ``by_account``: of their accounts, and then of their ids.
         """
 
-    def plans_of(self, key_id: str) -> list[UsagePlan]:
-        """The plans a key is on, by api; ``UnknownKey`` when there is none."""
+    def associate(self, key_id: str, plan_id: str, at: int | str | None, now: int) -> None:
+        """Put a key on a plan, in place of the one it has for the same api; ``UnknownKey``, ``UnknownPlan``.
 
-    def associate(self, key_id: str, plan_id: str) -> None:
-        """Put a key on a plan, in place of the one it has for the same api; ``UnknownKey``, ``UnknownPlan``."""
+        ``at``: the instant, or ``"period_end"``, when it goes there; None for at once. See ``associations``.
+        """
 
-    def dissociate(self, key_id: str, plan_id: str) -> None:
+    def dissociate(self, key_id: str, plan_id: str, now: int) -> None:
         """Take a key off a plan; ``UnknownKey``, ``UnknownPlan``, ``PlanConflict`` when it is not on it."""
 
     def add_account(self, account: Account) -> None:

@@ -18,6 +18,7 @@ import attrs
 from ..limit import Quota, Throttle
 from ..period import Period
 from ..plan import UsagePlan
+from .plans import Member, PlansOfKeys
 
 DAY = 86_400_000_000
 SKEW = 300_000_000
@@ -77,19 +78,6 @@ class Level:
     def fresh(self, now: int) -> Fraction:
         """Return what no other bucket has heard of."""
         return self.now(now) - max(Fraction(0), self.echo - self.rate * (now - self.since))
-
-
-@attrs.define(eq=False)
-class Member:
-    """A key."""
-
-    id: str
-    account: str
-    enabled: bool = True
-    plans: dict[str, str] = attrs.field(factory=dict)
-    remembered: dict[str, tuple[Any, ...]] = attrs.field(factory=dict)
-    refunded: set[str] = attrs.field(factory=set)
-    era: int = 0
 
 
 @attrs.frozen
@@ -161,8 +149,10 @@ def _us(instant: datetime) -> int:
     return (instant - _EPOCH) // timedelta(microseconds=1)
 
 
-class Model:
+class Model(PlansOfKeys):
     """The ledger as it should be, in the plainest words."""
+
+    window = staticmethod(window)
 
     def __init__(self) -> None:
         self.plans: dict[str, UsagePlan] = {}
@@ -253,7 +243,7 @@ class Model:
 
     def plan_of(self, key: Member, api: str, now: int) -> UsagePlan | None:
         """The key's plan at an instant, with its own limits and its account's in it."""
-        plan = self.plans.get(key.plans.get(api, ""))
+        plan = self.plan_at(key, api, now)
         if plan is None:
             return None
         routes = {route: [self._own(key, plan, route, spec, now) for spec in own] for route, own in plan.routes.items()}
@@ -534,7 +524,7 @@ class Model:
         if usable != "OK":
             return Answer(allowed=False, reason=usable)
         key = self.keys[str(id_)]
-        plan = self.plans.get(key.plans.get(api, ""))
+        plan = self.plan_at(key, api, now)
         if plan is None:
             return Answer(allowed=False, reason="NO_PLAN")
         takes = self.takes(plan, route, cost)
@@ -641,7 +631,7 @@ class Model:
     def adjust(self, id_: str, name: str, units: int, api: str, now: int, *, grant: bool) -> int | None:
         """grant or set_remaining on a plan's quota; what remains, None when there is no such quota."""
         key = self.keys[id_]
-        plan = self.plan_of(key, api, self.instant(key, now))
+        plan = self.plan_of(key, api, self.latest(key, now))
         limits = [lim for lim in self.limits(plan, None) if isinstance(lim.spec, Quota)] if plan else []
         limit = next((lim for lim in limits if lim.name == name), None)
         if limit is None:

@@ -12,6 +12,7 @@ import random
 
 from quota import Ledger, ManualClock, QuotaError, Throttle, UsagePlan
 from quota.clock import to_datetime
+from quota.operations.idempotency import answer_of, id_of
 from quota.operations.request import Request
 from quota.stores.memory import MemoryStore
 from quota.stores.remembered import encode_remembered
@@ -61,7 +62,7 @@ class GeneralStore(MemoryStore):
 
 def in_memory(store):
     """(whose, record) of all that a memory store's keys charge, with what its fast path counted."""
-    for key in store.list_keys():
+    for key in store.list_keys(None, None, None, None, 0):
         key_entry = store.rooms[key.id].key_entry
         if key_entry.record is not None:
             key_entry.room.flush()
@@ -74,7 +75,7 @@ def in_sqlite(store):
     """The same of a SQLite store, from its file."""
 
     def read(db):
-        for key in store.list_keys():
+        for key in store.list_keys(None, None, None, None, 0):
             key_entry = store._look(db, Request("usage", 0, None, key.id))
             for whose, subject in zip((f"key {key.id}", f"account {key.account}"), key_entry.subjects(), strict=False):
                 yield whose, load(db, subject).record
@@ -84,7 +85,7 @@ def in_sqlite(store):
 
 def on_a_server(store):
     """The same of a store on a server, as the rule is given it."""
-    for key in store.list_keys():
+    for key in store.list_keys(None, None, None, None, 0):
         looking = Request("usage", 0, None, key.id)
         copy = _driven(store, store._look(None, key.id))
         subject = store._decode(copy.entry, looking, store._send(store._ask(copy, looking, 0))).subject
@@ -218,7 +219,8 @@ class Side:
         for place in (6, 8):
             data[place] = {self._named(id_): value for id_, value in (data[place] or {}).items()}
         remembered = record.requests.all() if self.remembered and record.requests else []
-        data[7] = {earlier.name: plain(encode_remembered(earlier)) for earlier in remembered}
+        whole = [earlier._replace(id=id_of(earlier), answer=answer_of(earlier)) for earlier in remembered]
+        data[7] = {earlier.name: plain(encode_remembered(earlier)) for earlier in whole}
         for earlier in data[7].values():
             earlier[2:4] = map(self._named, earlier[2:4])
             earlier[-1] = [token and self._named(token) for token in earlier[-1]]

@@ -29,12 +29,12 @@ class LeasedDirectory(LeaseHolders):
     """Keys, plans and associations. Steps yield a ``Change``, or (method, arguments) of the shared store."""
 
     @operation
-    def put_plan(self, plan: UsagePlan, replace: bool | UsagePlan) -> Flow[None]:
-        yield Change("put_plan", (plan, replace), lambda: self._of_plan(plan.id))
+    def put_plan(self, plan: UsagePlan, replace: bool | UsagePlan, now: int) -> Flow[None]:
+        yield Change("put_plan", (plan, replace, now), lambda: self._of_plan(plan.id))
 
     @operation
-    def drop_plan(self, plan_id: str) -> Flow[None]:
-        yield Change("drop_plan", (plan_id,), lambda: self._of_plan(plan_id))
+    def drop_plan(self, plan_id: str, now: int) -> Flow[None]:
+        yield Change("drop_plan", (plan_id, now), lambda: self._of_plan(plan_id))
 
     @operation
     def add_key(self, key: ApiKey, plan_id: str | None, *more: str) -> Flow[None]:
@@ -55,12 +55,12 @@ class LeasedDirectory(LeaseHolders):
         yield Change("drop_key", (key_id,), key_id)
 
     @operation
-    def associate(self, key_id: str, plan_id: str) -> Flow[None]:
-        yield Change("associate", (key_id, plan_id), key_id)
+    def associate(self, key_id: str, plan_id: str, at: int | str | None, now: int) -> Flow[None]:
+        yield Change("associate", (key_id, plan_id, at, now), key_id)
 
     @operation
-    def dissociate(self, key_id: str, plan_id: str) -> Flow[None]:
-        yield Change("dissociate", (key_id, plan_id), key_id)
+    def dissociate(self, key_id: str, plan_id: str, now: int) -> Flow[None]:
+        yield Change("dissociate", (key_id, plan_id, now), key_id)
 
     @operation
     def add_account(self, account: Account) -> Flow[None]:
@@ -104,9 +104,9 @@ class LeasedDirectory(LeaseHolders):
 
     @operation
     def list_keys(
-        self, after: str | None = None, limit: int | None = None, plan_id: str | None = None, account: str | None = None
+        self, after: str | None, limit: int | None, plan_id: str | None, account: str | None, now: int
     ) -> Flow[list[ApiKey]]:
-        keys: list[ApiKey] = yield "list_keys", (after, limit, plan_id, account)
+        keys: list[ApiKey] = yield "list_keys", (after, limit, plan_id, account, now)
         return keys
 
     @operation
@@ -118,8 +118,3 @@ class LeasedDirectory(LeaseHolders):
     def last_used(self, key_id: str) -> Flow[int]:
         minute: int = yield "last_used", (key_id,)
         return minute
-
-    @operation
-    def plans_of(self, key_id: str) -> Flow[list[UsagePlan]]:
-        plans: list[UsagePlan] = yield "plans_of", (key_id,)
-        return plans

@@ -10,9 +10,11 @@ from typing import Any
 
 from ...account import Account
 from ...key import ApiKey, Caller
+from ...operations.request import Entry, settled
 from ...plan import UsagePlan
 from ...process.atomic import Step
 from ...rule.record import Record
+from ..associations import told
 from .entries import AccountEntry, KeyEntry, Stripe
 from .one_meter import NoMeter, OneMeter
 
@@ -34,24 +36,34 @@ class Directory:
     """The ids of all keys when they were last put in the order of their accounts, and that order."""
     _accounts: dict[str, AccountEntry]
     _directory: Any
+    _entry: Callable[[KeyEntry], Entry]
     _key_entry: Callable[..., KeyEntry | None]
     _sorted: list[str] | None
     _stripes: list[Stripe]
 
     def list_keys(
-        self, after: str | None = None, limit: int | None = None, plan_id: str | None = None, account: str | None = None
+        self, after: str | None, limit: int | None, plan_id: str | None, account: str | None, now: int
     ) -> list[ApiKey]:
         with self._directory:
-            api = None if plan_id is None else self.get_plan(plan_id).api
+            plan = None if plan_id is None else self.get_plan(plan_id)
             ids = self._ids() if account is None else sorted(key_entry.key.id for key_entry in self._members(account))
             start = 0 if after is None else bisect_right(ids, after)
             key_entries = (self.rooms[id_].key_entry for id_ in islice(ids, start, None))
-            return [
-                key_entry.key
-                for key_entry in islice(
-                    (s for s in key_entries if api is None or s.key_plans.ids.get(api) == plan_id), limit
-                )
-            ]
+            wanted = (s for s in key_entries if plan is None or self._is_on(s, plan, now))
+            return [self._told(key_entry) for key_entry in islice(wanted, limit)]
+
+    def _told(self, key_entry: KeyEntry) -> ApiKey:
+        """Return the key, which tells the plans that it goes to."""
+        key: ApiKey = key_entry.key
+        if not key_entry.key_plans.later:
+            return key  # nearly always
+        with self._directory:
+            return told(key, self._entry(key_entry).scheduled)
+
+    def _is_on(self, key_entry: KeyEntry, plan: UsagePlan, now: int) -> bool:
+        if not key_entry.key_plans.later:
+            return key_entry.key_plans.ids.get(plan.api) == plan.id
+        return settled(self._entry(key_entry), now).plans.get(plan.api) is plan
 
     def report(self, days: Any, after: tuple[str, str], most: int, by_account: bool) -> list[Any]:
         from .reports import report  # noqa: PLC0415 -- as accounts

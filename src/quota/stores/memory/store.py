@@ -6,7 +6,9 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
+from weakref import WeakValueDictionary
 
 from ...errors import InvalidValue, PlanConflict, UnknownKey, UnknownPlan
 from ...key import ApiKey, Caller, new_number
@@ -17,6 +19,7 @@ from ...process.atomic import Step, at_once
 from ...process.forks import across_forks
 from ...rule.record import Record
 from ...rule.subject import Subject
+from ..associations import associated, deprived, dissociated, moved
 from ..base import COMMON, check_distinct, is_new, make_options, shown_url, split_url, whole_option
 from .binding import Binding, Shapes
 from .callers import Callers
@@ -50,7 +53,7 @@ class MemoryStore(Callers, Directory, Binding):
         self._plans: dict[str, UsagePlan] = {}
         self._sorted: list[str] | None = None
         self._shapes: dict[str, Shapes] = {}
-        self._shared_key_plans: dict[frozenset[tuple[str, str]], KeyPlans] = {}
+        self._shared_key_plans: WeakValueDictionary[frozenset[tuple[str, Any]], KeyPlans] = WeakValueDictionary()
         self.rooms: dict[
             bytes | str | Caller, OneMeter | NoMeter
         ] = {}  # of every key, by its id and by its secrets' digests
@@ -86,7 +89,7 @@ class MemoryStore(Callers, Directory, Binding):
         account = key_entry.account
         key_entry.room.close()
         joint = account if account is not None and account.shared else None
-        entry = Entry(key_entry.key, key_entry.key_plans.plans or self._look_up(key_entry), joint is not None)
+        entry = self._entry(key_entry, shared=joint is not None)
         subject = Subject(self._copy(key_entry), self._copy(joint) if joint else None)
         result = perform(request, entry, subject, self.options)
         if subject.changed:
@@ -96,12 +99,25 @@ class MemoryStore(Callers, Directory, Binding):
             self._bind(request, key_entry, entry, Subject(key_entry.record, joint.record if joint else None))
         return result
 
+    def _entry(self, key_entry: KeyEntry, *, shared: bool = False) -> Entry:
+        key_plans = key_entry.key_plans
+        plans = key_plans.plans or self._look_up(key_entry)
+        return Entry(key_entry.key, plans, shared, key_plans.scheduled)
+
     def _look_up(self, key_entry: KeyEntry) -> Mapping[str, UsagePlan]:
         if isinstance(key_entry.key, Caller):
             return self._plan_of(key_entry.key)
         key_plans = key_entry.key_plans
+        key_plans.scheduled = tuple([(self._plans[id_], at) for id_, at in key_plans.later])
         key_plans.plans = plans = {api: self._plans[id_] for api, id_ in key_plans.ids.items()}
         return plans
+
+    @staticmethod
+    def _latest(key_entry: KeyEntry, now: int) -> int:
+        """Return the latest instant that a key's records know, or ``now``: what was due by then stays made."""
+        key_entry.room.flush()
+        account = key_entry.account if key_entry.account is not None and key_entry.account.shared else None
+        return max([now, *[place.record.at for place in (key_entry, account) if place and place.record]])
 
     @staticmethod
     def _copy(place: KeyEntry | AccountEntry) -> Record:
@@ -146,16 +162,22 @@ class MemoryStore(Callers, Directory, Binding):
                 key_entry.room.invalidate()
                 yield key_entry
 
-    def _key_plans(self, ids: dict[str, str]) -> KeyPlans:
-        return self._shared_key_plans.setdefault(frozenset(ids.items()), KeyPlans(ids))
+    def _key_plans(self, ids: dict[str, str], later: tuple[tuple[str, int], ...] = ()) -> KeyPlans:
+        return self._shared_key_plans.setdefault(frozenset([*ids.items(), *later]), KeyPlans(ids, later))
 
-    def put_plan(self, plan: UsagePlan, replace: bool | UsagePlan) -> None:
+    def _on(self, entry: Entry) -> KeyPlans:
+        """Return what keys on these plans share."""
+        later = sorted((plan.id, at) for plan, at in entry.scheduled)
+        return self._key_plans({api: plan.id for api, plan in entry.plans.items()}, tuple(later))
+
+    def put_plan(self, plan: UsagePlan, replace: bool | UsagePlan, now: int) -> None:
         with self._everything():
             old = self._plans.get(plan.id)
             if not is_new(plan, old, replace):
                 return
-            moved = self._moved(plan, old.api) if old is not None and old.api != plan.api else []
-            at_once(*self._buried(plan.id), *moved, (self._plans.__setitem__, plan.id, plan))
+            change = None if old is None or old.api == plan.api else partial(moved, old=old, new=plan)
+            steps = [] if change is None else self._for_all_on(plan.id, change, now)
+            at_once(*self._buried(plan.id), *steps, (self._plans.__setitem__, plan.id, plan))
 
     def _buried(self, plan_id: str) -> list[Step]:
         """The steps that end every headroom of a plan."""
@@ -166,39 +188,18 @@ class MemoryStore(Callers, Directory, Binding):
     def _all_key_entries(self) -> list[KeyEntry]:
         return [room.key_entry for ref, room in self.rooms.items() if type(ref) is str]
 
-    def _moved(self, plan: UsagePlan, old_api: str) -> list[Step]:
-        """The steps that move the keys of a plan to its new api."""
-        key_entries = [
-            key_entry for key_entry in self._all_key_entries() if key_entry.key_plans.ids.get(old_api) == plan.id
-        ]
-        for key_entry in key_entries:
-            if plan.api in key_entry.key_plans.ids:
-                raise PlanConflict(plan.id, f"key {key_entry.key.id} has another plan for the api {plan.api!r}")
-        ids = [{**self._without(key_entry, old_api).ids, plan.api: plan.id} for key_entry in key_entries]
-        left_by_all = [
-            (self._shared_key_plans.pop, key_plans)
-            for key_plans in self._shared_key_plans
-            if (old_api, plan.id) in key_plans
-        ]
-        return [
-            *((setattr, s, "key_plans", self._key_plans(mine)) for s, mine in zip(key_entries, ids, strict=True)),
-            *left_by_all,
-        ]
+    def _for_all_on(self, plan_id: str, change: Callable[..., Entry], now: int) -> list[Step]:
+        """Return the steps that change the plans of all keys that are on a plan, or go to it."""
+        found = [key_entry for key_entry in self._all_key_entries() if key_entry.key_plans.names(plan_id)]
+        entries = [change(self._entry(key_entry), now=self._latest(key_entry, now)) for key_entry in found]
+        new = [self._on(entry) for entry in entries]
+        stale = [(setattr, key_plans, "plans", None) for key_plans in set(new)]  # looked up above, before the change
+        return [*stale, *((setattr, one, "key_plans", mine) for one, mine in zip(found, new, strict=True))]
 
-    def drop_plan(self, plan_id: str) -> None:
+    def drop_plan(self, plan_id: str, now: int) -> None:
         with self._everything():
-            plan = self.get_plan(plan_id)
-            left = [
-                key_entry for key_entry in self._all_key_entries() if key_entry.key_plans.ids.get(plan.api) == plan_id
-            ]
-            steps = [(setattr, key_entry, "key_plans", self._without(key_entry, plan.api)) for key_entry in left]
-            left_by_all = [
-                (self._shared_key_plans.pop, ids) for ids in self._shared_key_plans if (plan.api, plan_id) in ids
-            ]
-            at_once(*self._buried(plan_id), *steps, *left_by_all, (self._plans.pop, plan_id))
-
-    def _without(self, key_entry: KeyEntry, api: str) -> KeyPlans:
-        return self._key_plans({other: id_ for other, id_ in key_entry.key_plans.ids.items() if other != api})
+            steps = self._for_all_on(plan_id, partial(deprived, plan=self.get_plan(plan_id)), now)
+            at_once(*self._buried(plan_id), *steps, (self._plans.pop, plan_id))
 
     def get_plan(self, plan_id: str) -> UsagePlan:
         plan = self._plans.get(plan_id)
@@ -259,7 +260,7 @@ class MemoryStore(Callers, Directory, Binding):
             # In this order: a secret that stays is never unknown, not even for an instant.
             gone = [(self.rooms.pop, digest) for digest in stale]
             at_once((setattr, key_entry, "key", key), (self.rooms.update, self._references(key_entry, key)), *gone)
-            return key
+            return self._told(key_entry)
 
     def drop_key(self, key_id: str) -> None:
         with self._exclusive(key_id) as key_entry:
@@ -282,24 +283,17 @@ class MemoryStore(Callers, Directory, Binding):
         key_entry = self._key_entry(key_id)
         if key_entry is None:
             raise UnknownKey(key_id)
-        key: ApiKey = key_entry.key
-        return key
+        return self._told(key_entry)
 
-    def plans_of(self, key_id: str) -> list[UsagePlan]:
-        with self._directory:
-            self.get_key(key_id)
-            return [self._plans[id_] for _, id_ in sorted(self.rooms[key_id].key_entry.key_plans.ids.items())]
-
-    def associate(self, key_id: str, plan_id: str) -> None:
+    def associate(self, key_id: str, plan_id: str, at: int | str | None, now: int) -> None:
         with self._exclusive(key_id) as key_entry:
-            key_entry.key_plans = self._key_plans({**key_entry.key_plans.ids, self.get_plan(plan_id).api: plan_id})
+            entry, latest = self._entry(key_entry), self._latest(key_entry, now)
+            key_entry.key_plans = self._on(associated(entry, self.get_plan(plan_id), at, latest))
 
-    def dissociate(self, key_id: str, plan_id: str) -> None:
+    def dissociate(self, key_id: str, plan_id: str, now: int) -> None:
         with self._exclusive(key_id) as key_entry:
-            plan = self.get_plan(plan_id)
-            if key_entry.key_plans.ids.get(plan.api) != plan_id:
-                raise PlanConflict(plan_id, f"key {key_id} is not on this plan")
-            key_entry.key_plans = self._without(key_entry, plan.api)
+            entry, latest = self._entry(key_entry), self._latest(key_entry, now)
+            key_entry.key_plans = self._on(dissociated(entry, self.get_plan(plan_id), latest))
 
     def close(self) -> None:
         """Nothing is held open."""

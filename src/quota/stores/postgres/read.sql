@@ -24,6 +24,7 @@ END $quota$;
 CREATE OR REPLACE FUNCTION {ns}.read(p_parts text[], p_names text[]) RETURNS text LANGUAGE sql STABLE AS $quota$
   SELECT json_agg(CASE u.part
       WHEN 'use' THEN (SELECT r.version::text FROM {ns}.records r WHERE r.name = u.name)
+      WHEN 'at' THEN (SELECT r.at::text FROM {ns}.records r WHERE r.name = u.name)
       WHEN 'last_used' THEN coalesce(
         (SELECT nullif(r.last_used, 0)::text FROM {ns}.records r WHERE r.name = 'k:' || u.name),
         (SELECT d.value FROM {ns}.directory d WHERE d.part = u.part AND d.name = u.name))

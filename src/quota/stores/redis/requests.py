@@ -43,7 +43,7 @@ from .wire import Call, command, pack, run
 FORMAT = "4"
 """Of everything that is stored; another one is refused rather than misread."""
 
-_REMOVALS = ("ZREM", "HDEL", "DEL", "RENAME")
+_REMOVALS, _OF_RECORDS = ("ZREM", "HDEL", "DEL", "RENAME"), {"use": "v", "at": "at"}
 
 
 @attrs.frozen
@@ -132,7 +132,7 @@ class RedisSteps(Decisions):
         """A place as a key and a field."""
         if part == "last_used":
             return self._stamps, f"lk:{name}"  # beside the key's stamp, which every call reads
-        return (f"{self._prefix}use:{name}", "v") if part == "use" else (self._prefix + part, name)
+        return (f"{self._prefix}use:{name}", _OF_RECORDS[part]) if part in _OF_RECORDS else (self._prefix + part, name)
 
     def _look_up(self, digest: bytes | None, key_id: str) -> Flow[KeyLookup | None]:
         keys = [self._prefix + part for part in ("stamps", "secrets", "keys", "accounts", "plans")]

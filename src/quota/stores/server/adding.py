@@ -33,9 +33,9 @@ TOLD = "o"
 """The list of all accounts that are there: something was said of them, or a key of another id is in them."""
 
 
-def lists_of(key: ApiKey, plans: Iterable[Iterable[str]]) -> set[str]:
-    """Name the lists that a key is on: of all keys, of its account, and of each of its plans by its generation."""
-    return {ALL, f"a\n{key.account}", *(f"p\n{generation}" for _, generation in plans)}
+def lists_of(key: ApiKey, plans: Iterable[Iterable[Any]]) -> set[str]:
+    """Name the lists that a key is on: of all keys, of its account, and of each plan that it is on or goes to."""
+    return {ALL, f"a\n{key.account}", *(f"p\n{generation}" for _, generation, *_ in plans)}
 
 
 class Adding:
@@ -46,7 +46,7 @@ class Adding:
     _decode_plan: Callable[[str], tuple[str, UsagePlan]]
     _read: Callable[..., Flow[list[str | None]]]
 
-    def _key_entry(self, key: Any, plans: Iterable[Iterable[str]]) -> PutText:
+    def _key_entry(self, key: Any, plans: Iterable[Iterable[Any]]) -> PutText:
         return PutText("keys", key.id, to_json({"key": encode_key(key), "plans": [list(pair) for pair in plans]}))
 
     def _stamp(self, key_id: str) -> list[Mutation]:

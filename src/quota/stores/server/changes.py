@@ -2,7 +2,7 @@
 
 Texts are in parts: ``stamps``, ``secrets``, ``keys``, ``accounts``, ``plans`` and ``last_used`` (the minute of a key's
 last admission). In the part ``use`` are the records,
-and what is read of one is its version.
+and what is read of one is its version; in the part ``at``, its latest instant.
 """
 
 from __future__ import annotations
