@@ -1,9 +1,9 @@
-"""The pure steps of what goes by a key or an account: where its limits stand, and limits of its own."""
+"""The pure steps of what goes by a key or an account: where its limits stand, own limits, what was done."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ..clock import to_us
 from ..errors import InvalidCost, InvalidValue, PlanConflict, UnknownKey, check_text
@@ -14,7 +14,10 @@ from ..plan import UsagePlan, check_route
 from ..status import LimitStatus
 from ..stores.associations import PERIOD_END
 from .accounts import Accounts
-from .administration import Asking, Step, at_least_one, key_id, plan_id_of, same, to_come
+from .administration import MOST_AT_ONCE, Asking, Step, at_least_one, key_id, plan_id_of, same, to_come
+
+if TYPE_CHECKING:
+    from ..event import Event
 
 
 class Associations(Accounts):
@@ -53,17 +56,19 @@ class Associations(Accounts):
         Raises ``UnknownKey``, ``UnknownPlan``, ``InvalidValue`` for an instant that is not to come, and for
         ``"period_end"`` where the key leaves no plan with a quota.
         """
-        now, instant = self._now(), at if at is None or at == PERIOD_END else _instant(at)
+        by = self._by()
+        now, instant = by[1], at if at is None or at == PERIOD_END else _instant(at)
         if isinstance(instant, int) and instant <= now:
             raise InvalidValue("at", at, "an instant that is still to come")
-        return Step("associate", (key_id(key), plan_id_of(plan), instant, now), same)
+        return Step("associate", (key_id(key), plan_id_of(plan), instant, now, by), same)
 
     def dissociate(self, key: ApiKey | str, plan: UsagePlan | str) -> Step[None]:
         """Take a key off a plan, or have it not go to one; what is scheduled for the same api is dropped.
 
         Raises ``UnknownKey``, ``UnknownPlan``, ``PlanConflict`` when it is not on it.
         """
-        return Step("dissociate", (key_id(key), plan_id_of(plan), self._now()), same)
+        by = self._by()
+        return Step("dissociate", (key_id(key), plan_id_of(plan), by[1], by), same)
 
 
 class Holders(Associations):
@@ -136,8 +141,9 @@ class Holders(Associations):
         keys, account = yield from self._find(key_or_account)
         who = (yield from self._counted_by(keys, str(key_or_account), limit, api, route)) if account else keys[0]
         told: LimitStatus = yield Step(
-            "apply", (Request("override", now, None, who, api, route, args=(limit, value, end)),), same
-        )
+            "apply",
+            (Request("override", now, None, who, api, route, args=(limit, value, end), actor=self._actor),), same,
+        )  # fmt: skip
         return told
 
     def _counted_by(self, keys: list[str], account: str, limit: str, api: str, route: str | None) -> Asking[str]:
@@ -184,6 +190,21 @@ class Holders(Associations):
             )
             raise PlanConflict(who, reason)
         return ([who], False) if key is not None else (members, True)
+
+    def events(self, *, after: int = 0, limit: int = 1000) -> Step[list[Event]]:
+        """Return what was changed and which thresholds were crossed, in order: at most ``limit`` events after a cursor.
+
+        Each was written in the very step that made its change, so none is missing and none is there twice, whatever
+        crashes. A cursor only grows, and no event appears below one that was told: keep the last one, and go on after
+        it. They are kept for ``retention`` days of the store (in memory at most 10,000 of them).
+
+        A change of a key, a plan, an association or a limit is one event; a call that changed nothing is none.
+        ``limit.crossed`` comes once for each of a plan's ``alerts`` in each window of an hour or more, by the charge
+        that reached it; 100 means exhausted. Raises ``InvalidValue``.
+        """
+        if type(after) is not int or not 0 <= after < 2**63:
+            raise InvalidValue("after", after, "a cursor: a whole number, zero or more")
+        return Step("events", (after, min(at_least_one("limit", limit), MOST_AT_ONCE)), same)
 
 
 def check_where(api: object, route: object) -> None:

@@ -37,7 +37,13 @@ def perform(request: Request, entry: Entry | None, subject: Subject | None, opti
         from .leases import OPERATIONS  # noqa: PLC0415 -- loaded where something is leased
 
         operation = OPERATIONS[request.op]
-    return operation(request, entry, subject, options)
+    answer = operation(request, entry, subject, options)
+    if subject is not None and subject.told and entry is not None:
+        from ..event import crossed  # noqa: PLC0415 -- most calls change nothing that is told
+
+        plan = entry.plans.get(request.api)
+        subject.told = crossed(subject.told, entry.key, plan.id if plan else None, request.api)
+    return answer
 
 
 _OF_PLANS = ("override", "plans")

@@ -134,7 +134,8 @@ class Request:
     """One atomic step on one key's entry and records; what ``op`` does is in ``operations.py``.
 
     The key is named by the ``digest`` of a presented secret or by ``key_id``; or it is about a ``caller``. ``takes`` is
-    None where the plan says what a call costs. Instants are microseconds since the epoch.
+    None where the plan says what a call costs. ``actor``: who changes a limit. Instants are microseconds since the
+    epoch.
     """
 
     op: str
@@ -151,6 +152,7 @@ class Request:
     caller: Caller | None = None
     address: str | None = None
     scope: str | None = None
+    actor: str | None = None
 
     @property
     def ref(self) -> bytes | str | Caller:

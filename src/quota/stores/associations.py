@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -12,6 +13,9 @@ from ..key import ApiKey, ScheduledPlan
 from ..limit import Quota
 from ..operations.request import Entry, Scheduled, settled
 from ..plan import UsagePlan
+
+if TYPE_CHECKING:
+    from ..event import By, Draft
 
 PERIOD_END = "period_end"
 """In place of an instant: the end of the longest calendar quota of the plan that a key leaves."""
@@ -73,6 +77,21 @@ def moved(entry: Entry, old: UsagePlan, new: UsagePlan, now: int) -> Entry:
 
 def _without(plans: Mapping[str, UsagePlan], api: str) -> dict[str, UsagePlan]:
     return {other: plan for other, plan in plans.items() if other != api}
+
+
+def placed(old: Entry, new: Entry, plan: UsagePlan, now: int, by: By | None) -> tuple[Draft, ...]:
+    """Tell of what became other between a key and a plan's api: which plan it is on, and which it goes to when."""
+    from ..event import association_changed  # noqa: PLC0415 -- loaded where something is changed
+
+    before, after = (_standing(entry, plan.api) for entry in (settled(old, now), new))
+    return association_changed(old.key, plan, before, after, by)
+
+
+def _standing(entry: Entry, api: str) -> dict[str, str] | None:
+    found = {"plan": entry.plans[api].id} if api in entry.plans else {}
+    for plan, at in entry.scheduled:
+        found |= {"next": plan.id, "at": to_datetime(at).isoformat()} if plan.api == api else {}
+    return found or None
 
 
 def told(key: ApiKey, scheduled: tuple[Scheduled, ...]) -> ApiKey:

@@ -35,7 +35,7 @@ class Skewed(Exception):
 
 
 @attrs.define(eq=False)
-class Event:
+class Taking:
     """Units taken at an instant; held when it ``expires``; ``subjects`` are whose count it is in."""
 
     at: int
@@ -102,7 +102,7 @@ class Answer:
     over: int = 0
     replayed: bool = False
     at: int = 0
-    events: tuple[Event, ...] = ()
+    events: tuple[Taking, ...] = ()
 
 
 def window(period: Period, now: int) -> tuple[int, int]:
@@ -159,7 +159,7 @@ class Model(PlansOfKeys):
         self.keys: dict[str, Member] = {}
         self.members: dict[str, list[str]] = {}
         self.shared: set[str] = set()
-        self.events: list[Event] = []
+        self.events: list[Taking] = []
         self.at: dict[Subject, int] = {}
         self.windows: dict[tuple[Place, str], Window] = {}
         self.seen: dict[Place, list[tuple[int, int]]] = {}
@@ -483,11 +483,11 @@ class Model(PlansOfKeys):
     def take(
         self, key: Member, plan: UsagePlan | None, api: str, route: str | None, takes: Mapping[str, int], now: int,
         expires: int | None = None, hold: str = "", routes: tuple[str, ...] | None = None,
-    ) -> tuple[Event, ...]:  # fmt: skip
+    ) -> tuple[Taking, ...]:  # fmt: skip
         if routes is None:
             routes = ("", route) if plan and route and plan.routes.get(route) else ("",)
         events = tuple(
-            Event(now, set(self.subjects(key)) | ({("account", key.account)}), api, routes, unit, units, expires, hold)
+            Taking(now, set(self.subjects(key)) | ({("account", key.account)}), api, routes, unit, units, expires, hold)
             for unit, units in takes.items()
             if units
         )
@@ -559,7 +559,7 @@ class Model(PlansOfKeys):
 
     def commit(
         self, id_: str, hold: str, actual: Mapping[str, int] | None, api: str, route: str | None, now: int
-    ) -> tuple[Event, ...]:
+    ) -> tuple[Taking, ...]:
         """Turn what was held into what was used."""
         key = self.keys[id_]
         now = self.instant(key, now)
@@ -572,7 +572,7 @@ class Model(PlansOfKeys):
         used = dict(was if actual is None else actual)
         routes = held[0].routes
         more: dict[str, int] = {}
-        kept: list[Event] = []
+        kept: list[Taking] = []
         for event in held:
             if lapsed:
                 event.units = 0
@@ -598,7 +598,7 @@ class Model(PlansOfKeys):
             if event.hold == hold:
                 event.units, event.hold = 0, ""
 
-    def open(self, event: Event, now: int) -> bool:
+    def open(self, event: Taking, now: int) -> bool:
         """Tell whether any window that counted this event is still running."""
         return any(
             start <= event.at < end and now < end
@@ -607,14 +607,14 @@ class Model(PlansOfKeys):
             for start, end in self.seen.get((subject, event.api, route, event.unit), ())
         )
 
-    def refund(self, id_: str, events: tuple[Event, ...], units: Mapping[str, int] | None, now: int) -> int:
+    def refund(self, id_: str, events: tuple[Taking, ...], units: Mapping[str, int] | None, now: int) -> int:
         """Give back what is still in a window: later takes first."""
         key = self.keys[id_]
         now = self.instant(key, now)
         self.settle(key, events[0].api, events[0].routes[-1] or None, now)
         wanted = None if units is None else dict(units)
         given = 0
-        groups: dict[int, list[Event]] = {}
+        groups: dict[int, list[Taking]] = {}
         for event in events:
             groups.setdefault(event.at, []).append(event)
         for at in sorted(groups, reverse=True):

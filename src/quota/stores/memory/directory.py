@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...account import Account
 from ...key import ApiKey, Caller
@@ -17,6 +17,9 @@ from ...rule.record import Record
 from ..associations import told
 from .entries import AccountEntry, KeyEntry, Stripe
 from .one_meter import NoMeter, OneMeter
+
+if TYPE_CHECKING:
+    from ...event import By
 
 
 @cache
@@ -75,14 +78,14 @@ class Directory:
         found = self._accounts.get(account)
         return self._stripes[hash(account) % len(self._stripes)] if found is None else found.stripe
 
-    def add_account(self, account: Account) -> None:
-        _tree().add_account(self, account)
+    def add_account(self, account: Account, by: By | None = None) -> None:
+        _tree().add_account(self, account, by)
 
-    def change_account(self, account_id: str, change: Callable[[Account], Account]) -> Account:
-        return _tree().change_account(self, account_id, change)  # type: ignore[no-any-return]
+    def change_account(self, account_id: str, change: Callable[[Account], Account], by: By | None = None) -> Account:
+        return _tree().change_account(self, account_id, change, by)  # type: ignore[no-any-return]
 
-    def drop_account(self, account_id: str) -> None:
-        _tree().drop_account(self, account_id)
+    def drop_account(self, account_id: str, by: By | None = None) -> None:
+        _tree().drop_account(self, account_id, by)
 
     def get_account(self, account_id: str) -> Account:
         return _tree().get_account(self, account_id)  # type: ignore[no-any-return]

@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from ...errors import InvalidValue, PlanConflict, UnknownKey, UnknownPlan
+from ...errors import InvalidValue, PlanConflict, UnknownKey
 from ...key import ApiKey, Caller, new_number
 from ...operations import perform
 from ...operations.request import Entry, Request
@@ -19,28 +19,34 @@ from ...process.atomic import Step, at_once
 from ...process.forks import across_forks
 from ...rule.record import Record
 from ...rule.subject import Subject
-from ..associations import associated, deprived, dissociated, moved
-from ..base import COMMON, check_distinct, is_new, make_options, shown_url, split_url, whole_option
+from ..associations import associated, dissociated, placed
+from ..base import COMMON, check_distinct, make_options, shown_url, split_url, whole_option
 from .binding import Binding, Shapes
 from .callers import Callers
 from .directory import Directory
 from .entries import AccountEntry, KeyEntry, KeyPlans, Stripe
 from .one_meter import NoMeter, OneMeter
+from .plans import Plans, events_of
+
+if TYPE_CHECKING:
+    from ...event import By, Event
+    from .outbox import MemoryOutbox
 
 
-class MemoryStore(Callers, Directory, Binding):
+class MemoryStore(Callers, Directory, Plans, Binding):
     """Keys, plans and counts in this process's memory, gone with it.
 
     ``stripes``: how many locks the accounts are spread over. ``max_skew``: seconds a clock may be behind what was
     recorded. ``request_ttl``: seconds a ``request_id`` is remembered. ``retention``: days of history. ``most_callers``:
-    callers that are counted one by one at any time; more than that share as many counts among them.
+    callers that are counted one by one at any time; more than that share as many counts among them. ``most_events``:
+    events that are kept at any time.
     """
 
     exact_across_failover = True
 
     def __init__(
-        self, *, stripes: int = 64, most_callers: int = 65_536, max_skew: float = 300, request_ttl: float = 86_400,
-        retention: int = 35,
+        self, *, stripes: int = 64, most_callers: int = 65_536, most_events: int = 10_000, max_skew: float = 300,
+        request_ttl: float = 86_400, retention: int = 35,
     ) -> None:  # fmt: skip
         if type(stripes) is not int or not 1 <= stripes <= 65_536:
             raise InvalidValue("stripes", stripes, "a whole number of locks, 1 to 65536")
@@ -50,6 +56,10 @@ class MemoryStore(Callers, Directory, Binding):
         self._accounts: dict[str, AccountEntry] = {}
         self._stripes = [Stripe(self._accounts) for _ in range(stripes)]
         across_forks(self._directory, *(stripe.lock for stripe in self._stripes))
+        if type(most_events) is not int or not 1 <= most_events <= 10**9:
+            raise InvalidValue("most_events", most_events, "a whole number of events, 1 to 1000000000")
+        self._most_events = most_events
+        self._outboxes: dict[str, MemoryOutbox] = {}
         self._plans: dict[str, UsagePlan] = {}
         self._sorted: list[str] | None = None
         self._shapes: dict[str, Shapes] = {}
@@ -93,7 +103,7 @@ class MemoryStore(Callers, Directory, Binding):
         subject = Subject(self._copy(key_entry), self._copy(joint) if joint else None)
         result = perform(request, entry, subject, self.options)
         if subject.changed:
-            self._keep(key_entry, subject.key, joint, subject.account)
+            self._keep(key_entry, subject, joint)
             key_entry.stripe.prune(request.now, self.options)
         if key_entry.record is not None and (joint is None or joint.record is not None):
             self._bind(request, key_entry, entry, Subject(key_entry.record, joint.record if joint else None))
@@ -127,10 +137,10 @@ class MemoryStore(Callers, Directory, Binding):
         stripe, caller = place.stripe, isinstance(place, KeyEntry) and isinstance(place.key, Caller)
         return Record(new_number(), stripe.callers_floor if caller else stripe.floor)
 
-    def _keep(self, key_entry: KeyEntry, own: Record, account: AccountEntry | None, joint: Record | None) -> None:
+    def _keep(self, key_entry: KeyEntry, subject: Subject, account: AccountEntry | None) -> None:
         """Make the changed copies the truth, in one write: an interrupt comes before all of it or after."""
         steps: list[Step] = []
-        for place, copy in ((key_entry, own), (account, joint)):
+        for place, copy in ((key_entry, subject.key), (account, subject.account)):
             if place is None or copy is None:
                 continue
             record = place.record or Record()
@@ -139,7 +149,20 @@ class MemoryStore(Callers, Directory, Binding):
                 caller = isinstance(place, KeyEntry) and isinstance(place.key, Caller)
                 steps.append((setattr, place, "record", record))
                 steps += self._kept(key_entry) if caller else [(place.stripe.round.append, place)]
-        at_once(*steps)
+        if subject.told:
+            self._outbox.at_once(steps, subject.told)
+        else:
+            at_once(*steps)
+
+    @property
+    def _outbox(self) -> MemoryOutbox:
+        """Return the outbox, made with the first event; of two that threads make at once, one."""
+        found = self._outboxes.get("")
+        if found is None:
+            from .outbox import MemoryOutbox  # noqa: PLC0415 -- not loaded where nothing is changed
+
+            found = self._outboxes.setdefault("", MemoryOutbox(self._most_events, self.options))
+        return found
 
     @contextmanager
     def _everything(self) -> Iterator[None]:
@@ -170,66 +193,19 @@ class MemoryStore(Callers, Directory, Binding):
         later = sorted((plan.id, at) for plan, at in entry.scheduled)
         return self._key_plans({api: plan.id for api, plan in entry.plans.items()}, tuple(later))
 
-    def put_plan(self, plan: UsagePlan, replace: bool | UsagePlan, now: int) -> None:
-        with self._everything():
-            old = self._plans.get(plan.id)
-            if not is_new(plan, old, replace):
-                return
-            change = None if old is None or old.api == plan.api else partial(moved, old=old, new=plan)
-            steps = [] if change is None else self._for_all_on(plan.id, change, now)
-            at_once(*self._buried(plan.id), *steps, (self._plans.__setitem__, plan.id, plan))
+    def add_key(self, key: ApiKey, plan_id: str | None, *more: str, by: By | None = None) -> None:
+        self.add_keys([(key, [id_ for id_ in (plan_id, *more) if id_ is not None])], by)
 
-    def _buried(self, plan_id: str) -> list[Step]:
-        """The steps that end every headroom of a plan."""
-        shapes = self._shapes.get(plan_id) or Shapes()
-        ended = [*shapes.common.values(), *shapes.own]
-        return [*((setattr, shape, "live", False) for shape in ended), (self._shapes.pop, plan_id, None)]
-
-    def _all_key_entries(self) -> list[KeyEntry]:
-        return [room.key_entry for ref, room in self.rooms.items() if type(ref) is str]
-
-    def _for_all_on(self, plan_id: str, change: Callable[..., Entry], now: int) -> list[Step]:
-        """Return the steps that change the plans of all keys that are on a plan, or go to it."""
-        found = [key_entry for key_entry in self._all_key_entries() if key_entry.key_plans.names(plan_id)]
-        entries = [change(self._entry(key_entry), now=self._latest(key_entry, now)) for key_entry in found]
-        new = [self._on(entry) for entry in entries]
-        stale = [(setattr, key_plans, "plans", None) for key_plans in set(new)]  # looked up above, before the change
-        return [*stale, *((setattr, one, "key_plans", mine) for one, mine in zip(found, new, strict=True))]
-
-    def drop_plan(self, plan_id: str, now: int) -> None:
-        with self._everything():
-            steps = self._for_all_on(plan_id, partial(deprived, plan=self.get_plan(plan_id)), now)
-            at_once(*self._buried(plan_id), *steps, (self._plans.pop, plan_id))
-
-    def get_plan(self, plan_id: str) -> UsagePlan:
-        plan = self._plans.get(plan_id)
-        if plan is None:
-            raise UnknownPlan(plan_id)
-        return plan
-
-    def last_used(self, key_id: str) -> int:
-        key_entry = self._key_entry(key_id)
-        if key_entry is None:
-            raise UnknownKey(key_id)
-        with key_entry.stripe.exclusive():
-            key_entry.room.flush()
-            return (key_entry.record and key_entry.record.last_used) or key_entry.last_used
-
-    def list_plans(self) -> list[UsagePlan]:
-        with self._directory:
-            return [self._plans[id_] for id_ in sorted(self._plans)]
-
-    def add_key(self, key: ApiKey, plan_id: str | None, *more: str) -> None:
-        self.add_keys([(key, [id_ for id_ in (plan_id, *more) if id_ is not None])])
-
-    def add_keys(self, keys: Sequence[tuple[ApiKey, Sequence[str]]]) -> None:
+    def add_keys(self, keys: Sequence[tuple[ApiKey, Sequence[str]]], by: By | None = None) -> None:
         with self._directory, ExitStack() as locks:
             check_distinct(keys)
             for key, _ in keys:
                 if key.id in self.rooms:
                     raise PlanConflict(key.id, "an API key has this id already")
                 self._check_digests(key, None)
-            ons = [self._key_plans({plan.api: plan.id for plan in map(self.get_plan, ids)}) for _, ids in keys]
+            plans = [[self.get_plan(id_) for id_ in ids] for _, ids in keys]
+            ons = [self._key_plans({plan.api: plan.id for plan in on}) for on in plans]
+            told = [one for (key, _), on in zip(keys, plans, strict=True) for one in events_of().key_added(key, on, by)]
             stripes = [self._stripe(key.account) for key, _ in keys]
             for stripe in sorted(set(stripes), key=self._stripes.index):
                 locks.enter_context(stripe.exclusive())
@@ -245,24 +221,25 @@ class MemoryStore(Callers, Directory, Binding):
                     steps.append((key_entry.account.members.append, key_entry))
                 refs |= self._references(key_entry)
             self._sorted = None
-            at_once(*steps, (self.rooms.update, refs))
+            self._outbox.at_once([*steps, (self.rooms.update, refs)], told)
 
     def _check_digests(self, key: ApiKey, key_entry: KeyEntry | None) -> None:
         for secret in key.secrets:
             if self._key_entry(secret.digest) not in (None, key_entry):
                 raise PlanConflict(key.id, "another API key has this secret")
 
-    def change_key(self, key_id: str, change: Callable[[ApiKey], ApiKey]) -> ApiKey:
+    def change_key(self, key_id: str, change: Callable[[ApiKey], ApiKey], by: By | None = None) -> ApiKey:
         with self._exclusive(key_id) as key_entry:
             key = change(key_entry.key)
             self._check_digests(key, key_entry)
             stale = {secret.digest for secret in key_entry.key.secrets} - {secret.digest for secret in key.secrets}
             # In this order: a secret that stays is never unknown, not even for an instant.
             gone = [(self.rooms.pop, digest) for digest in stale]
-            at_once((setattr, key_entry, "key", key), (self.rooms.update, self._references(key_entry, key)), *gone)
+            steps = [(setattr, key_entry, "key", key), (self.rooms.update, self._references(key_entry, key)), *gone]
+            self._outbox.at_once(steps, events_of().key_changed(key_entry.key, key, by))
             return self._told(key_entry)
 
-    def drop_key(self, key_id: str) -> None:
+    def drop_key(self, key_id: str, by: By | None = None) -> None:
         with self._exclusive(key_id) as key_entry:
             account, steps = key_entry.account, list[Step]()
             self._sorted = None
@@ -276,7 +253,8 @@ class MemoryStore(Callers, Directory, Binding):
                     steps += [(setattr, account, "record", heir), (setattr, account, "shared", True)]
                     steps.append((account.stripe.round.append, account))
             gone = [(self.rooms.pop, ref) for ref in (key_id, *(secret.digest for secret in key_entry.key.secrets))]
-            at_once(*steps, (setattr, key_entry, "record", None), *gone)
+            steps += [(setattr, key_entry, "record", None), *gone]
+            self._outbox.at_once(steps, events_of().key_removed(key_entry.key, by))
             key_entry.stripe.sweep()
 
     def get_key(self, key_id: str) -> ApiKey:
@@ -285,21 +263,35 @@ class MemoryStore(Callers, Directory, Binding):
             raise UnknownKey(key_id)
         return self._told(key_entry)
 
-    def associate(self, key_id: str, plan_id: str, at: int | str | None, now: int) -> None:
-        with self._exclusive(key_id) as key_entry:
-            entry, latest = self._entry(key_entry), self._latest(key_entry, now)
-            key_entry.key_plans = self._on(associated(entry, self.get_plan(plan_id), at, latest))
+    def associate(self, key_id: str, plan_id: str, at: int | str | None, now: int, by: By | None = None) -> None:
+        self._place(key_id, plan_id, partial(associated, at=at), now, by)
 
-    def dissociate(self, key_id: str, plan_id: str, now: int) -> None:
+    def dissociate(self, key_id: str, plan_id: str, now: int, by: By | None = None) -> None:
+        self._place(key_id, plan_id, dissociated, now, by)
+
+    def _place(self, key_id: str, plan_id: str, change: Callable[..., Entry], now: int, by: By | None) -> None:
         with self._exclusive(key_id) as key_entry:
-            entry, latest = self._entry(key_entry), self._latest(key_entry, now)
-            key_entry.key_plans = self._on(dissociated(entry, self.get_plan(plan_id), latest))
+            entry, latest, plan = self._entry(key_entry), self._latest(key_entry, now), self.get_plan(plan_id)
+            new = change(entry, plan, now=latest)
+            steps: list[Step] = [(setattr, key_entry, "key_plans", self._on(new))]
+            self._outbox.at_once(steps, placed(entry, new, plan, latest, by))
+
+    def last_used(self, key_id: str) -> int:
+        key_entry = self._key_entry(key_id)
+        if key_entry is None:
+            raise UnknownKey(key_id)
+        with key_entry.stripe.exclusive():
+            key_entry.room.flush()
+            return (key_entry.record and key_entry.record.last_used) or key_entry.last_used
+
+    def events(self, after: int, limit: int) -> list[Event]:
+        return self._outbox.events(after, limit)
 
     def close(self) -> None:
         """Nothing is held open."""
 
 
-_OPTIONS = ("stripes", "most_callers", *COMMON)
+_OPTIONS = ("stripes", "most_callers", "most_events", *COMMON)
 
 
 def open_url(url: str, *, asynchronous: bool = False) -> MemoryStore:  # noqa: ARG001 -- memory never waits

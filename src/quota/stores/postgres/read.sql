@@ -47,6 +47,12 @@ RETURNS text LANGUAGE sql STABLE AS $quota$
       WHERE p_list <> 'k' AND l.list = p_list AND l.id > p_after ORDER BY l.id LIMIT p_most)) found
 $quota$;
 
+-- The outbox beyond a number: pairs of a number and an event.
+CREATE OR REPLACE FUNCTION {ns}.told(p_after bigint, p_most bigint) RETURNS text LANGUAGE sql STABLE AS $quota$
+  SELECT coalesce(json_agg(json_build_array(found.cursor, found.body) ORDER BY found.cursor), '[]'::json)::text FROM (
+    SELECT e.cursor, e.body FROM {ns}.events e WHERE e.cursor > p_after ORDER BY e.cursor LIMIT p_most) found
+$quota$;
+
 -- What is kept of each key, beyond one: in the order of their ids, or of their accounts (which are told then) and ids.
 CREATE OR REPLACE FUNCTION {ns}.report(p_account text, p_id text, p_most bigint, p_by_account boolean)
 RETURNS text LANGUAGE sql STABLE SET enable_seqscan = off AS $quota$

@@ -8,10 +8,11 @@ from functools import partial
 from typing import Any, cast
 
 from ...errors import UnknownKey, UnknownPlan
+from ...event import By
 from ...key import ApiKey, decode_key
 from ...operations.request import Entry, settled
 from ...plan import UsagePlan
-from ..associations import associated, dissociated, told
+from ..associations import associated, dissociated, placed, told
 from .adding import Adding, lists_of
 from .changes import IndexKey, Mutation, Precondition, UnindexKey
 from .flow import Flow, operation
@@ -97,7 +98,9 @@ class KeyPlansOnServer(Adding):
         on = settled(entry, now).plans.get(plan.api)
         return on is not None and on.id == plan.id
 
-    def _change_plans(self, key_id: str, plan_id: str, change: Callable[..., Entry], now: int) -> Flow[None]:
+    def _change_plans(
+        self, key_id: str, plan_id: str, change: Callable[..., Entry], now: int, by: By | None
+    ) -> Flow[None]:
         """Change the plans of a key by a pure step."""
         for _ in self._attempts():
             plan_text, text, stamp, plans_stamp = yield from self._read(
@@ -109,16 +112,18 @@ class KeyPlansOnServer(Adding):
                 raise UnknownPlan(plan_id)
             key_entry, (generation, plan) = json.loads(text), self._decode_plan(plan_text)
             entry, generations = yield from self._read_entry(key_entry)
-            new = change(entry, plan=plan, now=(yield from self._latest(entry, now)))
+            latest = yield from self._latest(entry, now)
+            new = change(entry, plan=plan, now=latest)
             checks = [Precondition("stamps", f"k:{key_id}", stamp), Precondition("stamps", "*", plans_stamp)]
             writes = self._associations(entry, new, key_entry["plans"], {**generations, plan_id: generation})
+            writes += self._told(placed(entry, new, plan, latest, by))
             if (yield from self._change(checks, writes)):
                 return
 
     @operation
-    def associate(self, key_id: str, plan_id: str, at: int | str | None, now: int) -> Flow[None]:
-        return self._change_plans(key_id, plan_id, partial(associated, at=at), now)
+    def associate(self, key_id: str, plan_id: str, at: int | str | None, now: int, by: By | None = None) -> Flow[None]:
+        return self._change_plans(key_id, plan_id, partial(associated, at=at), now, by)
 
     @operation
-    def dissociate(self, key_id: str, plan_id: str, now: int) -> Flow[None]:
-        return self._change_plans(key_id, plan_id, dissociated, now)
+    def dissociate(self, key_id: str, plan_id: str, now: int, by: By | None = None) -> Flow[None]:
+        return self._change_plans(key_id, plan_id, dissociated, now, by)

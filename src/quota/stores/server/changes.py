@@ -70,7 +70,17 @@ class UnindexKey(NamedTuple):
     id: str
 
 
-Mutation = IndexKey | UnindexKey | PutText | DropText | ClearRecord | CopyRecord | MoveRecord
+class Tell(NamedTuple):
+    """Put an event down in the outbox, under the next number; of the two oldest forget those from before ``since``."""
+
+    at: int
+    key: str | None
+    account: str | None
+    text: str
+    since: int
+
+
+Mutation = Tell | IndexKey | UnindexKey | PutText | DropText | ClearRecord | CopyRecord | MoveRecord
 KINDS = {
     IndexKey: "index",
     UnindexKey: "unindex",
@@ -79,6 +89,7 @@ KINDS = {
     ClearRecord: "clear",
     CopyRecord: "copy",
     MoveRecord: "move",
+    Tell: "tell",
 }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from ...clock import Clock, monotonic, system_clock
 from ...errors import InvalidValue, PlanConflict, StoreBusy, UnknownKey, UnknownPlan
+from ...event import By, key_changed, key_removed, plan_changed
 from ...key import ApiKey, decode_key, encode_key, new_number
 from ...plan import UsagePlan, decode_plan, encode_plan
 from ...rule.limits import StoreOptions
@@ -111,11 +112,10 @@ class Directory(Accounts, KeyPlansOnServer, Reports):
         raise StoreBusy(f"{self.namespace} was contended for {self.timeout} s; nothing was changed")
 
     @operation
-    def put_plan(self, plan: UsagePlan, replace: bool | UsagePlan, now: int) -> Flow[None]:
+    def put_plan(self, plan: UsagePlan, replace: bool | UsagePlan, now: int, by: By | None = None) -> Flow[None]:
         for _ in self._attempts():
-            text, stamp, key_entries_stamp = yield from self._read(
-                ("plans", plan.id), ("stamps", "*"), ("stamps", "**")
-            )
+            places = ("plans", plan.id), ("stamps", "*"), ("stamps", "**")
+            text, stamp, key_entries_stamp = yield from self._read(*places)
             generation, old = (str(new_number()), None) if text is None else self._decode_plan(text)
             if not is_new(plan, old, replace):
                 return
@@ -126,11 +126,12 @@ class Directory(Accounts, KeyPlansOnServer, Reports):
                 checks.append(Precondition("stamps", "**", key_entries_stamp))
             new = to_json({"generation": generation, "plan": encode_plan(plan)})
             writes += [PutText("plans", plan.id, new), PutText("stamps", "*", str(new_number()))]
+            writes += self._told(plan_changed(old, plan, by))
             if (yield from self._change(checks, writes)):
                 return
 
     @operation
-    def drop_plan(self, plan_id: str, now: int) -> Flow[None]:
+    def drop_plan(self, plan_id: str, now: int, by: By | None = None) -> Flow[None]:
         for _ in self._attempts():
             text, stamp, key_entries_stamp = yield from self._read(
                 ("plans", plan_id), ("stamps", "*"), ("stamps", "**")
@@ -141,6 +142,7 @@ class Directory(Accounts, KeyPlansOnServer, Reports):
             writes = yield from self._for_all_on(generation, partial(deprived, plan=plan), now)
             checks = [Precondition("stamps", "*", stamp), Precondition("stamps", "**", key_entries_stamp)]
             writes += [DropText("plans", plan_id), PutText("stamps", "*", str(new_number()))]
+            writes += self._told(plan_changed(plan, None, by))
             if (yield from self._change(checks, writes)):
                 return
 
@@ -157,15 +159,15 @@ class Directory(Accounts, KeyPlansOnServer, Reports):
         return sorted(plans, key=lambda plan: plan.id)
 
     @operation
-    def add_key(self, key: ApiKey, plan_id: str | None, *more: str) -> Flow[None]:
-        return self._add([(key, [id_ for id_ in (plan_id, *more) if id_ is not None])])
+    def add_key(self, key: ApiKey, plan_id: str | None, *more: str, by: By | None = None) -> Flow[None]:
+        return self._add([(key, [id_ for id_ in (plan_id, *more) if id_ is not None])], by)
 
     @operation
-    def add_keys(self, keys: Sequence[tuple[ApiKey, Sequence[str]]]) -> Flow[None]:
-        return self._add(keys)
+    def add_keys(self, keys: Sequence[tuple[ApiKey, Sequence[str]]], by: By | None = None) -> Flow[None]:
+        return self._add(keys, by)
 
     @operation
-    def change_key(self, key_id: str, change: Callable[[ApiKey], ApiKey]) -> Flow[ApiKey]:
+    def change_key(self, key_id: str, change: Callable[[ApiKey], ApiKey], by: By | None = None) -> Flow[ApiKey]:
         for _ in self._attempts():
             text, stamp = yield from self._read(("keys", key_id), ("stamps", f"k:{key_id}"))
             if text is None:
@@ -180,6 +182,7 @@ class Directory(Accounts, KeyPlansOnServer, Reports):
             writes = [self._key_entry(new, key_entry["plans"]), *self._stamp(key_id)]
             writes += [PutText(*secret, key_id) for secret in fresh]
             writes += [DropText("secrets", digest) for digest in sorted(had - has)]
+            writes += self._told(key_changed(old, new, by))
             checks = [Precondition("stamps", f"k:{key_id}", stamp)]
             checks += [Precondition(*secret, None) for secret in fresh]
             if (yield from self._change(checks, writes)):
@@ -187,7 +190,7 @@ class Directory(Accounts, KeyPlansOnServer, Reports):
         raise AssertionError  # pragma: no cover -- attempts end by raising
 
     @operation
-    def drop_key(self, key_id: str) -> Flow[None]:
+    def drop_key(self, key_id: str, by: By | None = None) -> Flow[None]:
         own = f"k:{key_id}"
         for _ in self._attempts():
             text, stamp = yield from self._read(("keys", key_id), ("stamps", f"k:{key_id}"))
@@ -204,6 +207,7 @@ class Directory(Accounts, KeyPlansOnServer, Reports):
                 *(UnindexKey(name, key_id) for name in lists_of(key, json.loads(text)["plans"])),
                 PutText("stamps", "**", str(new_number())),
                 *(DropText("secrets", secret.digest.hex()) for secret in key.secrets),
+                *self._told(key_removed(key, by)),
             ]  # fmt: skip
             moved = not account["shared"] and version is not None
             if account["members"] or account.get("account"):

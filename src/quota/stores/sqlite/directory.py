@@ -8,11 +8,12 @@ from functools import partial
 from sqlite3 import Connection
 
 from ...errors import PlanConflict, StoreUnavailable, UnknownKey, UnknownPlan
+from ...event import By, key_added, key_changed, key_removed, plan_changed
 from ...key import ApiKey, Caller, decode_key, encode_key, new_number
 from ...operations.request import Entry, Request, Scheduled
 from ...plan import UsagePlan, decode_plan, encode_plan
 from ...rule.limits import StoreOptions
-from ..associations import associated, deprived, dissociated, moved, told
+from ..associations import associated, deprived, dissociated, moved, placed, told
 from ..base import is_new
 from ..texts import to_json
 from .accounts import Accounts, copy_record, count, member_of, share, touch_plans
@@ -100,12 +101,15 @@ class Directory(Accounts, Reports):
     def _told(self, db: Connection, number: int, key: ApiKey) -> ApiKey:
         return told(key, self._scheduled(db, number))
 
-    def _associations(self, db: Connection, number: int, key: ApiKey, change: Callable[..., Entry], now: int) -> None:
-        """Change the plans of a key by a pure step."""
+    def _associations(
+        self, db: Connection, number: int, key: ApiKey, change: Callable[..., Entry], now: int
+    ) -> tuple[Entry, Entry, int]:
+        """Change the plans of a key by a pure step: what they were, what they are, and when."""
         account = db.execute("SELECT -number FROM accounts WHERE id = ?", (key.account,)).fetchone()
         subjects = (number,) if account is None else (number, account[0])
         entry = Entry(key, self._plans(db, number), scheduled=self._scheduled(db, number))
-        new = change(entry, now=max([now, *[latest(db, subject) for subject in subjects]]))
+        now = max([now, *[latest(db, subject) for subject in subjects]])
+        new = change(entry, now=now)
         plans = [*new.plans.values(), *(plan for plan, _ in new.scheduled)]
         numbers = {plan.id: self._get_plan(db, plan.id)[0] for plan in plans}
         for table in ("key_plans", "scheduled"):
@@ -115,6 +119,7 @@ class Directory(Accounts, Reports):
         later = [(number, numbers[plan.id], at, key.id) for plan, at in new.scheduled]
         db.executemany("INSERT INTO scheduled VALUES (?, ?, ?, ?)", later)
         touch(db, number)
+        return entry, new, now
 
     def _settle_plan(self, db: Connection, plan: int, change: Callable[..., Entry], now: int) -> None:
         """Change the plans of the keys that go to a plan, or from it to another one, by a pure step."""
@@ -125,10 +130,10 @@ class Directory(Accounts, Reports):
         for number, body in rows:
             self._associations(db, number, decode_key(json.loads(body)), change, now)
 
-    def put_plan(self, plan: UsagePlan, replace: bool | UsagePlan, now: int) -> None:
-        self._pool.write(self._put_plan, plan, replace, now)
+    def put_plan(self, plan: UsagePlan, replace: bool | UsagePlan, now: int, by: By | None = None) -> None:
+        self._pool.write(self._put_plan, plan, replace, now, by)
 
-    def _put_plan(self, db: Connection, plan: UsagePlan, replace: bool | UsagePlan, now: int) -> None:
+    def _put_plan(self, db: Connection, plan: UsagePlan, replace: bool | UsagePlan, now: int, by: By | None) -> None:
         row = db.execute("SELECT number, body FROM plans WHERE id = ?", (plan.id,)).fetchone()
         old = None if row is None else self._decode_plan(row[1])
         if not is_new(plan, old, replace):
@@ -142,15 +147,17 @@ class Directory(Accounts, Reports):
             "INSERT OR REPLACE INTO plans VALUES (?, ?, ?, ?)", (plan.id, number, plan.api, to_json(encode_plan(plan)))
         )
         touch_plans(db)
+        self._tell_of(db, plan_changed(old, plan, by))
 
-    def drop_plan(self, plan_id: str, now: int) -> None:
-        self._pool.write(self._drop_plan, plan_id, now)
+    def drop_plan(self, plan_id: str, now: int, by: By | None = None) -> None:
+        self._pool.write(self._drop_plan, plan_id, now, by)
 
-    def _drop_plan(self, db: Connection, plan_id: str, now: int) -> None:
+    def _drop_plan(self, db: Connection, plan_id: str, now: int, by: By | None) -> None:
         number, plan = self._get_plan(db, plan_id)
         self._settle_plan(db, number, partial(deprived, plan=plan), now)
         db.execute("DELETE FROM plans WHERE id = ?", (plan_id,))
         touch_plans(db)
+        self._tell_of(db, plan_changed(plan, None, by))
 
     def get_plan(self, plan_id: str) -> UsagePlan:
         return self._pool.read(self._get_plan, plan_id)[1]
@@ -166,21 +173,21 @@ class Directory(Accounts, Reports):
             lambda db: [self._decode_plan(body) for (body,) in db.execute("SELECT body FROM plans ORDER BY id")]
         )
 
-    def add_key(self, key: ApiKey, plan_id: str | None, *more: str) -> None:
-        self._pool.write(self._add_key, key, plan_id, *more)
+    def add_key(self, key: ApiKey, plan_id: str | None, *more: str, by: By | None = None) -> None:
+        self.add_keys([(key, [id_ for id_ in (plan_id, *more) if id_ is not None])], by)
 
-    def add_keys(self, keys: Sequence[tuple[ApiKey, Sequence[str]]]) -> None:
-        self._pool.write(self._add_keys, keys)
+    def add_keys(self, keys: Sequence[tuple[ApiKey, Sequence[str]]], by: By | None = None) -> None:
+        self._pool.write(self._add_keys, keys, by)
 
-    def _add_keys(self, db: Connection, keys: Sequence[tuple[ApiKey, Sequence[str]]]) -> None:
+    def _add_keys(self, db: Connection, keys: Sequence[tuple[ApiKey, Sequence[str]]], by: By | None) -> None:
         for key, plan_ids in keys:
-            self._add_key(db, key, None, *plan_ids)
+            self._add_key(db, key, plan_ids, by)
 
-    def _add_key(self, db: Connection, key: ApiKey, plan_id: str | None, *more: str) -> None:
+    def _add_key(self, db: Connection, key: ApiKey, plan_ids: Sequence[str], by: By | None) -> None:
         if db.execute("SELECT 1 FROM keys WHERE id = ?", (key.id,)).fetchone():
             raise PlanConflict(key.id, "an API key has this id already")
         _check_digests(db, key, None)
-        plans = [self._get_plan(db, id_) for id_ in (plan_id, *more) if id_ is not None]
+        plans = [self._get_plan(db, id_) for id_ in plan_ids]
         if member_of(db, key.account) is not None:
             count(db, key.account)
         account = None if key.account == key.id else key.account
@@ -190,11 +197,12 @@ class Directory(Accounts, Reports):
         db.executemany("INSERT INTO digests VALUES (?, ?)", [(secret.digest, number) for secret in key.secrets])
         on = [(number, plan.api, of, key.id) for of, plan in plans]
         db.executemany("INSERT OR REPLACE INTO key_plans VALUES (?, ?, ?, ?)", on)
+        self._tell_of(db, key_added(key, [plan for _, plan in plans], by))
 
-    def change_key(self, key_id: str, change: Callable[[ApiKey], ApiKey]) -> ApiKey:
-        return self._pool.write(self._change_key, key_id, change)
+    def change_key(self, key_id: str, change: Callable[[ApiKey], ApiKey], by: By | None = None) -> ApiKey:
+        return self._pool.write(self._change_key, key_id, change, by)
 
-    def _change_key(self, db: Connection, key_id: str, change: Callable[[ApiKey], ApiKey]) -> ApiKey:
+    def _change_key(self, db: Connection, key_id: str, change: Callable[[ApiKey], ApiKey], by: By | None) -> ApiKey:
         number, old = _known(db, key_id)
         key = change(old)
         _check_digests(db, key, number)
@@ -202,12 +210,13 @@ class Directory(Accounts, Reports):
         db.executemany("INSERT INTO digests VALUES (?, ?)", [(secret.digest, number) for secret in key.secrets])
         db.execute("UPDATE keys SET body = ? WHERE number = ?", (to_json(encode_key(key)), number))
         touch(db, number)
+        self._tell_of(db, key_changed(old, key, by))
         return self._told(db, number, key)
 
-    def drop_key(self, key_id: str) -> None:
-        self._pool.write(self._drop_key, key_id)
+    def drop_key(self, key_id: str, by: By | None = None) -> None:
+        self._pool.write(self._drop_key, key_id, by)
 
-    def _drop_key(self, db: Connection, key_id: str) -> None:
+    def _drop_key(self, db: Connection, key_id: str, by: By | None) -> None:
         number, key = _known(db, key_id)
         for secret in key.secrets:
             db.execute("DELETE FROM digests WHERE digest = ?", (secret.digest,))
@@ -224,6 +233,7 @@ class Directory(Accounts, Reports):
         drop(db, number)
         if account is not None:
             forget_account(db, -account[0])
+        self._tell_of(db, key_removed(key, by))
 
     def get_key(self, key_id: str) -> ApiKey:
         return self._pool.read(lambda db: self._told(db, *_known(db, key_id)))
@@ -243,16 +253,19 @@ class Directory(Accounts, Reports):
     def last_used(self, key_id: str) -> int:
         return self._pool.read(_last_used, key_id)
 
-    def associate(self, key_id: str, plan_id: str, at: int | str | None, now: int) -> None:
-        self._pool.write(self._change_plans, partial(associated, at=at), key_id, plan_id, now)
+    def associate(self, key_id: str, plan_id: str, at: int | str | None, now: int, by: By | None = None) -> None:
+        self._pool.write(self._change_plans, partial(associated, at=at), key_id, plan_id, now, by)
 
-    def dissociate(self, key_id: str, plan_id: str, now: int) -> None:
-        self._pool.write(self._change_plans, dissociated, key_id, plan_id, now)
+    def dissociate(self, key_id: str, plan_id: str, now: int, by: By | None = None) -> None:
+        self._pool.write(self._change_plans, dissociated, key_id, plan_id, now, by)
 
-    def _change_plans(self, db: Connection, change: Callable[..., Entry], key_id: str, plan_id: str, now: int) -> None:
+    def _change_plans(
+        self, db: Connection, change: Callable[..., Entry], key_id: str, plan_id: str, now: int, by: By | None
+    ) -> None:
         number, key = _known(db, key_id)
         _, plan = self._get_plan(db, plan_id)
-        self._associations(db, number, key, partial(change, plan=plan), now)
+        old, new, now = self._associations(db, number, key, partial(change, plan=plan), now)
+        self._tell_of(db, placed(old, new, plan, now, by))
 
 
 def _move(db: Connection, plan: UsagePlan, number: int) -> None:

@@ -21,3 +21,5 @@ CREATE INDEX records_by_death ON records (dead_at);
 CREATE TABLE remembered (subject INTEGER NOT NULL, name TEXT NOT NULL, until INTEGER NOT NULL, body TEXT NOT NULL,
     PRIMARY KEY (subject, name)) WITHOUT ROWID;
 CREATE INDEX remembered_by_end ON remembered (until);
+CREATE TABLE events (cursor INTEGER PRIMARY KEY AUTOINCREMENT, at INTEGER NOT NULL, key TEXT, account TEXT,
+    body TEXT NOT NULL);
