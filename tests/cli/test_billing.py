@@ -82,7 +82,10 @@ def test_top_tells_who_is_nearest(shop):
 def test_top_tells_who_used_most(shop):
     """Of one unit, on the days that were asked for; a name where the key is still there."""
     told = shop.json("top", "--most-used", "--unit", "tokens", "-n", "2", *days())
-    assert [(one["id"], one["used"], one["name"]) for one in told["most_used"]] == [("ada", 900, "ada's"), ("=1+1", 500, "=1+1's")]
+    assert [(one["id"], one["used"], one["name"]) for one in told["most_used"]] == [
+        ("ada", 900, "ada's"),
+        ("=1+1", 500, "=1+1's"),
+    ]
     assert shop("top", "--most-used", *days(), terminal=True) == 0
     assert shop.out.index("ada") < shop.out.index("bob")
     assert shop("top", "--most-used", "--since", "2001-01-01", "--until", "2001-01-02") == 0

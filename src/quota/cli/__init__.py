@@ -34,7 +34,9 @@ class _InOrder(typer.core.TyperGroup):
         )
 
 
-_ORDER = ["plan", "key", "consume", "check", "usage", "report", "top", "grant", "set-remaining", "replay", "demo"]
+_ORDER = [
+    "plan", "key", "consume", "check", "usage", "report", "top", "grant", "set-remaining", "override", "replay", "demo",
+]  # fmt: skip
 
 
 def build(*, plain: bool = False) -> typer.Typer:
