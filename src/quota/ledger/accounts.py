@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import attrs
 
 from ..account import Account
-from ..errors import InvalidValue, check_text
-from .administration import UNCHANGED, Administration, Step, Unchanged, at_least_one, same
+from ..errors import InvalidValue, PlanConflict, UnknownAccount, UnknownKey, check_text
+from ..key import ApiKey
+from ..plan import UsagePlan
+from .administration import UNCHANGED, Administration, Asking, Step, Unchanged, at_least_one, plan_id_of, same
 
 
 class Accounts(Administration):
@@ -80,6 +83,65 @@ class Accounts(Administration):
         Raises ``UnknownAccount``, and ``InvalidValue`` while it has keys or accounts below it.
         """
         return Step("drop_account", (account_id(account),), same)
+
+    def list_plans(self, key_or_account: ApiKey | Account | str | None = None) -> Asking[list[UsagePlan]]:
+        """All usage plans by id; or those that a key, or an account itself, is on, by api. Raises ``UnknownKey``."""
+        if key_or_account is None:
+            step: Step[list[UsagePlan]] = Step("list_plans", (), same)
+        else:
+            key, account = yield from self._one(key_or_account)
+            step = Step("plans_of", (key,), same) if account is None else Step("account_plans", (account,), same)
+        found: list[UsagePlan] = yield step
+        return found
+
+    def associate(self, key_or_account: ApiKey | Account | str, plan: UsagePlan | str) -> Asking[None]:
+        """Put a key on a plan; from another one for the same api it is moved, and what was used stays used.
+
+        Or an account: calls of its keys, and of all accounts below it, are limited by its plan too. Each call is taken
+        from the key's plan and from those of all accounts above it, or from none of them. Raises ``UnknownKey``,
+        ``UnknownPlan``.
+        """
+        id_ = plan_id_of(plan)
+        key, account = yield from self._one(key_or_account)
+        yield (
+            Step("associate", (key, id_), same)
+            if account is None
+            else Step("place_account", (account, id_, True), same)
+        )
+
+    def dissociate(self, key_or_account: ApiKey | Account | str, plan: UsagePlan | str) -> Asking[None]:
+        """Take a key, or an account, off a plan.
+
+        Raises ``UnknownKey``, ``UnknownPlan``, ``PlanConflict`` when it is not on it.
+        """
+        id_ = plan_id_of(plan)
+        key, account = yield from self._one(key_or_account)
+        yield (
+            Step("dissociate", (key, id_), same)
+            if account is None
+            else Step("place_account", (account, id_, False), same)
+        )
+
+    def _one(self, who: ApiKey | Account | str) -> Asking[tuple[str | None, str | None]]:
+        """The id of the key that is meant, or of the account: a text names the key of that id, else the account."""
+        if isinstance(who, ApiKey):
+            return who.id, None
+        if isinstance(who, Account):
+            return None, who.id
+        check_text("key_or_account", who)
+        key = account = None
+        with suppress(UnknownKey):
+            key = yield Step("get_key", (who,), same)
+        if key is None or key.account != who:
+            with suppress(UnknownAccount):
+                account = yield Step("get_account", (who,), same)
+        if key is None and account is None:
+            raise UnknownKey(who)
+        if key is None or account is None:
+            return (None, who) if key is None else (who, None)
+        found = [one.id for one in (yield Step("list_keys", (None, 1, None, who), same))]
+        of = f", and it is the account of {found[0]!r}" if found else ", and so has another account"
+        raise PlanConflict(who, f"a key has this id{of}: give the ApiKey, or the Account")
 
 
 def account_id(account: Account | str) -> str:

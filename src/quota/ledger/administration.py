@@ -96,15 +96,11 @@ class Administration:
 
     def remove_plan(self, plan: UsagePlan | str) -> Step[None]:
         """Remove a usage plan; its keys are then on no plan. Raises ``UnknownPlan``."""
-        return Step("drop_plan", (_plan_id(plan),), same)
+        return Step("drop_plan", (plan_id_of(plan),), same)
 
     def get_plan(self, plan: UsagePlan | str) -> Step[UsagePlan]:
         """The usage plan as it is now. Raises ``UnknownPlan``."""
-        return Step("get_plan", (_plan_id(plan),), same)
-
-    def list_plans(self, key: ApiKey | str | None = None) -> Step[list[UsagePlan]]:
-        """All usage plans by id; or those that a key is on, by api. Raises ``UnknownKey``."""
-        return Step("list_plans", (), same) if key is None else Step("plans_of", (key_id(key),), same)
+        return Step("get_plan", (plan_id_of(plan),), same)
 
     def issue_key(
         self,
@@ -144,7 +140,7 @@ class Administration:
         given = list(names)
         if len(given) > _MOST_AT_ONCE:
             raise InvalidValue("names", f"{len(given)} names", f"at most {_MOST_AT_ONCE} at once")
-        on = [] if plan is None else [_plan_id(plan)]
+        on = [] if plan is None else [plan_id_of(plan)]
         issued = [self._new_key(mint(prefix), name, account=account) for name in given]
         if not issued:
             return Step("", (), lambda _: [])
@@ -183,7 +179,7 @@ class Administration:
     ) -> Step[IssuedKey]:
         more = {"expires_at": expires_at, "networks": networks, "scopes": scopes}
         issued = self._new_key(secret, name, id_, account, metadata={} if metadata is None else metadata, **more)
-        return Step("add_key", (issued.key, None if plan is None else _plan_id(plan)), lambda _: issued)
+        return Step("add_key", (issued.key, None if plan is None else plan_id_of(plan)), lambda _: issued)
 
     def _new_key(
         self, secret: str, name: str, id_: str | None = None, account: str | None = None, **more: Any
@@ -271,20 +267,9 @@ class Administration:
         on after the last key of the one before. Raises ``UnknownPlan``.
         """
         most = None if limit is None else at_least_one("limit", limit)
-        plan_id = None if plan is None else _plan_id(plan)
+        plan_id = None if plan is None else plan_id_of(plan)
         mine = None if account is None else check_text("account", account)
         return Step("list_keys", (None if after is None else key_id(after), most, plan_id, mine), same)
-
-    def associate(self, key: ApiKey | str, plan: UsagePlan | str) -> Step[None]:
-        """Put a key on a plan; from another one for the same api it is moved, and what was used stays used.
-
-        Raises ``UnknownKey``, ``UnknownPlan``.
-        """
-        return Step("associate", (key_id(key), _plan_id(plan)), same)
-
-    def dissociate(self, key: ApiKey | str, plan: UsagePlan | str) -> Step[None]:
-        """Take a key off a plan. Raises ``UnknownKey``, ``UnknownPlan``, ``PlanConflict`` when it is not on it."""
-        return Step("dissociate", (key_id(key), _plan_id(plan)), same)
 
 
 def _plan(plan: object) -> UsagePlan:
@@ -300,7 +285,8 @@ def at_least_one(field: str, number: object) -> int:
     return number
 
 
-def _plan_id(plan: UsagePlan | str) -> str:
+def plan_id_of(plan: UsagePlan | str) -> str:
+    """A plan given as the object or its id."""
     return plan.id if isinstance(plan, UsagePlan) else check_text("plan", plan)
 
 

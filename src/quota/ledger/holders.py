@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from ..account import Account
 from ..clock import to_us
 from ..errors import InvalidCost, InvalidValue, PlanConflict, UnknownKey, check_text
 from ..key import ApiKey
@@ -19,13 +20,14 @@ class Holders(Accounts):
     """Where keys and accounts stand."""
 
     def status(
-        self, key_or_account: ApiKey | str, *, api: str | None = None, route: str | None = None
+        self, key_or_account: ApiKey | Account | str, *, api: str | None = None, route: str | None = None
     ) -> Asking[tuple[LimitStatus, ...]]:
         """Tell where every limit of a key, or of an account, stands now, its account's with it; nothing is charged.
 
         A text names the key of that id, else the account. ``api``: of its plan for that api, by default of all its
         plans, by api; none where it has no plan. ``route``: with the limits of its own that the plan gives that route.
-        Whether the key may be used does not matter. Of an account: the limits by account of its keys' plans.
+        Whether the key may be used does not matter. Of an account: the limits by account of its keys' plans, those of
+        its own plans, and of the accounts above.
 
         Raises ``UnknownKey``, ``InvalidValue``, and ``PlanConflict`` for a text that is the id of a key and another
         account's.
@@ -51,11 +53,14 @@ class Holders(Accounts):
                     seen |= {plan.id for plan in new}
             except UnknownKey:
                 continue  # removed meanwhile
+        wanted = None if api is None else (api,)
+        request = Request("status", now, None, None, "", route, args=(wanted, False), account=account)
+        told += yield Step("apply", (request,), same)
         return tuple(told)
 
     def override_limit(
         self,
-        key_or_account: ApiKey | str,
+        key_or_account: ApiKey | Account | str,
         limit: str,
         value: int | Throttle | None,
         *,
@@ -83,11 +88,22 @@ class Holders(Accounts):
         if end is not None and end <= now:
             raise InvalidValue("until", until, "an instant that is still to come")
         keys, account = yield from self._find(key_or_account)
-        who = (yield from self._counted_by(keys, str(key_or_account), limit, api, route)) if account else keys[0]
-        told: LimitStatus = yield Step(
-            "apply", (Request("override", now, None, who, api, route, args=(limit, value, end)),), same
-        )
+        who: str | None = None if account else keys[0]
+        if account and not (yield from self._has_own(account, limit, api, route)):
+            who, account = (yield from self._counted_by(keys, account, limit, api, route)), None
+        request = Request("override", now, None, who, api, route, args=(limit, value, end), account=account)
+        told: LimitStatus = yield Step("apply", (request,), same)
         return told
+
+    def _has_own(self, account: str, limit: str, api: str, route: str | None) -> Asking[bool]:
+        """Tell whether an account's own plan has a limit of this name."""
+        plans = yield Step("account_plans", (account,), same)
+        name = limit.removeprefix(f"{account}: ")
+        return name != limit or any(
+            name in (one.name, f"{route} {one.name}")
+            for plan in plans if plan.api == api
+            for one in (*plan.routes.get(route or "", ()), *plan.limits)
+        )  # fmt: skip
 
     def _counted_by(self, keys: list[str], account: str, limit: str, api: str, route: str | None) -> Asking[str]:
         """Find a key of an account whose plan has a limit by account of this name."""
@@ -113,26 +129,12 @@ class Holders(Accounts):
             raise PlanConflict(account, reason)
         return next(iter(found.values()))
 
-    def _find(self, who: ApiKey | str) -> Asking[tuple[list[str], bool]]:
-        """The key that is meant, or all keys of the account; and whether it is an account."""
-        if isinstance(who, ApiKey):
-            return [who.id], False
-        check_text("key_or_account", who)
-        try:
-            key = yield Step("get_key", (who,), same)
-        except UnknownKey:
-            key = None
-        if key is not None and key.account == who:
-            return [who], False
-        members = [one.id for one in (yield Step("list_keys", (None, None, None, who), same))]
-        if key is None and not members:
-            raise UnknownKey(who)
-        if key is not None and members:
-            reason = (
-                f"a key has this id, and it is the account of {members[0]!r}: give the ApiKey, or a key of the account"
-            )
-            raise PlanConflict(who, reason)
-        return ([who], False) if key is not None else (members, True)
+    def _find(self, who: ApiKey | Account | str) -> Asking[tuple[list[str], str | None]]:
+        """The key that is meant; or all keys of the account, and its id."""
+        key, account = yield from self._one(who)
+        if account is None:
+            return [str(key)], None
+        return [one.id for one in (yield Step("list_keys", (None, None, None, account), same))], account
 
 
 def check_where(api: object, route: object) -> None:

@@ -39,8 +39,9 @@ def consume(request: Request, entry: Entry | None, subject: Subject | None, opti
             record.hold(request.id, outcome.now + request.ttl, outcome.now, counted)
         groups = ()
     details = Details(
-        reason_of(outcome), None, entry.key, plan, takes, outcome, groups, tokens_of(subject), hold=request.id
-    )
+        reason_of(outcome), None, entry.key, plan, takes, outcome, groups, tokens_of(subject), hold=request.id,
+        above=entry.above,
+    )  # fmt: skip
     if request.request_id is not None:
         details.id = new_token()
         remember(request, details, subject, options)

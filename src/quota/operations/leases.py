@@ -144,7 +144,7 @@ class LeaseGrant:
     at: int = 0
     end: int = 0
     readings: tuple[Reading, ...] = ()
-    tokens: tuple[int, int] = (0, 0)
+    tokens: tuple[int, ...] = (0, 0)
     key: KeyOrCaller | None = None
     plan: UsagePlan | None = None
     waiting: bool = False

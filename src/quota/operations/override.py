@@ -9,7 +9,7 @@ from ..limit import REQUESTS, Limit, Quota, Throttle
 from ..plan import UsagePlan, limit_of
 from ..rule.charge import advanced, evaluate, read
 from ..rule.entries import Override
-from ..rule.limits import StoreOptions
+from ..rule.limits import OWN, StoreOptions
 from ..rule.subject import Subject
 from ..status import LimitStatus, status_of
 from .request import Entry, Request, in_force, required
@@ -22,12 +22,14 @@ def override(request: Request, entry: Entry | None, subject: Subject | None, opt
     """
     entry, subject = required(request, entry, subject)
     name, value, until = request.args
+    own = request.account is not None
+    name = name.removeprefix(f"{request.account}: ") if own else name
     plan, route, limit = find_limit(entry.plans.get(request.api), name, request.route)
     if value is not None:
         _check(plan, route, limit, value)
     now = subject.instant(request.now, options)
     record = subject.record(shared=limit.by == "account")
-    mine = plan.id, route, limit.name
+    mine = plan.id, route, OWN * own + limit.name
     kept = [other for other in record.overrides if other[:3] != mine and other.holds(now)]
     if value is not None:
         kept.append(Override(*mine, _encoded(value), until))
@@ -36,11 +38,11 @@ def override(request: Request, entry: Entry | None, subject: Subject | None, opt
         subject.changed = True
     entry = in_force(entry, subject, now)
     route_plan = entry.plans[request.api].route_plan(route or None)
-    look = Subject(*[each.copy() for each in subject.records()])  # what is due is not done by looking
+    look = subject.copy()  # what is due is not done by looking
     readings = read(advanced(look, route_plan, now, options), route_plan, now)
     states = evaluate(readings, {compiled.unit: 1 for compiled in route_plan.limits}, now).states
-    wanted = (name, f"{route} {limit.name}", limit.name)
-    found = [s for s in states if s.limit.route == route and s.limit.name in wanted]
+    wanted = [OWN * own + of for of in (name, f"{route} {limit.name}", limit.name)]
+    found = [s for s in states if not s.limit.level and s.limit.route == route and s.limit.name in wanted]
     return status_of(found[-1], entry.key)
 
 

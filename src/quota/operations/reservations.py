@@ -53,7 +53,17 @@ def commit(request: Request, entry: Entry | None, subject: Subject | None, optio
     )
     plan = entry.plans.get(request.api)
     return Decision(
-        Details(Reason.OK, new_token(), entry.key, plan, actual, outcome, tuple(groups), tokens=tokens_of(subject))
+        Details(
+            Reason.OK,
+            new_token(),
+            entry.key,
+            plan,
+            actual,
+            outcome,
+            tuple(groups),
+            tokens=tokens_of(subject),
+            above=entry.above,
+        )  # fmt: skip
     )
 
 

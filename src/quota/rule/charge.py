@@ -57,8 +57,8 @@ def _due(subject: Subject, route_plan: RoutePlan | None, now: int) -> tuple[Reco
     if route_plan is None:
         return tuple([record for record in records if now >= next_due(record)])
     if any(
-        subject.throttle_refs(route_plan, unit) != throttle_refs
-        for unit, (throttle_refs, _) in route_plan.throttles.items()
+        subject.throttle_refs(route_plan, *of) != throttle_refs
+        for of, (throttle_refs, _) in route_plan.throttles.items()
     ):
         return records
     late = [
@@ -77,9 +77,10 @@ def advanced(subject: Subject, route_plan: RoutePlan | None, now: int, options: 
     for record in due:
         _advance(record, now, options)
     if route_plan is not None:
-        for unit, throttles in route_plan.throttles.items():
-            if subject.throttle_refs(route_plan, unit) != throttles[0]:
-                subject.moved |= move(subject, route_plan.api, unit, throttles, now)
+        for (level, unit), throttles in route_plan.throttles.items():
+            if subject.throttle_refs(route_plan, level, unit) != throttles[0]:
+                whose = Subject(subject.at_level(level)) if level else subject
+                subject.moved |= move(whose, route_plan.api, unit, throttles, now)
         for limit in route_plan.limits:
             subject.moved |= _prepare(subject.record_of(limit), route_plan.api, limit, now)
     return subject
@@ -165,7 +166,7 @@ def finish(
             for percent in limit.alerts if counted.get(limit.unit) else ():
                 full = percent * (limit.limit + window.extra)
                 if percent > alerted and (meter.total - window.base) * 100 >= full:
-                    crossed.append((limit.name, percent))
+                    crossed.append((limit.told, percent))
                     alerted = percent
             if (alerted, limit.limit) != (window.alerted, window.limit):
                 meter.renew(window, alerted=alerted, limit=limit.limit)

@@ -75,6 +75,15 @@ class LeasedDirectory(LeaseHolders):
         yield Change("drop_account", (account_id,), self._owing)
 
     @operation
+    def place_account(self, account_id: str, plan_id: str, on: bool) -> Flow[None]:
+        yield Change("place_account", (account_id, plan_id, on), self._owing)
+
+    @operation
+    def account_plans(self, account_id: str) -> Flow[list[UsagePlan]]:
+        plans: list[UsagePlan] = yield "account_plans", (account_id,)
+        return plans
+
+    @operation
     def get_account(self, account_id: str) -> Flow[Account]:
         account: Account = yield "get_account", (account_id,)
         return account

@@ -74,7 +74,7 @@ class HeldLease:
         self.asked = self.at = self.until = self.end = self.known = 0
         self.readings: tuple[Reading, ...] = ()
         self.buckets: dict[Any, Bucket] = {}
-        self.tokens = (0, 0)
+        self.tokens: tuple[int, ...] = (0, 0)
         self.digest: bytes | None = None
         self.key: ApiKey
         self.plan: UsagePlan

@@ -65,16 +65,14 @@ class Binding:
         if old is not None and (old.good(now) or not old.until):
             old.until = old.until or 1
             return
-        account = key_entry.account.record if key_entry.account is not None and key_entry.account.shared else None
-        if subject.key is record and subject.account is account:
-            self._compile(request, key_entry, entry, subject)
+        self._compile(request, key_entry, entry, subject)
 
     def _compile(self, request: Request, key_entry: KeyEntry, entry: Entry, subject: Subject) -> None:
         compiled = compile_headroom(request, entry, subject, self._shape, bound=True)
         if compiled is None:
             return
         now, room, shape = request.now, key_entry.room, compiled.shape
-        if shape.simple and subject.account is None and not room.until and not key_entry.key.networks:
+        if shape.simple and len(subject.records()) == 1 and not room.until and not key_entry.key.networks:
             room = OneMeter(key_entry)
             room.lay(compiled)
             self._renew(key_entry, room, now)
@@ -100,9 +98,10 @@ class Binding:
         shape = shapes.common.get((route_plan, missing))
         if shape is None:
             shape = Shape(plan, route_plan, missing)
-            if plan is self._plans.get(plan.id) and len(shapes.common) < MOST_SHAPES:
+            for id_ in plan.ids():
+                (self._shapes.get(id_) or self._shapes.setdefault(id_, Shapes())).own.add(shape)
+            if plan.told is self._plans.get(plan.id) and len(shapes.common) < MOST_SHAPES:
                 return shapes.common.setdefault((route_plan, missing), shape)
-            shapes.own.add(shape)
         return shape
 
     def _references(

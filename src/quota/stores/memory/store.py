@@ -63,6 +63,8 @@ class MemoryStore(Callers, Directory, Binding):
         """Perform the request under the lock of its key's account."""
         if request.caller is not None:
             return self._apply_to_caller(request, request.caller)
+        if request.account is not None:
+            return self._apply_to_account(request, request.account)
         ref = request.digest or request.key_id
         while True:
             key_entry = self._key_entry(ref)
@@ -78,22 +80,33 @@ class MemoryStore(Callers, Directory, Binding):
                 stripe.check()
                 try:
                     stripe.busy = True
-                    return self._perform(request, key_entry)
+                    if not request.above or all(place.stripe is stripe for place in self._above(request, key_entry)):
+                        return self._perform(request, key_entry)
                 finally:
                     stripe.busy = False
+            return self._apply_across(request, str(key_entry.key.id))
 
     def _perform(self, request: Request, key_entry: KeyEntry) -> Any:
         account = key_entry.account
         key_entry.room.close()
-        joint = account if account is not None and account.shared else None
-        entry = Entry(key_entry.key, key_entry.key_plans.plans or self._look_up(key_entry), joint is not None)
-        subject = Subject(self._copy(key_entry), self._copy(joint) if joint else None)
+        plans = key_entry.key_plans.plans or self._look_up(key_entry)
+        if account is None:
+            entry, joint = Entry(key_entry.key, plans), None
+            above: list[AccountEntry] = []
+        else:
+            joint = account if account.shared else None
+            above = self._above(request, key_entry)
+            uppers = tuple([self._upper(place) for place in (joint, *above) if place is not None])
+            entry = Entry(key_entry.key, plans, joint is not None, uppers)
+        places: list[KeyEntry | AccountEntry | None] = [key_entry, joint, *above]
+        subject = Subject(*[None if place is None else self._copy(place) for place in places])  # type: ignore[arg-type] # the key's is there
         result = perform(request, entry, subject, self.options)
         if subject.changed:
-            self._keep(key_entry, subject.key, joint, subject.account)
+            self._keep(places, subject)
             key_entry.stripe.prune(request.now, self.options)
-        if key_entry.record is not None and (joint is None or joint.record is not None):
-            self._bind(request, key_entry, entry, Subject(key_entry.record, joint.record if joint else None))
+        if all(place is None or place.record is not None for place in places):
+            bound = Subject(*[None if place is None else place.record for place in places])  # type: ignore[arg-type] # as above
+            self._bind(request, key_entry, entry, bound)
         return result
 
     def _look_up(self, key_entry: KeyEntry) -> Mapping[str, UsagePlan]:
@@ -111,18 +124,20 @@ class MemoryStore(Callers, Directory, Binding):
         stripe, caller = place.stripe, isinstance(place, KeyEntry) and isinstance(place.key, Caller)
         return Record(new_number(), stripe.callers_floor if caller else stripe.floor)
 
-    def _keep(self, key_entry: KeyEntry, own: Record, account: AccountEntry | None, joint: Record | None) -> None:
+    def _keep(self, places: Sequence[KeyEntry | AccountEntry | None], subject: Subject) -> None:
         """Make the changed copies the truth, in one write: an interrupt comes before all of it or after."""
         steps: list[Step] = []
-        for place, copy in ((key_entry, own), (account, joint)):
+        for place, copy in zip(places, (subject.key, subject.account, *subject.above), strict=True):
             if place is None or copy is None:
                 continue
             record = place.record or Record()
             steps += record.changes(copy)
             if place.record is None:
-                caller = isinstance(place, KeyEntry) and isinstance(place.key, Caller)
                 steps.append((setattr, place, "record", record))
-                steps += self._kept(key_entry) if caller else [(place.stripe.round.append, place)]
+                if isinstance(place, KeyEntry) and isinstance(place.key, Caller):
+                    steps += self._kept(place)
+                else:
+                    steps.append((place.stripe.round.append, place))
         at_once(*steps)
 
     @contextmanager
@@ -163,17 +178,16 @@ class MemoryStore(Callers, Directory, Binding):
         ended = [*shapes.common.values(), *shapes.own]
         return [*((setattr, shape, "live", False) for shape in ended), (self._shapes.pop, plan_id, None)]
 
-    def _all_key_entries(self) -> list[KeyEntry]:
-        return [room.key_entry for ref, room in self.rooms.items() if type(ref) is str]
+    def _all_on_plans(self) -> list[KeyEntry | AccountEntry]:
+        return [*(room.key_entry for ref, room in self.rooms.items() if type(ref) is str), *self._accounts.values()]
 
     def _moved(self, plan: UsagePlan, old_api: str) -> list[Step]:
         """The steps that move the keys of a plan to its new api."""
-        key_entries = [
-            key_entry for key_entry in self._all_key_entries() if key_entry.key_plans.ids.get(old_api) == plan.id
-        ]
-        for key_entry in key_entries:
-            if plan.api in key_entry.key_plans.ids:
-                raise PlanConflict(plan.id, f"key {key_entry.key.id} has another plan for the api {plan.api!r}")
+        key_entries = [place for place in self._all_on_plans() if place.key_plans.ids.get(old_api) == plan.id]
+        for place in key_entries:
+            if plan.api in place.key_plans.ids:
+                who = f"key {place.key.id}" if isinstance(place, KeyEntry) else f"account {place.name}"
+                raise PlanConflict(plan.id, f"{who} has another plan for the api {plan.api!r}")
         ids = [{**self._without(key_entry, old_api).ids, plan.api: plan.id} for key_entry in key_entries]
         left_by_all = [
             (self._shared_key_plans.pop, key_plans)
@@ -188,16 +202,14 @@ class MemoryStore(Callers, Directory, Binding):
     def drop_plan(self, plan_id: str) -> None:
         with self._everything():
             plan = self.get_plan(plan_id)
-            left = [
-                key_entry for key_entry in self._all_key_entries() if key_entry.key_plans.ids.get(plan.api) == plan_id
-            ]
+            left = [place for place in self._all_on_plans() if place.key_plans.ids.get(plan.api) == plan_id]
             steps = [(setattr, key_entry, "key_plans", self._without(key_entry, plan.api)) for key_entry in left]
             left_by_all = [
                 (self._shared_key_plans.pop, ids) for ids in self._shared_key_plans if (plan.api, plan_id) in ids
             ]
             at_once(*self._buried(plan_id), *steps, *left_by_all, (self._plans.pop, plan_id))
 
-    def _without(self, key_entry: KeyEntry, api: str) -> KeyPlans:
+    def _without(self, key_entry: KeyEntry | AccountEntry, api: str) -> KeyPlans:
         return self._key_plans({other: id_ for other, id_ in key_entry.key_plans.ids.items() if other != api})
 
     def get_plan(self, plan_id: str) -> UsagePlan:
