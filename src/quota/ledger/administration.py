@@ -257,6 +257,14 @@ class Administration:
         """The key as it is now. Raises ``UnknownKey``."""
         return Step("get_key", (key_id(key),), same)
 
+    def last_used(self, key: ApiKey | str) -> Step[datetime | None]:
+        """Tell the minute of a key's last admission; None where there was none. Raises ``UnknownKey``.
+
+        Refusals, peeks, refunds and grants do not count. Over a ``LeasedStore`` it is when units were leased: they are
+        spent within that minute, but for a process that cannot ask the store, which spends what it has until its end.
+        """
+        return Step("last_used", (key_id(key),), lambda minute: to_datetime(minute) if minute else None)
+
     def list_keys(
         self, *, after: ApiKey | str | None = None, limit: int | None = None, plan: UsagePlan | str | None = None,
         account: str | None = None,

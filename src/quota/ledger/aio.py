@@ -116,6 +116,7 @@ class AsyncLedger:
     remove_key = _async(Steps.remove_key)
     get_key = _async(Steps.get_key)
     list_keys = _async(Steps.list_keys)
+    last_used = _async(Steps.last_used)
     add_account = _async(Steps.add_account)
     get_account = _async(Steps.get_account)
     list_accounts = _async(Steps.list_accounts)

@@ -145,6 +145,7 @@ class Ledger:
     remove_key = _sync(Steps.remove_key)
     get_key = _sync(Steps.get_key)
     list_keys = _sync(Steps.list_keys)
+    last_used = _sync(Steps.last_used)
     add_account = _sync(Steps.add_account)
     get_account = _sync(Steps.get_account)
     list_accounts = _sync(Steps.list_accounts)

@@ -32,6 +32,7 @@ def consume(request: Request, entry: Entry | None, subject: Subject | None, opti
     outcome = charge(subject, route_plan, takes, request.now, options, dry=request.op == "peek")
     if not outcome.allowed or request.op == "peek":
         return Decision(Details(reason_of(outcome), None, entry.key, plan, takes, outcome))
+    subject.key.admitted(request.api, plan.id, outcome.now, options.retention)
     counted = metered(route_plan, takes)
     groups: tuple[tuple[int, Amounts], ...] = ((outcome.now, counted),)
     if request.op == "reserve":

@@ -19,7 +19,7 @@ from ..limit import REQUESTS
 from ..process.atomic import Step, at_once
 from ..rule.charge import evaluate, metered
 from ..rule.limits import CompiledLimit, Outcome, Reading, RoutePlan
-from ..rule.record import HOUR_US, MINUTE_US, Record
+from ..rule.record import HOUR_US, MINUTE_US, Record, minute_of
 from ..status import LimitStatus, status_at
 from .shape import Shape
 
@@ -249,7 +249,7 @@ class SeveralMeters(Headroom):
         if (
             width > 4
             or filled_ones > 2
-            or own.at < self.began
+            or own.last_used != self.began
             or last.at < self.began
             or (third is not None and (third.at < self.began or (fourth is not None and self._behind(fourth))))
         ):
@@ -301,6 +301,7 @@ class SeveralMeters(Headroom):
                 if record.at < start:
                     steps += [(setattr, meter, mark, meter.total) for meter in record.meters]
             steps.append((setattr, record, "at", now))
+        steps.append((setattr, self.own, "last_used", minute_of(now)))
         return steps
 
     def conclude(

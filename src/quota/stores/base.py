@@ -69,6 +69,9 @@ class Store(Protocol):
     ) -> list[ApiKey]:
         """Keys in the order of their ids (by code points), beyond ``after``, at most ``limit``; ``UnknownPlan``."""
 
+    def last_used(self, key_id: str) -> int:
+        """The minute of a key's last admission, in microseconds; 0 where there was none; ``UnknownKey``."""
+
     def plans_of(self, key_id: str) -> list[UsagePlan]:
         """The plans a key is on, by api; ``UnknownKey`` when there is none."""
 

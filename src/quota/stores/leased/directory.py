@@ -118,6 +118,11 @@ class LeasedDirectory(LeaseHolders):
         return keys
 
     @operation
+    def last_used(self, key_id: str) -> Flow[int]:
+        minute: int = yield "last_used", (key_id,)
+        return minute
+
+    @operation
     def plans_of(self, key_id: str) -> Flow[list[UsagePlan]]:
         plans: list[UsagePlan] = yield "plans_of", (key_id,)
         return plans

@@ -55,8 +55,9 @@ class Stripe(Exclusive):
             self.floor = max(self.floor, floor)
         else:
             self.callers_floor = max(self.callers_floor, floor)
-        if room is not None:
-            room.invalidate()
+        if isinstance(place, KeyEntry):
+            place.room.invalidate()
+            place.last_used = record.last_used
         record.version += 1
         place.record = None
         if isinstance(place, AccountEntry) and not place.members and place.account is None:
@@ -124,9 +125,10 @@ class KeyEntry:
     """A key's or a caller's place in the store. ``account``: None while it is alone in an account of its own name.
 
     ``room``: what its calls ask. ``rooms``: what serves those that are not on one meter, the newest first.
+    ``last_used``: the minute of its last admission, once its record is forgotten.
     """
 
-    __slots__ = ("account", "key", "key_plans", "record", "room", "rooms", "stripe")
+    __slots__ = ("account", "key", "key_plans", "last_used", "record", "room", "rooms", "stripe")
 
     def __init__(self, key: KeyOrCaller, account: AccountEntry | None, stripe: Stripe, key_plans: KeyPlans) -> None:
         self.key: Any = key
@@ -134,5 +136,6 @@ class KeyEntry:
         self.stripe = stripe
         self.key_plans = key_plans
         self.record: Record | None = None
+        self.last_used = 0
         self.rooms: tuple[SeveralMeters, ...] = ()
         self.room: OneMeter | NoMeter = NoMeter(self)

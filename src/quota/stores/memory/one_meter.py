@@ -18,7 +18,7 @@ from ...operations.request import barred
 from ...operations.shape import DEFAULT, unrouted
 from ...rule.limits import MAX_UNITS
 from ...rule.meter import Bucket, Meter
-from ...rule.record import MINUTE_US, Record
+from ...rule.record import MINUTE_US, Record, minute_of
 from .locks import wait_for
 
 
@@ -250,6 +250,7 @@ class OneMeter(Asked, _Hot):
         record, meter = self.key_entry.record, self.meter
         if meter.total != self.total:
             record.turn_minute(self.at)
+            record.last_used = minute_of(self.at)
             # In this order: what is interrupted on the way is done again, and notes the same readings.
             record.at = self.at
             meter.total = self.total

@@ -218,6 +218,14 @@ class MemoryStore(Callers, Directory, Binding):
             raise UnknownPlan(plan_id)
         return plan
 
+    def last_used(self, key_id: str) -> int:
+        key_entry = self._key_entry(key_id)
+        if key_entry is None:
+            raise UnknownKey(key_id)
+        with key_entry.stripe.exclusive():
+            key_entry.room.flush()
+            return (key_entry.record and key_entry.record.last_used) or key_entry.last_used
+
     def list_plans(self) -> list[UsagePlan]:
         with self._directory:
             return [self._plans[id_] for id_ in sorted(self._plans)]

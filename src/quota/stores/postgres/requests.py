@@ -44,8 +44,8 @@ def _decode_record(found: list[Any] | None, floor: int) -> tuple[Record, Version
     """A record from its row and its body; a new one from nothing."""
     if found is None:
         return new_record(floor), Version()
-    version, moves, turn, at, totals, minutes, hours, levels, filled, data = found
-    data[0] = at
+    version, moves, turn, at, totals, minutes, hours, levels, filled, last_used, data = found
+    data[0], data[3] = at, last_used
     place = 0
     for meter, total, minute, hour in zip(data[5], totals, minutes, hours, strict=True):
         readings = (total, minute, hour)
@@ -66,6 +66,7 @@ def _encode_record(name: str, record: Record, version: int, dead_at: int, floor:
         "hours": [_bounded(meter.hour) for meter in record.meters],
         "levels": [_bounded(bucket.level) for bucket in buckets], "filled": [bucket.at for bucket in buckets],
         "turn": None, "turn_until": 0, "dead_at": min(dead_at, _MOST), "floor": min(floor, _MOST),
+        "last_used": record.last_used,
     }  # fmt: skip
 
 

@@ -213,7 +213,7 @@ class Directory(Accounts, Adding):
             account["others"] -= key.account != key_id
             joint = f"a:{key.account}"
             writes: list[Mutation] = [
-                DropText("keys", key_id), DropText("stamps", f"k:{key_id}"),
+                DropText("keys", key_id), DropText("stamps", f"k:{key_id}"), DropText("last_used", key_id),
                 *(UnindexKey(name, key_id) for name in lists_of(key, json.loads(text)["plans"])),
                 PutText("stamps", "**", str(new_number())),
                 *(DropText("secrets", secret.digest.hex()) for secret in key.secrets),
@@ -262,6 +262,13 @@ class Directory(Accounts, Adding):
                 :limit
             ]
         return [decode_key(key_entry["key"]) for key_entry in key_entries]
+
+    @operation
+    def last_used(self, key_id: str) -> Flow[int]:
+        key, minute = yield from self._read(("keys", key_id), ("last_used", key_id))
+        if key is None:
+            raise UnknownKey(key_id)
+        return int(minute or 0)
 
     def _known(self, key_id: str) -> Flow[CachedKey]:
         copy = yield from self._look(None, key_id)

@@ -17,7 +17,7 @@ from ..base import is_new
 from ..texts import to_json
 from .accounts import Accounts, copy_record, count, known_account, line_numbers, member_of, share, touch_plans
 from .pool import Pool
-from .records import drop, forget_account, number_of, touch
+from .records import drop, forget_account, last_used_of, number_of, touch
 from .schema import NOTHING, STEPS
 
 
@@ -238,6 +238,9 @@ class Directory(Accounts):
         found = db.execute(f"{query} LIMIT :most", {"account": account, "after": after, "plan": plan, "most": limit})
         return [decode_key(json.loads(body)) for (body,) in found]
 
+    def last_used(self, key_id: str) -> int:
+        return self._pool.read(_last_used, key_id)
+
     def plans_of(self, key_id: str) -> list[UsagePlan]:
         return self._pool.read(lambda db: self._plans(db, _known(db, key_id)[0]))
 
@@ -285,6 +288,15 @@ def _known(db: Connection, key_id: str) -> tuple[int, ApiKey]:
     if row is None:
         raise UnknownKey(key_id)
     return row[0], decode_key(json.loads(row[1]))
+
+
+def _last_used(db: Connection, key_id: str) -> int:
+    row = db.execute(
+        "SELECT last_used, moving FROM keys LEFT JOIN counts ON subject = number WHERE id = ?", (key_id,)
+    ).fetchone()  # fmt: skip
+    if row is None:
+        raise UnknownKey(key_id)
+    return last_used_of(row[1]) or int(row[0])
 
 
 def _check_digests(db: Connection, key: ApiKey, number: int | None) -> None:
