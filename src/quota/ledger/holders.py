@@ -89,26 +89,26 @@ class Holders(Accounts):
             raise InvalidValue("until", until, "an instant that is still to come")
         keys, account = yield from self._find(key_or_account)
         who: str | None = None if account else keys[0]
-        if account and not (yield from self._has_own(account, limit, api, route)):
-            who, account = (yield from self._counted_by(keys, account, limit, api, route)), None
+        if account:
+            names = yield from self._own_names(account, api, route)
+            if limit.removeprefix(f"{account}: ") not in names:
+                who, account = (yield from self._counted_by(keys, account, limit, api, route, names)), None
         request = Request("override", now, None, who, api, route, args=(limit, value, end), account=account)
         told: LimitStatus = yield Step("apply", (request,), same)
         return told
 
-    def _has_own(self, account: str, limit: str, api: str, route: str | None) -> Asking[bool]:
-        """Tell whether an account's own plan has a limit of this name."""
-        plans = yield Step("account_plans", (account,), same)
-        name = limit.removeprefix(f"{account}: ")
-        return name != limit or any(
-            name in (one.name, f"{route} {one.name}")
-            for plan in plans if plan.api == api
-            for one in (*plan.routes.get(route or "", ()), *plan.limits)
-        )  # fmt: skip
+    def _own_names(self, account: str, api: str, route: str | None) -> Asking[list[str]]:
+        """Return the names of the limits of an account's own plan."""
+        plans = [plan for plan in (yield Step("account_plans", (account,), same)) if plan.api == api]
+        own = [one.name for plan in plans for one in plan.routes.get(route or "", ())]
+        return [*own, *(f"{route} {name}" for name in own), *(one.name for plan in plans for one in plan.limits)]
 
-    def _counted_by(self, keys: list[str], account: str, limit: str, api: str, route: str | None) -> Asking[str]:
+    def _counted_by(
+        self, keys: list[str], account: str, limit: str, api: str, route: str | None, own: list[str]
+    ) -> Asking[str]:
         """Find a key of an account whose plan has a limit by account of this name."""
         found: dict[str, str] = {}
-        names: dict[str, None] = {}
+        names = dict.fromkeys(own)
         for id_ in keys:
             try:
                 plans = yield Step("plans_of", (id_,), same)
@@ -121,7 +121,8 @@ class Holders(Accounts):
                     if limit in shared:
                         found.setdefault(plan.id, id_)
         if not found:
-            raise InvalidValue("limit", limit, f"a limit by account of its keys' plans: {', '.join(names) or 'none'}")
+            accepted = f"a limit of its own plan, or one by account of its keys' plans: {', '.join(names) or 'none'}"
+            raise InvalidValue("limit", limit, accepted)
         if len(found) > 1:
             reason = (
                 f"keys of this account are on several plans with that limit: {', '.join(found)}; name one of its keys"

@@ -154,8 +154,8 @@ class SeveralMeters(Headroom):
     """
 
     __slots__ = (
-        "bases", "began", "cells", "end", "fourth", "fourth_version", "key", "last", "last_version", "more", "own", "own_version", "places", "pours",
-        "tag", "third", "third_version", "tokens",
+        "bases", "began", "cells", "end", "fourth", "fourth_version", "key", "last", "last_version", "more", "own",
+        "own_version", "places", "pours", "tag", "third", "third_version", "tokens",
     )  # fmt: skip
 
     cells: tuple[tuple[Any, ...], ...]

@@ -6,7 +6,7 @@ so that each has windows and buckets of its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import attrs
@@ -15,7 +15,6 @@ from ..account import Account
 from ..plan import UsagePlan, own_plan, ref_of
 from ..rule.entries import Override
 from ..rule.limits import OWN, CompiledLimit, RoutePlan, Throttles
-from ..rule.subject import Subject
 from .request import Entry
 
 _MOST_JOINED = 1024
@@ -106,10 +105,10 @@ def _joined(first: UsagePlan, base: UsagePlan | None, parts: tuple[Part, ...], a
     return made
 
 
-def joined(entry: Entry, subject: Subject, overrides: list[tuple[Override, ...]]) -> Mapping[str, UsagePlan]:
+def joined(entry: Entry, overrides: Sequence[tuple[Override, ...]]) -> Mapping[str, UsagePlan]:
     """Return an entry's plans with those of its accounts in them, each with its subject's own limits."""
     above = entry.above
-    levels = [subject.level_of(place) for place in range(1, len(subject.records()))]
+    levels = range(2 - entry.shared, 2 - entry.shared + len(entry.uppers))
     uppers = list(zip(entry.uppers, levels, overrides[1:], strict=True))
     plans: dict[str, UsagePlan] = {}
     own = type(entry.key) is Account

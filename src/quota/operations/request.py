@@ -16,6 +16,7 @@ from ..limit import UNITS_OF_A_COST
 from ..networks import contain
 from ..plan import UsagePlan, own_plan
 from ..rule.charge import advanced
+from ..rule.entries import Override
 from ..rule.limits import RoutePlan, StoreOptions
 from ..rule.subject import Subject
 
@@ -85,11 +86,16 @@ def in_force(entry: Entry, subject: Subject, now: int) -> Entry:
     account = own[1] if subject.account is not None else None
     if type(entry.key) is not Account and any(own):
         entry = entry._replace(plans={api: own_plan(plan, own[0], account) for api, plan in entry.plans.items()})
+    return entry._replace(plans=plans_joined(entry, own))
+
+
+def plans_joined(entry: Entry, overrides: Sequence[tuple[Override, ...]] = ()) -> Mapping[str, UsagePlan]:
+    """Return an entry's plans by api, with those of its accounts in them, each with its subject's own limits."""
     if not entry.above and type(entry.key) is not Account and not any(upper.plans for upper in entry.uppers):
-        return entry
+        return entry.plans
     from .line import joined  # noqa: PLC0415 -- not loaded where no account has a plan
 
-    return entry._replace(plans=joined(entry, subject, own))
+    return joined(entry, overrides or [()] * (1 + len(entry.uppers)))
 
 
 def route_plan_of(entry: Entry, request: Request) -> RoutePlan | None:

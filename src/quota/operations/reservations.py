@@ -63,7 +63,7 @@ def commit(request: Request, entry: Entry | None, subject: Subject | None, optio
             tuple(groups),
             tokens=tokens_of(subject),
             above=entry.above,
-        )  # fmt: skip
+        )
     )
 
 

@@ -39,10 +39,6 @@ class Subject:
         """Return the key's record, its account's, or one of an account above."""
         return self.key if not level else self.above[level - 2] if level > 1 else self.account  # type: ignore[return-value] # a limit is of a record that is there
 
-    def level_of(self, place: int) -> int:
-        """Return the level of a record by its place among all."""
-        return place + (place > 0 and self.account is None)
-
     def record(self, *, shared: bool) -> Record:
         return self.account if shared and self.account is not None else self.key
 

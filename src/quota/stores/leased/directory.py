@@ -68,6 +68,7 @@ class LeasedDirectory(LeaseHolders):
     @operation
     def change_account(self, account_id: str, change: Callable[[Account], Account]) -> Flow[Account]:
         account: Account = yield Change("change_account", (account_id, change), self._owing)
+        self._known.clear()
         return account
 
     @operation

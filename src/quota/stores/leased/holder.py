@@ -80,6 +80,12 @@ class HeldLease:
         self.plan: UsagePlan
         self.route_plan: RoutePlan
 
+    @property
+    def above(self) -> tuple[str, ...] | None:
+        """The accounts above the key's own that it was taken of; None before the first."""
+        plan = getattr(self, "plan", None)
+        return None if plan is None else plan.above
+
     def answered(self, number: int, *, granted: bool = False) -> None:
         """The store did what it was asked, under this number. ``granted``: a lease; until it is filled it is owed."""
         self.number, self.used = number, {}
@@ -93,7 +99,7 @@ class HeldLease:
 
     def lease_request(self, calls: int, share: int, life: int, *, only: bool = False) -> LeaseRequest:
         """Return what to ask the store for next, telling it what was used."""
-        return LeaseRequest(self.name, self.number + 1, self.used, calls, share, life, only, self.doubt)
+        return LeaseRequest(self.name, self.number + 1, self.used, calls, share, life, only, self.doubt, self.above)
 
     def fill(self, grant: LeaseGrant, request: Request, refresh: int) -> None:
         """Hold a lease that was asked for at the request's instant."""
@@ -196,7 +202,9 @@ class HeldLease:
                 self.spent[unit].total += units
         # In the name of the lease's own instant: there the record counted these units, and a refund finds them.
         groups = ((self.at, metered(self.route_plan, takes)),)
-        return Decision(Details(Reason.OK, None, self.key, self.plan, takes, outcome, groups, self.tokens))
+        details = Details(Reason.OK, None, self.key, self.plan, takes, outcome, groups, self.tokens)
+        details.above = self.plan.above
+        return Decision(details)
 
     def open_lane(
         self, rooms: MutableMapping[bytes | str, LeasedMeter], ref: bytes | str, lock: Any, home: Home
@@ -288,7 +296,7 @@ class LeaseHolder:
     """
 
     __slots__ = (
-        "account",
+        "accounts",
         "api",
         "calls",
         "failed",
@@ -319,7 +327,7 @@ class LeaseHolder:
         self.patience = self.waited = 0
         self.overtaken = False
         self.key_id = ""
-        self.account = ""
+        self.accounts: tuple[str, ...] = ()
 
     @property
     def asked(self) -> int:

@@ -83,10 +83,13 @@ KINDS = {
 
 
 class KeyLookup(NamedTuple):
-    """All that there is of a key, as it stands together. ``key_entry``: the key and which plans it is on."""
+    """All that there is of a key, as it stands together. ``key_entry``: the key and which plans it is on.
+
+    ``accounts``: its account and those above, the nearest first; ``plans``: the key's and then each account's.
+    """
 
     stamp: str
     plans_stamp: str
     key_entry: str
-    account: str | None
+    accounts: list[str]
     plans: list[str | None]

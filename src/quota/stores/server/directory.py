@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from ...clock import Clock, monotonic, system_clock
 from ...errors import InvalidValue, PlanConflict, StoreBusy, UnknownKey, UnknownPlan
 from ...key import ApiKey, decode_key, new_number
-from ...operations.request import Entry
+from ...operations.request import Entry, Upper
 from ...plan import UsagePlan, decode_plan, encode_plan
 from ...rule.limits import StoreOptions
 from ..base import is_new, make_options
@@ -56,8 +56,10 @@ class Directory(Accounts, Adding):
         """Once per store, before its first call on a record or the directory."""
         raise NotImplementedError
 
-    def _look_up(self, digest: bytes | None, key_id: str) -> Flow[KeyLookup | None]:
-        """Everything about the key of a digest or an id; None when there is none."""
+    def _look_up(
+        self, digest: bytes | None, key_id: str, above: tuple[str, ...] | None = None
+    ) -> Flow[KeyLookup | None]:
+        """Everything about the key of a digest or an id; None when there is none. ``above``: these accounts above."""
         raise NotImplementedError
 
     def _read(self, *places: Place) -> Flow[list[str | None]]:
@@ -81,19 +83,28 @@ class Directory(Accounts, Adding):
         if self.check_clock is None:
             self.check_clock = clock is system_clock
 
-    def _look(self, digest: bytes | None, key_id: str) -> Flow[CachedKey | None]:
-        found = yield from self._look_up(digest, key_id)
+    def _look(self, digest: bytes | None, key_id: str, above: tuple[str, ...] | None = None) -> Flow[CachedKey | None]:
+        found = yield from self._look_up(digest, key_id, above)
         if found is None:
             return None
         key_entry = json.loads(found.key_entry)
+        texts = iter(found.plans)
+        plans = self._on(key_entry["plans"], texts)
+        key, accounts = decode_key(key_entry["key"]), [json.loads(text) for text in found.accounts]
+        uppers = [(account, Upper(account["id"], self._on(account.get("plans", ()), texts))) for account in accounts]
+        own = [upper for account, upper in uppers[:1] if account["shared"] and account["id"] == key.account]
+        line = (*own, *(upper for _, upper in uppers if upper.id != key.account))
+        return CachedKey(Entry(key, plans, bool(own), line), (found.stamp, found.plans_stamp))
+
+    def _on(self, pairs: Iterable[Sequence[str]], texts: Iterator[str | None]) -> dict[str, UsagePlan]:
+        """Return the plans of pairs (id, generation), each of whose texts comes next, by api."""
         plans = {}
-        for (_, generation), text in zip(key_entry["plans"], found.plans, strict=True):
+        for (_, generation), text in zip(pairs, texts, strict=False):
             if text is not None:
                 current, plan = self._decode_plan(text)
                 if current == generation:
                     plans[plan.api] = plan
-        shared = json.loads(found.account)["shared"] if found.account else False
-        return CachedKey(Entry(decode_key(key_entry["key"]), plans, shared), (found.stamp, found.plans_stamp))
+        return plans
 
     def _decode_plan(self, text: str) -> tuple[str, UsagePlan]:
         """A plan, compiled once however many keys are on it."""
@@ -136,15 +147,17 @@ class Directory(Accounts, Adding):
     def _check_move(self, plan: UsagePlan, generation: str) -> Flow[None]:
         """A plan that changes its api takes its keys along, unless one of them has another plan there."""
         key_entries = [json.loads(text) for text in (yield from self._values("keys"))]
+        key_entries += [json.loads(text) for text in (yield from self._list(TOLD, "", None, "accounts"))]
         there = {}
         for text in (yield from self._values("plans")):
             current, other = self._decode_plan(text)
             if other.api == plan.api:
                 there[other.id] = current
         for key_entry in key_entries:
-            pairs = [tuple(pair) for pair in key_entry["plans"]]
+            pairs = [tuple(pair) for pair in key_entry.get("plans", ())]
             if (plan.id, generation) in pairs and any(there.get(id_) == current for id_, current in pairs):
-                raise PlanConflict(plan.id, f"key {key_entry['key']['id']} has another plan for the api {plan.api!r}")
+                who = f"key {key_entry['key']['id']}" if "key" in key_entry else f"account {key_entry['id']}"
+                raise PlanConflict(plan.id, f"{who} has another plan for the api {plan.api!r}")
 
     @operation
     def drop_plan(self, plan_id: str) -> Flow[None]:
