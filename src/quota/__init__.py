@@ -29,7 +29,7 @@ from .ledger.aio import AsyncLedger
 from .ledger.reservation import AsyncReservation, Reservation
 from .ledger.sync import Ledger
 from .limit import Quota, Throttle
-from .operations.usage import UsageRecord
+from .operations.usage import UsageRecord, UsageTotal
 from .period import Period
 from .plan import UsagePlan
 from .status import LimitStatus
@@ -70,6 +70,7 @@ __all__ = [
     "UnknownPlan",
     "UsagePlan",
     "UsageRecord",
+    "UsageTotal",
     "limited",
     "system_clock",
 ]

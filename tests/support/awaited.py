@@ -1,6 +1,7 @@
 """An AsyncLedger that tests of the sync one can play with."""
 
 import asyncio
+from contextlib import suppress
 
 
 class Awaited:
@@ -17,10 +18,21 @@ class Awaited:
 
     def __getattr__(self, name):
         def call(*args, **kwargs):
-            answer = self._runner.run(getattr(self._ledger, name)(*args, **kwargs))
+            asked = getattr(self._ledger, name)(*args, **kwargs)
+            if hasattr(asked, "__aiter__"):
+                return self._told(asked)
+            answer = self._runner.run(asked)
             return AwaitedReservation(answer, self._runner) if name == "reserve" else answer
 
         return call
+
+    def _told(self, telling):
+        async def following():
+            return await anext(telling)
+
+        with suppress(StopAsyncIteration):
+            while True:
+                yield self._runner.run(following())
 
 
 class AwaitedReservation:

@@ -19,6 +19,7 @@ from .administration import Asking, Step, concluding
 from .requests import Credential, Steps, Unavailable, in_memory, required
 from .reservation import AsyncReservation
 from .sync import Ledger, P, T, _opened
+from .telling import telling_awaited
 
 
 def _async(
@@ -131,6 +132,7 @@ class AsyncLedger:
     set_remaining = _asking(Steps.set_remaining)
     forget = _asking(Steps.forget)
     usage = _asking(Steps.usage)
+    usage_report = telling_awaited(Steps.usage_report)
     _consume = _async(Steps.consume)
     _peek = _async(Steps.peek)
 

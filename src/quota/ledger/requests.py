@@ -5,25 +5,25 @@
 
 from __future__ import annotations
 
-from datetime import date, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
 from ..account import Account
-from ..clock import DAY_US, EPOCH, Clock, span_us, system_clock, to_us
+from ..clock import DAY_US, Clock, span_us, system_clock
 from ..decision import Decision, Details, NotAllowed, Reason, refusal
 from ..errors import InvalidCost, InvalidValue, ReservationClosed, check_text
 from ..key import ApiKey, Caller, KeyOrCaller, digest, has_typo, new_token
 from ..limit import REQUESTS, Cost, parse_cost, whole
 from ..operations.request import Request
 from ..operations.shape import DEFAULT
-from ..operations.usage import UsageRecord
 from ..rule.limits import Outcome
 from ..status import LimitStatus
 from ..stores.memory.store import MemoryStore
 from .administration import Asking, Step, same
 from .holders import Holders, check_where
+from .reports import Reports
 
 if TYPE_CHECKING:
     from .breaker import Breaker
@@ -37,7 +37,7 @@ def in_memory(store: object) -> bool:
     return getattr(type(store), "apply", None) is MemoryStore.apply
 
 
-class Steps(Holders):
+class Steps(Holders, Reports):
     """The pure steps of every method, and the settings of a ledger."""
 
     def __init__(
@@ -265,27 +265,6 @@ class Steps(Holders):
         key, account = yield from self._one(key_or_account)
         yield Step("apply", (Request("forget", self._now(), None, key, account=account),), same)
 
-    def usage(
-        self,
-        key_or_account: ApiKey | Account | str,
-        *,
-        api: str = "",
-        since: date | str | None = None,
-        until: date | str | None = None,
-    ) -> Asking[list[UsageRecord]]:
-        """Return what each quota of a key's plan for ``api``, or of an account, counted by UTC day, both included.
-
-        Days unused are left out.
-
-        Today is always there. A limit by account tells the account's usage. Raises ``UnknownKey``, ``InvalidValue``.
-        """
-        check_where(api, None)
-        days = (_day("since", since, -(10**6)), _day("until", until, 10**7))
-        key, account = yield from self._one(key_or_account)
-        request = Request("usage", self._now(), None, key, api, args=days, account=account)
-        found: list[UsageRecord] = yield Step("apply", (request,), same)
-        return found
-
     def without_store(self, request: Request, error: Exception) -> Decision:
         """Decide as the caller said to when the store cannot be asked."""
         if self._on_unavailable == "raise":
@@ -299,22 +278,6 @@ class Steps(Holders):
 def _named(subject: KeyOrCaller) -> tuple[str | None, Caller | None]:
     """A key's id, or a caller: how a request names whom it is about."""
     return (None, subject) if isinstance(subject, Caller) else (subject.id, None)
-
-
-def _day(field: str, day: date | str | None, default: int) -> int:
-    """Days since the epoch."""
-    if day is None:
-        return default
-    if isinstance(day, str):
-        try:
-            day = date.fromisoformat(day)
-        except ValueError:
-            raise InvalidValue(field, day, "a date, as in 2026-01-31") from None
-    if isinstance(day, datetime):
-        return to_us(day, field) // DAY_US
-    if not isinstance(day, date):
-        raise InvalidValue(field, day, "a date, an aware datetime or a text such as '2026-01-31'")
-    return (day - EPOCH.date()).days
 
 
 def required(decision: Decision) -> Decision:

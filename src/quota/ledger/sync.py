@@ -29,6 +29,7 @@ from ..stores.memory.store import MemoryStore
 from .administration import Asking, Step, concluding
 from .requests import Credential, Steps, Unavailable, in_memory, required
 from .reservation import Reservation
+from .telling import telling
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -160,6 +161,7 @@ class Ledger:
     set_remaining = _asking(Steps.set_remaining)
     forget = _asking(Steps.forget)
     usage = _asking(Steps.usage)
+    usage_report = telling(Steps.usage_report)
 
     def consume(
         self, secret: Credential, cost: Cost = DEFAULT, *, api: str = "", route: str | None = None,

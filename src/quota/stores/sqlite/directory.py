@@ -18,6 +18,7 @@ from ..texts import to_json
 from .accounts import Accounts, copy_record, count, known_account, line_numbers, member_of, share, touch_plans
 from .pool import Pool
 from .records import drop, forget_account, last_used_of, number_of, touch
+from .reports import Reports
 from .schema import NOTHING, STEPS
 
 
@@ -42,7 +43,7 @@ class KeyRow:
         return Subject(key, others[0] if shared else None, *others[shared:])
 
 
-class Directory(Accounts):
+class Directory(Accounts, Reports):
     """Keys, plans and accounts, each operation in one transaction."""
 
     _pool: Pool
