@@ -189,7 +189,7 @@ class SeveralMeters(Headroom):
         own, last = self.own, self.last
         if own.version != self.own_version or last.version != self.last_version or not self.shape.live:
             return False
-        if self.third is not None and not self._good_above(now):
+        if not self._good_above(now):
             return False
         if self.until <= now < self.end:
             began = now - now % MINUTE_US
@@ -198,8 +198,14 @@ class SeveralMeters(Headroom):
 
     def _good_above(self, now: int) -> bool:
         """Tell whether the records of accounts above stand as well."""
-        above = (self.third, self.third_version), (self.fourth, self.fourth_version), *self.more
-        return all(record is None or (record.version == version and record.at <= now) for record, version in above)
+        third, fourth = self.third, self.fourth
+        if third is None or third.version != self.third_version or third.at > now:
+            return third is None
+        if fourth is None:
+            return True
+        if fourth.version != self.fourth_version or fourth.at > now:
+            return False
+        return all(record.version == version and record.at <= now for record, version in self.more)
 
     def take(  # noqa: C901, PLR0912 -- in line: a call more is a floor's quarter
         self, decision: Told, amounts: list[int], now: int, dry: bool
@@ -208,14 +214,13 @@ class SeveralMeters(Headroom):
 
         The caller sees to it that nobody else counts on these records. ``dry`` answers the same and changes nothing.
         """
-        own, last, third, fourth = self.own, self.last, self.third, self.fourth
+        own, last, third = self.own, self.last, self.third
         if not (
             own.at <= now < self.until
             and own.version == self.own_version
             and self.shape.live
             and (last is own or (last.version == self.last_version and last.at <= now))
-            and (third is None or (third.version == self.third_version and third.at <= now))
-            and (fourth is None or (fourth.version == self.fourth_version and fourth.at <= now and not self.more))
+            and (third is None or self._good_above(now))
         ) and not self.good(now):
             return None
         found: list[int] = []
@@ -246,13 +251,8 @@ class SeveralMeters(Headroom):
         if dry or not allowed:
             return allowed
         width, filled_ones = len(cells), len(pours)
-        if (
-            width > 4
-            or filled_ones > 2
-            or own.last_used != self.began
-            or last.at < self.began
-            or (third is not None and (third.at < self.began or (fourth is not None and self._behind(fourth))))
-        ):
+        few = width <= 4 and filled_ones <= 2 and (third is None or not self._behind())
+        if not few or own.last_used != self.began or last.at < self.began:
             at_once(*self._steps(found, now))
             return True
         # Stores and forward jumps alone: no signal is looked for in between.
@@ -274,13 +274,14 @@ class SeveralMeters(Headroom):
         own.at = last.at = now
         if third is not None:
             third.at = now
-            if fourth is not None:
-                fourth.at = now
+            if self.fourth is not None:
+                self.fourth.at = now
         return True
 
-    def _behind(self, fourth: Record) -> bool:
-        """Tell whether a commit is not to be made by stores alone: there are more records, or its minute begins."""
-        return bool(self.more) or fourth.at < self.began
+    def _behind(self) -> bool:
+        """Tell whether an account above begins a minute, or there are too many to be written by stores alone."""
+        third, fourth, began = self.third, self.fourth, self.began
+        return third.at < began or (fourth is not None and (fourth.at < began or bool(self.more)))  # type: ignore[union-attr] # there is one
 
     def _untouched(self, now: int) -> list[int]:
         """Return what meters and buckets read at ``now`` while nobody takes anything."""

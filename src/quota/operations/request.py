@@ -93,7 +93,7 @@ def plans_joined(entry: Entry, overrides: Sequence[tuple[Override, ...]] = ()) -
     """Return an entry's plans by api, with those of its accounts in them, each with its subject's own limits."""
     if not entry.above and type(entry.key) is not Account and not any(upper.plans for upper in entry.uppers):
         return entry.plans
-    from .line import joined  # noqa: PLC0415 -- not loaded where no account has a plan
+    from ..joined import joined  # noqa: PLC0415 -- not loaded where no account has a plan
 
     return joined(entry, overrides or [()] * (1 + len(entry.uppers)))
 

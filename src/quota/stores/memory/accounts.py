@@ -142,6 +142,21 @@ def place_account(store: Any, account_id: str, plan_id: str, on: bool) -> None:
         at_once(*steps, (setattr, entry, "account", _account(entry)), (setattr, entry, "key_plans", key_plans))
 
 
+def moved_plan(store: Any, plan: UsagePlan, old_api: str) -> list[Step]:
+    """Return the steps that move the keys and accounts of a plan to its new api."""
+    places = [place for place in store._all_on_plans() if place.key_plans.ids.get(old_api) == plan.id]
+    for place in places:
+        if plan.api in place.key_plans.ids:
+            who = f"account {place.name}" if isinstance(place, AccountEntry) else f"key {place.key.id}"
+            raise PlanConflict(plan.id, f"{who} has another plan for the api {plan.api!r}")
+    left_by_all = [key_plans for key_plans in store._shared_key_plans if (old_api, plan.id) in key_plans]
+    moved = [{**store._without(place, old_api).ids, plan.api: plan.id} for place in places]
+    return [
+        *((setattr, place, "key_plans", store._key_plans(ids)) for place, ids in zip(places, moved, strict=True)),
+        *((store._shared_key_plans.pop, key_plans) for key_plans in left_by_all),
+    ]
+
+
 def apply_to_account(store: Any, request: Request, account_id: str) -> Any:
     """Perform a request about an account itself, under the lock of its tree."""
     with store._directory:  # which tree it is in stays so meanwhile

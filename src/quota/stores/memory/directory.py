@@ -88,6 +88,9 @@ class Directory:
     def place_account(self, account_id: str, plan_id: str, on: bool) -> None:
         _tree().place_account(self, account_id, plan_id, on)
 
+    def _moved_plan(self, plan: UsagePlan, old_api: str) -> list[Step]:
+        return _tree().moved_plan(self, plan, old_api)  # type: ignore[no-any-return]
+
     def _apply_to_account(self, request: Request, account_id: str) -> Any:
         return _tree().apply_to_account(self, request, account_id)
 

@@ -169,7 +169,7 @@ class MemoryStore(Callers, Directory, Binding):
             old = self._plans.get(plan.id)
             if not is_new(plan, old, replace):
                 return
-            moved = self._moved(plan, old.api) if old is not None and old.api != plan.api else []
+            moved = self._moved_plan(plan, old.api) if old is not None and old.api != plan.api else []
             at_once(*self._buried(plan.id), *moved, (self._plans.__setitem__, plan.id, plan))
 
     def _buried(self, plan_id: str) -> list[Step]:
@@ -180,24 +180,6 @@ class MemoryStore(Callers, Directory, Binding):
 
     def _all_on_plans(self) -> list[KeyEntry | AccountEntry]:
         return [*(room.key_entry for ref, room in self.rooms.items() if type(ref) is str), *self._accounts.values()]
-
-    def _moved(self, plan: UsagePlan, old_api: str) -> list[Step]:
-        """The steps that move the keys of a plan to its new api."""
-        key_entries = [place for place in self._all_on_plans() if place.key_plans.ids.get(old_api) == plan.id]
-        for place in key_entries:
-            if plan.api in place.key_plans.ids:
-                who = f"key {place.key.id}" if isinstance(place, KeyEntry) else f"account {place.name}"
-                raise PlanConflict(plan.id, f"{who} has another plan for the api {plan.api!r}")
-        ids = [{**self._without(key_entry, old_api).ids, plan.api: plan.id} for key_entry in key_entries]
-        left_by_all = [
-            (self._shared_key_plans.pop, key_plans)
-            for key_plans in self._shared_key_plans
-            if (old_api, plan.id) in key_plans
-        ]
-        return [
-            *((setattr, s, "key_plans", self._key_plans(mine)) for s, mine in zip(key_entries, ids, strict=True)),
-            *left_by_all,
-        ]
 
     def drop_plan(self, plan_id: str) -> None:
         with self._everything():

@@ -147,8 +147,8 @@ class RedisSteps(Decisions):
             written = f"{self._prefix} is written in format {version.decode()}"
             raise StoreUnavailable(f"{written}, this version of quota reads {FORMAT}; {NOTHING}", reached=True)
         texts = [_text(text) for text in plan_texts]
-        accounts = [text.decode() for text in account_texts]
-        return KeyLookup(stamp.decode(), plans_stamp.decode(), key_entry_text.decode(), accounts, texts)
+        line = [text.decode() for text in account_texts]
+        return KeyLookup(stamp.decode(), plans_stamp.decode(), key_entry_text.decode(), line, texts)
 
     def _read(self, *places: Place) -> Flow[list[str | None]]:
         fields = [self._at(*place) for place in places]

@@ -25,7 +25,7 @@ class Accounts:
     _list: Callable[..., Flow[list[str]]]
     _read: Callable[..., Flow[list[str | None]]]
     _decode_plan: Callable[[str], tuple[str, UsagePlan]]
-    _on: Callable[[Iterable[Sequence[str]], Iterator[str | None]], dict[str, UsagePlan]]
+    _values: Callable[[str], Flow[list[str]]]
     _split: Callable[[str, str, list[Precondition], list[Mutation]], Flow[None]]
 
     @operation
@@ -126,6 +126,31 @@ class Accounts:
             level = [(of["id"], of) for of in map(json.loads, found)]
             height += 1
         return height
+
+    def _on(self, pairs: Iterable[Sequence[str]], texts: Iterator[str | None]) -> dict[str, UsagePlan]:
+        """Return the plans of pairs (id, generation), each of whose texts comes next, by api."""
+        plans = {}
+        for (_, generation), text in zip(pairs, texts, strict=False):
+            if text is not None:
+                current, plan = self._decode_plan(text)
+                if current == generation:
+                    plans[plan.api] = plan
+        return plans
+
+    def _check_move(self, plan: UsagePlan, generation: str) -> Flow[None]:
+        """A plan that changes its api takes its keys along, unless one of them has another plan there."""
+        key_entries = [json.loads(text) for text in (yield from self._values("keys"))]
+        key_entries += [json.loads(text) for text in (yield from self._list(TOLD, "", None, "accounts"))]
+        there = {}
+        for text in (yield from self._values("plans")):
+            current, other = self._decode_plan(text)
+            if other.api == plan.api:
+                there[other.id] = current
+        for key_entry in key_entries:
+            pairs = [tuple(pair) for pair in key_entry.get("plans", ())]
+            if (plan.id, generation) in pairs and any(there.get(id_) == current for id_, current in pairs):
+                who = f"key {key_entry['key']['id']}" if "key" in key_entry else f"account {key_entry['id']}"
+                raise PlanConflict(plan.id, f"{who} has another plan for the api {plan.api!r}")
 
     @operation
     def account_plans(self, account_id: str) -> Flow[list[UsagePlan]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, cast
 
 from ...clock import Clock, monotonic, system_clock
@@ -97,16 +97,6 @@ class Directory(Accounts, Adding, Reports):
         line = (*own, *(upper for _, upper in uppers if upper.id != key.account))
         return CachedKey(Entry(key, plans, bool(own), line), (found.stamp, found.plans_stamp))
 
-    def _on(self, pairs: Iterable[Sequence[str]], texts: Iterator[str | None]) -> dict[str, UsagePlan]:
-        """Return the plans of pairs (id, generation), each of whose texts comes next, by api."""
-        plans = {}
-        for (_, generation), text in zip(pairs, texts, strict=False):
-            if text is not None:
-                current, plan = self._decode_plan(text)
-                if current == generation:
-                    plans[plan.api] = plan
-        return plans
-
     def _decode_plan(self, text: str) -> tuple[str, UsagePlan]:
         """A plan, compiled once however many keys are on it."""
         found = self._decoded.get(text)
@@ -144,21 +134,6 @@ class Directory(Accounts, Adding, Reports):
                 PutText("plans", plan.id, new), PutText("stamps", "*", str(new_number())),
             ])):  # fmt: skip
                 return
-
-    def _check_move(self, plan: UsagePlan, generation: str) -> Flow[None]:
-        """A plan that changes its api takes its keys along, unless one of them has another plan there."""
-        key_entries = [json.loads(text) for text in (yield from self._values("keys"))]
-        key_entries += [json.loads(text) for text in (yield from self._list(TOLD, "", None, "accounts"))]
-        there = {}
-        for text in (yield from self._values("plans")):
-            current, other = self._decode_plan(text)
-            if other.api == plan.api:
-                there[other.id] = current
-        for key_entry in key_entries:
-            pairs = [tuple(pair) for pair in key_entry.get("plans", ())]
-            if (plan.id, generation) in pairs and any(there.get(id_) == current for id_, current in pairs):
-                who = f"key {key_entry['key']['id']}" if "key" in key_entry else f"account {key_entry['id']}"
-                raise PlanConflict(plan.id, f"{who} has another plan for the api {plan.api!r}")
 
     @operation
     def drop_plan(self, plan_id: str) -> Flow[None]:

@@ -11,11 +11,10 @@ from typing import Any, NamedTuple
 
 import attrs
 
-from ..account import Account
-from ..plan import UsagePlan, own_plan, ref_of
-from ..rule.entries import Override
-from ..rule.limits import OWN, CompiledLimit, RoutePlan, Throttles
-from .request import Entry
+from .account import Account
+from .plan import UsagePlan, own_plan, ref_of
+from .rule.entries import Override
+from .rule.limits import OWN, CompiledLimit, RoutePlan, Throttles
 
 _MOST_JOINED = 1024
 """Joined forms of a plan that are kept."""
@@ -105,7 +104,7 @@ def _joined(first: UsagePlan, base: UsagePlan | None, parts: tuple[Part, ...], a
     return made
 
 
-def joined(entry: Entry, overrides: Sequence[tuple[Override, ...]]) -> Mapping[str, UsagePlan]:
+def joined(entry: Any, overrides: Sequence[tuple[Override, ...]]) -> Mapping[str, UsagePlan]:
     """Return an entry's plans with those of its accounts in them, each with its subject's own limits."""
     above = entry.above
     levels = range(2 - entry.shared, 2 - entry.shared + len(entry.uppers))
