@@ -296,6 +296,8 @@ LONG_FILES = {
     "stores.leased.flow": (345, "the steps of one class, which call each other"),
     "stores.leased.holder": (360, "a lease, a refusal that is remembered, and who holds both"),
     "period": (330, "one argument: the zone's clock, the windows on it, and their text"),
+    "operations.headroom": (355, "one compiled form, and the decision that is made by it"),
+    "stores.redis.requests": (330, "the calls of one class, which share what a hash holds"),
     "rule.record": (345, "a record and its encoded form, which change together"),
     "testing.model": (685, "an independent model says everything again, and in its own words"),
 }

@@ -11,7 +11,7 @@ from ..rule.charge import count, finish
 from ..rule.entries import Amount, Amounts, Hold
 from ..rule.limits import Outcome, StoreOptions
 from ..rule.subject import Subject
-from .idempotency import remembered
+from .idempotency import answer_of, id_of, remembered
 from .request import Entry, Request, advance, check_units, required, route_plan_of, tokens_of
 
 
@@ -78,5 +78,5 @@ def cancel(request: Request, entry: Entry | None, subject: Subject | None, optio
         if hold is not None and hold.still_open:
             record.give_back(hold.taken_at, hold.takes)
     earlier = remembered(subject, request)
-    if earlier is not None and earlier.answer.hold == request.id:
-        subject.key.remember_refund(earlier.id, earlier.until, now)
+    if earlier is not None and answer_of(earlier).hold == request.id:
+        subject.key.remember_refund(id_of(earlier), earlier.until, now)

@@ -15,7 +15,7 @@ from ...rule.record import Record
 from ...rule.subject import Subject
 from ..remembered import encode_remembered, remembered_of
 from ..server.cache import CachedKey
-from ..server.changes import KINDS, KeyLookup, Mutation, Place, Precondition
+from ..server.changes import KINDS, Above, KeyLookup, Mutation, Place, Precondition
 from ..server.flow import NOTHING, Flow, operation
 from ..server.replies import Version
 from ..server.requests import Decisions, Loaded, dead_by, new_record, refs, subject_of
@@ -144,9 +144,7 @@ class PostgresSteps(Decisions):
         found = yield Call(CHECK.replace("{ns}", self._schema).encode(), ())
         return list(found)
 
-    def _look_up(
-        self, digest: bytes | None, key_id: str, above: tuple[str, ...] | None = None
-    ) -> Flow[KeyLookup | None]:
+    def _look_up(self, digest: bytes | None, key_id: str, above: Above = None) -> Flow[KeyLookup | None]:
         yield from self._ready()
         named = None if above is None else texts(above)
         reply = yield self._call("look", (digest.hex() if digest else "").encode(), key_id.encode(), named)

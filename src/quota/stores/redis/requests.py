@@ -21,6 +21,7 @@ from ..remembered import encode_remembered, remembered_of
 from ..server.adding import ALL
 from ..server.cache import CachedKey
 from ..server.changes import (
+    Above,
     ClearRecord,
     CopyRecord,
     DropText,
@@ -134,9 +135,7 @@ class RedisSteps(Decisions):
             return self._stamps, f"lk:{name}"  # beside the key's stamp, which every call reads
         return (f"{self._prefix}use:{name}", "v") if part == "use" else (self._prefix + part, name)
 
-    def _look_up(
-        self, digest: bytes | None, key_id: str, above: tuple[str, ...] | None = None
-    ) -> Flow[KeyLookup | None]:
+    def _look_up(self, digest: bytes | None, key_id: str, above: Above = None) -> Flow[KeyLookup | None]:
         keys = [self._prefix + part for part in ("stamps", "secrets", "keys", "accounts", "plans")]
         named = () if above is None else (str(len(above)), *above)
         reply = yield run(LOOK, keys, digest.hex() if digest else "", key_id, *named)
@@ -147,8 +146,8 @@ class RedisSteps(Decisions):
             written = f"{self._prefix} is written in format {version.decode()}"
             raise StoreUnavailable(f"{written}, this version of quota reads {FORMAT}; {NOTHING}", reached=True)
         texts = [_text(text) for text in plan_texts]
-        line = [text.decode() for text in account_texts]
-        return KeyLookup(stamp.decode(), plans_stamp.decode(), key_entry_text.decode(), line, texts)
+        stamps = stamp.decode(), plans_stamp.decode()
+        return KeyLookup(*stamps, key_entry_text.decode(), [text.decode() for text in account_texts], texts)
 
     def _read(self, *places: Place) -> Flow[list[str | None]]:
         fields = [self._at(*place) for place in places]

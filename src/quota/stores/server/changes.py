@@ -13,6 +13,10 @@ Place = tuple[str, str]
 """Where a text or a record is: part and name."""
 
 
+Above = tuple[str, ...] | None
+"""The accounts above a key's own, where they are named; None: those of now."""
+
+
 class Precondition(NamedTuple):
     """All that must still be there, None for nothing, or nothing is changed."""
 

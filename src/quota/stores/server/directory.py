@@ -18,6 +18,7 @@ from .accounts import Accounts, is_told
 from .adding import ALL, NOBODY, TOLD, Adding, lists_of, put_account
 from .cache import CachedKey, KeyCache
 from .changes import (
+    Above,
     ClearRecord,
     DropText,
     IndexKey,
@@ -57,9 +58,7 @@ class Directory(Accounts, Adding, Reports):
         """Once per store, before its first call on a record or the directory."""
         raise NotImplementedError
 
-    def _look_up(
-        self, digest: bytes | None, key_id: str, above: tuple[str, ...] | None = None
-    ) -> Flow[KeyLookup | None]:
+    def _look_up(self, digest: bytes | None, key_id: str, above: Above = None) -> Flow[KeyLookup | None]:
         """Everything about the key of a digest or an id; None when there is none. ``above``: these accounts above."""
         raise NotImplementedError
 
