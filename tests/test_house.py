@@ -30,7 +30,7 @@ FLOORS = [
     {"errors", "clock", "process", "networks"},
     {"account", "period", "key", "rule"},
     {"joined", "limit", "plan", "headers"},
-    {"decision", "status"},
+    {"decision", "event", "status"},
     {"operations"},
     {"stores"},
     {"ledger"},
@@ -46,8 +46,8 @@ DRIVERS = {"redis": {"redis"}, "postgres": {"psycopg", "psycopg_pool"}}
 WIDEST = 13
 """The most entries of a folder below the root: about a dozen."""
 FACE = {
-    "Account", "ApiKey", "AsyncLedger", "AsyncReservation", "Caller", "Clock", "Decision", "IssuedKey", "Ledger", "LimitStatus", "ManualClock", "Period", "Quota",
-    "Reason", "Reservation", "Throttle", "UsagePlan", "UsageRecord", "UsageTotal", "limited", "system_clock",
+    "Account", "ApiKey", "AsyncLedger", "AsyncReservation", "Caller", "Clock", "Decision", "Event", "IssuedKey", "Ledger", "LimitStatus", "ManualClock", "Period", "Quota",
+    "Reason", "Reservation", "ScheduledPlan", "Throttle", "UsagePlan", "UsageRecord", "UsageTotal", "limited", "system_clock",
 }  # fmt: skip
 ERRORS = {
     "QuotaError", "InvalidPlan", "InvalidCost", "InvalidSecret", "InvalidValue", "UnknownAccount", "UnknownKey", "UnknownPlan", "PlanConflict", "ClockSkew",
@@ -297,6 +297,7 @@ LONG_FILES = {
     "stores.leased.holder": (360, "a lease, a refusal that is remembered, and who holds both"),
     "period": (330, "one argument: the zone's clock, the windows on it, and their text"),
     "operations.headroom": (355, "one compiled form, and the decision that is made by it"),
+    "stores.sqlite.directory": (340, "keys and their plans, each operation in one transaction"),
     "stores.redis.requests": (330, "the calls of one class, which share what a hash holds"),
     "rule.record": (345, "a record and its encoded form, which change together"),
     "testing.model": (685, "an independent model says everything again, and in its own words"),

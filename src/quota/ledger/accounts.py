@@ -11,8 +11,7 @@ import attrs
 from ..account import Account
 from ..errors import InvalidValue, PlanConflict, UnknownAccount, UnknownKey, check_text
 from ..key import ApiKey
-from ..plan import UsagePlan
-from .administration import UNCHANGED, Administration, Asking, Step, Unchanged, at_least_one, plan_id_of, same
+from .administration import UNCHANGED, Administration, Asking, Step, Unchanged, at_least_one, same
 
 
 class Accounts(Administration):
@@ -35,7 +34,7 @@ class Accounts(Administration):
         account = Account(
             id, name=name, parent=None if parent is None else account_id(parent), metadata=metadata or {}  # type: ignore[arg-type] # its default
         )  # fmt: skip
-        return Step("add_account", (account,), lambda _: account)
+        return Step("add_account", (account, self._by()), lambda _: account)
 
     def get_account(self, account: Account | str) -> Step[Account]:
         """The account as it is now. Raises ``UnknownAccount``."""
@@ -75,52 +74,15 @@ class Accounts(Administration):
         changes = {field: value for field, value in given.items() if value is not UNCHANGED}
         checked: Any = attrs.evolve(Account("any account"), **changes)
         changes = {field: getattr(checked, field) for field in changes}
-        return Step("change_account", (account_id(account), lambda old: attrs.evolve(old, **changes)), same)
+        args = account_id(account), lambda old: attrs.evolve(old, **changes), self._by()
+        return Step("change_account", args, same)
 
     def remove_account(self, account: Account | str) -> Step[None]:
         """Remove an account and its counts.
 
         Raises ``UnknownAccount``, and ``InvalidValue`` while it has keys or accounts below it.
         """
-        return Step("drop_account", (account_id(account),), same)
-
-    def list_plans(self, key_or_account: ApiKey | Account | str | None = None) -> Asking[list[UsagePlan]]:
-        """All usage plans by id; or those that a key, or an account itself, is on, by api. Raises ``UnknownKey``."""
-        if key_or_account is None:
-            step: Step[list[UsagePlan]] = Step("list_plans", (), same)
-        else:
-            key, account = yield from self._one(key_or_account)
-            step = Step("plans_of", (key,), same) if account is None else Step("account_plans", (account,), same)
-        found: list[UsagePlan] = yield step
-        return found
-
-    def associate(self, key_or_account: ApiKey | Account | str, plan: UsagePlan | str) -> Asking[None]:
-        """Put a key on a plan; from another one for the same api it is moved, and what was used stays used.
-
-        Or an account: calls of its keys, and of all accounts below it, are limited by its plan too. Each call is taken
-        from the key's plan and from those of all accounts above it, or from none of them. Raises ``UnknownKey``,
-        ``UnknownPlan``.
-        """
-        id_ = plan_id_of(plan)
-        key, account = yield from self._one(key_or_account)
-        yield (
-            Step("associate", (key, id_), same)
-            if account is None
-            else Step("place_account", (account, id_, True), same)
-        )
-
-    def dissociate(self, key_or_account: ApiKey | Account | str, plan: UsagePlan | str) -> Asking[None]:
-        """Take a key, or an account, off a plan.
-
-        Raises ``UnknownKey``, ``UnknownPlan``, ``PlanConflict`` when it is not on it.
-        """
-        id_ = plan_id_of(plan)
-        key, account = yield from self._one(key_or_account)
-        yield (
-            Step("dissociate", (key, id_), same)
-            if account is None
-            else Step("place_account", (account, id_, False), same)
-        )
+        return Step("drop_account", (account_id(account), self._by()), same)
 
     def _one(self, who: ApiKey | Account | str) -> Asking[tuple[str | None, str | None]]:
         """The id of the key that is meant, or of the account: a text names the key of that id, else the account."""

@@ -20,7 +20,7 @@ from ..rule.entries import Override
 from ..rule.limits import RoutePlan, StoreOptions
 from ..rule.subject import Subject
 
-LOOKS = ("peek", "status", "usage")
+LOOKS = ("peek", "status", "usage", "plans")
 """Operations that change nothing."""
 
 
@@ -76,9 +76,23 @@ def required(request: Request, entry: Entry | None, subject: Subject | None) -> 
     return entry, subject
 
 
+def settled(entry: Entry, now: int) -> Entry:
+    """Return the entry with the changes of plan made whose instant has come."""
+    if not entry.scheduled:
+        return entry  # nearly always
+    due = {plan.api: plan for plan, at in entry.scheduled if at <= now}
+    later = tuple([change for change in entry.scheduled if change[1] > now])
+    return entry._replace(plans={**entry.plans, **due}, scheduled=later)
+
+
+def on_plans(entry: Entry, subject: Subject, now: int) -> Entry:
+    """Return the entry with the plans that it is on at the subject's instant, which never runs backwards."""
+    return settled(entry, max([now, *[record.at for record in subject.records()]])) if entry.scheduled else entry
+
+
 def in_force(entry: Entry, subject: Subject, now: int) -> Entry:
-    """Return the entry with the limits of its plans that hold for this very subject now."""
-    records = subject.records()
+    """Return the entry with the plans that it is on, and the limits of them that hold for this very subject now."""
+    entry, records = on_plans(entry, subject, now), subject.records()
     if not entry.uppers and not any(record.overrides for record in records) and type(entry.key) is not Account:
         return entry  # nearly always
     now = max(now, *[record.at for record in records])
@@ -113,6 +127,10 @@ def advance(request: Request, entry: Entry, subject: Subject, options: StoreOpti
     return route_plan, now
 
 
+Scheduled = tuple[UsagePlan, int]
+"""A plan that is gone to, and the instant in microseconds; one that is past is made whenever it is asked."""
+
+
 class Upper(NamedTuple):
     """An account whose record a call counts on, with its own plans by api."""
 
@@ -123,12 +141,14 @@ class Upper(NamedTuple):
 class Entry(NamedTuple):
     """A key, a caller or an account as a store finds it: with its plans by api, and the accounts that count its calls.
 
-    ``uppers``: its account where that has a record (``shared``), and all accounts above, the nearest first.
+    ``scheduled``: changes to other plans, one for each api at most. ``uppers``: its account where that has a record
+    (``shared``), and all accounts above, the nearest first.
     """
 
     key: Any
     plans: Mapping[str, UsagePlan]
     shared: bool = False
+    scheduled: tuple[Scheduled, ...] = ()
     uppers: tuple[Upper, ...] = ()
 
     @property
@@ -144,6 +164,7 @@ class Request:
     The key is named by the ``digest`` of a presented secret or by ``key_id``; or it is about a ``caller``, or an
     ``account`` itself. ``takes`` is None where the plan says what a call costs. Instants are microseconds since the
     epoch. ``above``: the accounts above the key's own that a charge was counted on, None for those of now.
+    ``actor``: who changes a limit.
     """
 
     op: str
@@ -162,6 +183,7 @@ class Request:
     scope: str | None = None
     account: str | None = None
     above: tuple[str, ...] | None = None
+    actor: str | None = None
 
     @property
     def ref(self) -> bytes | str | Caller:

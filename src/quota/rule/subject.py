@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..errors import ClockSkew
 from .entries import ThrottleRef
 from .limits import OWN, CompiledLimit, RoutePlan, StoreOptions
@@ -13,16 +15,17 @@ class Subject:
 
     They are the request's own, to be changed as it goes: decoded for it, or copies. ``changed``: what became of them
     is to be written, as one change. ``moved``: a change of plan turned buckets into others, which is kept even when the
-    call is refused.
+    call is refused. ``told``: thresholds that were crossed, and whatever else is to be written to the outbox with it.
     """
 
-    __slots__ = ("above", "account", "changed", "key", "moved")
+    __slots__ = ("above", "account", "changed", "key", "moved", "told")
 
     def __init__(self, key: Record, account: Record | None = None, *above: Record) -> None:
         self.key = key
         self.account = account
         self.above = above
         self.changed = self.moved = False
+        self.told: tuple[Any, ...] = ()
 
     def records(self) -> tuple[Record, ...]:
         return (self.key, *self.above) if self.account is None else (self.key, self.account, *self.above)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...account import Account, check_levels, cycle, not_empty
 from ...errors import PlanConflict, UnknownAccount
+from ...event import account_changed, account_placed
 from ...operations import perform
 from ...operations.request import Entry, Request
 from ...plan import UsagePlan
-from ...process.atomic import Step, at_once
+from ...process.atomic import Step
 from ...rule.subject import Subject
 from .entries import AccountEntry, Stripe
 from .one_meter import NoMeter
+
+if TYPE_CHECKING:
+    from ...event import By
 
 
 def _known(store: Any, account_id: str) -> AccountEntry:
@@ -40,7 +44,7 @@ def list_accounts(
         return [_account(among[id_]) for id_ in sorted(ids)[:limit]]
 
 
-def add_account(store: Any, account: Account) -> None:
+def add_account(store: Any, account: Account, by: By | None) -> None:
     """See ``Store.add_account``."""
     with store._everything():
         entry = store._accounts.get(account.id)
@@ -55,15 +59,17 @@ def add_account(store: Any, account: Account) -> None:
             own = store._key_entry(account.id)
             if own is not None and own.account is None and own.key.account == account.id:
                 steps += [(entry.members.append, own), (setattr, own, "account", entry)]
-        at_once(*steps, *_placed(store, entry, account))
+        steps += _placed(store, entry, account)
+        store._outbox.at_once(steps, account_changed(None, account, by))
 
 
-def change_account(store: Any, account_id: str, change: Callable[[Account], Account]) -> Account:
+def change_account(store: Any, account_id: str, change: Callable[[Account], Account], by: By | None) -> Account:
     """See ``Store.change_account``."""
     with store._everything():
         entry = _known(store, account_id)
-        account = change(_account(entry))
-        at_once(*_placed(store, entry, account))
+        old = _account(entry)
+        account = change(old)
+        store._outbox.at_once(_placed(store, entry, account), account_changed(old, account, by))
         return account
 
 
@@ -110,14 +116,15 @@ def _moved_to(store: Any, entry: AccountEntry, stripe: Stripe) -> list[Step]:
     return steps
 
 
-def drop_account(store: Any, account_id: str) -> None:
+def drop_account(store: Any, account_id: str, by: By | None) -> None:
     """See ``Store.drop_account``."""
     with store._everything():
         entry = _known(store, account_id)
         if entry.members or entry.children:
             raise not_empty(account_id, [member.key.id for member in entry.members], [*entry.children])
         steps: list[Step] = [(entry.parent.children.pop, account_id)] if entry.parent else []
-        at_once(*steps, (setattr, entry, "record", None), (store._accounts.pop, account_id))
+        steps += [(setattr, entry, "record", None), (store._accounts.pop, account_id)]
+        store._outbox.at_once(steps, account_changed(_account(entry), None, by))
 
 
 def account_plans(store: Any, account_id: str) -> list[UsagePlan]:
@@ -126,35 +133,20 @@ def account_plans(store: Any, account_id: str) -> list[UsagePlan]:
         return [store._plans[id_] for _, id_ in sorted(_known(store, account_id).key_plans.ids.items())]
 
 
-def place_account(store: Any, account_id: str, plan_id: str, on: bool) -> None:
+def place_account(store: Any, account_id: str, plan_id: str, on: bool, by: By | None = None) -> None:
     """See ``Store.place_account``."""
     with store._everything():
         entry, plan = _known(store, account_id), store.get_plan(plan_id)
         if not on and entry.key_plans.ids.get(plan.api) != plan_id:
             raise PlanConflict(plan_id, f"account {account_id} is not on this plan")
-        key_plans = (
-            store._key_plans({**entry.key_plans.ids, plan.api: plan_id}) if on else store._without(entry, plan.api)
-        )
+        old = {api: id_ for api, id_ in entry.key_plans.ids.items() if api != plan.api}
+        key_plans = store._key_plans({**old, plan.api: plan_id} if on else old)
         steps: list[Step] = [] if entry.shared else store._split(entry, entry.members)
         for below in entry.below():
             for key_entry in below.members:
                 key_entry.room.invalidate()
-        at_once(*steps, (setattr, entry, "account", _account(entry)), (setattr, entry, "key_plans", key_plans))
-
-
-def moved_plan(store: Any, plan: UsagePlan, old_api: str) -> list[Step]:
-    """Return the steps that move the keys and accounts of a plan to its new api."""
-    places = [place for place in store._all_on_plans() if place.key_plans.ids.get(old_api) == plan.id]
-    for place in places:
-        if plan.api in place.key_plans.ids:
-            who = f"account {place.name}" if isinstance(place, AccountEntry) else f"key {place.key.id}"
-            raise PlanConflict(plan.id, f"{who} has another plan for the api {plan.api!r}")
-    left_by_all = [key_plans for key_plans in store._shared_key_plans if (old_api, plan.id) in key_plans]
-    moved = [{**store._without(place, old_api).ids, plan.api: plan.id} for place in places]
-    return [
-        *((setattr, place, "key_plans", store._key_plans(ids)) for place, ids in zip(places, moved, strict=True)),
-        *((store._shared_key_plans.pop, key_plans) for key_plans in left_by_all),
-    ]
+        steps += [(setattr, entry, "account", _account(entry)), (setattr, entry, "key_plans", key_plans)]
+        store._outbox.at_once(steps, account_placed(account_id, plan, entry.key_plans.ids.get(plan.api), on=on, by=by))
 
 
 def apply_to_account(store: Any, request: Request, account_id: str) -> Any:

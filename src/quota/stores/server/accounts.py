@@ -8,6 +8,7 @@ from typing import Any
 
 from ...account import Account, check_levels, cycle, not_empty
 from ...errors import PlanConflict, UnknownAccount, UnknownPlan
+from ...event import By, Draft, account_changed, account_placed
 from ...key import new_number
 from ...operations.request import Entry, Upper
 from ...plan import UsagePlan
@@ -25,7 +26,7 @@ class Accounts:
     _list: Callable[..., Flow[list[str]]]
     _read: Callable[..., Flow[list[str | None]]]
     _decode_plan: Callable[[str], tuple[str, UsagePlan]]
-    _values: Callable[[str], Flow[list[str]]]
+    _told: Callable[[Sequence[Draft]], list[Mutation]]
     _split: Callable[[str, str, list[Precondition], list[Mutation]], Flow[None]]
 
     @operation
@@ -51,7 +52,7 @@ class Accounts:
         return text, data
 
     @operation
-    def add_account(self, account: Account) -> Flow[None]:
+    def add_account(self, account: Account, by: By | None = None) -> Flow[None]:
         for _ in self._attempts():
             stamp, text = yield from self._read(("stamps", "*"), ("accounts", account.id))
             data = json.loads(text or NOBODY)
@@ -59,27 +60,32 @@ class Accounts:
                 if account_of(account.id, data) == account:
                     return
                 raise PlanConflict(account.id, "another account has this id; update_account() changes it")
-            if (yield from self._put(account, None, text, data, stamp)):
+            told = self._told(account_changed(None, account, by))
+            if (yield from self._put(account, None, text, data, stamp, told)):
                 return
 
     @operation
-    def change_account(self, account_id: str, change: Callable[[Account], Account]) -> Flow[Account]:
+    def change_account(
+        self, account_id: str, change: Callable[[Account], Account], by: By | None = None
+    ) -> Flow[Account]:
         for _ in self._attempts():
             (stamp,) = yield from self._read(("stamps", "*"))
             text, data = yield from self._account(account_id)
             old = account_of(account_id, data)
             account = change(old)
-            if account == old or (yield from self._put(account, old.parent, text, data, stamp)):
+            told = self._told(account_changed(old, account, by))
+            if account == old or (yield from self._put(account, old.parent, text, data, stamp, told)):
                 return account
         raise AssertionError  # pragma: no cover -- attempts end by raising
 
     def _put(
-        self, account: Account, old: str | None, text: str | None, data: dict[str, Any], stamp: str | None
-    ) -> Flow[bool]:
+        self, account: Account, old: str | None, text: str | None, data: dict[str, Any], stamp: str | None,
+        told: list[Mutation],
+    ) -> Flow[bool]:  # fmt: skip
         """Write what is said of an account, if its parent may be above it; False where something changed meanwhile."""
         checks = [Precondition("stamps", "*", stamp), Precondition("accounts", account.id, text)]
         new = put_account(account.id, {**data, "account": _said(account)})
-        writes: list[Mutation] = [new, IndexKey(TOLD, account.id)]
+        writes: list[Mutation] = [new, IndexKey(TOLD, account.id), *told]
         if account.parent != old:
             if account.parent is not None:
                 yield from self._hang(account, data, checks, writes)
@@ -137,20 +143,12 @@ class Accounts:
                     plans[plan.api] = plan
         return plans
 
-    def _check_move(self, plan: UsagePlan, generation: str) -> Flow[None]:
-        """A plan that changes its api takes its keys along, unless one of them has another plan there."""
-        key_entries = [json.loads(text) for text in (yield from self._values("keys"))]
-        key_entries += [json.loads(text) for text in (yield from self._list(TOLD, "", None, "accounts"))]
-        there = {}
-        for text in (yield from self._values("plans")):
-            current, other = self._decode_plan(text)
-            if other.api == plan.api:
-                there[other.id] = current
-        for key_entry in key_entries:
-            pairs = [tuple(pair) for pair in key_entry.get("plans", ())]
-            if (plan.id, generation) in pairs and any(there.get(id_) == current for id_, current in pairs):
-                who = f"key {key_entry['key']['id']}" if "key" in key_entry else f"account {key_entry['id']}"
-                raise PlanConflict(plan.id, f"{who} has another plan for the api {plan.api!r}")
+    def _check_move(self, old: UsagePlan, new: UsagePlan, generation: str) -> Flow[None]:
+        """A plan that changes its api takes its accounts along, unless one of them has another plan there."""
+        for text in (yield from self._list(TOLD, "", None, "accounts")):
+            data = json.loads(text)
+            if [old.id, generation] in (data.get("plans") or ()) and new.api in (yield from self._plans_on(data)):
+                raise PlanConflict(new.id, f"account {data['id']} has another plan for the api {new.api!r}")
 
     @operation
     def account_plans(self, account_id: str) -> Flow[list[UsagePlan]]:
@@ -163,7 +161,7 @@ class Accounts:
         return self._on(pairs, iter(texts))
 
     @operation
-    def place_account(self, account_id: str, plan_id: str, on: bool) -> Flow[None]:
+    def place_account(self, account_id: str, plan_id: str, on: bool, by: By | None = None) -> Flow[None]:
         for _ in self._attempts():
             stamp, plan_text = yield from self._read(("stamps", "*"), ("plans", plan_id))
             text, data = yield from self._account(account_id)
@@ -182,6 +180,8 @@ class Accounts:
             more = {"account": data.get("account") or _said(Account(account_id)), "shared": True, "sole": ""}
             more["plans"] = [*pairs, [plan_id, generation]] if on else pairs
             writes.append(put_account(account_id, {**data, **more}))
+            old = plans[plan.api].id if plan.api in plans else None
+            writes += self._told(account_placed(account_id, plan, old, on=on, by=by))
             if (yield from self._change(checks, writes)):
                 return
 
@@ -209,7 +209,7 @@ class Accounts:
         raise AssertionError  # pragma: no cover -- attempts end by raising
 
     @operation
-    def drop_account(self, account_id: str) -> Flow[None]:
+    def drop_account(self, account_id: str, by: By | None = None) -> Flow[None]:
         for _ in self._attempts():
             (stamp,) = yield from self._read(("stamps", "*"))
             text, data = yield from self._account(account_id)
@@ -223,7 +223,9 @@ class Accounts:
                 DropText("accounts", account_id), UnindexKey(TOLD, account_id), ClearRecord(f"a:{account_id}"),
                 PutText("stamps", "*", str(new_number())),
             ]  # fmt: skip
-            parent = account_of(account_id, data).parent
+            old = account_of(account_id, data)
+            writes += self._told(account_changed(old, None, by))
+            parent = old.parent
             if parent is not None:
                 yield from self._unhang(account_id, parent, checks, writes)
             if (yield from self._change(checks, writes)):

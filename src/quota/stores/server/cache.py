@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
 from ...key import ApiKey, Caller
 from ...operations.headroom import SeveralMeters
-from ...operations.request import Entry, Request, barred, plans_joined
+from ...operations.request import Entry, Request, barred, plans_joined, settled
+from ...plan import UsagePlan
 from ...rule.limits import RoutePlan
 
 
@@ -27,11 +29,15 @@ class CachedKey:
         self.stamp_name = f"k:{entry.key.id}" if type(entry.key) is ApiKey else "*"
         self.lanes: dict[RoutePlan, SeveralMeters] = {}
 
+    def plans_at(self, now: int) -> Mapping[str, UsagePlan]:
+        """Return the plans by api at an instant, with those of its accounts."""
+        return plans_joined(settled(self.entry, now)) if self.entry.scheduled else self.plans
+
     def lane(self, request: Request) -> SeveralMeters | None:
         """The lane that calls like this one have, if any; none where the key may not be used so."""
         if request.op != "consume" or barred(self.entry.key, request.address, request.scope):
             return None
-        plan = self.plans.get(request.api)
+        plan = self.plans_at(request.now).get(request.api)
         return None if plan is None else self.lanes.get(plan.route_plan(request.route))
 
 

@@ -212,7 +212,8 @@ class Decisions(Directory):
         lane = compile_headroom(request, copy.entry, subject)
         if lane is not None:
             lane.tag = self._tag(copy, lane, subject, versions)
-            copy.lanes[copy.plans[request.api].route_plan(request.route)] = lane
+            plan = copy.plans_at(max([request.now, *[record.at for record in subject.records()]]))[request.api]
+            copy.lanes[plan.route_plan(request.route)] = lane
         return lane
 
     def _recall(self, found: Loaded, request: Request, answer: str, data: list[Any]) -> None:
@@ -243,7 +244,7 @@ def _drained(entry: Entry) -> int:
     limits = [
         limit
         for plans in (entry.plans, *(upper.plans for upper in entry.uppers))
-        for plan in plans.values()
+        for plan in (*plans.values(), *(plan for plan, _ in entry.scheduled))
         for route in ("", *plan.routes)
         for limit in plan.route_plan(route).limits
     ]
