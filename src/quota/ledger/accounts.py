@@ -101,7 +101,7 @@ class Accounts(Administration):
             raise UnknownKey(who)
         if key is None or account is None:
             return (None, who) if key is None else (who, None)
-        found = [one.id for one in (yield Step("list_keys", (None, 1, None, who), same))]
+        found = [one.id for one in (yield Step("list_keys", (None, 1, None, who, self._now()), same))]
         of = f", and it is the account of {found[0]!r}" if found else ", and so has another account"
         raise PlanConflict(who, f"a key has this id{of}: give the ApiKey, or the Account")
 
