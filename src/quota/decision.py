@@ -53,6 +53,7 @@ class Details:
     """In full. ``metered``: what was taken for good, as (when, meters and units). ``hold``: its reservation.
 
     ``above``: the accounts above the key's own that it was counted on.
+    ``route``: the name that the plan has for the call's, if it has one.
     """
 
     reason: Reason
@@ -66,6 +67,7 @@ class Details:
     replayed: bool = attrs.field(default=False, kw_only=True)
     hold: str = attrs.field(default="", kw_only=True)
     above: tuple[str, ...] = attrs.field(default=(), kw_only=True)
+    route: str = attrs.field(default="", kw_only=True)
 
 
 _FOREVER = 2**63
@@ -134,6 +136,11 @@ class Decision:
         """The usage plan that decided, None when none did."""
         plan = self._details().plan
         return None if plan is None else plan.told
+
+    @property
+    def route(self) -> str | None:
+        """The route of the plan that the call was charged under; None where the plan has none for it."""
+        return self._details().route or None
 
     @property
     def cost(self) -> int | Mapping[str, int]:
@@ -286,6 +293,7 @@ def to_data(decision: Decision) -> dict[str, Any]:
     return {
         "allowed": decision.allowed, "reason": decision.reason.value, "id": decision.id, "at": decision.at.isoformat(),
         "key": decision.key.id if decision.key else None, "plan": decision.plan.id if decision.plan else None,
+        "route": decision.route,
         "cost": {"requests": cost} if isinstance(cost, int) else dict(cost),
         "limits": [status.to_dict() for status in decision.limits], "violated": list(decision.violated),
         "over": decision.over, "crossed": [[name, percent] for name, percent in decision.crossed],

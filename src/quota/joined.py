@@ -15,6 +15,7 @@ from .account import Account
 from .plan import UsagePlan, own_plan, ref_of
 from .rule.entries import Override
 from .rule.limits import OWN, CompiledLimit, RoutePlan, Throttles
+from .rule.routes import JoinedNames
 
 _MOST_JOINED = 1024
 """Joined forms of a plan that are kept."""
@@ -49,21 +50,14 @@ class JoinedPlan(UsagePlan):
         return {self.id, *(part.plan.id for part in self.parts)}
 
     def _compile(self, route: str) -> RoutePlan:
-        of = route or None
-        base = None if self.base is None else self.base.route_plan(of)
-        limits = list(base.limits) if base is not None else []
-        routed = base is not None and base.routed
-        for part in self.parts:
-            found = part.plan.route_plan(of)
-            routed = routed or found.routed
-            limits += [_of_account(limit, part) for limit in found.limits]
-        changed: dict[str, Any] = {
-            "route": route,
-            "routed": routed,
-            "limits": tuple(limits),
-            "throttles": self._throttles,
-        }
-        return attrs.evolve(base or self.parts[0].plan.route_plan(of), **changed)
+        plans = [*([self.base] if self.base else []), *(part.plan for part in self.parts)]
+        found = [plan.route_plan(own or None) for plan, own in zip(plans, self._names.each(route), strict=True)]  # type: ignore[union-attr] # joined ones
+        limits = list(found[0].limits) if self.base else []
+        for part, its in zip(self.parts, found[len(found) - len(self.parts) :], strict=True):
+            limits += [_of_account(limit, part) for limit in its.limits]
+        counted = tuple(dict.fromkeys(its.route for its in found if its.routed))
+        changed: dict[str, Any] = {"route": route, "routed": bool(counted), "limits": tuple(limits), "counted": counted}
+        return attrs.evolve(found[0], throttles=self._throttles, told=found[0].route if self.base else route, **changed)
 
 
 def _of_account(limit: CompiledLimit, part: Part) -> CompiledLimit:
@@ -98,6 +92,7 @@ def _joined(first: UsagePlan, base: UsagePlan | None, parts: tuple[Part, ...], a
             throttles[part.level, unit] = tuple(map(ref_of, own)), own
     fields |= {"routes": {route: first.routes.get(route, ()) for plan in plans for route in plan.routes}}
     fields |= {"_route_plans": {}, "_own": {}, "_throttles": throttles}
+    fields |= {"_names": JoinedNames(plan._names for plan in plans)}
     fields |= {"base": base, "parts": parts, "above": above}
     for field, value in fields.items():
         object.__setattr__(made, field, value)

@@ -219,3 +219,23 @@ def test_threads_below_one_account_admit_its_limit_and_no_more(stores, clock):
     for team, numbers in (("a", (0, 2)), ("b", (1, 3))):
         assert ledger.status(team)[0].used == sum(by_key[number] for number in numbers) <= 40
     assert [ledger.status(f"n{number}")[0].used for number in range(4)] == by_key
+
+
+@over(*ALL)
+def test_routes_that_plans_name_otherwise_are_each_counted(stores, clock):
+    """A call on a path counts under the key's plan's name for it and under the account's, which may be a wider one."""
+    ledger, secrets = company(stores, clock)
+    ledger.replace_plan(UsagePlan("key", "1000/day", routes={"GET /a/*": "7/day as below", "GET /b": "9/day as b"}))
+    ledger.replace_plan(UsagePlan("team", "100/day", routes={"ANY /a/x": "3/day as x", "GET /b": "2/day as b too"}))
+    for path in ("x", "y", "x"):
+        decision = ledger.consume(secrets["a"], route=f"GET /a/{path}")
+        assert decision.route == "GET /a/*"
+    used = {s.name: s.used for s in ledger.consume(secrets["a"], route="GET /a/x").limits}
+    assert (used["below"], used["a: x"]) == (4, 3)
+    assert ledger.consume(secrets["a"], route="GET /a/x").violated == ("a: x",)
+    assert ledger.consume(secrets["a"], route="GET /a/y")
+    assert {s.name: s.used for s in ledger.consume(secrets["a"], route="GET /b").limits}["b"] == 1
+    assert ledger.consume(secrets["a"], route="GET /b")
+    assert ledger.consume(secrets["a"], route="GET /b").violated == ("a: b too",)
+    assert ledger.consume(secrets["b"], route="GET /b")
+    assert ledger.consume(secrets["a"], route="GET /c")

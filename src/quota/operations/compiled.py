@@ -65,7 +65,7 @@ def compile_headroom(
 
 def _meters(route_plan: RoutePlan, records: Sequence[Record]) -> tuple[list[tuple[int, int, int]], frozenset[str]]:
     """Find the meters of a route plan's units, by record, position and unit; the units that a record lacks."""
-    routes = ("", route_plan.route) if route_plan.routed else ("",)
+    routes = ("", *route_plan.counted)
     meters: list[tuple[int, int, int]] = []
     missing = set()
     for order, unit in enumerate(units_of(route_plan)):

@@ -63,6 +63,7 @@ def commit(request: Request, entry: Entry | None, subject: Subject | None, optio
             tuple(groups),
             tokens=tokens_of(subject),
             above=entry.above,
+            route=route_plan.told if route_plan else "",
         )
     )
 

@@ -206,7 +206,7 @@ def metered(route_plan: RoutePlan, takes: Mapping[str, int]) -> Amounts:
 
 
 def _counted(route_plan: RoutePlan, takes: Mapping[str, int]) -> list[tuple[str, str, str, int]]:
-    routes = ("", route_plan.route) if route_plan.routed else ("",)
+    routes = ("", *route_plan.counted)
     return [(route_plan.api, route, unit, units) for unit, units in takes.items() if units for route in routes]
 
 

@@ -20,6 +20,14 @@ OWN = "\n"
 """Begins what the limits of an account's own plan are counted under: no limit of a key's plan has such a name."""
 
 
+def _counted(route_plan: RoutePlan) -> tuple[str, ...]:
+    return (route_plan.route,) if route_plan.routed else ()
+
+
+def _same_route(route_plan: RoutePlan) -> str:
+    return route_plan.route
+
+
 def _same_name(limit: CompiledLimit) -> str:
     return limit.name
 
@@ -90,6 +98,9 @@ Throttles = tuple[tuple[ThrottleRef, ...], tuple[CompiledThrottle, ...]]
 class RoutePlan:
     """All that a call on (api, route) under a plan goes through. ``routed``: the route counts on a meter of its own.
 
+    ``counted``: the routes with meters of their own; ``told``: the key's plan's name of it. Where accounts' plans name
+    it otherwise, ``route`` has all of them.
+
     ``throttles``: the whole plan's, by the level of the record whose plan they are of, and unit.
     """
 
@@ -99,6 +110,8 @@ class RoutePlan:
     limits: tuple[CompiledLimit, ...]
     cost: Mapping[str, int]
     throttles: Mapping[tuple[int, str], Throttles]
+    counted: tuple[str, ...] = attrs.field(default=attrs.Factory(_counted, takes_self=True))
+    told: str = attrs.field(default=attrs.Factory(_same_route, takes_self=True))
 
 
 class LimitState(NamedTuple):

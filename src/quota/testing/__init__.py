@@ -16,14 +16,14 @@ from hypothesis.stateful import invariant, precondition, rule
 
 from ..clock import to_us
 from ..decision import Decision
-from ..errors import ClockSkew, QuotaError, RequestMismatch, ReservationClosed
+from ..errors import ClockSkew, InvalidValue, QuotaError, RequestMismatch, ReservationClosed
 from .directory import Book, equal, raises, units_of, us_of
 from .model import DAY, Answer, Skewed
-from .status import StatusMachine
+from .reports import ReportMachine
 from .strategies import APIS, COSTS, KEY_IDS, MANY, REQUEST_IDS, ROUTES
 
 
-class Machine(StatusMachine):
+class Machine(ReportMachine):
     """Everything a ledger does, step by step beside the model."""
 
     @rule(id_=KEY_IDS, cost=COSTS, api=APIS, route=ROUTES, request_id=REQUEST_IDS)
@@ -237,7 +237,7 @@ class Machine(StatusMachine):
         try:
             expected = self.model.adjust(id_, name, units, "", self.now, grant=grant)
         except Skewed:
-            raises(ClockSkew, lambda: call(id_, name, units))
+            raises((ClockSkew, InvalidValue), lambda: call(id_, name, units))  # where the plan has no such limit too
             return
         if expected is None:
             raises(QuotaError, lambda: call(id_, name, units))
