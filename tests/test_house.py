@@ -296,7 +296,7 @@ LONG_FILES = {
     "stores.leased.flow": (345, "the steps of one class, which call each other"),
     "stores.leased.holder": (360, "a lease, a refusal that is remembered, and who holds both"),
     "period": (330, "one argument: the zone's clock, the windows on it, and their text"),
-    "operations.headroom": (355, "one compiled form, and the decision that is made by it"),
+    "operations.headroom": (360, "one compiled form, and the decision that is made by it"),
     "stores.sqlite.directory": (340, "keys and their plans, each operation in one transaction"),
     "stores.redis.requests": (330, "the calls of one class, which share what a hash holds"),
     "rule.record": (345, "a record and its encoded form, which change together"),
