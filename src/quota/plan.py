@@ -12,7 +12,7 @@ from .errors import InvalidCost, InvalidPlan, InvalidValue, check_text, to_metad
 from .limit import REQUESTS, Cost, Limit, Quota, Throttle, check_distinct, parse_cost, parse_limit, parse_limits, whole
 from .rule.entries import Override, ThrottleRef
 from .rule.limits import MAX_UNITS, CompiledLimit, CompiledQuota, CompiledThrottle, RoutePlan, Throttles
-from .rule.routes import Names, RouteNames
+from .rule.routes import AnyRouteNames, RouteNames
 
 __all__ = [
     "REQUESTS", "Cost", "Limit", "Quota", "Throttle", "UsagePlan", "check_route", "decode_plan", "encode_plan",
@@ -124,7 +124,7 @@ class UsagePlan:
     costs: Mapping[str, Cost] = attrs.field(default={}, kw_only=True, converter=_to_costs, hash=False)
     alerts: tuple[int, ...] = attrs.field(default=(80, 100), kw_only=True, converter=_to_alerts)
     metadata: Mapping[str, str] = attrs.field(default={}, kw_only=True, converter=_to_plan_metadata, hash=False)
-    _names: Names = attrs.field(init=False, eq=False, repr=False)
+    _names: AnyRouteNames = attrs.field(init=False, eq=False, repr=False)
     _route_plans: dict[str, RoutePlan] = attrs.field(init=False, factory=dict, eq=False, repr=False)
     _throttles: dict[tuple[int, str], Throttles] = attrs.field(init=False, factory=dict, eq=False, repr=False)
     _own: dict[Any, UsagePlan] = attrs.field(init=False, factory=dict, eq=False, repr=False)

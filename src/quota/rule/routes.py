@@ -69,7 +69,7 @@ class JoinedNames:
 
     __slots__ = ("_all", "_exact")
 
-    def __init__(self, names: Iterable[Names]) -> None:
+    def __init__(self, names: Iterable[AnyRouteNames]) -> None:
         self._all = tuple(names)
         exact = all(each.own is not each for each in self._all)
         self._exact: Container[str] | None = frozenset().union(*(each.exact for each in self._all)) if exact else None
@@ -100,4 +100,4 @@ class JoinedNames:
         return [charged if charged in names.exact else "" for names in self._all]
 
 
-Names = RouteNames | JoinedNames
+AnyRouteNames = RouteNames | JoinedNames
