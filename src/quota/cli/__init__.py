@@ -33,7 +33,7 @@ class _InOrder(typer.core.TyperGroup):
         )
 
 
-_ORDER = ["plan", "key", "consume", "check", "usage", "grant", "set-remaining", "override", "replay", "demo"]
+_ORDER = ["plan", "key", "consume", "check", "usage", "grant", "set-remaining", "events", "override", "replay", "demo"]
 
 
 def build(*, plain: bool = False) -> typer.Typer:
@@ -63,7 +63,7 @@ def build(*, plain: bool = False) -> typer.Typer:
 
     for name, part in (("plan", plans.app), ("key", keys.app), ("store", stores.app)):
         app.add_typer(part, name=name)
-    for module in (calls, gateway, replaying, routes, serve):
+    for module in (calls, gateway, replaying, routes, serve, stores):
         module.register(app)
     return app
 

@@ -192,7 +192,7 @@ class Holders(Associations):
         return ([who], False) if key is not None else (members, True)
 
     def events(self, *, after: int = 0, limit: int = 1000) -> Step[list[Event]]:
-        """Return what was changed and which thresholds were crossed, in order: at most ``limit`` events after a cursor.
+        """Return what was changed and which thresholds were crossed, in order: at most ``limit`` events (10,000) after a cursor.
 
         Each was written in the very step that made its change, so none is missing and none is there twice, whatever
         crashes. A cursor only grows, and no event appears below one that was told: keep the last one, and go on after
