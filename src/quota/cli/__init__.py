@@ -35,8 +35,8 @@ class _InOrder(typer.core.TyperGroup):
 
 
 _ORDER = [
-    "plan", "key", "consume", "check", "usage", "report", "top", "grant", "set-remaining", "events", "override", "replay",
-    "demo",
+    "plan", "key", "consume", "check", "usage", "report", "top", "grant", "set-remaining", "events",
+    "override", "replay", "demo",
 ]  # fmt: skip
 
 
