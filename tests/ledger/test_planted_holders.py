@@ -31,7 +31,7 @@ BUGS = {
         "(override.route, override.name) == (route, limit.name)"),
     "an override does not follow a replaced plan": (
         "operations/override.py", "mine = plan.id, route", "mine = str(plan), route"),
-    "an override is never taken back": ("operations/override.py", "if other[:3] != mine and", "if"),
+    "an override is never taken back": ("operations/override.py", "[other for other in had if other[:3] != mine]", "[*had]"),
     "an override is another route's too": (
         "plan.py", "(override.plan, override.route, override.name) == (plan, route, limit.name)",
         "(override.plan, override.name) == (plan, limit.name)"),
