@@ -31,7 +31,7 @@ def consume(request: Request, entry: Entry | None, subject: Subject | None, opti
         check_holds(advanced(subject, route_plan, subject.instant(request.now, options), options))
     outcome = charge(subject, route_plan, takes, request.now, options, dry=request.op == "peek")
     if not outcome.allowed or request.op == "peek":
-        return Decision(Details(reason_of(outcome), None, entry.key, plan, takes, outcome, route=route_plan.route))
+        return Decision(Details(reason_of(outcome), None, entry.key, plan, takes, outcome, route=route_plan.told))
     subject.key.admitted(request.api, plan.id, outcome.now, options.retention)
     counted = metered(route_plan, takes)
     groups: tuple[tuple[int, Amounts], ...] = ((outcome.now, counted),)
@@ -40,17 +40,9 @@ def consume(request: Request, entry: Entry | None, subject: Subject | None, opti
             record.hold(request.id, outcome.now + request.ttl, outcome.now, counted)
         groups = ()
     details = Details(
-        reason_of(outcome),
-        None,
-        entry.key,
-        plan,
-        takes,
-        outcome,
-        groups,
-        tokens_of(subject),
-        hold=request.id,
-        route=route_plan.route,
-    )
+        reason_of(outcome), None, entry.key, plan, takes, outcome, groups, tokens_of(subject), hold=request.id,
+        route=route_plan.told, above=entry.above,
+    )  # fmt: skip
     if request.request_id is not None:
         details.id = new_token()
         remember(request, details, subject, options)

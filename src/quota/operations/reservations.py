@@ -62,7 +62,8 @@ def commit(request: Request, entry: Entry | None, subject: Subject | None, optio
             outcome,
             tuple(groups),
             tokens=tokens_of(subject),
-            route=route_plan.route if route_plan else "",
+            above=entry.above,
+            route=route_plan.told if route_plan else "",
         )
     )
 
