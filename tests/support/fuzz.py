@@ -15,10 +15,10 @@ SEEDS = {
     "period": ["day", "15 minute", "month in Europe/Paris", "week offset 2", "month from 2026-01-31T09:00:00+00:00"],
     "plan": ['{"id": "p", "limits": ["5/day"], "routes": {"GET /x": ["1/day as x"]}, "costs": {"GET /x": 1}, "alerts": [80]}'],
     "csv": ["name,key,description,enabled,usageplanids\nn,abcdefghij0123456789,d,true,'a,b'\n", "sep=;\nName;Key\nn;abcdefghij0123456789\n"],
-    "aws": ['{"items": [{"id": "p", "name": "n", "apiStages": [{"apiId": "a", "stage": "s", "throttle": {"/x/GET": {"rateLimit": 1.5, "burstLimit": 2}}}], '
-            '"throttle": {"rateLimit": 1, "burstLimit": 2}, "quota": {"limit": 5, "offset": 0, "period": "DAY"}}]}'],
+    "aws": [('{"items": [{"id": "p", "name": "n", "apiStages": [{"apiId": "a", "stage": "s", "throttle": {"/x/GET": {"rateLimit": 1.5, "burstLimit": 2}}}], '
+            '"throttle": {"rateLimit": 1, "burstLimit": 2}, "quota": {"limit": 5, "offset": 0, "period": "DAY"}}]}')],
     "log": ['203.0.113.7 - - [10/Mar/2026:12:00:00 +0000] "GET /x HTTP/1.1" 200 5', '{"time": "2026-03-10T12:00:00Z", "ip": "203.0.113.7", "path": "/x"}'],
-    "headers": ["for=203.0.113.7;proto=https, for=\"[2001:db8::1]:80\"", "203.0.113.7, 10.0.0.1"],
+    "headers": ['for=203.0.113.7;proto=https, for="[2001:db8::1]:80"', "203.0.113.7, 10.0.0.1"],
     "url": ["memory://?stripes=4&retention=9", "sqlite:///x.db?timeout=1", "redis://u:p@h:1/0?namespace=a", "leased+postgresql://h/db?share=0.01"],
     "control": ['POST /usageplans\n{"name": "n", "quota": {"limit": 5, "period": "DAY"}}',
                 'PATCH /usageplans/p\n{"patchOperations": [{"op": "replace", "path": "/quota/limit", "value": "5"}]}', "GET /apikeys?limit=2&position=x\n"],
