@@ -182,6 +182,17 @@ class Directory(Accounts, Reports):
         touch_plans(db)
         self._tell_of(db, plan_changed(plan, None, by))
 
+    def change_plans(self, changes: Sequence[tuple[UsagePlan | None, UsagePlan | None]], by: By) -> None:
+        """Make each plan another one, if it is as told, or none; all of these changes or none of them."""
+        self._pool.write(self._change_all, changes, by)
+
+    def _change_all(self, db: Connection, changes: Sequence[tuple[UsagePlan | None, UsagePlan | None]], by: By) -> None:
+        for old, new in changes:
+            if new is not None:
+                self._put_plan(db, new, old or False, by[1], by)
+            elif old is not None:
+                self._drop_plan(db, old.id, by[1], by)
+
     def get_plan(self, plan_id: str) -> UsagePlan:
         return self._pool.read(self._get_plan, plan_id)[1]
 
