@@ -24,7 +24,7 @@ from .key import ApiKey, Caller, IssuedKey
 from .ledger.aio import AsyncLedger
 from .ledger.reservation import AsyncReservation, Reservation
 from .ledger.sync import Ledger
-from .limit import Quota, Throttle
+from .limit import Concurrency, Quota, Throttle
 from .operations.usage import UsageRecord
 from .period import Period
 from .plan import UsagePlan
@@ -39,6 +39,7 @@ __all__ = [
     "Caller",
     "Clock",
     "ClockSkew",
+    "Concurrency",
     "Decision",
     "InvalidCost",
     "InvalidPlan",

@@ -1,6 +1,6 @@
-"""Limits: quotas and throttles, what a call costs, and the text form they are written in.
+"""Limits: quotas, throttles and calls in flight, what a call costs, and the text form they are written in.
 
-1000/day, 50000/month in Europe/Paris, 10/s burst 20, 90000 tokens/minute by account as budget
+1000/day, 50000/month in Europe/Paris, 10/s burst 20, 90000 tokens/minute by account as budget, 5 concurrent
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from decimal import Decimal
 from fractions import Fraction
 from math import gcd
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 
@@ -23,6 +23,8 @@ Cost = int | Mapping[str, int]
 """Units of one call: a positive integer counts ``requests``; a mapping says how many of each unit."""
 
 REQUESTS = "requests"
+IN_FLIGHT = "concurrent-requests"
+"""The unit that concurrency limits are told in; no call costs any of it."""
 _PER_US = {"second": 1_000_000, "minute": 60_000_000, "hour": 3_600_000_000, "day": 86_400_000_000}
 _NAME = re.compile(r"[^\s,/](?:[^,\n\r\t]*[^\s,])?\Z")
 _UNIT = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}\Z")
@@ -82,7 +84,7 @@ def _to_period(period: Period | str) -> Period:
     return period if isinstance(period, Period) else parse_period(period)
 
 
-def _suffix(limit: Quota | Throttle, default: str) -> str:
+def _suffix(limit: Limit, default: str) -> str:
     by = " by account" if limit.by == "account" else ""
     return by + (f" as {limit.name}" if limit.name != default else "")
 
@@ -232,7 +234,34 @@ def _decimal(rate: Fraction) -> str:
     return str(rate)
 
 
-Limit = Quota | Throttle
+@attrs.frozen
+class Concurrency:
+    """At most ``limit`` calls in flight: reservations of a key that are open at once, over all processes.
+
+    ``by="account"`` counts the account's keys together. A call needs a free slot; one that is reserved, or that keeps
+    its slot (``consume(keep_slot=)``), has it until it is closed or its ``ttl`` is over. A route's own counts the
+    reservations on that route, beside the plan's. ``name`` tells two of one plan apart. A limit of 0 admits nobody.
+
+    Raises:
+        InvalidPlan: naming the field that cannot be meant.
+    """
+
+    unit: ClassVar[str] = IN_FLIGHT
+
+    limit: int = attrs.field()
+    by: str = attrs.field(default="key", kw_only=True)
+    name: str = attrs.field(default=None, kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        whole("limit", self.limit, 0)
+        _check_by(self.by)
+        object.__setattr__(self, "name", _check_name(self.name, "concurrency"))
+
+    def __str__(self) -> str:
+        return f"{self.limit} concurrent{_suffix(self, 'concurrency')}"
+
+
+Limit = Quota | Throttle | Concurrency
 
 
 def check_distinct(field: str, limits: Sequence[Limit]) -> None:
@@ -245,11 +274,12 @@ def check_distinct(field: str, limits: Sequence[Limit]) -> None:
 
 
 _HEAD = re.compile(r"\s*(?P<amount>[^\s/]+(?:/[0-9]+(?=/|\s))?)(?:\s+(?P<unit>[^\s/]+))?\s*/\s*(?P<rest>.*)", re.DOTALL)
+_SLOTS = re.compile(r"\s*(?P<amount>[^\s/]+)\s+concurrent(?P<rest>|\s+[^\s/].*)\Z", re.DOTALL)
 _OPTIONS = frozenset({"burst", "overage", "by", "as"})
 _SPOKEN = r"\s*([0-9.]{1,16})\s+(?:(\S{1,64})\s+)?(?:per|each|every|an?)\s+(?:1\s+)?([A-Za-z]{1,9})\s*"
 _ELSEWHERE = r"[;|&\n]|\band\b"
 _LONGEST = 16_384
-_EXPECTED = "limits such as '1000/day', '50000 tokens/month in Europe/Paris overage 100' or '10/s burst 20'"
+_EXPECTED = "limits such as '1000/day', '50000 tokens/month in Europe/Paris', '10/s burst 20' or '5 concurrent'"
 
 
 def parse_limits(text: str) -> tuple[Limit, ...]:
@@ -276,6 +306,9 @@ def parse_limits(text: str) -> tuple[Limit, ...]:
 
 def parse_limit(text: str) -> Limit:
     """One limit from its text form, as ``str()`` of a limit writes it."""
+    head = _SLOTS.match(text.rstrip())
+    if head is not None:
+        return _parse_concurrency(head["amount"], head["rest"])
     head = _HEAD.match(text)
     if head is None:
         spoken = re.match(_SPOKEN, text)
@@ -297,6 +330,14 @@ def parse_limit(text: str) -> Limit:
         return Throttle(amount, per, burst=burst, **common)  # type: ignore[arg-type] # the converters' types
     overage = _digits("overage", options.get("overage", "0"))
     return Quota(_digits("limit", amount), period, overage=overage, **common)  # type: ignore[arg-type, unused-ignore] # its converter's
+
+
+def _parse_concurrency(amount: str, rest: str) -> Concurrency:
+    more, options = _split_options(f" {rest}")
+    if more or not options.keys() <= {"by", "as"}:
+        wrong = more or next(option for option in options if option not in ("by", "as"))
+        raise InvalidPlan("limit", wrong, "'by account', 'as NAME' or nothing behind 'concurrent'")
+    return Concurrency(_digits("limit", amount), by=options.get("by", "key"), name=options.get("as"))  # type: ignore[arg-type] # its default's
 
 
 def _split_options(rest: str) -> tuple[str, dict[str, str]]:

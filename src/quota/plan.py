@@ -9,13 +9,33 @@ from typing import Any
 import attrs
 
 from .errors import InvalidCost, InvalidPlan, InvalidValue, check_text, to_metadata
-from .limit import REQUESTS, Cost, Limit, Quota, Throttle, check_distinct, parse_cost, parse_limit, parse_limits, whole
+from .limit import (
+    REQUESTS,
+    Concurrency,
+    Cost,
+    Limit,
+    Quota,
+    Throttle,
+    check_distinct,
+    parse_cost,
+    parse_limit,
+    parse_limits,
+    whole,
+)
 from .rule.entries import Override, ThrottleRef
-from .rule.limits import MAX_UNITS, CompiledLimit, CompiledQuota, CompiledThrottle, RoutePlan, Throttles
+from .rule.limits import (
+    MAX_UNITS,
+    CompiledConcurrency,
+    CompiledLimit,
+    CompiledQuota,
+    CompiledThrottle,
+    RoutePlan,
+    Throttles,
+)
 
 __all__ = [
-    "REQUESTS", "Cost", "Limit", "Quota", "Throttle", "UsagePlan", "check_route", "decode_plan", "encode_plan",
-    "parse_cost", "whole",
+    "REQUESTS", "Concurrency", "Cost", "Limit", "Quota", "Throttle", "UsagePlan", "check_route", "decode_plan",
+    "encode_plan", "parse_cost", "whole",
 ]  # fmt: skip
 
 _MOST_OWN = 1024
@@ -30,18 +50,19 @@ Limits = str | Limit | Iterable[str | Limit]
 def _to_limits(limits: Limits) -> tuple[Limit, ...]:
     if isinstance(limits, str):
         return parse_limits(limits)
-    if isinstance(limits, (Quota, Throttle)):
+    if isinstance(limits, Limit):
         return (limits,)
     if not isinstance(limits, Iterable) or isinstance(limits, (bytes, Mapping)):
-        raise InvalidPlan("limits", limits, "Quota and Throttle objects, or a text such as '1000/day, 10/s burst 20'")
+        accepted = "Quota, Throttle and Concurrency objects, or a text such as '1000/day, 10/s burst 20, 5 concurrent'"
+        raise InvalidPlan("limits", limits, accepted)
     found: list[Limit] = []
     for limit in limits:
         if isinstance(limit, str):
             found.extend(parse_limits(limit))
-        elif isinstance(limit, (Quota, Throttle)):
+        elif isinstance(limit, Limit):
             found.append(limit)
         else:
-            raise InvalidPlan("limits", limit, "a Quota, a Throttle or its text")
+            raise InvalidPlan("limits", limit, "a Quota, a Throttle, a Concurrency or its text")
     check_distinct("limits", found)
     return tuple(found)
 
@@ -98,11 +119,12 @@ def _to_plan_metadata(metadata: Mapping[str, str]) -> Mapping[str, str]:
 
 @attrs.frozen
 class UsagePlan:
-    """A named set of limits. ``limits`` is a sequence of ``Quota`` and ``Throttle``, or their text form.
+    """A named set of limits. ``limits`` is a sequence of ``Quota``, ``Throttle`` and ``Concurrency``, or their text.
 
     ``api``: which API the plan governs; a key has at most one plan per api (API Gateway: one plan per stage).
     ``routes``: route -> limits of its own, each with its own count: a throttle overrides the plan's throttles of its
-    unit, a quota adds to the plan's and counts the calls on that route since the key was on a plan that limits it.
+    unit, a quota adds to the plan's and counts the calls on that route since the key was on a plan that limits it,
+    a concurrency limit adds to the plan's and counts the calls in flight on that route.
     ``costs``: route -> what one call costs unless the call says otherwise; never more than a limit there admits, unless
     that is 0. Calls of a route are limited apart from what they cost by a unit of their own: ``"2 exports/day"`` and
     ``{"requests": 5, "exports": 1}``. ``alerts``: percents of a quota whose
@@ -146,6 +168,8 @@ class UsagePlan:
         """Refuse a cost above a limit that it is charged to: no call on the route could ever be admitted."""
         route_plan = self.route_plan(route)
         for limit in route_plan.limits:
+            if isinstance(limit, CompiledConcurrency):
+                continue
             units = route_plan.cost.get(limit.unit, 0)
             most = limit.limit + limit.overage if isinstance(limit, CompiledQuota) else limit.limit
             if 0 < most < units:
@@ -165,7 +189,9 @@ class UsagePlan:
     def _compile(self, route: str) -> RoutePlan:
         cost = parse_cost(self.costs.get(route, 1))
         own = bool(self.routes.get(route))
-        return RoutePlan(self.api, route, own, tuple(self._limits(route)), cost, self._throttles)
+        limits = tuple(self._limits(route))
+        slotted = any(isinstance(limit, CompiledConcurrency) for limit in limits)
+        return RoutePlan(self.api, route, own, limits, cost, self._throttles, slotted)
 
     def _limits(self, route: str) -> list[CompiledLimit]:
         own = self.routes.get(route, ())
@@ -249,9 +275,11 @@ def limit_of(limit: Limit, value: int | str) -> Limit:
         if not isinstance(value, int):
             return limit
         return attrs.evolve(limit, limit=value, overage=min(limit.overage, MAX_UNITS - value) if value else 0)
+    if isinstance(limit, Concurrency):
+        return attrs.evolve(limit, limit=value) if isinstance(value, int) else limit
     if isinstance(value, int):
         return limit
-    throttle = parse_limit(value)
+    throttle: Any = parse_limit(value)
     return attrs.evolve(throttle, unit=limit.unit, by=limit.by, name=limit.name)
 
 
@@ -265,6 +293,8 @@ def _ref(limit: CompiledThrottle) -> ThrottleRef:
 
 def _compiled(limit: Limit, route: str, name: str, alerts: tuple[int, ...]) -> CompiledLimit:
     shared = limit.by == "account"
+    if isinstance(limit, Concurrency):
+        return CompiledConcurrency(name, limit.unit, shared, route, limit.limit)
     if isinstance(limit, Quota):
         period = limit.period
         alike = period.every == "minute" and 15 % period.count == 0  # clocks change by quarters of an hour

@@ -1,6 +1,9 @@
 """An AsyncLedger that tests of the sync one can play with."""
 
 import asyncio
+from inspect import iscoroutinefunction
+
+from quota import AsyncReservation, Decision
 
 
 class Awaited:
@@ -17,24 +20,28 @@ class Awaited:
 
     def __getattr__(self, name):
         def call(*args, **kwargs):
-            answer = self._runner.run(getattr(self._ledger, name)(*args, **kwargs))
-            return AwaitedReservation(answer, self._runner) if name == "reserve" else answer
+            return self._told(self._runner.run(getattr(self._ledger, name)(*args, **kwargs)))
 
         return call
 
+    def _told(self, answer):
+        """The answer, with what is to be awaited of it driven as well."""
+        if isinstance(answer, list):
+            return [self._told(one) for one in answer]
+        if isinstance(answer, Decision) and answer.slot is not None:
+            answer._slot = AwaitedReservation(answer.slot, self._runner)
+        return AwaitedReservation(answer, self._runner) if isinstance(answer, AsyncReservation) else answer
+
 
 class AwaitedReservation:
-    """A reservation whose commit and cancel are awaited at once."""
+    """A reservation whose methods are awaited at once."""
 
     def __init__(self, reservation, runner):
         self._reservation, self._runner = reservation, runner
-        self.id, self.decision, self._expires = reservation.id, reservation.decision, reservation._expires
 
     def __bool__(self):
         return bool(self._reservation)
 
-    def commit(self, actual=None):
-        return self._runner.run(self._reservation.commit(actual))
-
-    def cancel(self):
-        return self._runner.run(self._reservation.cancel())
+    def __getattr__(self, name):
+        found = getattr(self._reservation, name)
+        return (lambda *args: self._runner.run(found(*args))) if iscoroutinefunction(found) else found

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import suppress
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Concatenate
@@ -11,12 +12,14 @@ from typing import Any, Concatenate
 from ..clock import Clock, system_clock
 from ..decision import Decision
 from ..errors import QuotaError, StoreBusy, StoreUnavailable
+from ..key import ApiKey
 from ..limit import Cost
 from ..operations.shape import DEFAULT
 from ..stores.base import AsyncStore, Store, tell_clock
 from .administration import Asking, Step, concluding
 from .requests import Credential, Steps, Unavailable, in_memory, required
 from .reservation import AsyncReservation
+from .settling import decision_of, hold_of, slot_of
 from .sync import Ledger, P, T, _opened
 
 
@@ -75,6 +78,8 @@ class AsyncLedger:
         self.store: Any = _opened(store, asynchronous=True)
         tell_clock(self.store, clock)
         self._breaker = self._steps.breaker(self.store)
+        self._again: Any = None
+        self._running: set[Any] = set()
         # In memory nothing waits: what a plain ledger answers from its lanes need not be awaited.
         self._here = Ledger(self.store, clock=clock, on_unavailable=on_unavailable) if in_memory(self.store) else None
 
@@ -137,9 +142,13 @@ class AsyncLedger:
         request_id: str | None = None,
         address: str | None = None,
         scope: str | None = None,
+        keep_slot: timedelta | int | None = None,
     ) -> Decision:
         """See ``Ledger.consume``."""
         here = self._here
+        if keep_slot is not None:
+            where: Any = {"api": api, "route": route, "request_id": request_id, "address": address, "scope": scope}
+            return await self._keep_slot(secret, cost, keep_slot, where)
         if here is not None:
             if api == "" and route is None and request_id is None and address is None and scope is None:
                 return here.consume(secret, cost)  # keywords take as long as a lock
@@ -147,6 +156,55 @@ class AsyncLedger:
         return await self._consume(
             secret, cost, api=api, route=route, request_id=request_id, address=address, scope=scope
         )
+
+    async def _keep_slot(
+        self, secret: Credential, cost: Cost, ttl: timedelta | int, where: Mapping[str, Any]
+    ) -> Decision:
+        """Consume, and keep the slots."""
+
+        def held(decision: Decision) -> AsyncReservation | None:
+            if type(decision) is not Decision or not decision._full.slot:
+                return None
+            return AsyncReservation(decision, slot_of(decision, where["api"], where["route"]), self._settle)
+
+        if self._here is not None:
+            decision = self._here.consume(secret, cost, keep_slot=ttl, **where)
+        else:
+            decision = await self._unless_left(self._consume(secret, cost, keep_slot=ttl, **where), held)
+        slot = held(decision)
+        if slot is not None:
+            decision._slot = slot
+        return decision
+
+    async def _unless_left(
+        self, asking: Coroutine[Any, Any, Decision], held: Callable[[Decision], AsyncReservation | None]
+    ) -> Decision:
+        """Wait for a decision; what it holds is given back if its caller is cancelled meanwhile."""
+        if self._here is not None:
+            return await asking
+        import asyncio  # noqa: PLC0415 -- a store that waits has loaded it
+
+        task = self._kept(asking)
+
+        def give_back(done: asyncio.Task[Decision]) -> None:
+            made = None if done.cancelled() or done.exception() is not None else held(done.result())
+            if made:
+                self._kept(_given_back(made))
+
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(give_back)
+            raise
+
+    def _kept(self, work: Coroutine[Any, Any, T]) -> Any:
+        """A task that goes on when nobody waits for it: the event loop itself holds tasks only weakly."""
+        import asyncio  # noqa: PLC0415 -- as above
+
+        task = asyncio.ensure_future(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task
 
     async def peek(
         self,
@@ -220,15 +278,52 @@ class AsyncLedger:
             where = {"api": api, "route": route, "request_id": request_id, "address": address, "scope": scope}
             return await wait(self, "reserve", secret, cost, timeout, where, ttl=ttl)  # type: ignore[no-any-return]
         request, step = self._steps.reserve(secret, cost, ttl, api, route, request_id, address, scope)
-        decision = await self._ask(step)
 
-        async def close(op: str, id_: str, actual: Cost | None) -> Any:
-            return await self._ask(self._steps.close(request, decision, op, id_, actual))
+        def held(decision: Decision) -> AsyncReservation:
+            return AsyncReservation(decision, hold_of(decision, request), self._settle)
 
-        return AsyncReservation(decision, self._steps.held(decision, request), close)
+        return held(await self._unless_left(self._ask(step), held))
+
+    async def _settle(self, held: AsyncReservation, op: str, value: Any) -> Any:
+        """See ``Ledger._settle``; done as a whole, though the task is cancelled meanwhile."""
+        step = self._steps.settle(held, op, value)
+        if self._here is not None:
+            return await self._settled(held, op, step)
+        from .again import whole  # noqa: PLC0415 -- most programs reserve nothing
+
+        return await whole(functools.partial(self._settled, held, op, step))
+
+    async def _settled(self, held: AsyncReservation, op: str, step: Step[Any]) -> Any:
+        try:
+            answer = await self._ask(step)
+        except (StoreBusy, StoreUnavailable) as error:
+            from .again import Awaited, told  # noqa: PLC0415 -- stores are seldom away
+
+            job = told(held, op, step, error)
+            if job is not None:
+                self._again = self._again or Awaited(self._ask, self._steps._clock)
+                self._again.put(job)
+            raise
+        held._done(op, answer)
+        return answer
+
+    _reservation = _asking(Steps.reservation)
+    _list_reservations = _asking(Steps.list_reservations)
+
+    async def reservation(self, id: str) -> AsyncReservation:  # noqa: A002 -- the public contract
+        """See ``Ledger.reservation``."""
+        found = await self._reservation(id)
+        return AsyncReservation(decision_of(found), found.hold, self._settle)
+
+    async def list_reservations(self, key_or_account: ApiKey | str) -> list[AsyncReservation]:
+        """See ``Ledger.list_reservations``."""
+        found = await self._list_reservations(key_or_account)
+        return [AsyncReservation(decision_of(one), one.hold, self._settle) for one in found]
 
     async def aclose(self) -> None:
         """Close the store. Closing twice is fine."""
+        if self._again is not None:
+            await self._again.close()
         await self._call("close")
 
     async def __aenter__(self) -> AsyncLedger:
@@ -238,3 +333,8 @@ class AsyncLedger:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
+
+
+async def _given_back(held: AsyncReservation) -> None:
+    with suppress(QuotaError):  # it was told, and it lapses
+        await held.cancel()

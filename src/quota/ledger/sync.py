@@ -29,6 +29,7 @@ from ..stores.memory.store import MemoryStore
 from .administration import Asking, Step, concluding
 from .requests import Credential, Steps, Unavailable, in_memory, required
 from .reservation import Reservation
+from .settling import decision_of, hold_of, lifetime, slot_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -107,6 +108,8 @@ class Ledger:
         self._whole = in_memory(opened)  # a secret that is not found here is nobody's
         self._breaker = self._steps.breaker(opened)
 
+        self._again: Any = None
+
     def _ask(self, step: Step[T]) -> T:
         if not step.method:
             return step.conclude(None)
@@ -158,13 +161,15 @@ class Ledger:
     def consume(
         self, secret: Credential, cost: Cost = DEFAULT, *, api: str = "", route: str | None = None,
         request_id: str | None = None, address: str | None = None, scope: str | None = None,
+        keep_slot: timedelta | int | None = None,
     ) -> Decision:  # fmt: skip
         """Check every limit and, if all have room, take ``cost`` from all of them at once; a refusal takes nothing.
 
         ``secret``: what the client presented, a known ``ApiKey`` or ``Caller``, or None (no key: refused). ``cost``:
         requests, or units by unit; by default 1 or the plan's of the route. ``request_id``: an admission is remembered
         under it, and a retry returns it with ``replayed=True``. ``address``: the client's, which keys with ``networks``
-        want. ``scope``: a name that the key must have among its ``scopes``.
+        want. ``scope``: a name that the key must have among its ``scopes``. ``keep_slot``: where a limit is on calls in
+        flight, an admission keeps its slots for so long (a timedelta, or microseconds): ``Decision.slot`` holds them.
 
         Raises:
             InvalidCost: a cost that is not whole positive numbers.
@@ -174,6 +179,7 @@ class Ledger:
         """
         now = self._clock()
         kind = type(secret)
+        ttl = 0 if keep_slot is None else lifetime(keep_slot, "keep_slot")
         try:
             ref: Any = secret.id if kind is ApiKey else sha256(secret.encode()).digest() if kind is str else _of(secret)  # type: ignore[union-attr]
         except UnicodeEncodeError:
@@ -186,8 +192,11 @@ class Ledger:
                 told = room.take(now, cost, api, route, address, scope, False)  # noqa: FBT003 -- by keyword it takes longer
             if told is not None:
                 return told
-        more = api, route, request_id, ref, address, scope
-        return self._charge(self._steps.asked_at(now, "consume", secret, cost, *more))
+        more = api, route, request_id, ref, address, scope, ttl
+        decision = self._charge(self._steps.asked_at(now, "consume", secret, cost, *more))
+        if ttl and type(decision) is Decision and decision._full.slot:
+            decision._slot = Reservation(decision, slot_of(decision, api, route), self._settle)
+        return decision
 
     def peek(
         self,
@@ -288,14 +297,42 @@ class Ledger:
             return until_admitted(self, "reserve", secret, cost, timeout, where, ttl=ttl)  # type: ignore[no-any-return]
         request, step = self._steps.reserve(secret, cost, ttl, api, route, request_id, address, scope)
         decision = self._ask(step)
+        return Reservation(decision, hold_of(decision, request), self._settle)
 
-        def close(op: str, id_: str, actual: Cost | None) -> Any:
-            return self._ask(self._steps.close(request, decision, op, id_, actual))
+    def _settle(self, held: Reservation, op: str, value: Any) -> Any:
+        """Ask for what becomes of a reservation; what the store cannot be asked for is told, and tried again."""
+        step = self._steps.settle(held, op, value)
+        try:
+            answer = self._ask(step)
+        except (StoreBusy, StoreUnavailable) as error:
+            from .again import Tried, told  # noqa: PLC0415 -- stores are seldom away
 
-        return Reservation(decision, self._steps.held(decision, request), close)
+            job = told(held, op, step, error)
+            if job is not None:
+                self._again = self._again or Tried(self._ask, self._clock)
+                self._again.put(job)
+            raise
+        held._done(op, answer)
+        return answer
+
+    _reservation = _asking(Steps.reservation)
+    _list_reservations = _asking(Steps.list_reservations)
+
+    def reservation(self, id: str) -> Reservation:  # noqa: A002 -- the public contract
+        found = self._reservation(id)
+        return Reservation(decision_of(found), found.hold, self._settle)
+
+    def list_reservations(self, key_or_account: ApiKey | str) -> list[Reservation]:
+        found = self._list_reservations(key_or_account)
+        return [Reservation(decision_of(one), one.hold, self._settle) for one in found]
+
+    reservation.__doc__ = Steps.reservation.__doc__
+    list_reservations.__doc__ = Steps.list_reservations.__doc__
 
     def close(self) -> None:
         """Close the store. Closing twice is fine."""
+        if self._again is not None:
+            self._again.close()
         self.store.close()
 
     def __enter__(self) -> Ledger:

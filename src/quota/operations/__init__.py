@@ -18,7 +18,7 @@ from .adjustments import adjust, forget, refund
 from .consume import consume
 from .override import override
 from .request import Entry, Request, forgetful, in_force
-from .reservations import cancel, commit
+from .reservations import cancel, commit, extend, find, spend
 from .usage import status, usage
 
 
@@ -45,6 +45,8 @@ _OPERATIONS: Mapping[str, Callable[[Request, Entry | None, Subject | None, Store
         "consume": consume,
         "peek": consume,
         "reserve": consume,
+        "spend": spend,
+        "extend": extend,
         "commit": commit,
         "cancel": cancel,
         "refund": refund,
@@ -52,6 +54,7 @@ _OPERATIONS: Mapping[str, Callable[[Request, Entry | None, Subject | None, Store
         "override": override,
         "set_remaining": adjust,
         "forget": forget,
+        "reservations": find,
         "status": status,
         "usage": usage,
     }

@@ -9,7 +9,7 @@ from ..clock import to_us
 from ..decision import Reason
 from ..plan import UsagePlan
 from ..rule.charge import current, next_due
-from ..rule.limits import BEYOND, MAX_UNITS, CompiledQuota, RoutePlan
+from ..rule.limits import BEYOND, MAX_UNITS, CompiledQuota, CompiledThrottle, RoutePlan
 from ..rule.record import Record
 from ..rule.subject import Subject
 from .headroom import Place, SeveralMeters
@@ -33,6 +33,8 @@ def compile_headroom(
     if plan is None or usable(request, entry) is not Reason.OK:
         return None
     route_plan = plan.route_plan(request.route)
+    if route_plan.slotted:
+        return None  # slots come and go without a charge
     records = subject.records()
     now = max(request.now, *(record.at for record in records))
     if now >= MAX_UNITS or any(len(record.meters) > _MOST_METERS for record in records):
@@ -104,7 +106,7 @@ def _lay(
             tops[order] = min(soft, calm), min(hard, top if top <= MAX_UNITS else BEYOND)
             places.append((limit, order, window.extra, window.end))
             bases.append(window.base)
-        else:
+        elif isinstance(limit, CompiledThrottle):
             place = [bucket.name for bucket in meter.buckets].index(limit.name)  # type: ignore[union-attr] # advanced
             bucket = meter.buckets[place]  # type: ignore[union-attr] # advanced
             if bucket.level > MAX_UNITS and not bound:

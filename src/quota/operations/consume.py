@@ -5,11 +5,12 @@ from __future__ import annotations
 from ..decision import Decision, Details, Reason, reason_of, refusal
 from ..key import new_token
 from ..rule.charge import advanced, charge, metered
-from ..rule.entries import Amounts
+from ..rule.entries import Amounts, Hold
 from ..rule.limits import StoreOptions
 from ..rule.subject import Subject
 from .idempotency import remember, remembered, replay
 from .request import Entry, Request, check_holds, check_units, tokens_of, usable
+from .reservations import reservation_id
 
 
 def consume(request: Request, entry: Entry | None, subject: Subject | None, options: StoreOptions) -> Decision:
@@ -27,21 +28,36 @@ def consume(request: Request, entry: Entry | None, subject: Subject | None, opti
     takes = route_plan.cost if request.takes is None else request.takes
     if request.takes is not None:  # the plan's own units are as many as it names
         check_units(subject, request.api, route_plan, takes)
-    if request.op == "reserve":
+    holding = request.op == "reserve"
+    slot = holding or (request.op == "consume" and request.ttl > 0 and route_plan.slotted)
+    if slot:
         check_holds(advanced(subject, route_plan, subject.instant(request.now, options), options))
-    outcome = charge(subject, route_plan, takes, request.now, options, dry=request.op == "peek")
+    outcome = charge(subject, route_plan, takes, request.now, options, dry=request.op == "peek", slot=slot)
     if not outcome.allowed or request.op == "peek":
         return Decision(Details(reason_of(outcome), None, entry.key, plan, takes, outcome))
     counted = metered(route_plan, takes)
-    groups: tuple[tuple[int, Amounts], ...] = ((outcome.now, counted),)
-    if request.op == "reserve":
-        for record in subject.records():
-            record.hold(request.id, outcome.now + request.ttl, outcome.now, counted)
-        groups = ()
-    details = Details(
-        reason_of(outcome), None, entry.key, plan, takes, outcome, groups, tokens_of(subject), hold=request.id
-    )
+    groups = () if holding else ((outcome.now, counted),)
+    details = Details(reason_of(outcome), None, entry.key, plan, takes, outcome, groups, tokens_of(subject))
     if request.request_id is not None:
         details.id = new_token()
+    if slot:
+        _hold(request, details, subject, counted if holding else ())
+    if request.request_id is not None:
         remember(request, details, subject, options)
     return Decision(details)
+
+
+def _hold(request: Request, details: Details, subject: Subject, held: Amounts) -> None:
+    """Put a reservation on the records: of what was taken, or of the slots alone, which nothing is held with."""
+    now = details.outcome.now
+    until, id_ = subject.lapse_instant(now) + request.ttl, reservation_id(request.id, details.key)  # type: ignore[arg-type] # admitted
+    details.until = until
+    if request.op == "reserve":
+        details.hold, remembered = id_, details.id or ""
+    else:
+        details.slot, remembered = id_, ""
+    hold = Hold(
+        until, id_, now, still_open=True, takes=held, api=request.api, route=request.route or "", decision=remembered
+    )
+    for record in subject.records():
+        record.hold(hold)

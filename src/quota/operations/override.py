@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 
 from ..errors import InvalidPlan, InvalidValue
-from ..limit import REQUESTS, Limit, Quota, Throttle
+from ..limit import REQUESTS, Concurrency, Limit, Quota, Throttle
 from ..plan import UsagePlan, limit_of
 from ..rule.charge import advanced, evaluate, read
 from ..rule.entries import Override
@@ -36,7 +36,9 @@ def override(request: Request, entry: Entry | None, subject: Subject | None, opt
         subject.changed = True
     entry = in_force(entry, subject, now)
     route_plan = entry.plans[request.api].route_plan(route or None)
-    look = Subject(*[each.copy() for each in subject.records()])  # what is due is not done by looking
+    copies = [each.copy() for each in subject.records()]
+    look = Subject(*copies)  # what is due is not done by looking
+    look.server_now = subject.server_now
     readings = read(advanced(look, route_plan, now, options), route_plan, now)
     states = evaluate(readings, {compiled.unit: 1 for compiled in route_plan.limits}, now).states
     wanted = (name, f"{route} {limit.name}", limit.name)
@@ -65,8 +67,9 @@ def _encoded(value: int | Throttle) -> int | str:
 
 def _check(plan: UsagePlan, route: str, limit: Limit, value: int | Throttle) -> None:
     """Raise ``InvalidValue`` for a value of the other kind of limit, or one that the plan could not have."""
-    if isinstance(limit, Quota) != isinstance(value, int):
-        raise InvalidValue("value", value, "units of a quota" if isinstance(limit, Quota) else "a Throttle")
+    if isinstance(limit, Throttle) == isinstance(value, int):
+        kind = "units of a quota" if isinstance(limit, Quota) else "a Throttle"
+        raise InvalidValue("value", value, "calls in flight" if isinstance(limit, Concurrency) else kind)
     limits = {of: list(own) for of, own in {**plan.routes, "": plan.limits}.items()}
     limits[route][limits[route].index(limit)] = limit_of(limit, _encoded(value))
     own = limits.pop("")

@@ -18,7 +18,7 @@ from ..rule.charge import advanced
 from ..rule.limits import RoutePlan, StoreOptions
 from ..rule.subject import Subject
 
-LOOKS = ("peek", "status", "usage")
+LOOKS = ("peek", "reservations", "status", "usage")
 """Operations that change nothing."""
 
 
@@ -112,7 +112,8 @@ class Request:
     """One atomic step on one key's entry and records; what ``op`` does is in ``operations.py``.
 
     The key is named by the ``digest`` of a presented secret or by ``key_id``; or it is about a ``caller``. ``takes`` is
-    None where the plan says what a call costs. Instants are microseconds since the epoch.
+    None where the plan says what a call costs. Instants are microseconds since the epoch. ``id``, ``ttl``: of the
+    reservation that is made, or that it is about; of a ``consume``, of the slots that it keeps.
     """
 
     op: str

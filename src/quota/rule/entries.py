@@ -30,12 +30,16 @@ class Amount(NamedTuple):
 
 
 Amounts = tuple[Amount, ...]
+Groups = tuple[tuple[int, Amounts], ...]
+"""What was taken for good, and when."""
 
 
 class Hold(NamedTuple):
-    """A reservation: what was taken at ``taken_at``. ``still_open``: it has not lapsed.
+    """A reservation, which is a slot in flight: what was taken at ``taken_at`` and is held. ``still_open``: not lapsed.
 
-    ``until``: when it lapses; of one that has, when it is forgotten, a day later.
+    ``until``: when it lapses; of one that has, when it is forgotten, a day later. ``api``, ``route``: of its call.
+    ``decision``: the id of the decision that is remembered for its retries, if one is. ``spent``: what was taken for
+    good of it, and when. ``marks``: the last spending of each of the latest handles, so that its retry spends nothing.
     """
 
     until: int
@@ -43,19 +47,39 @@ class Hold(NamedTuple):
     taken_at: int
     still_open: bool
     takes: Amounts
+    api: str = ""
+    route: str = ""
+    decision: str = ""
+    spent: Groups = ()
+    marks: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def expires(self) -> int:
+        return self.until if self.still_open else self.until - DAY_US
+
+    @property
+    def place(self) -> tuple[str, str]:
+        return self.api, self.route
 
     def lapsed(self) -> Hold:
         """The hold from its end on."""
         return self._replace(until=self.until + DAY_US, still_open=False)
 
     def encode(self) -> list[Any]:
-        expires = self.until if self.still_open else self.until - DAY_US
-        return [expires, self.taken_at, self.still_open, self.takes]
+        more = [self.decision, self.spent, self.marks] if self.decision or self.spent else []
+        return [self.expires, self.taken_at, self.still_open, self.takes, self.api, self.route, *more]
 
     @classmethod
     def decode(cls, id_: str, data: list[Any]) -> Hold:
-        expires, taken_at, still, takes = data
-        return _new(cls, (expires if still else expires + DAY_US, id_, taken_at, still, amounts(takes)))
+        expires, taken_at, still, takes, api, route, *more = data
+        decision, spent, marks = more or ("", (), ())
+        return _new(
+            cls,
+            (
+                expires if still else expires + DAY_US, id_, taken_at, still, amounts(takes), api, route, decision,
+                tuple([(at, amounts(part)) for at, part in spent]), tuple([(handle, n) for handle, n in marks]),
+            ),
+        )  # fmt: skip
 
 
 class Refund(NamedTuple):

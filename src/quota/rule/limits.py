@@ -64,7 +64,19 @@ class CompiledThrottle:
     length: int | None
 
 
-CompiledLimit = CompiledQuota | CompiledThrottle
+@attrs.frozen(eq=False, repr=False)
+class CompiledConcurrency:
+    """A concurrency limit, compiled: at most ``limit`` reservations open at once. ``unit`` is what it is told in."""
+
+    name: str
+    unit: str
+    shared: bool
+    route: str
+    limit: int
+    length: None = None
+
+
+CompiledLimit = CompiledQuota | CompiledThrottle | CompiledConcurrency
 Throttles = tuple[tuple[ThrottleRef, ...], tuple[CompiledThrottle, ...]]
 """One unit's throttles of a whole plan, its routes' too: where each counts, and the lines."""
 
@@ -73,7 +85,7 @@ Throttles = tuple[tuple[ThrottleRef, ...], tuple[CompiledThrottle, ...]]
 class RoutePlan:
     """All that a call on (api, route) under a plan goes through. ``routed``: the route counts on a meter of its own.
 
-    ``throttles``: the whole plan's, by unit.
+    ``throttles``: the whole plan's, by unit. ``slotted``: there is a concurrency limit among the limits.
     """
 
     api: str
@@ -82,10 +94,13 @@ class RoutePlan:
     limits: tuple[CompiledLimit, ...]
     cost: Mapping[str, int]
     throttles: Mapping[str, Throttles]
+    slotted: bool = False
 
 
 class LimitState(NamedTuple):
     """One limit after a decision. ``used`` is in units (a throttle's level, rounded up); instants in microseconds.
+
+    A concurrency limit's slots come back as calls end: its ``resets_at`` is the decision's instant.
 
     ``retry_at``: where it refused, when it will admit as much; None when it never will.
     """
@@ -110,7 +125,10 @@ class Outcome(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """A limit, its used units or its bucket's level, what was granted on top, the window's end or now."""
+    """A limit, its used units or its bucket's level, what was granted on top, the window's end or now.
+
+    Of a concurrency limit that is full ``end`` is when a slot is free if no call ends before it lapses.
+    """
 
     limit: CompiledLimit
     used: int

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from ..clock import DAY_US
-from .entries import Amount, Amounts, Day, Hold, Lease, MeterName, Override, Refund, RememberedRequest
+from .entries import Amount, Day, Hold, Lease, MeterName, Override, Refund, RememberedRequest
 from .kept import Kept, Step
 from .meter import Meter
 
 MINUTE_US = 60_000_000
 HOUR_US = 3_600_000_000
 _NEVER = 2**62
+_NOTHING: Mapping[tuple[str, str], int] = MappingProxyType({})
 
 
 class Record:
@@ -22,10 +25,12 @@ class Record:
     remembered, so a call from before it is refused an answer. ``token`` tells this record from one forgotten earlier.
     ``version``: of a record in memory, it moves whenever anything but a plain charge changes it. ``leases`` go by name
     and are replaced, never changed. ``overrides``: the subject's own limits, in place of those of the same names in its
-    plans.
+    plans. ``in_flight``: how many of the holds are open, by api and route; another one takes its place.
     """
 
-    __slots__ = ("at", "floor", "holds", "leases", "meters", "overrides", "refunds", "requests", "token", "version")
+    __slots__ = (
+        "at", "floor", "holds", "in_flight", "leases", "meters", "overrides", "refunds", "requests", "token", "version",
+    )  # fmt: skip
 
     def __init__(self, token: int = 0, floor: int = 0) -> None:
         self.at = 0
@@ -38,6 +43,7 @@ class Record:
         self.refunds: Kept[Refund] | None = None
         self.leases: dict[str, Lease] | None = None
         self.overrides: tuple[Override, ...] = ()
+        self.in_flight: Mapping[tuple[str, str], int] = _NOTHING
 
     @property
     def due(self) -> int | None:
@@ -68,6 +74,8 @@ class Record:
         days = [Day(*row) for row in rows or ()]
         record.meters = [Meter.decode(m, [day for day in days if day.meter == tuple(m[:3])]) for m in meters]
         record.holds = Kept(Hold.decode(id_, hold) for id_, hold in holds.items()) if holds else None
+        if record.holds is not None:
+            record.in_flight = Counter(hold.place for hold in record.holds.each() if hold.still_open)
         record.refunds = Kept(Refund(until, name) for name, until in refunds.items()) if refunds else None
         record.leases = {name: Lease.decode(lease) for name, lease in leases.items()} if leases else None
         record.overrides = tuple(Override(*override) for override in overrides)
@@ -81,7 +89,7 @@ class Record:
         twin.holds = None if self.holds is None else self.holds.copy()
         twin.requests = None if self.requests is None else self.requests.copy()
         twin.refunds = None if self.refunds is None else self.refunds.copy()
-        twin.overrides = self.overrides
+        twin.overrides, twin.in_flight = self.overrides, self.in_flight
         return twin
 
     def written(self) -> list[Step]:
@@ -102,6 +110,8 @@ class Record:
                 more.append((setattr, self, "meters", [*self.meters, *new.meters[len(self.meters) :]]))
         for field in ("holds", "requests", "refunds", "leases"):
             plain.append((setattr, self, field, getattr(new, field) or None))
+        if new.in_flight is not self.in_flight:
+            plain.append((setattr, self, "in_flight", new.in_flight))
         if new.overrides != self.overrides:
             more.append((setattr, self, "overrides", new.overrides))
         moved = bool(more) or new.due != self.due or new.leases is not self.leases
@@ -156,10 +166,30 @@ class Record:
                     until = max(until, window.end)
         return until
 
-    def hold(self, id_: str, expires: int, now: int, takes: Amounts) -> None:
-        """Remember that a take made at ``now`` is only held, until ``expires``."""
+    def hold(self, hold: Hold) -> None:
+        """Remember what is only held, or what became of it."""
         self.holds = self.holds or Kept()
-        self.holds.put(Hold(expires, id_, now, still_open=True, takes=takes))
+        old = self.holds.get(hold.id)
+        self._open(hold.place, hold.still_open - (old is not None and old.still_open))
+        self.holds.put(hold)
+
+    def _open(self, place: tuple[str, str], more: int) -> None:
+        """So many more reservations are open than before."""
+        if more:
+            count = self.in_flight.get(place, 0) + more
+            others = {other: found for other, found in self.in_flight.items() if other != place}
+            self.in_flight = {**others, place: count} if count else others
+
+    def in_use(self, api: str, route: str) -> int:
+        """Count the reservations that are open: of a route, or of all where it is empty."""
+        if route:
+            return self.in_flight.get((api, route), 0)
+        return sum([count for (of, _), count in self.in_flight.items() if of == api])
+
+    def frees_at(self, api: str, route: str, lapses: int) -> int:
+        """Find the instant at which so many of the open reservations have lapsed, if none is closed."""
+        holds = [hold for hold in (self.holds.each() if self.holds else ()) if hold.still_open and hold.api == api]
+        return sorted(hold.until for hold in holds if route in ("", hold.route))[lapses - 1]
 
     def held(self, id_: str) -> Hold | None:
         """Return a hold, if it is there."""
@@ -170,6 +200,7 @@ class Record:
         hold = self.held(id_)
         if hold is not None and self.holds is not None:
             self.holds.drop(id_)
+            self._open(hold.place, -hold.still_open)
         return hold
 
     def lapse(self, now: int) -> None:
@@ -179,6 +210,7 @@ class Record:
         for hold in self.holds.ripe(now):
             if hold.still_open:
                 self.give_back(hold.taken_at, hold.takes)
+                self._open(hold.place, -1)
             if hold.still_open and hold.until + DAY_US > now:
                 self.holds.put(hold.lapsed())
             else:

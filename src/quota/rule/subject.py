@@ -13,15 +13,17 @@ class Subject:
 
     They are the request's own, to be changed as it goes: decoded for it, or copies. ``changed``: what became of them
     is to be written, as one change. ``moved``: a change of plan turned buckets into others, which is kept even when the
-    call is refused.
+    call is refused. ``server_now``: the store's own instant, by which reservations lapse where callers' clocks may
+    differ; None where they lapse by the call's.
     """
 
-    __slots__ = ("account", "changed", "key", "moved")
+    __slots__ = ("account", "changed", "key", "moved", "server_now")
 
     def __init__(self, key: Record, account: Record | None = None) -> None:
         self.key = key
         self.account = account
         self.changed = self.moved = False
+        self.server_now: int | None = None
 
     def records(self) -> tuple[Record, ...]:
         return (self.key,) if self.account is None else (self.key, self.account)
@@ -45,6 +47,10 @@ class Subject:
             if now < record.floor:
                 raise ClockSkew(now, record.floor)
         return now
+
+    def lapse_instant(self, now: int) -> int:
+        """Return the instant by which reservations lapse."""
+        return now if self.server_now is None else self.server_now
 
     def throttle_refs(self, route_plan: RoutePlan, unit: str) -> tuple[ThrottleRef, ...]:
         """The throttles of the plan that the key was charged under last."""

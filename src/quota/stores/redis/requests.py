@@ -251,6 +251,7 @@ class RedisSteps(Decisions):
     def _decode(self, entry: Entry, request: Request, reply: Sequence[Any]) -> Loaded:
         records: list[Record] = []
         states: list[dict[str, bytes]] = []
+        *reply, server_now = reply
         for ref, flat in zip(refs(entry), reply, strict=False):
             state = {flat[i].decode(): flat[i + 1] for i in range(0, len(flat), 2)}
             try:
@@ -265,7 +266,9 @@ class RedisSteps(Decisions):
             records.append(record)
             states.append(state)
         versions = [Version(*(_text(state.get(name)) for name in "vcw")) for state in states]
-        found = Loaded(Subject(records[0], records[1] if entry.shared else None), versions)
+        subject = Subject(records[0], records[1] if entry.shared else None)
+        subject.server_now = int(server_now) if self._lapse_here else None
+        found = Loaded(subject, versions)
         found.fields = [set(state) for state in states]
         if request.request_id is not None and reply[-1]:
             answer, _, rest = reply[-1].rpartition(b"\n")

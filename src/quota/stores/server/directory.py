@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, cast
 
-from ...clock import Clock, monotonic, system_clock
+from ...clock import Clock, ManualClock, monotonic, system_clock
 from ...errors import InvalidValue, PlanConflict, StoreBusy, UnknownKey, UnknownPlan
 from ...key import ApiKey, decode_key, new_number
 from ...operations.request import Entry
@@ -45,6 +45,7 @@ class Directory(Adding):
         self.namespace = namespace
         self.timeout = timeout
         self.check_clock = check_clock
+        self._lapse_here = False
         self.options: StoreOptions = make_options(**options)
         self._copies = KeyCache()
         self._decoded: dict[str, tuple[str, UsagePlan]] = {}
@@ -76,7 +77,11 @@ class Directory(Adding):
         raise NotImplementedError
 
     def use_clock(self, clock: Clock) -> None:
-        """Told by a ledger: a system clock is compared with the server's unless ``check_clock`` says otherwise."""
+        """Told by a ledger: a system clock is compared with the server's unless ``check_clock`` says otherwise.
+
+        Reservations lapse by the server's clock, or by a ManualClock.
+        """
+        self._lapse_here = not isinstance(clock, ManualClock)
         if self.check_clock is None:
             self.check_clock = clock is system_clock
 
