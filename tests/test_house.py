@@ -28,7 +28,7 @@ SRC = ROOT / "src" / "quota"
 # From the ground up: what a file or a folder of the root may know stands lower, or beside it without a circle.
 FLOORS = [
     {"errors", "clock", "process", "networks"},
-    {"period", "key", "rule"},
+    {"account", "period", "key", "rule"},
     {"limit", "plan", "headers"},
     {"decision", "status"},
     {"operations"},
@@ -46,11 +46,11 @@ DRIVERS = {"redis": {"redis"}, "postgres": {"psycopg", "psycopg_pool"}}
 WIDEST = 13
 """The most entries of a folder below the root: about a dozen."""
 FACE = {
-    "ApiKey", "AsyncLedger", "AsyncReservation", "Caller", "Clock", "Decision", "IssuedKey", "Ledger", "LimitStatus", "ManualClock", "Period", "Quota",
-    "Reason", "Reservation", "Throttle", "UsagePlan", "UsageRecord", "system_clock",
+    "Account", "ApiKey", "AsyncLedger", "AsyncReservation", "Caller", "Clock", "Decision", "IssuedKey", "Ledger", "LimitStatus", "ManualClock", "Period", "Quota",
+    "Reason", "Reservation", "Throttle", "UsagePlan", "UsageRecord", "limited", "system_clock",
 }  # fmt: skip
 ERRORS = {
-    "QuotaError", "InvalidPlan", "InvalidCost", "InvalidSecret", "InvalidValue", "UnknownKey", "UnknownPlan", "PlanConflict", "ClockSkew",
+    "QuotaError", "InvalidPlan", "InvalidCost", "InvalidSecret", "InvalidValue", "UnknownAccount", "UnknownKey", "UnknownPlan", "PlanConflict", "ClockSkew",
     "StoreBusy", "StoreUnavailable", "RequestMismatch", "ReservationClosed", "NotAllowed",
 }  # fmt: skip
 

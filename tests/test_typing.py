@@ -150,6 +150,16 @@ async def main() -> None:
         await held.cancel()
         again: ApiKey = await AsyncRedisStore().get_key(issued.key.id)
 plans: list[UsagePlan] = LeasedStore("redis://").list_plans()
+@limited(ledger, key=secret, cost={"tokens": 2}, route="r")
+def add(a: int, b: int = 0) -> int:
+    return a + b
+class Shop:
+    @limited(ledger, key=lambda self, n: key)
+    async def pets(self, n: int) -> list[str]:
+        return ["cat"] * n
+async def visit() -> None:
+    total: int = add(1, b=2)
+    names: list[str] = await Shop().pets(total)
 """
 WRONG = {
     "limits": "UsagePlan('p', 5)", "a limit": "UsagePlan('p', [5])", "routes": "UsagePlan('p', (), routes=5)", "route's limits": "UsagePlan('p', (), routes={'r': 5})",
@@ -159,6 +169,8 @@ WRONG = {
     "three": "a, b, c = ledger.issue_key('k')", "not awaited": "async def f(a: AsyncLedger) -> Decision: return a.consume('s')", "a plan": "ledger.add_plan('5/day')",
     "overlap": "ledger.rotate_key('k', '1h')", "an unknown argument": "ledger.consume('s', apy='x')", "on_unavailable": "Ledger(on_unavailable='maybe')",
     "a store's argument": "from quota.stores.redis import RedisStore; RedisStore().get_key(5)", "a store not awaited": "from quota.stores.redis import AsyncRedisStore; AsyncRedisStore().get_key('k').name",
+    "a limited function's argument": "limited(ledger, key='s')(len)(5)", "what it gives": "n: str = limited(ledger, key='s')(len)('')", "a key of a function": "limited(ledger, key=5)",
+    "no key": "limited(ledger)", "a name that is not there": "from quota import nonsense",
 }  # fmt: skip
 
 

@@ -3,6 +3,9 @@
 See ``Ledger``, ``UsagePlan`` and the README.
 """
 
+from typing import TYPE_CHECKING
+
+from .account import Account
 from .clock import Clock, ManualClock, system_clock
 from .decision import Decision, NotAllowed, Reason
 from .errors import (
@@ -17,6 +20,7 @@ from .errors import (
     ReservationClosed,
     StoreBusy,
     StoreUnavailable,
+    UnknownAccount,
     UnknownKey,
     UnknownPlan,
 )
@@ -33,6 +37,7 @@ from .status import LimitStatus
 __version__ = "0.1.0"
 
 __all__ = [
+    "Account",
     "ApiKey",
     "AsyncLedger",
     "AsyncReservation",
@@ -61,9 +66,23 @@ __all__ = [
     "StoreBusy",
     "StoreUnavailable",
     "Throttle",
+    "UnknownAccount",
     "UnknownKey",
     "UnknownPlan",
     "UsagePlan",
     "UsageRecord",
+    "limited",
     "system_clock",
 ]
+
+if TYPE_CHECKING:
+    from .ledger.limited import limited
+else:
+
+    def __getattr__(name: str) -> object:
+        """Load ``limited`` for who uses it: others do not pay for what it imports."""
+        if name != "limited":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name, obj=None)
+        from .ledger.limited import limited  # noqa: PLC0415 -- as it says
+
+        return globals().setdefault(name, limited)

@@ -70,7 +70,7 @@ class QuotaMiddleware:
         receive = receive if body is None else body.receive
         own, names = _encoded(gate.shown(decision))
         if reservation is not None:
-            await _Exchange(self, reservation, scope, own, names).run(receive, send)
+            await Exchange(self, reservation, scope, own, names).run(receive, send)
         elif own:
 
             def sending(message: Message) -> Awaitable[None]:  # the server's own awaitable: no coroutine more a message
@@ -91,15 +91,15 @@ class QuotaMiddleware:
         price = gate.price(scope, b"" if body is None or secret is None else await body.read())
         cost = DEFAULT if price is None else price
         held: Held | None = None
-        where = {"api": gate.api, "route": route, "address": gate.address(secret, scope)}
+        api, address = gate.api, gate.address(secret, scope)
         try:
             if gate.charge == "arrival":
                 if self._at_once:
-                    decision = ledger.consume(secret, cost, **where)
+                    decision = ledger.consume(secret, cost, api=api, route=route, address=address)
                 else:
-                    decision = await self.ask(ledger.consume, secret, cost, **where)
+                    decision = await self.ask(ledger.consume, secret, cost, api=api, route=route, address=address)
             else:
-                holding = self.ask(ledger.reserve, secret, cost, ttl=gate.ttl, **where)
+                holding = self.ask(ledger.reserve, secret, cost, ttl=gate.ttl, api=api, route=route, address=address)
                 held = await holding if self._at_once else await self._held(holding)
                 decision = held.decision
         except UNDECIDED as error:
@@ -156,7 +156,7 @@ def _fields(*names: str) -> tuple[tuple[bytes, ...], frozenset[bytes]]:
 def _encoded(headers: dict[str, str]) -> tuple[Pairs, frozenset[bytes]]:
     """Headers as ASGI has them, and their names."""
     fields, names = _fields(*headers)
-    return list(zip(fields, map(str.encode, headers.values()), strict=True)), names
+    return [(field, value.encode()) for field, value in zip(fields, headers.values())], names  # noqa: B905 -- slow
 
 
 def method_of(scope: Scope) -> str:
@@ -202,7 +202,7 @@ async def _answer(answer: Answer, scope: Scope, receive: Receive, send: Send) ->
     await send({"type": f"{kind}.body", "body": answer.body})
 
 
-class _Exchange:
+class Exchange:
     """One response whose units are held, settled when it has ended: before its last part is sent, or as it fails."""
 
     def __init__(
@@ -228,9 +228,9 @@ class _Exchange:
             kind = message["type"]
             if kind in _STARTS:
                 message = _with(message, self._own, self._names)
-                await self._begin(101 if kind == "websocket.accept" else message["status"])
+                await self.begin(101 if kind == "websocket.accept" else message["status"])
             elif kind in ("http.response.body", "websocket.http.response.body") and not message.get("more_body"):
-                await self._settle()
+                await self.settle()
             try:
                 await send(message)
             except OSError:
@@ -248,15 +248,16 @@ class _Exchange:
                     await self._through(self._take_back(self._committed))
             raise
         finally:
-            await self._settle()
+            await self.settle()
 
-    async def _begin(self, status: int) -> None:
+    async def begin(self, status: int) -> None:
+        """Go by a response's status, now that it is known."""
         gate = self._middleware.gate
         self._status = status
         if gate.charge == "success" and not gate.success(status):
-            await self._settle()
+            await self.settle()
 
-    async def _settle(self) -> None:
+    async def settle(self) -> None:
         """Commit or cancel, once, even while the request itself is being cancelled."""
         if self._closing:
             return

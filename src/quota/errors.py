@@ -81,6 +81,17 @@ class UnknownPlan(QuotaError, LookupError):
         return f"no usage plan has the id {shown(self.plan)}"
 
 
+class UnknownAccount(QuotaError, LookupError):
+    """No account has this id (``account``)."""
+
+    def __init__(self, account: str) -> None:
+        super().__init__(account)
+        self.account = account
+
+    def __str__(self) -> str:
+        return f"no account has the id {shown(self.account)}"
+
+
 class PlanConflict(QuotaError):
     """A contradiction between what was asked and what is there: ``subject`` names it, ``reason`` says how."""
 

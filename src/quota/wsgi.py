@@ -11,6 +11,7 @@ from .decision import Decision, Reason
 from .errors import InvalidCost, InvalidValue, QuotaError
 from .ledger.reservation import Reservation
 from .ledger.sync import Ledger
+from .limit import Cost
 from .operations.shape import DEFAULT
 from .web.bodies import read_input
 from .web.gate import KEPT, UNDECIDED, Answer, Gate, Settings, log, merged
@@ -32,10 +33,10 @@ class QuotaMiddleware:
             raise InvalidValue("ledger", ledger, "a Ledger")
         self.app = app
         self._ledger: Any = ledger
-        self._gate = Gate(template=templates(app), clock=ledger._clock, **settings)
+        self.gate = Gate(template=templates(app), clock=ledger._clock, **settings)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        gate = self._gate
+        gate = self.gate
         method, path = environ["REQUEST_METHOD"].upper(), environ.get("PATH_INFO") or "/"
         if not path.isascii():
             path = path.encode("latin-1", "replace").decode("utf-8", "replace")
@@ -44,12 +45,7 @@ class QuotaMiddleware:
             return _answer(preflight, start_response)
         if preflight or gate.passes(method, path, environ):
             return self.app(environ, start_response)
-        found = gate.key(environ) if callable(gate.key) else gate.places.of_environ(environ, redact=gate.redact)
-        secret = gate.presented(found, environ)
-        route = None if secret is None else gate.name(method, path, environ)
-        decision, reservation = self._decide(secret, route, environ)
-        environ["quota.decision"] = decision
-        gate.tell(decision, environ)
+        decision, reservation = self.decide(environ, method, path)
         if not decision.allowed and not gate.shadow:
             return _answer(gate.refusal(decision, method, environ), start_response)
         own = gate.shown(decision)
@@ -61,12 +57,31 @@ class QuotaMiddleware:
                 return start_response(status, merged(own, fields), *error)
 
             return self.app(environ, start)
-        return _Exchange(gate, reservation, environ, own).run(self.app, start_response)
+        return Exchange(gate, reservation, environ, own).run(self.app, start_response)
 
-    def _decide(self, secret: Any, route: str | None, environ: WSGIEnvironment) -> tuple[Decision, Reservation | None]:
-        gate, ledger = self._gate, self._ledger
-        body = read_input(environ, gate.most_body) if gate.cost_from_body and secret is not None else b""
+    def decide(
+        self,
+        environ: WSGIEnvironment,
+        method: str,
+        path: str,
+        read: Callable[[WSGIEnvironment, int], bytes] = read_input,
+    ) -> tuple[Decision, Reservation | None]:
+        """Find the key, name the route and ask the ledger; tell the application. ``read``: the body's first bytes."""
+        gate = self.gate
+        found = gate.key(environ) if callable(gate.key) else gate.places.of_environ(environ, redact=gate.redact)
+        secret = gate.presented(found, environ)
+        route = None if secret is None else gate.name(method, path, environ)
+        body = read(environ, gate.most_body) if gate.cost_from_body and secret is not None else b""
         price = gate.price(environ, body)
+        decision, reservation = self._ask(secret, price, route, environ)
+        environ["quota.decision"] = decision
+        gate.tell(decision, environ)
+        return decision, reservation
+
+    def _ask(
+        self, secret: Any, price: Cost | None, route: str | None, environ: WSGIEnvironment
+    ) -> tuple[Decision, Reservation | None]:
+        gate, ledger = self.gate, self._ledger
         cost = DEFAULT if price is None else price
         held, address = None, gate.address(secret, environ)
         try:
@@ -96,7 +111,7 @@ def _answer(answer: Answer, start_response: StartResponse) -> list[bytes]:
     return [answer.body]
 
 
-class _Exchange:
+class Exchange:
     """One response whose units are held: iterates and closes as the application's, and settles when it has ended."""
 
     def __init__(self, gate: Gate, reservation: Reservation, environ: WSGIEnvironment, own: dict[str, str]) -> None:
@@ -109,18 +124,23 @@ class _Exchange:
         self._chunks: Iterator[bytes] = iter(())
 
     def run(self, app: WSGIApplication, start_response: StartResponse) -> Iterable[bytes]:
-        gate = self._gate
-
         def start(status: str, fields: list[tuple[str, str]], *error: Any) -> Callable[[bytes], object]:
-            self._status = int(status[:3])
-            if gate.charge == "success" and not gate.success(self._status):
-                self._settle()
+            self.begin(int(status[:3]))
             return start_response(status, merged(self._own, fields), *error)
 
         with self:
-            self._body = app(self._environ, start)
-            self._chunks = iter(self._body)
+            self.carry(app(self._environ, start))
         return self
+
+    def begin(self, status: int) -> None:
+        """Go by a response's status, now that it is known."""
+        self._status = status
+        if self._gate.charge == "success" and not self._gate.success(status):
+            self.settle()
+
+    def carry(self, body: Iterable[bytes]) -> None:
+        """Give out this body from now on, and settle when it has ended."""
+        self._body, self._chunks = body, iter(body)
 
     def __enter__(self) -> None:
         """Settle as failed whatever the application raises."""
@@ -130,7 +150,7 @@ class _Exchange:
     ) -> None:
         if error is not None and not isinstance(error, StopIteration):
             self._status = None
-            self._settle()
+            self.settle()
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -145,9 +165,10 @@ class _Exchange:
             if close is not None:
                 close()
         finally:
-            self._settle()
+            self.settle()
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
+        """Commit or cancel, once."""
         reservation, gate = self._reservation, self._gate
         if reservation.settled:
             return

@@ -34,7 +34,7 @@ def serving(*arguments):
 
 def get(url, path, headers=None):
     """(status, body) of a bare request."""
-    connection = http.client.HTTPConnection(url.removeprefix("http://"))
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=20)
     connection.request("GET", path, headers=headers or {})
     answer = connection.getresponse()
     found = answer.status, answer.read().decode()
@@ -94,6 +94,29 @@ def test_a_request_in_flight_is_answered(store, number):
             pass  # the signal came before the request was read
         idle.close()
         busy.close()
+
+
+FORM = "application/x-www-form-urlencoded"
+
+
+def test_slow_clients_and_long_bodies_hold_nobody_up(store):
+    """Two hundred that sent half a request, and a hundred megabytes: refused at their length, and others are served."""
+    url, secret = store
+    with serving("both", "--store", url) as (_, where):
+        host, _, port = where.removeprefix("http://").partition(":")
+        begun = b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n{"
+        slow = [socket.create_connection((host, int(port))) for _ in range(200)]
+        for at, connection in enumerate(slow):
+            connection.sendall(begun % ((b"/usage", b"/apikeys")[at % 2], FORM.encode(), 4000))
+        connection.sendall(b"x")  # one that goes on, byte by byte
+        for path in ("/usage", "/apikeys"):
+            with socket.create_connection((host, int(port)), timeout=20) as long:
+                long.sendall(begun % (path.encode(), FORM.encode(), 100 << 20))
+                assert long.recv(100).split()[1] == b"413"
+        assert json.loads(get(where, "/usage", {"x-api-key": secret})[1])["key"]["name"] == "Ada"
+        assert [key["name"] for key in client(where, unsigned=True).get_api_keys()["items"]] == ["Ada"]
+        for connection in slow:
+            connection.close()
 
 
 def test_without_credentials_for_this_machine_alone(store):

@@ -29,6 +29,7 @@ class Called:
     def consume(self, now=NOON, route=None, **takes):
         route_plan = self.plan.route_plan(route)
         assert charge(self.subject, route_plan, takes or route_plan.cost, now, StoreOptions(), dry=False).allowed
+        self.subject.key.admitted("", "p", now, 35)
 
     def room(self, route=None, key=KEY, digest=None, **options):
         request = Request("consume", NOON, digest, None if digest else "k", "", route)

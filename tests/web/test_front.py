@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interleavings import plant
-from quota import AsyncLedger, Decision, InvalidValue, Reason, UsagePlan
+from quota import AsyncLedger, Caller, Decision, InvalidValue, Reason, UsagePlan
 from quota.asgi import QuotaMiddleware as InAsgi
 from quota.fastapi import QuotaKey, Refused, refused
 from quota.key import mint
@@ -141,6 +141,14 @@ def test_counted_by_a_name_of_one_s_own(kind):
     assert [site()[0] for _ in range(5)] == [200, 200, 200, 429, 403]
 
 
+def test_counted_under_a_plan_of_one_s_own(kind):
+    """``by`` may give a caller of another plan; a plan that is not there admits nobody."""
+    callers = iter([Caller("wide", "ann"), Caller("wide", "ann"), Caller("wide", "ann"), Caller("none", "ann"), "ann"])
+    site, made, _ = shop(kind, anonymous=Anonymous("free", by=lambda request: next(callers)))
+    made.add_plan(UsagePlan("wide", "3/day"))
+    assert [site()[0] for _ in range(5)] == [200, 200, 200, 403, 200]
+
+
 @pytest.mark.parametrize("charge", ["success", "response"])
 @pytest.mark.parametrize("kind", KINDS[:2])
 def test_what_is_held_for_a_caller_is_settled(kind, charge):
@@ -174,7 +182,7 @@ def test_a_flood_of_addresses_takes_no_more_memory():
     made.store._most_callers = 16
     made.add_plan(UsagePlan("free", "2/day"))
     site = Shop("wsgi", made, anonymous=Anonymous("free"), failed_keys="5/minute", trusted_proxies=1)
-    site._guesses = site.app._gate._guesses
+    site._guesses = site.app.gate._guesses
     site._guesses._ledger.store._most_callers = 16
 
     def flood(start):

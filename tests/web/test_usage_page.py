@@ -19,7 +19,8 @@ from quota.web import usage_page
 from web import wsgi
 
 NOON = datetime(2026, 3, 29, 12, tzinfo=timezone.utc)
-SCHEMA = json.loads((paths.ROOT / "docs" / "usage-page.schema.json").read_text("utf-8"))
+DOCUMENT = json.loads((paths.ROOT / "docs" / "usage-page.openapi.json").read_text("utf-8"))
+SCHEMA = DOCUMENT["components"]["schemas"]["Usage"]
 
 
 @pytest.fixture

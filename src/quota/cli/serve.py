@@ -22,6 +22,9 @@ from ..web.usage.page import usage_page
 from .common import StoreOption, WrongUse, opened, read_text
 from .show import tell
 
+_MOST_CLIENTS = 512
+"""Connections at a time, so that slow clients hold nobody up; one that is silent for a minute is closed."""
+
 _GRACE, _TURN = 200, 0.1
 """Turns of so many seconds that requests in flight have after a signal to stop."""
 
@@ -85,7 +88,7 @@ def serve(
         with _listening(address, port) as listener:
             server = create_server(
                 _either(apps), sockets=[listener], threads=8, ident="quota", max_request_body_size=MOST_BODY,
-                clear_untrusted_proxy_headers=False, channel_timeout=60,
+                clear_untrusted_proxy_headers=False, channel_timeout=60, connection_limit=_MOST_CLIENTS,
             )  # fmt: skip
             _run(server, what)
 
@@ -129,13 +132,13 @@ def _run(server: Any, what: What) -> None:
         "Ctrl-C or SIGTERM stops it"
     )
     while not stopped:
-        wasyncore.loop(timeout=1, map=server._map, count=1)
+        wasyncore.loop(timeout=1, use_poll=True, map=server._map, count=1)
     server.del_channel()
     server.socket.close()
     for _ in range(_GRACE):
         if not any(one.requests or one.total_outbufs_len for one in list(server.active_channels.values())):
             break
-        wasyncore.loop(timeout=_TURN, map=server._map, count=1)
+        wasyncore.loop(timeout=_TURN, use_poll=True, map=server._map, count=1)
     server.task_dispatcher.shutdown()
     wasyncore.close_all(server._map, ignore_all=True)
     tell("stopped")

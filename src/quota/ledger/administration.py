@@ -261,6 +261,14 @@ class Administration:
         """The key as it is now. Raises ``UnknownKey``."""
         return Step("get_key", (key_id(key),), same)
 
+    def last_used(self, key: ApiKey | str) -> Step[datetime | None]:
+        """Tell the minute of a key's last admission; None where there was none. Raises ``UnknownKey``.
+
+        Refusals, peeks, refunds and grants do not count. Over a ``LeasedStore`` it is when units were leased: they are
+        spent within that minute, but for a process that cannot ask the store, which spends what it has until its end.
+        """
+        return Step("last_used", (key_id(key),), lambda minute: to_datetime(minute) if minute else None)
+
     def list_keys(
         self, *, after: ApiKey | str | None = None, limit: int | None = None, plan: UsagePlan | str | None = None,
         account: str | None = None,
@@ -270,7 +278,7 @@ class Administration:
         ``limit``: at most so many; ``after``: those beyond this id, which need not be there any more, so that pages go
         on after the last key of the one before. Raises ``UnknownPlan``.
         """
-        most = None if limit is None else _at_least_one("limit", limit)
+        most = None if limit is None else at_least_one("limit", limit)
         plan_id = None if plan is None else _plan_id(plan)
         mine = None if account is None else check_text("account", account)
         return Step("list_keys", (None if after is None else key_id(after), most, plan_id, mine), same)
@@ -293,7 +301,8 @@ def _plan(plan: object) -> UsagePlan:
     return plan
 
 
-def _at_least_one(field: str, number: object) -> int:
+def at_least_one(field: str, number: object) -> int:
+    """Check how many things may be told at most."""
     if type(number) is not int or number < 1:
         raise InvalidValue(field, number, "a whole number, at least 1, or None")
     return number

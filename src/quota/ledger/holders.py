@@ -11,10 +11,11 @@ from ..limit import Throttle, whole
 from ..operations.request import Request
 from ..plan import check_route
 from ..status import LimitStatus
-from .administration import Administration, Asking, Step, same
+from .accounts import Accounts
+from .administration import Asking, Step, same
 
 
-class Holders(Administration):
+class Holders(Accounts):
     """Where keys and accounts stand."""
 
     def status(

@@ -79,7 +79,7 @@ def _outlive(old: Record, now: int, options: StoreOptions) -> Record:
     Not what a wild clock leased, further ahead than any other process may be.
     """
     fresh = Record(new_number())
-    fresh.overrides = old.overrides
+    fresh.overrides, fresh.last_used = old.overrides, old.last_used
     latest = now + options.max_skew
     leases = {name: lease for name, lease in (old.leases or {}).items() if lease.number and lease.taken_at <= latest}
     for name, lease in leases.items():

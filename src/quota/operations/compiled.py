@@ -36,6 +36,8 @@ def compile_headroom(
     if route_plan.slotted:
         return None  # slots come and go without a charge
     records = subject.records()
+    if records[0].plan_of(request.api) != plan.id:
+        return None  # the first admission on it is noted by the rule
     now = max(request.now, *(record.at for record in records))
     if now >= MAX_UNITS or any(len(record.meters) > _MOST_METERS for record in records):
         return None

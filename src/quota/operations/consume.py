@@ -35,6 +35,7 @@ def consume(request: Request, entry: Entry | None, subject: Subject | None, opti
     outcome = charge(subject, route_plan, takes, request.now, options, dry=request.op == "peek", slot=slot)
     if not outcome.allowed or request.op == "peek":
         return Decision(Details(reason_of(outcome), None, entry.key, plan, takes, outcome))
+    subject.key.admitted(request.api, plan.id, outcome.now, options.retention)
     counted = metered(route_plan, takes)
     groups = () if holding else ((outcome.now, counted),)
     details = Details(reason_of(outcome), None, entry.key, plan, takes, outcome, groups, tokens_of(subject))

@@ -19,7 +19,7 @@ from ..limit import REQUESTS
 from ..process.atomic import Step, at_once
 from ..rule.charge import evaluate, metered
 from ..rule.limits import CompiledLimit, Outcome, Reading, RoutePlan
-from ..rule.record import HOUR_US, MINUTE_US, Record
+from ..rule.record import HOUR_US, MINUTE_US, Record, minute_of
 from ..status import LimitStatus, status_at
 from .shape import Shape
 
@@ -226,7 +226,7 @@ class SeveralMeters(Headroom):
         if dry or not allowed:
             return allowed
         width, filled_ones = len(cells), len(pours)
-        if width > 4 or filled_ones > 2 or own.at < self.began or last.at < self.began:
+        if width > 4 or filled_ones > 2 or own.last_used != self.began or last.at < self.began:
             at_once(*self._steps(found, now))
             return True
         # Stores and forward jumps alone: no signal is looked for in between.
@@ -266,6 +266,7 @@ class SeveralMeters(Headroom):
                 if record.at < start:
                     steps += [(setattr, meter, mark, meter.total) for meter in record.meters]
             steps.append((setattr, record, "at", now))
+        steps.append((setattr, self.own, "last_used", minute_of(now)))
         return steps
 
     def conclude(

@@ -51,6 +51,7 @@ def lease_(request: Request, entry: Entry | None, subject: Subject | None, optio
     units = affordable(advanced(subject, route_plan, now, options), route_plan, takes, lease_request, now)
     if units is not None and charge(subject, route_plan, units, now, options, dry=False).allowed:
         remember(subject, lease_request, route_plan, units, now, options)
+        subject.key.admitted(request.api, plan.id, now, options.retention)
         return _leased(subject, route_plan, units, now, now, options, entry.key, plan)
     if lease is None and lease_request.again:
         close_name(subject, lease_request, now, last=False)

@@ -163,6 +163,14 @@ class Override(NamedTuple):
         return self.until is None or now < self.until
 
 
+class PlanDay(NamedTuple):
+    """The plan that calls to an api were charged on, from a day on."""
+
+    api: str
+    day: int
+    plan: str
+
+
 def amounts(data: Iterable[Iterable[Any]]) -> Amounts:
     """Read amounts from their lists."""
     return tuple([_new(Amount, amount) for amount in data])

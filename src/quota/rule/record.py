@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ..clock import DAY_US
-from .entries import Amount, Day, Hold, Lease, MeterName, Override, Refund, RememberedRequest
+from .entries import Amount, Day, Hold, Lease, MeterName, Override, PlanDay, Refund, RememberedRequest
 from .kept import Kept, Step
 from .meter import Meter
 
@@ -18,6 +18,28 @@ _NEVER = 2**62
 _NOTHING: Mapping[tuple[str, str], int] = MappingProxyType({})
 
 
+def minute_of(now: int) -> int:
+    """Return when the minute of an instant began: the very number that was told last, as most records' are equal."""
+    minute = now - now % MINUTE_US
+    latest = _latest[0]
+    if latest != minute:
+        _latest[0] = latest = minute
+    return latest
+
+
+_latest = [0]
+
+
+def sole(plan_day: PlanDay) -> tuple[PlanDay, ...]:
+    """Return the plans of a record that has but one: the very same for all such records, mostly."""
+    if len(_sole) > 1024:
+        _sole.clear()
+    return _sole.setdefault(plan_day, (plan_day,))
+
+
+_sole: dict[PlanDay, tuple[PlanDay, ...]] = {}
+
+
 class Record:
     """All windows of one subject, so that several limits stay atomic in every store.
 
@@ -25,11 +47,13 @@ class Record:
     remembered, so a call from before it is refused an answer. ``token`` tells this record from one forgotten earlier.
     ``version``: of a record in memory, it moves whenever anything but a plain charge changes it. ``leases`` go by name
     and are replaced, never changed. ``overrides``: the subject's own limits, in place of those of the same names in its
-    plans. ``in_flight``: how many of the holds are open, by api and route; another one takes its place.
+    plans. ``last_used``: the minute of its last admission, 0 before. ``plan_days``: from which day on it was charged on
+    which plan, by api. ``in_flight``: how many of the holds are open, by api and route; another one takes its place.
     """
 
     __slots__ = (
-        "at", "floor", "holds", "in_flight", "leases", "meters", "overrides", "refunds", "requests", "token", "version",
+        "at", "floor", "holds", "in_flight", "last_used", "leases", "meters", "overrides", "plan_days", "refunds",
+        "requests", "token", "version",
     )  # fmt: skip
 
     def __init__(self, token: int = 0, floor: int = 0) -> None:
@@ -44,6 +68,8 @@ class Record:
         self.leases: dict[str, Lease] | None = None
         self.overrides: tuple[Override, ...] = ()
         self.in_flight: Mapping[tuple[str, str], int] = _NOTHING
+        self.last_used = 0
+        self.plan_days: tuple[PlanDay, ...] = ()
 
     @property
     def due(self) -> int | None:
@@ -64,12 +90,14 @@ class Record:
         rows = [row for meter in self.meters for row in meter.history()]
         holds = {hold.id: hold.encode() for hold in self.holds.all()} if self.holds else None
         refunds = {refund.name: refund.until for refund in self.refunds.all()} if self.refunds else None
-        return [self.at, self.floor, self.token, 0, None, meters, holds, None, refunds, rows or None, *leases]
+        head = [self.at, self.floor, self.token, self.last_used, self.plan_days or None]
+        return [*head, meters, holds, None, refunds, rows or None, *leases]
 
     @classmethod
     def decode(cls, data: list[Any]) -> Record:
         record = cls()
-        record.at, record.floor, record.token, _, _, meters, holds, _, refunds, rows, *more = data
+        record.at, record.floor, record.token, record.last_used, plan_days, *rest = data
+        meters, holds, _, refunds, rows, *more = rest
         leases, overrides = more[0] if more else None, more[1] if len(more) > 1 else ()
         days = [Day(*row) for row in rows or ()]
         record.meters = [Meter.decode(m, [day for day in days if day.meter == tuple(m[:3])]) for m in meters]
@@ -79,6 +107,7 @@ class Record:
         record.refunds = Kept(Refund(until, name) for name, until in refunds.items()) if refunds else None
         record.leases = {name: Lease.decode(lease) for name, lease in leases.items()} if leases else None
         record.overrides = tuple(Override(*override) for override in overrides)
+        record.plan_days = tuple([PlanDay(*plan_day) for plan_day in plan_days or ()])
         return record
 
     def copy(self) -> Record:
@@ -90,6 +119,7 @@ class Record:
         twin.requests = None if self.requests is None else self.requests.copy()
         twin.refunds = None if self.refunds is None else self.refunds.copy()
         twin.overrides, twin.in_flight = self.overrides, self.in_flight
+        twin.last_used, twin.plan_days = self.last_used, self.plan_days
         return twin
 
     def written(self) -> list[Step]:
@@ -110,8 +140,7 @@ class Record:
                 more.append((setattr, self, "meters", [*self.meters, *new.meters[len(self.meters) :]]))
         for field in ("holds", "requests", "refunds", "leases"):
             plain.append((setattr, self, field, getattr(new, field) or None))
-        if new.in_flight is not self.in_flight:
-            plain.append((setattr, self, "in_flight", new.in_flight))
+        plain += [(setattr, self, field, getattr(new, field)) for field in ("last_used", "plan_days", "in_flight")]
         if new.overrides != self.overrides:
             more.append((setattr, self, "overrides", new.overrides))
         moved = bool(more) or new.due != self.due or new.leases is not self.leases
@@ -138,6 +167,23 @@ class Record:
                 for meter in self.meters:
                     meter.hour = meter.total
         return minute + MINUTE_US
+
+    def plan_of(self, api: str) -> str | None:
+        """The plan that calls to an api were last charged on."""
+        return next((found.plan for found in reversed(self.plan_days) if found.api == api), None)
+
+    def admitted(self, api: str, plan: str, now: int, retention: int) -> None:
+        """Note an admission at ``now`` on a plan, and forget on which ones it was before ``retention``."""
+        self.last_used = minute_of(now)
+        if self.plan_of(api) == plan:
+            return
+        today = now // DAY_US
+        before = [found for found in self.plan_days if found.api == api and found.day < today]
+        while len(before) > 1 and before[1].day <= today - retention:
+            del before[0]
+        others = [found for found in self.plan_days if found.api != api]
+        new = PlanDay(api, today, plan)
+        self.plan_days = (*others, *before, new) if others or before else sole(new)
 
     def stamp(self, now: int) -> None:
         """Something was taken or given at ``now``."""

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ..account import Account
 from ..errors import InvalidValue, PlanConflict, UnknownPlan
 from ..key import ApiKey
 from ..operations.request import Request
@@ -68,6 +69,9 @@ class Store(Protocol):
     ) -> list[ApiKey]:
         """Keys in the order of their ids (by code points), beyond ``after``, at most ``limit``; ``UnknownPlan``."""
 
+    def last_used(self, key_id: str) -> int:
+        """The minute of a key's last admission, in microseconds; 0 where there was none; ``UnknownKey``."""
+
     def plans_of(self, key_id: str) -> list[UsagePlan]:
         """The plans a key is on, by api; ``UnknownKey`` when there is none."""
 
@@ -76,6 +80,26 @@ class Store(Protocol):
 
     def dissociate(self, key_id: str, plan_id: str) -> None:
         """Take a key off a plan; ``UnknownKey``, ``UnknownPlan``, ``PlanConflict`` when it is not on it."""
+
+    def add_account(self, account: Account) -> None:
+        """Add an account below its parent; one that a key made becomes this one.
+
+        ``PlanConflict`` when another one has its id, ``UnknownAccount``, ``InvalidValue`` beyond four levels.
+        """
+
+    def change_account(self, account_id: str, change: Callable[[Account], Account]) -> Account:
+        """Replace an account by what a pure function makes of it, atomically; raises as ``add_account``."""
+
+    def drop_account(self, account_id: str) -> None:
+        """Remove an account and its counts; ``UnknownAccount``, ``InvalidValue`` while it has keys or children."""
+
+    def get_account(self, account_id: str) -> Account:
+        """The account; ``UnknownAccount`` when there is none."""
+
+    def list_accounts(
+        self, after: str | None = None, limit: int | None = None, parent: str | None = None
+    ) -> list[Account]:
+        """Accounts in the order of their ids, beyond ``after``, at most ``limit``; ``parent``: the children of one."""
 
     def close(self) -> None:
         """Give back what the store holds open. Closing twice is fine."""

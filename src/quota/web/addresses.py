@@ -11,6 +11,7 @@ from typing import Any
 import attrs
 
 from ..errors import InvalidValue, check_text
+from ..key import Caller
 from ..plan import UsagePlan
 
 Networks = tuple[IPv4Network | IPv6Network, ...]
@@ -38,12 +39,12 @@ def _function(_: Any, field: Any, value: object) -> None:
 class Anonymous:
     """Whoever presents no key is counted under ``plan`` (its id), by address: one of IPv6 by its network of 64 bits.
 
-    ``by``: a callable that is given the request and returns the name to count by in place of the address, None for
-    nobody. Who has no name is refused as one without a key is.
+    ``by``: a callable that is given the request and returns the name to count by in place of the address, or a
+    ``Caller`` to count under another plan; None for nobody, who is refused as one without a key is.
     """
 
     plan: str = attrs.field(converter=_plan_id)
-    by: Callable[[Any], str | None] | None = attrs.field(default=None, validator=_function)
+    by: Callable[[Any], str | Caller | None] | None = attrs.field(default=None, validator=_function)
 
 
 def check_proxies(trusted: int | str | Iterable[Any]) -> Proxies:

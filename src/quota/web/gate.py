@@ -125,6 +125,7 @@ class Gate:
         """Whom the ledger is asked about: what was presented, or the caller who presented nothing."""
         if secret or self.anonymous is None or isinstance(secret, (ApiKey, Caller)):
             return secret  # type: ignore[no-any-return] # a callable's word, which the ledger checks
+        name: str | Caller | None
         if self.anonymous.by is not None:
             name = self.anonymous.by(request)
         else:
@@ -132,7 +133,7 @@ class Gate:
             name = address and counted_by(address)
             if name is None:
                 log.warning("a request without a key and without a known address is refused: see trusted_proxies")
-        return None if name is None else Caller(self.anonymous.plan, name)
+        return name if name is None or isinstance(name, Caller) else Caller(self.anonymous.plan, name)
 
     def judged(self, decision: Decision, request: Request) -> Decision:
         """A refusal, or the one of an address that guesses."""

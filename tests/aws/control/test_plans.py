@@ -77,7 +77,8 @@ def test_what_is_given_comes_back(aws, given, shown):
     ({"apiStages": [{"apiId": "r1"}]}, (400, "BadRequestException", "Invalid API Stage {api: %s, stage: %s} specified for usageplan %s")),
     ({"apiStages": [{"apiId": "", "stage": ""}]}, (400, "BadRequestException", "Invalid API Stage {api: %s, stage: %s} specified for usageplan %s")),
     ({"apiStages": [{**STAGE, "throttle": {"/pets/GET": THROTTLE}}]}, (400, "BadRequestException", "Can not define fine grain throttling if usage plan throttle is not defined.")),
-    ({"quota": {"limit": 5}}, None), ({"quota": {"period": "DAY"}}, None), ({"quota": {"limit": -5, "period": "DAY"}}, None), ({"quota": {"limit": 5, "period": "HOUR"}}, None),
+    ({"quota": {"limit": 5}}, None), ({"quota": {"period": "DAY"}}, None), ({"quota": {"limit": -5, "period": "DAY"}}, None), ({"quota": {"limit": 5, "period": "HOUR"}}, (400, "ValidationException", "1 validation error detected: Value 'HOUR' at 'createUsagePlanInput.quota.period' failed to satisfy constraint: Member must satisfy enum value set: [DAY, WEEK, MONTH]")),
+    ({"quota": {"limit": 5, "period": "day"}}, (400, "ValidationException", "1 validation error detected: Value 'day' at 'createUsagePlanInput.quota.period' failed to satisfy constraint: Member must satisfy enum value set: [DAY, WEEK, MONTH]")),
     ({"quota": {"limit": 5, "period": "DAY", "offset": 1}}, None), ({"throttle": {"rateLimit": -1, "burstLimit": 1}}, None), ({"throttle": {"rateLimit": 1, "burstLimit": -1}}, None),
     ({"apiStages": [STAGE, STAGE]}, None), ({"tags": {"aws:a": "b"}}, None), ({"name": ""}, None), ({"description": "\n" * 600_000}, None), ({"throttle": {"rateLimit": 1e300, "burstLimit": 1}}, None),
 ])  # fmt: skip

@@ -8,7 +8,7 @@ import pytest
 from quota import Ledger, ManualClock, UsagePlan
 from quota.operations.shape import Shape
 from quota.stores.memory import MemoryStore
-from quota.stores.memory.entries import Account, KeyEntry, KeyPlans
+from quota.stores.memory.entries import AccountEntry, KeyEntry, KeyPlans
 
 START = datetime(2026, 3, 1, tzinfo=timezone.utc)
 
@@ -64,7 +64,7 @@ CUSTOMERS = {
 @pytest.mark.parametrize("used", CUSTOMERS)
 def test_an_account_whose_keys_are_gone_is_forgotten(ledger, clock, used, many, own):
     """Its counts while a window is open, and then all of it, however many keys it had and whether they were used."""
-    before = alive(Account), alive(KeyEntry)
+    before = alive(AccountEntry), alive(KeyEntry)
     for n in range(30):
         ids = [f"{n}-{number}" for number in range(many)]
         account = ids[0] if own else f"customer-{n}"
@@ -74,7 +74,7 @@ def test_an_account_whose_keys_are_gone_is_forgotten(ledger, clock, used, many, 
             ledger.remove_key(key)
     del keys
     goes_on(ledger, clock)
-    assert (alive(Account), alive(KeyEntry) - STAY) == before
+    assert (alive(AccountEntry), alive(KeyEntry) - STAY) == before
 
 
 def test_an_account_without_keys_keeps_its_count_while_it_matters(ledger, clock):
@@ -105,14 +105,14 @@ def test_keys_that_come_and_go_leave_nothing_behind_keys_that_stay(ledger):
 @pytest.mark.parametrize("many", [1, 2])
 def test_customers_that_come_and_go_one_after_another_leave_nothing(ledger, clock, many):
     """Each day one with an account of its own, called and removed, and nobody stays: forgotten as fast as they come."""
-    before = alive(Account)
+    before = alive(AccountEntry)
     for n in range(800):
         keys = [ledger.issue_key("goes", "p", account=f"customer-{n}").key for _ in range(many)]
         for key in keys:
             ledger.consume(key)
             ledger.remove_key(key)
         clock.advance(timedelta(days=1))
-    assert alive(Account) - before < 120  # 35 days of history, two windows, and until they are looked at
+    assert alive(AccountEntry) - before < 120  # 35 days of history, two windows, and until they are looked at
 
 
 def test_plans_that_come_and_go_leave_nothing(ledger):

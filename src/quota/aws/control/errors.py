@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 NO_KEY = "Invalid API Key identifier specified"
 NO_PLAN = "Invalid Usage Plan ID specified"
 
@@ -34,3 +36,12 @@ def not_found(message: str) -> Refused:
 def conflict(message: str) -> Refused:
     """Return the refusal of what contradicts what is there."""
     return Refused(409, "ConflictException", message)
+
+
+def not_in_enumeration(value: object, field: str, accepted: Iterable[str]) -> Refused:
+    """Return the refusal of a value that is none of an enumeration. ``value``: short and printable."""
+    return Refused(
+        400, "ValidationException",
+        f"1 validation error detected: Value '{value}' at '{field}' failed to satisfy constraint: "
+        f"Member must satisfy enum value set: [{', '.join(accepted)}]",
+    )  # fmt: skip

@@ -14,7 +14,7 @@ from ..keys_csv import CsvKey, parse_csv
 from ..read import OWN, Found, read_key
 from ..table import add_rows
 from ..write import write_key
-from .errors import NO_KEY, bad_request, conflict, not_found, unreadable
+from .errors import NO_KEY, bad_request, conflict, not_found, not_in_enumeration, unreadable
 from .instants import epoch_seconds
 from .paging import page, rank_of
 from .plane import Plane, changed, check_tags, stages_of
@@ -183,8 +183,10 @@ def delete_key(plane: Plane, _: Call, key_id: str) -> Reply:
 
 def import_keys(plane: Plane, call: Call) -> Reply:
     """ImportApiKeys: a row of a known value replaces that key's attributes; with failonwarnings all rows or none."""
-    if call.one("mode") != "import" or call.one("format") != "csv":
-        raise bad_request("Import takes mode=import and format=csv")
+    if call.one("mode") != "import":
+        raise bad_request("Import takes mode=import")
+    if (kind := call.one("format")) != "csv":
+        raise not_in_enumeration(brief(kind or ""), "importApiKeysInput.format", ["csv"])
     try:
         rows, warnings = parse_csv("file", call.body.decode("utf-8"), names=(0, _LONGEST_NAME))
     except UnicodeDecodeError:

@@ -10,10 +10,10 @@ import attrs
 from ...errors import InvalidValue, PlanConflict, UnknownKey, UnknownPlan
 from ...key import ApiKey, new_id
 from ...plan import UsagePlan
-from ..limits import Item
+from ..limits import PERIODS, Item
 from ..read import OWN, Found, read_plan
 from ..write import write_plan
-from .errors import NO_PLAN, bad_request, conflict, not_found, unreadable
+from .errors import NO_PLAN, bad_request, conflict, not_found, not_in_enumeration, unreadable
 from .keys import Reply, name_of
 from .paging import page, rank_of
 from .patches import patched
@@ -45,6 +45,9 @@ def create_plan(plane: Plane, call: Call) -> Reply:
     for field in ("throttle", "quota"):
         if given := object_of(body, field):
             item[field] = _numbers(given)
+    period = item.get("quota", {}).get("period", "DAY")
+    if period not in PERIODS:
+        raise not_in_enumeration(brief(period), "createUsagePlanInput.quota.period", PERIODS)
     order = plane.next_order()
     while True:
         plan = make_plan({"id": new_id()[:6], **item}, {f"{OWN}order": order})

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from .errors import Refused, bad_request, unreadable
+from .errors import Refused, bad_request, not_in_enumeration, unreadable
 
 MOST_BODY = 10 * 1024 * 1024
 """The longest body that is read: API Gateway's own bound, and room for a CSV of 10,000 keys."""
@@ -68,11 +68,7 @@ class Call(NamedTuple):
         for number, one in enumerate(given, 1):
             op, path = text_of(one, "op"), text_of(one, "path")
             if op not in _OPERATIONS:
-                raise Refused(
-                    400, "ValidationException",
-                    f"1 validation error detected: Value '{brief(op)}' at '{of}.patchOperations.{number}.member.op' "
-                    f"failed to satisfy constraint: Member must satisfy enum value set: [{', '.join(_OPERATIONS)}]",
-                )  # fmt: skip
+                raise not_in_enumeration(brief(op), f"{of}.patchOperations.{number}.member.op", _OPERATIONS)
             found.append(Operation(op, path or "", text_of(one, "value")))
         return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from ...account import Account
 from ...key import ApiKey
 from ...plan import UsagePlan
 from ..server.flow import Flow, operation
@@ -61,6 +62,31 @@ class LeasedDirectory(LeaseHolders):
         yield Change("dissociate", (key_id, plan_id), key_id)
 
     @operation
+    def add_account(self, account: Account) -> Flow[None]:
+        yield Change("add_account", (account,), self._owing)
+
+    @operation
+    def change_account(self, account_id: str, change: Callable[[Account], Account]) -> Flow[Account]:
+        account: Account = yield Change("change_account", (account_id, change), self._owing)
+        return account
+
+    @operation
+    def drop_account(self, account_id: str) -> Flow[None]:
+        yield Change("drop_account", (account_id,), self._owing)
+
+    @operation
+    def get_account(self, account_id: str) -> Flow[Account]:
+        account: Account = yield "get_account", (account_id,)
+        return account
+
+    @operation
+    def list_accounts(
+        self, after: str | None = None, limit: int | None = None, parent: str | None = None
+    ) -> Flow[list[Account]]:
+        accounts: list[Account] = yield "list_accounts", (after, limit, parent)
+        return accounts
+
+    @operation
     def get_plan(self, plan_id: str) -> Flow[UsagePlan]:
         plan: UsagePlan = yield "get_plan", (plan_id,)
         return plan
@@ -81,6 +107,11 @@ class LeasedDirectory(LeaseHolders):
     ) -> Flow[list[ApiKey]]:
         keys: list[ApiKey] = yield "list_keys", (after, limit, plan_id, account)
         return keys
+
+    @operation
+    def last_used(self, key_id: str) -> Flow[int]:
+        minute: int = yield "last_used", (key_id,)
+        return minute
 
     @operation
     def plans_of(self, key_id: str) -> Flow[list[UsagePlan]]:

@@ -4,22 +4,33 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from functools import cache
 from itertools import islice
 from typing import Any
 
+from ...account import Account
 from ...key import ApiKey, Caller
 from ...plan import UsagePlan
 from ...process.atomic import Step
 from ...rule.record import Record
-from .entries import Account, KeyEntry, Stripe
+from .entries import AccountEntry, KeyEntry, Stripe
 from .one_meter import NoMeter, OneMeter
 
 
+@cache
+def _tree() -> Any:
+    """Return what is done to accounts: not loaded where there are none."""
+    from . import accounts  # noqa: PLC0415 -- as above
+
+    return accounts
+
+
 class Directory:
-    """Of which keys there are."""
+    """Of which keys and accounts there are."""
 
     rooms: dict[bytes | str | Caller, OneMeter | NoMeter]
     get_plan: Callable[[str], UsagePlan]
+    _accounts: dict[str, AccountEntry]
     _directory: Any
     _key_entry: Callable[..., KeyEntry | None]
     _sorted: list[str] | None
@@ -40,6 +51,28 @@ class Directory:
                 )
             ]
 
+    def _stripe(self, account: str) -> Stripe:
+        """Return the stripe of an account: that of its tree, or where it would begin one."""
+        found = self._accounts.get(account)
+        return self._stripes[hash(account) % len(self._stripes)] if found is None else found.stripe
+
+    def add_account(self, account: Account) -> None:
+        _tree().add_account(self, account)
+
+    def change_account(self, account_id: str, change: Callable[[Account], Account]) -> Account:
+        return _tree().change_account(self, account_id, change)  # type: ignore[no-any-return]
+
+    def drop_account(self, account_id: str) -> None:
+        _tree().drop_account(self, account_id)
+
+    def get_account(self, account_id: str) -> Account:
+        return _tree().get_account(self, account_id)  # type: ignore[no-any-return]
+
+    def list_accounts(
+        self, after: str | None = None, limit: int | None = None, parent: str | None = None
+    ) -> list[Account]:
+        return _tree().list_accounts(self, after, limit, parent)  # type: ignore[no-any-return]
+
     def _ids(self) -> list[str]:
         """The ids of all keys in their order, sorted anew where keys came or went."""
         if self._sorted is None:
@@ -47,20 +80,20 @@ class Directory:
         return self._sorted
 
     def _members(self, account: str) -> list[KeyEntry]:
-        found = self._stripes[hash(account) % len(self._stripes)].accounts.get(account)
+        found = self._accounts.get(account)
         alone = self._key_entry(account)
         return found.members if found is not None else [alone] if alone and alone.key.account == account else []
 
-    def _account_of(self, key: ApiKey, stripe: Stripe, joining: int, steps: list[Step]) -> Account | None:
+    def _account_of(self, key: ApiKey, stripe: Stripe, joining: int, steps: list[Step]) -> AccountEntry | None:
         """The account that a key joins, shared from its second key on; None for a key's own, which nobody shares."""
-        account = stripe.accounts.get(key.account)
+        account = self._accounts.get(key.account)
         first = self._key_entry(key.account)
         members = [] if account is None else account.members
         if account is None:
             if key.account == key.id and joining == 1:
                 return None
-            account = Account(key.account, stripe)
-            steps.append((stripe.accounts.__setitem__, key.account, account))
+            account = AccountEntry(key.account, stripe)
+            steps.append((self._accounts.__setitem__, key.account, account))
             if first is not None and first.account is None:
                 steps += [(account.members.append, first), (setattr, first, "account", account)]
                 members = [first]
@@ -68,7 +101,7 @@ class Directory:
             steps += self._split(account, members)
         return account
 
-    def _split(self, account: Account, members: Sequence[KeyEntry]) -> list[Step]:
+    def _split(self, account: AccountEntry, members: Sequence[KeyEntry]) -> list[Step]:
         """A second key joins: what the first one used is the account's count, and goes on being its own."""
         steps: list[Step] = [(setattr, account, "shared", True)]
         for first in members:

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
+from ...account import Account
 from ...key import KeyOrCaller
 from ...operations.headroom import SeveralMeters
 from ...plan import UsagePlan
@@ -18,16 +19,16 @@ from .one_meter import NoMeter, OneMeter
 class Stripe(Exclusive):
     """The accounts that share one lock, and the round of records to be looked over for dead windows.
 
-    ``accounts``: those that are not one key's own, by their names. ``callers``: those without a key who have a record
-    here, a round of its own.
+    ``callers``: those without a key who have a record here, a round of its own. ``accounts``: of the whole store, those
+    that are not one key's own, by their names.
     """
 
     __slots__ = ("accounts", "callers", "callers_floor", "floor", "round")
 
-    def __init__(self) -> None:
+    def __init__(self, accounts: dict[str, AccountEntry]) -> None:
         super().__init__()
-        self.accounts: dict[str, Account] = {}
-        self.round: deque[KeyEntry | Account] = deque()
+        self.accounts = accounts
+        self.round: deque[KeyEntry | AccountEntry] = deque()
         self.callers: deque[KeyEntry] = deque()
         self.floor = self.callers_floor = 0
 
@@ -39,10 +40,10 @@ class Stripe(Exclusive):
                 if self.look_over(place, now, options):
                     self.round.append(place)
 
-    def look_over(self, place: KeyEntry | Account, now: int, options: StoreOptions) -> bool:
+    def look_over(self, place: KeyEntry | AccountEntry, now: int, options: StoreOptions) -> bool:
         """Forget what is dead; tell whether there is a record that is not."""
         record = place.record
-        if record is None:
+        if record is None or place.stripe is not self:
             return False
         room = place.room if isinstance(place, KeyEntry) else None
         if room is not None:
@@ -54,11 +55,12 @@ class Stripe(Exclusive):
             self.floor = max(self.floor, floor)
         else:
             self.callers_floor = max(self.callers_floor, floor)
-        if room is not None:
-            room.invalidate()
+        if isinstance(place, KeyEntry):
+            place.room.invalidate()
+            place.last_used = record.last_used
         record.version += 1
         place.record = None
-        if isinstance(place, Account) and not place.members:
+        if isinstance(place, AccountEntry) and not place.members and place.account is None:
             self.accounts.pop(place.name, None)
         return False
 
@@ -71,19 +73,6 @@ class Stripe(Exclusive):
                 self.round.rotate(-1)
 
 
-class Account:
-    """An account that is not one key's own: the keys that share it, and what they used together."""
-
-    __slots__ = ("members", "name", "record", "shared", "stripe")
-
-    def __init__(self, name: str, stripe: Stripe) -> None:
-        self.name = name
-        self.stripe = stripe
-        self.members: list[KeyEntry] = []
-        self.shared = False
-        self.record: Record | None = None
-
-
 class KeyPlans:
     """The plans that a key is on, by api: one object for all keys that are on the same. ``plans``: looked up."""
 
@@ -94,19 +83,53 @@ class KeyPlans:
         self.plans: Mapping[str, UsagePlan] | None = None
 
 
+class AccountEntry:
+    """An account that is not one key's own: the keys that share it, and what they used together.
+
+    ``account``: None of one that a key made and that nothing else was said of. ``shared``: it has a count, as it has
+    more than one key, or a child.
+    """
+
+    __slots__ = ("account", "children", "members", "name", "parent", "record", "shared", "stripe")
+
+    def __init__(self, name: str, stripe: Stripe) -> None:
+        self.name = name
+        self.stripe = stripe
+        self.account: Account | None = None
+        self.parent: AccountEntry | None = None
+        self.children: dict[str, AccountEntry] = {}
+        self.members: list[KeyEntry] = []
+        self.shared = False
+        self.record: Record | None = None
+
+    def line(self) -> list[AccountEntry]:
+        """Return it and the accounts above, the nearest first."""
+        return [self, *(self.parent.line() if self.parent else ())]
+
+    def below(self) -> list[AccountEntry]:
+        """Return it and all accounts below."""
+        return [self, *(found for child in self.children.values() for found in child.below())]
+
+    def height(self) -> int:
+        """Return how many accounts are below it in a line."""
+        return max((1 + child.height() for child in self.children.values()), default=0)
+
+
 class KeyEntry:
     """A key's or a caller's place in the store. ``account``: None while it is alone in an account of its own name.
 
     ``room``: what its calls ask. ``rooms``: what serves those that are not on one meter, the newest first.
+    ``last_used``: the minute of its last admission, once its record is forgotten.
     """
 
-    __slots__ = ("account", "key", "key_plans", "record", "room", "rooms", "stripe")
+    __slots__ = ("account", "key", "key_plans", "last_used", "record", "room", "rooms", "stripe")
 
-    def __init__(self, key: KeyOrCaller, account: Account | None, stripe: Stripe, key_plans: KeyPlans) -> None:
+    def __init__(self, key: KeyOrCaller, account: AccountEntry | None, stripe: Stripe, key_plans: KeyPlans) -> None:
         self.key: Any = key
         self.account = account
         self.stripe = stripe
         self.key_plans = key_plans
         self.record: Record | None = None
+        self.last_used = 0
         self.rooms: tuple[SeveralMeters, ...] = ()
         self.room: OneMeter | NoMeter = NoMeter(self)

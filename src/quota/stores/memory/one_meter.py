@@ -18,7 +18,7 @@ from ...operations.request import barred
 from ...operations.shape import DEFAULT, unrouted
 from ...rule.limits import MAX_UNITS
 from ...rule.meter import Bucket, Meter
-from ...rule.record import MINUTE_US, Record
+from ...rule.record import MINUTE_US, Record, minute_of
 from .locks import wait_for
 
 
@@ -50,7 +50,8 @@ class Asked:
         if (scope is not None or room.key.networks) and barred(room.key, address, scope):
             return None
         decision: Told = Told()
-        stripe, lock, allowed, mine = key_entry.stripe, self.lock, None, False
+        stripe = key_entry.stripe
+        lock, allowed, mine = stripe.lock, None, False
         try:
             if not lock.acquire(False):  # noqa: FBT003 -- by keyword it takes twice as long
                 wait_for(lock)
@@ -249,6 +250,7 @@ class OneMeter(Asked, _Hot):
         record, meter = self.key_entry.record, self.meter
         if meter.total != self.total:
             record.turn_minute(self.at)
+            record.last_used = minute_of(self.at)
             # In this order: what is interrupted on the way is done again, and notes the same readings.
             record.at = self.at
             meter.total = self.total

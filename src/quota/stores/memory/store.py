@@ -21,7 +21,7 @@ from ..base import COMMON, check_distinct, is_new, make_options, shown_url, spli
 from .binding import Binding, Shapes
 from .callers import Callers
 from .directory import Directory
-from .entries import Account, KeyEntry, KeyPlans, Stripe
+from .entries import AccountEntry, KeyEntry, KeyPlans, Stripe
 from .one_meter import NoMeter, OneMeter
 
 
@@ -44,7 +44,8 @@ class MemoryStore(Callers, Directory, Binding):
         self._bound_callers(most_callers, stripes)
         self.options = make_options(max_skew=max_skew, request_ttl=request_ttl, retention=retention)
         self._directory = threading.RLock()
-        self._stripes = [Stripe() for _ in range(stripes)]
+        self._accounts: dict[str, AccountEntry] = {}
+        self._stripes = [Stripe(self._accounts) for _ in range(stripes)]
         across_forks(self._directory, *(stripe.lock for stripe in self._stripes))
         self._plans: dict[str, UsagePlan] = {}
         self._sorted: list[str] | None = None
@@ -71,6 +72,8 @@ class MemoryStore(Callers, Directory, Binding):
             stripe.let_through()
             with stripe.lock:
                 if self._key_entry(ref) is not key_entry:
+                    continue
+                if key_entry.stripe is not stripe:
                     continue
                 stripe.check()
                 try:
@@ -101,14 +104,14 @@ class MemoryStore(Callers, Directory, Binding):
         return plans
 
     @staticmethod
-    def _copy(place: KeyEntry | Account) -> Record:
+    def _copy(place: KeyEntry | AccountEntry) -> Record:
         """Return the record of a place for a request to change, or a new one where there is none."""
         if place.record is not None:
             return place.record.copy()
         stripe, caller = place.stripe, isinstance(place, KeyEntry) and isinstance(place.key, Caller)
         return Record(new_number(), stripe.callers_floor if caller else stripe.floor)
 
-    def _keep(self, key_entry: KeyEntry, own: Record, account: Account | None, joint: Record | None) -> None:
+    def _keep(self, key_entry: KeyEntry, own: Record, account: AccountEntry | None, joint: Record | None) -> None:
         """Make the changed copies the truth, in one write: an interrupt comes before all of it or after."""
         steps: list[Step] = []
         for place, copy in ((key_entry, own), (account, joint)):
@@ -203,6 +206,14 @@ class MemoryStore(Callers, Directory, Binding):
             raise UnknownPlan(plan_id)
         return plan
 
+    def last_used(self, key_id: str) -> int:
+        key_entry = self._key_entry(key_id)
+        if key_entry is None:
+            raise UnknownKey(key_id)
+        with key_entry.stripe.exclusive():
+            key_entry.room.flush()
+            return (key_entry.record and key_entry.record.last_used) or key_entry.last_used
+
     def list_plans(self) -> list[UsagePlan]:
         with self._directory:
             return [self._plans[id_] for id_ in sorted(self._plans)]
@@ -218,15 +229,14 @@ class MemoryStore(Callers, Directory, Binding):
                     raise PlanConflict(key.id, "an API key has this id already")
                 self._check_digests(key, None)
             ons = [self._key_plans({plan.api: plan.id for plan in map(self.get_plan, ids)}) for _, ids in keys]
-            numbers = [hash(key.account) % len(self._stripes) for key, _ in keys]
-            for number in sorted(set(numbers)):
-                locks.enter_context(self._stripes[number].exclusive())
+            stripes = [self._stripe(key.account) for key, _ in keys]
+            for stripe in sorted(set(stripes), key=self._stripes.index):
+                locks.enter_context(stripe.exclusive())
             joining = Counter(key.account for key, _ in keys)
-            accounts: dict[str, Account | None] = {}
+            accounts: dict[str, AccountEntry | None] = {}
             steps: list[Step] = []
             refs: dict[bytes | str | Caller, OneMeter | NoMeter] = {}
-            for (key, _), number, key_plans in zip(keys, numbers, ons, strict=True):
-                stripe = self._stripes[number]
+            for (key, _), stripe, key_plans in zip(keys, stripes, ons, strict=True):
                 if key.account not in accounts:
                     accounts[key.account] = self._account_of(key, stripe, joining[key.account], steps)
                 key_entry = KeyEntry(key, accounts[key.account], stripe, key_plans)
@@ -258,8 +268,9 @@ class MemoryStore(Callers, Directory, Binding):
             if account is not None:
                 steps.append((account.members.remove, key_entry))
                 heir = account.record if account.shared else key_entry.record
-                if account.members == [key_entry] and (account.name == key_id or heir is None):
-                    steps += [(setattr, account, "record", None), (key_entry.stripe.accounts.pop, account.name)]
+                last = account.members == [key_entry] and account.account is None
+                if last and (account.name == key_id or heir is None):
+                    steps += [(setattr, account, "record", None), (self._accounts.pop, account.name)]
                 elif not account.shared and heir is not None:
                     steps += [(setattr, account, "record", heir), (setattr, account, "shared", True)]
                     steps.append((account.stripe.round.append, account))

@@ -157,7 +157,7 @@ BEGIN
       UPDATE {ns}.records SET at = v_now, moves = moves + 1, totals = v_totals[:v_count],
           minutes = CASE WHEN at < v_minute THEN totals ELSE minutes END,
           hours = CASE WHEN at < v_hour THEN totals ELSE hours END,
-          levels = v_levels[:v_buckets], filled = v_filled[:v_buckets]
+          levels = v_levels[:v_buckets], filled = v_filled[:v_buckets], last_used = v_minute
         WHERE name = p_names[1] AND version = v_version AND moves = v_moves AND turn_until = v_turn;
       IF FOUND THEN
         IF v_account IS NOT NULL THEN
@@ -202,6 +202,7 @@ BEGIN
       totals[p_lane[8]] = totals[p_lane[8]] + p_lane[2]
     WHERE name = p_texts[1] AND version = p_lane[7] AND turn_until = 0 AND p_lane[1] < p_lane[6]
       AND at BETWEEN p_lane[1] - p_lane[1] % 60000000 AND least(p_lane[1] + p_lane[5], p_lane[6] - 1)
+      AND at - last_used BETWEEN 0 AND 59999999
       AND totals[p_lane[8]] <= 9007199254740991 AND totals[p_lane[8]] + p_lane[2] <= p_lane[9]
       AND abs(date_part('epoch', clock_timestamp()) * 1000000 - p_lane[1]) <= p_lane[4]
       AND p_texts[3] = (SELECT value FROM {ns}.directory WHERE part = 'stamps' AND name = p_texts[2])
@@ -228,6 +229,7 @@ BEGIN
         least(greatest(at, p_lane[1]) - filled[p_lane[11]], levels[p_lane[11]] / p_lane[12] + 1))
     WHERE name = p_texts[1] AND version = p_lane[7] AND turn_until = 0 AND p_lane[1] < p_lane[6]
       AND at BETWEEN p_lane[1] - p_lane[1] % 60000000 AND least(p_lane[1] + p_lane[5], p_lane[6] - 1)
+      AND at - last_used BETWEEN 0 AND 59999999
       AND totals[p_lane[8]] <= 9007199254740991 AND totals[p_lane[8]] + p_lane[2] <= p_lane[9]
       AND p_lane[14] - p_lane[3] >= greatest(0, levels[p_lane[11]] - p_lane[12] *
         least(greatest(at, p_lane[1]) - filled[p_lane[11]], levels[p_lane[11]] / p_lane[12] + 1))

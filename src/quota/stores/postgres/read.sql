@@ -24,6 +24,9 @@ END $quota$;
 CREATE OR REPLACE FUNCTION {ns}.read(p_parts text[], p_names text[]) RETURNS text LANGUAGE sql STABLE AS $quota$
   SELECT json_agg(CASE u.part
       WHEN 'use' THEN (SELECT r.version::text FROM {ns}.records r WHERE r.name = u.name)
+      WHEN 'last_used' THEN coalesce(
+        (SELECT nullif(r.last_used, 0)::text FROM {ns}.records r WHERE r.name = 'k:' || u.name),
+        (SELECT d.value FROM {ns}.directory d WHERE d.part = u.part AND d.name = u.name))
       ELSE (SELECT d.value FROM {ns}.directory d WHERE d.part = u.part AND d.name = u.name) END ORDER BY u.n)::text
     FROM unnest(p_parts, p_names) WITH ORDINALITY u(part, name, n)
 $quota$;
@@ -32,14 +35,14 @@ CREATE OR REPLACE FUNCTION {ns}.list(p_part text) RETURNS text LANGUAGE sql STAB
   SELECT coalesce(json_agg(value), '[]'::json)::text FROM {ns}.directory WHERE part = p_part
 $quota$;
 
--- Keys on a list in the order of their ids, beyond one; 'k' is the list of all.
-CREATE OR REPLACE FUNCTION {ns}.page(p_list text, p_after text, p_most bigint)
+-- Keys or accounts on a list in the order of their ids, beyond one; 'k' is the list of all keys.
+CREATE OR REPLACE FUNCTION {ns}.page(p_list text, p_after text, p_most bigint, p_part text)
 RETURNS text LANGUAGE sql STABLE AS $quota$
   SELECT coalesce(json_agg(found.value ORDER BY found.name), '[]'::json)::text FROM (
     (SELECT d.name, d.value FROM {ns}.directory d WHERE p_list = 'k' AND d.part = 'keys' AND d.name > p_after
       ORDER BY d.name LIMIT p_most)
     UNION ALL
-    (SELECT d.name, d.value FROM {ns}.lists l JOIN {ns}.directory d ON d.part = 'keys' AND d.name = l.id
+    (SELECT d.name, d.value FROM {ns}.lists l JOIN {ns}.directory d ON d.part = p_part AND d.name = l.id
       WHERE p_list <> 'k' AND l.list = p_list AND l.id > p_after ORDER BY l.id LIMIT p_most)) found
 $quota$;
 
@@ -60,7 +63,7 @@ BEGIN
   END IF;
   RETURN json_build_array(
     (SELECT json_agg(CASE WHEN r.name IS NOT NULL THEN json_build_array(r.version, r.moves, r.turn, r.at, r.totals,
-        r.minutes, r.hours, r.levels, r.filled, b.body::json) END ORDER BY u.n)
+        r.minutes, r.hours, r.levels, r.filled, r.last_used, b.body::json) END ORDER BY u.n)
       FROM unnest(p_names) WITH ORDINALITY u(name, n)
       LEFT JOIN {ns}.records r ON r.name = u.name LEFT JOIN {ns}.bodies b ON b.name = u.name),
     (SELECT json_build_array(m.answer, m.rest::json) FROM {ns}.remembered m

@@ -30,7 +30,7 @@ _WIDEST = 2**62
 
 
 _FUNCTIONS = {
-    "look": "tt", "read": "TT", "list": "t", "page": "tti", "change": "tjj", "keep": "tTtttNNNjjitti",
+    "look": "tt", "read": "TT", "list": "t", "page": "ttit", "change": "tjj", "keep": "tTtttNNNjjitti",
     "ask": "tTtttiitib", "release": "tTi", "spend": "tTtttiiiIIIiIttii", "spend_one": "tTI", "spend_poured": "tTI",
 }  # fmt: skip
 """The server's functions and the types of their arguments."""
@@ -44,8 +44,8 @@ def _decode_record(found: list[Any] | None, floor: int) -> tuple[Record, Version
     """A record from its row and its body; a new one from nothing."""
     if found is None:
         return new_record(floor), Version()
-    version, moves, turn, at, totals, minutes, hours, levels, filled, data = found
-    data[0] = at
+    version, moves, turn, at, totals, minutes, hours, levels, filled, last_used, data = found
+    data[0], data[3] = at, last_used
     place = 0
     for meter, total, minute, hour in zip(data[5], totals, minutes, hours, strict=True):
         readings = (total, minute, hour)
@@ -66,6 +66,7 @@ def _encode_record(name: str, record: Record, version: int, dead_at: int, floor:
         "hours": [_bounded(meter.hour) for meter in record.meters],
         "levels": [_bounded(bucket.level) for bucket in buckets], "filled": [bucket.at for bucket in buckets],
         "turn": None, "turn_until": 0, "dead_at": min(dead_at, _MOST), "floor": min(floor, _MOST),
+        "last_used": record.last_used,
     }  # fmt: skip
 
 
@@ -164,9 +165,10 @@ class PostgresSteps(Decisions):
         reply = yield self._call("list", part.encode())
         return list(reply)
 
-    def _list(self, name: str, after: str, most: int | None) -> Flow[list[str]]:
+    def _list(self, name: str, after: str, most: int | None, part: str = "keys") -> Flow[list[str]]:
         yield from self._ready()
-        reply = yield self._call("page", name.encode(), after.encode(), None if most is None else _number(most))
+        limit = None if most is None else _number(most)
+        reply = yield self._call("page", name.encode(), after.encode(), limit, part.encode())
         return list(reply)
 
     def _change(self, checks: list[Precondition], writes: Sequence[Mutation]) -> Flow[bool]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from ..texts import text_beside
 
-VERSION = 3
+VERSION = 4
 """Of the tables and functions together; a later one is refused, and an earlier one, which was never released."""
 
 TABLES = text_beside(__package__, "schema.sql")

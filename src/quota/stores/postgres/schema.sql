@@ -8,7 +8,7 @@ CREATE TABLE IF NOT EXISTS {ns}.records (
   name text COLLATE "C" PRIMARY KEY, version bigint NOT NULL, moves bigint NOT NULL, at bigint NOT NULL,
   totals bigint[] NOT NULL, minutes bigint[] NOT NULL, hours bigint[] NOT NULL,
   levels bigint[] NOT NULL, filled bigint[] NOT NULL, turn bigint, turn_until bigint NOT NULL,
-  dead_at bigint NOT NULL, floor bigint NOT NULL
+  dead_at bigint NOT NULL, floor bigint NOT NULL, last_used bigint NOT NULL
 ) WITH (fillfactor = 50);
 CREATE INDEX IF NOT EXISTS records_dead ON {ns}.records (dead_at);
 CREATE TABLE IF NOT EXISTS {ns}.bodies (name text COLLATE "C" PRIMARY KEY, body text NOT NULL) WITH (fillfactor = 70);

@@ -43,7 +43,7 @@ BEGIN
       DELETE FROM {ns}.records WHERE name = c ->> 2;
       DELETE FROM {ns}.bodies WHERE name = c ->> 2;
       INSERT INTO {ns}.records SELECT c ->> 2, r.version, r.moves, r.at, r.totals, r.minutes, r.hours, r.levels,
-        r.filled, r.turn, r.turn_until, r.dead_at, r.floor FROM {ns}.records r WHERE r.name = c ->> 1;
+        r.filled, r.turn, r.turn_until, r.dead_at, r.floor, r.last_used FROM {ns}.records r WHERE r.name = c ->> 1;
       INSERT INTO {ns}.bodies SELECT c ->> 2, b.body FROM {ns}.bodies b WHERE b.name = c ->> 1;
     WHEN 'move' THEN
       DELETE FROM {ns}.records WHERE name = c ->> 2;
@@ -90,7 +90,7 @@ BEGIN
     ELSE
       UPDATE {ns}.records SET version = r.version, moves = r.moves, at = r.at, totals = r.totals, minutes = r.minutes,
           hours = r.hours, levels = r.levels, filled = r.filled, turn = r.turn, turn_until = r.turn_until,
-          dead_at = r.dead_at, floor = r.floor
+          dead_at = r.dead_at, floor = r.floor, last_used = r.last_used
         WHERE name = r.name;
     END IF;
     INSERT INTO {ns}.bodies VALUES (r.name, p_bodies ->> (i - 1))
@@ -108,6 +108,10 @@ BEGIN
     DELETE FROM {ns}.bodies WHERE name = r.name;
     IF strpos(r.name, E'\n') = 0 THEN -- a caller's name has one: it leaves no floor
       v_floor := greatest(v_floor, r.floor, r.at + 1);
+      IF r.last_used > 0 AND r.name LIKE 'k:%' THEN
+        INSERT INTO {ns}.directory VALUES ('last_used', substr(r.name, 3), r.last_used)
+          ON CONFLICT (part, name) DO UPDATE SET value = EXCLUDED.value;
+      END IF;
     END IF;
   END LOOP;
   IF v_floor IS NOT NULL THEN

@@ -4,7 +4,7 @@
 -- microseconds where the clocks differ too much; "allowed now reading..." where the lane decided; else everything and
 -- the server's microseconds, for the rule to decide on.
 local lane = cjson.decode(ARGV[1])
-local stamps = redis.call('HMGET', KEYS[1], lane.f, '*')
+local stamps = redis.call('HMGET', KEYS[1], lane.f, '*', 'l' .. lane.f)
 if stamps[1] ~= lane.r or (stamps[2] or '') ~= lane.p then return 0 end
 local now = tonumber(ARGV[2])
 if lane.s then
@@ -90,7 +90,7 @@ end
 
 if denied then return answer('0', before) end
 if slow then return everything() end
-local writes = {}
+local writes, minute = {}, string.format('%.0f', now - math.fmod(now, 60000000))
 for i, state in ipairs(states) do
   local at, set = tonumber(state[2]), {'at', string.format('%.0f', now), 'c', string.format('%.0f', state[3] + 1)}
   if at < now - math.fmod(now, 60000000) then
@@ -122,6 +122,7 @@ for i, set in ipairs(writes) do
   if type(done) == 'table' then return done end
   write = redis.call
 end
+if stamps[3] ~= minute and lane.f ~= '*' then redis.call('HSET', KEYS[1], 'l' .. lane.f, minute) end
 local told = answer('1', after)
 if remembered then redis.call('SET', KEYS[#KEYS], told .. '\n' .. ARGV[#ARGV - 1], 'PX', ARGV[#ARGV]) end
 return told

@@ -39,7 +39,7 @@ from ..texts import to_json
 from .scripts import COMMIT, DECIDE, LOOK, PAGE, READ, RELEASE
 from .wire import Call, command, pack, run
 
-FORMAT = "3"
+FORMAT = "4"
 """Of everything that is stored; another one is refused rather than misread."""
 
 _REMOVALS = ("ZREM", "HDEL", "DEL", "RENAME")
@@ -67,7 +67,7 @@ def _decode_record(state: dict[str, bytes]) -> Record:
     if not state:
         return new_record()
     data = json.loads(state["b"])
-    data[0] = int(state["at"])
+    data[0], data[3] = int(state["at"]), 0  # it is noted beside the key's stamp, and here where it is to be
     for i, meter in enumerate(data[5]):
         meter[3:6] = int(state[f"t{i}"]), int(state[f"m{i}"]), int(state[f"h{i}"])
         for j, bucket in enumerate(meter[8]):
@@ -124,6 +124,8 @@ class RedisSteps(Decisions):
 
     def _at(self, part: str, name: str) -> tuple[str, str]:
         """A place as a key and a field."""
+        if part == "last_used":
+            return self._stamps, f"lk:{name}"  # beside the key's stamp, which every call reads
         return (f"{self._prefix}use:{name}", "v") if part == "use" else (self._prefix + part, name)
 
     def _look_up(self, digest: bytes | None, key_id: str) -> Flow[KeyLookup | None]:
@@ -148,8 +150,8 @@ class RedisSteps(Decisions):
     def _values(self, part: str) -> Flow[list[str]]:
         return [text.decode() for text in (yield command("HVALS", self._prefix + part))]
 
-    def _list(self, name: str, after: str, most: int | None) -> Flow[list[str]]:
-        keys = [f"{self._prefix}lists", f"{self._prefix}keys"]
+    def _list(self, name: str, after: str, most: int | None, part: str = "keys") -> Flow[list[str]]:
+        keys = [f"{self._prefix}lists", f"{self._prefix}{part}"]
         reply = yield run(PAGE, keys, f"({name}\n{after}", f"({name}\v", str(-1 if most is None else most))
         return [text.decode() for text in reply]
 
@@ -163,7 +165,8 @@ class RedisSteps(Decisions):
             case PutText(part, name, text):
                 told = ["HSET", place(self._prefix + part), name, text]
             case DropText(part, name):
-                told = ["HDEL", place(self._prefix + part), name]
+                key, field = self._at(part, name)
+                told = ["HDEL", place(key), field]
             case ClearRecord(name):
                 told = ["DEL", place(f"{self._prefix}use:{name}")]
             case CopyRecord(name, to):
@@ -291,6 +294,8 @@ class RedisSteps(Decisions):
             puts += _in_parts("HSET", index + 2, [part for pair in fields.items() for part in pair])
             rest.append(["PEXPIRE", index + 2, str(self._lifetime_ms(copy.entry, record))])
             rest += _in_parts("HDEL", index + 2, sorted(found.fields[index].difference(fields)))
+        if found.subject.key.last_used and copy.stamp_name != "*":
+            rest.append(["HSET", 1, f"l{copy.stamp_name}", str(found.subject.key.last_used)])
         return run(COMMIT, keys, to_json([checks, puts + rest]))
 
     def _lifetime_ms(self, entry: Entry, record: Record) -> int:

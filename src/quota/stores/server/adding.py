@@ -15,17 +15,22 @@ from ..texts import to_json
 from .changes import ClearRecord, CopyRecord, IndexKey, Mutation, Place, Precondition, PutText
 from .flow import Flow
 
-NOBODY = '{"members": 0, "shared": false, "sole": ""}'
+NOBODY = '{"members": 0, "shared": false, "sole": "", "others": 0}'
 
 
-def put_account(id_: str, members: int, *, shared: bool, sole: str = "") -> PutText:
-    """``sole``: the only member there ever was; when a second one joins, what it used becomes the account's."""
-    account = {"members": members, "shared": shared, "sole": "" if shared else sole}
-    return PutText("accounts", id_, to_json(account))
+def put_account(id_: str, account: Mapping[str, Any]) -> PutText:
+    """Write an account.
+
+    ``members``: its keys; ``others``: those whose id is not the account's. ``shared``: it has a count of its own.
+    ``sole``: the only member there ever was; when a second one joins, what it used becomes the account's.
+    """
+    return PutText("accounts", id_, to_json({"id": id_, **account}))
 
 
 ALL = "k"
 """The list of all keys."""
+TOLD = "o"
+"""The list of all accounts that are there: something was said of them, or a key of another id is in them."""
 
 
 def lists_of(key: ApiKey, plans: Iterable[Iterable[str]]) -> set[str]:
@@ -103,8 +108,12 @@ class Adding:
         if not account["members"]:  # what keys that are gone used is the account's count, for as long as it matters
             checks.append(Precondition("use", f"a:{id_}", joint))
             shared = shared or joint is not None
-        sole = next(key.id for key, _ in keys if key.account == id_)
-        writes.append(put_account(id_, account["members"] + joining, shared=shared, sole=sole))
+        ids = [key.id for key, _ in keys if key.account == id_]
+        others = account["others"] + sum(of != id_ for of in ids)
+        more = {"members": account["members"] + joining, "others": others, "shared": shared}
+        writes.append(put_account(id_, {**account, **more, "sole": "" if shared else ids[0]}))
+        if others:
+            writes.append(IndexKey(TOLD, id_))
 
     def _split(self, sole: str, account: str, checks: list[Precondition], writes: list[Mutation]) -> Flow[None]:
         """A second key joins: what the first one used is the account's count, and goes on being its own."""

@@ -1,6 +1,7 @@
 """All that the directory on a server asks of an engine: to look a key up, and to change texts and records at once.
 
-Texts are in parts: ``stamps``, ``secrets``, ``keys``, ``accounts`` and ``plans``. In the part ``use`` are the records,
+Texts are in parts: ``stamps``, ``secrets``, ``keys``, ``accounts``, ``plans`` and ``last_used`` (the minute of a key's
+last admission). In the part ``use`` are the records,
 and what is read of one is its version.
 """
 

@@ -14,7 +14,8 @@ from ...plan import UsagePlan, decode_plan, encode_plan
 from ...rule.limits import StoreOptions
 from ..base import is_new, make_options
 from ..texts import to_json
-from .adding import ALL, NOBODY, Adding, lists_of, put_account
+from .accounts import Accounts, is_told
+from .adding import ALL, NOBODY, TOLD, Adding, lists_of, put_account
 from .cache import CachedKey, KeyCache
 from .changes import (
     ClearRecord,
@@ -31,7 +32,7 @@ from .changes import (
 from .flow import Flow, Queues, operation
 
 
-class Directory(Adding):
+class Directory(Accounts, Adding):
     """Keys, plans and accounts. An engine says how a key is looked up, and how places are read and changed.
 
     ``_lock``: what those who stand in line for a record wait on.
@@ -68,8 +69,8 @@ class Directory(Adding):
         """All texts of a part."""
         raise NotImplementedError
 
-    def _list(self, name: str, after: str, most: int | None) -> Flow[list[str]]:
-        """The texts of keys on a list, in the order of their ids, beyond one."""
+    def _list(self, name: str, after: str, most: int | None, part: str = "keys") -> Flow[list[str]]:
+        """The texts of keys or accounts on a list, in the order of their ids, beyond one."""
         raise NotImplementedError
 
     def _change(self, checks: list[Precondition], writes: Sequence[Mutation]) -> Flow[bool]:
@@ -214,20 +215,24 @@ class Directory(Adding):
             account_text, version = yield from self._read(("accounts", key.account), ("use", own))
             account = json.loads(account_text or NOBODY)
             account["members"] -= 1
+            account["others"] -= key.account != key_id
             joint = f"a:{key.account}"
             writes: list[Mutation] = [
-                DropText("keys", key_id), DropText("stamps", f"k:{key_id}"),
+                DropText("keys", key_id), DropText("stamps", f"k:{key_id}"), DropText("last_used", key_id),
                 *(UnindexKey(name, key_id) for name in lists_of(key, json.loads(text)["plans"])),
                 PutText("stamps", "**", str(new_number())),
                 *(DropText("secrets", secret.digest.hex()) for secret in key.secrets),
             ]  # fmt: skip
-            if account["members"]:
-                writes += [ClearRecord(own), put_account(key.account, account["members"], shared=True)]
+            moved = not account["shared"] and version is not None
+            if account["members"] or account.get("account"):
+                writes.append(put_account(key.account, {**account, "shared": account["shared"] or moved, "sole": ""}))
+                writes.append(MoveRecord(own, joint) if moved else ClearRecord(own))
             elif key.account == key_id:
                 writes += [DropText("accounts", key.account), ClearRecord(own), ClearRecord(joint)]
             else:
-                moved = not account["shared"] and version is not None
                 writes += [DropText("accounts", key.account), MoveRecord(own, joint) if moved else ClearRecord(own)]
+            if not is_told(account):
+                writes.append(UnindexKey(TOLD, key.account))
             checks = [
                 Precondition("stamps", f"k:{key_id}", stamp), Precondition("accounts", key.account, account_text),
                 Precondition("use", own, version),
@@ -262,6 +267,13 @@ class Directory(Adding):
                 :limit
             ]
         return [decode_key(key_entry["key"]) for key_entry in key_entries]
+
+    @operation
+    def last_used(self, key_id: str) -> Flow[int]:
+        key, minute = yield from self._read(("keys", key_id), ("last_used", key_id))
+        if key is None:
+            raise UnknownKey(key_id)
+        return int(minute or 0)
 
     def _known(self, key_id: str) -> Flow[CachedKey]:
         copy = yield from self._look(None, key_id)

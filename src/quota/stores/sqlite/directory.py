@@ -13,8 +13,9 @@ from ...plan import UsagePlan, decode_plan, encode_plan
 from ...rule.limits import StoreOptions
 from ..base import is_new
 from ..texts import to_json
+from .accounts import Accounts, copy_record, count, member_of, share, touch_plans
 from .pool import Pool
-from .records import drop, forget_account, number_of, touch
+from .records import drop, forget_account, last_used_of, number_of, touch
 from .schema import NOTHING, STEPS
 
 
@@ -32,7 +33,7 @@ class KeyRow:
         return (self.number,) if self.account is None else (self.number, self.account)
 
 
-class Directory:
+class Directory(Accounts):
     """Keys, plans and accounts, each operation in one transaction."""
 
     _pool: Pool
@@ -104,7 +105,7 @@ class Directory:
         db.execute(
             "INSERT OR REPLACE INTO plans VALUES (?, ?, ?, ?)", (plan.id, number, plan.api, to_json(encode_plan(plan)))
         )
-        _touch_plans(db)
+        touch_plans(db)
 
     def drop_plan(self, plan_id: str) -> None:
         self._pool.write(self._drop_plan, plan_id)
@@ -112,7 +113,7 @@ class Directory:
     def _drop_plan(self, db: Connection, plan_id: str) -> None:
         if not db.execute("DELETE FROM plans WHERE id = ?", (plan_id,)).rowcount:
             raise UnknownPlan(plan_id)
-        _touch_plans(db)
+        touch_plans(db)
 
     def get_plan(self, plan_id: str) -> UsagePlan:
         return self._pool.read(self._get_plan, plan_id)[1]
@@ -143,10 +144,8 @@ class Directory:
             raise PlanConflict(key.id, "an API key has this id already")
         _check_digests(db, key, None)
         plans = [self._get_plan(db, id_) for id_ in (plan_id, *more) if id_ is not None]
-        if not db.execute("SELECT 1 FROM accounts WHERE id = ?", (key.account,)).fetchone():
-            member = _member(db, key.account)
-            if member is not None:
-                _split(db, key.account, member)
+        if member_of(db, key.account) is not None:
+            count(db, key.account)
         account = None if key.account == key.id else key.account
         number = db.execute(
             "INSERT INTO keys (id, account, body) VALUES (?, ?, ?)", (key.id, account, to_json(encode_key(key)))
@@ -178,11 +177,12 @@ class Directory:
         db.execute("DELETE FROM key_plans WHERE key = ?", (number,))
         db.execute("DELETE FROM keys WHERE number = ?", (number,))
         account = db.execute("SELECT number FROM accounts WHERE id = ?", (key.account,)).fetchone()
-        if key.account == key_id and _member(db, key.account) is None:
+        told = db.execute("SELECT 1 FROM account_entries WHERE id = ?", (key.account,)).fetchone()
+        if key.account == key_id and told is None and member_of(db, key.account) is None:
             if account is not None:
                 drop(db, -account[0])
         elif account is None and db.execute("SELECT 1 FROM counts WHERE subject = ?", (number,)).fetchone():
-            _copy(db, number, _share(db, key.account))
+            copy_record(db, number, share(db, key.account))
         drop(db, number)
         if account is not None:
             forget_account(db, -account[0])
@@ -215,6 +215,9 @@ class Directory:
         found = db.execute(f"{query} LIMIT :most", {"account": account, "after": after, "plan": plan, "most": limit})
         return [decode_key(json.loads(body)) for (body,) in found]
 
+    def last_used(self, key_id: str) -> int:
+        return self._pool.read(_last_used, key_id)
+
     def plans_of(self, key_id: str) -> list[UsagePlan]:
         return self._pool.read(lambda db: self._plans(db, _known(db, key_id)[0]))
 
@@ -238,10 +241,6 @@ class Directory:
         touch(db, number)
 
 
-def _touch_plans(db: Connection) -> None:
-    db.execute("UPDATE ledger SET plans = ?", (new_number(),))
-
-
 def _move(db: Connection, plan: UsagePlan, number: int) -> None:
     """Move a plan's keys to its new api. Raises ``PlanConflict`` where one of them has another plan there."""
     taken = db.execute(
@@ -261,34 +260,17 @@ def _known(db: Connection, key_id: str) -> tuple[int, ApiKey]:
     return row[0], decode_key(json.loads(row[1]))
 
 
+def _last_used(db: Connection, key_id: str) -> int:
+    row = db.execute(
+        "SELECT last_used, moving FROM keys LEFT JOIN counts ON subject = number WHERE id = ?", (key_id,)
+    ).fetchone()  # fmt: skip
+    if row is None:
+        raise UnknownKey(key_id)
+    return last_used_of(row[1]) or int(row[0])
+
+
 def _check_digests(db: Connection, key: ApiKey, number: int | None) -> None:
     for secret in key.secrets:
         row = db.execute("SELECT key FROM digests WHERE digest = ?", (secret.digest,)).fetchone()
         if row is not None and row[0] != number:
             raise PlanConflict(key.id, "another API key has this secret")
-
-
-def _member(db: Connection, account: str) -> int | None:
-    """Return the number of a key of an account; where it is not shared, of its only one."""
-    row = db.execute(
-        "SELECT number FROM keys WHERE id = ? AND account IS NULL UNION ALL SELECT number FROM keys WHERE account = ?",
-        (account, account),
-    ).fetchone()  # fmt: skip
-    return None if row is None else row[0]
-
-
-def _share(db: Connection, account: str) -> int:
-    """Give an account a count of its own. Return its subject."""
-    return -(db.execute("INSERT INTO accounts (id) VALUES (?)", (account,)).lastrowid or 0)
-
-
-def _split(db: Connection, account: str, member: int) -> None:
-    """Share an account, as a second key joins: what the first used becomes the account's count, and stays its own."""
-    _copy(db, member, _share(db, account))
-    touch(db, member)
-
-
-def _copy(db: Connection, subject: int, other: int) -> None:
-    """Let one subject's record, if it has one, be another's too."""
-    db.execute("INSERT INTO counts SELECT ?, ?, moving FROM counts WHERE subject = ?", (other, new_number(), subject))
-    db.execute("INSERT INTO records SELECT ?, dead_at, body FROM records WHERE subject = ?", (other, subject))

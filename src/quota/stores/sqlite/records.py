@@ -48,6 +48,7 @@ def pack(record: Record) -> Moving:
         numbers += (meter.total, meter.minute, meter.hour)
         for bucket in meter.buckets:
             numbers += (bucket.level, bucket.at)
+    numbers.append(record.last_used)
     try:
         return _packing(len(numbers)).pack(*numbers)
     except struct.error:  # beyond 64 bits: a bucket may hold any number of units times its scale
@@ -65,12 +66,20 @@ def unpack(record: Record, moving: Moving) -> None:
         for bucket in meter.buckets:
             bucket.level, bucket.at = numbers[place : place + 2]
             place += 2
+    record.last_used = numbers[place]
+
+
+def last_used_of(moving: Moving | None) -> int:
+    """Return the minute of the last admission that was packed; 0 where none was."""
+    if moving is None:
+        return 0
+    return int(json.loads(moving)[-1] if isinstance(moving, str) else _packing(1).unpack(moving[-8:])[0])
 
 
 def encode_body(record: Record) -> str:
     """Encode all else but remembered requests: equal as long as nothing but plain charges changed the record."""
     data = record.encode()
-    data[0] = 0
+    data[0] = data[3] = 0
     data[8] = None
     for meter in data[5]:
         meter[3:6] = 0, 0, 0
@@ -141,6 +150,7 @@ def forget_account(db: Connection, subject: int) -> None:
     db.execute(
         "DELETE FROM accounts WHERE number = ? AND NOT EXISTS (SELECT 1 FROM counts WHERE subject = -number) "
         "AND NOT EXISTS (SELECT 1 FROM keys WHERE keys.account = accounts.id) "
+        "AND NOT EXISTS (SELECT 1 FROM account_entries AS e WHERE e.id = accounts.id) "
         "AND NOT EXISTS (SELECT 1 FROM keys WHERE keys.id = accounts.id AND keys.account IS NULL)", (-subject,),
     )  # fmt: skip
 
@@ -206,7 +216,8 @@ def prune(db: Connection, now: int, options: StoreOptions, most: int = 2) -> tup
 
 def _bury(db: Connection, subject: int, now: int, options: StoreOptions) -> bool:
     options = _terms(subject, options)
-    dead_at, floor = load(db, subject).record.dead_after(options.retention, options.late)
+    record = load(db, subject).record
+    dead_at, floor = record.dead_after(options.retention, options.late)
     (remembered,) = db.execute("SELECT max(until) FROM remembered WHERE subject = ?", (subject,)).fetchone()
     dead_at = max(dead_at, remembered or 0)
     if dead_at + options.max_skew > now:
@@ -214,6 +225,8 @@ def _bury(db: Connection, subject: int, now: int, options: StoreOptions) -> bool
         return False
     if subject < _CALLERS:  # a clock gone wrong must not keep new keys out for what callers did then
         db.execute("UPDATE ledger SET floor = max(floor, ?)", (floor,))
+        if record.last_used:
+            db.execute("UPDATE keys SET last_used = ? WHERE number = ?", (record.last_used, subject))
     drop(db, subject)
     forget_account(db, subject)
     return True

@@ -1,7 +1,8 @@
 CREATE TABLE ledger (one INTEGER PRIMARY KEY, plans INTEGER NOT NULL, floor INTEGER NOT NULL);
 CREATE TABLE plans (id TEXT PRIMARY KEY, number INTEGER NOT NULL UNIQUE, api TEXT NOT NULL, body TEXT NOT NULL)
     WITHOUT ROWID;
-CREATE TABLE keys (number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, account TEXT, body TEXT NOT NULL);
+CREATE TABLE keys (number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, account TEXT, body TEXT NOT NULL,
+    last_used INTEGER NOT NULL DEFAULT 0);
 CREATE INDEX keys_by_account ON keys (account) WHERE account IS NOT NULL;
 CREATE TABLE digests (digest BLOB PRIMARY KEY, key INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX keys_by_owner ON keys (coalesce(account, id), id);
@@ -9,6 +10,8 @@ CREATE TABLE key_plans (key INTEGER NOT NULL, api TEXT NOT NULL, plan INTEGER NO
     PRIMARY KEY (key, api)) WITHOUT ROWID;
 CREATE INDEX key_plans_by_plan ON key_plans (plan, id);
 CREATE TABLE accounts (number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE);
+CREATE TABLE account_entries (id TEXT PRIMARY KEY, parent TEXT, body TEXT NOT NULL) WITHOUT ROWID;
+CREATE INDEX account_entries_by_parent ON account_entries (parent, id) WHERE parent IS NOT NULL;
 CREATE TABLE counts (subject INTEGER PRIMARY KEY, version INTEGER NOT NULL, moving NOT NULL);
 CREATE TABLE records (subject INTEGER PRIMARY KEY, dead_at INTEGER NOT NULL, body TEXT NOT NULL);
 CREATE INDEX records_by_death ON records (dead_at);

@@ -18,6 +18,7 @@ from ...key import ApiKey
 from ...ledger.sync import Ledger
 from ...limit import parse_limit
 from ..addresses import address_of, check_proxies, counted_by
+from ..bodies import read_input
 from ..guesses import Guesses
 from .data import collect, find_zone
 from .html import POLICY, form_page, usage_html
@@ -167,7 +168,10 @@ def _read_form(environ: WSGIEnvironment) -> str:
         raise _Refused(400, "Content-Length is no number")
     if len(length) > 9 or int(length) > _MOST_FORM:
         raise _Refused(413, f"A form is at most {_MOST_FORM} bytes")
-    return str(environ["wsgi.input"].read(int(length)).decode("utf-8", "replace"))
+    form = read_input(environ, int(length))
+    if len(form) < int(length):
+        raise _Refused(400, "The form ended before its Content-Length")
+    return form.decode("utf-8", "replace")
 
 
 def _prefers_html(accept: str) -> bool:

@@ -1,0 +1,67 @@
+"""Accounts: whose usage is counted where several keys, or other accounts, are counted together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from .errors import InvalidValue, check_text, to_metadata
+
+MOST_LEVELS = 4
+"""Accounts above one another, the lowest included."""
+
+
+@attrs.frozen(weakref_slot=False)
+class Account:
+    """An account: keys, and accounts below it, are counted together on it.
+
+    ``name``: for people, its id by default. ``parent``: the id of the account above, whose limits hold for all calls of
+    this one too; at most four accounts are above one another. ``metadata``: texts of the operator's own.
+    """
+
+    id: str
+    name: str = attrs.field(default=None, kw_only=True)
+    parent: str | None = attrs.field(default=None, kw_only=True)
+    metadata: Mapping[str, str] = attrs.field(default={}, kw_only=True, converter=to_metadata, hash=False)
+
+    def __attrs_post_init__(self) -> None:
+        check_text("id", self.id)
+        if self.name is None:
+            object.__setattr__(self, "name", self.id)
+        check_text("name", self.name)
+        if self.parent is not None:
+            check_text("parent", self.parent)
+        if self.parent == self.id:
+            raise InvalidValue("parent", self.parent, "another account: none is above itself")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON can hold it; ``Account(**data)`` makes it again."""
+        return {"id": self.id, "name": self.name, "parent": self.parent, "metadata": dict(self.metadata)}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A plain mapping in place of the read-only one, which cannot be pickled."""
+        return self.to_dict()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc] # the one way to build a frozen object
+
+
+def check_levels(account: Account, above: int, below: int) -> None:
+    """Raise ``InvalidValue`` where too many accounts would be above one another: ``above`` it, and ``below`` it."""
+    if above + 1 + below > MOST_LEVELS:
+        room = MOST_LEVELS - 2 - below
+        accepted = f"an account with at most {room} above it: {MOST_LEVELS} in a line at most" if room >= 0 else "None"
+        raise InvalidValue("parent", account.parent, accepted)
+
+
+def cycle(account: Account) -> InvalidValue:
+    """Return the error for a parent that is below the account."""
+    return InvalidValue("parent", account.parent, f"an account that is not below {account.id!r} itself")
+
+
+def not_empty(account_id: str, keys: Sequence[str], below: Sequence[str]) -> InvalidValue:
+    """Return the error for an account that is to be removed and has keys or accounts below it."""
+    found = f"{keys[0]!r} is a key of it" if keys else f"{below[0]!r} is below it" if below else "there is one"
+    return InvalidValue("account", account_id, f"an account without keys and without accounts below it; {found}")

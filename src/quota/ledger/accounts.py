@@ -1,0 +1,89 @@
+"""The pure steps of accounts: what to ask the store, and what to make of its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from ..account import Account
+from ..errors import InvalidValue, check_text
+from .administration import UNCHANGED, Administration, Step, Unchanged, at_least_one, same
+
+
+class Accounts(Administration):
+    """Accounts and the tree that they are in."""
+
+    def add_account(
+        self,
+        id: str,  # noqa: A002 -- the public contract
+        *,
+        parent: Account | str | None = None,
+        name: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> Step[Account]:
+        """Add an account, below its ``parent`` if one is given. An equal one again changes nothing.
+
+        At most four accounts are above one another. An account that a key made becomes this one, with its keys and
+        counts. Raises ``UnknownAccount`` for the parent, ``PlanConflict`` when another account has this id,
+        ``InvalidValue``.
+        """
+        account = Account(
+            id, name=name, parent=None if parent is None else account_id(parent), metadata=metadata or {}  # type: ignore[arg-type] # its default
+        )  # fmt: skip
+        return Step("add_account", (account,), lambda _: account)
+
+    def get_account(self, account: Account | str) -> Step[Account]:
+        """The account as it is now. Raises ``UnknownAccount``."""
+        return Step("get_account", (account_id(account),), same)
+
+    def list_accounts(
+        self, *, parent: Account | str | None = None, after: Account | str | None = None, limit: int | None = None
+    ) -> Step[list[Account]]:
+        """Accounts in the order of their ids: all of them, or those right below ``parent``.
+
+        Those that keys made are among them, but not a key's own that nothing was said of. ``limit``, ``after``: as in
+        ``list_keys``. Raises ``UnknownAccount`` for the parent.
+        """
+        most = None if limit is None else at_least_one("limit", limit)
+        first, above = (None if given is None else account_id(given) for given in (after, parent))
+        return Step("list_accounts", (first, most, above), same)
+
+    def update_account(
+        self,
+        account: Account | str,
+        *,
+        parent: Account | str | Unchanged | None = UNCHANGED,
+        name: str | Unchanged = UNCHANGED,
+        metadata: Mapping[str, str] | Unchanged = UNCHANGED,
+    ) -> Step[Account]:
+        """Change what is given of an account; its plan, keys and counts stay. ``parent``: None for none above it.
+
+        From the next call on, everywhere, calls count on the new parent and those above it, and no more on the old
+        ones; what was charged before is refunded, committed or lapses where it was charged. Raises ``UnknownAccount``,
+        and ``InvalidValue`` for a parent that is below the account, or where more than four would be in a line.
+        """
+        given: dict[str, Any] = {
+            "name": name,
+            "metadata": metadata,
+            "parent": account_id(parent) if isinstance(parent, (Account, str)) else parent,
+        }
+        changes = {field: value for field, value in given.items() if value is not UNCHANGED}
+        checked: Any = attrs.evolve(Account("any account"), **changes)
+        changes = {field: getattr(checked, field) for field in changes}
+        return Step("change_account", (account_id(account), lambda old: attrs.evolve(old, **changes)), same)
+
+    def remove_account(self, account: Account | str) -> Step[None]:
+        """Remove an account and its counts.
+
+        Raises ``UnknownAccount``, and ``InvalidValue`` while it has keys or accounts below it.
+        """
+        return Step("drop_account", (account_id(account),), same)
+
+
+def account_id(account: Account | str) -> str:
+    """An account given as the object or its id."""
+    if not isinstance(account, (Account, str)):
+        raise InvalidValue("account", account, "an Account or its id")
+    return account.id if isinstance(account, Account) else check_text("account", account)

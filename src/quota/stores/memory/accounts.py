@@ -1,0 +1,124 @@
+"""The memory store's accounts: the tree that they are in. All of one are on its root's stripe, as are their keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ...account import Account, check_levels, cycle, not_empty
+from ...errors import PlanConflict, UnknownAccount
+from ...process.atomic import Step, at_once
+from .entries import AccountEntry, Stripe
+from .one_meter import NoMeter
+
+
+def _known(store: Any, account_id: str) -> AccountEntry:
+    entry: AccountEntry | None = store._accounts.get(account_id)
+    if entry is None or not _told(entry):
+        raise UnknownAccount(account_id)
+    return entry
+
+
+def get_account(store: Any, account_id: str) -> Account:
+    """See ``Store.get_account``."""
+    with store._directory:
+        return _account(_known(store, account_id))
+
+
+def list_accounts(
+    store: Any, after: str | None = None, limit: int | None = None, parent: str | None = None
+) -> list[Account]:
+    """See ``Store.list_accounts``."""
+    with store._directory:
+        among = store._accounts if parent is None else _known(store, parent).children
+        ids = [id_ for id_, entry in among.items() if (after is None or id_ > after) and _told(entry)]
+        return [_account(among[id_]) for id_ in sorted(ids)[:limit]]
+
+
+def add_account(store: Any, account: Account) -> None:
+    """See ``Store.add_account``."""
+    with store._everything():
+        entry = store._accounts.get(account.id)
+        if entry is not None and entry.account is not None:
+            if entry.account == account:
+                return
+            raise PlanConflict(account.id, "another account has this id; update_account() changes it")
+        steps: list[Step] = []
+        if entry is None:
+            entry = AccountEntry(account.id, store._stripe(account.id))
+            steps.append((store._accounts.__setitem__, account.id, entry))
+            own = store._key_entry(account.id)
+            if own is not None and own.account is None and own.key.account == account.id:
+                steps += [(entry.members.append, own), (setattr, own, "account", entry)]
+        at_once(*steps, *_placed(store, entry, account))
+
+
+def change_account(store: Any, account_id: str, change: Callable[[Account], Account]) -> Account:
+    """See ``Store.change_account``."""
+    with store._everything():
+        entry = _known(store, account_id)
+        account = change(_account(entry))
+        at_once(*_placed(store, entry, account))
+        return account
+
+
+def _placed(store: Any, entry: AccountEntry, account: Account) -> list[Step]:
+    """Return the steps that make an entry an account, below its parent."""
+    old, parent = entry.parent, None if account.parent is None else _known(store, account.parent)
+    steps: list[Step] = [(setattr, entry, "account", account)]
+    if parent is old:
+        return steps
+    if parent is not None:
+        if entry in parent.line():
+            raise cycle(account)
+        check_levels(account, len(parent.line()), entry.height())
+        if parent.account is None:
+            steps.append((setattr, parent, "account", Account(parent.name)))
+        if not parent.shared:
+            steps += store._split(parent, parent.members)
+        steps.append((parent.children.__setitem__, entry.name, entry))
+    if old is not None:
+        steps.append((old.children.pop, entry.name))
+    steps.append((setattr, entry, "parent", parent))
+    stripe = store._stripes[hash(entry.name) % len(store._stripes)] if parent is None else parent.stripe
+    return [*steps, *(step for moved in entry.below() for step in _moved_to(store, moved, stripe))]
+
+
+def _moved_to(store: Any, entry: AccountEntry, stripe: Stripe) -> list[Step]:
+    """Return the steps that bring an account and its keys to another stripe; nothing serves these keys any more."""
+    old, steps = entry.stripe, list[Step]()
+    for key_entry in entry.members:
+        key_entry.room.invalidate()
+    if stripe is old:
+        return steps
+    steps.append((setattr, stripe, "floor", max(stripe.floor, old.floor)))
+    places: list[Any] = [entry, *entry.members]
+    for place in places:
+        steps.append((setattr, place, "stripe", stripe))
+        if place.record is not None:
+            steps.append((stripe.round.append, place))
+    for key_entry in entry.members:
+        room = NoMeter(key_entry)
+        room.lock = stripe.lock
+        refs = dict.fromkeys((key_entry.key.id, *(secret.digest for secret in key_entry.key.secrets)), room)
+        steps += [(setattr, key_entry, "room", room), (store.rooms.update, refs)]
+    return steps
+
+
+def drop_account(store: Any, account_id: str) -> None:
+    """See ``Store.drop_account``."""
+    with store._everything():
+        entry = _known(store, account_id)
+        if entry.members or entry.children:
+            raise not_empty(account_id, [member.key.id for member in entry.members], [*entry.children])
+        steps: list[Step] = [(entry.parent.children.pop, account_id)] if entry.parent else []
+        at_once(*steps, (setattr, entry, "record", None), (store._accounts.pop, account_id))
+
+
+def _told(entry: AccountEntry) -> bool:
+    """Tell whether an account is there: it was added, or a key that has another id is in it."""
+    return entry.account is not None or any(member.key.id != entry.name for member in entry.members)
+
+
+def _account(entry: AccountEntry) -> Account:
+    return entry.account or Account(entry.name)

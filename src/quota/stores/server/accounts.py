@@ -1,0 +1,163 @@
+"""The accounts of a store on a server: what was said of them and the tree that they are in, beside who is in them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Any
+
+from ...account import Account, check_levels, cycle, not_empty
+from ...errors import PlanConflict, UnknownAccount
+from ...key import new_number
+from .adding import NOBODY, TOLD, put_account
+from .changes import ClearRecord, DropText, IndexKey, Mutation, Precondition, PutText, UnindexKey
+from .flow import Flow, operation
+
+
+class Accounts:
+    """Accounts. Each change of the tree goes by the stamp of all plans, so that two of them make no circle."""
+
+    _attempts: Callable[[], Generator[int, None, None]]
+    _change: Callable[[list[Precondition], Sequence[Mutation]], Flow[bool]]
+    _list: Callable[..., Flow[list[str]]]
+    _read: Callable[..., Flow[list[str | None]]]
+    _split: Callable[[str, str, list[Precondition], list[Mutation]], Flow[None]]
+
+    @operation
+    def get_account(self, account_id: str) -> Flow[Account]:
+        return account_of(account_id, (yield from self._account(account_id))[1])
+
+    @operation
+    def list_accounts(
+        self, after: str | None = None, limit: int | None = None, parent: str | None = None
+    ) -> Flow[list[Account]]:
+        if parent is not None:
+            yield from self._account(parent)
+        name = TOLD if parent is None else _children(parent)
+        texts = yield from self._list(name, after or "", limit, "accounts")
+        return [account_of(data["id"], data) for data in map(json.loads, texts)]
+
+    def _account(self, account_id: str) -> Flow[tuple[str, dict[str, Any]]]:
+        """Return what there is of an account that was added, or that a key of another id is in."""
+        (text,) = yield from self._read(("accounts", account_id))
+        data = json.loads(text or NOBODY)
+        if text is None or not is_told(data):
+            raise UnknownAccount(account_id)
+        return text, data
+
+    @operation
+    def add_account(self, account: Account) -> Flow[None]:
+        for _ in self._attempts():
+            stamp, text = yield from self._read(("stamps", "*"), ("accounts", account.id))
+            data = json.loads(text or NOBODY)
+            if data.get("account"):
+                if account_of(account.id, data) == account:
+                    return
+                raise PlanConflict(account.id, "another account has this id; update_account() changes it")
+            if (yield from self._put(account, None, text, data, stamp)):
+                return
+
+    @operation
+    def change_account(self, account_id: str, change: Callable[[Account], Account]) -> Flow[Account]:
+        for _ in self._attempts():
+            (stamp,) = yield from self._read(("stamps", "*"))
+            text, data = yield from self._account(account_id)
+            old = account_of(account_id, data)
+            account = change(old)
+            if account == old or (yield from self._put(account, old.parent, text, data, stamp)):
+                return account
+        raise AssertionError  # pragma: no cover -- attempts end by raising
+
+    def _put(
+        self, account: Account, old: str | None, text: str | None, data: dict[str, Any], stamp: str | None
+    ) -> Flow[bool]:
+        """Write what is said of an account, if its parent may be above it; False where something changed meanwhile."""
+        checks = [Precondition("stamps", "*", stamp), Precondition("accounts", account.id, text)]
+        new = put_account(account.id, {**data, "account": _said(account)})
+        writes: list[Mutation] = [new, IndexKey(TOLD, account.id)]
+        if account.parent != old:
+            if account.parent is not None:
+                yield from self._hang(account, data, checks, writes)
+            if old is not None:
+                yield from self._unhang(account.id, old, checks, writes)
+            if data["members"] or data.get("children"):
+                writes.append(PutText("stamps", "*", str(new_number())))
+        return (yield from self._change(checks, writes))
+
+    def _hang(
+        self, account: Account, data: Mapping[str, Any], checks: list[Precondition], writes: list[Mutation]
+    ) -> Flow[None]:
+        """Put an account below its parent, which has a count from its first child on."""
+        line: list[tuple[str, str, dict[str, Any]]] = []
+        name = account.parent
+        while name is not None:
+            line.append((name, *(yield from self._account(name))))
+            name = account_of(name, line[-1][2]).parent
+        if account.id in [above for above, _, _ in line]:
+            raise cycle(account)
+        check_levels(account, len(line), (yield from self._height(account.id, data)))
+        parent, text, above = line[0]
+        checks.append(Precondition("accounts", parent, text))
+        if not above["shared"] and above["members"]:
+            yield from self._split(above["sole"], parent, checks, writes)
+        said = above.get("account") or _said(Account(parent))
+        more = {"account": said, "children": above.get("children", 0) + 1, "shared": True, "sole": ""}
+        writes.append(put_account(parent, {**above, **more}))
+        writes += [IndexKey(_children(parent), account.id), IndexKey(TOLD, parent)]
+
+    def _unhang(self, account: str, parent: str, checks: list[Precondition], writes: list[Mutation]) -> Flow[None]:
+        text, data = yield from self._account(parent)
+        checks.append(Precondition("accounts", parent, text))
+        writes.append(put_account(parent, {**data, "children": data["children"] - 1}))
+        writes.append(UnindexKey(_children(parent), account))
+
+    def _height(self, account: str, data: Mapping[str, Any]) -> Flow[int]:
+        """Return how many accounts are below one in a line."""
+        level, height = [(account, data)], 0
+        while level := [(name, of) for name, of in level if of.get("children")]:
+            found: list[str] = []
+            for name, _ in level:
+                found += yield from self._list(_children(name), "", None, "accounts")
+            level = [(of["id"], of) for of in map(json.loads, found)]
+            height += 1
+        return height
+
+    @operation
+    def drop_account(self, account_id: str) -> Flow[None]:
+        for _ in self._attempts():
+            (stamp,) = yield from self._read(("stamps", "*"))
+            text, data = yield from self._account(account_id)
+            if data["members"] or data.get("children"):
+                part, name = ("keys", f"a\n{account_id}") if data["members"] else ("accounts", _children(account_id))
+                found = [json.loads(one) for one in (yield from self._list(name, "", 1, part))]
+                ids = [one["key"]["id"] if part == "keys" else one["id"] for one in found]
+                raise not_empty(account_id, *((ids, []) if part == "keys" else ([], ids)))
+            checks = [Precondition("stamps", "*", stamp), Precondition("accounts", account_id, text)]
+            writes: list[Mutation] = [
+                DropText("accounts", account_id), UnindexKey(TOLD, account_id), ClearRecord(f"a:{account_id}"),
+                PutText("stamps", "*", str(new_number())),
+            ]  # fmt: skip
+            parent = account_of(account_id, data).parent
+            if parent is not None:
+                yield from self._unhang(account_id, parent, checks, writes)
+            if (yield from self._change(checks, writes)):
+                return
+
+
+def is_told(data: Mapping[str, Any]) -> bool:
+    """Tell whether an account is there: something was said of it, or a key of another id is in it."""
+    return bool(data.get("account") or data.get("others"))
+
+
+def account_of(account_id: str, data: Mapping[str, Any]) -> Account:
+    """Return the account of what is stored of it."""
+    return Account(account_id, **(data.get("account") or {}))
+
+
+def _said(account: Account) -> dict[str, Any]:
+    return {"name": account.name, "parent": account.parent, "metadata": dict(account.metadata)}
+
+
+def _children(parent: str) -> str:
+    """Name the list of the accounts below one."""
+    return f"c\n{parent}"

@@ -1,0 +1,151 @@
+"""The SQLite store's accounts: what was said of them, the tree that they are in, and which of them have a count."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from sqlite3 import Connection
+
+from ...account import Account, check_levels, cycle, not_empty
+from ...errors import PlanConflict, UnknownAccount
+from ...key import new_number
+from ..texts import to_json
+from .pool import Pool
+from .records import drop, touch
+
+_BELOW = (
+    "WITH RECURSIVE below (id, depth) AS (SELECT ?, 0 UNION ALL SELECT e.id, depth + 1 FROM below "
+    "JOIN account_entries AS e ON e.parent = below.id) SELECT max(depth) FROM below"
+)
+
+
+class Accounts:
+    """Accounts, each operation in one transaction."""
+
+    _pool: Pool
+
+    def get_account(self, account_id: str) -> Account:
+        return self._pool.read(known_account, account_id)
+
+    def list_accounts(
+        self, after: str | None = None, limit: int | None = None, parent: str | None = None
+    ) -> list[Account]:
+        return self._pool.read(self._list_accounts, after or "", -1 if limit is None else limit, parent)
+
+    def _list_accounts(self, db: Connection, after: str, limit: int, parent: str | None) -> list[Account]:
+        query = "SELECT id, body FROM account_entries WHERE id > :after"
+        if parent is not None:
+            known_account(db, parent)
+            query += " AND parent = :parent"
+        else:
+            query += (
+                " UNION ALL SELECT DISTINCT account, NULL FROM keys WHERE account > :after "
+                "AND account NOT IN (SELECT id FROM account_entries)"
+            )
+        found = db.execute(f"{query} ORDER BY 1 LIMIT :most", {"after": after, "parent": parent, "most": limit})
+        return [_account(id_, body) for id_, body in found]
+
+    def add_account(self, account: Account) -> None:
+        self._pool.write(self._add_account, account)
+
+    def _add_account(self, db: Connection, account: Account) -> None:
+        row = db.execute("SELECT body FROM account_entries WHERE id = ?", (account.id,)).fetchone()
+        if row is None:
+            _put(db, account, None)
+        elif _account(account.id, row[0]) != account:
+            raise PlanConflict(account.id, "another account has this id; update_account() changes it")
+
+    def change_account(self, account_id: str, change: Callable[[Account], Account]) -> Account:
+        return self._pool.write(self._change_account, account_id, change)
+
+    def _change_account(self, db: Connection, account_id: str, change: Callable[[Account], Account]) -> Account:
+        old = known_account(db, account_id)
+        account = change(old)
+        _put(db, account, old.parent)
+        return account
+
+    def drop_account(self, account_id: str) -> None:
+        self._pool.write(self._drop_account, account_id)
+
+    def _drop_account(self, db: Connection, account_id: str) -> None:
+        known_account(db, account_id)
+        keys = db.execute("SELECT id FROM keys WHERE coalesce(account, id) = ? LIMIT 1", (account_id,)).fetchall()
+        below = db.execute("SELECT id FROM account_entries WHERE parent = ? LIMIT 1", (account_id,)).fetchall()
+        if keys or below:
+            raise not_empty(account_id, [id_ for (id_,) in keys], [id_ for (id_,) in below])
+        row = db.execute("DELETE FROM accounts WHERE id = ? RETURNING number", (account_id,)).fetchone()
+        db.execute("DELETE FROM account_entries WHERE id = ?", (account_id,))
+        if row is not None:
+            drop(db, -row[0])
+        touch_plans(db)
+
+
+def _account(account_id: str, body: str | None) -> Account:
+    return Account(account_id) if body is None else Account(**json.loads(body))
+
+
+def known_account(db: Connection, account_id: str) -> Account:
+    """Return an account: one that was added, or that a key of another id is in. Raises ``UnknownAccount``."""
+    row = db.execute("SELECT body FROM account_entries WHERE id = ?", (account_id,)).fetchone()
+    if row is None and not db.execute("SELECT 1 FROM keys WHERE account = ?", (account_id,)).fetchone():
+        raise UnknownAccount(account_id)
+    return _account(account_id, row and row[0])
+
+
+def line_of(db: Connection, account_id: str) -> list[Account]:
+    """Return an account and those above, the nearest first."""
+    line = [known_account(db, account_id)]
+    while line[-1].parent is not None:
+        line.append(known_account(db, line[-1].parent))
+    return line
+
+
+def _put(db: Connection, account: Account, old_parent: str | None) -> None:
+    """Write what is said of an account, if its parent may be above it."""
+    if account.parent is not None and account.parent != old_parent:
+        line = line_of(db, account.parent)
+        if account.id in [above.id for above in line]:
+            raise cycle(account)
+        (below,) = db.execute(_BELOW, (account.id,)).fetchone()
+        check_levels(account, len(line), below)
+        count(db, account.parent)
+        if db.execute("SELECT 1 FROM account_entries WHERE id = ?", (account.parent,)).fetchone() is None:
+            _put(db, line[0], None)
+    body = to_json(account.to_dict())
+    db.execute("INSERT OR REPLACE INTO account_entries VALUES (?, ?, ?)", (account.id, account.parent, body))
+    if account.parent != old_parent:
+        touch_plans(db)
+
+
+def touch_plans(db: Connection) -> None:
+    """Make every process's copies stale."""
+    db.execute("UPDATE ledger SET plans = ?", (new_number(),))
+
+
+def count(db: Connection, account: str) -> None:
+    """Give an account a count, if it has none: what its only key used is in it, and stays the key's own."""
+    if db.execute("SELECT 1 FROM accounts WHERE id = ?", (account,)).fetchone() is None:
+        member, subject = member_of(db, account), share(db, account)
+        if member is not None:
+            copy_record(db, member, subject)
+            touch(db, member)
+
+
+def member_of(db: Connection, account: str) -> int | None:
+    """Return the number of a key of an account; where it is not shared, of its only one."""
+    row = db.execute(
+        "SELECT number FROM keys WHERE id = ? AND account IS NULL UNION ALL SELECT number FROM keys WHERE account = ?",
+        (account, account),
+    ).fetchone()  # fmt: skip
+    return None if row is None else row[0]
+
+
+def share(db: Connection, account: str) -> int:
+    """Give an account a count of its own. Return its subject."""
+    return -(db.execute("INSERT INTO accounts (id) VALUES (?)", (account,)).lastrowid or 0)
+
+
+def copy_record(db: Connection, subject: int, other: int) -> None:
+    """Let one subject's record, if it has one, be another's too."""
+    db.execute("INSERT INTO counts SELECT ?, ?, moving FROM counts WHERE subject = ?", (other, new_number(), subject))
+    db.execute("INSERT INTO records SELECT ?, dead_at, body FROM records WHERE subject = ?", (other, subject))
