@@ -9,19 +9,7 @@ from typing import Any
 import attrs
 
 from .errors import InvalidCost, InvalidPlan, InvalidValue, check_text, to_metadata
-from .limit import (
-    REQUESTS,
-    Concurrency,
-    Cost,
-    Limit,
-    Quota,
-    Throttle,
-    check_distinct,
-    parse_cost,
-    parse_limit,
-    parse_limits,
-    whole,
-)
+from .limit import REQUESTS, Concurrency, Cost, Limit, Quota, Throttle, check_distinct, parse_cost, whole
 from .rule.entries import Override, ThrottleRef
 from .rule.limits import (
     MAX_UNITS,
@@ -47,9 +35,15 @@ Limits = str | Limit | Iterable[str | Limit]
 """Limits as they may be given: objects, texts, or several of them."""
 
 
+def _parse(text: str) -> tuple[Limit, ...]:
+    from .limit_text import parse_limits  # noqa: PLC0415 -- loaded where limits are given as text
+
+    return parse_limits(text)
+
+
 def _to_limits(limits: Limits) -> tuple[Limit, ...]:
     if isinstance(limits, str):
-        return parse_limits(limits)
+        return _parse(limits)
     if isinstance(limits, Limit):
         return (limits,)
     if not isinstance(limits, Iterable) or isinstance(limits, (bytes, Mapping)):
@@ -58,7 +52,7 @@ def _to_limits(limits: Limits) -> tuple[Limit, ...]:
     found: list[Limit] = []
     for limit in limits:
         if isinstance(limit, str):
-            found.extend(parse_limits(limit))
+            found.extend(_parse(limit))
         elif isinstance(limit, Limit):
             found.append(limit)
         else:
@@ -279,8 +273,9 @@ def limit_of(limit: Limit, value: int | str) -> Limit:
         return attrs.evolve(limit, limit=value) if isinstance(value, int) else limit
     if isinstance(value, int):
         return limit
-    throttle: Any = parse_limit(value)
-    return attrs.evolve(throttle, unit=limit.unit, by=limit.by, name=limit.name)
+    throttle: Any = _parse(value)[0]
+    made: Limit = attrs.evolve(throttle, unit=limit.unit, by=limit.by, name=limit.name)
+    return made
 
 
 def _plain(costs: Mapping[str, Cost]) -> dict[str, int | dict[str, int]]:

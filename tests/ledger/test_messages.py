@@ -5,7 +5,8 @@ from fractions import Fraction
 import pytest
 
 from quota import InvalidCost, InvalidPlan, Quota, Throttle, UsagePlan
-from quota.limit import parse_cost, parse_limit, parse_limits
+from quota.limit import parse_cost
+from quota.limit_text import parse_limit, parse_limits
 
 WHOLE = "a whole number from 1 to 9007199254740991"
 FROM_ZERO = "a whole number from 0 to 9007199254740991"

@@ -61,8 +61,8 @@ def _over(job: Job, now: int) -> bool:
     return True
 
 
-class Tried:
-    """What is left to settle of one ledger: a thread tries it, while there is any and the ledger is open."""
+class Thread:
+    """A thread that tries all that is left to settle of one ledger, while there is any and the ledger is open."""
 
     def __init__(self, ask: Callable[[Step[Any]], Any], clock: Clock) -> None:
         self._ask, self._clock = ask, clock
@@ -116,7 +116,7 @@ class Tried:
             self._jobs = []
 
 
-def _try(tried: weakref.ref[Tried], stop: threading.Event) -> None:
+def _try(tried: weakref.ref[Thread], stop: threading.Event) -> None:
     """Try until all is settled; a ledger that nobody has any more ends it."""
     seconds = _SHORTEST
     while not stop.wait(seconds):
@@ -127,8 +127,8 @@ def _try(tried: weakref.ref[Tried], stop: threading.Event) -> None:
         del these
 
 
-class Awaited:
-    """What is left to settle of one ``AsyncLedger``: a task each, of the event loop where it failed."""
+class Tasks:
+    """A task for each settlement that is left of an ``AsyncLedger``, on the event loop where it failed."""
 
     def __init__(self, ask: Callable[[Step[Any]], Coroutine[Any, Any, Any]], clock: Clock) -> None:
         self._ask, self._clock = ask, clock

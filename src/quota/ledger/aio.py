@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Concatenate
@@ -19,7 +18,7 @@ from ..stores.base import AsyncStore, Store, tell_clock
 from .administration import Asking, Step, concluding
 from .requests import Credential, Steps, Unavailable, in_memory, required
 from .reservation import AsyncReservation
-from .settling import decision_of, hold_of, slot_of
+from .settling import AsyncReserving, hold_of
 from .sync import Ledger, P, T, _opened
 
 
@@ -42,29 +41,20 @@ def _asking(
 
     @functools.wraps(concluding(steps))
     async def method(self: AsyncLedger, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        asking = steps(self._steps, *args, **kwargs)
-        try:
-            step = next(asking)
-            while True:
-                try:
-                    answer = await self._ask(step)
-                except QuotaError as error:
-                    step = asking.throw(error)
-                else:
-                    step = asking.send(answer)
-        except StopIteration as stop:
-            told: T = stop.value
-            return told
+        return await self._asked(steps(self._steps, *args, **kwargs))
 
     return method
 
 
-class AsyncLedger:
+class AsyncLedger(AsyncReserving):
     """``Ledger`` with ``await`` in front of every method but ``close``'s twin ``aclose``.
 
     ``store``: a store whose methods may be coroutines, or the URL of one. A store that blocks on files (SQLite) works
     in threads, so that the event loop never waits.
     """
+
+    _steps: Steps
+    _here: Ledger | None
 
     def __init__(
         self,
@@ -78,8 +68,6 @@ class AsyncLedger:
         self.store: Any = _opened(store, asynchronous=True)
         tell_clock(self.store, clock)
         self._breaker = self._steps.breaker(self.store)
-        self._again: Any = None
-        self._running: set[Any] = set()
         # In memory nothing waits: what a plain ledger answers from its lanes need not be awaited.
         self._here = Ledger(self.store, clock=clock, on_unavailable=on_unavailable) if in_memory(self.store) else None
 
@@ -91,6 +79,21 @@ class AsyncLedger:
             return await asyncio.to_thread(function, *args)
         answer = function(*args)
         return await answer if isinstance(answer, Awaitable) else answer
+
+    async def _asked(self, asking: Asking[T]) -> T:
+        """Ask step by step."""
+        try:
+            step = next(asking)
+            while True:
+                try:
+                    answer = await self._ask(step)
+                except QuotaError as error:
+                    step = asking.throw(error)
+                else:
+                    step = asking.send(answer)
+        except StopIteration as stop:
+            told: T = stop.value
+            return told
 
     async def _ask(self, step: Step[T]) -> T:
         if not step.method:
@@ -166,55 +169,6 @@ class AsyncLedger:
         return await self._consume(
             secret, cost, api=api, route=route, request_id=request_id, address=address, scope=scope
         )
-
-    async def _keep_slot(
-        self, secret: Credential, cost: Cost, ttl: timedelta | int, where: Mapping[str, Any]
-    ) -> Decision:
-        """Consume, and keep the slots."""
-
-        def held(decision: Decision) -> AsyncReservation | None:
-            if type(decision) is not Decision or not decision._full.slot:
-                return None
-            return AsyncReservation(decision, slot_of(decision, where["api"], where["route"]), self._settle)
-
-        if self._here is not None:
-            decision = self._here.consume(secret, cost, keep_slot=ttl, **where)
-        else:
-            decision = await self._unless_left(self._consume(secret, cost, keep_slot=ttl, **where), held)
-        slot = held(decision)
-        if slot is not None:
-            decision._slot = slot
-        return decision
-
-    async def _unless_left(
-        self, asking: Coroutine[Any, Any, Decision], held: Callable[[Decision], AsyncReservation | None]
-    ) -> Decision:
-        """Wait for a decision; what it holds is given back if its caller is cancelled meanwhile."""
-        if self._here is not None:
-            return await asking
-        import asyncio  # noqa: PLC0415 -- a store that waits has loaded it
-
-        task = self._kept(asking)
-
-        def give_back(done: asyncio.Task[Decision]) -> None:
-            made = None if done.cancelled() or done.exception() is not None else held(done.result())
-            if made:
-                self._kept(_given_back(made))
-
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            task.add_done_callback(give_back)
-            raise
-
-    def _kept(self, work: Coroutine[Any, Any, T]) -> Any:
-        """A task that goes on when nobody waits for it: the event loop itself holds tasks only weakly."""
-        import asyncio  # noqa: PLC0415 -- as above
-
-        task = asyncio.ensure_future(work)
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        return task
 
     async def peek(
         self,
@@ -294,42 +248,6 @@ class AsyncLedger:
 
         return held(await self._unless_left(self._ask(step), held))
 
-    async def _settle(self, held: AsyncReservation, op: str, value: Any) -> Any:
-        """See ``Ledger._settle``; done as a whole, though the task is cancelled meanwhile."""
-        step = self._steps.settle(held, op, value)
-        if self._here is not None:
-            return await self._settled(held, op, step)
-        from .again import whole  # noqa: PLC0415 -- most programs reserve nothing
-
-        return await whole(functools.partial(self._settled, held, op, step))
-
-    async def _settled(self, held: AsyncReservation, op: str, step: Step[Any]) -> Any:
-        try:
-            answer = await self._ask(step)
-        except (StoreBusy, StoreUnavailable) as error:
-            from .again import Awaited, told  # noqa: PLC0415 -- stores are seldom away
-
-            job = told(held, op, step, error)
-            if job is not None:
-                self._again = self._again or Awaited(self._ask, self._steps._clock)
-                self._again.put(job)
-            raise
-        held._done(op, answer)
-        return answer
-
-    _reservation = _asking(Steps.reservation)
-    _list_reservations = _asking(Steps.list_reservations)
-
-    async def reservation(self, id: str) -> AsyncReservation:  # noqa: A002 -- the public contract
-        """See ``Ledger.reservation``."""
-        found = await self._reservation(id)
-        return AsyncReservation(decision_of(found), found.hold, self._settle)
-
-    async def list_reservations(self, key_or_account: ApiKey | str) -> list[AsyncReservation]:
-        """See ``Ledger.list_reservations``."""
-        found = await self._list_reservations(key_or_account)
-        return [AsyncReservation(decision_of(one), one.hold, self._settle) for one in found]
-
     async def aclose(self) -> None:
         """Close the store. Closing twice is fine."""
         if self._again is not None:
@@ -343,8 +261,3 @@ class AsyncLedger:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
-
-
-async def _given_back(held: AsyncReservation) -> None:
-    with suppress(QuotaError):  # it was told, and it lapses
-        await held.cancel()

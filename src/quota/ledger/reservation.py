@@ -11,7 +11,6 @@ from ..clock import to_datetime
 from ..decision import Decision
 from ..key import new_token
 from ..limit import Cost
-from ..operations.reservations import Spent, spent_of, units_of
 from ..rule.entries import Hold
 
 Close = Callable[[Any, str, Any], Any]
@@ -48,12 +47,12 @@ class _Held:
     @property
     def held(self) -> Mapping[str, int]:
         """Units that are held and not spent, by unit, as far as this handle knows; none once it is settled."""
-        return {} if self.settled else units_of(self._hold.takes)
+        return {} if self.settled else self._hold.held()
 
     @property
     def spent(self) -> Mapping[str, int]:
         """Units that were spent, by unit, as far as this handle knows."""
-        return spent_of(self._hold)
+        return self._hold.gone()
 
     @property
     def key(self) -> str:
@@ -81,7 +80,7 @@ class _Held:
         """Take note of what a settlement came to."""
         if op == "spend":
             self._doubt = None
-            self._hold = answer.hold if isinstance(answer, Spent) else self._hold
+            self._hold = self._hold if isinstance(answer, Decision) else answer[1]  # not where nothing is held
         elif op == "extend":
             self._hold = answer if isinstance(answer, Hold) else self._hold
         else:
@@ -93,7 +92,7 @@ class _Held:
 
 
 def _decided(answer: Any) -> Decision:
-    return answer.decision if isinstance(answer, Spent) else answer
+    return answer if isinstance(answer, Decision) else answer[0]
 
 
 class Reservation(_Held):

@@ -1,23 +1,28 @@
-"""The pure steps of reservations: settle one, find one by its id, list those of a key or an account."""
+"""Reservations that are there: settled, found by their ids, listed. The pure steps, and who asks them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from ..clock import DAY_US, span_us
 from ..decision import Decision, Details, Reason
-from ..errors import InvalidCost, InvalidValue, ReservationClosed, UnknownKey
+from ..errors import InvalidCost, InvalidValue, QuotaError, ReservationClosed, StoreBusy, StoreUnavailable, UnknownKey
 from ..key import ApiKey, Caller, KeyOrCaller
-from ..limit import REQUESTS, parse_cost
+from ..limit import REQUESTS, Cost, parse_cost
 from ..operations.request import Request
-from ..operations.reservations import Found, spent_of, units_of
 from ..rule.entries import Amount, Hold
 from ..rule.limits import Outcome
 from .administration import Asking, Step, same
 from .holders import Holders
-from .reservation import _Held
+from .reservation import AsyncReservation, Reservation, _Held
+
+T = TypeVar("T")
+FoundReservation = tuple[Hold, KeyOrCaller]
+"""A reservation as it stands, and whose it is."""
 
 
 def lifetime(ttl: timedelta | int, field: str = "ttl") -> int:
@@ -45,11 +50,11 @@ def slot_of(decision: Decision, api: str, route: str | None) -> Hold:
     return Hold(details.until, details.slot, details.outcome.now, still_open=True, takes=(), api=api, route=route or "")
 
 
-def decision_of(found: Found) -> Decision:
+def decision_of(found: FoundReservation) -> Decision:
     """Return an admission that tells what a reservation that was found took."""
     hold, key = found
-    takes = dict(spent_of(hold))
-    for unit, units in units_of(hold.takes).items():
+    takes = dict(hold.gone())
+    for unit, units in hold.held().items():
         takes[unit] = takes.get(unit, 0) + units
     outcome = Outcome(allowed=True, now=hold.taken_at, states=())
     details = Details(Reason.OK, hold.decision or None, key, None, takes, outcome, hold=hold.id, until=hold.until)
@@ -83,7 +88,7 @@ class Settling(Holders):
         takes: Mapping[str, int] | None = None
         if op == "spend" or (op == "commit" and value is not None):
             takes = parse_cost(value, "actual", 0)
-            units = {**units_of(hold.takes), **spent_of(hold)} or decision._details().takes
+            units = {**hold.held(), **hold.gone()} or decision._details().takes
             if isinstance(value, int) and set(units) != {REQUESTS}:
                 raise InvalidCost("actual", value, f"how many of each unit that is held: {', '.join(units)}")
         ttl = lifetime(value) if op == "extend" else 0
@@ -101,7 +106,7 @@ class Settling(Holders):
         )
         return Step("apply", (request,), same)
 
-    def reservation(self, id: str) -> Asking[Found]:  # noqa: A002 -- the public contract
+    def reservation(self, id: str) -> Asking[FoundReservation]:  # noqa: A002 -- the public contract
         """Find a reservation by its id, which another process may have made: to settle it here.
 
         One that lapsed less than a day ago is found too: what was used of it can still be committed. Raises
@@ -110,14 +115,14 @@ class Settling(Holders):
         _, (key, caller) = _whose(id)
         request = Request("reservations", self._now(), None, key, id=id, args=(False,), caller=caller)
         try:
-            found: list[Found] = yield Step("apply", (request,), same)
+            found: list[FoundReservation] = yield Step("apply", (request,), same)
         except UnknownKey:
             found = []
         if not found:
             raise ReservationClosed(id)
         return found[0]
 
-    def list_reservations(self, key_or_account: ApiKey | str) -> Asking[list[Found]]:
+    def list_reservations(self, key_or_account: ApiKey | str) -> Asking[list[FoundReservation]]:
         """Return all reservations that are open of a key, or of an account's keys, the first to lapse first.
 
         Slots that calls keep in flight (``consume(keep_slot=)``) are among them: ``cancel`` frees one that is stuck.
@@ -125,14 +130,150 @@ class Settling(Holders):
         """
         now = self._now()
         keys, account = yield from self._find(key_or_account)
-        found: list[Found] = yield Step(
+        found: list[FoundReservation] = yield Step(
             "apply", (Request("reservations", now, None, keys[0], args=(account,)),), same
         )  # fmt: skip
         owners: dict[str, ApiKey | None] = {}
-        for id_ in dict.fromkeys(_whose(each.hold.id)[0] for each in found):
+        for id_ in dict.fromkeys(_whose(each[0].id)[0] for each in found):
             try:
                 owners[id_] = yield Step("get_key", (id_,), same)
             except UnknownKey:
                 owners[id_] = None  # removed: what it holds lapses
-        told = [(each, owners[_whose(each.hold.id)[0]]) for each in found]
-        return [Found(each.hold, key) for each, key in told if key is not None]
+        told = [(each, owners[_whose(each[0].id)[0]]) for each in found]
+        return [(each[0], key) for each, key in told if key is not None]
+
+
+class Reserving:
+    """All that a ``Ledger`` does with reservations that are there."""
+
+    _steps: Any
+    _ask: Callable[[Step[Any]], Any]
+    _asked: Callable[[Any], Any]
+    _again: Any = None
+
+    def _settle(self, held: Reservation, op: str, value: Any) -> Any:
+        """Ask for what becomes of a reservation; what the store cannot be asked for is told, and tried again."""
+        step = self._steps.settle(held, op, value)
+        try:
+            answer = self._ask(step)
+        except (StoreBusy, StoreUnavailable) as error:
+            from .again import Thread, told  # noqa: PLC0415 -- stores are seldom away
+
+            job = told(held, op, step, error)
+            if job is not None:
+                self._again = self._again or Thread(self._ask, self._steps._clock)
+                self._again.put(job)
+            raise
+        held._done(op, answer)
+        return answer
+
+    def reservation(self, id: str) -> Reservation:  # noqa: A002 -- the public contract
+        found = self._asked(self._steps.reservation(id))
+        return Reservation(decision_of(found), found[0], self._settle)
+
+    def list_reservations(self, key_or_account: ApiKey | str) -> list[Reservation]:
+        found = self._asked(self._steps.list_reservations(key_or_account))
+        return [Reservation(decision_of(one), one[0], self._settle) for one in found]
+
+    reservation.__doc__ = Settling.reservation.__doc__
+    list_reservations.__doc__ = Settling.list_reservations.__doc__
+
+
+class AsyncReserving:
+    """The same of an ``AsyncLedger``."""
+
+    _steps: Any
+    _ask: Callable[[Step[Any]], Coroutine[Any, Any, Any]]
+    _asked: Callable[[Any], Coroutine[Any, Any, Any]]
+    _consume: Callable[..., Coroutine[Any, Any, Decision]]
+    _here: Any
+    _again: Any = None
+
+    async def _settle(self, held: AsyncReservation, op: str, value: Any) -> Any:
+        """See ``Ledger._settle``; done as a whole, though the task is cancelled meanwhile."""
+        step = self._steps.settle(held, op, value)
+        if self._here is not None:
+            return await self._settled(held, op, step)
+        from .again import whole  # noqa: PLC0415 -- most programs reserve nothing
+
+        return await whole(functools.partial(self._settled, held, op, step))
+
+    async def _settled(self, held: AsyncReservation, op: str, step: Step[Any]) -> Any:
+        try:
+            answer = await self._ask(step)
+        except (StoreBusy, StoreUnavailable) as error:
+            from .again import Tasks, told  # noqa: PLC0415 -- stores are seldom away
+
+            job = told(held, op, step, error)
+            if job is not None:
+                self._again = self._again or Tasks(self._ask, self._steps._clock)
+                self._again.put(job)
+            raise
+        held._done(op, answer)
+        return answer
+
+    async def reservation(self, id: str) -> AsyncReservation:  # noqa: A002 -- the public contract
+        """See ``Ledger.reservation``."""
+        found = await self._asked(self._steps.reservation(id))
+        return AsyncReservation(decision_of(found), found[0], self._settle)
+
+    async def list_reservations(self, key_or_account: ApiKey | str) -> list[AsyncReservation]:
+        """See ``Ledger.list_reservations``."""
+        found = await self._asked(self._steps.list_reservations(key_or_account))
+        return [AsyncReservation(decision_of(one), one[0], self._settle) for one in found]
+
+    async def _keep_slot(self, secret: Any, cost: Cost, ttl: timedelta | int, where: Mapping[str, Any]) -> Decision:
+        """Consume, and keep the slots."""
+
+        def held(decision: Decision) -> AsyncReservation | None:
+            if type(decision) is not Decision or not decision._full.slot:
+                return None
+            return AsyncReservation(decision, slot_of(decision, where["api"], where["route"]), self._settle)
+
+        if self._here is not None:
+            decision: Decision = self._here.consume(secret, cost, keep_slot=ttl, **where)
+        else:
+            decision = await self._unless_left(self._consume(secret, cost, keep_slot=ttl, **where), held)
+        slot = held(decision)
+        if slot is not None:
+            decision._slot = slot
+        return decision
+
+    async def _unless_left(
+        self, asking: Coroutine[Any, Any, Decision], held: Callable[[Decision], AsyncReservation | None]
+    ) -> Decision:
+        """Wait for a decision; what it holds is given back if its caller is cancelled meanwhile."""
+        if self._here is not None:
+            return await asking
+        import asyncio  # noqa: PLC0415 -- a store that waits has loaded it
+
+        task = kept_alive(asking)
+
+        def give_back(done: asyncio.Task[Decision]) -> None:
+            made = None if done.cancelled() or done.exception() is not None else held(done.result())
+            if made:
+                kept_alive(_given_back(made))
+
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(give_back)
+            raise
+
+
+_running: set[Any] = set()
+
+
+def kept_alive(work: Coroutine[Any, Any, T]) -> Any:
+    """A task that goes on when nobody waits for it any more: the event loop itself holds tasks only weakly."""
+    import asyncio  # noqa: PLC0415 -- a ledger that is not awaited never needs it
+
+    task = asyncio.ensure_future(work)
+    _running.add(task)
+    task.add_done_callback(_running.discard)
+    return task
+
+
+async def _given_back(held: AsyncReservation) -> None:
+    with suppress(QuotaError):  # it was told, and it lapses
+        await held.cancel()

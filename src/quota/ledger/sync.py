@@ -29,7 +29,7 @@ from ..stores.memory.store import MemoryStore
 from .administration import Asking, Step, concluding
 from .requests import Credential, Steps, Unavailable, in_memory, required
 from .reservation import Reservation
-from .settling import decision_of, hold_of, lifetime, slot_of
+from .settling import Reserving, hold_of, lifetime, slot_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -59,19 +59,7 @@ def _asking(steps: Callable[Concatenate[Any, P], Asking[T]]) -> Callable[Concate
 
     @functools.wraps(concluding(steps))
     def method(self: Ledger, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        asking = steps(self._steps, *args, **kwargs)
-        try:
-            step = next(asking)
-            while True:
-                try:
-                    answer = self._ask(step)
-                except QuotaError as error:
-                    step = asking.throw(error)
-                else:
-                    step = asking.send(answer)
-        except StopIteration as stop:
-            told: T = stop.value
-            return told
+        return self._asked(steps(self._steps, *args, **kwargs))
 
     return method
 
@@ -81,7 +69,7 @@ def _of(secret: object) -> Caller | None:
     return secret if type(secret) is Caller else None
 
 
-class Ledger:
+class Ledger(Reserving):
     """Counts what API keys use and refuses what is over their plan's limits, exactly. Thread-safe.
 
     ``store``: a store, or the URL of one (``"sqlite:///usage.db"``); in memory by default. ``clock``: microseconds
@@ -90,6 +78,8 @@ class Ledger:
     ``consume``, ``peek``, ``reserve`` and ``acquire`` are answered so at once, and one call in so many seconds asks.
     A context manager: leaving it closes the store.
     """
+
+    _steps: Steps
 
     def __init__(
         self,
@@ -108,7 +98,20 @@ class Ledger:
         self._whole = in_memory(opened)  # a secret that is not found here is nobody's
         self._breaker = self._steps.breaker(opened)
 
-        self._again: Any = None
+    def _asked(self, asking: Asking[T]) -> T:
+        """Ask step by step."""
+        try:
+            step = next(asking)
+            while True:
+                try:
+                    answer = self._ask(step)
+                except QuotaError as error:
+                    step = asking.throw(error)
+                else:
+                    step = asking.send(answer)
+        except StopIteration as stop:
+            told: T = stop.value
+            return told
 
     def _ask(self, step: Step[T]) -> T:
         if not step.method:
@@ -304,36 +307,6 @@ class Ledger:
         request, step = self._steps.reserve(secret, cost, ttl, api, route, request_id, address, scope)
         decision = self._ask(step)
         return Reservation(decision, hold_of(decision, request), self._settle)
-
-    def _settle(self, held: Reservation, op: str, value: Any) -> Any:
-        """Ask for what becomes of a reservation; what the store cannot be asked for is told, and tried again."""
-        step = self._steps.settle(held, op, value)
-        try:
-            answer = self._ask(step)
-        except (StoreBusy, StoreUnavailable) as error:
-            from .again import Tried, told  # noqa: PLC0415 -- stores are seldom away
-
-            job = told(held, op, step, error)
-            if job is not None:
-                self._again = self._again or Tried(self._ask, self._clock)
-                self._again.put(job)
-            raise
-        held._done(op, answer)
-        return answer
-
-    _reservation = _asking(Steps.reservation)
-    _list_reservations = _asking(Steps.list_reservations)
-
-    def reservation(self, id: str) -> Reservation:  # noqa: A002 -- the public contract
-        found = self._reservation(id)
-        return Reservation(decision_of(found), found.hold, self._settle)
-
-    def list_reservations(self, key_or_account: ApiKey | str) -> list[Reservation]:
-        found = self._list_reservations(key_or_account)
-        return [Reservation(decision_of(one), one.hold, self._settle) for one in found]
-
-    reservation.__doc__ = Steps.reservation.__doc__
-    list_reservations.__doc__ = Steps.list_reservations.__doc__
 
     def close(self) -> None:
         """Close the store. Closing twice is fine."""

@@ -18,7 +18,6 @@ from .adjustments import adjust, forget, refund
 from .consume import consume
 from .override import override
 from .request import Entry, Request, forgetful, in_force
-from .reservations import cancel, commit, extend, find, spend
 from .usage import status, usage
 
 
@@ -34,9 +33,9 @@ def perform(request: Request, entry: Entry | None, subject: Subject | None, opti
         entry = in_force(entry, subject, request.now)
     operation = _OPERATIONS.get(request.op)
     if operation is None:
-        from .leases import OPERATIONS  # noqa: PLC0415 -- loaded where something is leased
+        from . import leases, reservations  # noqa: PLC0415 -- loaded where something is leased or reserved
 
-        operation = OPERATIONS[request.op]
+        operation = reservations.OPERATIONS.get(request.op) or leases.OPERATIONS[request.op]
     return operation(request, entry, subject, options)
 
 
@@ -45,16 +44,11 @@ _OPERATIONS: Mapping[str, Callable[[Request, Entry | None, Subject | None, Store
         "consume": consume,
         "peek": consume,
         "reserve": consume,
-        "spend": spend,
-        "extend": extend,
-        "commit": commit,
-        "cancel": cancel,
         "refund": refund,
         "grant": adjust,
         "override": override,
         "set_remaining": adjust,
         "forget": forget,
-        "reservations": find,
         "status": status,
         "usage": usage,
     }

@@ -33,11 +33,10 @@ def compile_headroom(
     if plan is None or usable(request, entry) is not Reason.OK:
         return None
     route_plan = plan.route_plan(request.route)
-    if route_plan.slotted:
-        return None  # slots come and go without a charge
     records = subject.records()
-    if records[0].plan_of(request.api) != plan.id:
-        return None  # the first admission on it is noted by the rule
+    # Slots come and go without a charge; and the first admission on a plan is noted by the rule.
+    if route_plan.slotted or records[0].plan_of(request.api) != plan.id:
+        return None
     now = max(request.now, *(record.at for record in records))
     if now >= MAX_UNITS or any(len(record.meters) > _MOST_METERS for record in records):
         return None

@@ -9,8 +9,7 @@ from ..rule.entries import Amounts, Hold
 from ..rule.limits import StoreOptions
 from ..rule.subject import Subject
 from .idempotency import remember, remembered, replay
-from .request import Entry, Request, check_holds, check_units, tokens_of, usable
-from .reservations import reservation_id
+from .request import Entry, Request, check_holds, check_units, reservation_id, tokens_of, usable
 
 
 def consume(request: Request, entry: Entry | None, subject: Subject | None, options: StoreOptions) -> Decision:

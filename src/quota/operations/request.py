@@ -66,6 +66,11 @@ def tokens_of(subject: Subject) -> tuple[int, int]:
     return subject.key.token, subject.account.token if subject.account else 0
 
 
+def reservation_id(token: str, key: KeyOrCaller) -> str:
+    """Name a reservation so that it says whose it is."""
+    return f"{token}.{key.id}"
+
+
 def required(request: Request, entry: Entry | None, subject: Subject | None) -> tuple[Entry, Subject]:
     """Return the entry and the records of a key that must be there, else raise ``UnknownKey``."""
     if entry is None or subject is None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import Any
 
 import attrs
 
@@ -24,37 +25,8 @@ _MOST_MARKS = 4
 """Handles of one reservation whose last spending is known; more than one is seldom."""
 
 
-class Found(NamedTuple):
-    """A reservation as it stands, and whose it is."""
-
-    hold: Hold
-    key: KeyOrCaller
-
-
-class Spent(NamedTuple):
-    """All that came of a spending: the decision on it, and the reservation after it."""
-
-    decision: Decision
-    hold: Hold
-
-
-def reservation_id(token: str, key: KeyOrCaller) -> str:
-    """Name a reservation so that it says whose it is."""
-    return f"{token}.{key.id}"
-
-
-def units_of(takes: Iterable[Amount]) -> dict[str, int]:
-    """Return units by unit, whatever the route."""
-    return {amount.unit: amount.units for amount in takes if not amount.route}
-
-
-def spent_of(hold: Hold) -> dict[str, int]:
-    """Return all that was taken for good of a reservation, by unit."""
-    spent: dict[str, int] = {}
-    for _, part in hold.spent:
-        for unit, units in units_of(part).items():
-            spent[unit] = spent.get(unit, 0) + units
-    return spent
+Spent = tuple[Decision, Hold]
+"""All that came of a spending: the decision on it, and the reservation after it."""
 
 
 def spend(request: Request, entry: Entry | None, subject: Subject | None, options: StoreOptions) -> Spent:
@@ -67,7 +39,7 @@ def spend(request: Request, entry: Entry | None, subject: Subject | None, option
     takes = request.takes or {}
     if hold.decision and known.get(handle) == number:
         outcome = _outcome(subject, route_plan, {}, {}, now)
-        return Spent(_decision(request, entry, subject, takes, outcome, (), hold=hold.id, replayed=True), hold)
+        return _decision(request, entry, subject, takes, outcome, (), hold=hold.id, replayed=True), hold
     known.pop(handle, None)
     marks = tuple([*known.items(), (handle, number)][-_MOST_MARKS:]) if hold.decision else ()
     counted: dict[str, int] = {}
@@ -78,7 +50,7 @@ def spend(request: Request, entry: Entry | None, subject: Subject | None, option
             record.hold(left._replace(marks=marks))
     outcome = _outcome(subject, route_plan, counted, filled, now)
     kept = subject.key.held(hold.id) or hold
-    return Spent(_decision(request, entry, subject, takes, outcome, (), hold=hold.id), kept)
+    return _decision(request, entry, subject, takes, outcome, (), hold=hold.id), kept
 
 
 def extend(request: Request, entry: Entry | None, subject: Subject | None, options: StoreOptions) -> Hold:
@@ -103,8 +75,8 @@ def commit(request: Request, entry: Entry | None, subject: Subject | None, optio
     if earlier is not None and earlier.asked == asked(request):
         return replay(request, earlier, entry, subject)
     hold, request, route_plan = _open(request, entry, subject, "actual")
-    spent = spent_of(hold)
-    held = units_of(hold.takes)
+    spent = hold.gone()
+    held = hold.held()
     actual = _sum(spent, held) if request.takes is None else request.takes
     for unit, units in spent.items():
         if actual.get(unit, 0) < units:
@@ -144,7 +116,9 @@ def cancel(request: Request, entry: Entry | None, subject: Subject | None, optio
         subject.key.remember_refund(hold.decision, now + options.request_ttl, now)
 
 
-def find(request: Request, entry: Entry | None, subject: Subject | None, options: StoreOptions) -> list[Found]:
+def find(
+    request: Request, entry: Entry | None, subject: Subject | None, options: StoreOptions
+) -> list[tuple[Hold, KeyOrCaller]]:
     """Return the reservation of an id, lapsed ones too; or all that are open. ``args``: whether of the account."""
     entry, subject = required(request, entry, subject)
     now = subject.instant(request.now, options)
@@ -152,8 +126,8 @@ def find(request: Request, entry: Entry | None, subject: Subject | None, options
     record = advanced(subject, None, now, options).record(shared=shared)
     holds = record.holds.all() if record.holds else []
     if request.id:
-        return [Found(hold, entry.key) for hold in holds if hold.id == request.id]
-    return [Found(hold, entry.key) for hold in holds if hold.still_open]
+        return [(hold, entry.key) for hold in holds if hold.id == request.id]
+    return [(hold, entry.key) for hold in holds if hold.still_open]
 
 
 def _open(request: Request, entry: Entry, subject: Subject, field: str = "") -> tuple[Hold, Request, RoutePlan | None]:
@@ -178,7 +152,7 @@ def _spend(
     hold: Hold, takes: Mapping[str, int], route_plan: RoutePlan | None, now: int, record: Record
 ) -> tuple[Hold, dict[str, int], dict[str, int]]:
     """Take units for good of what is held, and beyond it: the hold then, what was counted anew, what buckets get."""
-    held = units_of(hold.takes)
+    held = hold.held()
     within = {unit: min(units, held.get(unit, 0)) for unit, units in takes.items()}
     beyond = {unit: units - within[unit] for unit, units in takes.items()}
     counted = beyond if hold.still_open else dict(takes)
@@ -248,3 +222,8 @@ def _decision(
     plan = entry.plans.get(request.api)
     tokens = tokens_of(subject)
     return Decision(Details(Reason.OK, new_token(), entry.key, plan, takes, outcome, groups, tokens=tokens, **more))
+
+
+OPERATIONS: Mapping[str, Callable[[Request, Entry | None, Subject | None, StoreOptions], Any]] = MappingProxyType(
+    {"spend": spend, "extend": extend, "commit": commit, "cancel": cancel, "reservations": find}
+)

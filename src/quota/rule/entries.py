@@ -31,7 +31,7 @@ class Amount(NamedTuple):
 
 Amounts = tuple[Amount, ...]
 Groups = tuple[tuple[int, Amounts], ...]
-"""What was taken for good, and when."""
+"""Units taken for good, by when."""
 
 
 class Hold(NamedTuple):
@@ -60,6 +60,17 @@ class Hold(NamedTuple):
     @property
     def place(self) -> tuple[str, str]:
         return self.api, self.route
+
+    def held(self) -> dict[str, int]:
+        """Return what is held, by unit."""
+        return {amount.unit: amount.units for amount in self.takes if not amount.route}
+
+    def gone(self) -> dict[str, int]:
+        """Return all that was taken for good, by unit."""
+        spent: dict[str, int] = {}
+        for amount in [amount for _, part in self.spent for amount in part if not amount.route]:
+            spent[amount.unit] = spent.get(amount.unit, 0) + amount.units
+        return spent
 
     def lapsed(self) -> Hold:
         """The hold from its end on."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
-from types import MappingProxyType
 from typing import Any
 
 from ..clock import DAY_US
@@ -15,7 +13,7 @@ from .meter import Meter
 MINUTE_US = 60_000_000
 HOUR_US = 3_600_000_000
 _NEVER = 2**62
-_NOTHING: Mapping[tuple[str, str], int] = MappingProxyType({})
+_NOTHING: Mapping[tuple[str, str], int] = {}
 
 
 def minute_of(now: int) -> int:
@@ -102,8 +100,8 @@ class Record:
         days = [Day(*row) for row in rows or ()]
         record.meters = [Meter.decode(m, [day for day in days if day.meter == tuple(m[:3])]) for m in meters]
         record.holds = Kept(Hold.decode(id_, hold) for id_, hold in holds.items()) if holds else None
-        if record.holds is not None:
-            record.in_flight = Counter(hold.place for hold in record.holds.each() if hold.still_open)
+        for hold in record.holds.each() if record.holds else ():
+            record._open(hold.place, hold.still_open)
         record.refunds = Kept(Refund(until, name) for name, until in refunds.items()) if refunds else None
         record.leases = {name: Lease.decode(lease) for name, lease in leases.items()} if leases else None
         record.overrides = tuple(Override(*override) for override in overrides)

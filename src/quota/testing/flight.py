@@ -92,7 +92,7 @@ class FlightMachine(StatusMachine):
         kwargs: dict[str, Any] = {"api": api, "route": route, "keep_slot": ttl}
         if cost is not None:
             kwargs["cost"] = cost
-        plan = key and self.model.plans.get(key.plans.get(api, ""))
+        plan = self.model.plans.get(key.plans.get(api, "")) if key else None
         slotted = plan is not None and any(
             type(limit.spec).__name__ == "Concurrency" for limit in self.model.limits(plan, route)
         )

@@ -52,7 +52,7 @@ class Event:
 
 
 @attrs.define(eq=False)
-class Slot:
+class CallInFlight:
     """One call in flight, until it ``expires`` or is closed."""
 
     hold: str
@@ -182,7 +182,7 @@ class Model:
         self.members: dict[str, list[str]] = {}
         self.shared: set[str] = set()
         self.events: list[Event] = []
-        self.slots: list[Slot] = []
+        self.slots: list[CallInFlight] = []
         self.at: dict[Subject, int] = {}
         self.windows: dict[tuple[Place, str], Window] = {}
         self.seen: dict[Place, list[tuple[int, int]]] = {}
@@ -235,8 +235,10 @@ class Model:
 
     def _drop(self, subject: Subject) -> None:
         self.at.pop(subject, None)
-        for counted in (*self.events, *self.slots):
-            counted.subjects.discard(subject)
+        for event in self.events:
+            event.subjects.discard(subject)
+        for slot in self.slots:
+            slot.subjects.discard(subject)
         for table in (self.windows, self.levels):
             for found in [found for found in table if found[0][0] == subject]:
                 del table[found]  # type: ignore[attr-defined, unused-ignore]
@@ -461,7 +463,8 @@ class Model:
         limits: list[Limit] | None = None,
     ) -> Answer:  # fmt: skip
         """Return what a charge would get, told as a decision would tell it; of ``limits`` alone where they are given."""
-        told, violated, waits = [], [], []
+        told: list[tuple[str, int, int, int | None]] = []
+        violated, waits = [], []
         over = 0
         never = quota = closed = full = False
         lapses: list[tuple[int, int]] = []
@@ -517,7 +520,7 @@ class Model:
         )
 
     def in_flight(self, place: Place, now: int) -> list[int]:
-        """When the calls that are in flight there lapse, in order."""
+        """Return when the calls that are in flight there lapse, in order."""
         subject, api, route, _ = place
         return sorted(
             slot.expires
@@ -528,7 +531,7 @@ class Model:
     def keep(self, key: Member, api: str, route: str | None, expires: int, hold: str) -> None:
         """One call more is in flight."""
         subjects = {*self.subjects(key), ("account", key.account)}
-        self.slots.append(Slot(hold, subjects, api, route or "", expires))
+        self.slots.append(CallInFlight(hold, subjects, api, route or "", expires))
 
     def takes(self, plan: UsagePlan, route: str | None, cost: Mapping[str, int] | None) -> Mapping[str, int]:
         if cost is not None:

@@ -78,10 +78,7 @@ class Directory(Accounts, Adding):
         raise NotImplementedError
 
     def use_clock(self, clock: Clock) -> None:
-        """Told by a ledger: a system clock is compared with the server's unless ``check_clock`` says otherwise.
-
-        Reservations lapse by the server's clock, or by a ManualClock.
-        """
+        """Told by a ledger: a system clock is compared with the server's, by which holds lapse unless it is manual."""
         self._lapse_here = not isinstance(clock, ManualClock)
         if self.check_clock is None:
             self.check_clock = clock is system_clock
