@@ -36,7 +36,7 @@ FLOORS = [
     {"ledger"},
     {"__init__", "aws", "metrics", "replay", "testing", "web"},
     {"asgi", "wsgi"},
-    {"fastapi", "cli", "__main__"},
+    {"django", "fastapi", "cli", "__main__"},
 ]
 # Inside of ``stores``: an engine knows what engines share and never another engine; leases count in memory.
 ENGINES = [{"__init__", "base", "texts"}, {"memory", "sqlite", "server"}, {"redis", "postgres", "leased"}]

@@ -257,6 +257,11 @@ class Exchange:
         if gate.charge == "success" and not gate.success(status):
             await self.settle()
 
+    async def fail(self) -> None:
+        """Settle a response that broke."""
+        self._status = None
+        await self.settle()
+
     async def settle(self) -> None:
         """Commit or cancel, once, even while the request itself is being cancelled."""
         if self._closing:

@@ -40,7 +40,7 @@ class QuotaMiddleware:
         method, path = environ["REQUEST_METHOD"].upper(), environ.get("PATH_INFO") or "/"
         if not path.isascii():
             path = path.encode("latin-1", "replace").decode("utf-8", "replace")
-        preflight = _preflight(environ, gate) if method == "OPTIONS" and gate.preflight != "ask" else None
+        preflight = preflight_of(environ, gate) if method == "OPTIONS" and gate.preflight != "ask" else None
         if preflight and gate.preflight == "answer":
             return _answer(preflight, start_response)
         if preflight or gate.passes(method, path, environ):
@@ -97,7 +97,7 @@ class QuotaMiddleware:
         return decision, held if held and decision.reason is Reason.OK else None
 
 
-def _preflight(environ: WSGIEnvironment, gate: Gate) -> Answer | None:
+def preflight_of(environ: WSGIEnvironment, gate: Gate) -> Answer | None:
     """The answer to a request if it is a CORS preflight; what stands where keys may come is hidden then."""
     asked = environ.get("HTTP_ACCESS_CONTROL_REQUEST_METHOD")
     if asked is None or "HTTP_ORIGIN" not in environ:
@@ -149,8 +149,7 @@ class Exchange:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None and not isinstance(error, StopIteration):
-            self._status = None
-            self.settle()
+            self.fail()
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -166,6 +165,11 @@ class Exchange:
                 close()
         finally:
             self.settle()
+
+    def fail(self) -> None:
+        """Settle a response that broke."""
+        self._status = None
+        self.settle()
 
     def settle(self) -> None:
         """Commit or cancel, once."""

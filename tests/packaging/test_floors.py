@@ -20,7 +20,7 @@ from servers import Postgres, Valkey
 ROOT = paths.ROOT
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 TOOLS = {"test", "bench", "mutate", "docs"}
-FRAMEWORKS = {"django", "fastapi", "flask", "starlette"}
+FRAMEWORKS = {"fastapi", "flask", "starlette"}
 """Of the tests' tools, those that the library has something for: what ``test`` admits is what is told of them."""
 BESIDE = {"plot": ["cli"]}
 """Extras that are of use only with others."""
@@ -117,6 +117,51 @@ from django.urls import path
 from quota import asgi, wsgi
 urlpatterns = [path("pets/<int:number>", lambda request, number: HttpResponse("ok"))]
 """
+OWN_DJANGO = (
+    """
+import sys
+ROUTE = "GET /pets/<int:number>"
+import django
+from django.conf import settings
+"""
+    + OPENED
+    + """
+settings.configure(
+    ALLOWED_HOSTS=["*"], ROOT_URLCONF=__name__, SECRET_KEY="x", INSTALLED_APPS=["quota.django"],
+    QUOTA={"LEDGER": "shop.ledger", "ON_UNAVAILABLE": "deny"}, REST_FRAMEWORK={"UNAUTHENTICATED_USER": None},
+    MIDDLEWARE=MIDDLEWARE,
+)
+sys.modules["shop"] = sys.modules[__name__]
+django.setup()
+from django.core.asgi import get_asgi_application
+from django.core.wsgi import get_wsgi_application
+from django.http import HttpResponse
+from django.urls import path
+"""
+)
+IN_DJANGO = (
+    "MIDDLEWARE = ['quota.django.QuotaMiddleware']"
+    + OWN_DJANGO
+    + """
+urlpatterns = [path("pets/<int:number>", lambda request, number: HttpResponse("ok"))]
+"""
+)
+DRF = (
+    "MIDDLEWARE = []"
+    + OWN_DJANGO
+    + """
+from quota.django.drf import QuotaThrottle
+from rest_framework.decorators import api_view, authentication_classes, throttle_classes
+from rest_framework.response import Response
+@api_view(["GET"])
+@authentication_classes([])
+@throttle_classes([QuotaThrottle])
+def pet(request, number):
+    return Response({"pet": number})
+urlpatterns = [path("pets/<int:number>", pet)]
+app = get_wsgi_application()
+"""
+)
 METRICS = """
 from prometheus_client import CollectorRegistry
 from quota import Ledger, UsagePlan
@@ -183,7 +228,10 @@ PROGRAMS = {
     "django": [
         DJANGO + OPENED + "app = wsgi.QuotaMiddleware(get_wsgi_application(), ledger, on_unavailable='deny')" + WSGI,
         DJANGO + OPENED + "app = asgi.QuotaMiddleware(get_asgi_application(), ledger, on_unavailable='deny')" + ASGI,
+        IN_DJANGO + "app = get_wsgi_application()" + WSGI,
+        IN_DJANGO + "app = get_asgi_application()" + ASGI,
     ],
+    "drf": [DRF + WSGI],
     "fastapi": [
         FASTAPI + OPENED + """
 app = FastAPI()

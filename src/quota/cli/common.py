@@ -38,6 +38,9 @@ _SECRET = re.compile(r"[A-Za-z0-9_-]{1,16}_[0-9A-Za-z]{34}")
 root_store: ContextVar[str | None] = ContextVar("root_store", default=None)
 """All that ``quota --store URL COMMAND`` said."""
 
+project_ledger: ContextVar[Ledger | None] = ContextVar("project_ledger", default=None)
+"""The ledger of the project whose command runs; no command closes it."""
+
 StoreOption = Annotated[
     str | None,
     typer.Option(
@@ -92,7 +95,11 @@ class Unshown(QuotaError):
 @contextmanager
 def opened(store: str | None, *, create: bool = False) -> Iterator[Ledger]:
     """The ledger on the store that was asked for. ``create``: whether it may be a new file."""
-    url = store or root_store.get() or os.environ.get("QUOTA_STORE") or DEFAULT_STORE
+    given, said = project_ledger.get(), store or root_store.get()
+    if given is not None and not said:
+        yield given
+        return
+    url = said or os.environ.get("QUOTA_STORE") or DEFAULT_STORE
     if ":" not in url:
         named = shown_url(url)
         raise WrongUse(f"the store {named!r} is no URL; a file is meant by sqlite:///{named}")

@@ -125,15 +125,15 @@ class Gate:
         """Whom the ledger is asked about: what was presented, or the caller who presented nothing."""
         if secret or self.anonymous is None or isinstance(secret, (ApiKey, Caller)):
             return secret  # type: ignore[no-any-return] # a callable's word, which the ledger checks
-        name: str | Caller | None
-        if self.anonymous.by is not None:
-            name = self.anonymous.by(request)
-        else:
-            address = address_of(request, self.trusted_proxies)
-            name = address and counted_by(address)
-            if name is None:
-                log.warning("a request without a key and without a known address is refused: see trusted_proxies")
+        name = self.by_address(request) if self.anonymous.by is None else self.anonymous.by(request)
         return name if name is None or isinstance(name, Caller) else Caller(self.anonymous.plan, name)
+
+    def by_address(self, request: Request) -> str | None:
+        """Return by what the sender's address is counted; None where it is not known."""
+        address = address_of(request, self.trusted_proxies)
+        if address is None:
+            log.warning("a request without a key and without a known address is refused: see trusted_proxies")
+        return address and counted_by(address)
 
     def judged(self, decision: Decision, request: Request) -> Decision:
         """A refusal, or the one of an address that guesses."""

@@ -98,6 +98,11 @@ def templates(app: Any) -> Finder | None:
     return None
 
 
+def django_routes() -> Finder:
+    """Return how the Django project of this process names its routes."""
+    return _Django()
+
+
 _INSIDE = ("app", "application", "wsgi_app", "wsgi_application")
 """Where middlewares keep the application behind them."""
 

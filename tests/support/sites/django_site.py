@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 
 import django
 from django.conf import settings
@@ -31,5 +32,19 @@ urlpatterns = [
 ]
 
 if not settings.configured:
-    settings.configure(ROOT_URLCONF=sys.modules[__name__], ALLOWED_HOSTS=["*"], SECRET_KEY="test", LOGGING_CONFIG=None)
+    settings.configure(
+        ROOT_URLCONF=sys.modules[__name__],
+        ALLOWED_HOSTS=["*"],
+        SECRET_KEY="test",
+        LOGGING_CONFIG=None,
+        INSTALLED_APPS=[
+            "django.contrib.contenttypes",
+            "django.contrib.auth",
+            "django.contrib.sessions",
+            "quota.django",
+        ],
+        DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": f"{tempfile.mkdtemp()}/site.db"}},
+        DEFAULT_AUTO_FIELD="django.db.models.AutoField",
+        QUOTA={"LEDGER": "memory://", "ON_UNAVAILABLE": "deny"},
+    )
     django.setup()

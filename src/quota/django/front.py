@@ -1,0 +1,299 @@
+"""A ledger and the settings of a middleware, in front of Django's requests."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from asgiref.sync import sync_to_async
+from django.core.exceptions import ImproperlyConfigured
+from django.http import HttpResponse
+from django.urls import Resolver404, resolve
+
+from ..asgi import Exchange as AwaitedExchange
+from ..asgi import QuotaMiddleware as InAsgi
+from ..decision import Decision
+from ..errors import check_text
+from ..key import Caller
+from ..ledger.aio import AsyncLedger
+from ..ledger.sync import Ledger
+from ..web.addresses import Anonymous
+from ..web.gate import Answer, Gate, Held
+from ..web.routes import Names, django_routes
+from ..wsgi import Exchange, preflight_of
+from ..wsgi import QuotaMiddleware as InWsgi
+
+Seen = dict[str, Any]
+"""All that the steps of a middleware read of a request: what CGI calls it, the request and its key."""
+
+_REQUEST, _KEY = "quota.request", "quota.key"
+_OF_REQUEST = ("key", "route", "cost", "actual", "exempt")
+_OF_BOTH = ("refuse", "report")
+
+
+class Front:
+    """Decides and settles requests; ``users``: the plan that users who are logged in are counted under."""
+
+    def __init__(self, ledger: Ledger | AsyncLedger, users: str | None, settings: dict[str, Any]) -> None:
+        self.users = None if users is None else check_text("users", users)
+        self._names = Names(django_routes())
+        given = {**settings, "route": _named(settings.get("route")) or self._name}
+        if given.get("charge") == "response":
+            given.setdefault("actual", _actual)
+        self._anonymous: Anonymous | None = given.get("anonymous")
+        self._gate = Gate(**given)  # what is wrong is told by its own name
+        if self.users is not None:
+            given["anonymous"] = Anonymous(self.users, self._by)
+        elif self._anonymous is not None and self._anonymous.by is not None:
+            given["anonymous"] = Anonymous(self._anonymous.plan, _seeing(self._anonymous.by))
+        given |= {name: _seeing(given[name]) for name in _OF_REQUEST if callable(given.get(name))}
+        given |= {name: _seeing_both(given[name]) for name in _OF_BOTH if given.get(name) is not None}
+        self._places = self._gate.places
+        self._key = settings.get("key")
+        self._shown = Gate(**given)
+        asked: Any = {**given, "key": lambda seen: seen[_KEY]}
+        self._awaited = InAsgi(_nowhere, ledger, **asked)
+        self._sync = InWsgi(_nowhere_sync, ledger, **asked) if isinstance(ledger, Ledger) else None
+        if self._sync is not None:
+            self._sync.gate = self._awaited.gate
+
+    def check_sync(self) -> InWsgi:
+        """Return what is asked without awaiting. Raises ``ImproperlyConfigured``."""
+        if self._sync is None:
+            raise ImproperlyConfigured(
+                "QUOTA['LEDGER'] is an AsyncLedger, which is for ASGI alone; a Ledger is for both"
+            )
+        return self._sync
+
+    def decide(self, request: Any) -> tuple[Decision, Answer | None]:
+        """Charge a request of whoever answers it otherwise, and return what a refusal would be answered."""
+        seen = self._seen(request)
+        decision = self.check_sync().decide(seen, request.method, request.path_info, self._body)[0]
+        refused = not _told(request, decision).allowed and not self._shown.shadow
+        return decision, self._shown.refusal(decision, request.method, seen) if refused else None
+
+    def serve(self, request: Any, respond: Callable[[Any], Any]) -> Any:
+        """Answer a request by a view, or in its place."""
+        request = getattr(request, "_request", request)  # the REST framework's own has Django's in it
+        front = self.check_sync()
+        answer = self._before(request)
+        if answer is not None:
+            return respond(request) if answer is _PASS else _response(answer)
+        seen = self._seen(request)
+        decision, held = front.decide(seen, request.method, request.path_info, self._body)
+        if not _told(request, decision).allowed and not self._shown.shadow:
+            return _response(self._shown.refusal(decision, request.method, seen))
+        own = self._shown.shown(decision)
+        if held is None:
+            return _with(_plain(respond(request)), own)
+        exchange = Exchange(front.gate, held, seen, own)
+        with exchange:
+            response = _plain(respond(request))
+        exchange.begin(response.status_code)
+        if not response.streaming:
+            exchange.settle()
+        elif getattr(response, "is_async", False):
+            settle = _in_thread(exchange.settle)
+            response.streaming_content = _parts(response.streaming_content, settle, _in_thread(exchange.fail))
+        else:
+            exchange.carry(response.streaming_content)
+            response.streaming_content = exchange
+        return _with(response, own)
+
+    async def serve_awaited(self, request: Any, respond: Callable[[Any], Awaitable[Any]]) -> Any:
+        """Answer a request by an async view, or in its place."""
+        request = getattr(request, "_request", request)
+        answer = self._before(request)
+        if answer is not None:
+            return await respond(request) if answer is _PASS else _response(answer)
+        seen, front = self._seen(request), self._awaited
+        if self.users is not None and not seen[_KEY]:
+            await _load_user(request)
+        body: Any = _AwaitedBody(self._body, seen, front.gate.most_body) if front.gate.cost_from_body else None
+        decision, held = await front.decide(seen, request.method, request.path_info, body)
+        if not _told(request, decision).allowed and not self._shown.shadow:
+            return _response(self._shown.refusal(decision, request.method, seen))
+        own = self._shown.shown(decision)
+        if held is None:
+            return _with(await respond(request), own)
+        return _with(await self._answered(request, respond, held, seen), own)
+
+    async def _answered(self, request: Any, respond: Callable[[Any], Awaitable[Any]], held: Held, seen: Seen) -> Any:
+        exchange = AwaitedExchange(self._awaited, held, seen, [], frozenset())
+        try:
+            response = await respond(request)
+        except BaseException:
+            await exchange.fail()
+            raise
+        await exchange.begin(response.status_code)
+        if response.streaming:
+            if not response.is_async:  # Django reads it in a thread, all of it, as it says in a warning of its own
+                response.streaming_content = _awaitable(response.streaming_content)
+            response.streaming_content = _parts(response.streaming_content, exchange.settle, exchange.fail)
+        else:
+            await exchange.settle()
+        return response
+
+    def _before(self, request: Any) -> Answer | None:
+        """Answer a preflight; ``_PASS`` for what passes unasked."""
+        gate = self._shown
+        if request.method == "OPTIONS" and gate.preflight != "ask":
+            preflight = preflight_of(request.META, self._gate)
+            if preflight:
+                return preflight if gate.preflight == "answer" else _PASS
+        passes = gate.passes(request.method, request.path_info, {_REQUEST: request})
+        return _PASS if passes else None
+
+    def _seen(self, request: Any) -> Seen:
+        gate = self._shown
+        seen = {**request.META, _REQUEST: request}
+        if callable(self._key):
+            found = self._key(request)
+        else:
+            found = self._places.of_environ(request.META, redact=gate.redact)
+            if gate.redact:
+                if hasattr(request, "scope"):
+                    query = request.scope.get("query_string", b"")
+                    if isinstance(query, str):  # Django's own client for tests
+                        request.scope["query_string"] = query.encode()
+                    self._places.of_scope(request.scope, redact=True)
+                for read in ("GET", "headers"):  # what Django keeps of the request as it was
+                    vars(request).pop(read, None)
+        seen[_KEY] = found
+        return seen
+
+    def _by(self, seen: Seen) -> str | Caller | None:
+        """Whom a request without a key is counted as: a user who is logged in, or who is counted by address."""
+        request = seen[_REQUEST]
+        user = getattr(request, "quota_user", None) or getattr(request, "user", None)
+        if user is None:
+            raise ImproperlyConfigured("QUOTA['USERS'] needs AuthenticationMiddleware, before QuotaMiddleware")
+        if user.is_authenticated:
+            return Caller(str(self.users), str(user.pk))
+        if self._anonymous is None:
+            return None
+        name = self._anonymous.by(request) if self._anonymous.by else self._gate.by_address(seen)
+        return name if name is None or isinstance(name, Caller) else Caller(self._anonymous.plan, name)
+
+    def _name(self, request: Any) -> str:
+        """Return the route's name as the project's URLs have it, by the tables that other middlewares chose for it."""
+        method, path = "GET" if request.method == "HEAD" else request.method, request.path_info
+        match = request.resolver_match
+        if match is None and getattr(request, "urlconf", None) is None:
+            return self._names(method, path, request.META) or f"{method} {path}"
+        try:
+            return f"{method} /{(match or resolve(path, request.urlconf)).route}"
+        except Resolver404:
+            return f"{method} {path}"
+
+    @staticmethod
+    def _body(seen: Seen, most: int) -> bytes:
+        """Return the first bytes of a body, which the view reads again; of a form with files none."""
+        request = seen[_REQUEST]
+        form = request.content_type == "multipart/form-data"
+        return b"" if form else bytes(request.body[:most])
+
+
+_PASS = Answer(0)
+"""In place of an answer: the request passes unasked."""
+
+
+class _AwaitedBody:
+    """A body that is read as Django reads it, awaited."""
+
+    def __init__(self, read: Callable[[Seen, int], bytes], seen: Seen, most: int) -> None:
+        self._what = read, seen, most
+
+    async def read(self) -> bytes:
+        read, seen, most = self._what
+        return read(seen, most)
+
+
+def _told(request: Any, decision: Decision) -> Decision:
+    request.quota = request.META["quota.decision"] = decision
+    return decision
+
+
+def _actual(request: Any) -> Any:
+    """Return what the view says was used."""
+    return getattr(request, "quota_actual", None)
+
+
+def _named(route: Any) -> Callable[[Any], str | None] | None:
+    return (lambda _: route) if isinstance(route, str) else route
+
+
+def _seeing(function: Callable[[Any], Any]) -> Callable[[Seen], Any]:
+    return lambda seen: function(seen[_REQUEST])
+
+
+def _seeing_both(function: Callable[[Decision, Any], Any]) -> Callable[[Decision, Seen], Any]:
+    return lambda decision, seen: function(decision, seen[_REQUEST])
+
+
+def _response(answer: Answer) -> HttpResponse:
+    response = HttpResponse(answer.body, status=answer.status)
+    for name in ("Content-Type", "Content-Length"):
+        response.headers.pop(name, None)
+    return _with(response, dict(answer.headers))
+
+
+def _with(response: Any, own: dict[str, str]) -> Any:
+    for name, value in own.items():
+        response.headers[name] = value
+    return response
+
+
+def _plain(response: Any) -> Any:
+    if inspect.iscoroutine(response):
+        response.close()
+        raise ImproperlyConfigured(
+            "limited(...) is around an async view that cannot be seen to be one: decorate that itself"
+        )
+    return response
+
+
+async def _load_user(request: Any) -> None:
+    """Find the user where nothing may wait."""
+    if hasattr(request, "auser"):
+        request.quota_user = await request.auser()
+    elif hasattr(request, "user"):
+        await sync_to_async(lambda: request.user.is_authenticated)()
+
+
+async def _awaitable(parts: Any) -> AsyncIterator[bytes]:
+    for part in await sync_to_async(lambda: list(parts))():
+        yield part
+
+
+async def _parts(
+    source: AsyncIterator[bytes], settle: Callable[[], Awaitable[None]], fail: Callable[[], Awaitable[None]]
+) -> AsyncIterator[bytes]:
+    """A response's parts; it is settled when they have ended, however that is."""
+    try:
+        async for part in source:
+            yield part
+    except (asyncio.CancelledError, GeneratorExit):
+        raise
+    except BaseException:
+        await fail()
+        raise
+    finally:
+        await settle()
+
+
+def _in_thread(settle: Callable[[], None]) -> Callable[[], Awaitable[None]]:
+    async def settled() -> None:
+        await asyncio.to_thread(settle)
+
+    return settled
+
+
+async def _nowhere(*_: Any) -> None:
+    """Stands for the application: views are called by Django."""
+
+
+def _nowhere_sync(*_: Any) -> Any:
+    """Stand for the application, as above."""

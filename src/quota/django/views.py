@@ -1,0 +1,44 @@
+"""Limits of single views."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial, wraps
+from typing import Any, TypeVar, overload
+
+from asgiref.sync import iscoroutinefunction
+
+from .config import front
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+
+@overload
+def limited(view: View, /) -> View: ...
+@overload
+def limited(**settings: Any) -> Callable[[View], View]: ...
+def limited(view: Any = None, /, **settings: Any) -> Any:
+    """Check and count the calls of a view, sync or async, by ``settings.QUOTA``.
+
+    ``settings``: in place of those of ``settings.QUOTA``, in small letters: ``limited(cost=5)``; a ``route`` by name.
+    Behind ``QuotaMiddleware`` both charge. Of a class: ``limited(cost=5)(PetView.as_view())``.
+    """
+    if view is None:
+        return partial(_decorated, settings)
+    return _decorated(settings, view)
+
+
+def _decorated(settings: dict[str, Any], view: Callable[..., Any]) -> Callable[..., Any]:
+    if iscoroutinefunction(view):
+
+        @wraps(view)
+        async def awaited(request: Any, *args: Any, **kwargs: Any) -> Any:
+            return await front(**settings).serve_awaited(request, lambda _: view(request, *args, **kwargs))
+
+        return awaited
+
+    @wraps(view)
+    def served(request: Any, *args: Any, **kwargs: Any) -> Any:
+        return front(**settings).serve(request, lambda _: view(request, *args, **kwargs))
+
+    return served
