@@ -87,6 +87,7 @@ def walked(many, change):
 
     class Entry(Refund):
         __slots__ = ()
+        place, still_open = ("", ""), True
 
         def __lt__(self, other):
             looked.append(self.name)

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Concatenate
+from typing import TYPE_CHECKING, Any, Concatenate
 
 from ..clock import Clock, system_clock
 from ..decision import Decision
@@ -53,8 +53,9 @@ class AsyncLedger(AsyncReserving):
     in threads, so that the event loop never waits.
     """
 
-    _steps: Steps
-    _here: Ledger | None
+    if TYPE_CHECKING:
+        _steps: Steps
+        _here: Ledger | None
 
     def __init__(
         self,

@@ -147,7 +147,7 @@ class Reserving:
     """All that a ``Ledger`` does with reservations that are there."""
 
     _steps: Any
-    _ask: Callable[[Step[Any]], Any]
+    _ask: Callable[..., Any]
     _asked: Callable[[Any], Any]
     _again: Any = None
 
@@ -183,7 +183,7 @@ class AsyncReserving:
     """The same of an ``AsyncLedger``."""
 
     _steps: Any
-    _ask: Callable[[Step[Any]], Coroutine[Any, Any, Any]]
+    _ask: Callable[..., Coroutine[Any, Any, Any]]
     _asked: Callable[[Any], Coroutine[Any, Any, Any]]
     _consume: Callable[..., Coroutine[Any, Any, Decision]]
     _here: Any

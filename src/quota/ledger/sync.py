@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from hashlib import sha256
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from ..clock import Clock, system_clock
 from ..decision import Decision
@@ -79,7 +79,8 @@ class Ledger(Reserving):
     A context manager: leaving it closes the store.
     """
 
-    _steps: Steps
+    if TYPE_CHECKING:
+        _steps: Steps
 
     def __init__(
         self,

@@ -64,16 +64,15 @@ class CompiledThrottle:
     length: int | None
 
 
-@attrs.frozen(eq=False, repr=False)
 class CompiledConcurrency:
     """A concurrency limit, compiled: at most ``limit`` reservations open at once. ``unit`` is what it is told in."""
 
-    name: str
-    unit: str
-    shared: bool
-    route: str
-    limit: int
-    length: None = None
+    __slots__ = ("limit", "name", "route", "shared", "unit")
+
+    length = None
+
+    def __init__(self, name: str, unit: str, shared: bool, route: str, limit: int) -> None:  # noqa: FBT001 -- as the others
+        self.name, self.unit, self.shared, self.route, self.limit = name, unit, shared, route, limit
 
 
 CompiledLimit = CompiledQuota | CompiledThrottle | CompiledConcurrency
