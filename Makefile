@@ -8,7 +8,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test test-slow test-browser test-pythons test-freethreaded check format bench check-bench coverage mutate docs clean
+.PHONY: help demo test test-slow test-browser test-pythons test-freethreaded check format bench check-bench coverage mutate docs audit clean
 .NOTPARALLEL:
 
 help:  ## this list
@@ -100,9 +100,18 @@ mutate: $(VENV)/.mutate  ## mutation testing of the rule, the periods and the pl
 	@QUOTA_PROFILE=$${QUOTA_PROFILE:-smoke} $(BIN)/python $(BIN)/mutmut run
 	@! $(BIN)/python $(BIN)/mutmut results | grep -E ': (survived|no tests)$$'
 
-docs: $(VENV)/.docs  ## the site, in site/; a warning fails
-	@$(BIN)/python -m sphinx -W --keep-going -q -b html docs site
+docs:  ## the site, in site/; a warning fails
+	@$(MAKE) VENV=.venv-docs .venv-docs/.docs
+	@.venv-docs/bin/python -m sphinx -W --keep-going -q -b html docs site
 	@echo "site/index.html"
+
+# In an environment of its own: what is wanted of docutils by the checker of the README is not what awscli wants.
+audit:  ## what an index asks of the distributions, known faults of dependencies, and the sources read for weak spots
+	@$(MAKE) VENV=.venv-audit .venv-audit/.audit
+	@rm -rf .venv-audit/dist && .venv-audit/bin/python -m hatchling build -d .venv-audit/dist >/dev/null
+	@.venv-audit/bin/python -m twine check --strict .venv-audit/dist/*
+	@.venv-audit/bin/python -m bandit -q -c pyproject.toml -r src
+	@.venv-audit/bin/python -m pip_audit --local --skip-editable --progress-spinner off
 
 clean:  ## remove everything that make made
 	rm -rf .venv .venv-* site .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* mutants

@@ -8,6 +8,15 @@ import pytest
 
 import paths
 import quota
+import quota.aws
+import quota.replay
+import quota.web
+from quota.stores.base import COMMON
+from quota.stores.leased import LeasedStore
+from quota.stores.memory import MemoryStore
+from quota.stores.postgres import PostgresStore
+from quota.stores.redis import RedisStore
+from quota.stores.sqlite import SQLiteStore
 
 TEXT = (paths.ROOT / "docs" / "api.md").read_text()
 SECTIONS = {part.partition("\n")[0]: part for part in TEXT.split("\n## ")[1:]}
@@ -52,3 +61,46 @@ def test_every_value_has_a_section():
         if isinstance(getattr(quota, name), type) and issubclass(getattr(quota, name), Exception)
     }
     assert set(SECTIONS) == values - errors
+
+
+MODULES = {
+    "quota": quota.__all__,
+    "quota.wsgi": ["QuotaMiddleware"], "quota.asgi": ["QuotaMiddleware"], "quota.fastapi": ["QuotaKey", "Refused", "refused"],
+    "quota.django": ["QuotaMiddleware", "limited"],
+    "quota.web": quota.web.__all__, "quota.aws": quota.aws.__all__, "quota.metrics": ["instrument"], "quota.stores": ["open_store"],
+    "quota.testing": ["machine"], "quota.replay": quota.replay.__all__,
+}  # fmt: skip
+REFERENCE = "\n".join(page.read_text("utf-8") for page in sorted((paths.ROOT / "docs" / "reference").glob("*.md")))
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_public_name_is_in_the_reference(module):
+    """By a directive that shows its docstring, as an error, or in the types' page."""
+    shown = set(re.findall(r"auto\w+:: (quota[\w.]*)", REFERENCE))
+    errors = {name for name in quota.__all__ if getattr(getattr(quota, name), "__module__", "") == "quota.errors"}
+    there = {name for name in MODULES[module] if f"{module}.{name}" in shown or name in errors or name in SECTIONS}
+    assert set(MODULES[module]) == there
+
+
+def options_of(store):
+    """The options of a store's constructor that have defaults, and those that all stores have."""
+    found = {
+        name
+        for name, one in inspect.signature(store).parameters.items()
+        if one.kind is one.KEYWORD_ONLY and name != "url"
+    }
+    takes_common = any(one.kind is one.VAR_KEYWORD for one in inspect.signature(store).parameters.values())
+    return found | (set(COMMON) if takes_common else set())
+
+
+def test_every_option_of_a_store_is_listed():
+    """In the table of options, under the stores that have it, with its default."""
+    text = (paths.ROOT / "docs" / "reference" / "stores.md").read_text("utf-8")
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| `")]
+    table = [cells for cells in lines if len(cells) == 8]
+    for column, store in enumerate((MemoryStore, SQLiteStore, PostgresStore, RedisStore, LeasedStore), 3):
+        assert {cells[0].strip("`") for cells in table if cells[column] == "yes"} == options_of(store), store
+        for name, parameter in inspect.signature(store).parameters.items():
+            told = next((cells[2].strip("`") for cells in table if cells[0] == f"`{name}`"), None)
+            if parameter.default not in (None, inspect.Parameter.empty) and told is not None:
+                assert told == str(parameter.default).removesuffix(".0"), name

@@ -1,4 +1,4 @@
-"""docs/start.md and docs/howto/ are true: their blocks run in order, and what they show is what comes out."""
+"""The site's pages are true: their blocks run in order, what they show is what comes out, and their links lead somewhere."""
 
 import re
 
@@ -8,8 +8,20 @@ import paths
 from documents import play
 
 DOCS = paths.ROOT / "docs"
-PAGES = [DOCS / "start.md", *sorted((DOCS / "howto").glob("*.md"))]
-LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
+PAGES = [
+    DOCS / "start.md",
+    DOCS / "flask.md",
+    *(page for folder in ("howto", "reference", "explanation") for page in sorted((DOCS / folder).glob("*.md"))),
+]
+ROOT_PAGES = ["README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md", "tests/README.md"]
+LINKING = [*sorted(DOCS.rglob("*.md")), *(paths.ROOT / page for page in ROOT_PAGES)]
+LINK = re.compile(r"\]\(([^)#:\s]*)(#[^)]*)?\)")
+
+
+def anchors(page):
+    """The headings of a page, as its links name them."""
+    for heading in re.findall(r"^#+ (.+)$", page.read_text("utf-8"), re.MULTILINE):
+        yield "#" + re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -19,7 +31,32 @@ def test_every_block_runs(page):
     assert play(text, {"__name__": "docs"}) >= ("```python" in text)
 
 
-@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: str(page.relative_to(DOCS)))
+def astray(page):
+    """The links of a page within the repository that name a file or a heading that is not there."""
+    for file, anchor in LINK.findall(
+        re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    ):
+        target = (page.parent / file) if file else page
+        if not target.exists() or (anchor and target.suffix == ".md" and anchor not in anchors(target)):
+            yield file + anchor
+
+
+@pytest.mark.parametrize("page", LINKING, ids=lambda page: str(page.relative_to(paths.ROOT)))
 def test_every_link_leads_somewhere(page):
-    """Links within the repository name files that are there."""
-    assert [] == [link for link in LINK.findall(page.read_text("utf-8")) if not (page.parent / link).exists()]
+    """To a file that is there, and to a heading of it."""
+    assert list(astray(page)) == []
+
+
+def test_planted_links_are_seen(tmp_path):
+    """To no file, to no heading of one, to no heading of the page itself."""
+    (tmp_path / "other.md").write_text("# What `it` is, (truly)\n")
+    (tmp_path / "page.md").write_text(
+        "# Here\n[a](gone.md) [b](other.md#gone) [c](#gone) [d](other.md#what-it-is-truly) [e](#here) [f](https://x.example)"
+    )
+    assert list(astray(tmp_path / "page.md")) == ["gone.md", "other.md#gone", "#gone"]
+
+
+def test_every_page_is_in_the_site_s_contents():
+    """Or nobody finds it."""
+    named = set(re.findall(r"^([\w/-]+)$", (DOCS / "index.md").read_text("utf-8"), re.MULTILINE))
+    assert {str(page.relative_to(DOCS).with_suffix("")) for page in DOCS.rglob("*.md")} - {"index"} == named

@@ -36,7 +36,7 @@ FLOORS = [
     {"ledger"},
     {"__init__", "aws", "metrics", "replay", "testing", "web"},
     {"asgi", "wsgi"},
-    {"django", "fastapi", "cli", "__main__"},
+    {"django", "fastapi", "flask", "cli", "__main__"},
 ]
 # Inside of ``stores``: an engine knows what engines share and never another engine; leases count in memory.
 ENGINES = [{"__init__", "base", "texts"}, {"memory", "sqlite", "server"}, {"redis", "postgres", "leased"}]
@@ -47,7 +47,7 @@ WIDEST = 13
 """The most entries of a folder below the root: about a dozen."""
 FACE = {
     "Account", "ApiKey", "AsyncLedger", "AsyncReservation", "Caller", "Clock", "Concurrency", "Decision", "IssuedKey", "Ledger", "LimitStatus", "ManualClock", "Period", "Quota",
-    "Reason", "Reservation", "Throttle", "UsagePlan", "UsageRecord", "limited", "system_clock",
+    "Reason", "Reservation", "Throttle", "UsagePlan", "UsageRecord", "UsageTotal", "limited", "system_clock",
 }  # fmt: skip
 ERRORS = {
     "QuotaError", "InvalidPlan", "InvalidCost", "InvalidSecret", "InvalidValue", "UnknownAccount", "UnknownKey", "UnknownPlan", "PlanConflict", "ClockSkew",

@@ -1,4 +1,4 @@
-"""Every Python block of the README runs, and every ``# ->`` says what really comes out."""
+"""Every Python block of the README and the tour runs, and every ``# ->`` says what really comes out."""
 
 import pytest
 
@@ -9,9 +9,15 @@ from documents import play
 ROOT = paths.ROOT
 
 
-def test_the_readme_is_true():
+@pytest.mark.parametrize(("page", "least"), [("README.md", 13), ("docs/tour.md", 30)])
+def test_the_page_is_true(page, least):
     """Its blocks run in order, and each result that it shows is the result."""
-    assert play((ROOT / "README.md").read_text("utf-8"), {"__name__": "readme"}) > 20
+    assert play((ROOT / page).read_text("utf-8"), {"__name__": "readme"}) > least
+
+
+def test_the_readme_is_read_in_one_sitting():
+    """About 250 lines; what is more stands in the documents, and is linked."""
+    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 260
 
 
 def test_a_false_readme_is_caught():

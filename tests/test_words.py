@@ -37,7 +37,8 @@ ONE_OF_EACH = {
     "Decisions": "each server or file decides", "Directory": "each store has one", "QuotaMiddleware": "each protocol has one",
     "_Connected": "each server's store has one", "Exchange": "each protocol has one", "Call": "each wire has its own",
     "Refused": "each face raises its own", "PlansOption": "each command has its own", "Receive": "as ASGI names it",
-    "Message": "as ASGI names it", "Lent": "each pool lends its own",
+    "Reports": "each kind of store has one, and the ledgers", "Message": "as ASGI names it", "Lent": "each pool lends its own",
+    "Quota": "a limit, and the extension as Flask users call one",
 }  # fmt: skip
 """Names that several files define for the same thing, each for its own engine or protocol."""
 NOT_YET = {

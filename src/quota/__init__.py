@@ -26,10 +26,10 @@ from .errors import (
 )
 from .key import ApiKey, Caller, IssuedKey
 from .ledger.aio import AsyncLedger
-from .ledger.reservation import AsyncReservation, Reservation
+from .ledger.reservations.handle import AsyncReservation, Reservation
 from .ledger.sync import Ledger
 from .limit import Concurrency, Quota, Throttle
-from .operations.usage import UsageRecord
+from .operations.usage import UsageRecord, UsageTotal
 from .period import Period
 from .plan import UsagePlan
 from .status import LimitStatus
@@ -71,6 +71,7 @@ __all__ = [
     "UnknownPlan",
     "UsagePlan",
     "UsageRecord",
+    "UsageTotal",
     "limited",
     "system_clock",
 ]

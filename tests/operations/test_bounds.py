@@ -146,14 +146,14 @@ def test_a_key_has_so_many_secrets(ledger, monkeypatch):
 
 
 def test_the_bounds_are_those_that_are_told():
-    """A key may be rotated often with an overlap; README has the numbers."""
+    """A key may be rotated often with an overlap; docs/promises.md has the numbers."""
     ledger = Ledger()
     key = ledger.issue_key("k").key
     for _ in range(255):
         key = ledger.rotate_key(key, HOUR).key
     with pytest.raises(InvalidValue, match="at most 256 secrets"):
         ledger.rotate_key(key, HOUR)
-    told = " ".join((paths.ROOT / "README.md").read_text("utf-8").split())
+    told = " ".join((paths.ROOT / "docs" / "promises.md").read_text("utf-8").split())
     assert f"at most {bounds.MOST_UNITS} different units in an api are counted" in told
     assert f"{bounds.MOST_HOLDS:,} reservations" in told
     assert f"at most {bounds.MOST_SECRETS} secrets" in told

@@ -51,7 +51,16 @@ def test_the_source_distribution_is_whole(built):
     """Everything that builds, tests and explains the library is in it."""
     with tarfile.open(only(built, "*.tar.gz")) as archive:
         held = {name.partition("/")[2] for name in archive.getnames()}
-    alone = {"CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md", "pyproject.toml", "PKG-INFO"}
+    alone = {
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "LICENSE",
+        "Makefile",
+        "README.md",
+        "SECURITY.md",
+        "pyproject.toml",
+        "PKG-INFO",
+    }
     assert (sources("src", "tests", "docs", "benchmarks") | alone) - held == set()
 
 

@@ -20,7 +20,7 @@ from servers import Postgres, Valkey
 ROOT = paths.ROOT
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 TOOLS = {"test", "bench", "mutate", "docs"}
-FRAMEWORKS = {"fastapi", "flask", "starlette"}
+FRAMEWORKS = {"fastapi", "starlette"}
 """Of the tests' tools, those that the library has something for: what ``test`` admits is what is told of them."""
 BESIDE = {"plot": ["cli"]}
 """Extras that are of use only with others."""
@@ -252,6 +252,14 @@ from quota.wsgi import QuotaMiddleware
 """ + OPENED + """
 app = Flask("shop")
 app.wsgi_app = QuotaMiddleware(app.wsgi_app, ledger, on_unavailable="deny")
+app.get("/pets/<int:number>")(lambda number: f"pet {number}")
+""" + WSGI, """
+ROUTE = "GET /pets/<int:number>"
+from flask import Flask
+from quota.flask import Quota
+""" + OPENED + """
+app = Flask("shop")
+Quota(app, ledger, on_unavailable="deny", charge="success")
 app.get("/pets/<int:number>")(lambda number: f"pet {number}")
 """ + WSGI],
     "starlette": ["""

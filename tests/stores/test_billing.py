@@ -113,3 +113,133 @@ def test_last_used_of_nobody(stores, clock):
         ledger.last_used("nobody")
     with pytest.raises(InvalidValue):
         ledger.last_used("")
+
+
+def bill(ledger, by="key", since="2026-03-01", until="2026-05-30", api=None):
+    """What a report tells, as tuples."""
+    return [(t.id, t.api, t.unit, t.used) for t in ledger.usage_report(since, until, by=by, api=api)]
+
+
+@over(*ALL)
+def test_a_report_tells_what_all_keys_used(stores, clock):
+    """By key, account and plan; every unit once, whatever limits it, of each api, days included at both ends."""
+    ledger = stores.ledger(clock)
+    ledger.add_plan(UsagePlan("gold", "1000/day, 9000 tokens/month by account", routes={"GET /export": "50/day"}))
+    ledger.add_plan(UsagePlan("b", "70/day by account", api="b"))
+    keys = {
+        id_: ledger.issue_key(id_, "gold", id=id_, account=of).secret
+        for id_, of in (("x", "team"), ("y", "team"), ("z", None))
+    }
+    ledger.associate("x", "b")
+    ledger.issue_key("idle", "gold", id="idle")
+    for secret in keys.values():
+        assert ledger.consume(secret, {"requests": 2, "tokens": 5}, route="GET /export")
+    assert ledger.consume(keys["x"], 3, api="b") and not ledger.consume(keys["y"], api="b")
+    clock.advance(DAY)
+    assert ledger.consume(keys["y"], {"tokens": 7}) and ledger.consume(keys["z"])
+    both = [("x", "", "requests", 2), ("x", "", "tokens", 5), ("x", "b", "requests", 3), ("y", "", "requests", 2)]
+    assert bill(ledger) == [*both, ("y", "", "tokens", 12), ("z", "", "requests", 3), ("z", "", "tokens", 5)]
+    assert bill(ledger, until="2026-03-10")[3:] == [
+        ("y", "", "requests", 2),
+        ("y", "", "tokens", 5),
+        ("z", "", "requests", 2),
+        ("z", "", "tokens", 5),
+    ]
+    assert bill(ledger, since="2026-03-11") == [("y", "", "tokens", 7), ("z", "", "requests", 1)]
+    assert bill(ledger, "account") == [
+        ("team", "", "requests", 4), ("team", "", "tokens", 17), ("team", "b", "requests", 3), ("z", "", "requests", 3), ("z", "", "tokens", 5),
+    ]  # fmt: skip
+    assert bill(ledger, "plan") == [("b", "b", "requests", 3), ("gold", "", "requests", 7), ("gold", "", "tokens", 22)]
+    assert bill(ledger, "plan", api="b") == [("b", "b", "requests", 3)]
+    assert bill(ledger, since="2026-03-12") == bill(ledger, until="2026-03-09") == []
+    there = stores.ledger(clock, ledger)
+    assert bill(there, "account") == bill(ledger, "account")
+
+
+@over(*ALL)
+def test_a_day_goes_to_the_plan_of_its_last_charge(stores, clock):
+    """A key that changes its plan in the middle of a day takes that day along; looks and refusals move nothing."""
+    ledger, key, secret = stores.with_key(clock, "1000/day")
+    for id_ in ("q", "r"):
+        ledger.add_plan(UsagePlan(id_, "1000/day" if id_ == "q" else "0/day"))
+    assert ledger.consume(secret, 5)
+    clock.advance(DAY)
+    assert ledger.consume(secret, 7)
+    ledger.associate(key, "q")
+    assert ledger.consume(secret, 2) and ledger.consume(secret)
+    clock.advance(DAY)
+    assert ledger.consume(secret, 20)
+    ledger.associate(key, "r")
+    assert not ledger.consume(secret)
+    clock.advance(DAY)
+    assert not ledger.consume(secret)
+    assert bill(ledger, "plan") == [("p", "", "requests", 5), ("q", "", "requests", 30)]
+    for plan in ("p", "q", "p"):
+        ledger.associate(key, plan)
+        assert ledger.consume(secret, 100)
+    assert bill(ledger, "plan") == [("p", "", "requests", 305), ("q", "", "requests", 30)]
+    ledger.remove_plan("q")
+    assert bill(ledger, "plan", until="2026-03-12") == [("p", "", "requests", 5), ("q", "", "requests", 30)]
+
+
+@over(*EXACT)
+def test_a_report_tells_what_was_given_back_and_held(stores, clock):
+    """A refund leaves the day of its charge, a lapsed hold is nothing though nobody called since, an open one counts."""
+    ledger, key, secret = stores.with_key(clock, "1000/month")
+    early = ledger.consume(secret, 10)
+    clock.advance(DAY)
+    assert ledger.consume(secret, 20)
+    ledger.refund(early, 4)
+    assert ledger.reserve(secret, 7, ttl=HOUR)
+    assert bill(ledger, until="2026-03-10") == [("k", "", "requests", 6)]
+    assert bill(ledger, since="2026-03-11") == [("k", "", "requests", 27)]
+    clock.advance(2 * HOUR)
+    assert bill(ledger) == [("k", "", "requests", 26)]
+
+
+@over(*EXACT)
+def test_a_report_keeps_every_day_until_retention_ends(stores, clock):
+    """The day that is retention ago is told whole, and the one before it not at all; of keys that went silent too."""
+    ledger, key, secret = stores.with_key(clock, "1000/day")
+    _, silent = ledger.issue_key("silent", "p", id="silent")
+    assert ledger.consume(silent, 50)
+    for day in range(36):
+        clock.advance(DAY * (day > 0))
+        assert ledger.consume(secret, 3) and ledger.consume(secret)
+    assert bill(ledger) == [("k", "", "requests", 36 * 4), ("silent", "", "requests", 50)]
+    assert bill(ledger, until="2026-03-10") == [("k", "", "requests", 4), ("silent", "", "requests", 50)]
+    clock.set(START + 36 * DAY - 12 * HOUR)
+    assert bill(ledger) == [("k", "", "requests", 35 * 4)]
+    assert ledger.consume(secret)
+    assert bill(ledger) == [("k", "", "requests", 35 * 4 + 1)]
+
+
+@over(*ALL)
+def test_a_report_asks_for_a_page_at_a_time(stores, clock, monkeypatch):
+    """However many pages there are, every key is told once, in order, accounts larger than a page whole."""
+    monkeypatch.setattr("quota.ledger.reports.PAGE", 3)
+    ledger = stores.ledger(clock)
+    ledger.add_plan(UsagePlan("p", "1000/day"))
+    expected = []
+    for number in range(11):
+        account = "large" if number % 2 else None
+        _, secret = ledger.issue_key("n", "p", id=f"k{number:02}", account=account)
+        assert ledger.consume(secret, number + 1)
+        expected.append((f"k{number:02}", "", "requests", number + 1))
+    assert bill(ledger) == expected
+    alone = [told for told in expected if told[3] % 2]
+    assert bill(ledger, "account") == [*alone, ("large", "", "requests", 30)]
+    assert bill(ledger, "plan") == [("p", "", "requests", 66)]
+
+
+@pytest.mark.parametrize(
+    ("field", "given"),
+    [("by", {"by": "team"}), ("since", {"since": "2026-06-01"}), ("since", {"since": "yesterday"}), ("until", {"until": "soon"}), ("since", {"since": None}), ("api", {"api": 7})],
+)  # fmt: skip
+@over("memory", "awaited sqlite")
+def test_a_report_that_cannot_be_meant(stores, clock, field, given):
+    """Said at once, before anything is asked for."""
+    ledger = stores.ledger(clock)
+    with pytest.raises(InvalidValue) as error:
+        ledger.usage_report(**{"since": "2026-03-01", "until": "2026-03-31", **given})
+    assert error.value.field == field

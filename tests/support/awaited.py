@@ -1,6 +1,7 @@
 """An AsyncLedger that tests of the sync one can play with."""
 
 import asyncio
+from contextlib import suppress
 from inspect import iscoroutinefunction
 
 from quota import AsyncReservation, Decision
@@ -20,17 +21,28 @@ class Awaited:
 
     def __getattr__(self, name):
         def call(*args, **kwargs):
-            return self._told(self._runner.run(getattr(self._ledger, name)(*args, **kwargs)))
+            asked = getattr(self._ledger, name)(*args, **kwargs)
+            if hasattr(asked, "__aiter__"):
+                return self._told(asked)
+            return self._driven(self._runner.run(asked))
 
         return call
 
-    def _told(self, answer):
+    def _driven(self, answer):
         """The answer, with what is to be awaited of it driven as well."""
         if isinstance(answer, list):
-            return [self._told(one) for one in answer]
+            return [self._driven(one) for one in answer]
         if isinstance(answer, Decision) and answer.slot is not None:
             answer._slot = AwaitedReservation(answer.slot, self._runner)
         return AwaitedReservation(answer, self._runner) if isinstance(answer, AsyncReservation) else answer
+
+    def _told(self, telling):
+        async def following():
+            return await anext(telling)
+
+        with suppress(StopAsyncIteration):
+            while True:
+                yield self._runner.run(following())
 
 
 class AwaitedReservation:

@@ -10,13 +10,13 @@ from asgiref.sync import iscoroutinefunction
 
 from .config import front
 
-View = TypeVar("View", bound=Callable[..., Any])
+DjangoView = TypeVar("DjangoView", bound=Callable[..., Any])
 
 
 @overload
-def limited(view: View, /) -> View: ...
+def limited(view: DjangoView, /) -> DjangoView: ...
 @overload
-def limited(**settings: Any) -> Callable[[View], View]: ...
+def limited(**settings: Any) -> Callable[[DjangoView], DjangoView]: ...
 def limited(view: Any = None, /, **settings: Any) -> Any:
     """Check and count the calls of a view, sync or async, by ``settings.QUOTA``.
 

@@ -35,6 +35,8 @@ _MOST_AT_ONCE = 10_000
 
 Asking = Generator["Step[Any]", Any, T]
 """Several steps, each of which may go by the answer to the one before; its answer is what it returns."""
+Telling = Generator["Step[Any] | T", Any, None]
+"""Steps with parts of the answer in between, each of which is told as it comes."""
 
 
 class Step(Generic[T]):

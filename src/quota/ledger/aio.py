@@ -17,9 +17,10 @@ from ..operations.shape import DEFAULT
 from ..stores.base import AsyncStore, Store, tell_clock
 from .administration import Asking, Step, concluding
 from .requests import Credential, Steps, Unavailable, in_memory, required
-from .reservation import AsyncReservation
-from .settling import AsyncReserving, hold_of
+from .reservations.handle import AsyncReservation
+from .reservations.settling import AsyncReserving, hold_of
 from .sync import Ledger, P, T, _opened
+from .telling import telling_awaited
 
 
 def _async(
@@ -139,6 +140,7 @@ class AsyncLedger(AsyncReserving):
     set_remaining = _async(Steps.set_remaining)
     forget = _async(Steps.forget)
     usage = _async(Steps.usage)
+    usage_report = telling_awaited(Steps.usage_report)
     _consume = _async(Steps.consume)
     _peek = _async(Steps.peek)
 

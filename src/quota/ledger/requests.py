@@ -5,25 +5,25 @@
 
 from __future__ import annotations
 
-from datetime import date, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
-from ..clock import DAY_US, EPOCH, Clock, system_clock, to_us
+from ..clock import Clock, system_clock
 from ..decision import Decision, Details, NotAllowed, Reason, refusal
 from ..errors import InvalidCost, InvalidValue, check_text
 from ..key import ApiKey, Caller, digest, has_typo, new_token
 from ..limit import Cost, parse_cost, whole
 from ..operations.request import Request
 from ..operations.shape import DEFAULT
-from ..operations.usage import UsageRecord
 from ..rule.limits import Outcome
 from ..status import LimitStatus
 from ..stores.memory.store import MemoryStore
 from .administration import Step, key_id, same
 from .holders import check_where
-from .settling import Settling, lifetime, named
+from .reports import Reports
+from .reservations.settling import Settling, lifetime, named
 
 if TYPE_CHECKING:
     from .breaker import Breaker
@@ -37,7 +37,7 @@ def in_memory(store: object) -> bool:
     return getattr(type(store), "apply", None) is MemoryStore.apply
 
 
-class Steps(Settling):
+class Steps(Settling, Reports):
     """The pure steps of every method, and the settings of a ledger."""
 
     def __init__(
@@ -240,25 +240,6 @@ class Steps(Settling):
         """
         return Step("apply", (Request("forget", self._now(), None, key_id(key)),), same)
 
-    def usage(
-        self,
-        key: ApiKey | str,
-        *,
-        api: str = "",
-        since: date | str | None = None,
-        until: date | str | None = None,
-    ) -> Step[list[UsageRecord]]:
-        """Return what each quota of a key's plan for ``api`` counted, by UTC day, both days included.
-
-        Days unused are left out.
-
-        Today is always there. A limit by account tells the account's usage. Raises ``UnknownKey``, ``InvalidValue``.
-        """
-        check_where(api, None)
-        days = (_day("since", since, -(10**6)), _day("until", until, 10**7))
-        request = Request("usage", self._now(), None, key_id(key), api, args=days)
-        return Step("apply", (request,), same)
-
     def without_store(self, request: Request, error: Exception) -> Decision:
         """Decide as the caller said to when the store cannot be asked."""
         if self._on_unavailable == "raise":
@@ -267,22 +248,6 @@ class Steps(Settling):
         takes = request.takes or {"requests": 1}
         outcome = Outcome(allowed=allowed, now=request.now, states=())
         return Decision(Details(Reason.STORE_UNAVAILABLE, None, None, None, takes, outcome))
-
-
-def _day(field: str, day: date | str | None, default: int) -> int:
-    """Days since the epoch."""
-    if day is None:
-        return default
-    if isinstance(day, str):
-        try:
-            day = date.fromisoformat(day)
-        except ValueError:
-            raise InvalidValue(field, day, "a date, as in 2026-01-31") from None
-    if isinstance(day, datetime):
-        return to_us(day, field) // DAY_US
-    if not isinstance(day, date):
-        raise InvalidValue(field, day, "a date, an aware datetime or a text such as '2026-01-31'")
-    return (day - EPOCH.date()).days
 
 
 def required(decision: Decision) -> Decision:

@@ -28,8 +28,9 @@ from ..stores.memory.one_meter import NoMeter, OneMeter
 from ..stores.memory.store import MemoryStore
 from .administration import Asking, Step, concluding
 from .requests import Credential, Steps, Unavailable, in_memory, required
-from .reservation import Reservation
-from .settling import Reserving, hold_of, lifetime, slot_of
+from .reservations.handle import Reservation
+from .reservations.settling import Reserving, hold_of, lifetime, slot_of
+from .telling import telling
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -167,6 +168,7 @@ class Ledger(Reserving):
     set_remaining = _sync(Steps.set_remaining)
     forget = _sync(Steps.forget)
     usage = _sync(Steps.usage)
+    usage_report = telling(Steps.usage_report)
 
     def consume(
         self, secret: Credential, cost: Cost = DEFAULT, *, api: str = "", route: str | None = None,

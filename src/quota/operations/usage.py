@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import date, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import attrs
 
@@ -38,6 +38,22 @@ class UsageRecord:
             "day": self.day.isoformat(), "api": self.api, "limit": self.limit, "used": self.used,
             "remaining": self.remaining,
         }  # fmt: skip
+
+
+class UsageTotal(NamedTuple):
+    """All that a key, an account, or the keys on a plan (its ``id``) used of a unit in an api on some days.
+
+    ``used``: what was admitted and not given back; open reservations and units out on a lease count.
+    """
+
+    id: str
+    api: str
+    unit: str
+    used: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON can hold it, as ``quota usage --all --json`` tells it."""
+        return self._asdict()
 
 
 def by_day(

@@ -170,6 +170,10 @@ class Record:
         """The plan that calls to an api were last charged on."""
         return next((found.plan for found in reversed(self.plan_days) if found.api == api), None)
 
+    def plan_on(self, api: str, day: int) -> str:
+        """The plan of the last charge on a day; of a day without one, that of the day before it."""
+        return next((found.plan for found in reversed(self.plan_days) if found.api == api and found.day <= day), "")
+
     def admitted(self, api: str, plan: str, now: int, retention: int) -> None:
         """Note an admission at ``now`` on a plan, and forget on which ones it was before ``retention``."""
         self.last_used = minute_of(now)

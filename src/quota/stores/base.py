@@ -17,6 +17,8 @@ from ..rule.limits import StoreOptions
 if TYPE_CHECKING:
     from urllib.parse import SplitResult
 
+    from ..operations.report import KeyUsage, ReportDays
+
 
 class Store(Protocol):
     """Where keys, plans and counts live. Every method is atomic; the same conformance machine runs over all stores.
@@ -71,6 +73,12 @@ class Store(Protocol):
 
     def last_used(self, key_id: str) -> int:
         """The minute of a key's last admission, in microseconds; 0 where there was none; ``UnknownKey``."""
+
+    def report(self, days: ReportDays, after: tuple[str, str], most: int, by_account: bool) -> list[KeyUsage]:
+        """Return what keys used, those of a page: the first ``most`` beyond an account and an id, fewer at the end.
+
+        In the order of their ids; ``by_account``: of their accounts, and then of their ids.
+        """
 
     def plans_of(self, key_id: str) -> list[UsagePlan]:
         """The plans a key is on, by api; ``UnknownKey`` when there is none."""

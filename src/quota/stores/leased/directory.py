@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from ...account import Account
 from ...key import ApiKey
+from ...operations.report import KeyUsage, ReportDays
 from ...plan import UsagePlan
 from ..server.flow import Flow, operation
 from .holder import LeaseHolder
@@ -107,6 +108,11 @@ class LeasedDirectory(LeaseHolders):
     ) -> Flow[list[ApiKey]]:
         keys: list[ApiKey] = yield "list_keys", (after, limit, plan_id, account)
         return keys
+
+    @operation
+    def report(self, days: ReportDays, after: tuple[str, str], most: int, by_account: bool) -> Flow[list[KeyUsage]]:
+        found: list[KeyUsage] = yield Change("report", (days, after, most, by_account), self._owing)
+        return found
 
     @operation
     def last_used(self, key_id: str) -> Flow[int]:

@@ -30,6 +30,8 @@ class Directory:
 
     rooms: dict[bytes | str | Caller, OneMeter | NoMeter]
     get_plan: Callable[[str], UsagePlan]
+    by_account: tuple[object, list[tuple[str, str]]] = (None, [])
+    """The ids of all keys when they were last put in the order of their accounts, and that order."""
     _accounts: dict[str, AccountEntry]
     _directory: Any
     _key_entry: Callable[..., KeyEntry | None]
@@ -50,6 +52,11 @@ class Directory:
                     (s for s in key_entries if api is None or s.key_plans.ids.get(api) == plan_id), limit
                 )
             ]
+
+    def report(self, days: Any, after: tuple[str, str], most: int, by_account: bool) -> list[Any]:
+        from .reports import report  # noqa: PLC0415 -- as accounts
+
+        return report(self, days, after, most, by_account)
 
     def _stripe(self, account: str) -> Stripe:
         """Return the stripe of an account: that of its tree, or where it would begin one."""

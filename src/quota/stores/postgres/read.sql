@@ -46,6 +46,21 @@ RETURNS text LANGUAGE sql STABLE AS $quota$
       WHERE p_list <> 'k' AND l.list = p_list AND l.id > p_after ORDER BY l.id LIMIT p_most)) found
 $quota$;
 
+-- What is kept of each key, beyond one: in the order of their ids, or of their accounts (which are told then) and ids.
+CREATE OR REPLACE FUNCTION {ns}.report(p_account text, p_id text, p_most bigint, p_by_account boolean)
+RETURNS text LANGUAGE sql STABLE SET enable_seqscan = off AS $quota$
+  SELECT coalesce(json_agg(json_build_array(substr(k.list, 3), k.id,
+      CASE WHEN r.name IS NOT NULL THEN json_build_array(r.version, r.moves, r.turn, r.at, r.totals,
+        r.minutes, r.hours, r.levels, r.filled, r.last_used, b.body::json) END) ORDER BY k.list, k.id), '[]'::json)::text
+    FROM (
+      (SELECT '' AS list, d.name AS id FROM {ns}.directory d
+        WHERE NOT p_by_account AND d.part = 'keys' AND d.name > p_id ORDER BY d.name LIMIT p_most)
+      UNION ALL
+      (SELECT l.list, l.id FROM {ns}.lists l WHERE p_by_account AND l.list < 'a' || chr(11)
+          AND (l.list, l.id) > ('a' || chr(10) || p_account, p_id) ORDER BY l.list, l.id LIMIT p_most)) k
+    LEFT JOIN {ns}.records r ON r.name = 'k:' || k.id LEFT JOIN {ns}.bodies b ON b.name = 'k:' || k.id
+$quota$;
+
 -- The functions in plpgsql keep their plans from call to call; those in SQL, which are for the directory, do not.
 CREATE OR REPLACE FUNCTION {ns}.fresh(p_stamp_name text, p_stamp text, p_plans text)
 RETURNS boolean LANGUAGE plpgsql STABLE AS $quota$

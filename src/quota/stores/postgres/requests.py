@@ -30,8 +30,9 @@ _WIDEST = 2**62
 
 
 _FUNCTIONS = {
-    "look": "tt", "read": "TT", "list": "t", "page": "ttit", "change": "tjj", "keep": "tTtttNNNjjitti",
-    "ask": "tTtttiitib", "release": "tTi", "spend": "tTtttiiiIIIiIttii", "spend_one": "tTI", "spend_poured": "tTI",
+    "look": "tt", "read": "TT", "list": "t", "page": "ttit", "report": "ttib", "change": "tjj",
+    "keep": "tTtttNNNjjitti", "ask": "tTtttiitib", "release": "tTi", "spend": "tTtttiiiIIIiIttii", "spend_one": "tTI",
+    "spend_poured": "tTI",
 }  # fmt: skip
 """The server's functions and the types of their arguments."""
 
@@ -170,6 +171,14 @@ class PostgresSteps(Decisions):
         limit = None if most is None else _number(most)
         reply = yield self._call("page", name.encode(), after.encode(), limit, part.encode())
         return list(reply)
+
+    def _page(self, after: tuple[str, str], most: int, by_account: bool) -> Flow[list[tuple[str, str, Any]]]:
+        yield from self._ready()
+        where = after[0].encode(), after[1].encode(), _number(most), b"true" if by_account else b"false"
+        return [tuple(row) for row in (yield self._call("report", *where))]
+
+    def _own_record(self, row: Any) -> Record | None:
+        return None if row is None else _decode_record(row, 0)[0]
 
     def _change(self, checks: list[Precondition], writes: Sequence[Mutation]) -> Flow[bool]:
         told = [(KINDS[type(write)], *write) for write in writes if write[0] != "k"]  # the list of all is the table

@@ -18,6 +18,7 @@ from ...operations.request import LOOKS, Entry, Request
 from ...rule.record import Record
 from ...rule.subject import Subject
 from ..remembered import encode_remembered, remembered_of
+from ..server.adding import ALL
 from ..server.cache import CachedKey
 from ..server.changes import (
     ClearRecord,
@@ -36,7 +37,7 @@ from ..server.flow import NOTHING, Flow
 from ..server.replies import Version
 from ..server.requests import Decisions, Loaded, dead_by, new_record, refs
 from ..texts import to_json
-from .scripts import COMMIT, DECIDE, LOOK, PAGE, READ, RELEASE
+from .scripts import COMMIT, DECIDE, LOOK, PAGE, READ, RECORDS, RELEASE
 from .wire import Call, command, pack, run
 
 FORMAT = "4"
@@ -60,6 +61,11 @@ class _Tag:
 
 def _text(data: bytes | None) -> str | None:
     return None if data is None else data.decode()
+
+
+def _state(flat: Sequence[bytes]) -> dict[str, bytes]:
+    """Read the fields of a record."""
+    return {flat[i].decode(): flat[i + 1] for i in range(0, len(flat), 2)}
 
 
 def _decode_record(state: dict[str, bytes]) -> Record:
@@ -154,6 +160,19 @@ class RedisSteps(Decisions):
         keys = [f"{self._prefix}lists", f"{self._prefix}{part}"]
         reply = yield run(PAGE, keys, f"({name}\n{after}", f"({name}\v", str(-1 if most is None else most))
         return [text.decode() for text in reply]
+
+    def _page(self, after: tuple[str, str], most: int, by_account: bool) -> Flow[list[tuple[str, str, Any]]]:
+        name, last = (f"a\n{after[0]}", "(a\v") if by_account else (ALL, f"({ALL}\v")
+        lists, first = f"{self._prefix}lists", f"({name}\n{after[1]}"
+        entries = yield command("ZRANGEBYLEX", lists, first, last, "LIMIT", "0", str(most))
+        if not entries:
+            return []
+        places = [entry.decode().split("\n") for entry in entries]
+        states = yield run(RECORDS, [f"{self._prefix}use:k:{place[-1]}" for place in places])
+        return [(place[1], place[-1], state) for place, state in zip(places, states, strict=True)]
+
+    def _own_record(self, row: Any) -> Record | None:
+        return _decode_record(_state(row)) if row else None
 
     def _told(self, write: Mutation, place: Callable[[str], int]) -> list[Any]:
         """A mutation as ``commit.lua`` does it: a command, the place of its key, the rest of its arguments."""
@@ -256,7 +275,7 @@ class RedisSteps(Decisions):
         states: list[dict[str, bytes]] = []
         *reply, server_now = reply
         for ref, flat in zip(refs(entry), reply, strict=False):
-            state = {flat[i].decode(): flat[i + 1] for i in range(0, len(flat), 2)}
+            state = _state(flat)
             try:
                 record = _decode_record(state)
             except (ArithmeticError, LookupError, TypeError, ValueError) as error:

@@ -41,6 +41,8 @@ READ = Script(text_beside(__package__, "read.lua"))
 
 COMMIT = Script(text_beside(__package__, "commit.lua"))
 
+RECORDS = Script(text_beside(__package__, "records.lua"))
+
 PAGE = Script(text_beside(__package__, "page.lua"))
 
 RELEASE = Script(text_beside(__package__, "release.lua"))

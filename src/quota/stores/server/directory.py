@@ -30,9 +30,10 @@ from .changes import (
     UnindexKey,
 )
 from .flow import Flow, Queues, operation
+from .reports import Reports
 
 
-class Directory(Accounts, Adding):
+class Directory(Accounts, Adding, Reports):
     """Keys, plans and accounts. An engine says how a key is looked up, and how places are read and changed.
 
     ``_lock``: what those who stand in line for a record wait on.

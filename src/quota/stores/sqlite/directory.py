@@ -16,6 +16,7 @@ from ..texts import to_json
 from .accounts import Accounts, copy_record, count, member_of, share, touch_plans
 from .pool import Pool
 from .records import drop, forget_account, last_used_of, number_of, touch
+from .reports import Reports
 from .schema import NOTHING, STEPS
 
 
@@ -33,7 +34,7 @@ class KeyRow:
         return (self.number,) if self.account is None else (self.number, self.account)
 
 
-class Directory(Accounts):
+class Directory(Accounts, Reports):
     """Keys, plans and accounts, each operation in one transaction."""
 
     _pool: Pool

@@ -8,17 +8,17 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from ..clock import DAY_US, span_us
-from ..decision import Decision, Details, Reason
-from ..errors import InvalidCost, InvalidValue, QuotaError, ReservationClosed, StoreBusy, StoreUnavailable, UnknownKey
-from ..key import ApiKey, Caller, KeyOrCaller
-from ..limit import REQUESTS, Cost, parse_cost
-from ..operations.request import Request
-from ..rule.entries import Amount, Hold
-from ..rule.limits import Outcome
-from .administration import Asking, Step, same
-from .holders import Holders
-from .reservation import AsyncReservation, Reservation, _Held
+from ...clock import DAY_US, span_us
+from ...decision import Decision, Details, Reason
+from ...errors import InvalidCost, InvalidValue, QuotaError, ReservationClosed, StoreBusy, StoreUnavailable, UnknownKey
+from ...key import ApiKey, Caller, KeyOrCaller
+from ...limit import REQUESTS, Cost, parse_cost
+from ...operations.request import Request
+from ...rule.entries import Amount, Hold
+from ...rule.limits import Outcome
+from ..administration import Asking, Step, same
+from ..holders import Holders
+from .handle import AsyncReservation, Reservation, _Held
 
 T = TypeVar("T")
 FoundReservation = tuple[Hold, KeyOrCaller]

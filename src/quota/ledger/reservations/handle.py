@@ -7,11 +7,11 @@ from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any
 
-from ..clock import to_datetime
-from ..decision import Decision
-from ..key import new_token
-from ..limit import Cost
-from ..rule.entries import Hold
+from ...clock import to_datetime
+from ...decision import Decision
+from ...key import new_token
+from ...limit import Cost
+from ...rule.entries import Hold
 
 Close = Callable[[Any, str, Any], Any]
 """Asks the ledger to settle a reservation: by its handle, what is to be done, and with how much."""

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import attrs
 
-from ..clock import Clock
-from ..errors import QuotaError, StoreBusy, StoreUnavailable
-from ..process.forks import across_forks
-from .administration import Step
+from ...clock import Clock
+from ...errors import QuotaError, StoreBusy, StoreUnavailable
+from ...process.forks import across_forks
+from ..administration import Step
 
 if TYPE_CHECKING:
-    from .reservation import _Held
+    from .handle import _Held
 
-log = logging.getLogger(__package__)
+log = logging.getLogger(__package__.rpartition(".")[0])
 
 AWAY = (StoreBusy, StoreUnavailable)
 _SHORTEST, _LONGEST = 0.05, 2.0
