@@ -43,10 +43,17 @@ $(VENV)/.chromium: $(VENV)/.made
 	@cd $(VENV)/chromium && npm pack --silent axe-core >/dev/null && tar -xzf axe-core-*.tgz --strip-components=1 package/axe.min.js && rm axe-core-*.tgz
 	@touch $@
 
+# The second type checker, of npm's, where there is node.
+$(VENV)/.pyright: $(VENV)/.made
+	@command -v node >/dev/null && command -v npm >/dev/null && mkdir -p $(VENV)/pyright && cd $(VENV)/pyright && \
+	  npm pack --silent pyright >/dev/null && tar -xzf pyright-*.tgz --strip-components=1 && rm pyright-*.tgz || \
+	  echo "no node, or nothing to be had of npm: types are checked by mypy alone"
+	@touch $@
+
 demo: $(VENV)/.core  ## the walk-through on the real library, then a log replayed
 	@$(BIN)/python -m quota demo
 
-test: $(VENV)/.test $(VENV)/.pgbouncer  ## the suite, in minutes, on all processors; TESTS=tests/test_period.py for a part of it
+test: $(VENV)/.test $(VENV)/.pgbouncer $(VENV)/.pyright  ## the suite, in minutes, on all processors; TESTS=tests/test_period.py for a part of it
 	@$(BIN)/python -m pytest -n auto --dist worksteal $(TESTS)
 
 test-slow: $(VENV)/.test $(VENV)/.pgbouncer  ## the long campaigns

@@ -62,6 +62,14 @@ def with_ids() -> Loop:
     return run
 
 
+def retrying() -> Loop:
+    ledger, key, _ = opened(ONE)
+    for _ in range(2):
+        ledger.consume(key, request_id="again")
+    ledger.consume(key, request_id="last")
+    return loop(ledger, key, request_id="last")
+
+
 def reading(read: Any) -> Loop:
     ledger, key, _ = opened(ONE)
 
@@ -161,6 +169,7 @@ def measure(rounds: int) -> dict[str, Any]:
         "two keys on one account": loop(joint, joint_key),
         "team: own requests, shared tokens": loop(mates, mates_key, both),
         "request id": with_ids(),
+        "its retry": retrying(),
         "peek": calls(plain.peek, key),
         "unknown secret": calls(plain.consume, "a-foreign-secret-nobody-has"),
         "AsyncLedger, known key": awaited(plain, key),

@@ -14,7 +14,11 @@ PAGES = [
     *(page for folder in ("howto", "reference", "explanation") for page in sorted((DOCS / folder).glob("*.md"))),
 ]
 ROOT_PAGES = ["README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md", "tests/README.md"]
-LINKING = [*sorted(DOCS.rglob("*.md")), *(paths.ROOT / page for page in ROOT_PAGES)]
+LINKING = [
+    *sorted(DOCS.rglob("*.md")),
+    *sorted((paths.ROOT / "examples").rglob("*.md")),
+    *(paths.ROOT / page for page in ROOT_PAGES),
+]
 LINK = re.compile(r"\]\(([^)#:\s]*)(#[^)]*)?\)")
 
 

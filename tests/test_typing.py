@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import typing
+from pathlib import Path
 
 import pytest
 
@@ -153,8 +154,10 @@ plans: list[UsagePlan] = LeasedStore("redis://").list_plans()
 @limited(ledger, key=secret, cost={"tokens": 2}, route="r")
 def add(a: int, b: int = 0) -> int:
     return a + b
+def whose(shop: object, n: int) -> ApiKey:
+    return key
 class Shop:
-    @limited(ledger, key=lambda self, n: key)
+    @limited(ledger, key=whose)
     async def pets(self, n: int) -> list[str]:
         return ["cat"] * n
 async def visit() -> None:
@@ -170,22 +173,74 @@ WRONG = {
     "overlap": "ledger.rotate_key('k', '1h')", "an unknown argument": "ledger.consume('s', apy='x')", "on_unavailable": "Ledger(on_unavailable='maybe')",
     "a store's argument": "from quota.stores.redis import RedisStore; RedisStore().get_key(5)", "a store not awaited": "from quota.stores.redis import AsyncRedisStore; AsyncRedisStore().get_key('k').name",
     "a limited function's argument": "limited(ledger, key='s')(len)(5)", "what it gives": "n: str = limited(ledger, key='s')(len)('')", "a key of a function": "limited(ledger, key=5)",
+    "a page's ledger": "from quota.web import usage_page; usage_page(5)", "stages": "from quota.aws import control_plane; control_plane(ledger, credentials=None, stages=5)",
+    "credentials": "from quota.aws import control_plane; control_plane(ledger, credentials='AK', stages=None)", "a zone of nobody": "from quota.web import usage_page; usage_page(ledger, zone='UTC')",
     "no key": "limited(ledger)", "a name that is not there": "from quota import nonsense",
 }  # fmt: skip
 
 
-def test_mypy_finds_what_is_wrong_and_nothing_else(tmp_path):
+IMPORTS = f"from quota import {', '.join(sorted(quota.__all__))}"
+
+
+def mypy(folder, *, untyped=False):  # noqa: ARG001 -- whatever comes of a library without types is Any to it
+    """What mypy says of the programs in a folder, strictly, as (file, line)s."""
+    command = [
+        sys.executable,
+        "-m",
+        "mypy",
+        "--strict",
+        "--ignore-missing-imports",
+        "--cache-dir",
+        str(folder / "cache"),
+    ]
+    command += sorted(path.name for path in folder.glob("*.py"))
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    return {tuple(line.split(":")[:2]): line for line in done.stdout.splitlines() if ": error:" in line}
+
+
+UNASKED = {"reportUnusedImport", "reportUnusedExpression", "reportUnusedVariable", "reportUnusedClass", "reportUnusedFunction",
+           "reportMissingTypeStubs", "reportUnknownMemberType", "reportPrivateUsage"}  # fmt: skip
+"""Matters of a program's own, or of libraries that have no types."""
+
+
+def pyright(folder, *, untyped=False):
+    """The same of pyright. ``untyped``: what comes of a library without types is not asked about."""
+    unasked = UNASKED | ({"reportUnknownVariableType", "reportUnknownArgumentType"} if untyped else set())
+    settings = {"typeCheckingMode": "strict", **dict.fromkeys(sorted(unasked), False)}
+    (folder / "pyrightconfig.json").write_text(json.dumps(settings))
+    command = ["node", str(PYRIGHT), "--outputjson", "--pythonpath", sys.executable]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
+    found = json.loads(done.stdout)["generalDiagnostics"]
+    return {
+        (Path(one["file"]).name, str(one["range"]["start"]["line"] + 1)): one["message"]
+        for one in found
+        if one["severity"] == "error"
+    }
+
+
+PYRIGHT = Path(sys.prefix) / "pyright" / "index.js"
+CHECKERS = [mypy, *([pyright] if PYRIGHT.exists() else [])]
+"""pyright where ``make`` had it of npm's and node is there."""
+
+
+@pytest.fixture(params=CHECKERS, ids=lambda checker: checker.__name__)
+def checker(request):
+    return request.param
+
+
+def test_what_is_wrong_is_found_and_nothing_else(checker, tmp_path):
     """Strictly: each planted misuse by its line, and not a word of a program that is right."""
-    (tmp_path / "right.py").write_text(RIGHT)
-    lines = ["from quota import *", "ledger = Ledger()", *WRONG.values()]
+    (tmp_path / "right.py").write_text(RIGHT.replace("from quota import *", IMPORTS))
+    lines = [IMPORTS, "ledger = Ledger()", *WRONG.values()]
     (tmp_path / "wrong.py").write_text("\n".join(lines))
-    told = mypy(tmp_path)
-    assert not [line for line in told if line.startswith("right.py")], told
-    found = {int(line.split(":")[1]) for line in told}
+    told = checker(tmp_path)
+    assert [message for (file, _), message in told.items() if file == "right.py"] == []
+    found = {int(line) for file, line in told if file == "wrong.py"}
     assert not [what for number, what in enumerate(WRONG, 3) if number not in found], told
 
 
-def test_the_readme_s_programs_are_typed(tmp_path):
+def test_the_readme_s_programs_are_typed(checker, tmp_path):
     """Those that stand by themselves, each as a user copies it."""
     readme = (paths.ROOT / "README.md").read_text()
     blocks = [part.partition("```")[0] for part in readme.split("```python\n")[1:]]
@@ -193,13 +248,13 @@ def test_the_readme_s_programs_are_typed(tmp_path):
     assert len(programs) >= 2
     for number, program in enumerate(programs):
         (tmp_path / f"program{number}.py").write_text(program)
-    assert mypy(tmp_path, "--ignore-missing-imports") == []
+    assert checker(tmp_path) == {}
 
 
-def mypy(folder, *options):
-    """What mypy says of the programs in a folder, strictly."""
-    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(folder / "cache"), *options]
-    command += sorted(path.name for path in folder.glob("*.py"))
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
-    assert done.returncode in (0, 1), done.stdout + done.stderr
-    return [line for line in done.stdout.splitlines() if ": error:" in line]
+def test_the_examples_are_typed(checker, tmp_path):
+    """Each of them, strictly."""
+    examples = sorted((paths.ROOT / "examples").rglob("*.py"))
+    assert examples
+    for number, path in enumerate(examples):
+        (tmp_path / f"{path.parent.name}{number}_{path.name}").write_text(path.read_text("utf-8"))
+    assert checker(tmp_path, untyped=True) == {}

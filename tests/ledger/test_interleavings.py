@@ -28,6 +28,7 @@ from interleavings import (
 from quota import Ledger, ManualClock, Reason, UsagePlan
 from quota.decision import Decision
 from quota.errors import ClockSkew, PlanConflict, RequestMismatch, ReservationClosed, UnknownPlan
+from quota.ledger import sync as _sync
 from quota.operations.headroom import SeveralMeters, Told
 from quota.rule.subject import Subject
 from quota.stores.memory import MemoryStore
@@ -40,7 +41,7 @@ CORE = files(
     "decision", "period", "plan", "rule/charge", "rule/entries", "rule/limits", "rule/subject", "rule/record", "rule/replan",
     "operations/__init__", "operations/request", "operations/consume", "operations/reservations", "operations/adjustments",
     "operations/usage", "operations/idempotency", "operations/headroom", "operations/shape", "operations/compiled", "ledger/sync", "ledger/requests", "ledger/administration",
-    "ledger/reservations/handle", "ledger/reservations/settling", "stores/base", "stores/memory/store", "stores/memory/locks", "stores/memory/entries", "stores/memory/one_meter", "stores/memory/binding",
+    "ledger/reservations/handle", "ledger/reservations/settling", "stores/base", "stores/memory/store", "stores/memory/locks", "stores/memory/entries", "stores/memory/one_meter", "stores/memory/retries", "stores/memory/binding",
 )  # fmt: skip
 """All that a call passes through but ``key.py`` and ``errors.py``, which share nothing between threads."""
 
@@ -689,6 +690,34 @@ def one_request_twice(w):
     return [call, call], check
 
 
+@scenario("4/day")
+def one_request_twice_by_the_compiled_form(w):
+    """A request and its retry at once, behind another one that made the compiled form."""
+    w.ledger.consume(OLD, request_id="before")
+    calls, check = one_request_twice(w)
+
+    def counted(first, second):
+        assert first.replayed != second.replayed
+        assert first.id == second.id
+        assert w.used() == 3
+
+    return calls, counted
+
+
+@scenario("9/day")
+def a_request_by_an_id_and_one_without(w):
+    """Both are counted, whatever form each takes."""
+    w.ledger.consume(OLD)
+    w.ledger.consume(OLD, request_id="before")
+
+    def check(first, second):
+        assert (first.limits[0].used, second.limits[0].used) in [(4, 5), (5, 3)]
+        assert w.used() == 5
+        assert w.ledger.consume(OLD, 2, request_id="r").replayed
+
+    return [lambda: w.ledger.consume(OLD, 2, request_id="r"), lambda: w.ledger.consume(OLD)], check
+
+
 @scenario("3/day")
 def one_request_id_for_two_calls(w):
     """One of two different calls with one id is charged, the other one is told."""
@@ -880,6 +909,13 @@ PLANTED = {
             "lock.release()\n        except": "pass\n        except",
         }),
         ["the_last_unit", "the_last_of_a_burst", "a_secret_and_its_key"],
+    ),
+    "no lock for a call by an id": (
+        (_sync, "take_named", {
+            "if not lock.acquire(False):": "if False:",
+            "lock.release()\n    except": "pass\n    except", "not stripe.busy and ": "",
+        }),
+        ["one_request_twice_by_the_compiled_form"],
     ),
     "the count read outside of the lock": (
         (OneMeter, "take", {

@@ -27,10 +27,11 @@ from quota.stores.memory import MemoryStore
 from quota.stores.memory import binding as _binding
 from quota.stores.memory import locks as _locks
 from quota.stores.memory import one_meter as _one_meter
+from quota.stores.memory import retries as _retries
 from quota.stores.memory import store as memory
 
 NOON = 1_700_049_600_000_000
-MODULES = sys.modules[Ledger.__module__], _locks, _one_meter, _binding, memory
+MODULES = sys.modules[Ledger.__module__], _locks, _one_meter, _retries, _binding, memory
 HEADROOM = *MODULES, _headroom, _compiled, _atomic
 LEASING = (
     sys.modules[Ledger.__module__],
@@ -53,20 +54,25 @@ def opened():
     return ledger, clock, key, secret
 
 
-@pytest.mark.parametrize("options", [{}, {"request_id": "r"}, {"route": "/r"}], ids=["fast", "general", "route"])
+@pytest.mark.parametrize("before", [[], [{"request_id": "q"}]], ids=["plain", "named before"])
+@pytest.mark.parametrize("options", [{}, {"request_id": "r"}, {"route": "/r"}], ids=["fast", "named", "route"])
 @pytest.mark.parametrize("later", [0, 60_000_000], ids=["same minute", "next minute"])
-def test_an_interrupt_leaves_no_lock_taken(options, later):
+def test_an_interrupt_leaves_no_lock_taken(options, before, later):
     """Interrupted after each call that consume makes in turn: others go on, and nothing is half counted."""
     instants = 0
     while True:
         ledger, clock, key, secret = opened()
+        for earlier in before:
+            ledger.consume(secret, **earlier)
         clock.advance(later)
         if not interrupts(instants + 1, MODULES, ledger.consume, secret, **options):
             break
         instants += 1
-        used = from_elsewhere(lambda: ledger.peek(key).limits[0].used) - 1
+        used = from_elsewhere(lambda: ledger.peek(key).limits[0].used) - len(before) - 1
         assert used in (1, 2)
-        assert from_elsewhere(lambda: ledger.consume(secret)).limits[0].used == used + 1
+        again = from_elsewhere(lambda: ledger.consume(secret, **options))
+        assert again.replayed == (used == 2 and "request_id" in options)
+        assert again.limits[0].used == used + len(before) + (not again.replayed)
     assert instants > 5
 
 

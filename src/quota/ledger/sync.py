@@ -25,6 +25,7 @@ from ..rule.limits import MAX_UNITS
 from ..stores import open_store
 from ..stores.base import Store, check_store, tell_clock
 from ..stores.memory.one_meter import NoMeter, OneMeter
+from ..stores.memory.retries import take_named
 from ..stores.memory.store import MemoryStore
 from .administration import Asking, Step, concluding
 from .requests import Credential, Steps, Unavailable, in_memory, required
@@ -98,6 +99,7 @@ class Ledger(Reserving):
         tell_clock(opened, clock)
         self._rooms: dict[Any, OneMeter | NoMeter] = getattr(opened, "rooms", {})
         self._whole = in_memory(opened)  # a secret that is not found here is nobody's
+        self._request_ttl: int = opened.options.request_ttl if self._whole else 0
         self._breaker = self._steps.breaker(opened)
 
     def _asked(self, asking: Asking[T]) -> T:
@@ -202,6 +204,10 @@ class Ledger(Reserving):
                 told = self._foreign(now, secret, cost, api, route, scope)
             else:
                 told = room.take(now, cost, api, route, address, scope, False)  # noqa: FBT003 -- by keyword it takes longer
+            if told is not None:
+                return told
+        elif self._whole and (room := self._rooms.get(ref)) is not None:
+            told = take_named(room, now, cost, api, route, address, scope, request_id, self._request_ttl)
             if told is not None:
                 return told
         more = api, route, request_id, ref, address, scope, ttl

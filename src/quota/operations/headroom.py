@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import attrs
+
 from ..decision import Decision, Details, Reason, _lazy, reason_of
 from ..key import KeyOrCaller
 from ..limit import REQUESTS
@@ -25,6 +27,7 @@ from .shape import Shape
 
 if TYPE_CHECKING:
     from ..headers import Row
+    from ..plan import UsagePlan
 
 Place = tuple[CompiledLimit, int, int, int]
 """A limit, the index of what it reads, what was granted on top, its window's end."""
@@ -140,6 +143,31 @@ class _Nobody(Headroom):
 NOBODY = _Nobody()
 
 
+class Replayed(Headroom):
+    """Stands behind an answer that is told again, with the key and the plan as they are now."""
+
+    __slots__ = ("answer", "key", "plan")
+
+    def __init__(self, answer: Any, key: KeyOrCaller, plan: UsagePlan) -> None:
+        self.answer, self.key, self.plan = answer, key, plan
+
+    def again(self) -> Told:
+        """Return the decision that the earlier call had."""
+        decision: Told = Told()
+        decision.allowed, decision._room = True, self
+        decision._now = self.answer._now if isinstance(self.answer, Decision) else self.answer.outcome.now
+        return decision
+
+    def details(self, decision: Told) -> Details:  # noqa: ARG002 -- as every headroom's
+        answer = self.answer
+        found = answer._details() if isinstance(answer, Decision) else answer
+        return attrs.evolve(found, id=answer.id, key=self.key, plan=self.plan, replayed=True)
+
+    def rows(self, decision: Told) -> list[Row]:
+        """Tell all limits by the whole answer."""
+        return Decision._rows(decision)
+
+
 class SeveralMeters(Headroom):
     """Room of one key on one route plan: on any number of meters and buckets, of its own record and its account's.
 
@@ -227,7 +255,7 @@ class SeveralMeters(Headroom):
             return allowed
         width, filled_ones = len(cells), len(pours)
         if width > 4 or filled_ones > 2 or own.last_used != self.began or last.at < self.began:
-            at_once(*self._steps(found, now))
+            at_once(*self.steps(found, now))
             return True
         # Stores and forward jumps alone: no signal is looked for in between.
         cells[0][0].total = found[0]
@@ -255,18 +283,20 @@ class SeveralMeters(Headroom):
             *[max(0, bucket.level - drain * (now - bucket.at)) for bucket, _, drain, _, _ in self.pours],
         ]
 
-    def _steps(self, found: Sequence[int], now: int) -> list[Step]:
+    def steps(self, found: Sequence[int], now: int) -> list[Step]:
         """Return a commit of any size; the first of a minute notes what all meters of a record read when that began."""
         readings = iter(found)
         steps: list[Step] = [(setattr, cell, "total", next(readings)) for cell, _, _, _ in self.cells]
         for bucket, _, _, _, _ in self.pours:
             steps += [(setattr, bucket, "level", next(readings)), (setattr, bucket, "at", now)]
-        for record in {self.own, self.last}:
-            for mark, start in (("minute", now - now % MINUTE_US), ("hour", now - now % HOUR_US)):
-                if record.at < start:
-                    steps += [(setattr, meter, mark, meter.total) for meter in record.meters]
+        for record in (self.own,) if self.own is self.last else (self.own, self.last):
+            if record.at < now - now % MINUTE_US:
+                steps += [(setattr, meter, "minute", meter.total) for meter in record.meters]
+                if record.at < now - now % HOUR_US:
+                    steps += [(setattr, meter, "hour", meter.total) for meter in record.meters]
             steps.append((setattr, record, "at", now))
-        steps.append((setattr, self.own, "last_used", minute_of(now)))
+        if self.own.last_used != minute_of(now):
+            steps.append((setattr, self.own, "last_used", minute_of(now)))
         return steps
 
     def conclude(

@@ -29,6 +29,17 @@ def remembered(subject: Subject, request: Request) -> RememberedRequest | None:
     return None if requests is None or request.request_id is None else requests.get(request.request_id)
 
 
+def answer_of(earlier: RememberedRequest) -> Details:
+    """Return the whole answer; of a call by a headroom it is worked out now."""
+    answer: Any = earlier.answer
+    return answer._details() if isinstance(answer, Decision) else answer
+
+
+def id_of(earlier: RememberedRequest) -> str:
+    """Return the decision's id; one by a headroom has none before somebody asks."""
+    return earlier.id or earlier.answer.id
+
+
 def remember(request: Request, details: Details, subject: Subject, options: StoreOptions) -> None:
     """Keep an admission for its retries."""
     now, plan = details.outcome.now, details.plan
@@ -47,7 +58,7 @@ def replay(request: Request, earlier: RememberedRequest, entry: Entry, subject: 
     """Tell the decision of an earlier call, as it was. Raises ``RequestMismatch``."""
     if earlier.asked != asked(request):
         raise RequestMismatch(earlier.name, f"was used for another call: {list(earlier.asked)}")
-    if subject.key.refunded(earlier.id):
+    if subject.key.refunded(id_of(earlier)):
         raise RequestMismatch(earlier.name, "its charge was refunded, or its reservation cancelled")
     plan = next((plan for plan in entry.plans.values() if plan.id == earlier.plan_id), None)
-    return Decision(attrs.evolve(earlier.answer, key=entry.key, plan=plan, replayed=True))
+    return Decision(attrs.evolve(answer_of(earlier), id=id_of(earlier), key=entry.key, plan=plan, replayed=True))

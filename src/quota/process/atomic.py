@@ -16,4 +16,4 @@ def at_once(*steps: Step) -> None:
     A step is a function that is written in C, and its arguments. Python looks for signals and other threads between
     two instructions of its own, and here are none.
     """
-    deque(starmap(call, steps), maxlen=0)
+    deque(starmap(call, steps), 0)  # keeps none

@@ -121,7 +121,8 @@ class Lease(NamedTuple):
 class RememberedRequest(NamedTuple):
     """An admission under its request id (``name``), for its retries: see ``operations/idempotency.py``.
 
-    ``id``, ``plan_id``: the decision's. ``asked``: what a retry must have in common with it. ``answer``: the decision.
+    ``id``, ``plan_id``: the decision's; no id where ``answer`` knows it. ``asked``: what a retry must have in common
+    with it. ``answer``: the decision, or all that it tells.
     """
 
     until: int

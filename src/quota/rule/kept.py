@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from operator import setitem
 from typing import Any, Generic, TypeVar
 
 E = TypeVar("E", bound="tuple[Any, ...]")
 Step = tuple[Any, ...]
+
+
+def _heap() -> Any:
+    import heapq  # noqa: PLC0415 -- loaded where something is kept
+
+    return heapq
 
 
 class Kept(Generic[E]):
@@ -66,8 +73,8 @@ class Kept(Generic[E]):
         heap, found = self.heap, list[E]()
         if self.popped or not heap:
             return found
-        from heapq import heappop, heappush  # noqa: PLC0415 -- loaded where something is kept
-
+        heappop, heappush = _heap().heappop, _heap().heappush
+        entry: E
         fringe = [(heap[0], 0)]
         while fringe and fringe[0][0][0] <= now and self.popped < most:
             entry, place = heappop(fringe)
@@ -87,12 +94,20 @@ class Kept(Generic[E]):
         for entry in self.ripe(now, 2):
             self.drop(entry[1])
 
+    def more(self, entry: E) -> list[Step]:
+        """Return the steps, for ``at_once``, that keep one more entry of what is as it was written."""
+        steps: list[Step] = [(_heap().heappush, self.heap, entry), (setitem, self.entries, entry[1], entry)]
+        if entry[0] > self.latest:
+            steps.append((setattr, self, "latest", entry[0]))
+        if self.due is None or entry[0] < self.due:
+            steps.append((setattr, self, "due", entry[0]))
+        return steps
+
     def steps(self) -> list[Step]:
         """The steps, for ``at_once``, that write what was changed, for all copies; this one is then as written."""
         if not self.news and not self.popped:
             return []
-        from heapq import heappop, heappush  # noqa: PLC0415 -- as above
-
+        heappop, heappush = _heap().heappop, _heap().heappush
         new = {name: entry for name, entry in self.news.items() if entry is not None}
         steps: list[Step] = [(self.entries.pop, name, None) for name, entry in self.news.items() if entry is None]
         if len(self.heap) > 2 * len(self) + 64:

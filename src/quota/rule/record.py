@@ -270,6 +270,18 @@ class Record:
         self.requests.forget_some(now)
         self.requests.put(earlier)
 
+    def remembering(self, earlier: RememberedRequest, now: int) -> list[Step]:
+        """Return the steps, for ``at_once``, that do the same to what is written."""
+        kept = self.requests
+        if kept is None:
+            return [(setattr, self, "requests", Kept((earlier,)))]
+        if kept.due is None or kept.due > now:
+            return kept.more(earlier)
+        kept = kept.copy()
+        kept.forget_some(now)
+        kept.put(earlier)
+        return [*kept.steps(), (setattr, self, "requests", kept)]
+
     def remember_refund(self, name: str, until: int, now: int) -> None:
         """Remember that a decision's units were given back, and forget two that were remembered long enough."""
         self.refunds = self.refunds or Kept()

@@ -25,7 +25,10 @@ def test_every_block_runs(page):
 def test_the_example_by_boto3():
     """Two calls are admitted, and its usage says so."""
     done = subprocess.run(
-        [sys.executable, paths.ROOT / "examples" / "control_plane.py"], capture_output=True, text=True, check=True
+        [sys.executable, paths.ROOT / "examples" / "control_plane" / "main.py"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout.startswith("[True, True, False]\n")
     assert "[[2, 0]]" in done.stdout
@@ -33,7 +36,7 @@ def test_the_example_by_boto3():
 
 def test_the_page_beside_flask():
     """The application is limited, the page beside it is not."""
-    names = runpy.run_path(str(paths.ROOT / "examples" / "usage_beside_flask.py"))
+    names = runpy.run_path(str(paths.ROOT / "examples" / "usage_page" / "main.py"))
     key = [("x-api-key", names["secret"])]
     assert wsgi(names["app"], path="/pets", headers=key).status == 200
     assert wsgi(names["app"], path="/pets").status == 403
@@ -42,7 +45,7 @@ def test_the_page_beside_flask():
 
 def test_the_terraform_file_names_what_there_is():
     """Its credentials are those that its comment makes, its resources those of the control plane."""
-    text = (paths.ROOT / "examples" / "terraform" / "main.tf").read_text("utf-8")
+    text = (paths.ROOT / "examples" / "control_plane" / "main.tf").read_text("utf-8")
     assert set(re.findall(r'resource "(\w+)"', text)) == {
         "aws_api_gateway_usage_plan",
         "aws_api_gateway_api_key",
@@ -51,3 +54,14 @@ def test_the_terraform_file_names_what_there_is():
     for name in ("access_key", "secret_key"):
         value = re.search(rf'{name} += "([^"]+)"', text)[1]
         assert text.count(value) == 2
+
+
+def test_every_example_says_what_it_is():
+    """Each has a folder, a program and a README of a few lines that says how to start it."""
+    folders = [path for path in (paths.ROOT / "examples").iterdir() if path.name != "__pycache__"]
+    assert len(folders) >= 2
+    for folder in folders:
+        told = (folder / "README.md").read_text("utf-8")
+        assert f"examples/{folder.name}/" in told
+        assert len(told.splitlines()) <= 12
+        assert list(folder.glob("*.py"))

@@ -14,10 +14,11 @@ from quota.rule import charge, record
 from quota.stores.memory import MemoryStore
 from quota.stores.memory import binding as _binding
 from quota.stores.memory import one_meter as _one_meter
+from quota.stores.memory import retries as _retries
 from quota.stores.memory import store as memory
 from quota.stores.memory.one_meter import OneMeter
 
-CORE = [charge, ledger, operations, record, _headroom, _binding, _one_meter, memory]
+CORE = [charge, ledger, operations, record, _headroom, _binding, _one_meter, _retries, memory]
 
 
 def fast_and_general(seed):
@@ -46,6 +47,8 @@ PLANTED = {
     "a refused call notes the minute": (OneMeter, "turn", {"self.flush()": "self.flush(); self.key_entry.record.turn_minute(now)"}),
     "a refused call moves the time": (OneMeter, "flush", {"if meter.total != self.total:": "if True:"}),
     "no minute is noted": (OneMeter, "flush", {"record.turn_minute(self.at)": "pass"}),
+    "the plainest form counts on beside it": (ledger, "take_named", {"own.close()": "pass"}),
+    "a call is counted and not remembered": (_retries, "_take", {", *record.remembering(remembered, now)": ""}),
     "a minute is noted after its first call": (OneMeter, "flush", {"record.turn_minute": "meter.total = self.total; record.turn_minute"}),
 }  # fmt: skip
 

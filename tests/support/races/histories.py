@@ -12,6 +12,7 @@ import random
 
 from quota import Ledger, ManualClock, QuotaError, Throttle, UsagePlan
 from quota.clock import to_datetime
+from quota.operations.idempotency import answer_of, id_of
 from quota.operations.request import Request
 from quota.stores.memory import MemoryStore
 from quota.stores.remembered import encode_remembered
@@ -218,7 +219,8 @@ class Side:
         for place in (6, 8):
             data[place] = {self._named(id_): value for id_, value in (data[place] or {}).items()}
         remembered = record.requests.all() if self.remembered and record.requests else []
-        data[7] = {earlier.name: plain(encode_remembered(earlier)) for earlier in remembered}
+        whole = [earlier._replace(id=id_of(earlier), answer=answer_of(earlier)) for earlier in remembered]
+        data[7] = {earlier.name: plain(encode_remembered(earlier)) for earlier in whole}
         for earlier in data[7].values():
             earlier[2:4] = map(self._named, earlier[2:4])
             earlier[-1] = [token and self._named(token) for token in earlier[-1]]

@@ -145,8 +145,9 @@ def one_of(error, results):
 
 
 def plant(monkeypatch, owner, name, changes):
-    """One mistake in a method: its source with something changed, in the same file for the scheduler."""
-    module, method = sys.modules[owner.__module__], vars(owner)[name]
+    """One mistake in a method, or in a module's function: its source with something changed, in the same file for the scheduler."""
+    method = vars(owner)[name]
+    module = sys.modules[getattr(owner, "__module__", None) or method.__module__]
     method = getattr(method, "fget", getattr(method, "steps", method))
     own = method.__code__.co_filename == module.__file__
     source = textwrap.dedent(inspect.getsource(method.__code__ if own else method))

@@ -55,10 +55,15 @@ class Binding:
         ):
             room.open(record)
         plan = in_force(entry, subject, now).plans.get(request.api)
-        if plan is None or request.op not in ("consume", "peek") or request.request_id is not None:
+        if plan is None or request.op not in ("consume", "peek"):
             return
         route_plan = plan.route_plan(request.route)
-        if isinstance(room, OneMeter) and room.until and room.shape.route_plan is route_plan:
+        if (
+            request.request_id is None
+            and isinstance(room, OneMeter)
+            and room.until
+            and room.shape.route_plan is route_plan
+        ):
             return
         # One that was bound and then served no call, because each changes the record, is bound every second time.
         old = next((old for old in key_entry.rooms if old.route_plan is route_plan), None)
@@ -74,7 +79,8 @@ class Binding:
         if compiled is None:
             return
         now, room, shape = request.now, key_entry.room, compiled.shape
-        if shape.simple and subject.account is None and not room.until and not key_entry.key.networks:
+        simple = shape.simple and request.request_id is None and subject.account is None
+        if simple and not room.until and not key_entry.key.networks:
             room = OneMeter(key_entry)
             room.lay(compiled)
             self._renew(key_entry, room, now)

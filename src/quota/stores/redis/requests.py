@@ -48,10 +48,7 @@ _REMOVALS = ("ZREM", "HDEL", "DEL", "RENAME")
 
 @attrs.frozen
 class _Tag:
-    """All that a lane keeps for the wire.
-
-    Where its records are, its call up to the instant, arguments with the units.
-    """
+    """All that a lane keeps for the wire: where its records are, its call up to the instant, arguments with units."""
 
     keys: tuple[str, ...]
     data: str

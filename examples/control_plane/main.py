@@ -1,6 +1,7 @@
-"""A plan and a key by boto3, against a control plane in this very process: python examples/control_plane.py."""
+"""A plan and a key by boto3, against a control plane in this very process: python examples/control_plane/main.py."""
 
 import threading
+from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import boto3
@@ -12,17 +13,17 @@ from quota.aws import control_plane
 class Quiet(WSGIRequestHandler):
     """Says nothing of each request."""
 
-    def log_message(self, *_):
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 -- as its base names it
         """Say nothing."""
 
 
-def main():
+def main() -> None:
     """Set up by API Gateway's API, count in the ledger, and ask the API what was used."""
     ledger = Ledger()
     app = control_plane(ledger, credentials={"AKIDEXAMPLE": "wJalrXUtnFEMI"}, stages={"shop": ["prod"]})
     with make_server("127.0.0.1", 0, app, handler_class=Quiet) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        aws = boto3.client(
+        aws: Any = boto3.client(
             "apigateway", endpoint_url=f"http://127.0.0.1:{server.server_port}", region_name="eu-west-1",
             aws_access_key_id="AKIDEXAMPLE", aws_secret_access_key="wJalrXUtnFEMI",
         )  # fmt: skip

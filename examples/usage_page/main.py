@@ -1,4 +1,4 @@
-"""A Flask application that is limited, and the usage page beside it: python examples/usage_beside_flask.py."""
+"""A Flask application that is limited, and the usage page beside it: python examples/usage_page/main.py."""
 
 from flask import Flask
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
@@ -15,7 +15,7 @@ site = Flask(__name__)
 
 
 @site.get("/pets")
-def pets():
+def pets() -> dict[str, list[str]]:
     """Answer what is limited."""
     return {"pets": ["Rex", "Mia"]}
 
