@@ -30,7 +30,7 @@ FLOORS = [
     {"errors", "clock", "process", "networks"},
     {"account", "period", "key", "rule"},
     {"limit", "limit_text", "plan", "headers"},
-    {"decision", "status"},
+    {"decision", "event", "status"},
     {"operations"},
     {"stores"},
     {"ledger"},
@@ -46,8 +46,8 @@ DRIVERS = {"redis": {"redis"}, "postgres": {"psycopg", "psycopg_pool"}}
 WIDEST = 13
 """The most entries of a folder below the root: about a dozen."""
 FACE = {
-    "Account", "ApiKey", "AsyncLedger", "AsyncReservation", "Caller", "Clock", "Concurrency", "Decision", "IssuedKey", "Ledger", "LimitStatus", "ManualClock", "Period", "Quota",
-    "Reason", "Reservation", "Throttle", "UsagePlan", "UsageRecord", "UsageTotal", "limited", "system_clock",
+    "Account", "ApiKey", "AsyncLedger", "AsyncReservation", "Caller", "Clock", "Concurrency", "Decision", "Event", "IssuedKey", "Ledger", "LimitStatus", "ManualClock", "Period", "Quota",
+    "Reason", "Reservation", "ScheduledPlan", "Throttle", "UsagePlan", "UsageRecord", "UsageTotal", "limited", "system_clock",
 }  # fmt: skip
 ERRORS = {
     "QuotaError", "InvalidPlan", "InvalidCost", "InvalidSecret", "InvalidValue", "UnknownAccount", "UnknownKey", "UnknownPlan", "PlanConflict", "ClockSkew",

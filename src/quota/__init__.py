@@ -24,7 +24,7 @@ from .errors import (
     UnknownKey,
     UnknownPlan,
 )
-from .key import ApiKey, Caller, IssuedKey
+from .key import ApiKey, Caller, IssuedKey, ScheduledPlan
 from .ledger.aio import AsyncLedger
 from .ledger.reservations.handle import AsyncReservation, Reservation
 from .ledger.sync import Ledger
@@ -46,6 +46,7 @@ __all__ = [
     "ClockSkew",
     "Concurrency",
     "Decision",
+    "Event",
     "InvalidCost",
     "InvalidPlan",
     "InvalidSecret",
@@ -63,6 +64,7 @@ __all__ = [
     "RequestMismatch",
     "Reservation",
     "ReservationClosed",
+    "ScheduledPlan",
     "StoreBusy",
     "StoreUnavailable",
     "Throttle",
@@ -77,13 +79,16 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from .event import Event
     from .ledger.limited import limited
 else:
 
     def __getattr__(name: str) -> object:
-        """Load ``limited`` for who uses it: others do not pay for what it imports."""
-        if name != "limited":
+        """Load ``limited`` and ``Event`` for who uses them: others do not pay for what they import."""
+        if name == "limited":
+            from .ledger import limited as home  # noqa: PLC0415 -- as it says
+        elif name == "Event":
+            from . import event as home  # noqa: PLC0415 -- as it says
+        else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name, obj=None)
-        from .ledger.limited import limited  # noqa: PLC0415 -- as it says
-
-        return globals().setdefault(name, limited)
+        return globals().setdefault(name, getattr(home, name))

@@ -54,6 +54,7 @@ class Details:
     """In full. ``metered``: what was taken for good, as (when, meters and units). ``hold``: its reservation.
 
     ``slot``: the reservation that keeps only the slots of what was taken for good. ``until``: when either lapses.
+    ``route``: the name that the plan has for the call's, if it has one.
     """
 
     reason: Reason
@@ -68,6 +69,7 @@ class Details:
     hold: str = attrs.field(default="", kw_only=True)
     slot: str = attrs.field(default="", kw_only=True)
     until: int = attrs.field(default=0, kw_only=True)
+    route: str = attrs.field(default="", kw_only=True)
 
 
 _FOREVER = 2**63
@@ -136,6 +138,11 @@ class Decision:
     def plan(self) -> UsagePlan | None:
         """The usage plan that decided, None when none did."""
         return self._details().plan
+
+    @property
+    def route(self) -> str | None:
+        """The route of the plan that the call was charged under; None where the plan has none for it."""
+        return self._details().route or None
 
     @property
     def cost(self) -> int | Mapping[str, int]:
@@ -312,6 +319,7 @@ def to_data(decision: Decision) -> dict[str, Any]:
     return {
         "allowed": decision.allowed, "reason": decision.reason.value, "id": decision.id, "at": decision.at.isoformat(),
         "key": decision.key.id if decision.key else None, "plan": decision.plan.id if decision.plan else None,
+        "route": decision.route,
         "cost": {"requests": cost} if isinstance(cost, int) else dict(cost),
         "limits": [status.to_dict() for status in decision.limits], "violated": list(decision.violated),
         "over": decision.over, "crossed": [[name, percent] for name, percent in decision.crossed],

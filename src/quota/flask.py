@@ -15,6 +15,7 @@ from .errors import InvalidValue
 from .ledger.sync import Ledger
 from .web.bodies import read_input
 from .web.gate import Answer
+from .web.routes import KnownRoutes, WerkzeugRoutes
 from .web.settings import Settings
 from .wsgi import Exchange, QuotaMiddleware, preflight_of
 
@@ -58,7 +59,7 @@ class Quota:
         """Put it in front of an application: its configuration says what was not said here."""
         if _EXTENSION in app.extensions:
             raise InvalidValue("app", app.name, "an application that has no Quota yet")
-        front = _Front({**app.config.get_namespace("QUOTA_"), **self._given})
+        front = _Front(app, {**app.config.get_namespace("QUOTA_"), **self._given})
         app.extensions[_EXTENSION] = front
         app.before_request(front.before)
         app.after_request(front.after)
@@ -85,8 +86,9 @@ class Quota:
 class _Front:
     """The hooks of one application, and a middleware's steps for each kind of its views."""
 
-    def __init__(self, given: dict[str, Any]) -> None:
+    def __init__(self, app: flask.Flask, given: dict[str, Any]) -> None:
         _check(given)
+        self._app = app
         settings = dict(given)
         ledger, self._everywhere = settings.pop("ledger", None), settings.pop("everywhere", True)
         if type(self._everywhere) is not bool:
@@ -164,7 +166,8 @@ class _Front:
         for name in ("refuse", "report"):
             if given.get(name) is not None:
                 given[name] = _seeing_both(given[name])
-        made = QuotaMiddleware(_nowhere, self._ledger, **given)
+        known = KnownRoutes(WerkzeugRoutes(self._app)) if route is None else None
+        made = QuotaMiddleware(_nowhere, self._ledger, **{**given, "known": known})
         if self._made:
             object.__setattr__(made.gate, "_guesses", self._common.gate._guesses)
         self._made[id(own)] = own, made

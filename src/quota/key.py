@@ -186,13 +186,21 @@ def _instant(field: str, value: datetime | None) -> None:
         to_us(value, field)
 
 
+class ScheduledPlan(NamedTuple):
+    """A usage plan, by its id, that a key goes to at an instant."""
+
+    plan: str
+    at: datetime
+
+
 @attrs.frozen(weakref_slot=False)
 class ApiKey:
     """An identity that clients present secrets of. ``account``: whose usage is counted, fixed when issued.
 
     ``networks``: CIDR blocks that it may be used from, any where there are none; a block with bits set behind its
     length (``10.0.0.1/8``) is refused, an IPv4 block written as an IPv6 one is kept as the IPv4 block. ``scopes``:
-    names of yours, for what it may be used; a call may ask for one.
+    names of yours, for what it may be used; a call may ask for one. ``scheduled``: the plans that it goes to, as the
+    methods tell that return keys; a decision's key does not.
     """
 
     id: str
@@ -205,6 +213,7 @@ class ApiKey:
     secrets: tuple[Secret, ...] = attrs.field(default=(), converter=_to_secrets)
     networks: tuple[str, ...] = attrs.field(default=(), converter=_to_networks)
     scopes: tuple[str, ...] = attrs.field(default=(), converter=_to_scopes)
+    scheduled: tuple[ScheduledPlan, ...] = ()
 
     def __attrs_post_init__(self) -> None:
         for field in ("id", "name", "account"):
@@ -223,6 +232,7 @@ class ApiKey:
             "created_at": _iso(self.created_at), "expires_at": _iso(self.expires_at), "metadata": dict(self.metadata),
             "secrets": [{"hint": s.hint, "prefix": s.prefix, "expires_at": _iso(s.expires_at)} for s in self.secrets],
             "networks": [*self.networks], "scopes": [*self.scopes],
+            "scheduled": [{"plan": plan, "at": at.isoformat()} for plan, at in self.scheduled],
         }  # fmt: skip
 
     def __getstate__(self) -> dict[str, Any]:

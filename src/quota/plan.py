@@ -20,6 +20,7 @@ from .rule.limits import (
     RoutePlan,
     Throttles,
 )
+from .rule.routes import RouteNames
 
 __all__ = [
     "REQUESTS", "Concurrency", "Cost", "Limit", "Quota", "Throttle", "UsagePlan", "check_route", "decode_plan",
@@ -118,7 +119,9 @@ class UsagePlan:
     ``api``: which API the plan governs; a key has at most one plan per api (API Gateway: one plan per stage).
     ``routes``: route -> limits of its own, each with its own count: a throttle overrides the plan's throttles of its
     unit, a quota adds to the plan's and counts the calls on that route since the key was on a plan that limits it,
-    a concurrency limit adds to the plan's and counts the calls in flight on that route.
+    a concurrency limit adds to them and counts calls in flight there. A route is ``METHOD /path``, ``ANY /path`` for
+    every method, and with a trailing ``/*`` all below that path; the most exact one counts. Any other text names a
+    route too, for calls that name it so.
     ``costs``: route -> what one call costs unless the call says otherwise; never more than a limit there admits, unless
     that is 0. Calls of a route are limited apart from what they cost by a unit of their own: ``"2 exports/day"`` and
     ``{"requests": 5, "exports": 1}``. ``alerts``: percents of a quota whose
@@ -137,6 +140,7 @@ class UsagePlan:
     costs: Mapping[str, Cost] = attrs.field(default={}, kw_only=True, converter=_to_costs, hash=False)
     alerts: tuple[int, ...] = attrs.field(default=(80, 100), kw_only=True, converter=_to_alerts)
     metadata: Mapping[str, str] = attrs.field(default={}, kw_only=True, converter=_to_plan_metadata, hash=False)
+    _names: RouteNames = attrs.field(init=False, eq=False, repr=False)
     _route_plans: dict[str, RoutePlan] = attrs.field(init=False, factory=dict, eq=False, repr=False)
     _throttles: dict[str, Throttles] = attrs.field(init=False, factory=dict, eq=False, repr=False)
     _own: dict[Any, UsagePlan] = attrs.field(init=False, factory=dict, eq=False, repr=False)
@@ -147,6 +151,7 @@ class UsagePlan:
             object.__setattr__(self, "name", self.id)
         check_text("name", self.name, error=InvalidPlan)
         check_text("api", self.api, error=InvalidPlan, least=0)
+        object.__setattr__(self, "_names", RouteNames([*self.routes, *self.costs]))
         limits = [limit for route in ("", *self.routes) for limit in self._limits(route) if limit.route == route]
         for unit in dict.fromkeys(limit.unit for limit in limits if isinstance(limit, CompiledThrottle)):
             own = tuple(limit for limit in limits if isinstance(limit, CompiledThrottle) and limit.unit == unit)
@@ -174,7 +179,7 @@ class UsagePlan:
 
     def route_plan(self, route: str | None) -> RoutePlan:
         """The limits that a call on a route goes through, compiled once for each route that the plan knows."""
-        known = route if route is not None and (route in self.routes or route in self.costs) else ""
+        known = self._names.charged(route)
         route_plan = self._route_plans.get(known)
         if route_plan is None:
             route_plan = self._route_plans[known] = self._compile(known)

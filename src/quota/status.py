@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from .clock import to_datetime
-from .key import KeyOrCaller
+from .key import KeyOrCaller, ScheduledPlan
 from .rule.limits import CompiledConcurrency, CompiledLimit, CompiledQuota, LimitState
 
 
@@ -24,6 +24,7 @@ class LimitStatus:
     else None. ``holder``: the id of the key or account that it is counted on. ``extra``: granted on top of the limit in
     this window, negative where units were taken away. ``retry_at``: of a limit that refuses the call (``status``: one
     unit), when it would admit it if nobody else calls; None where it does not refuse, or never will admit it.
+    ``scheduled``: the plan that takes the place of the limit's, and when; ``status`` alone tells it.
     """
 
     name: str
@@ -37,12 +38,15 @@ class LimitStatus:
     extra: int = attrs.field(default=0, kw_only=True)
     over: int = attrs.field(default=0, kw_only=True)
     retry_at: datetime | None = attrs.field(default=None, kw_only=True)
+    scheduled: ScheduledPlan | None = attrs.field(default=None, kw_only=True)
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON can hold it, as ``quota check --json`` tells it."""
         plain = {field: getattr(self, field) for field in _TOLD}
         instants = {"resets_at": self.resets_at, "retry_at": self.retry_at}
-        return plain | {field: instant and instant.isoformat() for field, instant in instants.items()}
+        told = plain | {field: instant and instant.isoformat() for field, instant in instants.items()}
+        change = self.scheduled and {"plan": self.scheduled.plan, "at": self.scheduled.at.isoformat()}
+        return {**told, "scheduled": change}
 
 
 _TOLD = ("name", "unit", "limit", "used", "remaining", "holder", "extra", "over")
@@ -61,7 +65,7 @@ def status_at(limit: CompiledLimit, used: int, extra: int, resets_at: int, holde
     fields = {
         "name": limit.name, "unit": limit.unit, "limit": limit.limit, "used": used, "remaining": max(0, left),
         "resets_at": end, "window": limit.length, "holder": holder, "extra": extra, "over": -left if left < 0 else 0,
-        "retry_at": None,
+        "retry_at": None, "scheduled": None,
     }  # fmt: skip
     object.__setattr__(status, "__dict__", fields)  # at once: an ``__init__`` takes three times as long
     return status

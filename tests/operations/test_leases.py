@@ -115,7 +115,7 @@ def test_a_lease_is_for_its_meters(shared):
     """Asked for again when its route has a limit of its own it is not handed out; the next one counts there too."""
     call = {"api": "", "route": "r", "takes": {"requests": 1}}
     shared.apply(Request("lease", START, None, "k", args=(lease_request(1),), **call))
-    shared.put_plan(UsagePlan("p", "1000/minute", routes={"r": "500/minute"}, alerts=()), replace=True)
+    shared.put_plan(UsagePlan("p", "1000/minute", routes={"r": "500/minute"}, alerts=()), replace=True, now=START)
     assert (
         shared.apply(Request("lease", START, None, "k", args=(lease_request(1, again=True),), **call)) == LeaseGrant()
     )
@@ -126,7 +126,7 @@ def test_a_lease_is_for_its_meters(shared):
 def test_a_lowered_limit_binds_a_lease_that_nobody_received(shared):
     """Asked for again it is not handed out: nobody could spend it yet, and the limit counts more than it allows by now."""
     ask(shared, "lease", lease_request(1))
-    shared.put_plan(UsagePlan("p", "15/minute", alerts=()), replace=True)
+    shared.put_plan(UsagePlan("p", "15/minute", alerts=()), replace=True, now=START)
     assert ask(shared, "lease", lease_request(1, again=True)) == LeaseGrant()
     assert ask(shared, "lease", lease_request(2)).units == {"requests": 7}  # the other one went back before
     assert total(shared) == 7
@@ -134,10 +134,10 @@ def test_a_lowered_limit_binds_a_lease_that_nobody_received(shared):
 
 def test_a_lowered_throttle_binds_a_lease_that_nobody_received(shared):
     """The same where the bucket holds more than its burst is by now."""
-    shared.put_plan(UsagePlan("p", "1/s burst 100", alerts=()), replace=True)
+    shared.put_plan(UsagePlan("p", "1/s burst 100", alerts=()), replace=True, now=START)
     assert ask(shared, "lease", lease_request(1)).units == {"requests": 16}
     assert ask(shared, "lease", lease_request(1, again=True)).units == {"requests": 16}
-    shared.put_plan(UsagePlan("p", "1/s burst 15", alerts=()), replace=True)
+    shared.put_plan(UsagePlan("p", "1/s burst 15", alerts=()), replace=True, now=START)
     assert ask(shared, "lease", lease_request(1, again=True)) == LeaseGrant()
     assert total(shared) == 16
 
@@ -188,7 +188,7 @@ def test_a_renewal(shared):
     assert leases(shared)["holder-a"][2] == START + 7 * SECOND
     assert ask(shared, "renew", lease_request(2)) is None
     assert ask(shared, "renew", lease_request(1), at=30 * SECOND) is None, "the lease is for the minute that is over"
-    shared.drop_plan("p")
+    shared.drop_plan("p", START)
     assert ask(shared, "renew", lease_request(1)) is None
 
 
@@ -240,7 +240,7 @@ def test_what_was_burned_is_told_as_long_as_its_day(shared):
 
 def test_a_record_remembers_so_many_leases(shared):
     """Those whose processes seem dead are forgotten first, the longest dead before the others; live ones never are."""
-    shared.put_plan(UsagePlan("p", "10000000/day", alerts=()), replace=True)
+    shared.put_plan(UsagePlan("p", "10000000/day", alerts=()), replace=True, now=START)
     for number in range(MOST):
         ask(shared, "lease", lease_request(1, name=f"{number}-a"), at=number)
     ask(shared, "lease", lease_request(1, name="alive-a"), at=MOST)

@@ -666,3 +666,20 @@ def test_history_is_kept_as_long_as_it_was_asked_for(stores, clock):
     told = ledger.usage(key)
     assert [record.used for record in told] == [16, 17, 18, 19, 20, 0]
     assert told[0].day == date(2026, 3, 25)
+
+
+@over(*ALL)
+def test_routes_of_many_names(stores):
+    """``ANY`` and ``/*`` are one limit on every store, asked again and again, and the decision names it."""
+    routes, costs = {"ANY /files/*": "7/day as files"}, {"GET /export": 3}
+    ledger, _, secret = stores.with_key(ManualClock(START), "99/day", routes=routes, costs=costs)
+    found = [ledger.consume(secret, route=f"{'GET' if n % 2 else 'PUT'} /files/{n % 3}") for n in range(12)]
+    assert sum(map(bool, found)) == 7
+    assert {decision.route for decision in found if decision} == {"ANY /files/*"}
+    assert found[-1].violated == ("files",) and found[-1].route == "ANY /files/*"
+    assert [ledger.consume(secret, route="GET /export").route for _ in range(4)] == ["GET /export"] * 4
+    assert [ledger.consume(secret, route="GET /none").route for _ in range(2)] == [None, None]
+    first, again = [ledger.consume(secret, route="GET /export", request_id="one") for _ in range(2)]
+    assert (first.route, again.route, again.replayed) == ("GET /export", "GET /export", True)
+    held = ledger.reserve(secret, 1, ttl=10**9, route="GET /export")
+    assert held.decision.route == held.commit().route == "GET /export"

@@ -232,7 +232,7 @@ def test_a_store_that_is_away(ledger, key, monkeypatch):
         raise StoreUnavailable("at secret.example")
 
     monkeypatch.setattr(type(ledger.store), "list_plans", away)
-    monkeypatch.setattr(type(ledger.store), "plans_of", away)
+    monkeypatch.setattr(type(ledger.store), "apply", away)
     answer = ask(usage_page(ledger), key[1])
     assert answer.status == 503
     assert b"secret.example" not in answer.body

@@ -13,8 +13,9 @@ from .. import __version__
 from ..errors import ClockSkew, QuotaError, StoreBusy, StoreUnavailable
 from ..replay.output import UNWRITTEN, answer
 from ..replay.report import plain
-from . import calls, gateway, keys, plans, replaying, serve, stores
+from . import calls, gateway, keys, plans, replaying, stores
 from .common import OK, UNAVAILABLE, WRONG_USE, Unshown, root_store
+from .web import routes, serve
 
 _ClickException: type[Exception] = typer.BadParameter.__mro__[2]
 """Whatever Click it is: newer Typers bring a copy of their own."""
@@ -62,7 +63,7 @@ def build(*, plain: bool = False) -> typer.Typer:
 
     for name, part in (("plan", plans.app), ("key", keys.app), ("store", stores.app)):
         app.add_typer(part, name=name)
-    for module in (calls, gateway, replaying, serve):
+    for module in (calls, gateway, replaying, routes, serve):
         module.register(app)
     return app
 

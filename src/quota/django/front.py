@@ -21,7 +21,7 @@ from ..ledger.aio import AsyncLedger
 from ..ledger.sync import Ledger
 from ..web.addresses import Anonymous
 from ..web.gate import Answer, Gate, Held
-from ..web.routes import Names, django_routes
+from ..web.routes import DjangoRoutes, KnownRoutes, Names
 from ..wsgi import Exchange, preflight_of
 from ..wsgi import QuotaMiddleware as InWsgi
 
@@ -38,7 +38,7 @@ class Front:
 
     def __init__(self, ledger: Ledger | AsyncLedger, users: str | None, settings: dict[str, Any]) -> None:
         self.users = None if users is None else check_text("users", users)
-        self._names = Names(django_routes())
+        self._names = Names(DjangoRoutes())
         given = {**settings, "route": _named(settings.get("route")) or self._name}
         if given.get("charge") == "response":
             given.setdefault("actual", _actual)
@@ -53,7 +53,8 @@ class Front:
         self._places = self._gate.places
         self._key = settings.get("key")
         self._shown = Gate(**given)
-        asked: Any = {**given, "key": lambda seen: seen[_KEY]}
+        known = None if callable(settings.get("route")) else KnownRoutes(DjangoRoutes())
+        asked: Any = {**given, "known": known, "key": lambda seen: seen[_KEY]}
         self._awaited = InAsgi(_nowhere, ledger, **asked)
         self._sync = InWsgi(_nowhere_sync, ledger, **asked) if isinstance(ledger, Ledger) else None
         if self._sync is not None:

@@ -32,7 +32,7 @@ class Accounts(Administration):
         account = Account(
             id, name=name, parent=None if parent is None else account_id(parent), metadata=metadata or {}  # type: ignore[arg-type] # its default
         )  # fmt: skip
-        return Step("add_account", (account,), lambda _: account)
+        return Step("add_account", (account, self._by()), lambda _: account)
 
     def get_account(self, account: Account | str) -> Step[Account]:
         """The account as it is now. Raises ``UnknownAccount``."""
@@ -72,14 +72,15 @@ class Accounts(Administration):
         changes = {field: value for field, value in given.items() if value is not UNCHANGED}
         checked: Any = attrs.evolve(Account("any account"), **changes)
         changes = {field: getattr(checked, field) for field in changes}
-        return Step("change_account", (account_id(account), lambda old: attrs.evolve(old, **changes)), same)
+        args = account_id(account), lambda old: attrs.evolve(old, **changes), self._by()
+        return Step("change_account", args, same)
 
     def remove_account(self, account: Account | str) -> Step[None]:
         """Remove an account and its counts.
 
         Raises ``UnknownAccount``, and ``InvalidValue`` while it has keys or accounts below it.
         """
-        return Step("drop_account", (account_id(account),), same)
+        return Step("drop_account", (account_id(account), self._by()), same)
 
 
 def account_id(account: Account | str) -> str:

@@ -31,7 +31,7 @@ class Unchanged(enum.Enum):
 
 
 UNCHANGED: Final = Unchanged.UNCHANGED
-_MOST_AT_ONCE = 10_000
+MOST_AT_ONCE = 10_000
 
 Asking = Generator["Step[Any]", Any, T]
 """Several steps, each of which may go by the answer to the one before; its answer is what it returns."""
@@ -73,10 +73,14 @@ def same(answer: Any) -> Any:
 class Administration:
     """Plans, keys and which key is on which plan."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, actor: str | None = None) -> None:
         if not callable(clock):
             raise InvalidValue("clock", clock, "a callable returning whole microseconds since the epoch")
         self._clock = clock
+        self._actor = None if actor is None else check_text("actor", actor)
+
+    def _by(self) -> tuple[str | None, int]:
+        return self._actor, self._now()
 
     def _now(self) -> int:
         now = self._clock()
@@ -86,7 +90,8 @@ class Administration:
 
     def add_plan(self, plan: UsagePlan) -> Step[UsagePlan]:
         """Add a usage plan. An equal one again changes nothing, a different one of its id is ``PlanConflict``."""
-        return Step("put_plan", (_plan(plan), False), lambda _: plan)
+        by = self._by()
+        return Step("put_plan", (_plan(plan), False, by[1], by), lambda _: plan)
 
     def replace_plan(self, plan: UsagePlan, *, expected: UsagePlan | None = None) -> Step[UsagePlan]:
         """Add or replace a usage plan. It binds on the next call everywhere, and what was used stays used.
@@ -94,19 +99,27 @@ class Administration:
         ``expected``: replace this very plan alone, so that nobody's change is lost; ``PlanConflict`` where it is
         another by now, ``UnknownPlan`` where it is gone.
         """
-        return Step("put_plan", (_plan(plan), True if expected is None else _plan(expected)), lambda _: plan)
+        replace = True if expected is None else _plan(expected)
+        by = self._by()
+        return Step("put_plan", (_plan(plan), replace, by[1], by), lambda _: plan)
 
     def remove_plan(self, plan: UsagePlan | str) -> Step[None]:
-        """Remove a usage plan; its keys are then on no plan. Raises ``UnknownPlan``."""
-        return Step("drop_plan", (_plan_id(plan),), same)
+        """Remove a usage plan; its keys are then on no plan, and what is scheduled for it is dropped.
+
+        Raises ``UnknownPlan``.
+        """
+        by = self._by()
+        return Step("drop_plan", (plan_id_of(plan), by[1], by), same)
 
     def get_plan(self, plan: UsagePlan | str) -> Step[UsagePlan]:
         """The usage plan as it is now. Raises ``UnknownPlan``."""
-        return Step("get_plan", (_plan_id(plan),), same)
+        return Step("get_plan", (plan_id_of(plan),), same)
 
     def list_plans(self, key: ApiKey | str | None = None) -> Step[list[UsagePlan]]:
-        """All usage plans by id; or those that a key is on, by api. Raises ``UnknownKey``."""
-        return Step("list_plans", (), same) if key is None else Step("plans_of", (key_id(key),), same)
+        """All usage plans by id; or those that a key is on now, by api. Raises ``UnknownKey``."""
+        if key is None:
+            return Step("list_plans", (), same)
+        return Step("apply", (Request("plans", self._now(), None, key_id(key)),), same)
 
     def issue_key(
         self,
@@ -144,13 +157,13 @@ class Administration:
         if isinstance(names, str) or not isinstance(names, Iterable):
             raise InvalidValue("names", names, "several names, as in a list")
         given = list(names)
-        if len(given) > _MOST_AT_ONCE:
-            raise InvalidValue("names", f"{len(given)} names", f"at most {_MOST_AT_ONCE} at once")
-        on = [] if plan is None else [_plan_id(plan)]
+        if len(given) > MOST_AT_ONCE:
+            raise InvalidValue("names", f"{len(given)} names", f"at most {MOST_AT_ONCE} at once")
+        on = [] if plan is None else [plan_id_of(plan)]
         issued = [self._new_key(mint(prefix), name, account=account) for name in given]
         if not issued:
             return Step("", (), lambda _: [])
-        return Step("add_keys", ([(one.key, on) for one in issued],), lambda _: issued)
+        return Step("add_keys", ([(one.key, on) for one in issued], self._by()), lambda _: issued)
 
     def import_key(
         self,
@@ -185,7 +198,8 @@ class Administration:
     ) -> Step[IssuedKey]:
         more = {"expires_at": expires_at, "networks": networks, "scopes": scopes}
         issued = self._new_key(secret, name, id_, account, metadata={} if metadata is None else metadata, **more)
-        return Step("add_key", (issued.key, None if plan is None else _plan_id(plan)), lambda _: issued)
+        on = [] if plan is None else [plan_id_of(plan)]
+        return Step("add_keys", ([(issued.key, on)], self._by()), lambda _: issued)
 
     def _new_key(
         self, secret: str, name: str, id_: str | None = None, account: str | None = None, **more: Any
@@ -210,17 +224,12 @@ class Administration:
         ``expires_at``: None for never. ``metadata``, ``networks``, ``scopes``: in place of those that it has. Raises
         ``UnknownKey``, ``InvalidValue`` for a field out of bounds, and then nothing is changed.
         """
-        given: dict[str, Any] = {
-            "name": name,
-            "expires_at": expires_at,
-            "metadata": metadata,
-            "networks": networks,
-            "scopes": scopes,
-        }
+        given: dict[str, Any] = {"name": name, "expires_at": expires_at, "metadata": metadata}
+        given |= {"networks": networks, "scopes": scopes}
         changes = {field: value for field, value in given.items() if value is not UNCHANGED}
         checked: Any = attrs.evolve(ApiKey("any", "any", "any"), **changes)
         changes = {field: getattr(checked, field) for field in changes}
-        return Step("change_key", (key_id(key), lambda old: attrs.evolve(old, **changes)), same)
+        return self._change(key, lambda old: attrs.evolve(old, **changes), same)
 
     def rotate_key(self, key: ApiKey | str, overlap: timedelta | int = timedelta(0)) -> Step[IssuedKey]:
         """Give a key a new secret; the old ones go on for ``overlap`` (microseconds when an int), never beyond the key.
@@ -245,23 +254,25 @@ class Administration:
             check_secrets(kept, overlap)
             return attrs.evolve(old, secrets=(Secret.of(found[0]), *kept))
 
-        return Step("change_key", (key_id(key), change), lambda new: IssuedKey(new, found[0]))
+        return self._change(key, change, lambda new: IssuedKey(new, found[0]))
 
     def enable_key(self, key: ApiKey | str) -> Step[ApiKey]:
         """Let a key be used again. Raises ``UnknownKey``."""
-        return Step("change_key", (key_id(key), lambda old: attrs.evolve(old, enabled=True)), same)
+        return self._change(key, lambda old: attrs.evolve(old, enabled=True), same)
 
     def disable_key(self, key: ApiKey | str) -> Step[ApiKey]:
         """Refuse a key from the very next call on; its counts stay. Raises ``UnknownKey``."""
-        return Step("change_key", (key_id(key), lambda old: attrs.evolve(old, enabled=False)), same)
+        return self._change(key, lambda old: attrs.evolve(old, enabled=False), same)
+
+    def _change(
+        self, key: ApiKey | str, change: Callable[[ApiKey], ApiKey], conclude: Callable[[ApiKey], T]
+    ) -> Step[T]:
+        by = self._by()
+        return Step("change_key", (key_id(key), change, by), lambda new: conclude(to_come(new, by[1])))
 
     def remove_key(self, key: ApiKey | str) -> Step[None]:
         """Remove a key and its counts; those of an account it shared stay. Raises ``UnknownKey``."""
-        return Step("drop_key", (key_id(key),), same)
-
-    def get_key(self, key: ApiKey | str) -> Step[ApiKey]:
-        """The key as it is now. Raises ``UnknownKey``."""
-        return Step("get_key", (key_id(key),), same)
+        return Step("drop_key", (key_id(key), self._by()), same)
 
     def last_used(self, key: ApiKey | str) -> Step[datetime | None]:
         """Tell the minute of a key's last admission; None where there was none. Raises ``UnknownKey``.
@@ -271,30 +282,12 @@ class Administration:
         """
         return Step("last_used", (key_id(key),), lambda minute: to_datetime(minute) if minute else None)
 
-    def list_keys(
-        self, *, after: ApiKey | str | None = None, limit: int | None = None, plan: UsagePlan | str | None = None,
-        account: str | None = None,
-    ) -> Step[list[ApiKey]]:  # fmt: skip
-        """Keys in the order of their ids: all of them, or those on a plan, of an account, or both.
 
-        ``limit``: at most so many; ``after``: those beyond this id, which need not be there any more, so that pages go
-        on after the last key of the one before. Raises ``UnknownPlan``.
-        """
-        most = None if limit is None else at_least_one("limit", limit)
-        plan_id = None if plan is None else _plan_id(plan)
-        mine = None if account is None else check_text("account", account)
-        return Step("list_keys", (None if after is None else key_id(after), most, plan_id, mine), same)
-
-    def associate(self, key: ApiKey | str, plan: UsagePlan | str) -> Step[None]:
-        """Put a key on a plan; from another one for the same api it is moved, and what was used stays used.
-
-        Raises ``UnknownKey``, ``UnknownPlan``.
-        """
-        return Step("associate", (key_id(key), _plan_id(plan)), same)
-
-    def dissociate(self, key: ApiKey | str, plan: UsagePlan | str) -> Step[None]:
-        """Take a key off a plan. Raises ``UnknownKey``, ``UnknownPlan``, ``PlanConflict`` when it is not on it."""
-        return Step("dissociate", (key_id(key), _plan_id(plan)), same)
+def to_come(key: ApiKey, now: int) -> ApiKey:
+    """Return a key that tells of the changes of plan alone that are still to come."""
+    if not key.scheduled:
+        return key  # nearly always
+    return attrs.evolve(key, scheduled=tuple(change for change in key.scheduled if to_us(change.at) > now))
 
 
 def _plan(plan: object) -> UsagePlan:
@@ -310,7 +303,8 @@ def at_least_one(field: str, number: object) -> int:
     return number
 
 
-def _plan_id(plan: UsagePlan | str) -> str:
+def plan_id_of(plan: UsagePlan | str) -> str:
+    """Return the id of a plan that is given as the object or its id."""
     return plan.id if isinstance(plan, UsagePlan) else check_text("plan", plan)
 
 

@@ -16,7 +16,7 @@ from ..limit import Cost
 from ..operations.shape import DEFAULT
 from ..stores.base import AsyncStore, Store, tell_clock
 from .administration import Asking, Step, concluding
-from .requests import Credential, Steps, Unavailable, in_memory, required
+from .requests import Credential, Steps, Unavailable, acting, in_memory, required
 from .reservations.handle import AsyncReservation
 from .reservations.settling import AsyncReserving, hold_of
 from .sync import Ledger, P, T, _opened
@@ -65,8 +65,9 @@ class AsyncLedger(AsyncReserving):
         clock: Clock = system_clock,
         on_unavailable: Unavailable = "raise",
         probe_every: float = 1.0,
+        actor: str | None = None,
     ) -> None:
-        self._steps = Steps(clock=clock, on_unavailable=on_unavailable, probe_every=probe_every)
+        self._steps = Steps(clock=clock, on_unavailable=on_unavailable, probe_every=probe_every, actor=actor)
         self.store: Any = _opened(store, asynchronous=True)
         tell_clock(self.store, clock)
         self._breaker = self._steps.breaker(self.store)
@@ -141,6 +142,8 @@ class AsyncLedger(AsyncReserving):
     forget = _async(Steps.forget)
     usage = _async(Steps.usage)
     usage_report = telling_awaited(Steps.usage_report)
+    events = _async(Steps.events)
+    acting = acting
     _consume = _async(Steps.consume)
     _peek = _async(Steps.peek)
 

@@ -1,21 +1,77 @@
-"""The pure steps of what goes by a key or an account: where its limits stand, and limits of its own."""
+"""The pure steps of what goes by a key or an account: where its limits stand, own limits, what was done."""
 
 from __future__ import annotations
 
 from datetime import datetime
+from typing import TYPE_CHECKING, Literal
 
 from ..clock import to_us
 from ..errors import InvalidCost, InvalidValue, PlanConflict, UnknownKey, check_text
 from ..key import ApiKey
 from ..limit import Throttle, whole
 from ..operations.request import Request
-from ..plan import check_route
+from ..plan import UsagePlan, check_route
 from ..status import LimitStatus
+from ..stores.associations import PERIOD_END
 from .accounts import Accounts
-from .administration import Asking, Step, same
+from .administration import MOST_AT_ONCE, Asking, Step, at_least_one, key_id, plan_id_of, same, to_come
+
+if TYPE_CHECKING:
+    from ..event import Event
 
 
-class Holders(Accounts):
+class Associations(Accounts):
+    """Keys as they are told, and their plans."""
+
+    def get_key(self, key: ApiKey | str) -> Step[ApiKey]:
+        """The key as it is now. Raises ``UnknownKey``."""
+        now = self._now()
+        return Step("get_key", (key_id(key),), lambda found: to_come(found, now))
+
+    def list_keys(
+        self, *, after: ApiKey | str | None = None, limit: int | None = None, plan: UsagePlan | str | None = None,
+        account: str | None = None,
+    ) -> Step[list[ApiKey]]:  # fmt: skip
+        """Keys in the order of their ids: all of them, or those on a plan now, of an account, or both.
+
+        ``limit``: at most so many; ``after``: those beyond this id, which need not be there any more, so that pages go
+        on after the last key of the one before. Raises ``UnknownPlan``.
+        """
+        most = None if limit is None else at_least_one("limit", limit)
+        plan_id = None if plan is None else plan_id_of(plan)
+        mine = None if account is None else check_text("account", account)
+        now, beyond = self._now(), None if after is None else key_id(after)
+        args = (beyond, most, plan_id, mine, now)
+        return Step("list_keys", args, lambda found: [to_come(one, now) for one in found])
+
+    def associate(
+        self, key: ApiKey | str, plan: UsagePlan | str, *, at: datetime | Literal["period_end"] | None = None
+    ) -> Step[None]:
+        """Put a key on a plan; from another one for the same api it is moved, and what was used stays used.
+
+        ``at``: when, to the microsecond and in every process; ``"period_end"``: when the longest quota of the plan that
+        it leaves begins anew, reckoned now. What is scheduled last for an api stands, until the key is put on a plan or
+        taken off one there at once, or the plan that it goes to is removed. A key past the instant never goes back.
+
+        Raises ``UnknownKey``, ``UnknownPlan``, ``InvalidValue`` for an instant that is not to come, and for
+        ``"period_end"`` where the key leaves no plan with a quota.
+        """
+        by = self._by()
+        now, instant = by[1], at if at is None or at == PERIOD_END else _instant(at)
+        if isinstance(instant, int) and instant <= now:
+            raise InvalidValue("at", at, "an instant that is still to come")
+        return Step("associate", (key_id(key), plan_id_of(plan), instant, now, by), same)
+
+    def dissociate(self, key: ApiKey | str, plan: UsagePlan | str) -> Step[None]:
+        """Take a key off a plan, or have it not go to one; what is scheduled for the same api is dropped.
+
+        Raises ``UnknownKey``, ``UnknownPlan``, ``PlanConflict`` when it is not on it.
+        """
+        by = self._by()
+        return Step("dissociate", (key_id(key), plan_id_of(plan), by[1], by), same)
+
+
+class Holders(Associations):
     """Where keys and accounts stand."""
 
     def status(
@@ -41,7 +97,7 @@ class Holders(Accounts):
         seen: set[str] = set()
         for id_ in keys:
             try:
-                plans = yield Step("plans_of", (id_,), same)
+                plans = yield self.list_plans(id_)
                 new = [plan for plan in plans if plan.id not in seen and api in (None, plan.api)]
                 apis = tuple(plan.api for plan in new)
                 if apis:
@@ -85,8 +141,9 @@ class Holders(Accounts):
         keys, account = yield from self._find(key_or_account)
         who = (yield from self._counted_by(keys, str(key_or_account), limit, api, route)) if account else keys[0]
         told: LimitStatus = yield Step(
-            "apply", (Request("override", now, None, who, api, route, args=(limit, value, end)),), same
-        )
+            "apply",
+            (Request("override", now, None, who, api, route, args=(limit, value, end), actor=self._actor),), same,
+        )  # fmt: skip
         return told
 
     def _counted_by(self, keys: list[str], account: str, limit: str, api: str, route: str | None) -> Asking[str]:
@@ -95,7 +152,7 @@ class Holders(Accounts):
         names: dict[str, None] = {}
         for id_ in keys:
             try:
-                plans = yield Step("plans_of", (id_,), same)
+                plans = yield self.list_plans(id_)
             except UnknownKey:
                 continue  # removed meanwhile
             for plan in plans:
@@ -124,7 +181,7 @@ class Holders(Accounts):
             key = None
         if key is not None and key.account == who:
             return [who], False
-        members = [one.id for one in (yield Step("list_keys", (None, None, None, who), same))]
+        members = [one.id for one in (yield self.list_keys(account=who))]
         if key is None and not members:
             raise UnknownKey(who)
         if key is not None and members:
@@ -134,6 +191,21 @@ class Holders(Accounts):
             raise PlanConflict(who, reason)
         return ([who], False) if key is not None else (members, True)
 
+    def events(self, *, after: int = 0, limit: int = 1000) -> Step[list[Event]]:
+        """Return what was changed and which thresholds were crossed, in order: at most ``limit`` events after a cursor.
+
+        Each was written in the very step that made its change, so none is missing and none is there twice, whatever
+        crashes. A cursor only grows, and no event appears below one that was told: keep the last one, and go on after
+        it. They are kept for ``retention`` days of the store (in memory at most 10,000 of them).
+
+        A change of a key, a plan, an association or a limit is one event; a call that changed nothing is none.
+        ``limit.crossed`` comes once for each of a plan's ``alerts`` in each window of an hour or more, by the charge
+        that reached it; 100 means exhausted. Raises ``InvalidValue``.
+        """
+        if type(after) is not int or not 0 <= after < 2**63:
+            raise InvalidValue("after", after, "a cursor: a whole number, zero or more")
+        return Step("events", (after, min(at_least_one("limit", limit), MOST_AT_ONCE)), same)
+
 
 def check_where(api: object, route: object) -> None:
     """Raise ``InvalidValue`` for what is no api, ``InvalidPlan`` for what is no route."""
@@ -141,3 +213,9 @@ def check_where(api: object, route: object) -> None:
         check_text("api", api)
     if route is not None:
         check_route(route)
+
+
+def _instant(at: object) -> int:
+    if not isinstance(at, datetime):
+        raise InvalidValue("at", at, f"a timezone-aware datetime, {PERIOD_END!r} or None")
+    return to_us(at, "at")

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+from copy import copy
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import attrs
 
@@ -29,7 +30,16 @@ if TYPE_CHECKING:
     from .breaker import Breaker
 
 Credential = str | ApiKey | Caller | None
+L = TypeVar("L")
 Unavailable = Literal["raise", "deny", "allow"]
+
+
+def acting(self: L, actor: str) -> L:
+    """Return a view of this ledger: the same keys, plans and counts, and what it changes was done by ``actor``."""
+    view: Any = copy(self)
+    view._steps = copy(view._steps)
+    view._steps._actor = check_text("actor", actor)
+    return view  # type: ignore[no-any-return] # a copy
 
 
 def in_memory(store: object) -> bool:
@@ -41,9 +51,10 @@ class Steps(Settling, Reports):
     """The pure steps of every method, and the settings of a ledger."""
 
     def __init__(
-        self, *, clock: Clock = system_clock, on_unavailable: Unavailable = "raise", probe_every: float = 1.0
-    ) -> None:
-        super().__init__(clock)
+        self, *, clock: Clock = system_clock, on_unavailable: Unavailable = "raise", probe_every: float = 1.0,
+        actor: str | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(clock, actor)
         if on_unavailable not in ("raise", "deny", "allow"):
             raise InvalidValue("on_unavailable", on_unavailable, "'raise', 'deny' or 'allow'")
         if type(probe_every) not in (int, float) or not 0.001 <= probe_every <= 86_400:
@@ -230,7 +241,7 @@ class Steps(Settling, Reports):
     ) -> Step[LimitStatus]:
         check_text("limit", limit, longest=2048)
         check_where(api, route)
-        request = Request(op, self._now(), None, key_id(key), api, route, args=(limit, units))
+        request = Request(op, self._now(), None, key_id(key), api, route, args=(limit, units), actor=self._actor)
         return Step("apply", (request,), same)
 
     def forget(self, key: ApiKey | str) -> Step[None]:

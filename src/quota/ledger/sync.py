@@ -28,7 +28,7 @@ from ..stores.memory.one_meter import NoMeter, OneMeter
 from ..stores.memory.retries import take_named
 from ..stores.memory.store import MemoryStore
 from .administration import Asking, Step, concluding
-from .requests import Credential, Steps, Unavailable, in_memory, required
+from .requests import Credential, Steps, Unavailable, acting, in_memory, required
 from .reservations.handle import Reservation
 from .reservations.settling import Reserving, hold_of, lifetime, slot_of
 from .telling import telling
@@ -78,7 +78,7 @@ class Ledger(Reserving):
     since the epoch. ``on_unavailable``: when the store cannot be asked, ``"raise"``, or answer ``"deny"`` or
     ``"allow"`` with the reason ``STORE_UNAVAILABLE``. ``probe_every``: after three calls in a row that could not ask,
     ``consume``, ``peek``, ``reserve`` and ``acquire`` are answered so at once, and one call in so many seconds asks.
-    A context manager: leaving it closes the store.
+    ``actor``: who makes the changes that ``events`` tells of. A context manager: leaving it closes the store.
     """
 
     if TYPE_CHECKING:
@@ -91,8 +91,9 @@ class Ledger(Reserving):
         clock: Clock = system_clock,
         on_unavailable: Unavailable = "raise",
         probe_every: float = 1.0,
+        actor: str | None = None,
     ) -> None:
-        self._steps = Steps(clock=clock, on_unavailable=on_unavailable, probe_every=probe_every)
+        self._steps = Steps(clock=clock, on_unavailable=on_unavailable, probe_every=probe_every, actor=actor)
         self._clock = clock
         opened = _opened(store, asynchronous=False)
         self.store: Store = opened
@@ -171,6 +172,8 @@ class Ledger(Reserving):
     forget = _sync(Steps.forget)
     usage = _sync(Steps.usage)
     usage_report = telling(Steps.usage_report)
+    events = _sync(Steps.events)
+    acting = acting
 
     def consume(
         self, secret: Credential, cost: Cost = DEFAULT, *, api: str = "", route: str | None = None,

@@ -17,8 +17,8 @@ from ..rule.subject import Subject
 from .adjustments import adjust, forget, refund
 from .consume import consume
 from .override import override
-from .request import Entry, Request, forgetful, in_force
-from .usage import status, usage
+from .request import Entry, Request, forgetful, in_force, on_plans
+from .usage import plans, status, usage
 
 
 def perform(request: Request, entry: Entry | None, subject: Subject | None, options: StoreOptions) -> Any:
@@ -29,15 +29,24 @@ def perform(request: Request, entry: Entry | None, subject: Subject | None, opti
     """
     if request.caller is not None:
         options = forgetful(options)
-    if entry is not None and subject is not None and request.op != "override":
-        entry = in_force(entry, subject, request.now)
+    if entry is not None and subject is not None:
+        entry = (on_plans if request.op in _OF_PLANS else in_force)(entry, subject, request.now)
     operation = _OPERATIONS.get(request.op)
     if operation is None:
         from . import leases, reservations  # noqa: PLC0415 -- loaded where something is leased or reserved
 
         operation = reservations.OPERATIONS.get(request.op) or leases.OPERATIONS[request.op]
-    return operation(request, entry, subject, options)
+    answer = operation(request, entry, subject, options)
+    if subject is not None and subject.told and entry is not None:
+        from ..event import crossed  # noqa: PLC0415 -- most calls change nothing that is told
 
+        plan = entry.plans.get(request.api)
+        subject.told = crossed(subject.told, entry.key, plan.id if plan else None, request.api)
+    return answer
+
+
+_OF_PLANS = ("override", "plans")
+"""All that is about plans as they are, without limits of one's own."""
 
 _OPERATIONS: Mapping[str, Callable[[Request, Entry | None, Subject | None, StoreOptions], Any]] = MappingProxyType(
     {
@@ -51,5 +60,6 @@ _OPERATIONS: Mapping[str, Callable[[Request, Entry | None, Subject | None, Store
         "forget": forget,
         "status": status,
         "usage": usage,
+        "plans": plans,
     }
 )

@@ -57,6 +57,12 @@ def adjust(request: Request, entry: Entry | None, subject: Subject | None, optio
     extra = window.extra + units if request.op == "grant" else units + meter.total - window.base - limit.limit
     if not -MAX_UNITS <= extra <= MAX_UNITS - limit.limit - limit.overage:
         raise InvalidCost("units", units, f"so many that limit, overage and grants stay below {MAX_UNITS}")
+    if extra != window.extra:
+        from ..event import limit_changed  # noqa: PLC0415 -- loaded where something is changed
+
+        by, granted = (request.actor, request.now), ({"extra": window.extra}, {"extra": extra})
+        where = {"key": entry.key, "plan": entry.plans[request.api].id, "api": request.api}
+        subject.told = limit_changed(by, "limit.granted", limit, *granted, **where)
     window = meter.renew(window, extra=extra, limit=limit.limit)
     return status_of(LimitState(limit, meter.total - window.base, window.extra, window.end), entry.key)
 

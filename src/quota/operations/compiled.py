@@ -29,7 +29,8 @@ def compile_headroom(
 
     ``bound``: to the very records, whose meters and buckets it moves; else it names them by index.
     """
-    plan = in_force(entry, subject, request.now).plans.get(request.api)
+    entry = in_force(entry, subject, request.now)
+    plan = entry.plans.get(request.api)
     if plan is None or usable(request, entry) is not Reason.OK:
         return None
     route_plan = plan.route_plan(request.route)
@@ -56,7 +57,8 @@ def compile_headroom(
         (*meter, unit, shape.share(f"soft {place}", soft), shape.share(f"hard {place}", hard))
         for place, (meter, unit, soft, hard) in enumerate(room.cells)
     )
-    room.end = shape.share("end", min([MAX_UNITS, *map(next_due, records), *expiries]))
+    changes = [at for _, at in entry.scheduled]
+    room.end = shape.share("end", min([MAX_UNITS, *map(next_due, records), *expiries, *changes]))
     if bound:
         room.bind(records)
     return room

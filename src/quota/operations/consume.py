@@ -33,11 +33,14 @@ def consume(request: Request, entry: Entry | None, subject: Subject | None, opti
         check_holds(advanced(subject, route_plan, subject.instant(request.now, options), options))
     outcome = charge(subject, route_plan, takes, request.now, options, dry=request.op == "peek", slot=slot)
     if not outcome.allowed or request.op == "peek":
-        return Decision(Details(reason_of(outcome), None, entry.key, plan, takes, outcome))
+        return Decision(Details(reason_of(outcome), None, entry.key, plan, takes, outcome, route=route_plan.route))
     subject.key.admitted(request.api, plan.id, outcome.now, options.retention)
     counted = metered(route_plan, takes)
     groups = () if holding else ((outcome.now, counted),)
-    details = Details(reason_of(outcome), None, entry.key, plan, takes, outcome, groups, tokens_of(subject))
+    tokens = tokens_of(subject)
+    details = Details(
+        reason_of(outcome), None, entry.key, plan, takes, outcome, groups, tokens, route=route_plan.route
+    )  # fmt: skip
     if request.request_id is not None:
         details.id = new_token()
     if slot:
@@ -57,7 +60,14 @@ def _hold(request: Request, details: Details, subject: Subject, held: Amounts) -
     else:
         details.slot, remembered = id_, ""
     hold = Hold(
-        until, id_, now, still_open=True, takes=held, api=request.api, route=request.route or "", decision=remembered
+        until,
+        id_,
+        now,
+        still_open=True,
+        takes=held,
+        api=request.api,
+        route=details.route or request.route or "",
+        decision=remembered,
     )
     for record in subject.records():
         record.hold(hold)

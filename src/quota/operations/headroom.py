@@ -18,6 +18,7 @@ import attrs
 from ..decision import Decision, Details, Reason, _lazy, reason_of
 from ..key import KeyOrCaller
 from ..limit import REQUESTS
+from ..plan import UsagePlan
 from ..process.atomic import Step, at_once
 from ..rule.charge import evaluate, metered
 from ..rule.limits import CompiledLimit, Outcome, Reading, RoutePlan
@@ -60,6 +61,11 @@ class Told(Decision):
             except AttributeError:
                 self._full = full
         return full
+
+    @property
+    def plan(self) -> UsagePlan | None:
+        """See ``Decision.plan``."""
+        return self._room.shape.plan if self.allowed else super().plan
 
     @property
     def limits(self) -> tuple[LimitStatus, ...]:
@@ -107,7 +113,9 @@ class Headroom:
         outcome = evaluate(self.readings(self.found(decision), now), {} if decision.allowed else takes, now)
         groups = ((now, metered(shape.route_plan, takes)),) if taken else ()
         tokens = self.tokens if taken else (0, 0)
-        return Details(reason_of(outcome), None, self.key, shape.plan, takes, outcome, groups, tokens)
+        return Details(
+            reason_of(outcome), None, self.key, shape.plan, takes, outcome, groups, tokens, route=shape.route_plan.route
+        )
 
     def readings(self, found: Sequence[int], now: int) -> list[Reading]:
         """Read where the limits stand from what meters and buckets read."""

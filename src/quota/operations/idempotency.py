@@ -61,4 +61,6 @@ def replay(request: Request, earlier: RememberedRequest, entry: Entry, subject: 
     if subject.key.refunded(id_of(earlier)):
         raise RequestMismatch(earlier.name, "its charge was refunded, or its reservation cancelled")
     plan = next((plan for plan in entry.plans.values() if plan.id == earlier.plan_id), None)
-    return Decision(attrs.evolve(answer_of(earlier), id=id_of(earlier), key=entry.key, plan=plan, replayed=True))
+    route = plan.route_plan(request.route).route if plan else ""
+    answer = attrs.evolve(answer_of(earlier), id=id_of(earlier), key=entry.key, plan=plan, route=route, replayed=True)
+    return Decision(answer)

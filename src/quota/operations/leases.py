@@ -40,11 +40,7 @@ def lease_(request: Request, entry: Entry | None, subject: Subject | None, optio
         )
         # A lease that is not handed out again is given back by its next lease request; whether this one is late, nobody
         # can tell.
-        return (
-            _leased(subject, route_plan, units, lease.taken_at, now, options, entry.key, plan)
-            if units
-            else LeaseGrant()
-        )
+        return _leased(subject, route_plan, units, lease.taken_at, now, options, entry, plan) if units else LeaseGrant()
     if lease is not None:
         advance(request, entry, subject, options)
         give_back(subject, lease_request, now, last=False)
@@ -52,27 +48,34 @@ def lease_(request: Request, entry: Entry | None, subject: Subject | None, optio
     if units is not None and charge(subject, route_plan, units, now, options, dry=False).allowed:
         remember(subject, lease_request, route_plan, units, now, options)
         subject.key.admitted(request.api, plan.id, now, options.retention)
-        return _leased(subject, route_plan, units, now, now, options, entry.key, plan)
+        return _leased(subject, route_plan, units, now, now, options, entry, plan)
     if lease is None and lease_request.again:
         close_name(subject, lease_request, now, last=False)
     if lease_request.only:
         return LeaseGrant()
     decision = consume(attrs.evolve(request, op="consume"), entry, subject, options)
-    return _told(decision, subject, route_plan, now, options)
+    return _told(decision, subject, route_plan, now, options, entry)
+
+
+def _end(entry: Entry, work: Subject, readings: tuple[Reading, ...]) -> int:
+    """Return when a lease is over at the latest: a window ends, or the key goes to another plan."""
+    return min([first_end(work, readings), *(at for _, at in entry.scheduled)])
 
 
 def _leased(
     subject: Subject, route_plan: RoutePlan, units: Mapping[str, int], at: int, now: int, options: StoreOptions,
-    key: KeyOrCaller,
-    plan: UsagePlan,
+    entry: Entry, plan: UsagePlan,
 ) -> LeaseGrant:  # fmt: skip
     """A lease, and where the limits stand with it."""
     work = advanced(subject, route_plan, now, options)
     readings = tuple(read(work, route_plan, now))
-    return LeaseGrant(None, units, at, first_end(work, readings), readings, tokens_of(subject), key, plan)
+    end = _end(entry, work, readings)
+    return LeaseGrant(None, units, at, end, readings, tokens_of(subject), entry.key, plan)
 
 
-def _told(decision: Decision, subject: Subject, route_plan: RoutePlan, now: int, options: StoreOptions) -> LeaseGrant:
+def _told(
+    decision: Decision, subject: Subject, route_plan: RoutePlan, now: int, options: StoreOptions, entry: Entry
+) -> LeaseGrant:
     """A decision on its own; of a refusal, also where the limits stand and whether leases may bring more.
 
     Not of a plan that limits calls in flight: one may end at any time, and nothing of it is on lease.
@@ -83,7 +86,7 @@ def _told(decision: Decision, subject: Subject, route_plan: RoutePlan, now: int,
     readings = tuple(read(work, route_plan, now))
     details = decision._details()
     return LeaseGrant(
-        decision, {}, now, first_end(work, readings), readings, tokens_of(subject), details.key, details.plan,
+        decision, {}, now, _end(entry, work, readings), readings, tokens_of(subject), details.key, details.plan,
         waiting(subject, decision, route_plan, now),
     )  # fmt: skip
 
@@ -92,9 +95,10 @@ def look(request: Request, entry: Entry | None, subject: Subject | None, options
     """``peek`` for a process that leases: of a refusal, also whether leases may bring more."""
     decision = consume(attrs.evolve(request, op="peek"), entry, subject, options)
     plan = entry.plans.get(request.api) if entry else None
-    if subject is None or plan is None or usable(request, entry) is not Reason.OK:
+    if entry is None or subject is None or plan is None or usable(request, entry) is not Reason.OK:
         return LeaseGrant(decision)
-    return _told(decision, subject, plan.route_plan(request.route), subject.instant(request.now, options), options)
+    now = subject.instant(request.now, options)
+    return _told(decision, subject, plan.route_plan(request.route), now, options, entry)
 
 
 def renew(request: Request, entry: Entry | None, subject: Subject | None, options: StoreOptions) -> LeaseGrant | None:
@@ -110,7 +114,7 @@ def renew(request: Request, entry: Entry | None, subject: Subject | None, option
     units = granted(advanced(subject, route_plan, now, options), lease, route_plan, now)
     if units is None:
         return None
-    renewed = _leased(subject, route_plan, units, lease.taken_at, now, options, entry.key, plan)
+    renewed = _leased(subject, route_plan, units, lease.taken_at, now, options, entry, plan)
     if lease.lively < now + lease_request.life // 2:
         revive(subject, lease_request, now)
     return renewed

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 
+from ..clock import to_datetime
 from ..errors import InvalidPlan, InvalidValue
 from ..limit import REQUESTS, Concurrency, Limit, Quota, Throttle
 from ..plan import UsagePlan, limit_of
@@ -28,7 +31,8 @@ def override(request: Request, entry: Entry | None, subject: Subject | None, opt
     now = subject.instant(request.now, options)
     record = subject.record(shared=limit.by == "account")
     mine = plan.id, route, limit.name
-    kept = [other for other in record.overrides if other[:3] != mine and other.holds(now)]
+    had = [other for other in record.overrides if other.holds(now)]
+    kept = [other for other in had if other[:3] != mine]
     if value is not None:
         kept.append(Override(*mine, _encoded(value), until))
     if tuple(kept) != record.overrides:
@@ -43,7 +47,20 @@ def override(request: Request, entry: Entry | None, subject: Subject | None, opt
     states = evaluate(readings, {compiled.unit: 1 for compiled in route_plan.limits}, now).states
     wanted = (name, f"{route} {limit.name}", limit.name)
     found = [s for s in states if s.limit.route == route and s.limit.name in wanted]
+    before, after = ([_told(other) for other in own if other[:3] == mine] for own in (had, kept))
+    if before != after:
+        from ..event import limit_changed  # noqa: PLC0415 -- loaded where something is changed
+
+        kind = "override.set" if after else "override.cleared"
+        told = [own[0] if own else None for own in (before, after)]
+        where = {"key": entry.key, "plan": plan.id, "api": request.api}
+        subject.told = limit_changed((request.actor, request.now), kind, found[-1].limit, *told, **where)
     return status_of(found[-1], entry.key)
+
+
+def _told(override: Override) -> dict[str, Any]:
+    until = override.until
+    return {"value": override.value, "until": None if until is None else to_datetime(until).isoformat()}
 
 
 def find_limit(plan: UsagePlan | None, name: str, route: str | None) -> tuple[UsagePlan, str, Limit]:

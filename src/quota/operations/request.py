@@ -18,7 +18,7 @@ from ..rule.charge import advanced
 from ..rule.limits import RoutePlan, StoreOptions
 from ..rule.subject import Subject
 
-LOOKS = ("peek", "reservations", "status", "usage")
+LOOKS = ("peek", "reservations", "status", "usage", "plans")
 """Operations that change nothing."""
 
 
@@ -78,9 +78,23 @@ def required(request: Request, entry: Entry | None, subject: Subject | None) -> 
     return entry, subject
 
 
+def settled(entry: Entry, now: int) -> Entry:
+    """Return the entry with the changes of plan made whose instant has come."""
+    if not entry.scheduled:
+        return entry  # nearly always
+    due = {plan.api: plan for plan, at in entry.scheduled if at <= now}
+    later = tuple([change for change in entry.scheduled if change[1] > now])
+    return entry._replace(plans={**entry.plans, **due}, scheduled=later)
+
+
+def on_plans(entry: Entry, subject: Subject, now: int) -> Entry:
+    """Return the entry with the plans that it is on at the subject's instant, which never runs backwards."""
+    return settled(entry, max([now, *[record.at for record in subject.records()]])) if entry.scheduled else entry
+
+
 def in_force(entry: Entry, subject: Subject, now: int) -> Entry:
-    """Return the entry with the limits of its plans that hold for this very subject now."""
-    records = subject.records()
+    """Return the entry with the plans that it is on, and the limits of them that hold for this very subject now."""
+    entry, records = on_plans(entry, subject, now), subject.records()
     if not any(record.overrides for record in records):
         return entry  # nearly always
     now = max(now, *[record.at for record in records])
@@ -104,12 +118,20 @@ def advance(request: Request, entry: Entry, subject: Subject, options: StoreOpti
     return route_plan, now
 
 
+Scheduled = tuple[UsagePlan, int]
+"""A plan that is gone to, and the instant in microseconds; one that is past is made whenever it is asked."""
+
+
 class Entry(NamedTuple):
-    """A key or a caller as a store finds it: with its plans by api, and whether other keys share its account."""
+    """A key or a caller as a store finds it: with its plans by api, and whether other keys share its account.
+
+    ``scheduled``: changes to other plans, one for each api at most.
+    """
 
     key: KeyOrCaller
     plans: Mapping[str, UsagePlan]
     shared: bool = False
+    scheduled: tuple[Scheduled, ...] = ()
 
 
 @attrs.define(repr=False)  # each call makes one, and frozen it takes three times as long
@@ -117,8 +139,9 @@ class Request:
     """One atomic step on one key's entry and records; what ``op`` does is in ``operations.py``.
 
     The key is named by the ``digest`` of a presented secret or by ``key_id``; or it is about a ``caller``. ``takes`` is
-    None where the plan says what a call costs. Instants are microseconds since the epoch. ``id``, ``ttl``: of the
-    reservation that is made, or that it is about; of a ``consume``, of the slots that it keeps.
+    None where the plan says what a call costs. ``actor``: who changes a limit. Instants are microseconds since the
+    epoch. ``id``, ``ttl``: of the reservation that is made, or that it is about; of a ``consume``, of the slots that it
+    keeps.
     """
 
     op: str
@@ -135,6 +158,7 @@ class Request:
     caller: Caller | None = None
     address: str | None = None
     scope: str | None = None
+    actor: str | None = None
 
     @property
     def ref(self) -> bytes | str | Caller:

@@ -220,8 +220,8 @@ def _decision(
     **more: Any,
 ) -> Decision:  # fmt: skip
     plan = entry.plans.get(request.api)
-    tokens = tokens_of(subject)
-    return Decision(Details(Reason.OK, new_token(), entry.key, plan, takes, outcome, groups, tokens=tokens, **more))
+    more |= {"tokens": tokens_of(subject), "route": plan.route_plan(request.route).route if plan else ""}
+    return Decision(Details(Reason.OK, new_token(), entry.key, plan, takes, outcome, groups, **more))
 
 
 OPERATIONS: Mapping[str, Callable[[Request, Entry | None, Subject | None, StoreOptions], Any]] = MappingProxyType(

@@ -35,7 +35,7 @@ class Shape:
     ``units``: in the order of amounts. ``standard``: the amounts of a call that names no cost. ``own``: the plan's
     routes with limits or costs of their own. ``throttle``: the only one, where there is one. ``simple_cost``: a call
     costs one request; ``simple``: that counts on one meter, with one throttle at most. ``live``: the plan stands; a
-    change of it ends all its headrooms.
+    change of it ends all its headrooms. ``wide``: some of the plan's routes are of more than one name.
     """
 
     __slots__ = (
@@ -52,12 +52,14 @@ class Shape:
         "standard",
         "throttle",
         "units",
+        "wide",
     )  # fmt: skip
 
     def __init__(self, plan: UsagePlan, route_plan: RoutePlan, missing: frozenset[str] = frozenset()) -> None:
         self.plan, self.route_plan = plan, route_plan
         self.api, self.route = route_plan.api, route_plan.route
-        self.own = frozenset(plan.routes) | frozenset(plan.costs)
+        self.own = plan._names.own
+        self.wide = self.own is plan._names
         units = units_of(route_plan)
         self.units = tuple(unit if unit not in missing else _UNCOUNTED for unit in units)
         self.standard = self.amounts(route_plan.cost)
@@ -80,7 +82,14 @@ class Shape:
         """Tell whether calls on a route of an api go this route plan; memory's headrooms say the same in line."""
         if self.api != api:
             return False
-        return self.route == route if self.route else route is None or unrouted(self.own, route)
+        if self.route:
+            return self.route == route or (self.wide and self.covers(route))
+        return route is None or unrouted(self.own, route)
+
+    def covers(self, route: object) -> bool:
+        """Tell whether a valid route is charged under this one's name."""
+        valid = type(route) is str and 0 < len(route) <= 1024 and route.isprintable()
+        return valid and self.plan._names.charged(route) == self.route  # type: ignore[arg-type] # a str
 
     def amounts(self, takes: Mapping[str, int]) -> list[int] | None:
         """Return the units of a valid cost in order; None where one of them has no meter."""

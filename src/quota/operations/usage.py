@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import attrs
 
-from ..clock import DAY_US, EPOCH
+from ..clock import DAY_US, EPOCH, to_datetime
+from ..key import ScheduledPlan
 from ..plan import UsagePlan
 from ..rule.charge import advanced, evaluate, read
 from ..rule.limits import CompiledQuota, RoutePlan, StoreOptions
@@ -110,6 +111,12 @@ def usage(request: Request, entry: Entry | None, subject: Subject | None, option
     return by_day(work, entry.plans.get(request.api), route_plan, request.api, now, first, last)
 
 
+def plans(request: Request, entry: Entry | None, subject: Subject | None, options: StoreOptions) -> list[UsagePlan]:  # noqa: ARG001
+    """Tell the plans that a key is on, by api."""
+    entry, _ = required(request, entry, subject)
+    return [entry.plans[api] for api in sorted(entry.plans)]
+
+
 def status(
     request: Request, entry: Entry | None, subject: Subject | None, options: StoreOptions
 ) -> tuple[LimitStatus, ...]:
@@ -125,5 +132,9 @@ def status(
         route_plan = plan.route_plan(request.route)
         readings = read(advanced(subject, route_plan, now, options), route_plan, now)
         states = evaluate(readings, {limit.unit: 1 for limit in route_plan.limits}, now).states
-        found += [status_of(each, entry.key) for each in states if each.limit.shared or not shared_only]
+        told = [status_of(each, entry.key) for each in states if each.limit.shared or not shared_only]
+        for goes, at in entry.scheduled:
+            if goes.api == of:
+                told = [attrs.evolve(each, scheduled=ScheduledPlan(goes.id, to_datetime(at))) for each in told]
+        found += told
     return tuple(found)

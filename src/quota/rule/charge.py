@@ -38,6 +38,7 @@ from .limits import (
     CompiledLimit,
     CompiledQuota,
     CompiledThrottle,
+    Crossing,
     LimitState,
     Outcome,
     Reading,
@@ -202,6 +203,9 @@ def finish(
                 if percent > alerted and (meter.total - window.base) * 100 >= full:
                     crossed.append((limit.name, percent))
                     alerted = percent
+                    if window.end - window.start >= HOUR_US:
+                        used, whole = meter.total - window.base, limit.limit + window.extra
+                        subject.told += (Crossing(limit, percent, used, whole, window.end, now),)
             if (alerted, limit.limit) != (window.alerted, window.limit):
                 meter.renew(window, alerted=alerted, limit=limit.limit)
             states.append(LimitState(limit, meter.total - window.base, window.extra, window.end))

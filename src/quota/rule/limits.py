@@ -123,6 +123,17 @@ class Outcome(NamedTuple):
     too_large: bool = False
 
 
+class Crossing(NamedTuple):
+    """A charge at ``at`` took a quota beyond a share of it: ``used`` of ``whole`` units, in a window until ``end``."""
+
+    limit: CompiledQuota
+    percent: int
+    used: int
+    whole: int
+    end: int
+    at: int
+
+
 class Reading(NamedTuple):
     """A limit, its used units or its bucket's level, what was granted on top, the window's end or now.
 

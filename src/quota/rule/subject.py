@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..errors import ClockSkew
 from .entries import ThrottleRef
 from .limits import CompiledLimit, RoutePlan, StoreOptions
@@ -13,17 +15,19 @@ class Subject:
 
     They are the request's own, to be changed as it goes: decoded for it, or copies. ``changed``: what became of them
     is to be written, as one change. ``moved``: a change of plan turned buckets into others, which is kept even when the
-    call is refused. ``server_now``: the store's own instant, by which reservations lapse where callers' clocks may
-    differ; None where they lapse by the call's.
+    call is refused. ``told``: thresholds that were crossed, and whatever else is to be written to the outbox with it.
+    ``server_now``: the store's own instant, by which reservations lapse where callers' clocks may differ; None where
+    they lapse by the call's.
     """
 
-    __slots__ = ("account", "changed", "key", "moved", "server_now")
+    __slots__ = ("account", "changed", "key", "moved", "server_now", "told")
 
     def __init__(self, key: Record, account: Record | None = None) -> None:
         self.key = key
         self.account = account
         self.changed = self.moved = False
         self.server_now: int | None = None
+        self.told: tuple[Any, ...] = ()
 
     def records(self) -> tuple[Record, ...]:
         return (self.key,) if self.account is None else (self.key, self.account)

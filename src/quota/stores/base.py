@@ -17,11 +17,14 @@ from ..rule.limits import StoreOptions
 if TYPE_CHECKING:
     from urllib.parse import SplitResult
 
+    from ..event import By, Event
     from ..operations.report import KeyUsage, ReportDays
 
 
 class Store(Protocol):
     """Where keys, plans and counts live. Every method is atomic; the same conformance machine runs over all stores.
+
+    What changes something writes the event that tells of it in the same step; ``by``: who makes the change, and when.
 
     Raises:
         StoreBusy: contended for longer than the store's timeout; nothing happened.
@@ -33,14 +36,15 @@ class Store(Protocol):
     def apply(self, request: Request) -> Any:
         """Perform the request on its key's entry and records, and keep what it changed."""
 
-    def put_plan(self, plan: UsagePlan, replace: bool | UsagePlan) -> None:
+    def put_plan(self, plan: UsagePlan, replace: bool | UsagePlan, now: int, by: By | None = None) -> None:
         """Add a plan; ``PlanConflict`` when a different one has its id, unless it may be replaced.
 
+        ``now``, here as elsewhere: what is scheduled for then or before is made, as is what a record is past.
         ``replace``: a plan where only that very one may be; ``UnknownPlan`` when it is gone.
         """
 
-    def drop_plan(self, plan_id: str) -> None:
-        """Remove a plan and its associations; ``UnknownPlan`` when there is none."""
+    def drop_plan(self, plan_id: str, now: int, by: By | None = None) -> None:
+        """Remove a plan, its associations and what is scheduled for it; ``UnknownPlan`` when there is none."""
 
     def get_plan(self, plan_id: str) -> UsagePlan:
         """The plan; ``UnknownPlan`` when there is none."""
@@ -48,28 +52,31 @@ class Store(Protocol):
     def list_plans(self) -> list[UsagePlan]:
         """All plans, by id."""
 
-    def add_keys(self, keys: Sequence[tuple[ApiKey, Sequence[str]]]) -> None:
+    def add_keys(self, keys: Sequence[tuple[ApiKey, Sequence[str]]], by: By | None = None) -> None:
         """Add keys, each on plans of different apis, all of them or none; raises as ``add_key``."""
 
-    def add_key(self, key: ApiKey, plan_id: str | None, *more: str) -> None:
+    def add_key(self, key: ApiKey, plan_id: str | None, *more: str, by: By | None = None) -> None:
         """Add a key, on a plan, and on ``more`` of other apis.
 
         ``PlanConflict`` when its id or a secret is there already, ``UnknownPlan``.
         """
 
-    def change_key(self, key_id: str, change: Callable[[ApiKey], ApiKey]) -> ApiKey:
+    def change_key(self, key_id: str, change: Callable[[ApiKey], ApiKey], by: By | None = None) -> ApiKey:
         """Replace a key by what a pure function makes of it, atomically; ``UnknownKey`` when there is none."""
 
-    def drop_key(self, key_id: str) -> None:
+    def drop_key(self, key_id: str, by: By | None = None) -> None:
         """Remove a key and its counts; ``UnknownKey`` when there is none."""
 
     def get_key(self, key_id: str) -> ApiKey:
-        """The key; ``UnknownKey`` when there is none."""
+        """The key, with all that was scheduled and is not made yet; ``UnknownKey`` when there is none."""
 
     def list_keys(
-        self, after: str | None = None, limit: int | None = None, plan_id: str | None = None, account: str | None = None
+        self, after: str | None, limit: int | None, plan_id: str | None, account: str | None, now: int
     ) -> list[ApiKey]:
-        """Keys in the order of their ids (by code points), beyond ``after``, at most ``limit``; ``UnknownPlan``."""
+        """Keys in the order of their ids (by code points), beyond ``after``, at most ``limit``; ``UnknownPlan``.
+
+        ``plan_id``: of the plan that they are on at ``now``.
+        """
 
     def last_used(self, key_id: str) -> int:
         """The minute of a key's last admission, in microseconds; 0 where there was none; ``UnknownKey``."""
@@ -80,25 +87,28 @@ class Store(Protocol):
         In the order of their ids; ``by_account``: of their accounts, and then of their ids.
         """
 
-    def plans_of(self, key_id: str) -> list[UsagePlan]:
-        """The plans a key is on, by api; ``UnknownKey`` when there is none."""
+    def associate(self, key_id: str, plan_id: str, at: int | str | None, now: int, by: By | None = None) -> None:
+        """Put a key on a plan, in place of the one it has for the same api; ``UnknownKey``, ``UnknownPlan``.
 
-    def associate(self, key_id: str, plan_id: str) -> None:
-        """Put a key on a plan, in place of the one it has for the same api; ``UnknownKey``, ``UnknownPlan``."""
+        ``at``: the instant, or ``"period_end"``, when it goes there; None for at once. See ``associations``.
+        """
 
-    def dissociate(self, key_id: str, plan_id: str) -> None:
+    def dissociate(self, key_id: str, plan_id: str, now: int, by: By | None = None) -> None:
         """Take a key off a plan; ``UnknownKey``, ``UnknownPlan``, ``PlanConflict`` when it is not on it."""
 
-    def add_account(self, account: Account) -> None:
+    def events(self, after: int, limit: int) -> list[Event]:
+        """Events whose number is beyond ``after``, in their order and at most ``limit``."""
+
+    def add_account(self, account: Account, by: By | None = None) -> None:
         """Add an account below its parent; one that a key made becomes this one.
 
         ``PlanConflict`` when another one has its id, ``UnknownAccount``, ``InvalidValue`` beyond four levels.
         """
 
-    def change_account(self, account_id: str, change: Callable[[Account], Account]) -> Account:
+    def change_account(self, account_id: str, change: Callable[[Account], Account], by: By | None = None) -> Account:
         """Replace an account by what a pure function makes of it, atomically; raises as ``add_account``."""
 
-    def drop_account(self, account_id: str) -> None:
+    def drop_account(self, account_id: str, by: By | None = None) -> None:
         """Remove an account and its counts; ``UnknownAccount``, ``InvalidValue`` while it has keys or children."""
 
     def get_account(self, account_id: str) -> Account:

@@ -10,9 +10,9 @@ import attrs
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from ..clock import ManualClock
+from ..clock import ManualClock, to_datetime
 from ..decision import Decision
-from ..errors import ClockSkew, PlanConflict
+from ..errors import ClockSkew, InvalidValue, PlanConflict
 from ..ledger.sync import Ledger
 from ..plan import UsagePlan
 from .model import DAY, Answer, Model
@@ -136,6 +136,7 @@ class DirectoryMachine(RuleBasedStateMachine):
         instants = sorted(
             {us_of(s.resets_at) or 0 for s in decision.limits}
             | ({us_of(r) or 0} if (r := decision.retry_at) else set())
+            | {at for key in self.model.keys.values() for _, at in key.scheduled.values()}
         )
         later = [instant for instant in instants if self.now < instant + delta < self.now + 400 * DAY]
         if later:
@@ -149,21 +150,48 @@ class DirectoryMachine(RuleBasedStateMachine):
         self.ledger.replace_plan(plan)
         self.model.plans[plan.id] = plan
 
-    @rule(id_=KEY_IDS, plan=PLAN_IDS)
-    def associate(self, id_: str, plan: str) -> None:
-        if id_ in self.model.keys and plan in self.model.plans:
-            self.ledger.associate(id_, plan)
-            self.model.keys[id_].plans[self.model.plans[plan].api] = plan
+    @rule(
+        id_=KEY_IDS, plan=PLAN_IDS,
+        later=st.sampled_from([None, None, 1, 20_000_000, 3_600_000_000, DAY, "period_end", "period_end"]),
+    )  # fmt: skip
+    def associate(self, id_: str, plan: str, later: int | str | None) -> None:
+        if id_ not in self.model.keys or plan not in self.model.plans:
+            return
+        instant = self.now + later if isinstance(later, int) else later
+        at: Any = to_datetime(instant) if isinstance(instant, int) else instant
+        if self.model.associate(id_, plan, instant, self.now):
+            self.ledger.associate(id_, plan, at=at)
+        else:
+            raises(InvalidValue, lambda: self.ledger.associate(id_, plan, at=at))
 
     @rule(id_=KEY_IDS, plan=PLAN_IDS)
     def dissociate(self, id_: str, plan: str) -> None:
         if id_ in self.model.keys and plan in self.model.plans:
-            plans_ = self.model.keys[id_].plans
-            if plans_.get(self.model.plans[plan].api) == plan:
+            if self.model.dissociate(id_, plan, self.now):
                 self.ledger.dissociate(id_, plan)
-                del plans_[self.model.plans[plan].api]
             else:
                 raises(PlanConflict, lambda: self.ledger.dissociate(id_, plan))
+
+    @rule(plan=PLAN_IDS, seldom=st.integers(0, 4))
+    def remove_plan(self, plan: str, seldom: int) -> None:
+        if not seldom and plan in self.model.plans:
+            self.ledger.remove_plan(plan)
+            self.model.remove_plan(plan, self.now)
+
+    @rule(id_=KEY_IDS, plan=PLAN_IDS)
+    def look_at_plans(self, id_: str, plan: str) -> None:
+        """The plans that a key is on and goes to, and the keys on a plan."""
+        key = self.model.keys.get(id_)
+        if key is not None:
+            on = sorted(self.model.on(key, self.model.latest(key, self.now)).items())
+            equal([one.id for one in self.ledger.list_plans(id_)], [one for _, one in on], f"the plans of {id_}")
+            told = {(one.plan, us_of(one.at)) for one in self.ledger.get_key(id_).scheduled}
+            wanted = {change for change in key.scheduled.values() if change[1] > self.now}
+            equal(told, wanted, f"the plans that {id_} goes to")
+        if plan in self.model.plans:
+            keys = [one.id for one in self.ledger.list_keys(plan=plan)]
+            wanted_ids = [of for of, one in self.model.keys.items() if plan in self.model.on(one, self.now).values()]
+            equal(keys, sorted(wanted_ids), f"the keys on {plan}")
 
     @rule(id_=KEY_IDS, enabled=st.booleans())
     def enable(self, id_: str, enabled: bool) -> None:

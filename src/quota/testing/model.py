@@ -18,6 +18,7 @@ import attrs
 from ..limit import Concurrency, Quota, Throttle
 from ..period import Period
 from ..plan import UsagePlan
+from .plans import Member, PlansOfKeys
 
 DAY = 86_400_000_000
 SKEW = 300_000_000
@@ -35,7 +36,7 @@ class Skewed(Exception):
 
 
 @attrs.define(eq=False)
-class Event:
+class Taking:
     """Units taken at an instant; held when it ``expires``; ``subjects`` are whose count it is in."""
 
     at: int
@@ -91,19 +92,6 @@ class Level:
         return self.now(now) - max(Fraction(0), self.echo - self.rate * (now - self.since))
 
 
-@attrs.define(eq=False)
-class Member:
-    """A key."""
-
-    id: str
-    account: str
-    enabled: bool = True
-    plans: dict[str, str] = attrs.field(factory=dict)
-    remembered: dict[str, tuple[Any, ...]] = attrs.field(factory=dict)
-    refunded: set[str] = attrs.field(factory=set)
-    era: int = 0
-
-
 @attrs.frozen
 class Limit:
     """One limit that a call touches, with the name it is told by."""
@@ -126,7 +114,7 @@ class Answer:
     over: int = 0
     replayed: bool = False
     at: int = 0
-    events: tuple[Event, ...] = ()
+    events: tuple[Taking, ...] = ()
 
 
 def window(period: Period, now: int) -> tuple[int, int]:
@@ -173,15 +161,17 @@ def _us(instant: datetime) -> int:
     return (instant - _EPOCH) // timedelta(microseconds=1)
 
 
-class Model:
+class Model(PlansOfKeys):
     """The ledger as it should be, in the plainest words."""
+
+    window = staticmethod(window)
 
     def __init__(self) -> None:
         self.plans: dict[str, UsagePlan] = {}
         self.keys: dict[str, Member] = {}
         self.members: dict[str, list[str]] = {}
         self.shared: set[str] = set()
-        self.events: list[Event] = []
+        self.events: list[Taking] = []
         self.slots: list[CallInFlight] = []
         self.at: dict[Subject, int] = {}
         self.windows: dict[tuple[Place, str], Window] = {}
@@ -268,7 +258,7 @@ class Model:
 
     def plan_of(self, key: Member, api: str, now: int) -> UsagePlan | None:
         """The key's plan at an instant, with its own limits and its account's in it."""
-        plan = self.plans.get(key.plans.get(api, ""))
+        plan = self.plan_at(key, api, now)
         if plan is None:
             return None
         routes = {route: [self._own(key, plan, route, spec, now) for spec in own] for route, own in plan.routes.items()}
@@ -542,11 +532,11 @@ class Model:
     def take(
         self, key: Member, plan: UsagePlan | None, api: str, route: str | None, takes: Mapping[str, int], now: int,
         expires: int | None = None, hold: str = "", routes: tuple[str, ...] | None = None,
-    ) -> tuple[Event, ...]:  # fmt: skip
+    ) -> tuple[Taking, ...]:  # fmt: skip
         if routes is None:
             routes = ("", route) if plan and route and plan.routes.get(route) else ("",)
         events = tuple(
-            Event(now, set(self.subjects(key)) | ({("account", key.account)}), api, routes, unit, units, expires, hold)
+            Taking(now, set(self.subjects(key)) | ({("account", key.account)}), api, routes, unit, units, expires, hold)
             for unit, units in takes.items()
             if units
         )
@@ -583,7 +573,7 @@ class Model:
         if usable != "OK":
             return Answer(allowed=False, reason=usable)
         key = self.keys[str(id_)]
-        plan = self.plans.get(key.plans.get(api, ""))
+        plan = self.plan_at(key, api, now)
         if plan is None:
             return Answer(allowed=False, reason="NO_PLAN")
         takes = self.takes(plan, route, cost)
@@ -622,7 +612,7 @@ class Model:
 
     def commit(
         self, id_: str, hold: str, actual: Mapping[str, int] | None, api: str, route: str | None, now: int
-    ) -> tuple[Event, ...]:
+    ) -> tuple[Taking, ...]:
         """Turn what was held into what was used, what was spent included."""
         key = self.keys[id_]
         gone = [event for event in self.events if event.hold == f"spent {hold}"]
@@ -633,7 +623,7 @@ class Model:
 
     def _commit(
         self, key: Member, hold: str, actual: Mapping[str, int] | None, api: str, route: str | None, now: int
-    ) -> tuple[Event, ...]:
+    ) -> tuple[Taking, ...]:
         now = self.instant(key, now)
         held = [event for event in self.events if event.hold == hold]
         lapsed = any(not event.counts(now) for event in held)
@@ -644,7 +634,7 @@ class Model:
         used = dict(was if actual is None else actual)
         routes = self._routes(hold)
         more: dict[str, int] = {}
-        kept: list[Event] = []
+        kept: list[Taking] = []
         for event in held:
             if lapsed:
                 event.units = 0
@@ -714,7 +704,7 @@ class Model:
             if event.hold == hold:
                 event.units, event.hold = 0, ""
 
-    def open(self, event: Event, now: int) -> bool:
+    def open(self, event: Taking, now: int) -> bool:
         """Tell whether any window that counted this event is still running."""
         return any(
             start <= event.at < end and now < end
@@ -723,14 +713,14 @@ class Model:
             for start, end in self.seen.get((subject, event.api, route, event.unit), ())
         )
 
-    def refund(self, id_: str, events: tuple[Event, ...], units: Mapping[str, int] | None, now: int) -> int:
+    def refund(self, id_: str, events: tuple[Taking, ...], units: Mapping[str, int] | None, now: int) -> int:
         """Give back what is still in a window: later takes first."""
         key = self.keys[id_]
         now = self.instant(key, now)
         self.settle(key, events[0].api, events[0].routes[-1] or None, now)
         wanted = None if units is None else dict(units)
         given = 0
-        groups: dict[int, list[Event]] = {}
+        groups: dict[int, list[Taking]] = {}
         for event in events:
             groups.setdefault(event.at, []).append(event)
         for at in sorted(groups, reverse=True):
@@ -747,7 +737,7 @@ class Model:
     def adjust(self, id_: str, name: str, units: int, api: str, now: int, *, grant: bool) -> int | None:
         """grant or set_remaining on a plan's quota; what remains, None when there is no such quota."""
         key = self.keys[id_]
-        plan = self.plan_of(key, api, self.instant(key, now))
+        plan = self.plan_of(key, api, self.latest(key, now))
         limits = [lim for lim in self.limits(plan, None) if isinstance(lim.spec, Quota)] if plan else []
         limit = next((lim for lim in limits if lim.name == name), None)
         if limit is None:

@@ -13,13 +13,15 @@ from ..clock import to_datetime
 from ..errors import ClockSkew, InvalidValue, UnknownKey
 from ..limit import Concurrency, Quota, Throttle
 from .directory import DirectoryMachine, equal, raises, us_of
-from .model import DAY, Limit, Member, Model, Skewed
+from .model import DAY, Limit, Model, Skewed
+from .plans import Member
 from .strategies import APIS, KEY_IDS, ROUTES
 
 
 def stand(model: Model, who: str, api: str | None, route: str | None, now: int) -> list[tuple[Any, ...]] | None:
     """Tell where every limit of a key or an account stands; None where nothing has that name."""
     if who in model.keys:
+        model.instant(model.keys[who], now)
         return _stand(model, model.keys[who], api, route, now, set(), lambda _: True)
     if not model.members.get(who):
         return None
@@ -35,10 +37,12 @@ def _stand(
     told: Callable[[Limit], bool],
 ) -> list[tuple[Any, ...]]:  # fmt: skip
     rows: list[tuple[Any, ...]] = []
-    apis = [of for of, id_ in sorted(key.plans.items()) if id_ not in seen and api in (None, of)]
-    seen |= {key.plans[of] for of in apis}
+    plans = model.on(key, model.latest(key, now))
+    apis = [of for of, id_ in sorted(plans.items()) if id_ not in seen and api in (None, of)]
+    seen |= {plans[of] for of in apis}
     for of in apis:
         at = model.instant(key, now)
+        change = key.scheduled.get(of)
         plan = model.plan_of(key, of, at)
         if plan is None:
             continue
@@ -52,7 +56,8 @@ def _stand(
             else:
                 extra, over = model.current(model.place(key, of, limit), limit, at).extra, alone.over
             holder = key.account if limit.spec.by == "account" else key.id
-            rows.append((name, used, remaining, resets_at, holder, extra, over, alone.retry_at))
+            goes = change if change is not None and change[1] > at else None
+            rows.append((name, used, remaining, resets_at, holder, extra, over, alone.retry_at, goes))
     return rows
 
 
@@ -65,7 +70,7 @@ class StatusMachine(DirectoryMachine):
     )  # fmt: skip
     def override(self, id_: str, which: int, value: int | None, api: str, route: str | None, lasts: int | None) -> None:
         key = self.model.keys.get(id_)
-        plan = key and self.model.plans.get(key.plans.get(api, ""))
+        plan = key and self.model.plan_at(key, api, self.now)
         limits = [(route or "", spec) for spec in plan.routes.get(route or "", ())] if plan else []
         limits += (
             [("", spec) for spec in plan.limits if spec.name not in {own.name for _, own in limits}] if plan else []
@@ -114,6 +119,7 @@ class StatusMachine(DirectoryMachine):
                 s.extra,
                 s.over,
                 s.retry_at and us_of(s.retry_at),
+                s.scheduled and (s.scheduled.plan, us_of(s.scheduled.at)),
             )
             for s in self.ledger.status(who, api=api, route=route)
         ]
@@ -128,7 +134,7 @@ class StatusMachine(DirectoryMachine):
             now = self.model.instant(key, self.now)
         except Skewed:
             return
-        plan = self.model.plans.get(key.plans.get("", ""))
+        plan = self.model.plan_at(key, "", self.now)
         places = {
             limit.name: self.model.place(key, "", limit)
             for limit in (self.model.limits(plan, None) if plan else ())

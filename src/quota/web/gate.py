@@ -20,6 +20,7 @@ from ..headers import PROFILES
 from ..key import ApiKey, Caller
 from ..ledger.reservations.handle import AsyncReservation, Reservation
 from ..limit import Cost, Limit, parse_cost
+from ..plan import UsagePlan
 from ..rule.limits import Outcome
 from . import settings as checks
 from .addresses import Anonymous, Proxies, address_of, check_proxies, counted_by
@@ -28,7 +29,7 @@ from .cors import allowed_across_origins
 from .credentials import Places
 from .exemptions import Exemptions
 from .guesses import Guesses
-from .routes import Finder, Names, named
+from .routes import Finder, KnownRoutes, Names, named
 from .settings import Answer, Request, Settings
 
 __all__ = ["KEPT", "UNDECIDED", "Answer", "Gate", "Held", "Request", "Settings", "log", "merged"]
@@ -77,10 +78,12 @@ class Gate:
     report: Callable[[Decision, Request], None] | None = attrs.field(default=None, validator=checks.function)
     redact: bool = attrs.field(default=True, validator=checks.flag)
     _template: Finder | None = attrs.field(default=None, alias="template")
+    _known: KnownRoutes | None = attrs.field(default=None, alias="known")
     _clock: Clock = attrs.field(default=system_clock, alias="clock")
     names: Names | None = attrs.field(init=False)
     places: Places = attrs.field(init=False)
     _exempt: Exemptions = attrs.field(init=False)
+    _told: dict[str, UsagePlan] = attrs.field(init=False, factory=dict)
     _guesses: Guesses | None = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -94,6 +97,8 @@ class Gate:
             raise InvalidValue("actual", self.actual, "nothing, unless charge='response'")
         object.__setattr__(self, "places", Places(() if callable(self.key) else self.key))
         object.__setattr__(self, "names", Names(self._template) if self._template else None)
+        if self._template is not None and self.route is None:
+            object.__setattr__(self, "_known", KnownRoutes(self._template))
         object.__setattr__(self, "_guesses", Guesses(self.failed_keys, self._clock) if self.failed_keys else None)
         object.__setattr__(self, "_exempt", Exemptions(() if callable(self.exempt) else self.exempt))
 
@@ -178,11 +183,30 @@ class Gate:
 
     def tell(self, decision: Decision, request: Request) -> None:
         """Report a decision. What reports may fail: the request goes on, so that what it holds is settled."""
+        plan = decision.plan if self._known is not None else None
+        if plan is not None and self._told.get(plan.id) is not plan:
+            self._look(plan)
         if self.report is not None:
             try:
                 self.report(decision, request)
             except Exception:
                 log.exception("a decision could not be reported")
+
+    def _look(self, plan: UsagePlan) -> None:
+        """Say, once for a plan, which of its routes the application does not have: their limits would never bind."""
+        before = self._told.get(plan.id)
+        self._told[plan.id] = plan
+        names = [*dict.fromkeys([*plan.routes, *plan.costs])]
+        if before is not None and names == [*dict.fromkeys([*before.routes, *before.costs])]:
+            return
+        try:
+            missing = self._known.missing(names) if self._known else {}
+        except Exception as error:  # noqa: BLE001 -- as of names
+            log.warning("the application's routes cannot be listed: %r", error)
+            return
+        for name, near in missing.items():
+            told = f"; near it are {', '.join(map(repr, near))}" if near else ""
+            log.warning("plan %r limits %r, a route that the application does not have%s", plan.id, name, told)
 
     def shown(self, decision: Decision) -> dict[str, str]:
         """The headers that an admitted response carries."""

@@ -188,7 +188,7 @@ def test_a_database_that_is_not_utf8_is_refused(admin, server):
     admin.execute("create database latin encoding 'LATIN1' template template0")
     store = PostgresStore(server.url.replace("/postgres", "/latin"))
     with pytest.raises(StoreUnavailable, match="LATIN1.*UTF8"):
-        store.list_keys()
+        store.list_keys(None, None, None, None, 0)
     store.close()
 
 
@@ -284,9 +284,9 @@ def test_a_pool_without_a_free_connection_is_busy(server, clock):
     store = PostgresStore(server.url, namespace=namespace(), timeout=1, connections=1)
     store._connections.take("a call", time.monotonic() + 1)
     with pytest.raises(StoreBusy, match="nothing was charged"):
-        store.list_keys()
+        store.list_keys(None, None, None, None, 0)
     store._connections.give("a call")
-    assert store.list_keys() == []
+    assert store.list_keys(None, None, None, None, 0) == []
     store.close()
 
 

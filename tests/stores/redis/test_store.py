@@ -269,6 +269,7 @@ def test_records_expire_late_and_the_directory_never(store, client, clock):
     lives = {name.decode().split(":")[1]: client.pttl(name) for name in client.keys(f"{{{store.namespace}}}:*")}
     assert {name for name, life in lives.items() if life == -1} == {
         "stamps",
+        "events",
         "secrets",
         "keys",
         "lists",

@@ -232,7 +232,7 @@ class World:
 
     def do_grant(self):
         key = self.random.choice(list(KEYS))
-        plan = next(iter(self.operator.store.plans_of(key)))
+        plan = next(iter(self.operator.list_plans(key)))
         quotas = [limit for limit in plan.limits if hasattr(limit, "period")]
         if quotas:
             where = self.random.choice([self.operator, self.somebody()])

@@ -62,7 +62,7 @@ class GeneralStore(MemoryStore):
 
 def in_memory(store):
     """(whose, record) of all that a memory store's keys charge, with what its fast path counted."""
-    for key in store.list_keys():
+    for key in store.list_keys(None, None, None, None, 0):
         key_entry = store.rooms[key.id].key_entry
         if key_entry.record is not None:
             key_entry.room.flush()
@@ -75,7 +75,7 @@ def in_sqlite(store):
     """The same of a SQLite store, from its file."""
 
     def read(db):
-        for key in store.list_keys():
+        for key in store.list_keys(None, None, None, None, 0):
             key_entry = store._look(db, Request("usage", 0, None, key.id))
             for whose, subject in zip((f"key {key.id}", f"account {key.account}"), key_entry.subjects(), strict=False):
                 yield whose, load(db, subject).record
@@ -85,7 +85,7 @@ def in_sqlite(store):
 
 def on_a_server(store):
     """The same of a store on a server, as the rule is given it."""
-    for key in store.list_keys():
+    for key in store.list_keys(None, None, None, None, 0):
         looking = Request("usage", 0, None, key.id)
         copy = _driven(store, store._look(None, key.id))
         subject = store._decode(copy.entry, looking, store._send(store._ask(copy, looking, 0))).subject

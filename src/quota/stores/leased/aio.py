@@ -80,7 +80,7 @@ class AsyncLeasedStore(Awaited, Leasing):
     def apply(self, request: Request) -> Any:
         """Decide from what is held, at once; else a coroutine that asks the store."""
         self._at_home()
-        if request.caller is not None:
+        if request.caller is not None or request.op == "plans":
             return self._call("apply", (request,))
         if not leasable(request):
             return self._pass(request)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from ...account import Account
+from ...event import By, Event
 from ...key import ApiKey
 from ...operations.report import KeyUsage, ReportDays
 from ...plan import UsagePlan
@@ -29,51 +30,61 @@ class LeasedDirectory(LeaseHolders):
     """Keys, plans and associations. Steps yield a ``Change``, or (method, arguments) of the shared store."""
 
     @operation
-    def put_plan(self, plan: UsagePlan, replace: bool | UsagePlan) -> Flow[None]:
-        yield Change("put_plan", (plan, replace), lambda: self._of_plan(plan.id))
+    def put_plan(self, plan: UsagePlan, replace: bool | UsagePlan, now: int, by: By | None = None) -> Flow[None]:
+        yield Change("put_plan", (plan, replace, now, by), lambda: self._of_plan(plan.id))
 
     @operation
-    def drop_plan(self, plan_id: str) -> Flow[None]:
-        yield Change("drop_plan", (plan_id,), lambda: self._of_plan(plan_id))
+    def drop_plan(self, plan_id: str, now: int, by: By | None = None) -> Flow[None]:
+        yield Change("drop_plan", (plan_id, now, by), lambda: self._of_plan(plan_id))
 
     @operation
-    def add_key(self, key: ApiKey, plan_id: str | None, *more: str) -> Flow[None]:
-        yield Change("add_key", (key, plan_id, *more), lambda: self._of_account(key.account))
+    def add_key(self, key: ApiKey, plan_id: str | None, *more: str, by: By | None = None) -> Flow[None]:
+        return self._add([(key, [id_ for id_ in (plan_id, *more) if id_ is not None])], by)
 
     @operation
-    def add_keys(self, keys: Sequence[tuple[ApiKey, Sequence[str]]]) -> Flow[None]:
+    def add_keys(self, keys: Sequence[tuple[ApiKey, Sequence[str]]], by: By | None = None) -> Flow[None]:
+        return self._add(keys, by)
+
+    def _add(self, keys: Sequence[tuple[ApiKey, Sequence[str]]], by: By | None) -> Flow[None]:
         accounts = {key.account for key, _ in keys}
-        yield Change("add_keys", (keys,), lambda: [held for id_ in accounts for held in self._of_account(id_)])
+        yield Change("add_keys", (keys, by), lambda: [held for id_ in accounts for held in self._of_account(id_)])
 
     @operation
-    def change_key(self, key_id: str, change: Callable[[ApiKey], ApiKey]) -> Flow[ApiKey]:
-        changed: ApiKey = yield Change("change_key", (key_id, change), key_id)
+    def change_key(self, key_id: str, change: Callable[[ApiKey], ApiKey], by: By | None = None) -> Flow[ApiKey]:
+        changed: ApiKey = yield Change("change_key", (key_id, change, by), key_id)
         return changed
 
     @operation
-    def drop_key(self, key_id: str) -> Flow[None]:
-        yield Change("drop_key", (key_id,), key_id)
+    def drop_key(self, key_id: str, by: By | None = None) -> Flow[None]:
+        yield Change("drop_key", (key_id, by), key_id)
 
     @operation
-    def associate(self, key_id: str, plan_id: str) -> Flow[None]:
-        yield Change("associate", (key_id, plan_id), key_id)
+    def associate(self, key_id: str, plan_id: str, at: int | str | None, now: int, by: By | None = None) -> Flow[None]:
+        yield Change("associate", (key_id, plan_id, at, now, by), key_id)
 
     @operation
-    def dissociate(self, key_id: str, plan_id: str) -> Flow[None]:
-        yield Change("dissociate", (key_id, plan_id), key_id)
+    def dissociate(self, key_id: str, plan_id: str, now: int, by: By | None = None) -> Flow[None]:
+        yield Change("dissociate", (key_id, plan_id, now, by), key_id)
 
     @operation
-    def add_account(self, account: Account) -> Flow[None]:
-        yield Change("add_account", (account,), self._owing)
+    def events(self, after: int, limit: int) -> Flow[list[Event]]:
+        events: list[Event] = yield "events", (after, limit)
+        return events
 
     @operation
-    def change_account(self, account_id: str, change: Callable[[Account], Account]) -> Flow[Account]:
-        account: Account = yield Change("change_account", (account_id, change), self._owing)
+    def add_account(self, account: Account, by: By | None = None) -> Flow[None]:
+        yield Change("add_account", (account, by), self._owing)
+
+    @operation
+    def change_account(
+        self, account_id: str, change: Callable[[Account], Account], by: By | None = None
+    ) -> Flow[Account]:
+        account: Account = yield Change("change_account", (account_id, change, by), self._owing)
         return account
 
     @operation
-    def drop_account(self, account_id: str) -> Flow[None]:
-        yield Change("drop_account", (account_id,), self._owing)
+    def drop_account(self, account_id: str, by: By | None = None) -> Flow[None]:
+        yield Change("drop_account", (account_id, by), self._owing)
 
     @operation
     def get_account(self, account_id: str) -> Flow[Account]:
@@ -104,9 +115,9 @@ class LeasedDirectory(LeaseHolders):
 
     @operation
     def list_keys(
-        self, after: str | None = None, limit: int | None = None, plan_id: str | None = None, account: str | None = None
+        self, after: str | None, limit: int | None, plan_id: str | None, account: str | None, now: int
     ) -> Flow[list[ApiKey]]:
-        keys: list[ApiKey] = yield "list_keys", (after, limit, plan_id, account)
+        keys: list[ApiKey] = yield "list_keys", (after, limit, plan_id, account, now)
         return keys
 
     @operation
@@ -118,8 +129,3 @@ class LeasedDirectory(LeaseHolders):
     def last_used(self, key_id: str) -> Flow[int]:
         minute: int = yield "last_used", (key_id,)
         return minute
-
-    @operation
-    def plans_of(self, key_id: str) -> Flow[list[UsagePlan]]:
-        plans: list[UsagePlan] = yield "plans_of", (key_id,)
-        return plans

@@ -189,14 +189,15 @@ class HeldLease:
                 if not dry:
                     bucket.level, bucket.at = level, now
         outcome = evaluate(readings, {}, now)
+        details = Details(Reason.OK, None, self.key, self.plan, takes, outcome, route=self.route_plan.route)
         if dry:
-            return Decision(Details(Reason.OK, None, self.key, self.plan, takes, outcome))
+            return Decision(details)
         for unit, units in takes.items():
             if units:
                 self.spent[unit].total += units
         # In the name of the lease's own instant: there the record counted these units, and a refund finds them.
-        groups = ((self.at, metered(self.route_plan, takes)),)
-        return Decision(Details(Reason.OK, None, self.key, self.plan, takes, outcome, groups, self.tokens))
+        details.metered, details.tokens = ((self.at, metered(self.route_plan, takes)),), self.tokens
+        return Decision(details)
 
     def open_lane(
         self, rooms: MutableMapping[bytes | str, LeasedMeter], ref: bytes | str, lock: Any, home: Home
@@ -261,7 +262,8 @@ class CachedRefusal:
         outcome = evaluate(readings, takes, request.now)
         if outcome.allowed or reason_of(outcome) is Reason.THROTTLED:
             return None
-        decision = Decision(Details(reason_of(outcome), None, grant.key, grant.plan, takes, outcome))
+        route = self.route_plan.route
+        decision = Decision(Details(reason_of(outcome), None, grant.key, grant.plan, takes, outcome, route=route))
         return sooner(decision, self.until) if grant.waiting else decision
 
 
@@ -272,9 +274,7 @@ def sooner(decision: Decision, until: int) -> Decision:
     if outcome.retry_at is None or outcome.retry_at <= until:
         return decision
     sooner = Outcome(False, outcome.now, outcome.states, outcome.crossed, until, outcome.too_large)  # noqa: FBT003
-    return Decision(
-        Details(details.reason, details.id, details.key, details.plan, details.takes, sooner, hold=details.hold)
-    )
+    return Decision(attrs.evolve(details, outcome=sooner))
 
 
 class LeaseHolder:

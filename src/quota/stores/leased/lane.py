@@ -43,7 +43,7 @@ def shape_of(home: Home, plan: UsagePlan, route_plan: RoutePlan, throttle: Compi
     else:
         made = _Wiped.from_buffer(home.page)
     made.plan, made.route_plan, made.api = plan, route_plan, route_plan.api
-    made.own = frozenset(plan.routes) | frozenset(plan.costs)
+    made.own = plan._names.own
     made.throttle = throttle
     return made
 

@@ -90,7 +90,7 @@ class LeasedStore(Synchronous, Leasing):
     def apply(self, request: Request) -> Any:
         """Decide from what is held, else ask the store; of callers without a key nothing is leased."""
         self._at_home()
-        if request.caller is not None:
+        if request.caller is not None or request.op == "plans":
             return self._call("apply", (request,))
         if not leasable(request):
             with self._leaseless() if request.op in ALONE else _nothing:

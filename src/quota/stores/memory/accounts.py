@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...account import Account, check_levels, cycle, not_empty
 from ...errors import PlanConflict, UnknownAccount
-from ...process.atomic import Step, at_once
+from ...event import account_changed
+from ...process.atomic import Step
 from .entries import AccountEntry, Stripe
 from .one_meter import NoMeter
+
+if TYPE_CHECKING:
+    from ...event import By
 
 
 def _known(store: Any, account_id: str) -> AccountEntry:
@@ -35,7 +39,7 @@ def list_accounts(
         return [_account(among[id_]) for id_ in sorted(ids)[:limit]]
 
 
-def add_account(store: Any, account: Account) -> None:
+def add_account(store: Any, account: Account, by: By | None) -> None:
     """See ``Store.add_account``."""
     with store._everything():
         entry = store._accounts.get(account.id)
@@ -50,15 +54,17 @@ def add_account(store: Any, account: Account) -> None:
             own = store._key_entry(account.id)
             if own is not None and own.account is None and own.key.account == account.id:
                 steps += [(entry.members.append, own), (setattr, own, "account", entry)]
-        at_once(*steps, *_placed(store, entry, account))
+        steps += _placed(store, entry, account)
+        store._outbox.at_once(steps, account_changed(None, account, by))
 
 
-def change_account(store: Any, account_id: str, change: Callable[[Account], Account]) -> Account:
+def change_account(store: Any, account_id: str, change: Callable[[Account], Account], by: By | None) -> Account:
     """See ``Store.change_account``."""
     with store._everything():
         entry = _known(store, account_id)
-        account = change(_account(entry))
-        at_once(*_placed(store, entry, account))
+        old = _account(entry)
+        account = change(old)
+        store._outbox.at_once(_placed(store, entry, account), account_changed(old, account, by))
         return account
 
 
@@ -105,14 +111,15 @@ def _moved_to(store: Any, entry: AccountEntry, stripe: Stripe) -> list[Step]:
     return steps
 
 
-def drop_account(store: Any, account_id: str) -> None:
+def drop_account(store: Any, account_id: str, by: By | None) -> None:
     """See ``Store.drop_account``."""
     with store._everything():
         entry = _known(store, account_id)
         if entry.members or entry.children:
             raise not_empty(account_id, [member.key.id for member in entry.members], [*entry.children])
         steps: list[Step] = [(entry.parent.children.pop, account_id)] if entry.parent else []
-        at_once(*steps, (setattr, entry, "record", None), (store._accounts.pop, account_id))
+        steps += [(setattr, entry, "record", None), (store._accounts.pop, account_id)]
+        store._outbox.at_once(steps, account_changed(_account(entry), None, by))
 
 
 def _told(entry: AccountEntry) -> bool:

@@ -6,15 +6,20 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...account import Account
 from ...key import ApiKey, Caller
+from ...operations.request import Entry, settled
 from ...plan import UsagePlan
 from ...process.atomic import Step
 from ...rule.record import Record
+from ..associations import told
 from .entries import AccountEntry, KeyEntry, Stripe
 from .one_meter import NoMeter, OneMeter
+
+if TYPE_CHECKING:
+    from ...event import By
 
 
 @cache
@@ -34,24 +39,34 @@ class Directory:
     """The ids of all keys when they were last put in the order of their accounts, and that order."""
     _accounts: dict[str, AccountEntry]
     _directory: Any
+    _entry: Callable[[KeyEntry], Entry]
     _key_entry: Callable[..., KeyEntry | None]
     _sorted: list[str] | None
     _stripes: list[Stripe]
 
     def list_keys(
-        self, after: str | None = None, limit: int | None = None, plan_id: str | None = None, account: str | None = None
+        self, after: str | None, limit: int | None, plan_id: str | None, account: str | None, now: int
     ) -> list[ApiKey]:
         with self._directory:
-            api = None if plan_id is None else self.get_plan(plan_id).api
+            plan = None if plan_id is None else self.get_plan(plan_id)
             ids = self._ids() if account is None else sorted(key_entry.key.id for key_entry in self._members(account))
             start = 0 if after is None else bisect_right(ids, after)
             key_entries = (self.rooms[id_].key_entry for id_ in islice(ids, start, None))
-            return [
-                key_entry.key
-                for key_entry in islice(
-                    (s for s in key_entries if api is None or s.key_plans.ids.get(api) == plan_id), limit
-                )
-            ]
+            wanted = (s for s in key_entries if plan is None or self._is_on(s, plan, now))
+            return [self._told(key_entry) for key_entry in islice(wanted, limit)]
+
+    def _told(self, key_entry: KeyEntry) -> ApiKey:
+        """Return the key, which tells the plans that it goes to."""
+        key: ApiKey = key_entry.key
+        if not key_entry.key_plans.later:
+            return key  # nearly always
+        with self._directory:
+            return told(key, self._entry(key_entry).scheduled)
+
+    def _is_on(self, key_entry: KeyEntry, plan: UsagePlan, now: int) -> bool:
+        if not key_entry.key_plans.later:
+            return key_entry.key_plans.ids.get(plan.api) == plan.id
+        return settled(self._entry(key_entry), now).plans.get(plan.api) is plan
 
     def report(self, days: Any, after: tuple[str, str], most: int, by_account: bool) -> list[Any]:
         from .reports import report  # noqa: PLC0415 -- as accounts
@@ -63,14 +78,14 @@ class Directory:
         found = self._accounts.get(account)
         return self._stripes[hash(account) % len(self._stripes)] if found is None else found.stripe
 
-    def add_account(self, account: Account) -> None:
-        _tree().add_account(self, account)
+    def add_account(self, account: Account, by: By | None = None) -> None:
+        _tree().add_account(self, account, by)
 
-    def change_account(self, account_id: str, change: Callable[[Account], Account]) -> Account:
-        return _tree().change_account(self, account_id, change)  # type: ignore[no-any-return]
+    def change_account(self, account_id: str, change: Callable[[Account], Account], by: By | None = None) -> Account:
+        return _tree().change_account(self, account_id, change, by)  # type: ignore[no-any-return]
 
-    def drop_account(self, account_id: str) -> None:
-        _tree().drop_account(self, account_id)
+    def drop_account(self, account_id: str, by: By | None = None) -> None:
+        _tree().drop_account(self, account_id, by)
 
     def get_account(self, account_id: str) -> Account:
         return _tree().get_account(self, account_id)  # type: ignore[no-any-return]

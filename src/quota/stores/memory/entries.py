@@ -9,6 +9,7 @@ from typing import Any
 from ...account import Account
 from ...key import KeyOrCaller
 from ...operations.headroom import SeveralMeters
+from ...operations.request import Scheduled
 from ...plan import UsagePlan
 from ...rule.limits import StoreOptions
 from ...rule.record import Record
@@ -74,13 +75,22 @@ class Stripe(Exclusive):
 
 
 class KeyPlans:
-    """The plans that a key is on, by api: one object for all keys that are on the same. ``plans``: looked up."""
+    """The plans that a key is on, by api: one object for all keys that are on the same.
 
-    __slots__ = ("ids", "plans")
+    ``later``: plans that it goes to, with the instants. ``plans``, ``scheduled``: both looked up; None until then.
+    """
 
-    def __init__(self, ids: Mapping[str, str]) -> None:
+    __slots__ = ("__weakref__", "ids", "later", "plans", "scheduled")
+
+    def __init__(self, ids: Mapping[str, str], later: tuple[tuple[str, int], ...] = ()) -> None:
         self.ids = ids
+        self.later = later
         self.plans: Mapping[str, UsagePlan] | None = None
+        self.scheduled: tuple[Scheduled, ...] = ()
+
+    def names(self, plan_id: str) -> bool:
+        """Tell whether a plan is one that the keys are on, or go to."""
+        return plan_id in self.ids.values() or any(id_ == plan_id for id_, _ in self.later)
 
 
 class AccountEntry:

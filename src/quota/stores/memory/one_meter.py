@@ -39,7 +39,9 @@ class Asked:
         for room in key_entry.rooms:
             shape = room.shape
             if shape.api == api and (
-                route == shape.route if shape.route else route is None or unrouted(shape.own, route)
+                (route == shape.route or (shape.wide and shape.covers(route)))
+                if shape.route
+                else route is None or unrouted(shape.own, route)
             ):
                 break
         else:

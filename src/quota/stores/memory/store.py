@@ -6,9 +6,11 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
-from ...errors import InvalidValue, PlanConflict, UnknownKey, UnknownPlan
+from ...errors import InvalidValue, PlanConflict, UnknownKey
 from ...key import ApiKey, Caller, new_number
 from ...operations import perform
 from ...operations.request import Entry, Request
@@ -17,27 +19,34 @@ from ...process.atomic import Step, at_once
 from ...process.forks import across_forks
 from ...rule.record import Record
 from ...rule.subject import Subject
-from ..base import COMMON, check_distinct, is_new, make_options, shown_url, split_url, whole_option
+from ..associations import associated, dissociated, placed
+from ..base import COMMON, check_distinct, make_options, shown_url, split_url, whole_option
 from .binding import Binding, Shapes
 from .callers import Callers
 from .directory import Directory
 from .entries import AccountEntry, KeyEntry, KeyPlans, Stripe
 from .one_meter import NoMeter, OneMeter
+from .plans import Plans, events_of
+
+if TYPE_CHECKING:
+    from ...event import By, Event
+    from .outbox import MemoryOutbox
 
 
-class MemoryStore(Callers, Directory, Binding):
+class MemoryStore(Callers, Directory, Plans, Binding):
     """Keys, plans and counts in this process's memory, gone with it.
 
     ``stripes``: how many locks the accounts are spread over. ``max_skew``: seconds a clock may be behind what was
     recorded. ``request_ttl``: seconds a ``request_id`` is remembered. ``retention``: days of history. ``most_callers``:
-    callers that are counted one by one at any time; more than that share as many counts among them.
+    callers that are counted one by one at any time; more than that share as many counts among them. ``most_events``:
+    events that are kept at any time.
     """
 
     exact_across_failover = True
 
     def __init__(
-        self, *, stripes: int = 64, most_callers: int = 65_536, max_skew: float = 300, request_ttl: float = 86_400,
-        retention: int = 35,
+        self, *, stripes: int = 64, most_callers: int = 65_536, most_events: int = 10_000, max_skew: float = 300,
+        request_ttl: float = 86_400, retention: int = 35,
     ) -> None:  # fmt: skip
         if type(stripes) is not int or not 1 <= stripes <= 65_536:
             raise InvalidValue("stripes", stripes, "a whole number of locks, 1 to 65536")
@@ -47,10 +56,14 @@ class MemoryStore(Callers, Directory, Binding):
         self._accounts: dict[str, AccountEntry] = {}
         self._stripes = [Stripe(self._accounts) for _ in range(stripes)]
         across_forks(self._directory, *(stripe.lock for stripe in self._stripes))
+        if type(most_events) is not int or not 1 <= most_events <= 10**9:
+            raise InvalidValue("most_events", most_events, "a whole number of events, 1 to 1000000000")
+        self._most_events = most_events
+        self._outboxes: dict[str, MemoryOutbox] = {}
         self._plans: dict[str, UsagePlan] = {}
         self._sorted: list[str] | None = None
         self._shapes: dict[str, Shapes] = {}
-        self._shared_key_plans: dict[frozenset[tuple[str, str]], KeyPlans] = {}
+        self._shared_key_plans: WeakValueDictionary[frozenset[tuple[str, Any]], KeyPlans] = WeakValueDictionary()
         self.rooms: dict[
             bytes | str | Caller, OneMeter | NoMeter
         ] = {}  # of every key, by its id and by its secrets' digests
@@ -86,22 +99,35 @@ class MemoryStore(Callers, Directory, Binding):
         account = key_entry.account
         key_entry.room.close()
         joint = account if account is not None and account.shared else None
-        entry = Entry(key_entry.key, key_entry.key_plans.plans or self._look_up(key_entry), joint is not None)
+        entry = self._entry(key_entry, shared=joint is not None)
         subject = Subject(self._copy(key_entry), self._copy(joint) if joint else None)
         result = perform(request, entry, subject, self.options)
         if subject.changed:
-            self._keep(key_entry, subject.key, joint, subject.account)
+            self._keep(key_entry, subject, joint)
             key_entry.stripe.prune(request.now, self.options)
         if key_entry.record is not None and (joint is None or joint.record is not None):
             self._bind(request, key_entry, entry, Subject(key_entry.record, joint.record if joint else None))
         return result
 
+    def _entry(self, key_entry: KeyEntry, *, shared: bool = False) -> Entry:
+        key_plans = key_entry.key_plans
+        plans = key_plans.plans or self._look_up(key_entry)
+        return Entry(key_entry.key, plans, shared, key_plans.scheduled)
+
     def _look_up(self, key_entry: KeyEntry) -> Mapping[str, UsagePlan]:
         if isinstance(key_entry.key, Caller):
             return self._plan_of(key_entry.key)
         key_plans = key_entry.key_plans
+        key_plans.scheduled = tuple([(self._plans[id_], at) for id_, at in key_plans.later])
         key_plans.plans = plans = {api: self._plans[id_] for api, id_ in key_plans.ids.items()}
         return plans
+
+    @staticmethod
+    def _latest(key_entry: KeyEntry, now: int) -> int:
+        """Return the latest instant that a key's records know, or ``now``: what was due by then stays made."""
+        key_entry.room.flush()
+        account = key_entry.account if key_entry.account is not None and key_entry.account.shared else None
+        return max([now, *[place.record.at for place in (key_entry, account) if place and place.record]])
 
     @staticmethod
     def _copy(place: KeyEntry | AccountEntry) -> Record:
@@ -111,10 +137,10 @@ class MemoryStore(Callers, Directory, Binding):
         stripe, caller = place.stripe, isinstance(place, KeyEntry) and isinstance(place.key, Caller)
         return Record(new_number(), stripe.callers_floor if caller else stripe.floor)
 
-    def _keep(self, key_entry: KeyEntry, own: Record, account: AccountEntry | None, joint: Record | None) -> None:
+    def _keep(self, key_entry: KeyEntry, subject: Subject, account: AccountEntry | None) -> None:
         """Make the changed copies the truth, in one write: an interrupt comes before all of it or after."""
         steps: list[Step] = []
-        for place, copy in ((key_entry, own), (account, joint)):
+        for place, copy in ((key_entry, subject.key), (account, subject.account)):
             if place is None or copy is None:
                 continue
             record = place.record or Record()
@@ -123,7 +149,20 @@ class MemoryStore(Callers, Directory, Binding):
                 caller = isinstance(place, KeyEntry) and isinstance(place.key, Caller)
                 steps.append((setattr, place, "record", record))
                 steps += self._kept(key_entry) if caller else [(place.stripe.round.append, place)]
-        at_once(*steps)
+        if subject.told:
+            self._outbox.at_once(steps, subject.told)
+        else:
+            at_once(*steps)
+
+    @property
+    def _outbox(self) -> MemoryOutbox:
+        """Return the outbox, made with the first event; of two that threads make at once, one."""
+        found = self._outboxes.get("")
+        if found is None:
+            from .outbox import MemoryOutbox  # noqa: PLC0415 -- not loaded where nothing is changed
+
+            found = self._outboxes.setdefault("", MemoryOutbox(self._most_events, self.options))
+        return found
 
     @contextmanager
     def _everything(self) -> Iterator[None]:
@@ -146,89 +185,27 @@ class MemoryStore(Callers, Directory, Binding):
                 key_entry.room.invalidate()
                 yield key_entry
 
-    def _key_plans(self, ids: dict[str, str]) -> KeyPlans:
-        return self._shared_key_plans.setdefault(frozenset(ids.items()), KeyPlans(ids))
+    def _key_plans(self, ids: dict[str, str], later: tuple[tuple[str, int], ...] = ()) -> KeyPlans:
+        return self._shared_key_plans.setdefault(frozenset([*ids.items(), *later]), KeyPlans(ids, later))
 
-    def put_plan(self, plan: UsagePlan, replace: bool | UsagePlan) -> None:
-        with self._everything():
-            old = self._plans.get(plan.id)
-            if not is_new(plan, old, replace):
-                return
-            moved = self._moved(plan, old.api) if old is not None and old.api != plan.api else []
-            at_once(*self._buried(plan.id), *moved, (self._plans.__setitem__, plan.id, plan))
+    def _on(self, entry: Entry) -> KeyPlans:
+        """Return what keys on these plans share."""
+        later = sorted((plan.id, at) for plan, at in entry.scheduled)
+        return self._key_plans({api: plan.id for api, plan in entry.plans.items()}, tuple(later))
 
-    def _buried(self, plan_id: str) -> list[Step]:
-        """The steps that end every headroom of a plan."""
-        shapes = self._shapes.get(plan_id) or Shapes()
-        ended = [*shapes.common.values(), *shapes.own]
-        return [*((setattr, shape, "live", False) for shape in ended), (self._shapes.pop, plan_id, None)]
+    def add_key(self, key: ApiKey, plan_id: str | None, *more: str, by: By | None = None) -> None:
+        self.add_keys([(key, [id_ for id_ in (plan_id, *more) if id_ is not None])], by)
 
-    def _all_key_entries(self) -> list[KeyEntry]:
-        return [room.key_entry for ref, room in self.rooms.items() if type(ref) is str]
-
-    def _moved(self, plan: UsagePlan, old_api: str) -> list[Step]:
-        """The steps that move the keys of a plan to its new api."""
-        key_entries = [
-            key_entry for key_entry in self._all_key_entries() if key_entry.key_plans.ids.get(old_api) == plan.id
-        ]
-        for key_entry in key_entries:
-            if plan.api in key_entry.key_plans.ids:
-                raise PlanConflict(plan.id, f"key {key_entry.key.id} has another plan for the api {plan.api!r}")
-        ids = [{**self._without(key_entry, old_api).ids, plan.api: plan.id} for key_entry in key_entries]
-        left_by_all = [
-            (self._shared_key_plans.pop, key_plans)
-            for key_plans in self._shared_key_plans
-            if (old_api, plan.id) in key_plans
-        ]
-        return [
-            *((setattr, s, "key_plans", self._key_plans(mine)) for s, mine in zip(key_entries, ids, strict=True)),
-            *left_by_all,
-        ]
-
-    def drop_plan(self, plan_id: str) -> None:
-        with self._everything():
-            plan = self.get_plan(plan_id)
-            left = [
-                key_entry for key_entry in self._all_key_entries() if key_entry.key_plans.ids.get(plan.api) == plan_id
-            ]
-            steps = [(setattr, key_entry, "key_plans", self._without(key_entry, plan.api)) for key_entry in left]
-            left_by_all = [
-                (self._shared_key_plans.pop, ids) for ids in self._shared_key_plans if (plan.api, plan_id) in ids
-            ]
-            at_once(*self._buried(plan_id), *steps, *left_by_all, (self._plans.pop, plan_id))
-
-    def _without(self, key_entry: KeyEntry, api: str) -> KeyPlans:
-        return self._key_plans({other: id_ for other, id_ in key_entry.key_plans.ids.items() if other != api})
-
-    def get_plan(self, plan_id: str) -> UsagePlan:
-        plan = self._plans.get(plan_id)
-        if plan is None:
-            raise UnknownPlan(plan_id)
-        return plan
-
-    def last_used(self, key_id: str) -> int:
-        key_entry = self._key_entry(key_id)
-        if key_entry is None:
-            raise UnknownKey(key_id)
-        with key_entry.stripe.exclusive():
-            key_entry.room.flush()
-            return (key_entry.record and key_entry.record.last_used) or key_entry.last_used
-
-    def list_plans(self) -> list[UsagePlan]:
-        with self._directory:
-            return [self._plans[id_] for id_ in sorted(self._plans)]
-
-    def add_key(self, key: ApiKey, plan_id: str | None, *more: str) -> None:
-        self.add_keys([(key, [id_ for id_ in (plan_id, *more) if id_ is not None])])
-
-    def add_keys(self, keys: Sequence[tuple[ApiKey, Sequence[str]]]) -> None:
+    def add_keys(self, keys: Sequence[tuple[ApiKey, Sequence[str]]], by: By | None = None) -> None:
         with self._directory, ExitStack() as locks:
             check_distinct(keys)
             for key, _ in keys:
                 if key.id in self.rooms:
                     raise PlanConflict(key.id, "an API key has this id already")
                 self._check_digests(key, None)
-            ons = [self._key_plans({plan.api: plan.id for plan in map(self.get_plan, ids)}) for _, ids in keys]
+            plans = [[self.get_plan(id_) for id_ in ids] for _, ids in keys]
+            ons = [self._key_plans({plan.api: plan.id for plan in on}) for on in plans]
+            told = [one for (key, _), on in zip(keys, plans, strict=True) for one in events_of().key_added(key, on, by)]
             stripes = [self._stripe(key.account) for key, _ in keys]
             for stripe in sorted(set(stripes), key=self._stripes.index):
                 locks.enter_context(stripe.exclusive())
@@ -244,24 +221,25 @@ class MemoryStore(Callers, Directory, Binding):
                     steps.append((key_entry.account.members.append, key_entry))
                 refs |= self._references(key_entry)
             self._sorted = None
-            at_once(*steps, (self.rooms.update, refs))
+            self._outbox.at_once([*steps, (self.rooms.update, refs)], told)
 
     def _check_digests(self, key: ApiKey, key_entry: KeyEntry | None) -> None:
         for secret in key.secrets:
             if self._key_entry(secret.digest) not in (None, key_entry):
                 raise PlanConflict(key.id, "another API key has this secret")
 
-    def change_key(self, key_id: str, change: Callable[[ApiKey], ApiKey]) -> ApiKey:
+    def change_key(self, key_id: str, change: Callable[[ApiKey], ApiKey], by: By | None = None) -> ApiKey:
         with self._exclusive(key_id) as key_entry:
             key = change(key_entry.key)
             self._check_digests(key, key_entry)
             stale = {secret.digest for secret in key_entry.key.secrets} - {secret.digest for secret in key.secrets}
             # In this order: a secret that stays is never unknown, not even for an instant.
             gone = [(self.rooms.pop, digest) for digest in stale]
-            at_once((setattr, key_entry, "key", key), (self.rooms.update, self._references(key_entry, key)), *gone)
-            return key
+            steps = [(setattr, key_entry, "key", key), (self.rooms.update, self._references(key_entry, key)), *gone]
+            self._outbox.at_once(steps, events_of().key_changed(key_entry.key, key, by))
+            return self._told(key_entry)
 
-    def drop_key(self, key_id: str) -> None:
+    def drop_key(self, key_id: str, by: By | None = None) -> None:
         with self._exclusive(key_id) as key_entry:
             account, steps = key_entry.account, list[Step]()
             self._sorted = None
@@ -275,37 +253,45 @@ class MemoryStore(Callers, Directory, Binding):
                     steps += [(setattr, account, "record", heir), (setattr, account, "shared", True)]
                     steps.append((account.stripe.round.append, account))
             gone = [(self.rooms.pop, ref) for ref in (key_id, *(secret.digest for secret in key_entry.key.secrets))]
-            at_once(*steps, (setattr, key_entry, "record", None), *gone)
+            steps += [(setattr, key_entry, "record", None), *gone]
+            self._outbox.at_once(steps, events_of().key_removed(key_entry.key, by))
             key_entry.stripe.sweep()
 
     def get_key(self, key_id: str) -> ApiKey:
         key_entry = self._key_entry(key_id)
         if key_entry is None:
             raise UnknownKey(key_id)
-        key: ApiKey = key_entry.key
-        return key
+        return self._told(key_entry)
 
-    def plans_of(self, key_id: str) -> list[UsagePlan]:
-        with self._directory:
-            self.get_key(key_id)
-            return [self._plans[id_] for _, id_ in sorted(self.rooms[key_id].key_entry.key_plans.ids.items())]
+    def associate(self, key_id: str, plan_id: str, at: int | str | None, now: int, by: By | None = None) -> None:
+        self._place(key_id, plan_id, partial(associated, at=at), now, by)
 
-    def associate(self, key_id: str, plan_id: str) -> None:
+    def dissociate(self, key_id: str, plan_id: str, now: int, by: By | None = None) -> None:
+        self._place(key_id, plan_id, dissociated, now, by)
+
+    def _place(self, key_id: str, plan_id: str, change: Callable[..., Entry], now: int, by: By | None) -> None:
         with self._exclusive(key_id) as key_entry:
-            key_entry.key_plans = self._key_plans({**key_entry.key_plans.ids, self.get_plan(plan_id).api: plan_id})
+            entry, latest, plan = self._entry(key_entry), self._latest(key_entry, now), self.get_plan(plan_id)
+            new = change(entry, plan, now=latest)
+            steps: list[Step] = [(setattr, key_entry, "key_plans", self._on(new))]
+            self._outbox.at_once(steps, placed(entry, new, plan, latest, by))
 
-    def dissociate(self, key_id: str, plan_id: str) -> None:
-        with self._exclusive(key_id) as key_entry:
-            plan = self.get_plan(plan_id)
-            if key_entry.key_plans.ids.get(plan.api) != plan_id:
-                raise PlanConflict(plan_id, f"key {key_id} is not on this plan")
-            key_entry.key_plans = self._without(key_entry, plan.api)
+    def last_used(self, key_id: str) -> int:
+        key_entry = self._key_entry(key_id)
+        if key_entry is None:
+            raise UnknownKey(key_id)
+        with key_entry.stripe.exclusive():
+            key_entry.room.flush()
+            return (key_entry.record and key_entry.record.last_used) or key_entry.last_used
+
+    def events(self, after: int, limit: int) -> list[Event]:
+        return self._outbox.events(after, limit)
 
     def close(self) -> None:
         """Nothing is held open."""
 
 
-_OPTIONS = ("stripes", "most_callers", *COMMON)
+_OPTIONS = ("stripes", "most_callers", "most_events", *COMMON)
 
 
 def open_url(url: str, *, asynchronous: bool = False) -> MemoryStore:  # noqa: ARG001 -- memory never waits

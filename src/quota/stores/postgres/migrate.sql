@@ -13,7 +13,7 @@ BEGIN
   IF v_found > {version} THEN
     RAISE EXCEPTION 'schema {ns} is version %, this version of quota knows {version}', v_found;
   END IF;
-  IF v_found BETWEEN 1 AND 3 THEN
+  IF v_found BETWEEN 1 AND {version} - 1 THEN
     RAISE EXCEPTION 'schema {ns} is version %, which was never released: drop it, or name another schema', v_found;
   END IF;
   IF v_found < {version} OR {anyway} THEN

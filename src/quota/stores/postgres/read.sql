@@ -24,6 +24,7 @@ END $quota$;
 CREATE OR REPLACE FUNCTION {ns}.read(p_parts text[], p_names text[]) RETURNS text LANGUAGE sql STABLE AS $quota$
   SELECT json_agg(CASE u.part
       WHEN 'use' THEN (SELECT r.version::text FROM {ns}.records r WHERE r.name = u.name)
+      WHEN 'at' THEN (SELECT r.at::text FROM {ns}.records r WHERE r.name = u.name)
       WHEN 'last_used' THEN coalesce(
         (SELECT nullif(r.last_used, 0)::text FROM {ns}.records r WHERE r.name = 'k:' || u.name),
         (SELECT d.value FROM {ns}.directory d WHERE d.part = u.part AND d.name = u.name))
@@ -44,6 +45,12 @@ RETURNS text LANGUAGE sql STABLE AS $quota$
     UNION ALL
     (SELECT d.name, d.value FROM {ns}.lists l JOIN {ns}.directory d ON d.part = p_part AND d.name = l.id
       WHERE p_list <> 'k' AND l.list = p_list AND l.id > p_after ORDER BY l.id LIMIT p_most)) found
+$quota$;
+
+-- The outbox beyond a number: pairs of a number and an event.
+CREATE OR REPLACE FUNCTION {ns}.told(p_after bigint, p_most bigint) RETURNS text LANGUAGE sql STABLE AS $quota$
+  SELECT coalesce(json_agg(json_build_array(found.cursor, found.body) ORDER BY found.cursor), '[]'::json)::text FROM (
+    SELECT e.cursor, e.body FROM {ns}.events e WHERE e.cursor > p_after ORDER BY e.cursor LIMIT p_most) found
 $quota$;
 
 -- What is kept of each key, beyond one: in the order of their ids, or of their accounts (which are told then) and ids.

@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...errors import InvalidValue, StoreUnavailable
+from ...event import Event
 from ...operations.headroom import SeveralMeters
 from ...operations.idempotency import remembered
 from ...operations.request import LOOKS, Entry, Request
 from ...rule.record import Record
 from ...rule.subject import Subject
+from ..outbox import decode_event
 from ..remembered import encode_remembered, remembered_of
 from ..server.cache import CachedKey
 from ..server.changes import KINDS, KeyLookup, Mutation, Place, Precondition
@@ -31,7 +33,8 @@ _WIDEST = 2**62
 
 _FUNCTIONS = {
     "look": "tt", "read": "TT", "list": "t", "page": "ttit", "report": "ttib", "change": "tjj",
-    "keep": "tTtttNNNjjitti", "ask": "tTtttiitib", "release": "tTi", "spend": "tTtttiiiIIIiIttii", "spend_one": "tTI",
+    "told": "ii", "keep": "tTtttNNNjjittij",
+    "ask": "tTtttiitib", "release": "tTi", "spend": "tTtttiiiIIIiIttii", "spend_one": "tTI",
     "spend_poured": "tTI",
 }  # fmt: skip
 """The server's functions and the types of their arguments."""
@@ -185,6 +188,11 @@ class PostgresSteps(Decisions):
         reply = yield self._call("change", self._patience, to_json(checks).encode(), to_json(told).encode())
         return bool(reply == 1)
 
+    def _events(self, after: int, limit: int) -> Flow[list[Event]]:
+        yield from self._ready()
+        reply = yield self._call("told", _number(after), _number(limit))
+        return [decode_event(cursor, text) for cursor, text in reply]
+
     def _release(self, copy: CachedKey, turn: int) -> Call:
         return self._call("release", self._patience, texts(refs(copy.entry)), _number(turn))
 
@@ -263,7 +271,7 @@ class PostgresSteps(Decisions):
         return found
 
     def _write(self, copy: CachedKey, request: Request, found: Loaded, versions: list[int]) -> Call:
-        names = refs(copy.entry)
+        names, told = refs(copy.entry), found.subject.told
         earlier = remembered(found.subject, request)
         kept = None if earlier is found.remembered else earlier
         rows, bodies = [], []
@@ -284,7 +292,7 @@ class PostgresSteps(Decisions):
             to_json(bodies).encode(), _number(request.now - self.options.max_skew),
             None if kept is None else self._request(request),
             None if kept is None else to_json(encode_remembered(kept)).encode(),
-            None if kept is None else _number(kept.until),
+            None if kept is None else _number(kept.until), to_json(self._told(told)).encode() if told else None,
         )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 Each function is one statement of its caller and so one transaction: it does all of its work or nothing. Functions that
 only read are STABLE: all they read is of one moment. Numbers are bigint and nothing overflows: a lane ends where a
 count passes 2^53, and what is larger is kept in the encoded record alone. Whoever locks, locks in this order: the
-stamp ``#``, a key's stamp, the key's record, its account's record.
+stamp ``#``, a key's stamp, the key's record, its account's record, the outbox's last number.
 """
 
 from __future__ import annotations

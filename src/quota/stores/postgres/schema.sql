@@ -23,5 +23,10 @@ CREATE TABLE IF NOT EXISTS {ns}.remembered (
   PRIMARY KEY (name, request)
 );
 CREATE INDEX IF NOT EXISTS remembered_until ON {ns}.remembered (until);
-INSERT INTO {ns}.directory VALUES ('stamps', '#', '{version}'), ('stamps', '!', '0')
+-- The outbox. Its last number is the stamp '^', whose row is the last that anyone locks, until the commit: so numbers
+-- are seen in their order.
+CREATE TABLE IF NOT EXISTS {ns}.events (
+  cursor bigint PRIMARY KEY, at bigint NOT NULL, key text COLLATE "C", account text COLLATE "C", body text NOT NULL
+);
+INSERT INTO {ns}.directory VALUES ('stamps', '#', '{version}'), ('stamps', '!', '0'), ('stamps', '^', '0')
   ON CONFLICT (part, name) DO UPDATE SET value = EXCLUDED.value WHERE EXCLUDED.name = '#';

@@ -1,3 +1,17 @@
+-- Puts an event down, under a number that nobody else draws until this transaction is over; of the two oldest it forgets
+-- those from before p_since.
+CREATE OR REPLACE FUNCTION {ns}.tell(p_at bigint, p_key text, p_account text, p_body text, p_since bigint)
+RETURNS void LANGUAGE plpgsql SET enable_seqscan = off AS $quota$
+DECLARE
+  v_cursor bigint;
+BEGIN
+  UPDATE {ns}.directory SET value = (value::bigint + 1)::text WHERE part = 'stamps' AND name = '^'
+    RETURNING value::bigint INTO STRICT v_cursor;
+  INSERT INTO {ns}.events VALUES (v_cursor, p_at, p_key, p_account, p_body);
+  DELETE FROM {ns}.events WHERE at < p_since
+    AND cursor IN (SELECT o.cursor FROM {ns}.events o ORDER BY o.cursor LIMIT 2);
+END $quota$;
+
 -- Does all writes if every place is as it was read, else nothing: 1 or 0. One change at a time in a ledger: that stamp
 -- is written, not only locked, so that a stricter isolation level than READ COMMITTED sees the conflict too.
 CREATE OR REPLACE FUNCTION {ns}.change(p_wait text, p_checks json, p_writes json)
@@ -50,6 +64,8 @@ BEGIN
       DELETE FROM {ns}.bodies WHERE name = c ->> 2;
       UPDATE {ns}.records SET name = c ->> 2, version = version + 1 WHERE name = c ->> 1;
       UPDATE {ns}.bodies SET name = c ->> 2 WHERE name = c ->> 1;
+    WHEN 'tell' THEN
+      PERFORM {ns}.tell((c ->> 1)::bigint, c ->> 2, c ->> 3, c ->> 4, (c ->> 5)::bigint);
     END CASE;
   END LOOP;
   RETURN '1';
@@ -59,11 +75,12 @@ END $quota$;
 -- new has no row to lock, so the key's stamp stands for it. Each write looks over two dead records and two old remembered.
 CREATE OR REPLACE FUNCTION {ns}.keep(p_wait text, p_names text[], p_stamp_name text, p_stamp text, p_plans text,
   p_versions bigint[], p_moves bigint[], p_turns bigint[], p_rows json, p_bodies json, p_before bigint,
-  p_request text, p_remembered text, p_remembered_until bigint)
+  p_request text, p_remembered text, p_remembered_until bigint, p_told json)
 RETURNS text LANGUAGE plpgsql SET enable_seqscan = off AS $quota$
 DECLARE
   r {ns}.records;
   v_floor bigint;
+  e json;
 BEGIN
   PERFORM set_config('lock_timeout', p_wait, true);
   -- Callers share a stamp, which is nobody's to wait for.
@@ -116,6 +133,11 @@ BEGIN
   END LOOP;
   IF v_floor IS NOT NULL THEN
     UPDATE {ns}.directory SET value = greatest(value::bigint, v_floor)::text WHERE part = 'stamps' AND name = '!';
+  END IF;
+  IF p_told IS NOT NULL THEN
+    FOR e IN SELECT * FROM json_array_elements(p_told) LOOP
+      PERFORM {ns}.tell((e ->> 0)::bigint, e ->> 1, e ->> 2, e ->> 3, (e ->> 4)::bigint);
+    END LOOP;
   END IF;
   RETURN '1';
 END $quota$;

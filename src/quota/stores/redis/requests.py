@@ -4,46 +4,41 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
 from redis.exceptions import ResponseError
 
 from ...errors import InvalidValue, StoreUnavailable, check_text
+from ...event import Event
 from ...key import KeyOrCaller
 from ...operations.headroom import SeveralMeters
 from ...operations.idempotency import remembered
 from ...operations.request import LOOKS, Entry, Request
 from ...rule.record import Record
 from ...rule.subject import Subject
+from ..outbox import decode_event
 from ..remembered import encode_remembered, remembered_of
 from ..server.adding import ALL
 from ..server.cache import CachedKey
 from ..server.changes import (
-    ClearRecord,
-    CopyRecord,
-    DropText,
-    IndexKey,
     KeyLookup,
-    MoveRecord,
     Mutation,
     Place,
     Precondition,
-    PutText,
-    UnindexKey,
 )
 from ..server.flow import NOTHING, Flow
 from ..server.replies import Version
 from ..server.requests import Decisions, Loaded, dead_by, new_record, refs
 from ..texts import to_json
 from .scripts import COMMIT, DECIDE, LOOK, PAGE, READ, RECORDS, RELEASE
-from .wire import Call, command, pack, run
+from .wire import Call, command, encoded, pack, run
 
 FORMAT = "4"
 """Of everything that is stored; another one is refused rather than misread."""
 
-_REMOVALS = ("ZREM", "HDEL", "DEL", "RENAME")
+_REMOVALS, _OF_RECORDS = ("ZREM", "HDEL", "DEL", "RENAME"), {"use": "v", "at": "at"}
 
 
 @attrs.frozen
@@ -106,6 +101,7 @@ class RedisSteps(Decisions):
         super().__init__(namespace, timeout, check_clock, options)
         self._prefix = f"{{{namespace}}}:"
         self._stamps = self._prefix + "stamps"
+        self._outbox = self._prefix + "events"
 
     def _look_around(self) -> Flow[None]:
         """Once per store: whether the server may throw live counts away."""
@@ -129,7 +125,7 @@ class RedisSteps(Decisions):
         """A place as a key and a field."""
         if part == "last_used":
             return self._stamps, f"lk:{name}"  # beside the key's stamp, which every call reads
-        return (f"{self._prefix}use:{name}", "v") if part == "use" else (self._prefix + part, name)
+        return (f"{self._prefix}use:{name}", _OF_RECORDS[part]) if part in _OF_RECORDS else (self._prefix + part, name)
 
     def _look_up(self, digest: bytes | None, key_id: str) -> Flow[KeyLookup | None]:
         keys = [self._prefix + part for part in ("stamps", "secrets", "keys", "accounts", "plans")]
@@ -158,6 +154,10 @@ class RedisSteps(Decisions):
         reply = yield run(PAGE, keys, f"({name}\n{after}", f"({name}\v", str(-1 if most is None else most))
         return [text.decode() for text in reply]
 
+    def _events(self, after: int, limit: int) -> Flow[list[Event]]:
+        found = yield command("XRANGE", self._outbox, f"(0-{after}", "+", "COUNT", str(limit))
+        return [decode_event(int(id_.partition(b"-")[2]), fields[7]) for id_, fields in found]
+
     def _page(self, after: tuple[str, str], most: int, by_account: bool) -> Flow[list[tuple[str, str, Any]]]:
         name, last = (f"a\n{after[0]}", "(a\v") if by_account else (ALL, f"({ALL}\v")
         lists, first = f"{self._prefix}lists", f"({name}\n{after[1]}"
@@ -171,26 +171,6 @@ class RedisSteps(Decisions):
     def _own_record(self, row: Any) -> Record | None:
         return _decode_record(_state(row)) if row else None
 
-    def _told(self, write: Mutation, place: Callable[[str], int]) -> list[Any]:
-        """A mutation as ``commit.lua`` does it: a command, the place of its key, the rest of its arguments."""
-        match write:
-            case IndexKey(name, id_):
-                told = ["ZADD", place(f"{self._prefix}lists"), "0", f"{name}\n{id_}"]
-            case UnindexKey(name, id_):
-                told = ["ZREM", place(f"{self._prefix}lists"), f"{name}\n{id_}"]
-            case PutText(part, name, text):
-                told = ["HSET", place(self._prefix + part), name, text]
-            case DropText(part, name):
-                key, field = self._at(part, name)
-                told = ["HDEL", place(key), field]
-            case ClearRecord(name):
-                told = ["DEL", place(f"{self._prefix}use:{name}")]
-            case CopyRecord(name, to):
-                told = ["COPY", place(f"{self._prefix}use:{name}"), place(f"{self._prefix}use:{to}"), "REPLACE"]
-            case MoveRecord(name, to):
-                told = ["RENAME", place(f"{self._prefix}use:{name}"), place(f"{self._prefix}use:{to}")]
-        return told
-
     def _change(self, checks: list[Precondition], writes: Sequence[Mutation]) -> Flow[bool]:
         keys: dict[str, int] = {}
 
@@ -201,9 +181,10 @@ class RedisSteps(Decisions):
         for part, name, value in checks:
             key, field = self._at(part, name)
             wanted.append([place(key), field, False if value is None else value])
-        encoded = [self._told(write, place) for write in writes] + [["HSETNX", place(self._stamps), "#", FORMAT]]
-        encoded.sort(key=lambda write: write[0] in _REMOVALS)
-        reply = yield run(COMMIT, list(keys), to_json([wanted, encoded]))
+        steps = [encoded(write, self._at, place) for write in writes]
+        steps.append(["HSETNX", place(self._stamps), "#", FORMAT])
+        steps.sort(key=lambda step: step[0] in _REMOVALS)
+        reply = yield run(COMMIT, list(keys), to_json([wanted, steps]))
         return bool(reply == 1)
 
     def _record_keys(self, entry: Entry) -> list[str]:
@@ -312,6 +293,9 @@ class RedisSteps(Decisions):
             rest += _in_parts("HDEL", index + 2, sorted(found.fields[index].difference(fields)))
         if found.subject.key.last_used and copy.stamp_name != "*":
             rest.append(["HSET", 1, f"l{copy.stamp_name}", str(found.subject.key.last_used)])
+        if found.subject.told:
+            keys.append(self._outbox)
+            puts += [encoded(one, self._at, lambda _: len(keys)) for one in self._told(found.subject.told)]
         return run(COMMIT, keys, to_json([checks, puts + rest]))
 
     def _lifetime_ms(self, entry: Entry, record: Record) -> int:

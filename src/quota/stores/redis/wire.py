@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import attrs
 from redis.exceptions import AuthenticationError, BusyLoadingError, MaxConnectionsError, ResponseError
 
 from ...errors import StoreBusy, StoreUnavailable
+from ..server.changes import (
+    ClearRecord,
+    CopyRecord,
+    DropText,
+    IndexKey,
+    MoveRecord,
+    Mutation,
+    PutText,
+    Tell,
+    UnindexKey,
+)
 from ..server.flow import NOTHING, UNKNOWN
 from .scripts import Script
 
@@ -45,6 +57,32 @@ def run(script: Script, keys: list[str], *arguments: str) -> Call:
 def command(*arguments: str) -> Call:
     """Call a command of Redis's own."""
     return Call(None, pack(arguments), len(arguments))
+
+
+def encoded(write: Mutation, at: Callable[[str, str], tuple[str, str]], key: Callable[[str], int]) -> list[Any]:
+    """Write a mutation as ``commit.lua`` does it: a command, the place of its key, the rest of its arguments.
+
+    ``at``: the key and the field of a part and a name. ``key``: the place of a key among those of the call.
+    """
+    match write:
+        case IndexKey(name, id_):
+            told = ["ZADD", key(at("lists", "")[0]), "0", f"{name}\n{id_}"]
+        case UnindexKey(name, id_):
+            told = ["ZREM", key(at("lists", "")[0]), f"{name}\n{id_}"]
+        case PutText(part, name, text):
+            told = ["HSET", key(at(part, name)[0]), at(part, name)[1], text]
+        case DropText(part, name):
+            told = ["HDEL", key(at(part, name)[0]), at(part, name)[1]]
+        case ClearRecord(name):
+            told = ["DEL", key(at("use", name)[0])]
+        case CopyRecord(name, to):
+            told = ["COPY", key(at("use", name)[0]), key(at("use", to)[0]), "REPLACE"]
+        case Tell(instant, of, account, text, since):
+            event = ["at", str(instant), "key", of or "", "account", account or "", "event", text]
+            told = ["XADD", key(at("events", "")[0]), str(since), *event]
+        case MoveRecord(name, to):
+            told = ["RENAME", key(at("use", name)[0]), key(at("use", to)[0])]
+    return told
 
 
 ASKING = b"*1\r\n$6\r\nASKING\r\n"

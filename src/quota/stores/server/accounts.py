@@ -8,6 +8,7 @@ from typing import Any
 
 from ...account import Account, check_levels, cycle, not_empty
 from ...errors import PlanConflict, UnknownAccount
+from ...event import By, Draft, account_changed
 from ...key import new_number
 from .adding import NOBODY, TOLD, put_account
 from .changes import ClearRecord, DropText, IndexKey, Mutation, Precondition, PutText, UnindexKey
@@ -21,6 +22,7 @@ class Accounts:
     _change: Callable[[list[Precondition], Sequence[Mutation]], Flow[bool]]
     _list: Callable[..., Flow[list[str]]]
     _read: Callable[..., Flow[list[str | None]]]
+    _told: Callable[[Sequence[Draft]], list[Mutation]]
     _split: Callable[[str, str, list[Precondition], list[Mutation]], Flow[None]]
 
     @operation
@@ -46,7 +48,7 @@ class Accounts:
         return text, data
 
     @operation
-    def add_account(self, account: Account) -> Flow[None]:
+    def add_account(self, account: Account, by: By | None = None) -> Flow[None]:
         for _ in self._attempts():
             stamp, text = yield from self._read(("stamps", "*"), ("accounts", account.id))
             data = json.loads(text or NOBODY)
@@ -54,27 +56,32 @@ class Accounts:
                 if account_of(account.id, data) == account:
                     return
                 raise PlanConflict(account.id, "another account has this id; update_account() changes it")
-            if (yield from self._put(account, None, text, data, stamp)):
+            told = self._told(account_changed(None, account, by))
+            if (yield from self._put(account, None, text, data, stamp, told)):
                 return
 
     @operation
-    def change_account(self, account_id: str, change: Callable[[Account], Account]) -> Flow[Account]:
+    def change_account(
+        self, account_id: str, change: Callable[[Account], Account], by: By | None = None
+    ) -> Flow[Account]:
         for _ in self._attempts():
             (stamp,) = yield from self._read(("stamps", "*"))
             text, data = yield from self._account(account_id)
             old = account_of(account_id, data)
             account = change(old)
-            if account == old or (yield from self._put(account, old.parent, text, data, stamp)):
+            told = self._told(account_changed(old, account, by))
+            if account == old or (yield from self._put(account, old.parent, text, data, stamp, told)):
                 return account
         raise AssertionError  # pragma: no cover -- attempts end by raising
 
     def _put(
-        self, account: Account, old: str | None, text: str | None, data: dict[str, Any], stamp: str | None
-    ) -> Flow[bool]:
+        self, account: Account, old: str | None, text: str | None, data: dict[str, Any], stamp: str | None,
+        told: list[Mutation],
+    ) -> Flow[bool]:  # fmt: skip
         """Write what is said of an account, if its parent may be above it; False where something changed meanwhile."""
         checks = [Precondition("stamps", "*", stamp), Precondition("accounts", account.id, text)]
         new = put_account(account.id, {**data, "account": _said(account)})
-        writes: list[Mutation] = [new, IndexKey(TOLD, account.id)]
+        writes: list[Mutation] = [new, IndexKey(TOLD, account.id), *told]
         if account.parent != old:
             if account.parent is not None:
                 yield from self._hang(account, data, checks, writes)
@@ -123,7 +130,7 @@ class Accounts:
         return height
 
     @operation
-    def drop_account(self, account_id: str) -> Flow[None]:
+    def drop_account(self, account_id: str, by: By | None = None) -> Flow[None]:
         for _ in self._attempts():
             (stamp,) = yield from self._read(("stamps", "*"))
             text, data = yield from self._account(account_id)
@@ -137,7 +144,9 @@ class Accounts:
                 DropText("accounts", account_id), UnindexKey(TOLD, account_id), ClearRecord(f"a:{account_id}"),
                 PutText("stamps", "*", str(new_number())),
             ]  # fmt: skip
-            parent = account_of(account_id, data).parent
+            old = account_of(account_id, data)
+            writes += self._told(account_changed(old, None, by))
+            parent = old.parent
             if parent is not None:
                 yield from self._unhang(account_id, parent, checks, writes)
             if (yield from self._change(checks, writes)):

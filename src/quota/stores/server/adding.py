@@ -8,12 +8,15 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any
 
 from ...errors import PlanConflict, UnknownPlan
+from ...event import By, Draft, Event, key_added
 from ...key import ApiKey, encode_key, new_number
 from ...plan import UsagePlan
+from ...rule.limits import StoreOptions
 from ..base import check_distinct
+from ..outbox import encode_draft
 from ..texts import to_json
-from .changes import ClearRecord, CopyRecord, IndexKey, Mutation, Place, Precondition, PutText
-from .flow import Flow
+from .changes import ClearRecord, CopyRecord, IndexKey, Mutation, Place, Precondition, PutText, Tell
+from .flow import Flow, operation
 
 NOBODY = '{"members": 0, "shared": false, "sole": "", "others": 0}'
 
@@ -33,9 +36,9 @@ TOLD = "o"
 """The list of all accounts that are there: something was said of them, or a key of another id is in them."""
 
 
-def lists_of(key: ApiKey, plans: Iterable[Iterable[str]]) -> set[str]:
-    """Name the lists that a key is on: of all keys, of its account, and of each of its plans by its generation."""
-    return {ALL, f"a\n{key.account}", *(f"p\n{generation}" for _, generation in plans)}
+def lists_of(key: ApiKey, plans: Iterable[Iterable[Any]]) -> set[str]:
+    """Name the lists that a key is on: of all keys, of its account, and of each plan that it is on or goes to."""
+    return {ALL, f"a\n{key.account}", *(f"p\n{generation}" for _, generation, *_ in plans)}
 
 
 class Adding:
@@ -45,15 +48,29 @@ class Adding:
     _change: Callable[[list[Precondition], Sequence[Mutation]], Flow[bool]]
     _decode_plan: Callable[[str], tuple[str, UsagePlan]]
     _read: Callable[..., Flow[list[str | None]]]
+    options: StoreOptions
 
-    def _key_entry(self, key: Any, plans: Iterable[Iterable[str]]) -> PutText:
+    def _key_entry(self, key: Any, plans: Iterable[Iterable[Any]]) -> PutText:
         return PutText("keys", key.id, to_json({"key": encode_key(key), "plans": [list(pair) for pair in plans]}))
 
     def _stamp(self, key_id: str) -> list[Mutation]:
         """Return what tells every copy of the key that it is stale, and a plan that moves that some key changed."""
         return [PutText("stamps", name, str(new_number())) for name in (f"k:{key_id}", "**")]
 
-    def _add(self, keys: Sequence[tuple[ApiKey, Sequence[str]]]) -> Flow[None]:
+    def _events(self, after: int, limit: int) -> Flow[list[Event]]:
+        """Read the outbox beyond a number."""
+        raise NotImplementedError
+
+    @operation
+    def events(self, after: int, limit: int) -> Flow[list[Event]]:
+        return self._events(after, limit)
+
+    def _told(self, told: Sequence[Draft]) -> list[Mutation]:
+        """Return what writes drafts to the outbox."""
+        kept = self.options.retention
+        return [Tell(one.at, one.key, one.account, encode_draft(one), one.since(kept)) for one in told]
+
+    def _add(self, keys: Sequence[tuple[ApiKey, Sequence[str]]], by: By | None) -> Flow[None]:
         check_distinct(keys)
         stamps = [("stamps", f"k:{key.id}") for key, _ in keys]
         digests = [("secrets", secret.digest.hex()) for key, _ in keys for secret in key.secrets]
@@ -66,12 +83,13 @@ class Adding:
             checks, writes = self._check_new(keys, there), list[Mutation]()
             if plans:
                 checks.append(Precondition("stamps", "*", there["stamps", "*"]))
-            generations = {id_: self._decode_plan(there["plans", id_] or "")[0] for _, id_ in plans}
+            found = {id_: self._decode_plan(there["plans", id_] or "") for _, id_ in plans}
             for key, ids in keys:
-                pairs = [(id_, generations[id_]) for id_ in ids]
+                pairs = [(id_, found[id_][0]) for id_ in ids]
                 writes += [self._key_entry(key, pairs), *self._stamp(key.id), ClearRecord(f"k:{key.id}")]
                 writes += [PutText("secrets", secret.digest.hex(), key.id) for secret in key.secrets]
                 writes += [IndexKey(name, key.id) for name in lists_of(key, pairs)]
+                writes += self._told(key_added(key, [found[id_][1] for id_ in ids], by))
             for id_, joining in accounts.items():
                 yield from self._join(id_, joining, keys, there, checks, writes)
             if (yield from self._change(checks, writes)):

@@ -7,7 +7,7 @@ from typing import Any
 
 from ...key import Caller
 from ...operations.headroom import SeveralMeters
-from ...operations.request import Entry, Request, barred
+from ...operations.request import Entry, Request, barred, settled
 from ...rule.limits import RoutePlan
 
 
@@ -29,7 +29,7 @@ class CachedKey:
         """The lane that calls like this one have, if any; none where the key may not be used so."""
         if barred(self.entry.key, request.address, request.scope):
             return None
-        plan = self.entry.plans.get(request.api) if request.op == "consume" else None
+        plan = settled(self.entry, request.now).plans.get(request.api) if request.op == "consume" else None
         return None if plan is None else self.lanes.get(plan.route_plan(request.route))
 
 

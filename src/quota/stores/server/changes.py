@@ -2,7 +2,7 @@
 
 Texts are in parts: ``stamps``, ``secrets``, ``keys``, ``accounts``, ``plans`` and ``last_used`` (the minute of a key's
 last admission). In the part ``use`` are the records,
-and what is read of one is its version.
+and what is read of one is its version; in the part ``at``, its latest instant.
 """
 
 from __future__ import annotations
@@ -70,7 +70,17 @@ class UnindexKey(NamedTuple):
     id: str
 
 
-Mutation = IndexKey | UnindexKey | PutText | DropText | ClearRecord | CopyRecord | MoveRecord
+class Tell(NamedTuple):
+    """Put an event down in the outbox, under the next number; of the two oldest forget those from before ``since``."""
+
+    at: int
+    key: str | None
+    account: str | None
+    text: str
+    since: int
+
+
+Mutation = Tell | IndexKey | UnindexKey | PutText | DropText | ClearRecord | CopyRecord | MoveRecord
 KINDS = {
     IndexKey: "index",
     UnindexKey: "unindex",
@@ -79,6 +89,7 @@ KINDS = {
     ClearRecord: "clear",
     CopyRecord: "copy",
     MoveRecord: "move",
+    Tell: "tell",
 }
 
 

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any, cast
+from functools import partial
+from typing import Any
 
 from ...clock import Clock, ManualClock, monotonic, system_clock
 from ...errors import InvalidValue, PlanConflict, StoreBusy, UnknownKey, UnknownPlan
-from ...key import ApiKey, decode_key, new_number
-from ...operations.request import Entry
+from ...event import By, key_changed, key_removed, plan_changed
+from ...key import ApiKey, decode_key, encode_key, new_number
 from ...plan import UsagePlan, decode_plan, encode_plan
 from ...rule.limits import StoreOptions
+from ..associations import deprived, moved
 from ..base import is_new, make_options
 from ..texts import to_json
 from .accounts import Accounts, is_told
-from .adding import ALL, NOBODY, TOLD, Adding, lists_of, put_account
+from .adding import ALL, NOBODY, TOLD, lists_of, put_account
+from .associations import KeyPlansOnServer
 from .cache import CachedKey, KeyCache
 from .changes import (
     ClearRecord,
     DropText,
-    IndexKey,
     KeyLookup,
     MoveRecord,
     Mutation,
@@ -33,7 +35,7 @@ from .flow import Flow, Queues, operation
 from .reports import Reports
 
 
-class Directory(Accounts, Adding, Reports):
+class Directory(Accounts, KeyPlansOnServer, Reports):
     """Keys, plans and accounts. An engine says how a key is looked up, and how places are read and changed.
 
     ``_lock``: what those who stand in line for a record wait on.
@@ -88,15 +90,9 @@ class Directory(Accounts, Adding, Reports):
         found = yield from self._look_up(digest, key_id)
         if found is None:
             return None
-        key_entry = json.loads(found.key_entry)
-        plans = {}
-        for (_, generation), text in zip(key_entry["plans"], found.plans, strict=True):
-            if text is not None:
-                current, plan = self._decode_plan(text)
-                if current == generation:
-                    plans[plan.api] = plan
         shared = json.loads(found.account)["shared"] if found.account else False
-        return CachedKey(Entry(decode_key(key_entry["key"]), plans, shared), (found.stamp, found.plans_stamp))
+        entry = self._entry(json.loads(found.key_entry), found.plans, shared=shared)
+        return CachedKey(entry, (found.stamp, found.plans_stamp))
 
     def _decode_plan(self, text: str) -> tuple[str, UsagePlan]:
         """A plan, compiled once however many keys are on it."""
@@ -118,46 +114,38 @@ class Directory(Accounts, Adding, Reports):
         raise StoreBusy(f"{self.namespace} was contended for {self.timeout} s; nothing was changed")
 
     @operation
-    def put_plan(self, plan: UsagePlan, replace: bool | UsagePlan) -> Flow[None]:
+    def put_plan(self, plan: UsagePlan, replace: bool | UsagePlan, now: int, by: By | None = None) -> Flow[None]:
         for _ in self._attempts():
-            text, stamp, key_entries_stamp = yield from self._read(
-                ("plans", plan.id), ("stamps", "*"), ("stamps", "**")
-            )
+            places = ("plans", plan.id), ("stamps", "*"), ("stamps", "**")
+            text, stamp, key_entries_stamp = yield from self._read(*places)
             generation, old = (str(new_number()), None) if text is None else self._decode_plan(text)
             if not is_new(plan, old, replace):
                 return
-            checks = [Precondition("stamps", "*", stamp)]
+            checks, writes = [Precondition("stamps", "*", stamp)], list[Mutation]()
             if old is not None and old.api != plan.api:
-                yield from self._check_move(plan, generation)
+                change = partial(moved, old=old, new=plan)
+                writes += yield from self._for_all_on(generation, change, now, looks=True)
                 checks.append(Precondition("stamps", "**", key_entries_stamp))
             new = to_json({"generation": generation, "plan": encode_plan(plan)})
-            if (yield from self._change(checks, [
-                PutText("plans", plan.id, new), PutText("stamps", "*", str(new_number())),
-            ])):  # fmt: skip
+            writes += [PutText("plans", plan.id, new), PutText("stamps", "*", str(new_number()))]
+            writes += self._told(plan_changed(old, plan, by))
+            if (yield from self._change(checks, writes)):
                 return
 
-    def _check_move(self, plan: UsagePlan, generation: str) -> Flow[None]:
-        """A plan that changes its api takes its keys along, unless one of them has another plan there."""
-        key_entries = [json.loads(text) for text in (yield from self._values("keys"))]
-        there = {}
-        for text in (yield from self._values("plans")):
-            current, other = self._decode_plan(text)
-            if other.api == plan.api:
-                there[other.id] = current
-        for key_entry in key_entries:
-            pairs = [tuple(pair) for pair in key_entry["plans"]]
-            if (plan.id, generation) in pairs and any(there.get(id_) == current for id_, current in pairs):
-                raise PlanConflict(plan.id, f"key {key_entry['key']['id']} has another plan for the api {plan.api!r}")
-
     @operation
-    def drop_plan(self, plan_id: str) -> Flow[None]:
+    def drop_plan(self, plan_id: str, now: int, by: By | None = None) -> Flow[None]:
         for _ in self._attempts():
-            text, stamp = yield from self._read(("plans", plan_id), ("stamps", "*"))
+            text, stamp, key_entries_stamp = yield from self._read(
+                ("plans", plan_id), ("stamps", "*"), ("stamps", "**")
+            )
             if text is None:
                 raise UnknownPlan(plan_id)
-            if (yield from self._change([Precondition("stamps", "*", stamp)], [
-                DropText("plans", plan_id), PutText("stamps", "*", str(new_number())),
-            ])):  # fmt: skip
+            generation, plan = self._decode_plan(text)
+            writes = yield from self._for_all_on(generation, partial(deprived, plan=plan), now)
+            checks = [Precondition("stamps", "*", stamp), Precondition("stamps", "**", key_entries_stamp)]
+            writes += [DropText("plans", plan_id), PutText("stamps", "*", str(new_number()))]
+            writes += self._told(plan_changed(plan, None, by))
+            if (yield from self._change(checks, writes)):
                 return
 
     @operation
@@ -173,15 +161,15 @@ class Directory(Accounts, Adding, Reports):
         return sorted(plans, key=lambda plan: plan.id)
 
     @operation
-    def add_key(self, key: ApiKey, plan_id: str | None, *more: str) -> Flow[None]:
-        return self._add([(key, [id_ for id_ in (plan_id, *more) if id_ is not None])])
+    def add_key(self, key: ApiKey, plan_id: str | None, *more: str, by: By | None = None) -> Flow[None]:
+        return self._add([(key, [id_ for id_ in (plan_id, *more) if id_ is not None])], by)
 
     @operation
-    def add_keys(self, keys: Sequence[tuple[ApiKey, Sequence[str]]]) -> Flow[None]:
-        return self._add(keys)
+    def add_keys(self, keys: Sequence[tuple[ApiKey, Sequence[str]]], by: By | None = None) -> Flow[None]:
+        return self._add(keys, by)
 
     @operation
-    def change_key(self, key_id: str, change: Callable[[ApiKey], ApiKey]) -> Flow[ApiKey]:
+    def change_key(self, key_id: str, change: Callable[[ApiKey], ApiKey], by: By | None = None) -> Flow[ApiKey]:
         for _ in self._attempts():
             text, stamp = yield from self._read(("keys", key_id), ("stamps", f"k:{key_id}"))
             if text is None:
@@ -196,14 +184,15 @@ class Directory(Accounts, Adding, Reports):
             writes = [self._key_entry(new, key_entry["plans"]), *self._stamp(key_id)]
             writes += [PutText(*secret, key_id) for secret in fresh]
             writes += [DropText("secrets", digest) for digest in sorted(had - has)]
+            writes += self._told(key_changed(old, new, by))
             checks = [Precondition("stamps", f"k:{key_id}", stamp)]
             checks += [Precondition(*secret, None) for secret in fresh]
             if (yield from self._change(checks, writes)):
-                return new
+                return (yield from self._shown({**key_entry, "key": encode_key(new)}))
         raise AssertionError  # pragma: no cover -- attempts end by raising
 
     @operation
-    def drop_key(self, key_id: str) -> Flow[None]:
+    def drop_key(self, key_id: str, by: By | None = None) -> Flow[None]:
         own = f"k:{key_id}"
         for _ in self._attempts():
             text, stamp = yield from self._read(("keys", key_id), ("stamps", f"k:{key_id}"))
@@ -220,6 +209,7 @@ class Directory(Accounts, Adding, Reports):
                 *(UnindexKey(name, key_id) for name in lists_of(key, json.loads(text)["plans"])),
                 PutText("stamps", "**", str(new_number())),
                 *(DropText("secrets", secret.digest.hex()) for secret in key.secrets),
+                *self._told(key_removed(key, by)),
             ]  # fmt: skip
             moved = not account["shared"] and version is not None
             if account["members"] or account.get("account"):
@@ -243,28 +233,30 @@ class Directory(Accounts, Adding, Reports):
         (text,) = yield from self._read(("keys", key_id))
         if text is None:
             raise UnknownKey(key_id)
-        return decode_key(json.loads(text)["key"])
+        return (yield from self._shown(json.loads(text)))
 
     @operation
     def list_keys(
-        self, after: str | None = None, limit: int | None = None, plan_id: str | None = None, account: str | None = None
+        self, after: str | None, limit: int | None, plan_id: str | None, account: str | None, now: int
     ) -> Flow[list[ApiKey]]:
-        generation = None
+        plan = None
         if plan_id is not None:
             (text,) = yield from self._read(("plans", plan_id))
             if text is None:
                 raise UnknownPlan(plan_id)
-            generation = self._decode_plan(text)[0]
-        both = generation is not None and account is not None
-        name = ALL if account is None and generation is None else f"p\n{generation}"
-        name = name if account is None else f"a\n{account}"
-        texts = yield from self._list(name, after or "", None if both else limit)
-        key_entries = [json.loads(text) for text in texts]
-        if both:
-            key_entries = [key_entry for key_entry in key_entries if [plan_id, generation] in key_entry["plans"]][
-                :limit
-            ]
-        return [decode_key(key_entry["key"]) for key_entry in key_entries]
+            plan = self._decode_plan(text)
+        name = f"a\n{account}" if account is not None else f"p\n{plan[0]}" if plan else ALL
+        found: list[ApiKey] = []
+        after = after or ""
+        while True:
+            # Not all on the list may be on the plan: as many again, until there are enough.
+            texts = yield from self._list(name, after, limit)
+            for key_entry in map(json.loads, texts):
+                after = key_entry["key"]["id"]
+                if plan is None or (yield from self._is_on(key_entry, *plan, now)):
+                    found.append((yield from self._shown(key_entry)))
+            if limit is None or len(found) >= limit or len(texts) < limit:
+                return found[:limit]
 
     @operation
     def last_used(self, key_id: str) -> Flow[int]:
@@ -272,50 +264,3 @@ class Directory(Accounts, Adding, Reports):
         if key is None:
             raise UnknownKey(key_id)
         return int(minute or 0)
-
-    def _known(self, key_id: str) -> Flow[CachedKey]:
-        copy = yield from self._look(None, key_id)
-        if copy is None:
-            raise UnknownKey(key_id)
-        return copy
-
-    @operation
-    def plans_of(self, key_id: str) -> Flow[list[UsagePlan]]:
-        plans = (yield from self._known(key_id)).entry.plans
-        return [plans[api] for api in sorted(plans)]
-
-    def _place(self, key_id: str, plan_id: str, on: bool) -> Flow[None]:
-        for _ in self._attempts():
-            copy = yield from self._known(key_id)
-            plan_text, key_entry_text = yield from self._read(("plans", plan_id), ("keys", key_id))
-            if plan_text is None:
-                raise UnknownPlan(plan_id)
-            generation, plan = self._decode_plan(plan_text)
-            plans = dict(copy.entry.plans)
-            if not on and (plan.api not in plans or plans[plan.api].id != plan_id):
-                raise PlanConflict(plan_id, f"key {key_id} is not on this plan")
-            rest = [kept.id for api, kept in plans.items() if api != plan.api]
-            texts = (yield from self._read(*(("plans", id_) for id_ in rest))) if rest else []
-            pairs = [(id_, self._decode_plan(text)[0]) for id_, text in zip(rest, texts, strict=True) if text]
-            if on:
-                pairs.append((plan_id, generation))
-            stamp, plans_stamp = copy.stamps
-            checks = [Precondition("stamps", f"k:{key_id}", stamp), Precondition("stamps", "*", plans_stamp or None)]
-            key = cast("ApiKey", copy.entry.key)
-            old, new = lists_of(key, json.loads(key_entry_text or '{"plans": []}')["plans"]), lists_of(key, pairs)
-            writes = [
-                self._key_entry(key, pairs),
-                *self._stamp(key_id),
-                *(UnindexKey(name, key_id) for name in old - new),
-            ]
-            writes += [IndexKey(name, key_id) for name in new - old]
-            if (yield from self._change(checks, writes)):
-                return
-
-    @operation
-    def associate(self, key_id: str, plan_id: str) -> Flow[None]:
-        return self._place(key_id, plan_id, on=True)
-
-    @operation
-    def dissociate(self, key_id: str, plan_id: str) -> Flow[None]:
-        return self._place(key_id, plan_id, on=False)

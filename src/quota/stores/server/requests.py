@@ -13,7 +13,7 @@ from ...key import Caller, new_number, new_token
 from ...operations import perform
 from ...operations.compiled import compile_headroom
 from ...operations.headroom import SeveralMeters
-from ...operations.request import LOOKS, Entry, Request, terms_of, usable
+from ...operations.request import LOOKS, Entry, Request, on_plans, terms_of, usable
 from ...rule.entries import RememberedRequest
 from ...rule.kept import Kept
 from ...rule.limits import CompiledThrottle, StoreOptions
@@ -205,7 +205,8 @@ class Decisions(Directory):
         lane = compile_headroom(request, copy.entry, subject)
         if lane is not None:
             lane.tag = self._tag(copy, lane, subject, versions)
-            copy.lanes[copy.entry.plans[request.api].route_plan(request.route)] = lane
+            plan = on_plans(copy.entry, subject, request.now).plans[request.api]
+            copy.lanes[plan.route_plan(request.route)] = lane
         return lane
 
     def _recall(self, found: Loaded, request: Request, answer: str, data: list[Any]) -> None:
@@ -235,7 +236,7 @@ def _drained(entry: Entry) -> int:
     """Return how long the fullest bucket of a key's plans takes to be empty."""
     limits = [
         limit
-        for plan in entry.plans.values()
+        for plan in (*entry.plans.values(), *(plan for plan, _ in entry.scheduled))
         for route in ("", *plan.routes)
         for limit in plan.route_plan(route).limits
     ]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from sqlite3 import Connection
 
 from ...account import Account, check_levels, cycle, not_empty
 from ...errors import PlanConflict, UnknownAccount
+from ...event import By, Draft, Event, account_changed
 from ...key import new_number
+from ...rule.limits import StoreOptions
+from ..outbox import decode_event, encode_draft
 from ..texts import to_json
 from .pool import Pool
 from .records import drop, touch
@@ -20,9 +23,24 @@ _BELOW = (
 
 
 class Accounts:
-    """Accounts, each operation in one transaction."""
+    """Accounts and the outbox, each operation in one transaction."""
 
     _pool: Pool
+    options: StoreOptions
+
+    def _tell_of(self, db: Connection, told: Sequence[Draft]) -> None:
+        """Put drafts down, and look over two of the oldest events for each that comes."""
+        for draft in told:
+            row = draft.at, draft.key, draft.account, encode_draft(draft)
+            db.execute("INSERT INTO events (at, key, account, body) VALUES (?, ?, ?, ?)", row)
+            db.execute(
+                "DELETE FROM events WHERE at < ? AND cursor IN (SELECT cursor FROM events ORDER BY cursor LIMIT 2)",
+                (draft.since(self.options.retention),),
+            )
+
+    def events(self, after: int, limit: int) -> list[Event]:
+        query = "SELECT cursor, body FROM events WHERE cursor > ? ORDER BY cursor LIMIT ?"
+        return self._pool.read(lambda db: [decode_event(*row) for row in db.execute(query, (after, limit))])
 
     def get_account(self, account_id: str) -> Account:
         return self._pool.read(known_account, account_id)
@@ -45,30 +63,34 @@ class Accounts:
         found = db.execute(f"{query} ORDER BY 1 LIMIT :most", {"after": after, "parent": parent, "most": limit})
         return [_account(id_, body) for id_, body in found]
 
-    def add_account(self, account: Account) -> None:
-        self._pool.write(self._add_account, account)
+    def add_account(self, account: Account, by: By | None = None) -> None:
+        self._pool.write(self._add_account, account, by)
 
-    def _add_account(self, db: Connection, account: Account) -> None:
+    def _add_account(self, db: Connection, account: Account, by: By | None) -> None:
         row = db.execute("SELECT body FROM account_entries WHERE id = ?", (account.id,)).fetchone()
         if row is None:
             _put(db, account, None)
+            self._tell_of(db, account_changed(None, account, by))
         elif _account(account.id, row[0]) != account:
             raise PlanConflict(account.id, "another account has this id; update_account() changes it")
 
-    def change_account(self, account_id: str, change: Callable[[Account], Account]) -> Account:
-        return self._pool.write(self._change_account, account_id, change)
+    def change_account(self, account_id: str, change: Callable[[Account], Account], by: By | None = None) -> Account:
+        return self._pool.write(self._change_account, account_id, change, by)
 
-    def _change_account(self, db: Connection, account_id: str, change: Callable[[Account], Account]) -> Account:
+    def _change_account(
+        self, db: Connection, account_id: str, change: Callable[[Account], Account], by: By | None
+    ) -> Account:
         old = known_account(db, account_id)
         account = change(old)
         _put(db, account, old.parent)
+        self._tell_of(db, account_changed(old, account, by))
         return account
 
-    def drop_account(self, account_id: str) -> None:
-        self._pool.write(self._drop_account, account_id)
+    def drop_account(self, account_id: str, by: By | None = None) -> None:
+        self._pool.write(self._drop_account, account_id, by)
 
-    def _drop_account(self, db: Connection, account_id: str) -> None:
-        known_account(db, account_id)
+    def _drop_account(self, db: Connection, account_id: str, by: By | None) -> None:
+        account = known_account(db, account_id)
         keys = db.execute("SELECT id FROM keys WHERE coalesce(account, id) = ? LIMIT 1", (account_id,)).fetchall()
         below = db.execute("SELECT id FROM account_entries WHERE parent = ? LIMIT 1", (account_id,)).fetchall()
         if keys or below:
@@ -78,6 +100,7 @@ class Accounts:
         if row is not None:
             drop(db, -row[0])
         touch_plans(db)
+        self._tell_of(db, account_changed(account, None, by))
 
 
 def _account(account_id: str, body: str | None) -> Account:

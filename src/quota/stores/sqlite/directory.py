@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from sqlite3 import Connection
 
 from ...errors import PlanConflict, StoreUnavailable, UnknownKey, UnknownPlan
+from ...event import By, key_added, key_changed, key_removed, plan_changed
 from ...key import ApiKey, Caller, decode_key, encode_key, new_number
-from ...operations.request import Entry, Request
+from ...operations.request import Entry, Request, Scheduled
 from ...plan import UsagePlan, decode_plan, encode_plan
 from ...rule.limits import StoreOptions
+from ..associations import associated, deprived, dissociated, moved, placed, told
 from ..base import is_new
 from ..texts import to_json
 from .accounts import Accounts, copy_record, count, member_of, share, touch_plans
 from .pool import Pool
-from .records import drop, forget_account, last_used_of, number_of, touch
-from .reports import Reports
+from .records import drop, forget_account, last_used_of, latest, number_of, touch
+from .reports import Reports, listed
 from .schema import NOTHING, STEPS
 
 
@@ -80,21 +83,57 @@ class Directory(Accounts, Reports):
     def _key_entry(self, db: Connection, number: int, body: str) -> KeyRow:
         key = decode_key(json.loads(body))
         account = db.execute("SELECT number FROM accounts WHERE id = ?", (key.account,)).fetchone()
-        plans = {plan.api: plan for plan in self._plans(db, number)}
-        return KeyRow(number, Entry(key, plans, account is not None), None if account is None else -account[0])
+        entry = Entry(key, self._plans(db, number), account is not None, self._scheduled(db, number))
+        return KeyRow(number, entry, None if account is None else -account[0])
 
-    def _plans(self, db: Connection, number: int) -> list[UsagePlan]:
+    def _plans(self, db: Connection, number: int) -> dict[str, UsagePlan]:
         rows = db.execute(
-            "SELECT plans.body FROM key_plans JOIN plans ON plans.number = key_plans.plan WHERE key = ? "
-            "ORDER BY key_plans.api",
-            (number,),
+            "SELECT plans.body FROM key_plans JOIN plans ON plans.number = key_plans.plan WHERE key = ?", (number,)
         )  # fmt: skip
-        return [self._decode_plan(body) for (body,) in rows]
+        return {plan.api: plan for plan in [self._decode_plan(body) for (body,) in rows]}
 
-    def put_plan(self, plan: UsagePlan, replace: bool | UsagePlan) -> None:
-        self._pool.write(self._put_plan, plan, replace)
+    def _scheduled(self, db: Connection, number: int) -> tuple[Scheduled, ...]:
+        rows = db.execute(
+            "SELECT plans.body, at FROM scheduled JOIN plans ON plans.number = scheduled.plan WHERE key = ?", (number,)
+        )  # fmt: skip
+        return tuple([(self._decode_plan(body), at) for body, at in rows])
 
-    def _put_plan(self, db: Connection, plan: UsagePlan, replace: bool | UsagePlan) -> None:
+    def _told(self, db: Connection, number: int, key: ApiKey) -> ApiKey:
+        return told(key, self._scheduled(db, number))
+
+    def _associations(
+        self, db: Connection, number: int, key: ApiKey, change: Callable[..., Entry], now: int
+    ) -> tuple[Entry, Entry, int]:
+        """Change the plans of a key by a pure step: what they were, what they are, and when."""
+        account = db.execute("SELECT -number FROM accounts WHERE id = ?", (key.account,)).fetchone()
+        subjects = (number,) if account is None else (number, account[0])
+        entry = Entry(key, self._plans(db, number), scheduled=self._scheduled(db, number))
+        now = max([now, *[latest(db, subject) for subject in subjects]])
+        new = change(entry, now=now)
+        plans = [*new.plans.values(), *(plan for plan, _ in new.scheduled)]
+        numbers = {plan.id: self._get_plan(db, plan.id)[0] for plan in plans}
+        for table in ("key_plans", "scheduled"):
+            db.execute(f"DELETE FROM {table} WHERE key = ?", (number,))  # noqa: S608 -- names from the line above
+        on = [(number, api, numbers[plan.id], key.id) for api, plan in new.plans.items()]
+        db.executemany("INSERT INTO key_plans VALUES (?, ?, ?, ?)", on)
+        later = [(number, numbers[plan.id], at, key.id) for plan, at in new.scheduled]
+        db.executemany("INSERT INTO scheduled VALUES (?, ?, ?, ?)", later)
+        touch(db, number)
+        return entry, new, now
+
+    def _settle_plan(self, db: Connection, plan: int, change: Callable[..., Entry], now: int) -> None:
+        """Change the plans of the keys that go to a plan, or from it to another one, by a pure step."""
+        rows = db.execute(
+            "SELECT number, body FROM keys WHERE number IN (SELECT key FROM scheduled WHERE plan = ?1 "
+            "OR key IN (SELECT key FROM key_plans WHERE plan = ?1))", (plan,),
+        ).fetchall()  # fmt: skip
+        for number, body in rows:
+            self._associations(db, number, decode_key(json.loads(body)), change, now)
+
+    def put_plan(self, plan: UsagePlan, replace: bool | UsagePlan, now: int, by: By | None = None) -> None:
+        self._pool.write(self._put_plan, plan, replace, now, by)
+
+    def _put_plan(self, db: Connection, plan: UsagePlan, replace: bool | UsagePlan, now: int, by: By | None) -> None:
         row = db.execute("SELECT number, body FROM plans WHERE id = ?", (plan.id,)).fetchone()
         old = None if row is None else self._decode_plan(row[1])
         if not is_new(plan, old, replace):
@@ -102,19 +141,23 @@ class Directory(Accounts, Reports):
         # The number is of this plan's life: a plan that comes back has no keys.
         number = new_number() if row is None else row[0]
         if old is not None and old.api != plan.api:
+            self._settle_plan(db, number, partial(moved, old=old, new=plan), now)
             _move(db, plan, number)
         db.execute(
             "INSERT OR REPLACE INTO plans VALUES (?, ?, ?, ?)", (plan.id, number, plan.api, to_json(encode_plan(plan)))
         )
         touch_plans(db)
+        self._tell_of(db, plan_changed(old, plan, by))
 
-    def drop_plan(self, plan_id: str) -> None:
-        self._pool.write(self._drop_plan, plan_id)
+    def drop_plan(self, plan_id: str, now: int, by: By | None = None) -> None:
+        self._pool.write(self._drop_plan, plan_id, now, by)
 
-    def _drop_plan(self, db: Connection, plan_id: str) -> None:
-        if not db.execute("DELETE FROM plans WHERE id = ?", (plan_id,)).rowcount:
-            raise UnknownPlan(plan_id)
+    def _drop_plan(self, db: Connection, plan_id: str, now: int, by: By | None) -> None:
+        number, plan = self._get_plan(db, plan_id)
+        self._settle_plan(db, number, partial(deprived, plan=plan), now)
+        db.execute("DELETE FROM plans WHERE id = ?", (plan_id,))
         touch_plans(db)
+        self._tell_of(db, plan_changed(plan, None, by))
 
     def get_plan(self, plan_id: str) -> UsagePlan:
         return self._pool.read(self._get_plan, plan_id)[1]
@@ -130,21 +173,21 @@ class Directory(Accounts, Reports):
             lambda db: [self._decode_plan(body) for (body,) in db.execute("SELECT body FROM plans ORDER BY id")]
         )
 
-    def add_key(self, key: ApiKey, plan_id: str | None, *more: str) -> None:
-        self._pool.write(self._add_key, key, plan_id, *more)
+    def add_key(self, key: ApiKey, plan_id: str | None, *more: str, by: By | None = None) -> None:
+        self.add_keys([(key, [id_ for id_ in (plan_id, *more) if id_ is not None])], by)
 
-    def add_keys(self, keys: Sequence[tuple[ApiKey, Sequence[str]]]) -> None:
-        self._pool.write(self._add_keys, keys)
+    def add_keys(self, keys: Sequence[tuple[ApiKey, Sequence[str]]], by: By | None = None) -> None:
+        self._pool.write(self._add_keys, keys, by)
 
-    def _add_keys(self, db: Connection, keys: Sequence[tuple[ApiKey, Sequence[str]]]) -> None:
+    def _add_keys(self, db: Connection, keys: Sequence[tuple[ApiKey, Sequence[str]]], by: By | None) -> None:
         for key, plan_ids in keys:
-            self._add_key(db, key, None, *plan_ids)
+            self._add_key(db, key, plan_ids, by)
 
-    def _add_key(self, db: Connection, key: ApiKey, plan_id: str | None, *more: str) -> None:
+    def _add_key(self, db: Connection, key: ApiKey, plan_ids: Sequence[str], by: By | None) -> None:
         if db.execute("SELECT 1 FROM keys WHERE id = ?", (key.id,)).fetchone():
             raise PlanConflict(key.id, "an API key has this id already")
         _check_digests(db, key, None)
-        plans = [self._get_plan(db, id_) for id_ in (plan_id, *more) if id_ is not None]
+        plans = [self._get_plan(db, id_) for id_ in plan_ids]
         if member_of(db, key.account) is not None:
             count(db, key.account)
         account = None if key.account == key.id else key.account
@@ -154,11 +197,12 @@ class Directory(Accounts, Reports):
         db.executemany("INSERT INTO digests VALUES (?, ?)", [(secret.digest, number) for secret in key.secrets])
         on = [(number, plan.api, of, key.id) for of, plan in plans]
         db.executemany("INSERT OR REPLACE INTO key_plans VALUES (?, ?, ?, ?)", on)
+        self._tell_of(db, key_added(key, [plan for _, plan in plans], by))
 
-    def change_key(self, key_id: str, change: Callable[[ApiKey], ApiKey]) -> ApiKey:
-        return self._pool.write(self._change_key, key_id, change)
+    def change_key(self, key_id: str, change: Callable[[ApiKey], ApiKey], by: By | None = None) -> ApiKey:
+        return self._pool.write(self._change_key, key_id, change, by)
 
-    def _change_key(self, db: Connection, key_id: str, change: Callable[[ApiKey], ApiKey]) -> ApiKey:
+    def _change_key(self, db: Connection, key_id: str, change: Callable[[ApiKey], ApiKey], by: By | None) -> ApiKey:
         number, old = _known(db, key_id)
         key = change(old)
         _check_digests(db, key, number)
@@ -166,16 +210,18 @@ class Directory(Accounts, Reports):
         db.executemany("INSERT INTO digests VALUES (?, ?)", [(secret.digest, number) for secret in key.secrets])
         db.execute("UPDATE keys SET body = ? WHERE number = ?", (to_json(encode_key(key)), number))
         touch(db, number)
-        return key
+        self._tell_of(db, key_changed(old, key, by))
+        return self._told(db, number, key)
 
-    def drop_key(self, key_id: str) -> None:
-        self._pool.write(self._drop_key, key_id)
+    def drop_key(self, key_id: str, by: By | None = None) -> None:
+        self._pool.write(self._drop_key, key_id, by)
 
-    def _drop_key(self, db: Connection, key_id: str) -> None:
+    def _drop_key(self, db: Connection, key_id: str, by: By | None) -> None:
         number, key = _known(db, key_id)
         for secret in key.secrets:
             db.execute("DELETE FROM digests WHERE digest = ?", (secret.digest,))
         db.execute("DELETE FROM key_plans WHERE key = ?", (number,))
+        db.execute("DELETE FROM scheduled WHERE key = ?", (number,))
         db.execute("DELETE FROM keys WHERE number = ?", (number,))
         account = db.execute("SELECT number FROM accounts WHERE id = ?", (key.account,)).fetchone()
         told = db.execute("SELECT 1 FROM account_entries WHERE id = ?", (key.account,)).fetchone()
@@ -187,66 +233,47 @@ class Directory(Accounts, Reports):
         drop(db, number)
         if account is not None:
             forget_account(db, -account[0])
+        self._tell_of(db, key_removed(key, by))
 
     def get_key(self, key_id: str) -> ApiKey:
-        return self._pool.read(_known, key_id)[1]
+        return self._pool.read(lambda db: self._told(db, *_known(db, key_id)))
 
     def list_keys(
-        self, after: str | None = None, limit: int | None = None, plan_id: str | None = None, account: str | None = None
+        self, after: str | None, limit: int | None, plan_id: str | None, account: str | None, now: int
     ) -> list[ApiKey]:
-        return self._pool.read(self._list_keys, after or "", -1 if limit is None else limit, plan_id, account)
+        return self._pool.read(self._list_keys, after or "", -1 if limit is None else limit, plan_id, account, now)
 
     def _list_keys(
-        self, db: Connection, after: str, limit: int, plan_id: str | None, account: str | None
+        self, db: Connection, after: str, limit: int, plan_id: str | None, account: str | None, now: int
     ) -> list[ApiKey]:
-        """In the order of an index, whatever is chosen by: a page costs what it shows."""
-        plan = None if plan_id is None else self._get_plan(db, plan_id)[0]
-        if account is not None:
-            query = "SELECT body FROM keys WHERE coalesce(account, id) = :account AND id > :after"
-            if plan is not None:
-                query += " AND EXISTS (SELECT 1 FROM key_plans WHERE key = number AND plan = :plan)"
-            query += " ORDER BY id"
-        elif plan is not None:
-            query = (
-                "SELECT body FROM key_plans JOIN keys ON number = key WHERE plan = :plan AND key_plans.id > :after "
-                "ORDER BY key_plans.id"
-            )
-        else:
-            query = "SELECT body FROM keys WHERE id > :after ORDER BY id"
-        found = db.execute(f"{query} LIMIT :most", {"account": account, "after": after, "plan": plan, "most": limit})
-        return [decode_key(json.loads(body)) for (body,) in found]
+        plan = None if plan_id is None else self._get_plan(db, plan_id)
+        return [self._told(db, number, decode_key(json.loads(body))) if goes else decode_key(json.loads(body))
+                for number, body, goes in listed(db, after, limit, plan, account, now)]  # fmt: skip
 
     def last_used(self, key_id: str) -> int:
         return self._pool.read(_last_used, key_id)
 
-    def plans_of(self, key_id: str) -> list[UsagePlan]:
-        return self._pool.read(lambda db: self._plans(db, _known(db, key_id)[0]))
+    def associate(self, key_id: str, plan_id: str, at: int | str | None, now: int, by: By | None = None) -> None:
+        self._pool.write(self._change_plans, partial(associated, at=at), key_id, plan_id, now, by)
 
-    def associate(self, key_id: str, plan_id: str) -> None:
-        self._pool.write(self._associate, key_id, plan_id)
+    def dissociate(self, key_id: str, plan_id: str, now: int, by: By | None = None) -> None:
+        self._pool.write(self._change_plans, dissociated, key_id, plan_id, now, by)
 
-    def _associate(self, db: Connection, key_id: str, plan_id: str) -> None:
-        number, _ = _known(db, key_id)
-        plan_number, plan = self._get_plan(db, plan_id)
-        db.execute("INSERT OR REPLACE INTO key_plans VALUES (?, ?, ?, ?)", (number, plan.api, plan_number, key_id))
-        touch(db, number)
-
-    def dissociate(self, key_id: str, plan_id: str) -> None:
-        self._pool.write(self._dissociate, key_id, plan_id)
-
-    def _dissociate(self, db: Connection, key_id: str, plan_id: str) -> None:
-        number, _ = _known(db, key_id)
-        plan_number, _ = self._get_plan(db, plan_id)
-        if not db.execute("DELETE FROM key_plans WHERE key = ? AND plan = ?", (number, plan_number)).rowcount:
-            raise PlanConflict(plan_id, f"key {key_id} is not on this plan")
-        touch(db, number)
+    def _change_plans(
+        self, db: Connection, change: Callable[..., Entry], key_id: str, plan_id: str, now: int, by: By | None
+    ) -> None:
+        number, key = _known(db, key_id)
+        _, plan = self._get_plan(db, plan_id)
+        old, new, now = self._associations(db, number, key, partial(change, plan=plan), now)
+        self._tell_of(db, placed(old, new, plan, now, by))
 
 
 def _move(db: Connection, plan: UsagePlan, number: int) -> None:
     """Move a plan's keys to its new api. Raises ``PlanConflict`` where one of them has another plan there."""
     taken = db.execute(
         "SELECT keys.id FROM key_plans AS own JOIN key_plans AS other ON other.key = own.key AND other.api = ? "
-        "JOIN plans ON plans.number = other.plan JOIN keys ON keys.number = own.key WHERE own.plan = ? LIMIT 1",
+        "JOIN plans ON plans.number = other.plan JOIN keys ON keys.number = own.key "
+        "WHERE own.plan = ? AND other.plan <> own.plan LIMIT 1",
         (plan.api, number),
     ).fetchone()
     if taken is not None:

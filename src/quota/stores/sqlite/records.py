@@ -76,6 +76,15 @@ def last_used_of(moving: Moving | None) -> int:
     return int(json.loads(moving)[-1] if isinstance(moving, str) else _packing(1).unpack(moving[-8:])[0])
 
 
+def latest(db: Connection, subject: int) -> int:
+    """Return the latest instant that a subject's record knows; 0 where there is none."""
+    row = db.execute("SELECT moving FROM counts WHERE subject = ?", (subject,)).fetchone()
+    if row is None:
+        return 0
+    at: int = json.loads(row[0])[0] if isinstance(row[0], str) else _packing(1).unpack_from(row[0])[0]
+    return at
+
+
 def encode_body(record: Record) -> str:
     """Encode all else but remembered requests: equal as long as nothing but plain charges changed the record."""
     data = record.encode()

@@ -233,6 +233,7 @@ class Decisions(Directory):
                 at_once(*record.written())
                 one.record = record
                 keep(db, one, self.options)
+            self._tell_of(db, subject.told)
             prune(db, request.now, self.options)
             copy.rooms = ()
         if request.op == "consume" and request.request_id is None:

@@ -23,13 +23,14 @@ _TABLES = text_beside(__package__, "tables.sql")
 def _create(db: sqlite3.Connection) -> None:
     """Make version 4.
 
-    ``keys``, ``digests``, ``plans`` and ``key_plans`` (which key is on which plan) are the directory; ``accounts`` are
-    those that have a count, as several keys share them or other accounts are below, ``account_entries`` those that
-    something was said of. A subject is a key's number or, negative, an account's. ``counts`` holds what plain
-    charges move, small and apart from ``records``, the rest of what is remembered of a subject; ``remembered`` are
-    remembered requests and refunds. ``version`` and ``plans`` are drawn anew whenever anything but a plain charge
-    changed a subject or its directory entry, or any plan: a process's copy is fresh while they stand.
-    ``keys.last_used`` is the minute of the last admission once the record, which knows it else, is forgotten.
+    ``keys``, ``digests``, ``plans``, ``key_plans`` (which key is on which plan) and ``scheduled`` (which one it goes
+    to, and when) are the directory; ``accounts`` are those that have a count, as several keys share them or other
+    accounts are below, ``account_entries`` those that something was said of. A subject is a key's number or,
+    negative, an account's. ``counts`` holds what plain charges move, small and apart from ``records``, the rest of
+    what is remembered of a subject; ``remembered`` are remembered requests and refunds; ``events`` are the outbox.
+    ``version`` and ``plans`` are drawn anew whenever anything but a plain charge changed a subject or its directory
+    entry, or any plan: a process's copy is fresh while they stand. ``keys.last_used`` is the minute of the last
+    admission once the record, which knows it else, is forgotten.
     """
     for statement in _TABLES.split(";"):
         if statement.strip():

@@ -14,13 +14,13 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import typer
 
-from ..aws import control_plane
-from ..aws.control.app import is_loopback
-from ..aws.control.wire import MOST_BODY
-from ..errors import InvalidValue
-from ..web.usage.page import usage_page
-from .common import StoreOption, WrongUse, opened, read_text
-from .show import tell
+from ...aws import control_plane
+from ...aws.control.app import is_loopback
+from ...aws.control.wire import MOST_BODY
+from ...errors import InvalidValue
+from ...web.usage.page import usage_page
+from ..common import StoreOption, WrongUse, opened, read_text
+from ..show import tell
 
 _MOST_CLIENTS = 512
 """Connections at a time, so that slow clients hold nobody up; one that is silent for a minute is closed."""

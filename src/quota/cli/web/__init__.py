@@ -1,0 +1,1 @@
+"""Commands about web applications: quota serve, quota routes."""
