@@ -292,6 +292,7 @@ def long_functions(module):
 
 LONG_FILES = {
     "ledger.sync": (360, "a ledger's methods, of which the fast path stands in line"),
+    "decision": (330, "an answer and all that it tells, each worked out when it is asked for"),
     "rule.charge": (345, "the rule: every kind of limit in one walk"),
     "stores.leased.flow": (330, "the steps of one class, which call each other"),
     "stores.leased.holder": (350, "a lease, a refusal that is remembered, and who holds both"),

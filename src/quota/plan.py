@@ -31,7 +31,6 @@ _MOST_OWN = 1024
 """Forms of a plan with subjects' own limits that are kept compiled."""
 _FIXED = {"minute": 60, "hour": 3600, "day": 86_400, "week": 604_800}
 
-
 Limits = str | Limit | Iterable[str | Limit]
 """Limits as they may be given: objects, texts, or several of them."""
 
@@ -279,8 +278,7 @@ def limit_of(limit: Limit, value: int | str) -> Limit:
     if isinstance(value, int):
         return limit
     throttle: Any = _parse(value)[0]
-    made: Limit = attrs.evolve(throttle, unit=limit.unit, by=limit.by, name=limit.name)
-    return made
+    return attrs.evolve(throttle, unit=limit.unit, by=limit.by, name=limit.name)  # type: ignore[no-any-return] # a limit
 
 
 def _plain(costs: Mapping[str, Cost]) -> dict[str, int | dict[str, int]]:
