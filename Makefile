@@ -8,7 +8,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test test-slow test-browser test-pythons test-freethreaded check format bench check-bench coverage mutate docs audit clean
+.PHONY: help demo test test-slow test-browser test-pythons test-freethreaded test-all check format bench check-bench coverage mutate docs audit clean
 .NOTPARALLEL:
 
 help:  ## this list
@@ -80,6 +80,12 @@ test-freethreaded:  ## receipts of threads on a free-threaded Python, and what t
 	@.venv-freethreaded/bin/python -m pip install --quiet --disable-pip-version-check pytest 'hypothesis<6.140' # later ones are built with Rust
 	@PYTHON_GIL=0 .venv-freethreaded/bin/python -m pytest tests/ledger/test_receipts.py tests/ledger/test_threads.py tests/stores/sqlite/test_processes.py
 	@PYTHON_GIL=0 .venv-freethreaded/bin/python -m benchmarks.threads
+
+test-all:  ## the suite on every Python that is found, threads on a free-threaded one; says which were not
+	@failed=; $(MAKE) test-pythons PYTHONS="$(PYTHONS) 3.14" || failed=1; \
+	if "$(PYTHON_FT)" -c 'import sys; sys.exit(getattr(sys, "_is_gil_enabled", lambda: True)())' 2>/dev/null; \
+	  then $(MAKE) test-freethreaded || failed=1; else echo "free-threaded Python ($(PYTHON_FT)): not found"; fi; \
+	[ -z "$$failed" ]
 
 check: $(VENV)/.test  ## ruff and mypy --strict
 	@$(BIN)/python -m ruff check

@@ -15,6 +15,7 @@ import pytest
 from interleavings import NOON, plant
 from interrupts import interrupts
 from quota import Ledger, ManualClock, QuotaError, UsagePlan
+from quota.clock import to_datetime
 from quota.operations.headroom import Told
 from quota.stores.memory import MemoryStore
 
@@ -77,6 +78,7 @@ class World:
                     told[id_, *takes, route] = attempt(self._look, id_, takes, route)
             told[id_, "usage"] = attempt(lambda id_=id_: [*self.ledger.usage(id_)])
         told["plans"] = self.ledger.list_plans()
+        told["keys"] = [(key.id, key.scheduled) for key in self.ledger.list_keys()]
         return told
 
     def _look(self, id_, takes, route):
@@ -117,6 +119,9 @@ CHANGES = {
     "set_remaining": lambda w: w.ledger.set_remaining("k", "requests/day", 5),
     "forget": lambda w: w.ledger.forget("k"),
     "associate": lambda w: w.ledger.associate("k", "q"),
+    "associate later": lambda w: w.ledger.associate("k", "q", at=to_datetime(w.clock() + 1)),
+    "override": lambda w: w.ledger.override_limit("k", "requests/hour", 45),
+    "override taken back": lambda w: w.ledger.override_limit("k", "requests/hour", None),
     "dissociate": lambda w: w.ledger.dissociate("k", "p"),
     "replace_plan": lambda w: w.ledger.replace_plan(UsagePlan("p", "50/hour, 10/day")),
     "remove_plan": lambda w: w.ledger.remove_plan("p"),

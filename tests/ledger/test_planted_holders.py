@@ -31,7 +31,7 @@ BUGS = {
         "(override.route, override.name) == (route, limit.name)"),
     "an override does not follow a replaced plan": (
         "operations/override.py", "mine = plan.id, route", "mine = str(plan), route"),
-    "an override is never taken back": ("operations/override.py", "if other[:3] != mine and", "if"),
+    "an override is never taken back": ("operations/override.py", "[other for other in had if other[:3] != mine]", "[*had]"),
     "an override is another route's too": (
         "plan.py", "(override.plan, override.route, override.name) == (plan, route, limit.name)",
         "(override.plan, override.name) == (plan, limit.name)"),
@@ -44,6 +44,26 @@ BUGS = {
         "rule/record.py", 'more.append((setattr, self, "overrides", new.overrides))',
         'plain.append((setattr, self, "overrides", new.overrides))'),
     "the fast path overlooks an override": ("operations/compiled.py", "in_force(entry, subject, request.now).plans.get(", "entry.plans.get("),
+    # Changes of plan with a date
+    "a date binds a microsecond late": ("operations/request.py", "for plan, at in entry.scheduled if at <= now}", "for plan, at in entry.scheduled if at < now}"),
+    "a date binds a microsecond late on the fast path": (
+        "operations/compiled.py", "changes = [at for _, at in entry.scheduled]", "changes = [at + 1 for _, at in entry.scheduled]"),
+    "a date is overlooked on the fast path": (
+        "operations/compiled.py", "*expiries, *changes", "*expiries"),
+    "a record past its date goes back": (
+        "operations/request.py", "settled(entry, max([now, *[record.at for record in subject.records()]]))", "settled(entry, now)"),
+    "what was due is forgotten when another change is scheduled": (
+        "stores/associations.py", "    entry = settled(entry, now)\n    later = ", "    later = "),
+    "what was due is made by the clock alone": (
+        "stores/memory/store.py", "[place.record.at for place in (key_entry, account) if place and place.record]", "[]"),
+    "a change at once leaves what is scheduled": (
+        "stores/associations.py", "plan.api: plan}, scheduled=later)", "plan.api: plan})"),
+    "two changes of an api stand": (
+        "stores/associations.py", "later = tuple(change for change in entry.scheduled if change[0].api != plan.api)", "later = entry.scheduled"),
+    "a plan that is removed takes its past along": ("stores/associations.py", "    entry = settled(entry, now)\n    on = entry.plans.get(plan.api)\n    plans =", "    on = entry.plans.get(plan.api)\n    plans ="),
+    "a period ends with the shortest quota": ("stores/associations.py", "return max(windows", "return min(windows"),
+    "a status does not tell what is scheduled": ("operations/usage.py", "if goes.api == of:", "if goes.id == of:"),
+    "a key is listed by the plan that it was on": ("stores/memory/directory.py", "settled(self._entry(key_entry), now)", "self._entry(key_entry)"),
 }  # fmt: skip
 
 

@@ -89,6 +89,83 @@ def a_burst_of_one_s_own_binds_on_the_fast_path(q):
     assert [bool(ledger.consume(secret)) for _ in range(4)] == [True, True, False, False]
 
 
+def _with_q(q, limits="100/day", later="90/day"):
+    ledger, clock, key, secret = _ledger(q, limits)
+    ledger.add_plan(q.UsagePlan("q", later))
+    return ledger, clock, key, secret
+
+
+def a_change_of_plan_binds_on_its_microsecond(q):
+    ledger, clock, key, secret = _with_q(q)
+    ledger.associate(key, "q", at=START + timedelta(seconds=10))
+    assert [ledger.consume(secret).limits[0].limit for _ in range(3)] == [100] * 3
+    clock.advance(timedelta(seconds=10) - timedelta(microseconds=1))
+    assert [ledger.consume(secret).limits[0].limit for _ in range(2)] == [100] * 2
+    clock.advance(1)
+    assert [ledger.consume(secret).limits[0].limit for _ in range(3)] == [90] * 3
+    assert [plan.id for plan in ledger.list_plans(key)] == ["q"]
+    assert [one.id for one in ledger.list_keys(plan="q")] == ["k"]
+    assert ledger.list_keys(plan="p") == []
+
+
+def a_change_of_plan_binds_on_its_microsecond_behind_several_limits(q):
+    ledger, clock, key, secret = _with_q(q, "100/day, 500/hour, 9 tokens/day", "90/day, 500/hour, 9 tokens/day")
+    ledger.associate(key, "q", at=START + timedelta(seconds=10))
+    cost = {"requests": 1, "tokens": 1}
+    assert [ledger.consume(secret, cost).limits[0].limit for _ in range(3)] == [100] * 3
+    clock.advance(timedelta(seconds=10))
+    assert [ledger.consume(secret, cost).limits[0].limit for _ in range(3)] == [90] * 3
+
+
+def a_record_past_its_date_never_goes_back(q):
+    ledger, clock, key, secret = _with_q(q)
+    ledger.associate(key, "q", at=START + timedelta(seconds=10))
+    clock.advance(timedelta(seconds=10))
+    assert ledger.consume(secret).limits[0].limit == 90
+    clock.advance(-timedelta(seconds=1))
+    assert ledger.consume(secret).limits[0].limit == 90
+    ledger.add_plan(q.UsagePlan("r", "80/day"))
+    ledger.associate(key, "r", at=START + timedelta(hours=1))
+    assert ledger.consume(secret).limits[0].limit == 90
+
+
+def what_is_scheduled_is_dropped_by_what_is_done_at_once(q):
+    ledger, clock, key, secret = _with_q(q)
+    for drop in (
+        lambda: ledger.associate(key, "p"), lambda: ledger.dissociate(key, "q"), lambda: ledger.associate(key, "p", at=START + timedelta(hours=2)),
+        lambda: ledger.remove_plan("q"),
+    ):  # fmt: skip
+        ledger.associate(key, "q", at=START + timedelta(hours=1))
+        assert ledger.status(key)[0].scheduled == ledger.get_key(key).scheduled[0] == ("q", START + timedelta(hours=1))
+        drop()
+        assert "q" not in [change.plan for change in ledger.get_key(key).scheduled]
+    clock.advance(timedelta(hours=3))
+    assert ledger.consume(secret).limits[0].limit == 100
+
+
+def a_plan_removed_after_its_date_leaves_the_key_on_none(q):
+    ledger, clock, key, secret = _with_q(q)
+    ledger.associate(key, "q", at=START + timedelta(hours=1))
+    clock.advance(timedelta(hours=1))
+    ledger.remove_plan("q")
+    assert ledger.consume(secret).reason.value == "NO_PLAN"
+
+
+def a_plan_that_moves_takes_who_goes_to_it_along(q):
+    ledger, clock, key, secret = _with_q(q)
+    ledger.associate(key, "q", at=START + timedelta(hours=1))
+    ledger.replace_plan(q.UsagePlan("q", "70/day", api="b"))
+    clock.advance(timedelta(hours=1))
+    assert [plan.id for plan in ledger.list_plans(key)] == ["p", "q"]
+    assert ledger.consume(secret, api="b").limits[0].limit == 70
+
+
+def a_period_ends_where_the_longest_quota_does(q):
+    ledger, clock, key, _ = _with_q(q, "100/hour, 900/day, 8/s")
+    ledger.associate(key, "q", at="period_end")
+    assert ledger.get_key(key).scheduled == (("q", (START + timedelta(days=1)).replace(hour=0, minute=0, second=0)),)
+
+
 SCENARIOS = {
     name: function for name, function in list(globals().items())
     if callable(function) and not name.startswith("_") and function.__module__ == __name__

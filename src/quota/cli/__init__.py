@@ -33,7 +33,7 @@ class _InOrder(typer.core.TyperGroup):
         )
 
 
-_ORDER = ["plan", "key", "consume", "check", "usage", "grant", "set-remaining", "replay", "demo"]
+_ORDER = ["plan", "key", "consume", "check", "usage", "grant", "set-remaining", "override", "replay", "demo"]
 
 
 def build(*, plain: bool = False) -> typer.Typer:

@@ -1,4 +1,4 @@
-"""quota consume, check, usage, grant, set-remaining."""
+"""quota consume, check, usage, grant, set-remaining, override."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import typer
 
 from ..clock import system_clock, to_datetime
 from ..decision import Decision
+from ..errors import InvalidValue, UnknownKey
 from ..key import ApiKey
 from ..ledger.sync import Ledger
 from ..limit import Quota
+from ..limit_text import parse_limit
 from ..operations.shape import DEFAULT
 from ..operations.usage import UsageRecord
 from ..plan import UsagePlan
@@ -33,6 +35,7 @@ from .common import (
     opened,
     read_secret,
     to_cost,
+    to_instant,
 )
 from .show import (
     key_data,
@@ -223,6 +226,39 @@ def set_remaining(
     _show_status(status, as_json=as_json)
 
 
+def override(
+    who: Annotated[
+        str,
+        typer.Argument(metavar="KEY", help="A key's id or name, or an account's id.", autocompletion=complete_key),
+    ],
+    limit: LimitArgument,
+    value: Annotated[
+        str | None, typer.Argument(metavar="VALUE", help="Units of a quota, or a throttle as '5/s burst 10'.")
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option("--until", metavar="WHEN", help="2026-12-31, or 30d from now; else for good.")
+    ] = None,
+    clear: Annotated[bool, typer.Option("--clear", help="Take it back: the plan's own limit holds again.")] = False,
+    api: ApiOption = "",
+    route: RouteOption = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Give one key or account a limit of its own in place of its plan's. What was used stays used."""
+    if clear == (value is not None) or (clear and until is not None):
+        raise WrongUse("either a VALUE, with --until or without, or --clear")
+    found = None if value is None else int(value) if value.isascii() and value.isdigit() else parse_limit(value)
+    if isinstance(found, Quota):
+        raise InvalidValue("VALUE", value, "a number of units, or a throttle such as '5/s burst 10'")
+    end = None if until is None else to_instant("until", until)
+    with opened(store) as ledger:
+        whom: ApiKey | str = who
+        with suppress(UnknownKey):  # then it is an account's id, or nobody's
+            whom = find_key(ledger, who)
+        status = ledger.override_limit(whom, limit, found, until=end, api=api, route=route)
+    _show_status(status, as_json=as_json)
+
+
 def _show_status(status: LimitStatus, *, as_json: bool) -> None:
     if as_json:
         print_json(status.to_dict())
@@ -237,3 +273,4 @@ def register(app: typer.Typer) -> None:
     app.command(epilog='Example: quota usage "Ada\'s laptop" --since 2026-01-01 --plot usage.svg')(usage)
     app.command(epilog='Example: quota grant "Ada\'s laptop" requests/day 500')(grant)
     app.command("set-remaining", epilog='Example: quota set-remaining "Ada\'s laptop" requests/day 100')(set_remaining)
+    app.command(epilog="Example: quota override ada requests/day 5000 --until 2026-12-31")(override)

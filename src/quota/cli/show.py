@@ -164,6 +164,7 @@ def show_key(ledger: Ledger, key: ApiKey, done: str, *, as_json: bool) -> None:
         ("state", str(state_of(key, to_datetime(system_clock())))),
         ("plans", ", ".join(f"{plan.id} for {plan.api}" if plan.api else plan.id for plan in plans) or "none"),
     ]
+    rows += [("goes to", f"{change.plan} at {at(change.at)}") for change in key.scheduled]
     if key.account != key.id:
         rows.append(("account", key.account))
     if key.created_at is not None:

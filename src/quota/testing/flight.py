@@ -10,11 +10,11 @@ from hypothesis.stateful import precondition, rule
 from ..errors import ClockSkew, InvalidCost, ReservationClosed
 from .directory import Book, equal, raises, units_of
 from .model import DAY, Answer, Skewed
-from .status import StatusMachine
+from .reports import ReportMachine
 from .strategies import APIS, COSTS, KEY_IDS, ROUTES, TTLS
 
 
-class FlightMachine(StatusMachine):
+class FlightMachine(ReportMachine):
     """Reservations while they last."""
 
     def _book(self, id_: str, api: str) -> Book:

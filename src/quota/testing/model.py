@@ -242,8 +242,7 @@ class Model(PlansOfKeys):
         self._drop(("key", id_))
         if key.account not in self.shared or now < self.at.get(("account", key.account), 0) - SKEW:
             self._drop(("account", key.account))
-        key.remembered.clear()
-        key.refunded.clear()
+        key.remembered, key.refunded, key.admissions = {}, set(), []
         key.era += 1
 
     # Who counts, and what
@@ -596,6 +595,9 @@ class Model(PlansOfKeys):
         after = attrs.evolve(self.evaluate(key, plan, api, route, {}, now), crossed=crossed, events=events)
         if saved is not None:
             self._restore(saved)
+        else:
+            key.admissions.append((now, api, plan.id))
+            key.last_used = now // _PER["minute"] * _PER["minute"]
         return after
 
     def _snapshot(self) -> tuple[Any, ...]:

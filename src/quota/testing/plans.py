@@ -23,6 +23,8 @@ class Member:
     remembered: dict[str, tuple[Any, ...]] = attrs.field(factory=dict)
     refunded: set[str] = attrs.field(factory=set)
     era: int = 0
+    admissions: list[tuple[int, str, str]] = attrs.field(factory=list)
+    last_used: int | None = None
 
 
 class PlansOfKeys:

@@ -21,7 +21,7 @@ from .strategies import APIS, KEY_IDS, ROUTES
 def stand(model: Model, who: str, api: str | None, route: str | None, now: int) -> list[tuple[Any, ...]] | None:
     """Tell where every limit of a key or an account stands; None where nothing has that name."""
     if who in model.keys:
-        model.instant(model.keys[who], now)
+        model.instant(model.keys[who], now)  # also of a key that is on no plan
         return _stand(model, model.keys[who], api, route, now, set(), lambda _: True)
     if not model.members.get(who):
         return None

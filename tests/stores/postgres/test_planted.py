@@ -316,7 +316,36 @@ def what_is_dead_goes_and_stays_dead(world):
         ledger.consume(ledger.issue_key("late", "p").secret)
 
 
+def events_keep_their_order(world):
+    """A number that is drawn is nobody else's until it is committed; what is old goes; a crossing is told with its charge."""
+    ledger, busy = world.ledger(retention=1), world.ledger(timeout=0.2)
+    ledger.add_plan(UsagePlan("p", "2/day", alerts=(50, 100)))
+    _, secret = ledger.issue_key("k", "p")
+    ledger.consume(secret)
+    with world.server.connect() as connection, connection.transaction():
+        connection.execute(f"select {world.namespace}.tell({START}, null, null, '[{START}, \"x\"]', 0)")
+        for call in (lambda: busy.add_plan(UsagePlan("q", "1/day")), lambda: busy.consume(secret)):
+            try:
+                call()
+            except StoreBusy:
+                continue
+            raise AssertionError("a number was drawn beside another")
+        assert len(ledger.events()) == 3
+    ledger.consume(secret)
+    told = [(event.cursor, event.kind, event.percent) for event in ledger.events()]
+    assert told == [
+        (1, "plan.added", None), (2, "key.issued", None), (3, "limit.crossed", 50), (4, "x", None),
+        (5, "limit.crossed", 100),
+    ]  # fmt: skip
+    world.clock.advance(DAY + 1)
+    for _ in range(2):
+        ledger.disable_key(ledger.list_keys()[0])
+        ledger.enable_key(ledger.list_keys()[0])
+    assert [event.cursor for event in ledger.events()] == [6, 7, 8, 9]
+
+
 HISTORIES = [
+    events_keep_their_order,
     the_last_unit_is_admitted_and_no_more, memory_agrees, changes_elsewhere_bind, a_request_id_counts_once,
     clocks_far_apart_are_told, the_servers_clock_is_asked, turns_are_kept,
     what_is_dead_goes_and_stays_dead, one_of_two_wins, many_at_once_are_exact, keys_join_without_loss,
@@ -397,6 +426,15 @@ BUGS = {
     "bodies stay behind": (WRITES, "    DELETE FROM {ns}.bodies WHERE name = r.name;\n", ""),
     "the floor stays low": (WRITES, "    v_floor := greatest(v_floor, r.floor, r.at + 1);\n", ""),
     "old remembered requests stay behind": (WRITES, "o.until < p_before", "false"),
+    "an event's number waits for nobody": (
+        WRITES, ("  UPDATE {ns}.directory SET value = (value::bigint + 1)::text WHERE part = 'stamps' AND name = '^'\n"
+        "    RETURNING value::bigint INTO STRICT v_cursor;\n"),
+        "  SELECT coalesce(max(o.cursor), 0) + 1 INTO v_cursor FROM {ns}.events o;\n"),
+    "a crossing is not told": (WRITES, "  IF p_told IS NOT NULL THEN\n", "  IF false THEN\n"),
+    "a change of the directory is not told": (
+        WRITES, "      PERFORM {ns}.tell((c ->> 1)::bigint, c ->> 2, c ->> 3, c ->> 4, (c ->> 5)::bigint);\n", "      NULL;\n"),
+    "old events stay": (WRITES, "  DELETE FROM {ns}.events WHERE at < p_since\n", "  DELETE FROM {ns}.events WHERE false\n"),
+    "events go before their time": (WRITES, "WHERE at < p_since\n", "WHERE at < p_since + 86400000000\n"),
     "a stale copy brings everything": (READS, "IF NOT {ns}.fresh(p_stamp_name, p_stamp, p_plans) THEN", "IF false THEN"),
 }  # fmt: skip
 

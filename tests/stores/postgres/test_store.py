@@ -141,8 +141,8 @@ def test_a_newer_schema_is_refused_by_name(admin, server, store, clock):
     ledger, key, secret = ledger_with(store, clock)
     admin.execute(f"update {store.namespace}.directory set value = '7' where part = 'stamps' and name = '#'")
     other = PostgresStore(server.url, namespace=store.namespace)
-    for call in (other.list_keys, other.migrate, lambda: Ledger(other, clock=clock).consume(secret)):
-        with pytest.raises(StoreUnavailable, match=r"version 7.*knows 3"):
+    for call in (other.list_plans, other.migrate, lambda: Ledger(other, clock=clock).consume(secret)):
+        with pytest.raises(StoreUnavailable, match=r"version 7.*knows 4"):
             call()
     other.close()
 
@@ -153,7 +153,7 @@ def test_a_schema_that_was_never_released_is_refused_by_name(admin, server, stor
     ledger, key, secret = ledger_with(store, clock)
     admin.execute(f"update {store.namespace}.directory set value = '{version}' where part = 'stamps' and name = '#'")
     other = PostgresStore(server.url, namespace=store.namespace)
-    for call in (other.list_keys, other.migrate, lambda: Ledger(other, clock=clock).consume(secret)):
+    for call in (other.list_plans, other.migrate, lambda: Ledger(other, clock=clock).consume(secret)):
         with pytest.raises(
             StoreUnavailable, match=rf"version {version}, which was never released.*name another schema"
         ):
@@ -165,7 +165,7 @@ def test_migrating_twice_keeps_everything(store, clock):
     """migrate() says the version, and changes nothing that is there."""
     ledger, key, secret = ledger_with(store, clock)
     ledger.consume(secret)
-    assert (store.migrate(), store.migrate()) == (3, 3)
+    assert (store.migrate(), store.migrate()) == (4, 4)
     assert ledger.consume(secret).limits[0].used == 2
 
 
@@ -221,7 +221,7 @@ def test_the_command_line_migrates_checks_and_serves(admin, server, monkeypatch,
         said = capsys.readouterr()
         return status, said.out + said.err
 
-    assert quota("store", "migrate", "--json")[1].split() == ["{", '"migrated":', "true,", '"version":', "3", "}"]
+    assert quota("store", "migrate", "--json")[1].split() == ["{", '"migrated":', "true,", '"version":', "4", "}"]
     assert quota("plan", "add", "p", "5/day")[0] == 0
     assert quota("key", "issue", "k", "--plan", "p")[0] == 0
     assert quota("store", "check") == (0, "1 plans, 1 keys: all is well\n")

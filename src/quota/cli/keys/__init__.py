@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import attrs
 import typer
@@ -152,21 +152,36 @@ def remove(key: KeyArgument, yes: YesOption = False, store: StoreOption = None, 
 
 
 @app.command(epilog='Example: quota key attach "Ada\'s laptop" gold')
-def attach(key: KeyArgument, plan: PlanArgument, store: StoreOption = None, as_json: JsonOption = False) -> None:
-    """Put a key on a plan; from another one for the same API it is moved, and what was used stays used."""
+def attach(
+    key: KeyArgument,
+    plan: PlanArgument,
+    at: Annotated[
+        str | None,
+        typer.Option(
+            "--at", metavar="WHEN", help="2027-01-01, 30d from now, or period-end: when its longest quota begins anew."
+        ),
+    ] = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Put a key on a plan; from another one for the same API it is moved, and what was used stays used.
+
+    With --at it goes there by itself at that instant, everywhere at once; the last one said stands.
+    """
+    when: Any = "period_end" if at == "period-end" else None if at is None else to_instant("at", at)
     with opened(store) as ledger:
         found = find_key(ledger, key)
-        ledger.associate(found, plan)
-        show_key(ledger, found, "attached", as_json=as_json)
+        ledger.associate(found, plan, at=when)
+        show_key(ledger, ledger.get_key(found), "attached", as_json=as_json)
 
 
 @app.command(epilog='Example: quota key detach "Ada\'s laptop" gold')
 def detach(key: KeyArgument, plan: PlanArgument, store: StoreOption = None, as_json: JsonOption = False) -> None:
-    """Take a key off a plan."""
+    """Take a key off a plan, or off its way to it."""
     with opened(store) as ledger:
         found = find_key(ledger, key)
         ledger.dissociate(found, plan)
-        show_key(ledger, found, "detached", as_json=as_json)
+        show_key(ledger, ledger.get_key(found), "detached", as_json=as_json)
 
 
 @app.command(epilog='Example: quota key forget "Ada\'s laptop" --yes')

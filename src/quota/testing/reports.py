@@ -1,0 +1,67 @@
+"""The machine's rules for what keys used and when, beside sums over the model's log of admissions."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from hypothesis import strategies as st
+from hypothesis.stateful import rule
+
+from ..clock import EPOCH, to_datetime
+from ..errors import UnknownKey
+from .directory import equal, raises
+from .model import DAY, Model
+from .plans import Member
+from .status import StatusMachine
+from .strategies import KEY_IDS
+
+
+def totals(
+    model: Model, by: str, first: int, last: int, api: str | None, now: int, retention: int
+) -> dict[tuple[str, str, str], int]:
+    """Sum up what was used on some days, from scratch."""
+    found: dict[tuple[str, str, str], int] = {}
+    for id_, key in model.keys.items():
+        at = max(now, model.at.get(("key", id_), 0))
+        for event in model.events:
+            day = event.at // DAY
+            told = max(first, at // DAY - retention) <= day <= last and api in (None, event.api)
+            if told and event.counts(at) and ("key", id_) in event.subjects:
+                who = {"key": id_, "account": key.account, "plan": _plan_on(key, event.api, day)}[by]
+                place = who, event.api, event.unit
+                found[place] = found.get(place, 0) + event.units
+    return {place: units for place, units in found.items() if units}
+
+
+def _plan_on(key: Member, api: str, day: int) -> str:
+    """Return the plan of the last admission on a day or before."""
+    return [plan for at, of, plan in key.admissions if of == api and at // DAY <= day][-1]
+
+
+class ReportMachine(StatusMachine):
+    """Of what keys used, and when they last did."""
+
+    @rule(id_=KEY_IDS)
+    def last_used(self, id_: str) -> None:
+        key = self.model.keys.get(id_)
+        if key is None:
+            raises(UnknownKey, lambda: self.ledger.last_used(id_))
+            return
+        minute = None if key.last_used is None else to_datetime(key.last_used)
+        equal(self.ledger.last_used(id_), minute, f"when {id_} was last used")
+
+    @rule(
+        by=st.sampled_from(["key", "account", "plan"]), back=st.integers(0, 40), days=st.integers(0, 40),
+        api=st.sampled_from([None, None, "", "b"]),
+    )  # fmt: skip
+    def usage_report(self, by: str, back: int, days: int, api: str | None) -> None:
+        first = self.now // DAY - back
+        told = list(
+            self.ledger.usage_report(
+                EPOCH.date() + timedelta(first), EPOCH.date() + timedelta(first + days), by=by, api=api
+            )
+        )
+        retention = getattr(getattr(self.ledger.store, "options", None), "retention", 35)
+        expected = totals(self.model, by, first, first + days, api, self.now, retention)
+        equal({(one.id, one.api, one.unit): one.used for one in told}, expected, f"what was used by {by}")
+        equal([one.id for one in told], sorted(one.id for one in told), "the order of a report")
