@@ -36,7 +36,7 @@ FLOORS = [
     {"ledger"},
     {"__init__", "aws", "metrics", "replay", "testing", "web"},
     {"asgi", "wsgi"},
-    {"django", "fastapi", "flask", "cli", "__main__"},
+    {"aiohttp", "django", "fastapi", "flask", "cli", "__main__"},
 ]
 # Inside of ``stores``: an engine knows what engines share and never another engine; leases count in memory.
 ENGINES = [{"__init__", "base", "texts"}, {"memory", "sqlite", "server"}, {"redis", "postgres", "leased"}]

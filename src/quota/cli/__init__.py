@@ -15,6 +15,7 @@ from ..replay.output import UNWRITTEN, answer
 from ..replay.report import plain
 from . import calls, gateway, keys, plans, replaying, stores
 from .common import OK, UNAVAILABLE, WRONG_USE, Unshown, root_store
+from .keys import billing
 from .web import routes, serve
 
 _ClickException: type[Exception] = typer.BadParameter.__mro__[2]
@@ -33,7 +34,9 @@ class _InOrder(typer.core.TyperGroup):
         )
 
 
-_ORDER = ["plan", "key", "consume", "check", "usage", "grant", "set-remaining", "override", "replay", "demo"]
+_ORDER = [
+    "plan", "key", "consume", "check", "usage", "report", "top", "grant", "set-remaining", "override", "replay", "demo",
+]  # fmt: skip
 
 
 def build(*, plain: bool = False) -> typer.Typer:
@@ -63,7 +66,7 @@ def build(*, plain: bool = False) -> typer.Typer:
 
     for name, part in (("plan", plans.app), ("key", keys.app), ("store", stores.app)):
         app.add_typer(part, name=name)
-    for module in (calls, gateway, replaying, routes, serve):
+    for module in (calls, billing, gateway, replaying, routes, serve):
         module.register(app)
     return app
 

@@ -156,8 +156,11 @@ def state_of(key: ApiKey, now: datetime) -> Text:
 def show_key(ledger: Ledger, key: ApiKey, done: str, *, as_json: bool) -> None:
     """A key, and what was done to it."""
     plans = ledger.list_plans(key)
+    shows = done == "key"
+    last_used = ledger.last_used(key) if shows else None
     if as_json:
-        print_json(key_data(key, plans))
+        more = {"last_used": last_used and last_used.isoformat()} if shows else {}
+        print_json({**key_data(key, plans), **more})
         return
     say(f"{done} {key.id} ({key.name})")
     rows = [
@@ -171,6 +174,8 @@ def show_key(ledger: Ledger, key: ApiKey, done: str, *, as_json: bool) -> None:
         rows.append(("created", at(key.created_at)))
     if key.expires_at is not None:
         rows.append(("expires", at(key.expires_at)))
+    if shows:
+        rows.append(("last used", f"{last_used:%Y-%m-%d %H:%M}Z" if last_used else "never"))
     for secret in key.secrets:
         until = f" until {at(secret.expires_at)}" if secret.expires_at else ""
         rows += [("secret", f"...{secret.hint}{until}")]
