@@ -46,12 +46,12 @@ def setup(app: web.Application, ledger: AsyncLedger | Ledger, **settings: Unpack
     given.setdefault("route", lambda scope: _name(scope[_REQUEST]))
     if given.get("charge") == "response":
         given.setdefault("actual", lambda scope: scope[_REQUEST].get(ACTUAL))
-    front = _Front(QuotaMiddleware(_nowhere, ledger, **given))
+    front = _Middleware(QuotaMiddleware(_nowhere, ledger, **given))
     app.middlewares.insert(0, front.middleware)
     app.on_response_prepare.append(_tell)
 
 
-class _Front:
+class _Middleware:
     """One application's middleware."""
 
     def __init__(self, steps: QuotaMiddleware) -> None:

@@ -54,6 +54,7 @@ class Details:
     """In full. ``metered``: what was taken for good, as (when, meters and units). ``hold``: its reservation.
 
     ``slot``: the reservation that keeps only the slots of what was taken for good. ``until``: when either lapses.
+    ``above``: the accounts above the key's own that it was counted on.
     ``route``: the name that the plan has for the call's, if it has one.
     """
 
@@ -64,11 +65,12 @@ class Details:
     takes: Mapping[str, int]
     outcome: Outcome
     metered: Groups = ()
-    tokens: tuple[int, int] = (0, 0)
+    tokens: tuple[int, ...] = (0, 0)
     replayed: bool = attrs.field(default=False, kw_only=True)
     hold: str = attrs.field(default="", kw_only=True)
     slot: str = attrs.field(default="", kw_only=True)
     until: int = attrs.field(default=0, kw_only=True)
+    above: tuple[str, ...] = attrs.field(default=(), kw_only=True)
     route: str = attrs.field(default="", kw_only=True)
 
 
@@ -137,7 +139,8 @@ class Decision:
     @property
     def plan(self) -> UsagePlan | None:
         """The usage plan that decided, None when none did."""
-        return self._details().plan
+        plan = self._details().plan
+        return None if plan is None else plan.told
 
     @property
     def route(self) -> str | None:
@@ -173,7 +176,7 @@ class Decision:
     @property
     def violated(self) -> tuple[str, ...]:
         """The names of all limits that refused."""
-        return tuple(s.limit.name for s in self._details().outcome.states if s.refused)
+        return tuple(s.limit.told for s in self._details().outcome.states if s.refused)
 
     @property
     def over(self) -> int:
@@ -265,7 +268,7 @@ class Decision:
         outcome = details.outcome
         states = tuple(s._replace(limit=bare_limit(s.limit)) for s in outcome.states)
         bare = outcome._replace(states=states)
-        return Decision, (attrs.evolve(details, outcome=bare, takes=dict(details.takes)),)
+        return Decision, (attrs.evolve(details, outcome=bare, takes=dict(details.takes), plan=self.plan),)
 
 
 def bare_limit(limit: CompiledLimit) -> CompiledLimit:

@@ -71,7 +71,7 @@ def _ietf(rows: list[Row], now: int) -> dict[str, str]:
 @lru_cache(maxsize=1024)
 def _policy(limit: CompiledLimit) -> tuple[str, str]:
     """Return what never changes of a limit: its name as a String, its policy."""
-    name = _string(limit.name)
+    name = _string(limit.told)
     window = f";w={_integer(limit.length)}" if limit.length else ""
     unit = f";qu={_string(limit.unit)}" if limit.unit != "requests" else ""
     return name, f"{name};q={_integer(limit.limit)}{window}{unit}"
@@ -85,7 +85,7 @@ def _github(rows: list[Row], now: int) -> dict[str, str]:  # noqa: ARG001 -- its
         "X-RateLimit-Remaining": str(_remaining(row)),
         "X-RateLimit-Used": str(row[1]),
         "X-RateLimit-Reset": str(_seconds(row[3], 0)),
-        "X-RateLimit-Resource": _plain(row[0].name),
+        "X-RateLimit-Resource": _plain(row[0].told),
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 
@@ -20,7 +20,7 @@ from .rule.limits import (
     RoutePlan,
     Throttles,
 )
-from .rule.routes import RouteNames
+from .rule.routes import AnyRouteNames, RouteNames
 
 __all__ = [
     "REQUESTS", "Concurrency", "Cost", "Limit", "Quota", "Throttle", "UsagePlan", "check_route", "decode_plan",
@@ -139,9 +139,9 @@ class UsagePlan:
     costs: Mapping[str, Cost] = attrs.field(default={}, kw_only=True, converter=_to_costs, hash=False)
     alerts: tuple[int, ...] = attrs.field(default=(80, 100), kw_only=True, converter=_to_alerts)
     metadata: Mapping[str, str] = attrs.field(default={}, kw_only=True, converter=_to_plan_metadata, hash=False)
-    _names: RouteNames = attrs.field(init=False, eq=False, repr=False)
+    _names: AnyRouteNames = attrs.field(init=False, eq=False, repr=False)
     _route_plans: dict[str, RoutePlan] = attrs.field(init=False, factory=dict, eq=False, repr=False)
-    _throttles: dict[str, Throttles] = attrs.field(init=False, factory=dict, eq=False, repr=False)
+    _throttles: dict[tuple[int, str], Throttles] = attrs.field(init=False, factory=dict, eq=False, repr=False)
     _own: dict[Any, UsagePlan] = attrs.field(init=False, factory=dict, eq=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
@@ -154,7 +154,7 @@ class UsagePlan:
         limits = [limit for route in ("", *self.routes) for limit in self._limits(route) if limit.route == route]
         for unit in dict.fromkeys(limit.unit for limit in limits if isinstance(limit, CompiledThrottle)):
             own = tuple(limit for limit in limits if isinstance(limit, CompiledThrottle) and limit.unit == unit)
-            self._throttles[unit] = tuple(map(_ref, own)), own
+            self._throttles[0, unit] = tuple(map(ref_of, own)), own
         for route in (None, *self.routes):
             names = [limit.name for limit in self.route_plan(route).limits]
             if len(set(names)) < len(names):
@@ -189,7 +189,7 @@ class UsagePlan:
         own = bool(self.routes.get(route))
         limits = tuple(self._limits(route))
         slotted = any(isinstance(limit, CompiledConcurrency) for limit in limits)
-        return RoutePlan(self.api, route, own, limits, cost, self._throttles, slotted)
+        return RoutePlan(self.api, route, own, limits, cost, self._throttles, slotted=slotted)
 
     def _limits(self, route: str) -> list[CompiledLimit]:
         own = self.routes.get(route, ())
@@ -204,6 +204,18 @@ class UsagePlan:
             name = f"{route} {limit.name}" if limit.name in names else limit.name
             limits.append(_compiled(limit, route, name, self.alerts))
         return limits
+
+    above: ClassVar[tuple[str, ...]] = ()
+    """The accounts above the key's own that its calls count on: of a plan that is joined with theirs."""
+
+    @property
+    def told(self) -> UsagePlan:
+        """The plan that a key is on: itself, unless it is joined with accounts' plans."""
+        return self
+
+    def ids(self) -> set[str]:
+        """Return the ids of all plans in it: its own, unless it is joined with others."""
+        return {self.id}
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON can hold it, limits in their text form; ``UsagePlan.from_dict`` reads it."""
@@ -285,7 +297,8 @@ def _plain(costs: Mapping[str, Cost]) -> dict[str, int | dict[str, int]]:
     return {route: cost if isinstance(cost, int) else dict(cost) for route, cost in costs.items()}
 
 
-def _ref(limit: CompiledThrottle) -> ThrottleRef:
+def ref_of(limit: CompiledThrottle) -> ThrottleRef:
+    """Return what a record remembers of a throttle that it was charged under."""
     return ThrottleRef(limit.route, limit.name, limit.shared, limit.scale, limit.drain, limit.burst)
 
 

@@ -63,7 +63,7 @@ def status_at(limit: CompiledLimit, used: int, extra: int, resets_at: int, holde
     end = _window_end(resets_at) if isinstance(limit, CompiledQuota) else to_datetime(resets_at)
     status = _new(LimitStatus)
     fields = {
-        "name": limit.name, "unit": limit.unit, "limit": limit.limit, "used": used, "remaining": max(0, left),
+        "name": limit.told, "unit": limit.unit, "limit": limit.limit, "used": used, "remaining": max(0, left),
         "resets_at": end, "window": limit.length, "holder": holder, "extra": extra, "over": -left if left < 0 else 0,
         "retry_at": None, "scheduled": None,
     }  # fmt: skip
@@ -76,8 +76,9 @@ def status_of(state: LimitState, key: KeyOrCaller | None) -> LimitStatus:
     limit, retry_at = state.limit, state.retry_at
     left = limit.limit + state.extra - state.used
     return LimitStatus(
-        limit.name, limit.unit, limit.limit, state.used, max(0, left),
+        limit.told, limit.unit, limit.limit, state.used, max(0, left),
         None if isinstance(limit, CompiledConcurrency) else to_datetime(state.resets_at), limit.length,
-        holder="" if key is None else key.account if limit.shared else key.id, extra=state.extra, over=max(0, -left),
+        holder=limit.holder or ("" if key is None else key.account if limit.shared else key.id), extra=state.extra,
+        over=max(0, -left),
         retry_at=None if retry_at is None else to_datetime(retry_at),
     )  # fmt: skip

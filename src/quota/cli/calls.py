@@ -233,7 +233,8 @@ def override(
     ],
     limit: LimitArgument,
     value: Annotated[
-        str | None, typer.Argument(metavar="VALUE", help="Units of a quota, calls in flight, or a throttle as '5/s burst 10'.")
+        str | None,
+        typer.Argument(metavar="VALUE", help="Units of a quota, calls at once, or a throttle as '5/s burst 10'."),
     ] = None,
     until: Annotated[
         str | None, typer.Option("--until", metavar="WHEN", help="2026-12-31, or 30d from now; else for good.")

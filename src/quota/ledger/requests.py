@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import attrs
 
+from ..account import Account
 from ..clock import Clock, system_clock
 from ..decision import Decision, Details, NotAllowed, Reason, refusal
 from ..errors import InvalidCost, InvalidValue, check_text
@@ -21,7 +22,7 @@ from ..operations.shape import DEFAULT
 from ..rule.limits import Outcome
 from ..status import LimitStatus
 from ..stores.memory.store import MemoryStore
-from .administration import Step, key_id, same
+from .administration import Asking, Step, same
 from .holders import check_where
 from .reports import Reports
 from .reservations.settling import Settling, lifetime, named
@@ -217,39 +218,49 @@ class Steps(Settling, Reports):
         key, caller = named(details.key)
         request = Request(
             "refund", self._now(), None, key, api, route or None, takes, id=decision.id,
-            args=(details.metered, details.tokens, details.outcome.now), caller=caller,
+            args=(details.metered, details.tokens, details.outcome.now), caller=caller, above=details.above,
         )  # fmt: skip
         return Step("apply", (request,), same)
 
     def grant(
-        self, key: ApiKey | str, limit: str, units: int, *, api: str = "", route: str | None = None
-    ) -> Step[LimitStatus]:
+        self, key_or_account: ApiKey | Account | str, limit: str, units: int, *, api: str = "", route: str | None = None
+    ) -> Asking[LimitStatus]:
         """Admit so many more units of a quota, by its name, in this window only. Where it stands then.
 
-        Raises ``UnknownKey``, ``InvalidValue`` for a name that is no quota of the key's plan, ``InvalidCost``.
+        Of a key's plan, or of an account's own. Raises ``UnknownKey``, ``InvalidValue`` for a name that is no quota of
+        that plan, ``InvalidCost``.
         """
-        return self._adjust("grant", key, limit, whole("units", units, 1, InvalidCost), api, route)
+        return self._adjust("grant", key_or_account, limit, whole("units", units, 1, InvalidCost), api, route)
 
     def set_remaining(
-        self, key: ApiKey | str, limit: str, remaining: int, *, api: str = "", route: str | None = None
-    ) -> Step[LimitStatus]:
+        self, key_or_account: ApiKey | Account | str, limit: str, remaining: int, *, api: str = "",
+        route: str | None = None,
+    ) -> Asking[LimitStatus]:  # fmt: skip
         """Let so many units remain of a quota in this window only (API Gateway's UpdateUsage); else as ``grant``."""
-        return self._adjust("set_remaining", key, limit, whole("remaining", remaining, 0, InvalidCost), api, route)
+        return self._adjust(
+            "set_remaining", key_or_account, limit, whole("remaining", remaining, 0, InvalidCost), api, route
+        )
 
     def _adjust(
-        self, op: str, key: ApiKey | str, limit: str, units: int, api: str, route: str | None
-    ) -> Step[LimitStatus]:
+        self, op: str, who: ApiKey | Account | str, limit: str, units: int, api: str, route: str | None
+    ) -> Asking[LimitStatus]:
         check_text("limit", limit, longest=2048)
         check_where(api, route)
-        request = Request(op, self._now(), None, key_id(key), api, route, args=(limit, units), actor=self._actor)
-        return Step("apply", (request,), same)
+        key, account = yield from self._one(who)
+        request = Request(
+            op, self._now(), None, key, api, route, args=(limit, units), actor=self._actor, account=account
+        )
+        told: LimitStatus = yield Step("apply", (request,), same)
+        return told
 
-    def forget(self, key: ApiKey | str) -> Step[None]:
-        """Drop a key's counts, holds and remembered requests: an operator's repair after a wild clock.
+    def forget(self, key_or_account: ApiKey | Account | str) -> Asking[None]:
+        """Drop a key's counts, holds and remembered requests, or an account's: an operator's repair after a wild clock.
 
-        A shared account's counts go too only where they lie in the future. Raises ``UnknownKey``.
+        The counts of accounts that a key's calls count on go too only where they lie in the future. Raises
+        ``UnknownKey``.
         """
-        return Step("apply", (Request("forget", self._now(), None, key_id(key)),), same)
+        key, account = yield from self._one(key_or_account)
+        yield Step("apply", (Request("forget", self._now(), None, key, account=account),), same)
 
     def without_store(self, request: Request, error: Exception) -> Decision:
         """Decide as the caller said to when the store cannot be asked."""

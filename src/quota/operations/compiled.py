@@ -13,7 +13,7 @@ from ..rule.limits import BEYOND, MAX_UNITS, CompiledQuota, CompiledThrottle, Ro
 from ..rule.record import Record
 from ..rule.subject import Subject
 from .headroom import Place, SeveralMeters
-from .request import Entry, Request, in_force, usable
+from .request import Entry, Request, in_force, tokens_of, usable
 from .shape import Shape, units_of
 
 _MOST_METERS = 500
@@ -45,7 +45,7 @@ def compile_headroom(
         return None
     room = SeveralMeters()
     room.key, room.tag = entry.key, None
-    room.tokens = subject.key.token, subject.account.token if subject.account else 0
+    room.tokens = tokens_of(subject)
     meters, missing = _meters(route_plan, records)
     ends = [entry.key.expires_at, *(s.expires_at for s in entry.key.secrets if bound or s.digest == request.digest)]
     expiries = [end for end in (to_us(end) for end in ends if end is not None) if end > now]
@@ -66,7 +66,7 @@ def compile_headroom(
 
 def _meters(route_plan: RoutePlan, records: Sequence[Record]) -> tuple[list[tuple[int, int, int]], frozenset[str]]:
     """Find the meters of a route plan's units, by record, position and unit; the units that a record lacks."""
-    routes = ("", route_plan.route) if route_plan.routed else ("",)
+    routes = ("", *route_plan.counted)
     meters: list[tuple[int, int, int]] = []
     missing = set()
     for order, unit in enumerate(units_of(route_plan)):

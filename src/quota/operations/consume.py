@@ -33,24 +33,25 @@ def consume(request: Request, entry: Entry | None, subject: Subject | None, opti
         check_holds(advanced(subject, route_plan, subject.instant(request.now, options), options))
     outcome = charge(subject, route_plan, takes, request.now, options, dry=request.op == "peek", slot=slot)
     if not outcome.allowed or request.op == "peek":
-        return Decision(Details(reason_of(outcome), None, entry.key, plan, takes, outcome, route=route_plan.route))
+        return Decision(Details(reason_of(outcome), None, entry.key, plan, takes, outcome, route=route_plan.told))
     subject.key.admitted(request.api, plan.id, outcome.now, options.retention)
     counted = metered(route_plan, takes)
     groups = () if holding else ((outcome.now, counted),)
     tokens = tokens_of(subject)
     details = Details(
-        reason_of(outcome), None, entry.key, plan, takes, outcome, groups, tokens, route=route_plan.route
+        reason_of(outcome), None, entry.key, plan, takes, outcome, groups, tokens, route=route_plan.told,
+        above=entry.above,
     )  # fmt: skip
     if request.request_id is not None:
         details.id = new_token()
     if slot:
-        _hold(request, details, subject, counted if holding else ())
+        _hold(request, details, subject, counted if holding else (), route_plan.counted)
     if request.request_id is not None:
         remember(request, details, subject, options)
     return Decision(details)
 
 
-def _hold(request: Request, details: Details, subject: Subject, held: Amounts) -> None:
+def _hold(request: Request, details: Details, subject: Subject, held: Amounts, counted: tuple[str, ...]) -> None:
     """Put a reservation on the records: of what was taken, or of the slots alone, which nothing is held with."""
     now = details.outcome.now
     until, id_ = subject.lapse_instant(now) + request.ttl, reservation_id(request.id, details.key)  # type: ignore[arg-type] # admitted
@@ -59,15 +60,11 @@ def _hold(request: Request, details: Details, subject: Subject, held: Amounts) -
         details.hold, remembered = id_, details.id or ""
     else:
         details.slot, remembered = id_, ""
+    route = request.route or ""
+    also = tuple([name for name in dict.fromkeys((*counted, details.route)) if name not in ("", route)])
     hold = Hold(
-        until,
-        id_,
-        now,
-        still_open=True,
-        takes=held,
-        api=request.api,
-        route=details.route or request.route or "",
-        decision=remembered,
-    )
+        until, id_, now, still_open=True, takes=held, api=request.api, route=route, decision=remembered,
+        also=also, above=details.above,
+    )  # fmt: skip
     for record in subject.records():
         record.hold(hold)

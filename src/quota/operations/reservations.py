@@ -194,8 +194,7 @@ def _places(hold: Hold, route_plan: RoutePlan | None) -> list[tuple[str, str]]:
     parts = [hold.takes, *(part for _, part in hold.spent)]
     found = list(dict.fromkeys((amount.api, amount.route) for part in parts for amount in part))
     if not found:
-        routes = ("", hold.route) if route_plan is not None and route_plan.routed else ("",)
-        found = [(hold.api, route) for route in routes]
+        found = [(hold.api, route) for route in ("", *(route_plan.counted if route_plan is not None else ()))]
     return found
 
 
@@ -220,7 +219,8 @@ def _decision(
     **more: Any,
 ) -> Decision:  # fmt: skip
     plan = entry.plans.get(request.api)
-    more |= {"tokens": tokens_of(subject), "route": plan.route_plan(request.route).route if plan else ""}
+    more |= {"tokens": tokens_of(subject), "above": entry.above}
+    more |= {"route": plan.route_plan(request.route).told if plan else ""}
     return Decision(Details(Reason.OK, new_token(), entry.key, plan, takes, outcome, groups, **more))
 
 

@@ -62,8 +62,8 @@ def _due(subject: Subject, route_plan: RoutePlan | None, now: int) -> tuple[Reco
     if route_plan is None:
         return tuple([record for record in records if _late(record, now, lapse_instant)])
     if any(
-        subject.throttle_refs(route_plan, unit) != throttle_refs
-        for unit, (throttle_refs, _) in route_plan.throttles.items()
+        subject.throttle_refs(route_plan, *of) != throttle_refs
+        for of, (throttle_refs, _) in route_plan.throttles.items()
     ):
         return records
     late = [
@@ -87,9 +87,10 @@ def advanced(subject: Subject, route_plan: RoutePlan | None, now: int, options: 
     for record in due:
         _advance(record, now, subject.lapse_instant(now), options)
     if route_plan is not None:
-        for unit, throttles in route_plan.throttles.items():
-            if subject.throttle_refs(route_plan, unit) != throttles[0]:
-                subject.moved |= move(subject, route_plan.api, unit, throttles, now)
+        for (level, unit), throttles in route_plan.throttles.items():
+            if subject.throttle_refs(route_plan, level, unit) != throttles[0]:
+                whose = Subject(subject.at_level(level)) if level else subject
+                subject.moved |= move(whose, route_plan.api, unit, throttles, now)
         for limit in route_plan.limits:
             subject.moved |= _prepare(subject.record_of(limit), route_plan.api, limit, now)
     return subject
@@ -201,7 +202,7 @@ def finish(
             for percent in limit.alerts if counted.get(limit.unit) else ():
                 full = percent * (limit.limit + window.extra)
                 if percent > alerted and (meter.total - window.base) * 100 >= full:
-                    crossed.append((limit.name, percent))
+                    crossed.append((limit.told, percent))
                     alerted = percent
                     if window.end - window.start >= HOUR_US:
                         used, whole = meter.total - window.base, limit.limit + window.extra
@@ -243,7 +244,7 @@ def metered(route_plan: RoutePlan, takes: Mapping[str, int]) -> Amounts:
 
 
 def _counted(route_plan: RoutePlan, takes: Mapping[str, int]) -> list[tuple[str, str, str, int]]:
-    routes = ("", route_plan.route) if route_plan.routed else ("",)
+    routes = ("", *route_plan.counted)
     return [(route_plan.api, route, unit, units) for unit, units in takes.items() if units for route in routes]
 
 

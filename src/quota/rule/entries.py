@@ -39,7 +39,8 @@ class Hold(NamedTuple):
 
     ``until``: when it lapses; of one that has, when it is forgotten, a day later. ``api``, ``route``: of its call.
     ``decision``: the id of the decision that is remembered for its retries, if one is. ``spent``: what was taken for
-    good of it, and when. ``marks``: the last spending of each of the latest handles, so that its retry spends nothing.
+    good of it, and when. ``also``: other names that plans have for the route; ``above``: the accounts above the key's
+    own that it counts on. ``marks``: the last spending of each of the latest handles, so that its retry spends nothing.
     """
 
     until: int
@@ -52,14 +53,17 @@ class Hold(NamedTuple):
     decision: str = ""
     spent: Groups = ()
     marks: tuple[tuple[str, int], ...] = ()
+    also: tuple[str, ...] = ()
+    above: tuple[str, ...] = ()
 
     @property
     def expires(self) -> int:
         return self.until if self.still_open else self.until - DAY_US
 
     @property
-    def place(self) -> tuple[str, str]:
-        return self.api, self.route
+    def place(self) -> tuple[str, ...]:
+        """Where it is in flight: its api, and all names of its route."""
+        return self.api, self.route, *self.also
 
     def held(self) -> dict[str, int]:
         """Return what is held, by unit."""
@@ -77,18 +81,20 @@ class Hold(NamedTuple):
         return self._replace(until=self.until + DAY_US, still_open=False)
 
     def encode(self) -> list[Any]:
-        more = [self.decision, self.spent, self.marks] if self.decision or self.spent else []
+        more = [self.decision, self.spent, self.marks, self.also, self.above]
+        more = more if any(more) else []
         return [self.expires, self.taken_at, self.still_open, self.takes, self.api, self.route, *more]
 
     @classmethod
     def decode(cls, id_: str, data: list[Any]) -> Hold:
         expires, taken_at, still, takes, api, route, *more = data
-        decision, spent, marks = more or ("", (), ())
+        decision, spent, marks, also, above = more or ("", (), (), (), ())
         return _new(
             cls,
             (
                 expires if still else expires + DAY_US, id_, taken_at, still, amounts(takes), api, route, decision,
                 tuple([(at, amounts(part)) for at, part in spent]), tuple([(handle, n) for handle, n in marks]),
+                tuple(also), tuple(above),
             ),
         )  # fmt: skip
 

@@ -36,7 +36,8 @@ class LeaseRequest:
 
     ``calls``: as many calls like this one it would cover. ``share``: millionths of a limit that all leases together
     may hold. ``life``: microseconds that the process will be taken to be alive. ``only``: nothing is charged where
-    there is no lease to be had. ``again``: it was sent before, and no answer came.
+    there is no lease to be had. ``again``: it was sent before, and no answer came. ``above``: the accounts above the
+    key's own that the lease before was taken of, None where there was none.
     """
 
     name: str
@@ -47,6 +48,7 @@ class LeaseRequest:
     life: int = 0
     only: bool = False
     again: bool = False
+    above: tuple[str, ...] | None = None
 
 
 def held(subject: Subject, name: str) -> Lease | None:

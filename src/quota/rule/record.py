@@ -13,7 +13,7 @@ from .meter import Meter
 MINUTE_US = 60_000_000
 HOUR_US = 3_600_000_000
 _NEVER = 2**62
-_NOTHING: Mapping[tuple[str, str], int] = {}
+_NOTHING: Mapping[tuple[str, ...], int] = {}
 
 
 def minute_of(now: int) -> int:
@@ -65,7 +65,7 @@ class Record:
         self.refunds: Kept[Refund] | None = None
         self.leases: dict[str, Lease] | None = None
         self.overrides: tuple[Override, ...] = ()
-        self.in_flight: Mapping[tuple[str, str], int] = _NOTHING
+        self.in_flight: Mapping[tuple[str, ...], int] = _NOTHING
         self.last_used = 0
         self.plan_days: tuple[PlanDay, ...] = ()
 
@@ -221,7 +221,7 @@ class Record:
         self._open(hold.place, hold.still_open - (old is not None and old.still_open))
         self.holds.put(hold)
 
-    def _open(self, place: tuple[str, str], more: int) -> None:
+    def _open(self, place: tuple[str, ...], more: int) -> None:
         """So many more reservations are open than before."""
         if more:
             count = self.in_flight.get(place, 0) + more
@@ -230,14 +230,14 @@ class Record:
 
     def in_use(self, api: str, route: str) -> int:
         """Count the reservations that are open: of a route, or of all where it is empty."""
-        if route:
-            return self.in_flight.get((api, route), 0)
-        return sum([count for (of, _), count in self.in_flight.items() if of == api])
+        return sum(
+            [count for (of, *names), count in self.in_flight.items() if of == api and (not route or route in names)]
+        )
 
     def frees_at(self, api: str, route: str, lapses: int) -> int:
         """Find the instant at which so many of the open reservations have lapsed, if none is closed."""
         holds = [hold for hold in (self.holds.each() if self.holds else ()) if hold.still_open and hold.api == api]
-        return sorted(hold.until for hold in holds if route in ("", hold.route))[lapses - 1]
+        return sorted(hold.until for hold in holds if not route or route in hold.place[1:])[lapses - 1]
 
     def held(self, id_: str) -> Hold | None:
         """Return a hold, if it is there."""

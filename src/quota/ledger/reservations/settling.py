@@ -8,9 +8,19 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
+from ...account import Account
 from ...clock import DAY_US, span_us
 from ...decision import Decision, Details, Reason
-from ...errors import InvalidCost, InvalidValue, QuotaError, ReservationClosed, StoreBusy, StoreUnavailable, UnknownKey
+from ...errors import (
+    InvalidCost,
+    InvalidValue,
+    QuotaError,
+    ReservationClosed,
+    StoreBusy,
+    StoreUnavailable,
+    UnknownAccount,
+    UnknownKey,
+)
 from ...key import ApiKey, Caller, KeyOrCaller
 from ...limit import REQUESTS, Cost, parse_cost
 from ...operations.request import Request
@@ -41,13 +51,17 @@ def hold_of(decision: Decision, request: Request) -> Hold:
     return Hold(
         details.until or details.outcome.now + request.ttl, details.hold or request.id, details.outcome.now,
         still_open=decision.allowed, takes=held, api=request.api, route=request.route or "", decision=remembered,
+        above=details.above,
     )  # fmt: skip
 
 
 def slot_of(decision: Decision, api: str, route: str | None) -> Hold:
     """Return the reservation that keeps the slots of a decision."""
     details = decision._details()
-    return Hold(details.until, details.slot, details.outcome.now, still_open=True, takes=(), api=api, route=route or "")
+    return Hold(
+        details.until, details.slot, details.outcome.now, still_open=True, takes=(), api=api, route=route or "",
+        above=details.above,
+    )  # fmt: skip
 
 
 def decision_of(found: FoundReservation) -> Decision:
@@ -102,8 +116,9 @@ class Settling(Holders):
             args = (again,)
         request_id = f"\n{held.id}" if op == "commit" and again else None
         request = Request(
-            op, self._now(), None, key, hold.api, hold.route or None, takes, request_id, held.id, ttl, args, caller
-        )
+            op, self._now(), None, key, hold.api, hold.route or None, takes, request_id, held.id, ttl, args, caller,
+            above=hold.above,
+        )  # fmt: skip
         return Step("apply", (request,), same)
 
     def reservation(self, id: str) -> Asking[FoundReservation]:  # noqa: A002 -- the public contract
@@ -122,7 +137,7 @@ class Settling(Holders):
             raise ReservationClosed(id)
         return found[0]
 
-    def list_reservations(self, key_or_account: ApiKey | str) -> Asking[list[FoundReservation]]:
+    def list_reservations(self, key_or_account: ApiKey | Account | str) -> Asking[list[FoundReservation]]:
         """Return all reservations that are open of a key, or of an account's keys, the first to lapse first.
 
         Slots that calls keep in flight (``consume(keep_slot=)``) are among them: ``cancel`` frees one that is stuck.
@@ -130,9 +145,17 @@ class Settling(Holders):
         """
         now = self._now()
         keys, account = yield from self._find(key_or_account)
-        found: list[FoundReservation] = yield Step(
-            "apply", (Request("reservations", now, None, keys[0], args=(account,)),), same
-        )  # fmt: skip
+        asks = [Request("reservations", now, None, key, args=(account is not None,)) for key in keys[:1]]
+        if account is not None:  # of accounts below it, too
+            asks.append(Request("reservations", now, args=(False,), account=account))
+        every: dict[str, FoundReservation] = {}
+        for request in asks:
+            try:
+                some: list[FoundReservation] = yield Step("apply", (request,), same)
+            except (UnknownKey, UnknownAccount):
+                continue  # removed meanwhile, or an account that keys made
+            every |= {each[0].id: each for each in some}
+        found = sorted(every.values(), key=lambda each: each[0].until)
         owners: dict[str, ApiKey | None] = {}
         for id_ in dict.fromkeys(_whose(each[0].id)[0] for each in found):
             try:
@@ -171,7 +194,7 @@ class Reserving:
         found = self._asked(self._steps.reservation(id))
         return Reservation(decision_of(found), found[0], self._settle)
 
-    def list_reservations(self, key_or_account: ApiKey | str) -> list[Reservation]:
+    def list_reservations(self, key_or_account: ApiKey | Account | str) -> list[Reservation]:
         found = self._asked(self._steps.list_reservations(key_or_account))
         return [Reservation(decision_of(one), one[0], self._settle) for one in found]
 
@@ -217,7 +240,7 @@ class AsyncReserving:
         found = await self._asked(self._steps.reservation(id))
         return AsyncReservation(decision_of(found), found[0], self._settle)
 
-    async def list_reservations(self, key_or_account: ApiKey | str) -> list[AsyncReservation]:
+    async def list_reservations(self, key_or_account: ApiKey | Account | str) -> list[AsyncReservation]:
         """See ``Ledger.list_reservations``."""
         found = await self._asked(self._steps.list_reservations(key_or_account))
         return [AsyncReservation(decision_of(one), one[0], self._settle) for one in found]
