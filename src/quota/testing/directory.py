@@ -152,10 +152,10 @@ class DirectoryMachine(RuleBasedStateMachine):
             return
         instant = self.now + later if isinstance(later, int) else later
         at: Any = to_datetime(instant) if isinstance(instant, int) else instant
-        before = self._standing(id_, plan)
+        before = self._on_and_next(id_, plan)
         if self.model.associate(id_, plan, instant, self.now):
             self.ledger.associate(id_, plan, at=at)
-            if self._standing(id_, plan) != before:
+            if self._on_and_next(id_, plan) != before:
                 self._tell("plan.associated", id_, plan)
         else:
             raises(InvalidValue, lambda: self.ledger.associate(id_, plan, at=at))
@@ -226,7 +226,7 @@ class DirectoryMachine(RuleBasedStateMachine):
         """Expect an event."""
         self.model.told.append((kind, key, plan, None, None))
 
-    def _standing(self, id_: str, plan: str) -> tuple[Any, ...]:
+    def _on_and_next(self, id_: str, plan: str) -> tuple[Any, ...]:
         """The plan that a key is on for a plan's api, and the one that it goes to."""
         key, api = self.model.keys[id_], self.model.plans[plan].api
         latest = self.model.latest(key, self.now)
