@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from ..clock import ManualClock, to_datetime
 from ..decision import Decision
@@ -77,6 +77,9 @@ def units_of(cost: int | Mapping[str, int]) -> int:
     return cost if isinstance(cost, int) else sum(cost.values())
 
 
+_OF_LIMITS = ("override.set", "override.cleared", "limit.granted")
+
+
 class DirectoryMachine(RuleBasedStateMachine):
     """Plans, keys and time, step by step beside the model. Subclasses say how a store is opened."""
 
@@ -95,6 +98,7 @@ class DirectoryMachine(RuleBasedStateMachine):
         self.spent: set[str] = set()
         self.books: dict[tuple[str, str], Book] = {}
         self.focus = "all"
+        self.cursor = 0
 
     def _ledger(self, store: Any) -> Any:
         return Ledger(store, clock=self.clock)
@@ -121,6 +125,7 @@ class DirectoryMachine(RuleBasedStateMachine):
             return
         _, self.secrets[id_] = self.ledger.issue_key(id_, plan, id=id_, account=account)
         self.model.add_key(id_, account or id_, plan)
+        self._tell("key.issued", id_, plan)
 
     @rule(steps=st.lists(STEPS, min_size=1, max_size=2))
     def tick(self, steps: list[int]) -> None:
@@ -148,6 +153,9 @@ class DirectoryMachine(RuleBasedStateMachine):
 
     def _replace(self, plan: UsagePlan) -> None:
         self.ledger.replace_plan(plan)
+        old = self.model.plans.get(plan.id)
+        if old != plan:
+            self._tell("plan.replaced" if old else "plan.added", None, plan.id)
         self.model.plans[plan.id] = plan
 
     @rule(
@@ -159,8 +167,11 @@ class DirectoryMachine(RuleBasedStateMachine):
             return
         instant = self.now + later if isinstance(later, int) else later
         at: Any = to_datetime(instant) if isinstance(instant, int) else instant
+        before = self._on_and_next(id_, plan)
         if self.model.associate(id_, plan, instant, self.now):
             self.ledger.associate(id_, plan, at=at)
+            if self._on_and_next(id_, plan) != before:
+                self._tell("plan.associated", id_, plan)
         else:
             raises(InvalidValue, lambda: self.ledger.associate(id_, plan, at=at))
 
@@ -169,6 +180,7 @@ class DirectoryMachine(RuleBasedStateMachine):
         if id_ in self.model.keys and plan in self.model.plans:
             if self.model.dissociate(id_, plan, self.now):
                 self.ledger.dissociate(id_, plan)
+                self._tell("plan.dissociated", id_, plan)
             else:
                 raises(PlanConflict, lambda: self.ledger.dissociate(id_, plan))
 
@@ -176,6 +188,7 @@ class DirectoryMachine(RuleBasedStateMachine):
     def remove_plan(self, plan: str, seldom: int) -> None:
         if not seldom and plan in self.model.plans:
             self.ledger.remove_plan(plan)
+            self._tell("plan.removed", None, plan)
             self.model.remove_plan(plan, self.now)
 
     @rule(id_=KEY_IDS, plan=PLAN_IDS)
@@ -197,6 +210,8 @@ class DirectoryMachine(RuleBasedStateMachine):
     def enable(self, id_: str, enabled: bool) -> None:
         if id_ in self.model.keys:
             (self.ledger.enable_key if enabled else self.ledger.disable_key)(id_)
+            if self.model.keys[id_].enabled != enabled:
+                self._tell("key.enabled" if enabled else "key.disabled", id_)
             self.model.keys[id_].enabled = enabled
 
     @rule(id_=KEY_IDS)
@@ -204,12 +219,14 @@ class DirectoryMachine(RuleBasedStateMachine):
         if id_ in self.model.keys:
             old = self.secrets[id_]
             _, self.secrets[id_] = self.ledger.rotate_key(id_)
+            self._tell("key.rotated", id_)
             equal(self.ledger.peek(old).reason.value, "UNKNOWN_KEY", "an old secret")
 
     @rule(id_=KEY_IDS)
     def remove(self, id_: str) -> None:
         if id_ in self.model.keys and id_ != "k1":
             self.ledger.remove_key(id_)
+            self._tell("key.removed", id_)
             self.model.remove_key(id_)
             self._lose(id_)
 
@@ -219,6 +236,27 @@ class DirectoryMachine(RuleBasedStateMachine):
             self.ledger.forget(id_)
             self.model.forget(id_, self.now)
             self._lose(id_)
+
+    def _tell(self, kind: str, key: str | None, plan: str | None = None) -> None:
+        """Expect an event."""
+        self.model.told.append((kind, key, plan, None, None))
+
+    def _on_and_next(self, id_: str, plan: str) -> tuple[Any, ...]:
+        """The plan that a key is on for a plan's api, and the one that it goes to."""
+        key, api = self.model.keys[id_], self.model.plans[plan].api
+        latest = self.model.latest(key, self.now)
+        goes = key.scheduled.get(api)
+        return self.model.on(key, latest).get(api), goes if goes is not None and goes[1] > latest else None
+
+    @invariant()
+    def the_outbox_tells_what_was_done(self) -> None:
+        """Once, in its order, and nothing else; operators' changes of limits apart."""
+        events = self.ledger.events(after=self.cursor)
+        told = [(e.kind, e.key, e.plan, e.limit, e.percent) for e in events if e.kind not in _OF_LIMITS]
+        equal(told, self.model.told, "the outbox")
+        equal([event.cursor for event in events], [*range(self.cursor + 1, self.cursor + 1 + len(events))], "cursors")
+        self.cursor += len(events)
+        self.model.told.clear()
 
     def _lose(self, id_: str) -> None:
         """A key's counts are gone."""

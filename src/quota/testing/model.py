@@ -179,6 +179,7 @@ class Model(PlansOfKeys):
         self.levels: dict[tuple[Place, str], Level] = {}
         self.charged: dict[tuple[str, str, str], list[Limit]] = {}
         self.overrides: dict[tuple[Subject, str, str, str], tuple[Any, int | None]] = {}
+        self.told: list[tuple[Any, ...]] = []
 
     # The directory
 
@@ -561,6 +562,9 @@ class Model(PlansOfKeys):
                     if percent > current.alerted and used * 100 >= percent * (limit.spec.limit + current.extra):
                         crossed.append((limit.name, percent))
                         current.alerted = percent
+                        if current.end - current.start >= _PER["hour"]:
+                            whose = None if limit.spec.by == "account" else key.id
+                            self.told.append(("limit.crossed", whose, plan.id, limit.name, percent))
         return tuple(crossed)
 
     def consume(
@@ -591,9 +595,11 @@ class Model(PlansOfKeys):
             self.keep(key, api, route, now + ttl, hold)
         limits = self.limits(plan, route)
         self.pour(key, api, limits, takes, now)
+        told = len(self.told)
         crossed = self.alerts(key, plan, api, limits, takes, now)
         after = attrs.evolve(self.evaluate(key, plan, api, route, {}, now), crossed=crossed, events=events)
         if saved is not None:
+            del self.told[told:]
             self._restore(saved)
         else:
             key.admissions.append((now, api, plan.id))
