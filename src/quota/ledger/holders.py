@@ -225,11 +225,12 @@ class Holders(Associations):
         return [one.id for one in (yield self.list_keys(account=account))], account
 
     def events(self, *, after: int = 0, limit: int = 1000) -> Step[list[Event]]:
-        """Return what was changed and which thresholds were crossed, in order: at most ``limit`` events after a cursor.
+        """Return what was changed and which thresholds were crossed: events in order, after a cursor.
 
-        Each was written in the very step that made its change, so none is missing and none is there twice, whatever
-        crashes. A cursor only grows, and no event appears below one that was told: keep the last one, and go on after
-        it. They are kept for ``retention`` days of the store (in memory at most 10,000 of them).
+        ``limit``: at most so many, and never more than 10,000. Each was written in the very step that made its change,
+        so none is missing and none is there twice, whatever crashes. A cursor only grows, and no event appears below
+        one that was told: keep the last one, and go on after it. They are kept for ``retention`` days of the store (in
+        memory at most 10,000 of them).
 
         A change of a key, a plan, an association or a limit is one event; a call that changed nothing is none.
         ``limit.crossed`` comes once for each of a plan's ``alerts`` in each window of an hour or more, by the charge
