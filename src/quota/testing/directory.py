@@ -44,6 +44,21 @@ class Book:
         self.used += used
         self.back += max(0, units - used)
 
+    def spend(self, id_: str, used: int, held: int, now: int) -> None:
+        """A part is used for good: of a hold, of which so much is ``held`` then, or beyond it."""
+        self.lapse(now)
+        if id_ in self.held:
+            expires, units = self.held[id_]
+            self.held[id_] = expires, held
+            self.taken += used - (units - held)
+        else:
+            self.taken += used
+        self.used += used
+
+    def extend(self, id_: str, expires: int) -> None:
+        until, units = self.held.get(id_, (expires, 0))
+        self.held[id_] = max(until, expires), units
+
     def give_back(self, units: int) -> None:
         self.used -= units
         self.back += units
@@ -124,8 +139,8 @@ class DirectoryMachine(RuleBasedStateMachine):
         except ClockSkew:
             return
         instants = sorted(
-            {us_of(s.resets_at) for s in decision.limits}
-            | ({us_of(r)} if (r := decision.retry_at) else set())
+            {us_of(s.resets_at) or 0 for s in decision.limits}
+            | ({us_of(r) or 0} if (r := decision.retry_at) else set())
             | {at for key in self.model.keys.values() for _, at in key.scheduled.values()}
         )
         later = [instant for instant in instants if self.now < instant + delta < self.now + 400 * DAY]
@@ -251,8 +266,9 @@ class DirectoryMachine(RuleBasedStateMachine):
         return self.secrets.get(id_, "nobody knows this secret")
 
 
-def us_of(instant: datetime | None) -> int:
-    assert instant is not None  # no limit that the machine plays with stands for ever
+def us_of(instant: datetime | None) -> int | None:
+    if instant is None:
+        return None
     return (instant - datetime(1970, 1, 1, tzinfo=timezone.utc)) // timedelta(microseconds=1)
 
 

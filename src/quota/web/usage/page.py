@@ -16,7 +16,7 @@ from ...errors import ClockSkew, InvalidValue, StoreBusy, StoreUnavailable, Unkn
 from ...headers import PROBLEM_TYPE
 from ...key import ApiKey
 from ...ledger.sync import Ledger
-from ...limit import parse_limit
+from ...limit_text import parse_limit
 from ..addresses import address_of, check_proxies, counted_by
 from ..bodies import read_input
 from ..guesses import Guesses
