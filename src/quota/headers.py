@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from .errors import InvalidValue
-from .rule.limits import CompiledLimit
+from .rule.limits import CompiledConcurrency, CompiledLimit
 
 if TYPE_CHECKING:
     pass
@@ -50,13 +50,17 @@ def _seconds(until: int, now: int) -> int:
 def _ietf(rows: list[Row], now: int) -> dict[str, str]:
     """draft-ietf-httpapi-ratelimit-headers-10: two RFC 9651 Lists of Strings with parameters.
 
-    ``w`` is left out where windows differ in length (months; days where clocks change); ``t`` is always exact. ``qu``
-    is the limit's unit as it stands, unless it is the default, requests.
+    ``w`` is left out where windows differ in length (months; days where clocks change); ``t`` is always exact, and
+    left out of calls in flight, which end when they end. ``qu`` is the limit's unit as it stands, unless it is the
+    default, requests.
     """
     policies, states = [], []
     for limit, used, extra, until, _ in rows:
         name, policy = _policy(limit)
         policies.append(policy)
+        if type(limit) is CompiledConcurrency:
+            states.append(f"{name};r={_integer(max(0, limit.limit - used))}")
+            continue
         left, wait = limit.limit + extra - used, -((now - until) // _SECOND_US)
         if not (0 <= left <= _LARGEST and 0 <= wait <= _LARGEST):  # in line: every admission tells these
             left, wait = _integer(max(0, left)), _integer(max(0, wait))

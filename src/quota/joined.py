@@ -57,6 +57,7 @@ class JoinedPlan(UsagePlan):
             limits += [_of_account(limit, part) for limit in its.limits]
         counted = tuple(dict.fromkeys(its.route for its in found if its.routed))
         changed: dict[str, Any] = {"route": route, "routed": bool(counted), "limits": tuple(limits), "counted": counted}
+        changed["slotted"] = any(its.slotted for its in found)
         return attrs.evolve(found[0], throttles=self._throttles, told=found[0].route if self.base else route, **changed)
 
 

@@ -9,7 +9,7 @@ from ..clock import to_us
 from ..decision import Reason
 from ..plan import UsagePlan
 from ..rule.charge import current, next_due
-from ..rule.limits import BEYOND, MAX_UNITS, CompiledQuota, RoutePlan
+from ..rule.limits import BEYOND, MAX_UNITS, CompiledQuota, CompiledThrottle, RoutePlan
 from ..rule.record import Record
 from ..rule.subject import Subject
 from .headroom import Place, SeveralMeters
@@ -35,8 +35,9 @@ def compile_headroom(
         return None
     route_plan = plan.route_plan(request.route)
     records = subject.records()
-    if records[0].plan_of(request.api) != plan.id:
-        return None  # the first admission on it is noted by the rule
+    # Slots come and go without a charge; and the first admission on a plan is noted by the rule.
+    if route_plan.slotted or records[0].plan_of(request.api) != plan.id:
+        return None
     now = max(request.now, *(record.at for record in records))
     if now >= MAX_UNITS or any(len(record.meters) > _MOST_METERS for record in records):
         return None
@@ -108,7 +109,7 @@ def _lay(
             tops[order] = min(soft, calm), min(hard, top if top <= MAX_UNITS else BEYOND)
             places.append((limit, order, window.extra, window.end))
             bases.append(window.base)
-        else:
+        elif isinstance(limit, CompiledThrottle):
             place = [bucket.name for bucket in meter.buckets].index(limit.name)  # type: ignore[union-attr] # advanced
             bucket = meter.buckets[place]  # type: ignore[union-attr] # advanced
             if bucket.level > MAX_UNITS and not bound:

@@ -78,8 +78,11 @@ def _leased(
 def _told(
     decision: Decision, subject: Subject, route_plan: RoutePlan, now: int, options: StoreOptions, entry: Entry
 ) -> LeaseGrant:
-    """A decision on its own; of a refusal, also where the limits stand and whether leases may bring more."""
-    if decision.allowed:
+    """A decision on its own; of a refusal, also where the limits stand and whether leases may bring more.
+
+    Not of a plan that limits calls in flight: one may end at any time, and nothing of it is on lease.
+    """
+    if decision.allowed or route_plan.slotted:
         return LeaseGrant(decision)
     work = advanced(subject, route_plan, now, options)
     readings = tuple(read(work, route_plan, now))

@@ -8,7 +8,7 @@ import attrs
 
 from ..clock import to_datetime
 from ..errors import InvalidPlan, InvalidValue
-from ..limit import REQUESTS, Limit, Quota, Throttle
+from ..limit import REQUESTS, Concurrency, Limit, Quota, Throttle
 from ..plan import UsagePlan, limit_of
 from ..rule.charge import advanced, evaluate, read
 from ..rule.entries import Override
@@ -84,8 +84,9 @@ def _encoded(value: int | Throttle) -> int | str:
 
 def _check(plan: UsagePlan, route: str, limit: Limit, value: int | Throttle) -> None:
     """Raise ``InvalidValue`` for a value of the other kind of limit, or one that the plan could not have."""
-    if isinstance(limit, Quota) != isinstance(value, int):
-        raise InvalidValue("value", value, "units of a quota" if isinstance(limit, Quota) else "a Throttle")
+    if isinstance(limit, Throttle) == isinstance(value, int):
+        kind = "units of a quota" if isinstance(limit, Quota) else "a Throttle"
+        raise InvalidValue("value", value, "calls in flight" if isinstance(limit, Concurrency) else kind)
     limits = {of: list(own) for of, own in {**plan.routes, "": plan.limits}.items()}
     limits[route][limits[route].index(limit)] = limit_of(limit, _encoded(value))
     own = limits.pop("")

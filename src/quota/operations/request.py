@@ -20,7 +20,7 @@ from ..rule.entries import Override
 from ..rule.limits import RoutePlan, StoreOptions
 from ..rule.subject import Subject
 
-LOOKS = ("peek", "status", "usage", "plans")
+LOOKS = ("peek", "reservations", "status", "usage", "plans")
 """Operations that change nothing."""
 
 
@@ -67,6 +67,11 @@ def tokens_of(subject: Subject) -> tuple[int, ...]:
     """Name the records that a call counts on: the key's, the account's or 0, and those of accounts above."""
     above = [record.token for record in subject.above]
     return subject.key.token, subject.account.token if subject.account else 0, *above
+
+
+def reservation_id(token: str, key: KeyOrCaller) -> str:
+    """Name a reservation so that it says whose it is."""
+    return f"{token}.{key.id}"
 
 
 def required(request: Request, entry: Entry | None, subject: Subject | None) -> tuple[Entry, Subject]:
@@ -163,7 +168,8 @@ class Request:
 
     The key is named by the ``digest`` of a presented secret or by ``key_id``; or it is about a ``caller``, or an
     ``account`` itself. ``takes`` is None where the plan says what a call costs. Instants are microseconds since the
-    epoch. ``above``: the accounts above the key's own that a charge was counted on, None for those of now.
+    epoch. ``id``, ``ttl``: of the reservation that is made, or that it is about; of a ``consume``, of the slots that it
+    keeps. ``above``: the accounts above the key's own that a charge was counted on, None for those of now.
     ``actor``: who changes a limit.
     """
 

@@ -89,7 +89,22 @@ class CompiledThrottle:
     level: int = 0
 
 
-CompiledLimit = CompiledQuota | CompiledThrottle
+@attrs.frozen(eq=False, repr=False)
+class CompiledConcurrency:
+    """A concurrency limit, compiled: at most ``limit`` reservations open at once. ``unit`` is what it is told in."""
+
+    name: str
+    unit: str
+    shared: bool
+    route: str
+    limit: int
+    length: None = None
+    told: str = attrs.field(default=attrs.Factory(_same_name, takes_self=True))
+    holder: str = ""
+    level: int = 0
+
+
+CompiledLimit = CompiledQuota | CompiledThrottle | CompiledConcurrency
 Throttles = tuple[tuple[ThrottleRef, ...], tuple[CompiledThrottle, ...]]
 """One unit's throttles of a whole plan, its routes' too: where each counts, and the lines."""
 
@@ -99,7 +114,7 @@ class RoutePlan:
     """All that a call on (api, route) under a plan goes through. ``routed``: the route counts on a meter of its own.
 
     ``counted``: the routes with meters of their own; ``told``: the key's plan's name of it. Where accounts' plans name
-    it otherwise, ``route`` has all of them.
+    it otherwise, ``route`` has all of them. ``slotted``: there is a concurrency limit among the limits.
 
     ``throttles``: the whole plan's, by the level of the record whose plan they are of, and unit.
     """
@@ -112,10 +127,13 @@ class RoutePlan:
     throttles: Mapping[tuple[int, str], Throttles]
     counted: tuple[str, ...] = attrs.field(default=attrs.Factory(_counted, takes_self=True))
     told: str = attrs.field(default=attrs.Factory(_same_route, takes_self=True))
+    slotted: bool = False
 
 
 class LimitState(NamedTuple):
     """One limit after a decision. ``used`` is in units (a throttle's level, rounded up); instants in microseconds.
+
+    A concurrency limit's slots come back as calls end: its ``resets_at`` is the decision's instant.
 
     ``retry_at``: where it refused, when it will admit as much; None when it never will.
     """
@@ -151,7 +169,10 @@ class Crossing(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """A limit, its used units or its bucket's level, what was granted on top, the window's end or now."""
+    """A limit, its used units or its bucket's level, what was granted on top, the window's end or now.
+
+    Of a concurrency limit that is full ``end`` is when a slot is free if no call ends before it lapses.
+    """
 
     limit: CompiledLimit
     used: int

@@ -16,15 +16,18 @@ class Subject:
     They are the request's own, to be changed as it goes: decoded for it, or copies. ``changed``: what became of them
     is to be written, as one change. ``moved``: a change of plan turned buckets into others, which is kept even when the
     call is refused. ``told``: thresholds that were crossed, and whatever else is to be written to the outbox with it.
+    ``server_now``: the store's own instant, by which reservations lapse where callers' clocks may differ; None where
+    they lapse by the call's.
     """
 
-    __slots__ = ("above", "account", "changed", "key", "moved", "told")
+    __slots__ = ("above", "account", "changed", "key", "moved", "server_now", "told")
 
     def __init__(self, key: Record, account: Record | None = None, *above: Record) -> None:
         self.key = key
         self.account = account
         self.above = above
         self.changed = self.moved = False
+        self.server_now: int | None = None
         self.told: tuple[Any, ...] = ()
 
     def records(self) -> tuple[Record, ...]:
@@ -33,7 +36,9 @@ class Subject:
     def copy(self) -> Subject:
         """Return a subject to look at, of records of its own."""
         account = None if self.account is None else self.account.copy()
-        return Subject(self.key.copy(), account, *[record.copy() for record in self.above])
+        twin = Subject(self.key.copy(), account, *[record.copy() for record in self.above])
+        twin.server_now = self.server_now
+        return twin
 
     def record_of(self, limit: CompiledLimit) -> Record:
         return self.at_level(limit.level) if limit.level else self.record(shared=limit.shared)
@@ -58,6 +63,10 @@ class Subject:
             if now < record.floor:
                 raise ClockSkew(now, record.floor)
         return now
+
+    def lapse_instant(self, now: int) -> int:
+        """Return the instant by which reservations lapse."""
+        return now if self.server_now is None else self.server_now
 
     def throttle_refs(self, route_plan: RoutePlan, level: int, unit: str) -> tuple[ThrottleRef, ...]:
         """The throttles of the plan that the key, or an account by its own plan, was charged under last."""

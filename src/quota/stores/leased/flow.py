@@ -243,7 +243,7 @@ class Leasing(LeasedDirectory):
             lease.due = decision is None and lease_request.again
             if lease_request.calls >= LEAST:
                 lease_holder.patience, lease_holder.waited = min(max(1, lease_holder.patience * 2), _LONGEST), 0
-            if decision is not None and decision.reason is Reason.QUOTA_EXCEEDED:
+            if decision is not None and grant.readings and decision.reason is Reason.QUOTA_EXCEEDED:
                 lease_holder.refused = CachedRefusal(grant, request, self._refresh_us, epoch)
                 if grant.waiting:
                     decision = sooner(decision, lease_holder.refused.until)

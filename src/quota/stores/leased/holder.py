@@ -188,7 +188,7 @@ class HeldLease:
             if isinstance(limit, CompiledQuota):
                 left = self.units[limit.unit] - self.spent[limit.unit].total if limit.unit in self.units else 0
                 readings.append(Reading(limit, reading - left + units, extra, end))
-            else:
+            elif isinstance(limit, CompiledThrottle):
                 bucket = self.buckets[limit]
                 level = level_at(bucket, now) + units * limit.scale
                 readings.append(Reading(limit, level, 0, now))
@@ -262,7 +262,7 @@ class CachedRefusal:
             return None
         takes = self.route_plan.cost if request.takes is None else request.takes
         readings: list[Reading] = [
-            reading if isinstance(limit := reading.limit, CompiledQuota)
+            reading if not isinstance(limit := reading.limit, CompiledThrottle)
             else Reading(limit, max(0, reading.used - limit.drain * (request.now - grant.at)), 0, request.now)
             for reading in grant.readings
         ]  # fmt: skip

@@ -53,7 +53,7 @@ DECLARE
   v_names int := cardinality(p_names);
   r record;
   v_stamp text; v_plans text; v_kept boolean; v_server bigint;
-  v_found int; v_others boolean; v_late boolean; v_turn bigint;
+  v_found int; v_others boolean; v_late boolean; v_done boolean; v_turn bigint;
   v_moves bigint[]; v_turns bigint[]; v_counts int[]; v_buckets int[];
   v_totals bigint[]; v_levels bigint[]; v_filled bigint[];
   v_now bigint; v_minute bigint; v_hour bigint;
@@ -179,11 +179,12 @@ BEGIN
             filled = v_filled[v_bucket + 1:v_bucket + v_buckets[i]],
             last_used = CASE WHEN i = 1 THEN v_minute ELSE last_used END
           WHERE name = p_names[i] AND version = p_versions[i] AND moves = v_moves[i] AND turn_until = v_turns[i];
-        EXIT WHEN NOT FOUND;
+        v_done := FOUND;  -- the loop itself sets FOUND when it ends
+        EXIT WHEN NOT v_done;
         v_place := v_place + v_counts[i];
         v_bucket := v_bucket + v_buckets[i];
       END LOOP;
-      IF FOUND THEN
+      IF v_done THEN
         IF p_request IS NOT NULL THEN
           INSERT INTO {ns}.remembered VALUES (p_names[1], p_request, p_remembered_until, '1 ' || v_now || v_after, p_remembered);
           DELETE FROM {ns}.remembered m USING (SELECT o.name, o.request FROM {ns}.remembered o WHERE o.until < p_before

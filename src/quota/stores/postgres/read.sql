@@ -95,7 +95,7 @@ BEGIN
     AND p_plans = coalesce((SELECT value FROM {ns}.directory WHERE part = 'stamps' AND name = '*'), '');
 END $quota$;
 
--- Everything, for the rule to decide on: the records, a remembered, the floor of new records; '0' where the copy is stale.
+-- Everything, for the rule to decide on: the records, a remembered, the floor of new records, the server's microseconds; '0' where the copy is stale.
 CREATE OR REPLACE FUNCTION {ns}.found(p_names text[], p_stamp_name text, p_stamp text, p_plans text, p_request text)
 RETURNS text LANGUAGE plpgsql STABLE AS $quota$
 BEGIN
@@ -109,5 +109,6 @@ BEGIN
       LEFT JOIN {ns}.records r ON r.name = u.name LEFT JOIN {ns}.bodies b ON b.name = u.name),
     (SELECT json_build_array(m.answer, m.rest::json) FROM {ns}.remembered m
       WHERE m.name = p_names[1] AND m.request = p_request),
-    (SELECT d.value::bigint FROM {ns}.directory d WHERE d.part = 'stamps' AND d.name = '!'))::text;
+    (SELECT d.value::bigint FROM {ns}.directory d WHERE d.part = 'stamps' AND d.name = '!'),
+    (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)::text;
 END $quota$;

@@ -261,9 +261,11 @@ class PostgresSteps(Decisions):
         return self._call("spend", *general, now, array(amounts), self._request(request), earlier, until, before)
 
     def _decode(self, entry: Entry, request: Request, reply: Sequence[Any]) -> Loaded:
-        rows, earlier, floor = reply
+        rows, earlier, floor, server_now = reply
         decoded = [_decode_record(row, floor) for row in rows]
-        found = Loaded(subject_of(entry, [record for record, _ in decoded]), [version for _, version in decoded])
+        subject = subject_of(entry, [record for record, _ in decoded])
+        subject.server_now = server_now if self._lapse_here else None
+        found = Loaded(subject, [version for _, version in decoded])
         if earlier is not None:
             answer, rest = earlier
             self._recall(found, request, answer, rest)

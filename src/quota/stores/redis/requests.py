@@ -44,10 +44,7 @@ _REMOVALS, _OF_RECORDS = ("ZREM", "HDEL", "DEL", "RENAME"), {"use": "v", "at": "
 
 @attrs.frozen
 class _Tag:
-    """All that a lane keeps for the wire.
-
-    Where its records are, its call up to the instant, arguments with the units.
-    """
+    """All that a lane keeps for the wire: where its records are, its call up to the instant, arguments with units."""
 
     keys: tuple[str, ...]
     data: str
@@ -257,6 +254,7 @@ class RedisSteps(Decisions):
     def _decode(self, entry: Entry, request: Request, reply: Sequence[Any]) -> Loaded:
         records: list[Record] = []
         states: list[dict[str, bytes]] = []
+        *reply, server_now = reply
         for ref, flat in zip(refs(entry), reply, strict=False):
             state = _state(flat)
             try:
@@ -271,7 +269,9 @@ class RedisSteps(Decisions):
             records.append(record)
             states.append(state)
         versions = [Version(*(_text(state.get(name)) for name in "vcw")) for state in states]
-        found = Loaded(subject_of(entry, records), versions)
+        subject = subject_of(entry, records)
+        subject.server_now = int(server_now) if self._lapse_here else None
+        found = Loaded(subject, versions)
         found.fields = [set(state) for state in states]
         if request.request_id is not None and reply[-1]:
             answer, _, rest = reply[-1].rpartition(b"\n")

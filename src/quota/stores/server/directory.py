@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from ...clock import Clock, monotonic, system_clock
+from ...clock import Clock, ManualClock, monotonic, system_clock
 from ...errors import InvalidValue, PlanConflict, StoreBusy, UnknownKey, UnknownPlan
 from ...event import By, key_changed, key_removed, plan_changed
 from ...key import ApiKey, decode_key, encode_key, new_number
@@ -51,6 +51,7 @@ class Directory(Accounts, KeyPlansOnServer, Reports):
         self.namespace = namespace
         self.timeout = timeout
         self.check_clock = check_clock
+        self._lapse_here = False
         self.options: StoreOptions = make_options(**options)
         self._copies = KeyCache()
         self._decoded: dict[str, tuple[str, UsagePlan]] = {}
@@ -82,7 +83,8 @@ class Directory(Accounts, KeyPlansOnServer, Reports):
         raise NotImplementedError
 
     def use_clock(self, clock: Clock) -> None:
-        """Told by a ledger: a system clock is compared with the server's unless ``check_clock`` says otherwise."""
+        """Told by a ledger: a system clock is compared with the server's, by which holds lapse unless it is manual."""
+        self._lapse_here = not isinstance(clock, ManualClock)
         if self.check_clock is None:
             self.check_clock = clock is system_clock
 

@@ -11,10 +11,12 @@ fresh; then a headroom decides, or ``operations.perform``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache, lru_cache
 from sqlite3 import Connection
 from typing import Any
 
+from ...clock import Clock
 from ...decision import Decision
 from ...operations import perform
 from ...operations.compiled import compile_headroom
@@ -22,6 +24,8 @@ from ...operations.headroom import SeveralMeters, Told
 from ...operations.request import LOOKS, Request, barred
 from ...operations.shape import Shape
 from ...process.atomic import at_once
+from ...rule.record import Record
+from ...rule.subject import Subject
 from .directory import Directory, KeyRow
 from .records import (
     LoadedRecord,
@@ -164,6 +168,13 @@ class Decisions(Directory):
         super().__init__()
         self.rooms: dict[bytes | str, Copy] = {}
         self._at_work: Any = None
+        self._lapse_clock: Clock | None = None
+
+    def _subject(self, key_entry: KeyRow, records: Sequence[Record]) -> Subject:
+        """Records at the machine's instant, by which reservations lapse whatever a caller's clock says."""
+        subject = key_entry.subject(records)
+        subject.server_now = None if self._lapse_clock is None else self._lapse_clock()
+        return subject
 
     def apply(self, request: Request) -> Any:
         """Perform the request in one transaction; what only looks does not wait for who writes."""
@@ -188,7 +199,7 @@ class Decisions(Directory):
             return perform(request, None, None, self.options)
         records = [load(db, subject).record for subject in key_entry.numbers]
         fetch_remembered(db, key_entry.number, request, records[0])
-        subject = key_entry.subject(records)
+        subject = self._subject(key_entry, records)
         return perform(request, key_entry.entry, subject, self.options)
 
     def _decide(self, db: Connection, request: Request, ref: Any) -> Any:
@@ -227,7 +238,7 @@ class Decisions(Directory):
 
     def _perform(self, db: Connection, request: Request, copy: Copy) -> Any:
         """Decide by the rule, and keep what it changed."""
-        subject = copy.key_entry.subject([one.record.copy() for one in copy.found])
+        subject = self._subject(copy.key_entry, [one.record.copy() for one in copy.found])
         fetch_remembered(db, copy.key_entry.number, request, subject.key)
         before = remembered_of(subject.key)
         result = perform(request, copy.key_entry.entry, subject, self.options)
