@@ -4,11 +4,12 @@ PYTHON ?= python3
 TESTS ?=
 PYTHONS ?= 3.11 3.12 3.13
 PYTHON_FT ?= python3.13t
+SECONDS ?= 60
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test test-slow test-browser test-pythons test-freethreaded test-all check format bench check-bench coverage mutate docs audit clean
+.PHONY: help demo test test-slow test-browser test-pythons test-freethreaded test-all check format bench check-bench coverage mutate docs audit fuzz clean
 .NOTPARALLEL:
 
 help:  ## this list
@@ -112,6 +113,10 @@ coverage: $(VENV)/.test $(VENV)/.pgbouncer  ## branch coverage of what is embedd
 mutate: $(VENV)/.mutate  ## mutation testing of the rule, the periods and the plans: no survivor that is not argued in place
 	@QUOTA_PROFILE=$${QUOTA_PROFILE:-smoke} $(BIN)/python $(BIN)/mutmut run
 	@! $(BIN)/python $(BIN)/mutmut results | grep -E ': (survived|no tests)$$'
+
+fuzz:  ## each parser of what strangers send, with coverage, SECONDS each (60)
+	@$(MAKE) VENV=.venv-fuzz .venv-fuzz/.fuzz
+	@.venv-fuzz/bin/python tests/support/fuzz.py $(SECONDS) $(TESTS)
 
 docs:  ## the site, in site/; a warning fails
 	@$(MAKE) VENV=.venv-docs .venv-docs/.docs

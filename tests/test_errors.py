@@ -51,7 +51,7 @@ CASES = [
     (StoreUnavailable("gone"), {}, "gone"),
     (RequestMismatch("r", "why"), {"request_id": "r", "reason": "why"}, "request_id 'r': why"),
     (ReservationClosed("h"), {"reservation": "h"},
-     "reservation h is closed: it was committed or cancelled, or lapsed with its windows"),
+     "reservation h is closed: it was committed or cancelled, or has lapsed"),
 ]  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import sys
 import textwrap
 import threading
 import time
+from contextlib import closing
 
 import pytest
 from freezegun import freeze_time
@@ -34,7 +35,7 @@ def locked(tmp_path):
         ledger.add_plan(UsagePlan("p", "5/day"))
         secret = ledger.issue_key("k", plan="p").secret
         ledger.consume(secret)
-    with sqlite3.connect(tmp_path / "usage.db", isolation_level=None) as other:
+    with closing(sqlite3.connect(tmp_path / "usage.db", isolation_level=None)) as other, other:
         other.execute("begin immediate")
         yield url, secret
         other.rollback()
@@ -59,6 +60,7 @@ def is_busy_in_time(url, secret):
         thread.join(30)
     assert len(told) == 3, "the others wait for ever"
     assert min(told) > 0.9
+    ledger.close()
 
 
 def test_a_locked_file_is_busy_in_time_under_frozen_time(locked):

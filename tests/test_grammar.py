@@ -11,8 +11,8 @@ from lark import Lark
 from lark.exceptions import LarkError
 
 import paths
-from quota import InvalidPlan, Period, Quota, Throttle, UsagePlan
-from quota.limit import parse_limits
+from quota import Concurrency, InvalidPlan, Period, Quota, Throttle, UsagePlan
+from quota.limit_text import parse_limits
 
 PAGE = (paths.ROOT / "docs" / "reference" / "limits.md").read_text("utf-8")
 GRAMMAR = re.search(r"```text\n(limits:.*?)```", PAGE, re.DOTALL)[1]
@@ -47,7 +47,10 @@ throttles = st.builds(Throttle, st.fractions(0, 1000, max_denominator=1000), st.
                       burst=st.integers(0, 1000), unit=units, by=by, name=names)  # fmt: skip
 
 
-@given(st.lists(quotas | throttles, min_size=1, max_size=4, unique_by=lambda limit: limit.name))
+slots = st.builds(Concurrency, st.integers(0, 1000), by=by, name=names)
+
+
+@given(st.lists(quotas | throttles | slots, min_size=1, max_size=4, unique_by=lambda limit: limit.name))
 def test_what_is_written_is_of_the_grammar(limits):
     """And is read as what it was."""
     text = ", ".join(map(str, limits))

@@ -10,7 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from quota import InvalidCost, InvalidPlan, Period, Quota, Throttle, UsagePlan
-from quota.limit import _MOST_DIGITS, parse_cost, parse_limit, parse_limits
+from quota.limit import _MOST_DIGITS, parse_cost
+from quota.limit_text import parse_limit, parse_limits
 from quota.rule.limits import MAX_UNITS
 
 BAD_NUMBERS = [0, -1, True, False, 1.0, float("nan"), float("inf"), 2**53, 2**63, "1", None, b"1", [1]]

@@ -6,7 +6,7 @@ from decimal import Decimal
 import pytest
 
 from quota import InvalidPlan, Period, Quota, Throttle, UsagePlan
-from quota.limit import parse_limit, parse_limits
+from quota.limit_text import parse_limit, parse_limits
 from quota.period import WORDS, parse_period
 
 CALENDAR = {word: unit for word, unit in WORDS.items() if unit != "second"}

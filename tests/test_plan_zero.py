@@ -6,7 +6,7 @@ from fractions import Fraction
 import pytest
 
 from quota import InvalidPlan, Ledger, ManualClock, Quota, Reason, Throttle, UsagePlan
-from quota.limit import parse_limit
+from quota.limit_text import parse_limit
 from servers import Postgres, Valkey
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)

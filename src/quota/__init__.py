@@ -26,9 +26,9 @@ from .errors import (
 )
 from .key import ApiKey, Caller, IssuedKey, ScheduledPlan
 from .ledger.aio import AsyncLedger
-from .ledger.reservation import AsyncReservation, Reservation
+from .ledger.reservations.handle import AsyncReservation, Reservation
 from .ledger.sync import Ledger
-from .limit import Quota, Throttle
+from .limit import Concurrency, Quota, Throttle
 from .operations.usage import UsageRecord, UsageTotal
 from .period import Period
 from .plan import UsagePlan
@@ -44,6 +44,7 @@ __all__ = [
     "Caller",
     "Clock",
     "ClockSkew",
+    "Concurrency",
     "Decision",
     "Event",
     "InvalidCost",

@@ -17,8 +17,8 @@ from .key import ApiKey, KeyOrCaller, new_token
 from .limit import REQUESTS
 from .plan import UsagePlan
 from .process.forks import across_forks
-from .rule.entries import Amounts
-from .rule.limits import CompiledLimit, CompiledQuota, Outcome
+from .rule.entries import Groups
+from .rule.limits import CompiledConcurrency, CompiledLimit, CompiledQuota, Outcome
 from .status import LimitStatus, status_of
 
 if TYPE_CHECKING:
@@ -37,14 +37,15 @@ class Reason(enum.Enum):
     ADDRESS_NOT_ALLOWED = "ADDRESS_NOT_ALLOWED"
     SCOPE_NOT_ALLOWED = "SCOPE_NOT_ALLOWED"
     THROTTLED = "THROTTLED"
+    CONCURRENCY_EXCEEDED = "CONCURRENCY_EXCEEDED"
     QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
     COST_TOO_LARGE = "COST_TOO_LARGE"
     STORE_UNAVAILABLE = "STORE_UNAVAILABLE"
 
 
 _STATUS = {
-    Reason.OK: 200, Reason.THROTTLED: 429, Reason.QUOTA_EXCEEDED: 429, Reason.COST_TOO_LARGE: 429,
-    Reason.STORE_UNAVAILABLE: 503,
+    Reason.OK: 200, Reason.THROTTLED: 429, Reason.CONCURRENCY_EXCEEDED: 429, Reason.QUOTA_EXCEEDED: 429,
+    Reason.COST_TOO_LARGE: 429, Reason.STORE_UNAVAILABLE: 503,
 }  # fmt: skip
 
 
@@ -52,6 +53,8 @@ _STATUS = {
 class Details:
     """In full. ``metered``: what was taken for good, as (when, meters and units). ``hold``: its reservation.
 
+    ``slot``: the reservation that keeps only the slots of what was taken for good. ``until``: when either lapses.
+    ``above``: the accounts above the key's own that it was counted on.
     ``route``: the name that the plan has for the call's, if it has one.
     """
 
@@ -61,10 +64,13 @@ class Details:
     plan: UsagePlan | None
     takes: Mapping[str, int]
     outcome: Outcome
-    metered: tuple[tuple[int, Amounts], ...] = ()
-    tokens: tuple[int, int] = (0, 0)
+    metered: Groups = ()
+    tokens: tuple[int, ...] = (0, 0)
     replayed: bool = attrs.field(default=False, kw_only=True)
     hold: str = attrs.field(default="", kw_only=True)
+    slot: str = attrs.field(default="", kw_only=True)
+    until: int = attrs.field(default=0, kw_only=True)
+    above: tuple[str, ...] = attrs.field(default=(), kw_only=True)
     route: str = attrs.field(default="", kw_only=True)
 
 
@@ -90,9 +96,10 @@ class Decision:
     Made by the ledger only. Immutable: what it tells is the state right after this call, whenever it is asked.
     """
 
-    __slots__ = ("_full", "_now", "allowed")
+    __slots__ = ("_full", "_now", "_slot", "allowed")
 
     allowed: bool
+    _slot: Any
     _full: Details
     _now: int
 
@@ -132,7 +139,8 @@ class Decision:
     @property
     def plan(self) -> UsagePlan | None:
         """The usage plan that decided, None when none did."""
-        return self._details().plan
+        plan = self._details().plan
+        return None if plan is None else plan.told
 
     @property
     def route(self) -> str | None:
@@ -144,6 +152,15 @@ class Decision:
         """The call's cost: a number of requests, or units by unit."""
         takes = self._details().takes
         return takes[REQUESTS] if set(takes) == {REQUESTS} else dict(takes)
+
+    @property
+    def slot(self) -> Any:
+        """The reservation that keeps this call's slots in flight (``consume(keep_slot=)``): ``cancel`` gives them back.
+
+        A ``Reservation``, of an ``AsyncLedger`` an ``AsyncReservation``; None where no slot was kept: the call was
+        refused, no limit of its plan is on calls in flight, or ``keep_slot`` was not given.
+        """
+        return getattr(self, "_slot", None)
 
     @property
     def at(self) -> datetime:
@@ -159,7 +176,7 @@ class Decision:
     @property
     def violated(self) -> tuple[str, ...]:
         """The names of all limits that refused."""
-        return tuple(s.limit.name for s in self._details().outcome.states if s.refused)
+        return tuple(s.limit.told for s in self._details().outcome.states if s.refused)
 
     @property
     def over(self) -> int:
@@ -188,9 +205,17 @@ class Decision:
 
     @property
     def retry_after(self) -> int | None:
-        """Whole seconds until ``retry_at``, rounded up, as the ``Retry-After`` header wants them (RFC 9110)."""
+        """Whole seconds until ``retry_at``, rounded up, as the ``Retry-After`` header wants them (RFC 9110).
+
+        Of calls in flight 1 (unless another limit refused for longer): one of them may end at any time.
+        """
         retry_at = self._details().outcome.retry_at
-        return None if retry_at is None else max(0, -((self._now - retry_at) // 1_000_000))
+        if retry_at is None:
+            return None
+        if self.reason is Reason.CONCURRENCY_EXCEEDED:
+            others = [s.retry_at or 0 for s in self._details().outcome.states if not _is_slots(s.limit)]
+            retry_at = max([self._now + 1_000_000, *others])
+        return max(0, -((self._now - retry_at) // 1_000_000))
 
     @property
     def status(self) -> int:
@@ -213,12 +238,13 @@ class Decision:
 
         A limit that refused is reset, to its client, when this call would fit: so ``Retry-After`` never precedes it.
         """
-        outcome = self._details().outcome
+        outcome, soon = self._details().outcome, self._now + 1_000_000
         latest = _FOREVER if outcome.retry_at is None else outcome.retry_at
-        return [
-            (s.limit, s.used, s.extra, min(s.resets_at, latest) if s.refused else s.resets_at, s.refused)
-            for s in outcome.states
-        ]
+        rows: list[Row] = []
+        for s in outcome.states:
+            end = min(soon if _is_slots(s.limit) else s.resets_at, latest) if s.refused else s.resets_at
+            rows.append((s.limit, s.used, s.extra, end, s.refused))
+        return rows
 
     def problem(self) -> dict[str, Any]:
         """The body of an ``application/problem+json`` answer (RFC 9457). For a 403 it never says which way."""
@@ -242,7 +268,7 @@ class Decision:
         outcome = details.outcome
         states = tuple(s._replace(limit=bare_limit(s.limit)) for s in outcome.states)
         bare = outcome._replace(states=states)
-        return Decision, (attrs.evolve(details, outcome=bare, takes=dict(details.takes)),)
+        return Decision, (attrs.evolve(details, outcome=bare, takes=dict(details.takes), plan=self.plan),)
 
 
 def bare_limit(limit: CompiledLimit) -> CompiledLimit:
@@ -261,8 +287,14 @@ def reason_of(outcome: Outcome) -> Reason:
         return Reason.OK
     if outcome.too_large:
         return Reason.COST_TOO_LARGE
-    quota = any(s.refused and isinstance(s.limit, CompiledQuota) for s in outcome.states)
-    return Reason.QUOTA_EXCEEDED if quota else Reason.THROTTLED
+    refusing = [s.limit for s in outcome.states if s.refused]
+    if any(isinstance(limit, CompiledQuota) for limit in refusing):
+        return Reason.QUOTA_EXCEEDED
+    return Reason.CONCURRENCY_EXCEEDED if any(map(_is_slots, refusing)) else Reason.THROTTLED
+
+
+def _is_slots(limit: CompiledLimit) -> bool:
+    return isinstance(limit, CompiledConcurrency)
 
 
 def refusal(reason: Reason, now: int, takes: Mapping[str, int], key: KeyOrCaller | None = None) -> Decision:

@@ -169,7 +169,10 @@ class RequestMismatch(QuotaError):
 
 
 class ReservationClosed(QuotaError):
-    """A reservation (``reservation``: its id) was committed or cancelled already, or lapsed too long ago to record."""
+    """A reservation (``reservation``: its id) was committed or cancelled already, or has lapsed.
+
+    One that lapsed less than a day ago can still be spent of and committed: what was used is recorded all the same.
+    """
 
     def __init__(self, reservation: str) -> None:
         super().__init__(reservation)
@@ -177,7 +180,7 @@ class ReservationClosed(QuotaError):
 
     def __str__(self) -> str:
         id_ = _hide(str(self.reservation))
-        return f"reservation {id_} is closed: it was committed or cancelled, or lapsed with its windows"
+        return f"reservation {id_} is closed: it was committed or cancelled, or has lapsed"
 
 
 def check_text(

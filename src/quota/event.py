@@ -155,6 +155,15 @@ def association_changed(
     return _of(by, kind, key=key.id, account=key.account, **more)
 
 
+def account_placed(account: str, plan: UsagePlan, old: str | None, *, on: bool, by: By | None) -> tuple[Draft, ...]:
+    """Tell of an account that was put on a plan or taken off one; nothing where it was on it already."""
+    if old == plan.id and on:
+        return ()
+    before, after = None if old is None else {"plan": old}, {"plan": plan.id} if on else None
+    kind = "plan.associated" if on else "plan.dissociated"
+    return _of(by, kind, account=account, plan=plan.id, api=plan.api, before=before, after=after)
+
+
 def crossed(told: tuple[Any, ...], key: KeyOrCaller, plan: str | None, api: str) -> tuple[Draft, ...]:
     """Make drafts of what an operation told: thresholds that a charge crossed, beside drafts that it made itself."""
     if isinstance(key, Caller):
@@ -163,9 +172,11 @@ def crossed(told: tuple[Any, ...], key: KeyOrCaller, plan: str | None, api: str)
     for one in told:
         if isinstance(one, Crossing):
             after = {"used": one.used, "limit": one.whole, "resets_at": to_datetime(one.end).isoformat()}
-            whose = None if one.limit.shared else key.id, key.account
-            limit = one.limit.name, one.percent
-            found.append(Draft(one.at, "limit.crossed", None, *whose, plan, api, *limit, None, after))
+            own = one.limit.holder  # an account, whose plan it is
+            whose = (None, own) if own else (None if one.limit.shared else key.id, key.account)
+            limit = one.limit.told, one.percent
+            of = None if own else plan
+            found.append(Draft(one.at, "limit.crossed", None, *whose, of, api, *limit, None, after))
         else:
             found.append(one)
     return tuple(found)
@@ -173,7 +184,8 @@ def crossed(told: tuple[Any, ...], key: KeyOrCaller, plan: str | None, api: str)
 
 def limit_changed(by: By, kind: str, limit: CompiledLimit, before: Any, after: Any, **where: Any) -> tuple[Draft]:
     """Tell of a limit that an operator changed for one key or account. ``where``: the key, the plan's id, the api."""
-    key: KeyOrCaller = where.pop("key")
-    mine = None if limit.shared else key.id
-    fields = {"limit": limit.name, "before": before, "after": after, **where}
-    return _of(by, kind, key=mine, account=key.account, **fields)
+    key: KeyOrCaller | Account = where.pop("key")
+    mine = None if limit.shared or isinstance(key, Account) else key.id
+    account = key.id if isinstance(key, Account) else key.account
+    fields = {"limit": limit.told, "before": before, "after": after, **where}
+    return _of(by, kind, key=mine, account=account, **fields)

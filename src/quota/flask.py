@@ -59,7 +59,7 @@ class Quota:
         """Put it in front of an application: its configuration says what was not said here."""
         if _EXTENSION in app.extensions:
             raise InvalidValue("app", app.name, "an application that has no Quota yet")
-        front = _Front(app, {**app.config.get_namespace("QUOTA_"), **self._given})
+        front = _Hooks(app, {**app.config.get_namespace("QUOTA_"), **self._given})
         app.extensions[_EXTENSION] = front
         app.before_request(front.before)
         app.after_request(front.after)
@@ -83,7 +83,7 @@ class Quota:
         return mark if view is None else mark(view)
 
 
-class _Front:
+class _Hooks:
     """The hooks of one application, and a middleware's steps for each kind of its views."""
 
     def __init__(self, app: flask.Flask, given: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from .errors import InvalidValue
-from .rule.limits import CompiledLimit
+from .rule.limits import CompiledConcurrency, CompiledLimit
 
 if TYPE_CHECKING:
     pass
@@ -50,13 +50,17 @@ def _seconds(until: int, now: int) -> int:
 def _ietf(rows: list[Row], now: int) -> dict[str, str]:
     """draft-ietf-httpapi-ratelimit-headers-10: two RFC 9651 Lists of Strings with parameters.
 
-    ``w`` is left out where windows differ in length (months; days where clocks change); ``t`` is always exact. ``qu``
-    is the limit's unit as it stands, unless it is the default, requests.
+    ``w`` is left out where windows differ in length (months; days where clocks change); ``t`` is always exact, and
+    left out of calls in flight, which end when they end. ``qu`` is the limit's unit as it stands, unless it is the
+    default, requests.
     """
     policies, states = [], []
     for limit, used, extra, until, _ in rows:
         name, policy = _policy(limit)
         policies.append(policy)
+        if type(limit) is CompiledConcurrency:
+            states.append(f"{name};r={_integer(max(0, limit.limit - used))}")
+            continue
         left, wait = limit.limit + extra - used, -((now - until) // _SECOND_US)
         if not (0 <= left <= _LARGEST and 0 <= wait <= _LARGEST):  # in line: every admission tells these
             left, wait = _integer(max(0, left)), _integer(max(0, wait))
@@ -67,7 +71,7 @@ def _ietf(rows: list[Row], now: int) -> dict[str, str]:
 @lru_cache(maxsize=1024)
 def _policy(limit: CompiledLimit) -> tuple[str, str]:
     """Return what never changes of a limit: its name as a String, its policy."""
-    name = _string(limit.name)
+    name = _string(limit.told)
     window = f";w={_integer(limit.length)}" if limit.length else ""
     unit = f";qu={_string(limit.unit)}" if limit.unit != "requests" else ""
     return name, f"{name};q={_integer(limit.limit)}{window}{unit}"
@@ -81,7 +85,7 @@ def _github(rows: list[Row], now: int) -> dict[str, str]:  # noqa: ARG001 -- its
         "X-RateLimit-Remaining": str(_remaining(row)),
         "X-RateLimit-Used": str(row[1]),
         "X-RateLimit-Reset": str(_seconds(row[3], 0)),
-        "X-RateLimit-Resource": _plain(row[0].name),
+        "X-RateLimit-Resource": _plain(row[0].told),
     }
 
 

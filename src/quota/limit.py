@@ -1,6 +1,6 @@
-"""Limits: quotas and throttles, what a call costs, and the text form they are written in.
+"""Limits: quotas, throttles and calls in flight, what a call costs, and the text form they are written in.
 
-1000/day, 50000/month in Europe/Paris, 10/s burst 20, 90000 tokens/minute by account as budget
+1000/day, 50000/month in Europe/Paris, 10/s burst 20, 90000 tokens/minute by account as budget, 5 concurrent
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from decimal import Decimal
 from fractions import Fraction
 from math import gcd
 from types import MappingProxyType
-from typing import Any
+from typing import ClassVar
 
 import attrs
 
@@ -23,6 +23,8 @@ Cost = int | Mapping[str, int]
 """Units of one call: a positive integer counts ``requests``; a mapping says how many of each unit."""
 
 REQUESTS = "requests"
+IN_FLIGHT = "concurrent-requests"
+"""The unit that concurrency limits are told in; no call costs any of it."""
 _PER_US = {"second": 1_000_000, "minute": 60_000_000, "hour": 3_600_000_000, "day": 86_400_000_000}
 _NAME = re.compile(r"[^\s,/](?:[^,\n\r\t]*[^\s,])?\Z")
 _UNIT = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}\Z")
@@ -82,7 +84,7 @@ def _to_period(period: Period | str) -> Period:
     return period if isinstance(period, Period) else parse_period(period)
 
 
-def _suffix(limit: Quota | Throttle, default: str) -> str:
+def _suffix(limit: Limit, default: str) -> str:
     by = " by account" if limit.by == "account" else ""
     return by + (f" as {limit.name}" if limit.name != default else "")
 
@@ -232,7 +234,34 @@ def _decimal(rate: Fraction) -> str:
     return str(rate)
 
 
-Limit = Quota | Throttle
+@attrs.frozen
+class Concurrency:
+    """At most ``limit`` calls in flight: reservations of a key that are open at once, over all processes.
+
+    ``by="account"`` counts the account's keys together. A call needs a free slot; one that is reserved, or that keeps
+    its slot (``consume(keep_slot=)``), has it until it is closed or its ``ttl`` is over. A route's own counts the
+    reservations on that route, beside the plan's. ``name`` tells two of one plan apart. A limit of 0 admits nobody.
+
+    Raises:
+        InvalidPlan: naming the field that cannot be meant.
+    """
+
+    unit: ClassVar[str] = IN_FLIGHT
+
+    limit: int = attrs.field()
+    by: str = attrs.field(default="key", kw_only=True)
+    name: str = attrs.field(default=None, kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        whole("limit", self.limit, 0)
+        _check_by(self.by)
+        object.__setattr__(self, "name", _check_name(self.name, "concurrency"))
+
+    def __str__(self) -> str:
+        return f"{self.limit} concurrent{_suffix(self, 'concurrency')}"
+
+
+Limit = Quota | Throttle | Concurrency
 
 
 def check_distinct(field: str, limits: Sequence[Limit]) -> None:
@@ -242,81 +271,3 @@ def check_distinct(field: str, limits: Sequence[Limit]) -> None:
         if limit.name in seen:
             raise InvalidPlan(field, limit.name, "limits with distinct names; name one of them with name= or 'as NAME'")
         seen.add(limit.name)
-
-
-_HEAD = re.compile(r"\s*(?P<amount>[^\s/]+(?:/[0-9]+(?=/|\s))?)(?:\s+(?P<unit>[^\s/]+))?\s*/\s*(?P<rest>.*)", re.DOTALL)
-_OPTIONS = frozenset({"burst", "overage", "by", "as"})
-_SPOKEN = r"\s*([0-9.]{1,16})\s+(?:(\S{1,64})\s+)?(?:per|each|every|an?)\s+(?:1\s+)?([A-Za-z]{1,9})\s*"
-_ELSEWHERE = r"[;|&\n]|\band\b"
-_LONGEST = 16_384
-_EXPECTED = "limits such as '1000/day', '50000 tokens/month in Europe/Paris overage 100' or '10/s burst 20'"
-
-
-def parse_limits(text: str) -> tuple[Limit, ...]:
-    """Limits from their text form; an error points at the character where it went wrong."""
-    limits: list[Limit] = []
-    at = 0
-    if not text.strip():
-        raise InvalidPlan("limits", text, f"{_EXPECTED}, separated by ','; a plan without limits has limits=()")
-    if len(text) > _LONGEST:
-        raise InvalidPlan("limits", f"{len(text)} characters", f"at most {_LONGEST}")
-    for part in text.split(","):
-        try:
-            limits.append(parse_limit(part))
-        except InvalidPlan as error:
-            shown = str(error.value)
-            inside = part.find(shown) if shown else len(part.rstrip())  # what is missing is missing at the end
-            column = at + (inside if inside >= 0 else len(part) - len(part.lstrip())) + 1
-            accepted = error.accepted + (", and ',' between limits" if re.search(_ELSEWHERE, part) else "")
-            raise InvalidPlan(f"limits, character {column} ({error.field})", error.value, accepted) from None
-        at += len(part) + 1
-    check_distinct("limits", limits)
-    return tuple(limits)
-
-
-def parse_limit(text: str) -> Limit:
-    """One limit from its text form, as ``str()`` of a limit writes it."""
-    head = _HEAD.match(text)
-    if head is None:
-        spoken = re.match(_SPOKEN, text)
-        unit = WORDS.get(spoken[3].lower()) if spoken else None
-        amount = " ".join(filter(None, spoken.groups()[:2])) if spoken else ""
-        raise InvalidPlan("limit", text.strip(), f"'{amount}/{unit}'" if unit else _EXPECTED)
-    period, options = _split_options(head["rest"])
-    amount, unit = head["amount"], head["unit"] or REQUESTS
-    common: dict[str, Any] = {"unit": unit, "by": options.get("by", "key"), "name": options.get("as")}
-    per = WORDS.get(period, period)
-    if "burst" in options or per == "second":
-        if "overage" in options:
-            raise InvalidPlan("overage", options["overage"], "no overage: a throttle has none")
-        if per not in _PER_US:
-            raise InvalidPlan("per", period, "second, minute, hour or day before 'burst'")
-        burst = _digits("burst", options["burst"]) if "burst" in options else None
-        if re.fullmatch(r"[0-9]+(\.[0-9]+|/[0-9]+)?", amount) is None:
-            raise InvalidPlan("rate", amount, "zero or a positive number such as 10, 0.5 or 1/3")
-        return Throttle(amount, per, burst=burst, **common)  # type: ignore[arg-type] # the converters' types
-    overage = _digits("overage", options.get("overage", "0"))
-    return Quota(_digits("limit", amount), period, overage=overage, **common)  # type: ignore[arg-type, unused-ignore] # its converter's
-
-
-def _split_options(rest: str) -> tuple[str, dict[str, str]]:
-    """The period, and the options behind it; a name goes on to the end."""
-    marks: list[re.Match[str]] = []
-    for word in re.finditer(r"\S+", rest):
-        if word.start() and word[0] in _OPTIONS:
-            marks.append(word)
-            if word[0] == "as":
-                break
-    ends = [*(mark.start() for mark in marks), len(rest)]
-    options: dict[str, str] = {}
-    for mark, end in zip(marks, ends[1:], strict=True):
-        if mark[0] in options:
-            raise InvalidPlan("limit", mark[0], "each option once")
-        options[mark[0]] = rest[mark.end() : end].strip()
-    return rest[: ends[0]].strip(), options
-
-
-def _digits(field: str, text: str) -> int:
-    if not text.isascii() or not text.isdigit() or len(text) > 16:
-        raise InvalidPlan(field, text, f"a whole number, at most {MAX_UNITS}")
-    return int(text)

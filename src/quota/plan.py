@@ -4,45 +4,59 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 
 from .errors import InvalidCost, InvalidPlan, InvalidValue, check_text, to_metadata
-from .limit import REQUESTS, Cost, Limit, Quota, Throttle, check_distinct, parse_cost, parse_limit, parse_limits, whole
+from .limit import REQUESTS, Concurrency, Cost, Limit, Quota, Throttle, check_distinct, parse_cost, whole
 from .rule.entries import Override, ThrottleRef
-from .rule.limits import MAX_UNITS, CompiledLimit, CompiledQuota, CompiledThrottle, RoutePlan, Throttles
-from .rule.routes import RouteNames
+from .rule.limits import (
+    MAX_UNITS,
+    CompiledConcurrency,
+    CompiledLimit,
+    CompiledQuota,
+    CompiledThrottle,
+    RoutePlan,
+    Throttles,
+)
+from .rule.routes import AnyRouteNames, RouteNames
 
 __all__ = [
-    "REQUESTS", "Cost", "Limit", "Quota", "Throttle", "UsagePlan", "check_route", "decode_plan", "encode_plan",
-    "parse_cost", "whole",
+    "REQUESTS", "Concurrency", "Cost", "Limit", "Quota", "Throttle", "UsagePlan", "check_route", "decode_plan",
+    "encode_plan", "parse_cost", "whole",
 ]  # fmt: skip
 
 _MOST_OWN = 1024
 """Forms of a plan with subjects' own limits that are kept compiled."""
 _FIXED = {"minute": 60, "hour": 3600, "day": 86_400, "week": 604_800}
 
-
 Limits = str | Limit | Iterable[str | Limit]
 """Limits as they may be given: objects, texts, or several of them."""
 
 
+def _parse(text: str) -> tuple[Limit, ...]:
+    from .limit_text import parse_limits  # noqa: PLC0415 -- loaded where limits are given as text
+
+    return parse_limits(text)
+
+
 def _to_limits(limits: Limits) -> tuple[Limit, ...]:
     if isinstance(limits, str):
-        return parse_limits(limits)
-    if isinstance(limits, (Quota, Throttle)):
+        return _parse(limits)
+    if isinstance(limits, Limit):
         return (limits,)
     if not isinstance(limits, Iterable) or isinstance(limits, (bytes, Mapping)):
-        raise InvalidPlan("limits", limits, "Quota and Throttle objects, or a text such as '1000/day, 10/s burst 20'")
+        accepted = "Quota, Throttle and Concurrency objects, or a text such as '1000/day, 10/s burst 20, 5 concurrent'"
+        raise InvalidPlan("limits", limits, accepted)
     found: list[Limit] = []
     for limit in limits:
         if isinstance(limit, str):
-            found.extend(parse_limits(limit))
-        elif isinstance(limit, (Quota, Throttle)):
+            found.extend(_parse(limit))
+        elif isinstance(limit, Limit):
             found.append(limit)
         else:
-            raise InvalidPlan("limits", limit, "a Quota, a Throttle or its text")
+            raise InvalidPlan("limits", limit, "a Quota, a Throttle, a Concurrency or its text")
     check_distinct("limits", found)
     return tuple(found)
 
@@ -99,13 +113,14 @@ def _to_plan_metadata(metadata: Mapping[str, str]) -> Mapping[str, str]:
 
 @attrs.frozen
 class UsagePlan:
-    """A named set of limits. ``limits`` is a sequence of ``Quota`` and ``Throttle``, or their text form.
+    """A named set of limits. ``limits`` is a sequence of ``Quota``, ``Throttle`` and ``Concurrency``, or their text.
 
     ``api``: which API the plan governs; a key has at most one plan per api (API Gateway: one plan per stage).
     ``routes``: route -> limits of its own, each with its own count: a throttle overrides the plan's throttles of its
-    unit, a quota adds to the plan's and counts the calls on that route since the key was on a plan that limits it.
-    A route is ``METHOD /path``, ``ANY /path`` for every method, and with a trailing ``/*`` all below that path; the
-    most exact one counts. Any other text names a route too, for calls that name it so.
+    unit, a quota adds to the plan's and counts the calls on that route since the key was on a plan that limits it,
+    a concurrency limit adds to them and counts calls in flight there. A route is ``METHOD /path``, ``ANY /path`` for
+    every method, and with a trailing ``/*`` all below that path; the most exact one counts. Any other text names a
+    route too, for calls that name it so.
     ``costs``: route -> what one call costs unless the call says otherwise; never more than a limit there admits, unless
     that is 0. Calls of a route are limited apart from what they cost by a unit of their own: ``"2 exports/day"`` and
     ``{"requests": 5, "exports": 1}``. ``alerts``: percents of a quota whose
@@ -124,9 +139,9 @@ class UsagePlan:
     costs: Mapping[str, Cost] = attrs.field(default={}, kw_only=True, converter=_to_costs, hash=False)
     alerts: tuple[int, ...] = attrs.field(default=(80, 100), kw_only=True, converter=_to_alerts)
     metadata: Mapping[str, str] = attrs.field(default={}, kw_only=True, converter=_to_plan_metadata, hash=False)
-    _names: RouteNames = attrs.field(init=False, eq=False, repr=False)
+    _names: AnyRouteNames = attrs.field(init=False, eq=False, repr=False)
     _route_plans: dict[str, RoutePlan] = attrs.field(init=False, factory=dict, eq=False, repr=False)
-    _throttles: dict[str, Throttles] = attrs.field(init=False, factory=dict, eq=False, repr=False)
+    _throttles: dict[tuple[int, str], Throttles] = attrs.field(init=False, factory=dict, eq=False, repr=False)
     _own: dict[Any, UsagePlan] = attrs.field(init=False, factory=dict, eq=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
@@ -139,7 +154,7 @@ class UsagePlan:
         limits = [limit for route in ("", *self.routes) for limit in self._limits(route) if limit.route == route]
         for unit in dict.fromkeys(limit.unit for limit in limits if isinstance(limit, CompiledThrottle)):
             own = tuple(limit for limit in limits if isinstance(limit, CompiledThrottle) and limit.unit == unit)
-            self._throttles[unit] = tuple(map(_ref, own)), own
+            self._throttles[0, unit] = tuple(map(ref_of, own)), own
         for route in (None, *self.routes):
             names = [limit.name for limit in self.route_plan(route).limits]
             if len(set(names)) < len(names):
@@ -151,6 +166,8 @@ class UsagePlan:
         """Refuse a cost above a limit that it is charged to: no call on the route could ever be admitted."""
         route_plan = self.route_plan(route)
         for limit in route_plan.limits:
+            if isinstance(limit, CompiledConcurrency):
+                continue
             units = route_plan.cost.get(limit.unit, 0)
             most = limit.limit + limit.overage if isinstance(limit, CompiledQuota) else limit.limit
             if 0 < most < units:
@@ -170,7 +187,9 @@ class UsagePlan:
     def _compile(self, route: str) -> RoutePlan:
         cost = parse_cost(self.costs.get(route, 1))
         own = bool(self.routes.get(route))
-        return RoutePlan(self.api, route, own, tuple(self._limits(route)), cost, self._throttles)
+        limits = tuple(self._limits(route))
+        slotted = any(isinstance(limit, CompiledConcurrency) for limit in limits)
+        return RoutePlan(self.api, route, own, limits, cost, self._throttles, slotted=slotted)
 
     def _limits(self, route: str) -> list[CompiledLimit]:
         own = self.routes.get(route, ())
@@ -185,6 +204,18 @@ class UsagePlan:
             name = f"{route} {limit.name}" if limit.name in names else limit.name
             limits.append(_compiled(limit, route, name, self.alerts))
         return limits
+
+    above: ClassVar[tuple[str, ...]] = ()
+    """The accounts above the key's own that its calls count on: of a plan that is joined with theirs."""
+
+    @property
+    def told(self) -> UsagePlan:
+        """The plan that a key is on: itself, unless it is joined with accounts' plans."""
+        return self
+
+    def ids(self) -> set[str]:
+        """Return the ids of all plans in it: its own, unless it is joined with others."""
+        return {self.id}
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON can hold it, limits in their text form; ``UsagePlan.from_dict`` reads it."""
@@ -254,22 +285,27 @@ def limit_of(limit: Limit, value: int | str) -> Limit:
         if not isinstance(value, int):
             return limit
         return attrs.evolve(limit, limit=value, overage=min(limit.overage, MAX_UNITS - value) if value else 0)
+    if isinstance(limit, Concurrency):
+        return attrs.evolve(limit, limit=value) if isinstance(value, int) else limit
     if isinstance(value, int):
         return limit
-    throttle = parse_limit(value)
-    return attrs.evolve(throttle, unit=limit.unit, by=limit.by, name=limit.name)
+    throttle: Any = _parse(value)[0]
+    return attrs.evolve(throttle, unit=limit.unit, by=limit.by, name=limit.name)  # type: ignore[no-any-return] # a limit
 
 
 def _plain(costs: Mapping[str, Cost]) -> dict[str, int | dict[str, int]]:
     return {route: cost if isinstance(cost, int) else dict(cost) for route, cost in costs.items()}
 
 
-def _ref(limit: CompiledThrottle) -> ThrottleRef:
+def ref_of(limit: CompiledThrottle) -> ThrottleRef:
+    """Return what a record remembers of a throttle that it was charged under."""
     return ThrottleRef(limit.route, limit.name, limit.shared, limit.scale, limit.drain, limit.burst)
 
 
 def _compiled(limit: Limit, route: str, name: str, alerts: tuple[int, ...]) -> CompiledLimit:
     shared = limit.by == "account"
+    if isinstance(limit, Concurrency):
+        return CompiledConcurrency(name, limit.unit, shared, route, limit.limit)
     if isinstance(limit, Quota):
         period = limit.period
         alike = period.every == "minute" and 15 % period.count == 0  # clocks change by quarters of an hour

@@ -10,7 +10,7 @@ import attrs
 
 from .clock import to_datetime
 from .key import KeyOrCaller, ScheduledPlan
-from .rule.limits import CompiledLimit, CompiledQuota, LimitState
+from .rule.limits import CompiledConcurrency, CompiledLimit, CompiledQuota, LimitState
 
 
 @attrs.frozen(slots=False)  # every answer that is read makes some: with slots it takes twice as long
@@ -19,7 +19,8 @@ class LimitStatus:
 
     ``remaining`` is never negative, though ``used`` may pass ``limit`` (overage, a lowered limit, a commit above its
     hold); ``over`` says by how much. ``resets_at``: when ``used`` is 0 again if nobody calls; None where that is never.
-    A throttle's ``limit`` is its burst. ``window`` is the window's length in seconds where every window has the same,
+    A throttle's ``limit`` is its burst; of a concurrency limit, calls in flight are used, and ``resets_at`` is None:
+    slots come back as calls end. ``window`` is the window's length in seconds where every window has the same,
     else None. ``holder``: the id of the key or account that it is counted on. ``extra``: granted on top of the limit in
     this window, negative where units were taken away. ``retry_at``: of a limit that refuses the call (``status``: one
     unit), when it would admit it if nobody else calls; None where it does not refuse, or never will admit it.
@@ -62,7 +63,7 @@ def status_at(limit: CompiledLimit, used: int, extra: int, resets_at: int, holde
     end = _window_end(resets_at) if isinstance(limit, CompiledQuota) else to_datetime(resets_at)
     status = _new(LimitStatus)
     fields = {
-        "name": limit.name, "unit": limit.unit, "limit": limit.limit, "used": used, "remaining": max(0, left),
+        "name": limit.told, "unit": limit.unit, "limit": limit.limit, "used": used, "remaining": max(0, left),
         "resets_at": end, "window": limit.length, "holder": holder, "extra": extra, "over": -left if left < 0 else 0,
         "retry_at": None, "scheduled": None,
     }  # fmt: skip
@@ -75,7 +76,9 @@ def status_of(state: LimitState, key: KeyOrCaller | None) -> LimitStatus:
     limit, retry_at = state.limit, state.retry_at
     left = limit.limit + state.extra - state.used
     return LimitStatus(
-        limit.name, limit.unit, limit.limit, state.used, max(0, left), to_datetime(state.resets_at), limit.length,
-        holder="" if key is None else key.account if limit.shared else key.id, extra=state.extra, over=max(0, -left),
+        limit.told, limit.unit, limit.limit, state.used, max(0, left),
+        None if isinstance(limit, CompiledConcurrency) else to_datetime(state.resets_at), limit.length,
+        holder=limit.holder or ("" if key is None else key.account if limit.shared else key.id), extra=state.extra,
+        over=max(0, -left),
         retry_at=None if retry_at is None else to_datetime(retry_at),
     )  # fmt: skip

@@ -9,7 +9,7 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from .decision import Decision, Reason
 from .errors import InvalidCost, InvalidValue, QuotaError
-from .ledger.reservation import Reservation
+from .ledger.reservations.handle import Reservation
 from .ledger.sync import Ledger
 from .limit import Cost
 from .operations.shape import DEFAULT

@@ -435,7 +435,7 @@ def test_a_store_that_cannot_be_used_is_status_3(shop, monkeypatch, error):
 def test_a_bug_is_one_line_too(shop, monkeypatch, capsys):
     """Unless its traceback is asked for."""
     monkeypatch.setattr(type(shop.store), "list_plans", lambda self: 1 / 0)
-    monkeypatch.setattr("quota.cli.common.Ledger", lambda url: shop.ledger)
+    monkeypatch.setattr("quota.cli.common.Ledger", lambda url, **options: shop.ledger)
     monkeypatch.setenv("QUOTA_STORE", "memory://")
     assert main(["plan", "list"]) == 70
     out, err = capsys.readouterr()

@@ -5,15 +5,16 @@ from fractions import Fraction
 import pytest
 
 from quota import InvalidCost, InvalidPlan, Quota, Throttle, UsagePlan
-from quota.limit import parse_cost, parse_limit, parse_limits
+from quota.limit import parse_cost
+from quota.limit_text import parse_limit, parse_limits
 
 WHOLE = "a whole number from 1 to 9007199254740991"
 FROM_ZERO = "a whole number from 0 to 9007199254740991"
 RATE = "zero or a positive number: an int, a Fraction, a Decimal or a text such as '0.5', below 2^53"
 UNIT = "a unit's name such as 'requests', at most 64 ASCII letters, digits, '_', '.' and '-'"
 NAME = "text without ',' or line breaks, not beginning or ending in a space or '/'"
-LIMITS = "limits such as '1000/day', '50000 tokens/month in Europe/Paris overage 100' or '10/s burst 20'"
-OBJECTS = "Quota and Throttle objects, or a text such as '1000/day, 10/s burst 20'"
+LIMITS = "limits such as '1000/day', '50000 tokens/month in Europe/Paris', '10/s burst 20' or '5 concurrent'"
+OBJECTS = "Quota, Throttle and Concurrency objects, or a text such as '1000/day, 10/s burst 20, 5 concurrent'"
 PERIODS = "one of minute, hour, day, week, month, year, or a throttle such as '10/s burst 20'"
 PERIOD = "such as 'day', '15 minute', 'month in Europe/Paris' or 'week offset 2'"
 DISTINCT = "limits with distinct names; name one of them with name= or 'as NAME'"
@@ -65,7 +66,7 @@ SAID = [
     (lambda: UsagePlan("p", (), api="\n"), "api", "\n", "printable text of 0 to 256 characters"),
     (lambda: UsagePlan("p", 5), "limits", 5, OBJECTS),
     (lambda: UsagePlan("p", b"5/day"), "limits", b"5/day", OBJECTS),
-    (lambda: UsagePlan("p", [5]), "limits", 5, "a Quota, a Throttle or its text"),
+    (lambda: UsagePlan("p", [5]), "limits", 5, "a Quota, a Throttle, a Concurrency or its text"),
     (lambda: UsagePlan("p", ["5/day", "6/day"]), "limits", "requests/day", DISTINCT),
     (lambda: UsagePlan("p", (), routes=5), "routes", 5, "a mapping from route to limits"),
     (lambda: UsagePlan("p", (), routes={"x" * 1025: ()}), "route", "x" * 1025, PRINTABLE.format(1024)),

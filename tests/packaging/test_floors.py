@@ -262,6 +262,27 @@ app = Flask("shop")
 Quota(app, ledger, on_unavailable="deny", charge="success")
 app.get("/pets/<int:number>")(lambda number: f"pet {number}")
 """ + WSGI],
+    "aiohttp": ["""
+import asyncio
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+from quota.aiohttp import DECISION, setup
+ROUTE = "GET /pets/{number}"
+""" + OPENED + """
+async def pet(request):
+    return web.Response(text=request[DECISION].key.name)
+async def main():
+    app = web.Application()
+    setup(app, ledger, on_unavailable="deny", charge="success", cost_from_body=len)
+    app.router.add_post("/pets/{number}", pet)
+    app.router.add_get("/pets/{number}", pet)
+    async with TestClient(TestServer(app)) as client:
+        assert (await client.post("/pets/1", headers={"x-api-key": secret}, data=b"123")).status == 200
+        asked = [await client.get("/pets/7", headers={"x-api-key": s}) for s in ("none", secret, secret, secret)]
+        assert [answer.status for answer in asked] == [403, 200, 200, 429]
+        assert asked[1].headers["RateLimit"].startswith('"requests/day";r=95')
+asyncio.run(main())
+"""],
     "starlette": ["""
 ROUTE = "GET /pets/{number}"
 from starlette.applications import Starlette

@@ -9,7 +9,7 @@ from quota.operations import perform
 from quota.operations.request import Entry, Request
 from quota.process.atomic import at_once
 from quota.rule.charge import advanced, charge, current, next_due, read, reading_at
-from quota.rule.entries import Amount, Refund
+from quota.rule.entries import Amount, Hold, Refund
 from quota.rule.kept import Kept
 from quota.rule.limits import StoreOptions
 from quota.rule.meter import Meter, Window, numbers
@@ -143,9 +143,9 @@ def test_a_hold_lapses_once_and_at_its_end():
     ask()
     record = ask.subject.key
     record.meters[0].total += 15
-    record.hold("early", NOON + 5, NOON, (Amount("", "", "requests", 3),))
-    record.hold("late", NOON + 9, NOON, (Amount("", "", "requests", 5),))
-    record.hold("closed", NOON + 5, NOON, (Amount("", "", "requests", 7),))
+    record.hold(Hold(NOON + 5, "early", NOON, True, (Amount("", "", "requests", 3),)))
+    record.hold(Hold(NOON + 9, "late", NOON, True, (Amount("", "", "requests", 5),)))
+    record.hold(Hold(NOON + 5, "closed", NOON, True, (Amount("", "", "requests", 7),)))
     record.holds.put(record.holds.get("closed").lapsed())
     at_once(*record.written())
     assert [ask(now=NOON + after).limits[0].used for after in (4, 5, 6, 9, 10)] == [17, 15, 16, 12, 13]
@@ -375,7 +375,7 @@ def test_until_when_nothing_is_due():
     subject, _ = subject_on(UsagePlan("p", "9/month, 9/hour"))
     record = subject.key
     assert next_due(record) == NOON + HOUR
-    record.hold("h", NOON + 7, NOON, ())
+    record.hold(Hold(NOON + 7, "h", NOON, True, ()))
     assert next_due(record) == NOON + 7
     record.release("h")
     (meter,) = record.meters

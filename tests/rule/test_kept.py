@@ -8,7 +8,7 @@ import pytest
 from interleavings import plant
 from quota import Ledger, ManualClock, UsagePlan
 from quota.process.atomic import at_once
-from quota.rule.entries import Amount, Refund
+from quota.rule.entries import Amount, Hold, Refund
 from quota.rule.kept import Kept
 from quota.rule.meter import Meter, Window, numbers
 from quota.rule.record import Record
@@ -87,6 +87,7 @@ def walked(many, change):
 
     class Entry(Refund):
         __slots__ = ()
+        place, still_open = ("", ""), True
 
         def __lt__(self, other):
             looked.append(self.name)
@@ -103,7 +104,7 @@ def walked(many, change):
 
 
 CHANGES = {
-    "hold": lambda record: record.hold("h", NOON + DAY, NOON, ()),
+    "hold": lambda record: record.hold(Hold(NOON + DAY, "h", NOON, True, ())),
     "release": lambda record: record.release("7"),
     "remember": lambda record: record.remember(Refund(NOON + DAY, "q"), NOON),
     "refund": lambda record: record.remember_refund("r", NOON + DAY, NOON),

@@ -2,6 +2,9 @@
 
 import asyncio
 from contextlib import suppress
+from inspect import iscoroutinefunction
+
+from quota import AsyncReservation, Decision
 
 
 class Awaited:
@@ -21,10 +24,17 @@ class Awaited:
             asked = getattr(self._ledger, name)(*args, **kwargs)
             if hasattr(asked, "__aiter__"):
                 return self._told(asked)
-            answer = self._runner.run(asked)
-            return AwaitedReservation(answer, self._runner) if name == "reserve" else answer
+            return self._driven(self._runner.run(asked))
 
         return call
+
+    def _driven(self, answer):
+        """The answer, with what is to be awaited of it driven as well."""
+        if isinstance(answer, list):
+            return [self._driven(one) for one in answer]
+        if isinstance(answer, Decision) and answer.slot is not None:
+            answer._slot = AwaitedReservation(answer.slot, self._runner)
+        return AwaitedReservation(answer, self._runner) if isinstance(answer, AsyncReservation) else answer
 
     def _told(self, telling):
         async def following():
@@ -36,17 +46,14 @@ class Awaited:
 
 
 class AwaitedReservation:
-    """A reservation whose commit and cancel are awaited at once."""
+    """A reservation whose methods are awaited at once."""
 
     def __init__(self, reservation, runner):
         self._reservation, self._runner = reservation, runner
-        self.id, self.decision, self._expires = reservation.id, reservation.decision, reservation._expires
 
     def __bool__(self):
         return bool(self._reservation)
 
-    def commit(self, actual=None):
-        return self._runner.run(self._reservation.commit(actual))
-
-    def cancel(self):
-        return self._runner.run(self._reservation.cancel())
+    def __getattr__(self, name):
+        found = getattr(self._reservation, name)
+        return (lambda *args: self._runner.run(found(*args))) if iscoroutinefunction(found) else found

@@ -67,7 +67,7 @@ class Quota:
         """The exit status."""
         out, err = Stream(terminal=terminal, encoding=encoding), Stream(terminal=terminal)
         stdin = Stream(data if isinstance(data, bytes) else data.encode(), terminal=terminal)
-        opened = patch.object(quota.cli.common, "Ledger", lambda url: Ledger(self.store))
+        opened = patch.object(quota.cli.common, "Ledger", lambda url, **options: Ledger(self.store, **options))
         path = patch.object(quota.cli.common, "sqlite_path", lambda url: None)
         with opened, path, patch.object(sys, "stdin", stdin), redirect_stdout(out), redirect_stderr(err):
             status = main([str(argument) for argument in arguments])

@@ -121,6 +121,49 @@ def test_an_exhausted_key_is_shown(ledger, key):
     assert "no limits" in text
 
 
+def test_limits_of_the_accounts_above(ledger, key):
+    """Those of an account's plan are told by its name, each of its kind; of two accounts each its own."""
+    ledger.add_plan(UsagePlan("team", "90/day, 70/s burst 80"))
+    ledger.add_plan(UsagePlan("company", "900/s burst 1000"))
+    for account, parent, plan in (("acme", None, "company"), ("engines", "acme", "team")):
+        ledger.add_account(account, parent=parent)
+        ledger.associate(account, plan)
+    _, secret = ledger.issue_key("Grace", plan="free", account="engines")
+    ledger.consume(secret)
+    data = json.loads(ask(usage_page(ledger), secret).body)
+    jsonschema.validate(data, SCHEMA)
+    told = {limit["name"]: (limit["kind"], limit["used"], limit["limit"]) for limit in data["plans"][0]["limits"]}
+    assert {name: one for name, one in told.items() if ":" in name} == {
+        "engines: requests/day": ("quota", 1, 90), "engines: throttle": ("throttle", 1, 80), "acme: throttle": ("throttle", 1, 1000),
+    }  # fmt: skip
+    assert "acme: throttle (at once)" in Page(ask(usage_page(ledger), secret, accept="text/html").body).text
+
+
+def test_an_account_of_a_key_s_id(ledger, key):
+    """Which of the two a text names is no matter of the page's: an account is asked for as one."""
+    ledger.add_plan(UsagePlan("company", "900/s burst 1000"))
+    ledger.add_account("acme")
+    ledger.associate("acme", "company")
+    _, secret = ledger.issue_key("Grace", plan="free", account="acme")
+    ledger.issue_key("Rival", plan="free", id="acme", account="other")
+    names = [limit["name"] for limit in json.loads(ask(usage_page(ledger), secret).body)["plans"][0]["limits"]]
+    assert "acme: throttle" in names
+    assert "Rival" not in ask(usage_page(ledger), secret).body.decode()
+
+
+def test_a_key_that_is_removed_meanwhile(ledger, key, monkeypatch):
+    """Between being found and being told of: 503, as when the store cannot be asked, and nothing is shown."""
+    real = type(ledger).list_plans
+
+    def removing(self, *given):
+        self.remove_key(key[0])
+        return real(self, *given)
+
+    monkeypatch.setattr(type(ledger), "list_plans", removing)
+    assert ask(usage_page(ledger), key[1]).status == 503
+    assert ask(usage_page(ledger), key[1]).status == 401
+
+
 def test_the_page_for_people(ledger, key):
     """No script, no address but its own, every name as text, a policy that its style alone fits; labels and headings."""
     answer = ask(usage_page(ledger), key[1], accept="text/html,application/xhtml+xml,*/*;q=0.8")

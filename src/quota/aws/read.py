@@ -29,6 +29,7 @@ any other is a tag."""
 NO_STAGE = "no-stage/"
 _OF_KEY = ("id", "name", "value", "enabled", "createdDate", "tags")
 _OF_PLAN = ("id", "name", "apiStages", "throttle", "quota", "tags")
+_DEEPEST = 32
 _KEPT = ("description", "productCode")
 _MOST_TAGS = 50
 _MORE = ("position", "nexttoken", "marker", "nextmarker", "continuationtoken", "istruncated")
@@ -61,6 +62,8 @@ def parse_json(name: str, text: str) -> list[dict[str, Any]]:
         raise InvalidValue(name, "JSON within JSON, too deep", accepted) from None
     except ValueError as error:
         raise InvalidValue(name, str(error), accepted) from None
+    if _is_too_deep(data):
+        raise InvalidValue(name, f"JSON within JSON, too deep: more than {_DEEPEST} times", accepted)
     more = [field for field in data if _is_more(field, data[field])] if isinstance(data, dict) else []
     if more:
         accepted = "all of them: let the AWS CLI go through the pages, or put the items of all pages together"
@@ -69,6 +72,19 @@ def parse_json(name: str, text: str) -> list[dict[str, Any]]:
     if not isinstance(items, list) or not all(isinstance(item, dict) and _is_id(item.get("id")) for item in items):
         raise InvalidValue(name, type(data), 'an object with "items", each with an "id", as the AWS CLI prints it')
     return items
+
+
+def _is_too_deep(data: Any) -> bool:
+    """Tell what no answer of API Gateway's is: how deep JSON may be for Python itself differs between its versions."""
+    level = [data]
+    for _ in range(_DEEPEST):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, (dict, list))
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    return bool(level)
 
 
 def _to_number(text: str) -> Decimal:

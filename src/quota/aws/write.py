@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 
 from ..key import ApiKey
-from ..limit import REQUESTS, Limit, Quota, Throttle
+from ..limit import REQUESTS, Concurrency, Limit, Quota, Throttle
 from ..plan import UsagePlan
 from .limits import PERIODS, Item, Told, in_short, read_routes, read_throttle
 from .read import JSON, NO_STAGE, OWN, TEXT, dump
@@ -172,8 +172,8 @@ def _place(route: str, by_stage: Mapping[str, dict[str, Any]]) -> tuple[list[dic
 
 def _write_limit(limit: Limit, note: Note) -> tuple[str, dict[str, Any]]:
     """(quota or throttle, as the service has it); nothing when it has no counterpart."""
-    name = "quota" if isinstance(limit, Quota) else "throttle"
-    if limit.unit != REQUESTS or limit.by != "key":
+    name = "throttle" if isinstance(limit, Throttle) else "quota"
+    if isinstance(limit, Concurrency) or limit.unit != REQUESTS or limit.by != "key":
         return name, {}
     if isinstance(limit, Throttle):
         rate = limit.rate / _SECONDS[limit.per]

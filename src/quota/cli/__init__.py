@@ -35,7 +35,8 @@ class _InOrder(typer.core.TyperGroup):
 
 
 _ORDER = [
-    "plan", "key", "consume", "check", "usage", "report", "top", "grant", "set-remaining", "override", "replay", "demo",
+    "plan", "key", "consume", "check", "usage", "report", "top", "grant", "set-remaining", "events",
+    "override", "replay", "demo",
 ]  # fmt: skip
 
 
@@ -66,7 +67,7 @@ def build(*, plain: bool = False) -> typer.Typer:
 
     for name, part in (("plan", plans.app), ("key", keys.app), ("store", stores.app)):
         app.add_typer(part, name=name)
-    for module in (calls, billing, gateway, replaying, routes, serve):
+    for module in (calls, billing, gateway, replaying, routes, serve, stores):
         module.register(app)
     return app
 

@@ -14,7 +14,8 @@ from ..decision import Decision
 from ..errors import InvalidValue, UnknownKey
 from ..key import ApiKey
 from ..ledger.sync import Ledger
-from ..limit import Quota, parse_limit
+from ..limit import Concurrency, Quota
+from ..limit_text import parse_limit
 from ..operations.shape import DEFAULT
 from ..operations.usage import UsageRecord
 from ..plan import UsagePlan
@@ -232,7 +233,8 @@ def override(
     ],
     limit: LimitArgument,
     value: Annotated[
-        str | None, typer.Argument(metavar="VALUE", help="Units of a quota, or a throttle as '5/s burst 10'.")
+        str | None,
+        typer.Argument(metavar="VALUE", help="Units of a quota, calls at once, or a throttle as '5/s burst 10'."),
     ] = None,
     until: Annotated[
         str | None, typer.Option("--until", metavar="WHEN", help="2026-12-31, or 30d from now; else for good.")
@@ -247,8 +249,8 @@ def override(
     if clear == (value is not None) or (clear and until is not None):
         raise WrongUse("either a VALUE, with --until or without, or --clear")
     found = None if value is None else int(value) if value.isascii() and value.isdigit() else parse_limit(value)
-    if isinstance(found, Quota):
-        raise InvalidValue("VALUE", value, "a number of units, or a throttle such as '5/s burst 10'")
+    if isinstance(found, (Quota, Concurrency)):
+        raise InvalidValue("VALUE", value, "a number of units or calls, or a throttle such as '5/s burst 10'")
     end = None if until is None else to_instant("until", until)
     with opened(store) as ledger:
         whom: ApiKey | str = who

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime, timedelta, timezone
-from getpass import getpass
+from getpass import getpass, getuser
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -107,13 +107,21 @@ def opened(store: str | None, *, create: bool = False) -> Iterator[Ledger]:
     if path is not None and not create and not path.exists():
         raise StoreUnavailable(f"there is no store {path} yet; adding a plan or issuing a key makes it")
     try:
-        ledger = Ledger(url)
+        ledger = Ledger(url, actor=_actor())
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in ("redis", "psycopg", "psycopg_pool"):
             raise
         raise StoreUnavailable(str(error)) from None
     with ledger:
         yield ledger
+
+
+def _actor() -> str | None:
+    """Whom the outbox names: what the environment says, else whose account this is."""
+    try:
+        return os.environ.get("QUOTA_ACTOR") or getuser()
+    except (KeyError, OSError):
+        return None
 
 
 def sqlite_path(url: str) -> Path | None:

@@ -1,17 +1,20 @@
-"""quota store: migrate, check, prune, backup."""
+"""quota store: migrate, check, prune, backup; and quota events, its outbox."""
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from ..clock import pause
+from ..event import Event
 from ..ledger.sync import Ledger
 from .common import UNAVAILABLE, JsonOption, StoreOption, WrongUse, opened
-from .show import BAD, print_json, say
+from .show import BAD, print_json, print_table, say
 
 app = typer.Typer(help="The store itself.", no_args_is_help=True)
 
@@ -100,3 +103,58 @@ _INSTEAD = {
     "prune": "what is dead goes by itself there",
     "backup": "use what its engine has (pg_dump, Redis's RDB or AOF files)",
 }
+
+
+def register(root: typer.Typer) -> None:
+    """Add the command that stands alone."""
+    root.command(epilog="Example: quota events --after 120 --follow")(events)
+
+
+def events(
+    after: Annotated[int, typer.Option("--after", metavar="N", help="Those beyond this cursor.")] = 0,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", help="At most so many.")] = 1000,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as they come, until stopped.")] = False,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell what was changed, by whom, and which thresholds were crossed: the store's outbox.
+
+    The last cursor is where to go on. With --follow and --json each event is a line.
+    """
+    with opened(store) as ledger:
+        if not follow:
+            found = ledger.events(after=after, limit=limit)
+            if as_json:
+                print_json({"events": [event.to_dict() for event in found]})
+            else:
+                print_table(_EVENT, [_row(event) for event in found], right=("cursor",), whole=("at", "kind"))
+            return
+        for event in _following(ledger, after, limit):
+            print(json.dumps(event.to_dict()) if as_json else "  ".join(_row(event)), flush=True)
+
+
+_EVENT = ("cursor", "at", "kind", "by", "about", "what")
+_POLL = 0.5
+"""Seconds between looks for what came since."""
+
+
+def _following(ledger: Ledger, after: int, limit: int) -> Iterator[Event]:
+    while True:
+        found = ledger.events(after=after, limit=limit)
+        yield from found
+        after = found[-1].cursor if found else after
+        if not found:
+            pause(_POLL)
+
+
+def _row(event: Event) -> list[str]:
+    about = [event.key or (event.account and f"account {event.account}"), event.plan and f"plan {event.plan}"]
+    if event.kind == "limit.crossed" and event.after:
+        what = f"{event.percent} % of {event.limit}: {event.after['used']:,} of {event.after['limit']:,}"
+    elif event.before is None or event.after is None:
+        what = event.limit or ""
+    else:
+        what = ", ".join(f"{name}: {event.before.get(name)} -> {value}" for name, value in event.after.items())
+        what = f"{event.limit}: {what}" if event.limit else what
+    at = event.at.isoformat(timespec="seconds").replace("+00:00", "Z")
+    return [str(event.cursor), at, event.kind, event.actor or "", ", ".join(filter(None, about)), what]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import attrs
 
 from ..account import Account
-from ..errors import InvalidValue, check_text
-from .administration import UNCHANGED, Administration, Step, Unchanged, at_least_one, same
+from ..errors import InvalidValue, PlanConflict, UnknownAccount, UnknownKey, check_text
+from ..key import ApiKey
+from .administration import UNCHANGED, Administration, Asking, Step, Unchanged, at_least_one, same
 
 
 class Accounts(Administration):
@@ -81,6 +83,27 @@ class Accounts(Administration):
         Raises ``UnknownAccount``, and ``InvalidValue`` while it has keys or accounts below it.
         """
         return Step("drop_account", (account_id(account), self._by()), same)
+
+    def _one(self, who: ApiKey | Account | str) -> Asking[tuple[str | None, str | None]]:
+        """The id of the key that is meant, or of the account: a text names the key of that id, else the account."""
+        if isinstance(who, ApiKey):
+            return who.id, None
+        if isinstance(who, Account):
+            return None, who.id
+        check_text("key_or_account", who)
+        key = account = None
+        with suppress(UnknownKey):
+            key = yield Step("get_key", (who,), same)
+        if key is None or key.account != who:
+            with suppress(UnknownAccount):
+                account = yield Step("get_account", (who,), same)
+        if key is None and account is None:
+            raise UnknownKey(who)
+        if key is None or account is None:
+            return (None, who) if key is None else (who, None)
+        found = [one.id for one in (yield Step("list_keys", (None, 1, None, who, self._now()), same))]
+        of = f", and it is the account of {found[0]!r}" if found else ", and so has another account"
+        raise PlanConflict(who, f"a key has this id{of}: give the ApiKey, or the Account")
 
 
 def account_id(account: Account | str) -> str:

@@ -115,12 +115,6 @@ class Administration:
         """The usage plan as it is now. Raises ``UnknownPlan``."""
         return Step("get_plan", (plan_id_of(plan),), same)
 
-    def list_plans(self, key: ApiKey | str | None = None) -> Step[list[UsagePlan]]:
-        """All usage plans by id; or those that a key is on now, by api. Raises ``UnknownKey``."""
-        if key is None:
-            return Step("list_plans", (), same)
-        return Step("apply", (Request("plans", self._now(), None, key_id(key)),), same)
-
     def issue_key(
         self,
         name: str,

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Concatenate
+from typing import TYPE_CHECKING, Any, Concatenate
 
 from ..clock import Clock, system_clock
 from ..decision import Decision
@@ -17,7 +17,8 @@ from ..operations.shape import DEFAULT
 from ..stores.base import AsyncStore, Store, tell_clock
 from .administration import Asking, Step, concluding
 from .requests import Credential, Steps, Unavailable, acting, in_memory, required
-from .reservation import AsyncReservation
+from .reservations.handle import AsyncReservation
+from .reservations.settling import AsyncReserving, hold_of
 from .sync import Ledger, P, T, _opened
 from .telling import telling_awaited
 
@@ -41,29 +42,21 @@ def _asking(
 
     @functools.wraps(concluding(steps))
     async def method(self: AsyncLedger, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        asking = steps(self._steps, *args, **kwargs)
-        try:
-            step = next(asking)
-            while True:
-                try:
-                    answer = await self._ask(step)
-                except QuotaError as error:
-                    step = asking.throw(error)
-                else:
-                    step = asking.send(answer)
-        except StopIteration as stop:
-            told: T = stop.value
-            return told
+        return await self._asked(steps(self._steps, *args, **kwargs))
 
     return method
 
 
-class AsyncLedger:
+class AsyncLedger(AsyncReserving):
     """``Ledger`` with ``await`` in front of every method but ``close``'s twin ``aclose``.
 
     ``store``: a store whose methods may be coroutines, or the URL of one. A store that blocks on files (SQLite) works
     in threads, so that the event loop never waits.
     """
+
+    if TYPE_CHECKING:
+        _steps: Steps
+        _here: Ledger | None
 
     def __init__(
         self,
@@ -90,6 +83,21 @@ class AsyncLedger:
         answer = function(*args)
         return await answer if isinstance(answer, Awaitable) else answer
 
+    async def _asked(self, asking: Asking[T]) -> T:
+        """Ask step by step."""
+        try:
+            step = next(asking)
+            while True:
+                try:
+                    answer = await self._ask(step)
+                except QuotaError as error:
+                    step = asking.throw(error)
+                else:
+                    step = asking.send(answer)
+        except StopIteration as stop:
+            told: T = stop.value
+            return told
+
     async def _ask(self, step: Step[T]) -> T:
         if not step.method:
             return step.conclude(None)
@@ -107,7 +115,7 @@ class AsyncLedger:
     replace_plan = _async(Steps.replace_plan)
     remove_plan = _async(Steps.remove_plan)
     get_plan = _async(Steps.get_plan)
-    list_plans = _async(Steps.list_plans)
+    list_plans = _asking(Steps.list_plans)
     issue_key = _async(Steps.issue_key)
     issue_keys = _async(Steps.issue_keys)
     update_key = _async(Steps.update_key)
@@ -124,15 +132,15 @@ class AsyncLedger:
     list_accounts = _async(Steps.list_accounts)
     update_account = _async(Steps.update_account)
     remove_account = _async(Steps.remove_account)
-    associate = _async(Steps.associate)
-    dissociate = _async(Steps.dissociate)
+    associate = _asking(Steps.associate)
+    dissociate = _asking(Steps.dissociate)
     status = _asking(Steps.status)
     override_limit = _asking(Steps.override_limit)
     refund = _async(Steps.refund)
-    grant = _async(Steps.grant)
-    set_remaining = _async(Steps.set_remaining)
-    forget = _async(Steps.forget)
-    usage = _async(Steps.usage)
+    grant = _asking(Steps.grant)
+    set_remaining = _asking(Steps.set_remaining)
+    forget = _asking(Steps.forget)
+    usage = _asking(Steps.usage)
     usage_report = telling_awaited(Steps.usage_report)
     events = _async(Steps.events)
     acting = acting
@@ -149,9 +157,13 @@ class AsyncLedger:
         request_id: str | None = None,
         address: str | None = None,
         scope: str | None = None,
+        keep_slot: timedelta | int | None = None,
     ) -> Decision:
         """See ``Ledger.consume``."""
         here = self._here
+        if keep_slot is not None:
+            where: Any = {"api": api, "route": route, "request_id": request_id, "address": address, "scope": scope}
+            return await self._keep_slot(secret, cost, keep_slot, where)
         if here is not None:
             # In line: through the other ledger's method a known key takes half a floor more.
             if type(secret) is ApiKey and request_id is None:
@@ -236,15 +248,16 @@ class AsyncLedger:
             where = {"api": api, "route": route, "request_id": request_id, "address": address, "scope": scope}
             return await wait(self, "reserve", secret, cost, timeout, where, ttl=ttl)  # type: ignore[no-any-return]
         request, step = self._steps.reserve(secret, cost, ttl, api, route, request_id, address, scope)
-        decision = await self._ask(step)
 
-        async def close(op: str, id_: str, actual: Cost | None) -> Any:
-            return await self._ask(self._steps.close(request, decision, op, id_, actual))
+        def held(decision: Decision) -> AsyncReservation:
+            return AsyncReservation(decision, hold_of(decision, request), self._settle)
 
-        return AsyncReservation(decision, self._steps.held(decision, request), close)
+        return held(await self._unless_left(self._ask(step), held))
 
     async def aclose(self) -> None:
         """Close the store. Closing twice is fine."""
+        if self._again is not None:
+            await self._again.close()
         await self._call("close")
 
     async def __aenter__(self) -> AsyncLedger:

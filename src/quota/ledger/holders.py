@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
+from ..account import Account
 from ..clock import to_us
 from ..errors import InvalidCost, InvalidValue, PlanConflict, UnknownKey, check_text
 from ..key import ApiKey
@@ -44,44 +45,74 @@ class Associations(Accounts):
         args = (beyond, most, plan_id, mine, now)
         return Step("list_keys", args, lambda found: [to_come(one, now) for one in found])
 
+    def list_plans(self, key_or_account: ApiKey | Account | str | None = None) -> Asking[list[UsagePlan]]:
+        """All usage plans by id; or those that a key, or an account, is on now, by api. Raises ``UnknownKey``."""
+        step: Step[list[UsagePlan]]
+        if key_or_account is None:
+            step = Step("list_plans", (), same)
+        else:
+            key, account = yield from self._one(key_or_account)
+            step = self._plans_of(str(key)) if account is None else Step("account_plans", (account,), same)
+        found: list[UsagePlan] = yield step
+        return found
+
+    def _plans_of(self, key: str) -> Step[list[UsagePlan]]:
+        return Step("apply", (Request("plans", self._now(), None, key),), same)
+
     def associate(
-        self, key: ApiKey | str, plan: UsagePlan | str, *, at: datetime | Literal["period_end"] | None = None
-    ) -> Step[None]:
+        self, key_or_account: ApiKey | Account | str, plan: UsagePlan | str, *,
+        at: datetime | Literal["period_end"] | None = None,
+    ) -> Asking[None]:  # fmt: skip
         """Put a key on a plan; from another one for the same api it is moved, and what was used stays used.
+
+        Or an account, at once: calls of its keys, and of all accounts below it, are limited by its plan too. Each call
+        is taken from the key's plan and from those of all accounts above it, or from none of them.
 
         ``at``: when, to the microsecond and in every process; ``"period_end"``: when the longest quota of the plan that
         it leaves begins anew, reckoned now. What is scheduled last for an api stands, until the key is put on a plan or
         taken off one there at once, or the plan that it goes to is removed. A key past the instant never goes back.
 
-        Raises ``UnknownKey``, ``UnknownPlan``, ``InvalidValue`` for an instant that is not to come, and for
-        ``"period_end"`` where the key leaves no plan with a quota.
+        Raises ``UnknownKey``, ``UnknownPlan``, ``InvalidValue`` for an instant that is not to come, for an account's,
+        and for ``"period_end"`` where the key leaves no plan with a quota.
         """
         by = self._by()
         now, instant = by[1], at if at is None or at == PERIOD_END else _instant(at)
         if isinstance(instant, int) and instant <= now:
             raise InvalidValue("at", at, "an instant that is still to come")
-        return Step("associate", (key_id(key), plan_id_of(plan), instant, now, by), same)
+        id_ = plan_id_of(plan)
+        key, account = yield from self._one(key_or_account)
+        if account is None:
+            yield Step("associate", (key, id_, instant, now, by), same)
+            return
+        if at is not None:
+            raise InvalidValue("at", at, "None: an account is put on a plan at once")
+        yield Step("place_account", (account, id_, True, by), same)
 
-    def dissociate(self, key: ApiKey | str, plan: UsagePlan | str) -> Step[None]:
-        """Take a key off a plan, or have it not go to one; what is scheduled for the same api is dropped.
+    def dissociate(self, key_or_account: ApiKey | Account | str, plan: UsagePlan | str) -> Asking[None]:
+        """Take a key, or an account, off a plan, or have it not go to one; what is scheduled for that api is dropped.
 
         Raises ``UnknownKey``, ``UnknownPlan``, ``PlanConflict`` when it is not on it.
         """
-        by = self._by()
-        return Step("dissociate", (key_id(key), plan_id_of(plan), by[1], by), same)
+        by, id_ = self._by(), plan_id_of(plan)
+        key, account = yield from self._one(key_or_account)
+        if account is None:
+            yield Step("dissociate", (key, id_, by[1], by), same)
+        else:
+            yield Step("place_account", (account, id_, False, by), same)
 
 
 class Holders(Associations):
     """Where keys and accounts stand."""
 
     def status(
-        self, key_or_account: ApiKey | str, *, api: str | None = None, route: str | None = None
+        self, key_or_account: ApiKey | Account | str, *, api: str | None = None, route: str | None = None
     ) -> Asking[tuple[LimitStatus, ...]]:
         """Tell where every limit of a key, or of an account, stands now, its account's with it; nothing is charged.
 
         A text names the key of that id, else the account. ``api``: of its plan for that api, by default of all its
         plans, by api; none where it has no plan. ``route``: with the limits of its own that the plan gives that route.
-        Whether the key may be used does not matter. Of an account: the limits by account of its keys' plans.
+        Whether the key may be used does not matter. Of an account: the limits by account of its keys' plans, those of
+        its own plans, and of the accounts above.
 
         Raises ``UnknownKey``, ``InvalidValue``, and ``PlanConflict`` for a text that is the id of a key and another
         account's.
@@ -97,7 +128,7 @@ class Holders(Associations):
         seen: set[str] = set()
         for id_ in keys:
             try:
-                plans = yield self.list_plans(id_)
+                plans = yield self._plans_of(id_)
                 new = [plan for plan in plans if plan.id not in seen and api in (None, plan.api)]
                 apis = tuple(plan.api for plan in new)
                 if apis:
@@ -107,11 +138,14 @@ class Holders(Associations):
                     seen |= {plan.id for plan in new}
             except UnknownKey:
                 continue  # removed meanwhile
+        wanted = None if api is None else (api,)
+        request = Request("status", now, None, None, "", route, args=(wanted, False), account=account)
+        told += yield Step("apply", (request,), same)
         return tuple(told)
 
     def override_limit(
         self,
-        key_or_account: ApiKey | str,
+        key_or_account: ApiKey | Account | str,
         limit: str,
         value: int | Throttle | None,
         *,
@@ -139,20 +173,32 @@ class Holders(Associations):
         if end is not None and end <= now:
             raise InvalidValue("until", until, "an instant that is still to come")
         keys, account = yield from self._find(key_or_account)
-        who = (yield from self._counted_by(keys, str(key_or_account), limit, api, route)) if account else keys[0]
-        told: LimitStatus = yield Step(
-            "apply",
-            (Request("override", now, None, who, api, route, args=(limit, value, end), actor=self._actor),), same,
-        )  # fmt: skip
+        who: str | None = None if account else keys[0]
+        if account:
+            names = yield from self._own_names(account, api, route)
+            if limit.removeprefix(f"{account}: ") not in names:
+                who, account = (yield from self._counted_by(keys, account, limit, api, route, names)), None
+        request = Request(
+            "override", now, None, who, api, route, args=(limit, value, end), account=account, actor=self._actor
+        )
+        told: LimitStatus = yield Step("apply", (request,), same)
         return told
 
-    def _counted_by(self, keys: list[str], account: str, limit: str, api: str, route: str | None) -> Asking[str]:
+    def _own_names(self, account: str, api: str, route: str | None) -> Asking[list[str]]:
+        """Return the names of the limits of an account's own plan."""
+        plans = [plan for plan in (yield Step("account_plans", (account,), same)) if plan.api == api]
+        own = [one.name for plan in plans for one in plan.routes.get(route or "", ())]
+        return [*own, *(f"{route} {name}" for name in own), *(one.name for plan in plans for one in plan.limits)]
+
+    def _counted_by(
+        self, keys: list[str], account: str, limit: str, api: str, route: str | None, own: list[str]
+    ) -> Asking[str]:
         """Find a key of an account whose plan has a limit by account of this name."""
         found: dict[str, str] = {}
-        names: dict[str, None] = {}
+        names = dict.fromkeys(own)
         for id_ in keys:
             try:
-                plans = yield self.list_plans(id_)
+                plans = yield self._plans_of(id_)
             except UnknownKey:
                 continue  # removed meanwhile
             for plan in plans:
@@ -162,7 +208,8 @@ class Holders(Associations):
                     if limit in shared:
                         found.setdefault(plan.id, id_)
         if not found:
-            raise InvalidValue("limit", limit, f"a limit by account of its keys' plans: {', '.join(names) or 'none'}")
+            accepted = f"a limit of its own plan, or one by account of its keys' plans: {', '.join(names) or 'none'}"
+            raise InvalidValue("limit", limit, accepted)
         if len(found) > 1:
             reason = (
                 f"keys of this account are on several plans with that limit: {', '.join(found)}; name one of its keys"
@@ -170,33 +217,20 @@ class Holders(Associations):
             raise PlanConflict(account, reason)
         return next(iter(found.values()))
 
-    def _find(self, who: ApiKey | str) -> Asking[tuple[list[str], bool]]:
-        """The key that is meant, or all keys of the account; and whether it is an account."""
-        if isinstance(who, ApiKey):
-            return [who.id], False
-        check_text("key_or_account", who)
-        try:
-            key = yield Step("get_key", (who,), same)
-        except UnknownKey:
-            key = None
-        if key is not None and key.account == who:
-            return [who], False
-        members = [one.id for one in (yield self.list_keys(account=who))]
-        if key is None and not members:
-            raise UnknownKey(who)
-        if key is not None and members:
-            reason = (
-                f"a key has this id, and it is the account of {members[0]!r}: give the ApiKey, or a key of the account"
-            )
-            raise PlanConflict(who, reason)
-        return ([who], False) if key is not None else (members, True)
+    def _find(self, who: ApiKey | Account | str) -> Asking[tuple[list[str], str | None]]:
+        """The key that is meant; or all keys of the account, and its id."""
+        key, account = yield from self._one(who)
+        if account is None:
+            return [str(key)], None
+        return [one.id for one in (yield self.list_keys(account=account))], account
 
     def events(self, *, after: int = 0, limit: int = 1000) -> Step[list[Event]]:
-        """Return what was changed and which thresholds were crossed, in order: at most ``limit`` events after a cursor.
+        """Return what was changed and which thresholds were crossed: events in order, after a cursor.
 
-        Each was written in the very step that made its change, so none is missing and none is there twice, whatever
-        crashes. A cursor only grows, and no event appears below one that was told: keep the last one, and go on after
-        it. They are kept for ``retention`` days of the store (in memory at most 10,000 of them).
+        ``limit``: at most so many, and never more than 10,000. Each was written in the very step that made its change,
+        so none is missing and none is there twice, whatever crashes. A cursor only grows, and no event appears below
+        one that was told: keep the last one, and go on after it. They are kept for ``retention`` days of the store (in
+        memory at most 10,000 of them).
 
         A change of a key, a plan, an association or a limit is one event; a call that changed nothing is none.
         ``limit.crossed`` comes once for each of a plan's ``alerts`` in each window of an hour or more, by the charge

@@ -6,12 +6,14 @@ from collections.abc import Generator, Iterator
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..account import Account
 from ..clock import DAY_US, EPOCH, to_us
 from ..errors import InvalidValue
 from ..key import ApiKey
 from ..operations.request import Request
 from ..operations.usage import UsageRecord, UsageTotal
-from .administration import Administration, Step, Telling, key_id, same
+from .accounts import Accounts
+from .administration import Asking, Step, Telling, same
 from .holders import check_where
 
 if TYPE_CHECKING:
@@ -21,27 +23,28 @@ PAGE = 500
 """Keys that are asked for at once."""
 
 
-class Reports(Administration):
+class Reports(Accounts):
     """Of what keys used."""
 
     def usage(
         self,
-        key: ApiKey | str,
+        key_or_account: ApiKey | Account | str,
         *,
         api: str = "",
         since: date | str | None = None,
         until: date | str | None = None,
-    ) -> Step[list[UsageRecord]]:
-        """Return what each quota of a key's plan for ``api`` counted, by UTC day, both days included.
+    ) -> Asking[list[UsageRecord]]:
+        """Return what each quota of a key's plan for ``api``, or of an account's own, counted by UTC day.
 
-        Days unused are left out.
-
-        Today is always there. A limit by account tells the account's usage. Raises ``UnknownKey``, ``InvalidValue``.
+        Both days included; days unused are left out, today is always there. A limit by account tells the account's
+        usage. Raises ``UnknownKey``, ``InvalidValue``.
         """
         check_where(api, None)
         days = (_day("since", since, -(10**6)), _day("until", until, 10**7))
-        request = Request("usage", self._now(), None, key_id(key), api, args=days)
-        return Step("apply", (request,), same)
+        key, account = yield from self._one(key_or_account)
+        request = Request("usage", self._now(), None, key, api, args=days, account=account)
+        found: list[UsageRecord] = yield Step("apply", (request,), same)
+        return found
 
     def usage_report(
         self,

@@ -11,19 +11,21 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import attrs
 
-from ..clock import DAY_US, Clock, span_us, system_clock
+from ..account import Account
+from ..clock import Clock, system_clock
 from ..decision import Decision, Details, NotAllowed, Reason, refusal
-from ..errors import InvalidCost, InvalidValue, ReservationClosed, check_text
-from ..key import ApiKey, Caller, KeyOrCaller, digest, has_typo, new_token
-from ..limit import REQUESTS, Cost, parse_cost, whole
+from ..errors import InvalidCost, InvalidValue, check_text
+from ..key import ApiKey, Caller, digest, has_typo, new_token
+from ..limit import Cost, parse_cost, whole
 from ..operations.request import Request
 from ..operations.shape import DEFAULT
 from ..rule.limits import Outcome
 from ..status import LimitStatus
 from ..stores.memory.store import MemoryStore
-from .administration import Step, key_id, same
-from .holders import Holders, check_where
+from .administration import Asking, Step, same
+from .holders import check_where
 from .reports import Reports
+from .reservations.settling import Settling, lifetime, named
 
 if TYPE_CHECKING:
     from .breaker import Breaker
@@ -46,7 +48,7 @@ def in_memory(store: object) -> bool:
     return getattr(type(store), "apply", None) is MemoryStore.apply
 
 
-class Steps(Holders, Reports):
+class Steps(Settling, Reports):
     """The pure steps of every method, and the settings of a ledger."""
 
     def __init__(
@@ -83,11 +85,13 @@ class Steps(Holders, Reports):
         request_id: str | None = None,
         address: str | None = None,
         scope: str | None = None,
+        keep_slot: timedelta | int | None = None,
     ) -> Step[Decision]:
         """See ``Ledger.consume``."""
-        return self._decide(
-            self._request("consume", secret, cost, api, route, request_id, self._now(), None, address, scope)
-        )
+        request = self._request("consume", secret, cost, api, route, request_id, self._now(), None, address, scope)
+        if keep_slot is not None:
+            request.id, request.ttl = new_token(), lifetime(keep_slot, "keep_slot")
+        return self._decide(request)
 
     def peek(
         self,
@@ -117,12 +121,18 @@ class Steps(Holders, Reports):
         hashed: object,
         address: str | None,
         scope: str | None,
+        ttl: int = 0,
     ) -> Request | Decision:
-        """``consume`` or ``peek`` with the clock read and a secret hashed: what to ask the store, or the answer."""
+        """``consume`` or ``peek`` with the clock read and a secret hashed: what to ask the store, or the answer.
+
+        ``ttl``: for so long it keeps its slots.
+        """
         if type(now) is not int:
             raise InvalidValue("clock", now, "a callable returning whole microseconds since the epoch")
         known = hashed if isinstance(hashed, bytes) else None
         request = self._request(op, secret, cost, api, route, request_id, now, known, address, scope)
+        if ttl:
+            request.id, request.ttl = new_token(), ttl
         return request if request.ref else self._decide(request).conclude(None)
 
     def _request(
@@ -179,35 +189,11 @@ class Steps(Holders, Reports):
         scope: str | None,
     ) -> tuple[Request, Step[Decision]]:
         """Hold units: the request, and the step that decides it."""
-        ttl_us = span_us(ttl, "ttl")
-        if not 0 < ttl_us <= 366 * DAY_US:
-            raise InvalidValue("ttl", ttl, "a timedelta or microseconds, above zero and at most 366 days")
+        ttl_us = lifetime(ttl)
         now = self._now()
         request = self._request("reserve", secret, cost, api, route, request_id, now, None, address, scope)
         request = attrs.evolve(request, id=new_token(), ttl=ttl_us)
         return request, self._decide(request)
-
-    def held(self, decision: Decision, request: Request) -> tuple[str, int]:
-        """The id and the end of what is held: the first call's, where the decision is a replay."""
-        details = decision._details()
-        return details.hold or request.id, details.outcome.now + request.ttl
-
-    def close(self, request: Request, decision: Decision, op: str, id_: str, actual: Cost | None) -> Step[Any]:
-        """Commit or cancel a reservation."""
-        if not decision.allowed:
-            raise ReservationClosed(id_)
-        takes = None if actual is None else parse_cost(actual, "actual", 0)
-        held = decision._details().takes
-        if isinstance(actual, int) and set(held) != {REQUESTS}:
-            raise InvalidCost("actual", actual, f"how many of each unit that is held: {', '.join(held)}")
-        subject = decision._details().key
-        if subject is None:  # allowed without the store: nothing is held
-            return Step("", (), lambda _: decision)
-        key, caller = _named(subject)
-        close = Request(
-            op, self._now(), None, key, request.api, request.route, takes, request.request_id, id_, caller=caller
-        )
-        return Step("apply", (close,), same)
 
     def refund(self, decision: Decision, units: Cost | None = None) -> Step[int]:
         """Give a charge's quota units back to the windows they came from, all or some, once; how many were given.
@@ -229,42 +215,52 @@ class Steps(Holders, Reports):
         if not details.metered or details.key is None:
             return Step("", (), lambda _: 0)
         api, route = details.metered[0][1][-1][:2]
-        key, caller = _named(details.key)
+        key, caller = named(details.key)
         request = Request(
             "refund", self._now(), None, key, api, route or None, takes, id=decision.id,
-            args=(details.metered, details.tokens, details.outcome.now), caller=caller,
+            args=(details.metered, details.tokens, details.outcome.now), caller=caller, above=details.above,
         )  # fmt: skip
         return Step("apply", (request,), same)
 
     def grant(
-        self, key: ApiKey | str, limit: str, units: int, *, api: str = "", route: str | None = None
-    ) -> Step[LimitStatus]:
+        self, key_or_account: ApiKey | Account | str, limit: str, units: int, *, api: str = "", route: str | None = None
+    ) -> Asking[LimitStatus]:
         """Admit so many more units of a quota, by its name, in this window only. Where it stands then.
 
-        Raises ``UnknownKey``, ``InvalidValue`` for a name that is no quota of the key's plan, ``InvalidCost``.
+        Of a key's plan, or of an account's own. Raises ``UnknownKey``, ``InvalidValue`` for a name that is no quota of
+        that plan, ``InvalidCost``.
         """
-        return self._adjust("grant", key, limit, whole("units", units, 1, InvalidCost), api, route)
+        return self._adjust("grant", key_or_account, limit, whole("units", units, 1, InvalidCost), api, route)
 
     def set_remaining(
-        self, key: ApiKey | str, limit: str, remaining: int, *, api: str = "", route: str | None = None
-    ) -> Step[LimitStatus]:
+        self, key_or_account: ApiKey | Account | str, limit: str, remaining: int, *, api: str = "",
+        route: str | None = None,
+    ) -> Asking[LimitStatus]:  # fmt: skip
         """Let so many units remain of a quota in this window only (API Gateway's UpdateUsage); else as ``grant``."""
-        return self._adjust("set_remaining", key, limit, whole("remaining", remaining, 0, InvalidCost), api, route)
+        return self._adjust(
+            "set_remaining", key_or_account, limit, whole("remaining", remaining, 0, InvalidCost), api, route
+        )
 
     def _adjust(
-        self, op: str, key: ApiKey | str, limit: str, units: int, api: str, route: str | None
-    ) -> Step[LimitStatus]:
+        self, op: str, who: ApiKey | Account | str, limit: str, units: int, api: str, route: str | None
+    ) -> Asking[LimitStatus]:
         check_text("limit", limit, longest=2048)
         check_where(api, route)
-        request = Request(op, self._now(), None, key_id(key), api, route, args=(limit, units), actor=self._actor)
-        return Step("apply", (request,), same)
+        key, account = yield from self._one(who)
+        request = Request(
+            op, self._now(), None, key, api, route, args=(limit, units), actor=self._actor, account=account
+        )
+        told: LimitStatus = yield Step("apply", (request,), same)
+        return told
 
-    def forget(self, key: ApiKey | str) -> Step[None]:
-        """Drop a key's counts, holds and remembered requests: an operator's repair after a wild clock.
+    def forget(self, key_or_account: ApiKey | Account | str) -> Asking[None]:
+        """Drop a key's counts, holds and remembered requests, or an account's: an operator's repair after a wild clock.
 
-        A shared account's counts go too only where they lie in the future. Raises ``UnknownKey``.
+        The counts of accounts that a key's calls count on go too only where they lie in the future. Raises
+        ``UnknownKey``.
         """
-        return Step("apply", (Request("forget", self._now(), None, key_id(key)),), same)
+        key, account = yield from self._one(key_or_account)
+        yield Step("apply", (Request("forget", self._now(), None, key, account=account),), same)
 
     def without_store(self, request: Request, error: Exception) -> Decision:
         """Decide as the caller said to when the store cannot be asked."""
@@ -274,11 +270,6 @@ class Steps(Holders, Reports):
         takes = request.takes or {"requests": 1}
         outcome = Outcome(allowed=allowed, now=request.now, states=())
         return Decision(Details(Reason.STORE_UNAVAILABLE, None, None, None, takes, outcome))
-
-
-def _named(subject: KeyOrCaller) -> tuple[str | None, Caller | None]:
-    """A key's id, or a caller: how a request names whom it is about."""
-    return (None, subject) if isinstance(subject, Caller) else (subject.id, None)
 
 
 def required(decision: Decision) -> Decision:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from hashlib import sha256
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from ..clock import Clock, system_clock
 from ..decision import Decision
@@ -29,7 +29,8 @@ from ..stores.memory.retries import take_named
 from ..stores.memory.store import MemoryStore
 from .administration import Asking, Step, concluding
 from .requests import Credential, Steps, Unavailable, acting, in_memory, required
-from .reservation import Reservation
+from .reservations.handle import Reservation
+from .reservations.settling import Reserving, hold_of, lifetime, slot_of
 from .telling import telling
 
 P = ParamSpec("P")
@@ -60,19 +61,7 @@ def _asking(steps: Callable[Concatenate[Any, P], Asking[T]]) -> Callable[Concate
 
     @functools.wraps(concluding(steps))
     def method(self: Ledger, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        asking = steps(self._steps, *args, **kwargs)
-        try:
-            step = next(asking)
-            while True:
-                try:
-                    answer = self._ask(step)
-                except QuotaError as error:
-                    step = asking.throw(error)
-                else:
-                    step = asking.send(answer)
-        except StopIteration as stop:
-            told: T = stop.value
-            return told
+        return self._asked(steps(self._steps, *args, **kwargs))
 
     return method
 
@@ -82,7 +71,7 @@ def _of(secret: object) -> Caller | None:
     return secret if type(secret) is Caller else None
 
 
-class Ledger:
+class Ledger(Reserving):
     """Counts what API keys use and refuses what is over their plan's limits, exactly. Thread-safe.
 
     ``store``: a store, or the URL of one (``"sqlite:///usage.db"``); in memory by default. ``clock``: microseconds
@@ -91,6 +80,9 @@ class Ledger:
     ``consume``, ``peek``, ``reserve`` and ``acquire`` are answered so at once, and one call in so many seconds asks.
     ``actor``: who makes the changes that ``events`` tells of. A context manager: leaving it closes the store.
     """
+
+    if TYPE_CHECKING:
+        _steps: Steps
 
     def __init__(
         self,
@@ -110,6 +102,21 @@ class Ledger:
         self._whole = in_memory(opened)  # a secret that is not found here is nobody's
         self._request_ttl: int = opened.options.request_ttl if self._whole else 0
         self._breaker = self._steps.breaker(opened)
+
+    def _asked(self, asking: Asking[T]) -> T:
+        """Ask step by step."""
+        try:
+            step = next(asking)
+            while True:
+                try:
+                    answer = self._ask(step)
+                except QuotaError as error:
+                    step = asking.throw(error)
+                else:
+                    step = asking.send(answer)
+        except StopIteration as stop:
+            told: T = stop.value
+            return told
 
     def _ask(self, step: Step[T]) -> T:
         if not step.method:
@@ -138,7 +145,7 @@ class Ledger:
     replace_plan = _sync(Steps.replace_plan)
     remove_plan = _sync(Steps.remove_plan)
     get_plan = _sync(Steps.get_plan)
-    list_plans = _sync(Steps.list_plans)
+    list_plans = _asking(Steps.list_plans)
     issue_key = _sync(Steps.issue_key)
     issue_keys = _sync(Steps.issue_keys)
     update_key = _sync(Steps.update_key)
@@ -155,15 +162,15 @@ class Ledger:
     list_accounts = _sync(Steps.list_accounts)
     update_account = _sync(Steps.update_account)
     remove_account = _sync(Steps.remove_account)
-    associate = _sync(Steps.associate)
-    dissociate = _sync(Steps.dissociate)
+    associate = _asking(Steps.associate)
+    dissociate = _asking(Steps.dissociate)
     status = _asking(Steps.status)
     override_limit = _asking(Steps.override_limit)
     refund = _sync(Steps.refund)
-    grant = _sync(Steps.grant)
-    set_remaining = _sync(Steps.set_remaining)
-    forget = _sync(Steps.forget)
-    usage = _sync(Steps.usage)
+    grant = _asking(Steps.grant)
+    set_remaining = _asking(Steps.set_remaining)
+    forget = _asking(Steps.forget)
+    usage = _asking(Steps.usage)
     usage_report = telling(Steps.usage_report)
     events = _sync(Steps.events)
     acting = acting
@@ -171,13 +178,15 @@ class Ledger:
     def consume(
         self, secret: Credential, cost: Cost = DEFAULT, *, api: str = "", route: str | None = None,
         request_id: str | None = None, address: str | None = None, scope: str | None = None,
+        keep_slot: timedelta | int | None = None,
     ) -> Decision:  # fmt: skip
         """Check every limit and, if all have room, take ``cost`` from all of them at once; a refusal takes nothing.
 
         ``secret``: what the client presented, a known ``ApiKey`` or ``Caller``, or None (no key: refused). ``cost``:
         requests, or units by unit; by default 1 or the plan's of the route. ``request_id``: an admission is remembered
         under it, and a retry returns it with ``replayed=True``. ``address``: the client's, which keys with ``networks``
-        want. ``scope``: a name that the key must have among its ``scopes``.
+        want. ``scope``: a name that the key must have among its ``scopes``. ``keep_slot``: where a limit is on calls in
+        flight, an admission keeps its slots for so long (a timedelta, or microseconds): ``Decision.slot`` holds them.
 
         Raises:
             InvalidCost: a cost that is not whole positive numbers.
@@ -187,6 +196,7 @@ class Ledger:
         """
         now = self._clock()
         kind = type(secret)
+        ttl = 0 if keep_slot is None else lifetime(keep_slot, "keep_slot")
         try:
             ref: Any = secret.id if kind is ApiKey else sha256(secret.encode()).digest() if kind is str else _of(secret)  # type: ignore[union-attr]
         except UnicodeEncodeError:
@@ -203,8 +213,11 @@ class Ledger:
             told = take_named(room, now, cost, api, route, address, scope, request_id, self._request_ttl)
             if told is not None:
                 return told
-        more = api, route, request_id, ref, address, scope
-        return self._charge(self._steps.asked_at(now, "consume", secret, cost, *more))
+        more = api, route, request_id, ref, address, scope, ttl
+        decision = self._charge(self._steps.asked_at(now, "consume", secret, cost, *more))
+        if ttl and type(decision) is Decision and decision._full.slot:
+            decision._slot = Reservation(decision, slot_of(decision, api, route), self._settle)
+        return decision
 
     def peek(
         self,
@@ -305,14 +318,12 @@ class Ledger:
             return until_admitted(self, "reserve", secret, cost, timeout, where, ttl=ttl)  # type: ignore[no-any-return]
         request, step = self._steps.reserve(secret, cost, ttl, api, route, request_id, address, scope)
         decision = self._ask(step)
-
-        def close(op: str, id_: str, actual: Cost | None) -> Any:
-            return self._ask(self._steps.close(request, decision, op, id_, actual))
-
-        return Reservation(decision, self._steps.held(decision, request), close)
+        return Reservation(decision, hold_of(decision, request), self._settle)
 
     def close(self) -> None:
         """Close the store. Closing twice is fine."""
+        if self._again is not None:
+            self._again.close()
         self.store.close()
 
     def __enter__(self) -> Ledger:

@@ -18,7 +18,6 @@ from .adjustments import adjust, forget, refund
 from .consume import consume
 from .override import override
 from .request import Entry, Request, forgetful, in_force, on_plans
-from .reservations import cancel, commit
 from .usage import plans, status, usage
 
 
@@ -34,9 +33,9 @@ def perform(request: Request, entry: Entry | None, subject: Subject | None, opti
         entry = (on_plans if request.op in _OF_PLANS else in_force)(entry, subject, request.now)
     operation = _OPERATIONS.get(request.op)
     if operation is None:
-        from .leases import OPERATIONS  # noqa: PLC0415 -- loaded where something is leased
+        from . import leases, reservations  # noqa: PLC0415 -- loaded where something is leased or reserved
 
-        operation = OPERATIONS[request.op]
+        operation = reservations.OPERATIONS.get(request.op) or leases.OPERATIONS[request.op]
     answer = operation(request, entry, subject, options)
     if subject is not None and subject.told and entry is not None:
         from ..event import crossed  # noqa: PLC0415 -- most calls change nothing that is told
@@ -54,8 +53,6 @@ _OPERATIONS: Mapping[str, Callable[[Request, Entry | None, Subject | None, Store
         "consume": consume,
         "peek": consume,
         "reserve": consume,
-        "commit": commit,
-        "cancel": cancel,
         "refund": refund,
         "grant": adjust,
         "override": override,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..errors import InvalidCost, InvalidValue
 from ..key import new_number
 from ..rule.charge import count
-from ..rule.limits import MAX_UNITS, CompiledQuota, LimitState, RoutePlan, StoreOptions
+from ..rule.limits import MAX_UNITS, OWN, CompiledQuota, LimitState, RoutePlan, StoreOptions
 from ..rule.meter import Meter, Window
 from ..rule.record import Record
 from ..rule.subject import Subject
@@ -69,14 +69,14 @@ def adjust(request: Request, entry: Entry | None, subject: Subject | None, optio
 
 def find_quota(route_plan: RoutePlan | None, name: str, route: str | None) -> CompiledQuota:
     """The quota of a name; on a route, the route's own before the plan's."""
-    quotas = [limit for limit in route_plan.limits if isinstance(limit, CompiledQuota)] if route_plan else []
+    limits = [limit for limit in route_plan.limits if not limit.level] if route_plan else []
+    quotas = [limit for limit in limits if isinstance(limit, CompiledQuota)]
     for wanted in (f"{route} {name}", name) if route else (name,):
         for limit in quotas:
-            if limit.name == wanted:
+            if wanted in (limit.told, limit.name.removeprefix(OWN)):
                 return limit
-    raise InvalidValue(
-        "limit", name, f"a quota of the key's plan: {', '.join(limit.name for limit in quotas) or 'none'}"
-    )
+    names = ", ".join(limit.name.removeprefix(OWN) for limit in quotas)
+    raise InvalidValue("limit", name, f"a quota of the key's or account's own plan: {names or 'none'}")
 
 
 def _outlive(old: Record, now: int, options: StoreOptions) -> Record:
@@ -99,11 +99,17 @@ def _outlive(old: Record, now: int, options: StoreOptions) -> Record:
 
 
 def forget(request: Request, entry: Entry | None, subject: Subject | None, options: StoreOptions) -> None:
-    """Drop a key's counts, and its account's where they lie in the future: the repair after a wild clock."""
+    """Drop a key's counts, and its accounts' where they lie in the future: the repair after a wild clock."""
     _, subject = required(request, entry, subject)
     subject.key = _outlive(subject.key, request.now, options)
-    if subject.account is not None and request.now < subject.account.at - options.max_skew:
-        fresh = Record(new_number())
-        fresh.overrides = subject.account.overrides
-        subject.account = fresh
+    early = request.now + options.max_skew
+    if subject.account is not None and early < subject.account.at:
+        subject.account = _anew(subject.account)
+    subject.above = tuple([_anew(record) if early < record.at else record for record in subject.above])
     subject.changed = True
+
+
+def _anew(old: Record) -> Record:
+    fresh = Record(new_number())
+    fresh.overrides = old.overrides
+    return fresh

@@ -9,11 +9,11 @@ from ..clock import to_us
 from ..decision import Reason
 from ..plan import UsagePlan
 from ..rule.charge import current, next_due
-from ..rule.limits import BEYOND, MAX_UNITS, CompiledQuota, RoutePlan
+from ..rule.limits import BEYOND, MAX_UNITS, CompiledQuota, CompiledThrottle, RoutePlan
 from ..rule.record import Record
 from ..rule.subject import Subject
 from .headroom import Place, SeveralMeters
-from .request import Entry, Request, in_force, usable
+from .request import Entry, Request, in_force, tokens_of, usable
 from .shape import Shape, units_of
 
 _MOST_METERS = 500
@@ -35,8 +35,9 @@ def compile_headroom(
         return None
     route_plan = plan.route_plan(request.route)
     records = subject.records()
-    if records[0].plan_of(request.api) != plan.id:
-        return None  # the first admission on it is noted by the rule
+    # Slots come and go without a charge; and the first admission on a plan is noted by the rule.
+    if route_plan.slotted or records[0].plan_of(request.api) != plan.id:
+        return None
     now = max(request.now, *(record.at for record in records))
     if now >= MAX_UNITS or any(len(record.meters) > _MOST_METERS for record in records):
         return None
@@ -44,7 +45,7 @@ def compile_headroom(
         return None
     room = SeveralMeters()
     room.key, room.tag = entry.key, None
-    room.tokens = subject.key.token, subject.account.token if subject.account else 0
+    room.tokens = tokens_of(subject)
     meters, missing = _meters(route_plan, records)
     ends = [entry.key.expires_at, *(s.expires_at for s in entry.key.secrets if bound or s.digest == request.digest)]
     expiries = [end for end in (to_us(end) for end in ends if end is not None) if end > now]
@@ -65,7 +66,7 @@ def compile_headroom(
 
 def _meters(route_plan: RoutePlan, records: Sequence[Record]) -> tuple[list[tuple[int, int, int]], frozenset[str]]:
     """Find the meters of a route plan's units, by record, position and unit; the units that a record lacks."""
-    routes = ("", route_plan.route) if route_plan.routed else ("",)
+    routes = ("", *route_plan.counted)
     meters: list[tuple[int, int, int]] = []
     missing = set()
     for order, unit in enumerate(units_of(route_plan)):
@@ -108,7 +109,7 @@ def _lay(
             tops[order] = min(soft, calm), min(hard, top if top <= MAX_UNITS else BEYOND)
             places.append((limit, order, window.extra, window.end))
             bases.append(window.base)
-        else:
+        elif isinstance(limit, CompiledThrottle):
             place = [bucket.name for bucket in meter.buckets].index(limit.name)  # type: ignore[union-attr] # advanced
             bucket = meter.buckets[place]  # type: ignore[union-attr] # advanced
             if bucket.level > MAX_UNITS and not bound:

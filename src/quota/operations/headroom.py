@@ -73,7 +73,9 @@ class Told(Decision):
         if not self.allowed:
             return super().limits
         key = self._room.key
-        return tuple([status_at(*row[:4], key.account if row[0].shared else key.id) for row in self._rows()])
+        return tuple(
+            [status_at(*row[:4], row[0].holder or (key.account if row[0].shared else key.id)) for row in self._rows()]
+        )
 
     def _rows(self) -> list[Row]:
         return self._room.rows(self) if self.allowed else super()._rows()
@@ -93,7 +95,7 @@ class Headroom:
     until: int
     places: Sequence[Place]
     bases: Sequence[int]
-    tokens: tuple[int, int]
+    tokens: tuple[int, ...]
 
     def takes(self, decision: Told) -> Mapping[str, int]:
         """Return what a decision was asked for, by unit."""
@@ -112,10 +114,11 @@ class Headroom:
         taken = decision.allowed and not hasattr(decision, "_dry")
         outcome = evaluate(self.readings(self.found(decision), now), {} if decision.allowed else takes, now)
         groups = ((now, metered(shape.route_plan, takes)),) if taken else ()
-        tokens = self.tokens if taken else (0, 0)
+        tokens, above = (self.tokens, shape.plan.above) if taken else ((0, 0), ())
         return Details(
-            reason_of(outcome), None, self.key, shape.plan, takes, outcome, groups, tokens, route=shape.route_plan.route
-        )
+            reason_of(outcome), None, self.key, shape.plan, takes, outcome, groups, tokens,
+            route=shape.route_plan.told, above=above,
+        )  # fmt: skip
 
     def readings(self, found: Sequence[int], now: int) -> list[Reading]:
         """Read where the limits stand from what meters and buckets read."""
@@ -183,12 +186,13 @@ class SeveralMeters(Headroom):
     the hard one a quota refuses, in between the rule is asked. ``pours``: (bucket, unit's place, drain, scale, burst).
     A meter is an object here; for a script of an engine's, (record, meter) by index, and a bucket is (record, meter,
     bucket). ``end``: when something is due. ``began``, ``until``: the minute that it was last asked in, 0 before.
-    ``own``, ``last``: the key's record, and the account's or the same one. ``tag``: what a store keeps with it.
+    ``own``, ``last``: the key's record, and the next one or the same; ``third``, ``fourth``: those of accounts above,
+    or None; ``more``: any beyond. ``tag``: what a store keeps with it.
     """
 
     __slots__ = (
-        "bases", "began", "cells", "end", "key", "last", "last_version", "own", "own_version", "places", "pours",
-        "tag", "tokens",
+        "bases", "began", "cells", "end", "fourth", "fourth_version", "key", "last", "last_version", "more", "own",
+        "own_version", "places", "pours", "tag", "third", "third_version", "tokens",
     )  # fmt: skip
 
     cells: tuple[tuple[Any, ...], ...]
@@ -196,6 +200,9 @@ class SeveralMeters(Headroom):
     end: int
     own: Record
     last: Record
+    third: Record | None
+    fourth: Record | None
+    more: tuple[tuple[Record, int], ...]
     tag: Any
 
     @property
@@ -205,7 +212,12 @@ class SeveralMeters(Headroom):
 
     def bind(self, records: Sequence[Record]) -> None:
         """Bind it to the records that its meters are of, as they are now."""
-        self.own, self.last = records[0], records[-1]
+        self.own, self.last = records[0], records[1] if len(records) > 1 else records[0]
+        above: list[Record | None] = [*records[2:], None, None]
+        third, fourth, *more = above
+        self.third, self.third_version = third, third.version if third else 0
+        self.fourth, self.fourth_version = fourth, fourth.version if fourth else 0
+        self.more = tuple([(record, record.version) for record in more if record is not None])
         self.own_version, self.last_version = self.own.version, self.last.version
         self.began = self.until = 0
 
@@ -214,10 +226,23 @@ class SeveralMeters(Headroom):
         own, last = self.own, self.last
         if own.version != self.own_version or last.version != self.last_version or not self.shape.live:
             return False
+        if not self._good_above(now):
+            return False
         if self.until <= now < self.end:
             began = now - now % MINUTE_US
             self.began, self.until = began, self.shape.share("minute", min(began + MINUTE_US, self.end))
         return bool(own.at <= now < self.until and last.at <= now)
+
+    def _good_above(self, now: int) -> bool:
+        """Tell whether the records of accounts above stand as well."""
+        third, fourth = self.third, self.fourth
+        if third is None or third.version != self.third_version or third.at > now:
+            return third is None
+        if fourth is None:
+            return True
+        if fourth.version != self.fourth_version or fourth.at > now:
+            return False
+        return all(record.version == version and record.at <= now for record, version in self.more)
 
     def take(  # noqa: C901, PLR0912 -- in line: a call more is a floor's quarter
         self, decision: Told, amounts: list[int], now: int, dry: bool
@@ -226,12 +251,13 @@ class SeveralMeters(Headroom):
 
         The caller sees to it that nobody else counts on these records. ``dry`` answers the same and changes nothing.
         """
-        own, last = self.own, self.last
+        own, last, third = self.own, self.last, self.third
         if not (
             own.at <= now < self.until
             and own.version == self.own_version
             and self.shape.live
             and (last is own or (last.version == self.last_version and last.at <= now))
+            and (third is None or self._good_above(now))
         ) and not self.good(now):
             return None
         found: list[int] = []
@@ -262,7 +288,8 @@ class SeveralMeters(Headroom):
         if dry or not allowed:
             return allowed
         width, filled_ones = len(cells), len(pours)
-        if width > 4 or filled_ones > 2 or own.last_used != self.began or last.at < self.began:
+        few = width <= 4 and filled_ones <= 2 and (third is None or not self._behind())
+        if not few or own.last_used != self.began or last.at < self.began:
             at_once(*self.steps(found, now))
             return True
         # Stores and forward jumps alone: no signal is looked for in between.
@@ -282,7 +309,16 @@ class SeveralMeters(Headroom):
                 bucket.level = found[width + 1]
                 bucket.at = now
         own.at = last.at = now
+        if third is not None:
+            third.at = now
+            if self.fourth is not None:
+                self.fourth.at = now
         return True
+
+    def _behind(self) -> bool:
+        """Tell whether an account above begins a minute, or there are too many to be written by stores alone."""
+        third, fourth, began = self.third, self.fourth, self.began
+        return third.at < began or (fourth is not None and (fourth.at < began or bool(self.more)))  # type: ignore[union-attr] # there is one
 
     def _untouched(self, now: int) -> list[int]:
         """Return what meters and buckets read at ``now`` while nobody takes anything."""
@@ -297,7 +333,8 @@ class SeveralMeters(Headroom):
         steps: list[Step] = [(setattr, cell, "total", next(readings)) for cell, _, _, _ in self.cells]
         for bucket, _, _, _, _ in self.pours:
             steps += [(setattr, bucket, "level", next(readings)), (setattr, bucket, "at", now)]
-        for record in (self.own,) if self.own is self.last else (self.own, self.last):
+        above = [self.third, self.fourth, *(record for record, _ in self.more)] if self.third is not None else []
+        for record in dict.fromkeys((self.own, self.last, *filter(None, above))):
             if record.at < now - now % MINUTE_US:
                 steps += [(setattr, meter, "minute", meter.total) for meter in record.meters]
                 if record.at < now - now % HOUR_US:

@@ -13,11 +13,13 @@ from ..rule.limits import StoreOptions
 from ..rule.subject import Subject
 from .request import Entry, Request
 
+_PLAIN = ("consume",)
+
 
 def asked(request: Request) -> tuple[Any, ...]:
     """Return all that a retry must have in common with the call that it repeats."""
     takes = None if request.takes is None else tuple(sorted(request.takes.items()))
-    kind = ("reserve", request.ttl) if request.op == "reserve" else ("consume",)
+    kind = ("reserve", request.ttl) if request.op == "reserve" else (request.op,) if request.op == "commit" else _PLAIN
     return kind[0], request.api, request.route, takes, *kind[1:]
 
 

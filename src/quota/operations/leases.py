@@ -32,6 +32,8 @@ def lease_(request: Request, entry: Entry | None, subject: Subject | None, optio
     takes = route_plan.cost if request.takes is None else request.takes
     check_units(subject, request.api, route_plan, takes)
     lease = held(subject, lease_request.name)
+    if lease is not None and lease.takes and lease_request.above not in (None, entry.above):
+        return LeaseGrant(elsewhere=True)
     if lease is not None and lease.number >= lease_request.number:
         units = (
             granted(advanced(subject, route_plan, now, options), lease, route_plan, now)
@@ -76,8 +78,11 @@ def _leased(
 def _told(
     decision: Decision, subject: Subject, route_plan: RoutePlan, now: int, options: StoreOptions, entry: Entry
 ) -> LeaseGrant:
-    """A decision on its own; of a refusal, also where the limits stand and whether leases may bring more."""
-    if decision.allowed:
+    """A decision on its own; of a refusal, also where the limits stand and whether leases may bring more.
+
+    Not of a plan that limits calls in flight: one may end at any time, and nothing of it is on lease.
+    """
+    if decision.allowed or route_plan.slotted:
         return LeaseGrant(decision)
     work = advanced(subject, route_plan, now, options)
     readings = tuple(read(work, route_plan, now))
@@ -105,6 +110,8 @@ def renew(request: Request, entry: Entry | None, subject: Subject | None, option
         return None
     lease, plan = held(subject, lease_request.name), entry.plans.get(request.api)
     if plan is None or lease is None or lease.number != lease_request.number or not lease.takes:
+        return None
+    if lease_request.above not in (None, entry.above):
         return None
     now = subject.instant(request.now, options)
     route_plan = plan.route_plan(request.route)
@@ -141,7 +148,8 @@ class LeaseGrant:
 
     ``units`` were taken at ``at``, for windows of which the first ends at ``end``; ``readings`` tell where the limits
     stand, the lease included. ``waiting``: of a quota that refused, units are still out on lease. ``kept``: the key may
-    not be used, and the lease request's lease before was not settled.
+    not be used, and the lease request's lease before was not settled. ``elsewhere``: nor was it, as it was taken of
+    other accounts than those above the key now.
     """
 
     decision: Decision | None = None
@@ -149,11 +157,12 @@ class LeaseGrant:
     at: int = 0
     end: int = 0
     readings: tuple[Reading, ...] = ()
-    tokens: tuple[int, int] = (0, 0)
+    tokens: tuple[int, ...] = (0, 0)
     key: KeyOrCaller | None = None
     plan: UsagePlan | None = None
     waiting: bool = False
     kept: bool = False
+    elsewhere: bool = False
 
 
 def waiting(subject: Subject, decision: Decision, route_plan: RoutePlan, now: int) -> bool:

@@ -8,11 +8,11 @@ import attrs
 
 from ..clock import to_datetime
 from ..errors import InvalidPlan, InvalidValue
-from ..limit import REQUESTS, Limit, Quota, Throttle
+from ..limit import REQUESTS, Concurrency, Limit, Quota, Throttle
 from ..plan import UsagePlan, limit_of
 from ..rule.charge import advanced, evaluate, read
 from ..rule.entries import Override
-from ..rule.limits import StoreOptions
+from ..rule.limits import OWN, StoreOptions
 from ..rule.subject import Subject
 from ..status import LimitStatus, status_of
 from .request import Entry, Request, in_force, required
@@ -25,12 +25,14 @@ def override(request: Request, entry: Entry | None, subject: Subject | None, opt
     """
     entry, subject = required(request, entry, subject)
     name, value, until = request.args
+    own = request.account is not None
+    name = name.removeprefix(f"{request.account}: ") if own else name
     plan, route, limit = find_limit(entry.plans.get(request.api), name, request.route)
     if value is not None:
         _check(plan, route, limit, value)
     now = subject.instant(request.now, options)
     record = subject.record(shared=limit.by == "account")
-    mine = plan.id, route, limit.name
+    mine = plan.id, route, OWN * own + limit.name
     had = [other for other in record.overrides if other.holds(now)]
     kept = [other for other in had if other[:3] != mine]
     if value is not None:
@@ -40,17 +42,17 @@ def override(request: Request, entry: Entry | None, subject: Subject | None, opt
         subject.changed = True
     entry = in_force(entry, subject, now)
     route_plan = entry.plans[request.api].route_plan(route or None)
-    look = Subject(*[each.copy() for each in subject.records()])  # what is due is not done by looking
+    look = subject.copy()  # what is due is not done by looking
     readings = read(advanced(look, route_plan, now, options), route_plan, now)
     states = evaluate(readings, {compiled.unit: 1 for compiled in route_plan.limits}, now).states
-    wanted = (name, f"{route} {limit.name}", limit.name)
-    found = [s for s in states if s.limit.route == route and s.limit.name in wanted]
-    before, after = ([_told(other) for other in own if other[:3] == mine] for own in (had, kept))
+    wanted = [OWN * own + of for of in (name, f"{route} {limit.name}", limit.name)]
+    found = [s for s in states if not s.limit.level and s.limit.route == route and s.limit.name in wanted]
+    before, after = ([_told(other) for other in those if other[:3] == mine] for those in (had, kept))
     if before != after:
         from ..event import limit_changed  # noqa: PLC0415 -- loaded where something is changed
 
         kind = "override.set" if after else "override.cleared"
-        told = [own[0] if own else None for own in (before, after)]
+        told = [those[0] if those else None for those in (before, after)]
         where = {"key": entry.key, "plan": plan.id, "api": request.api}
         subject.told = limit_changed((request.actor, request.now), kind, found[-1].limit, *told, **where)
     return status_of(found[-1], entry.key)
@@ -82,8 +84,9 @@ def _encoded(value: int | Throttle) -> int | str:
 
 def _check(plan: UsagePlan, route: str, limit: Limit, value: int | Throttle) -> None:
     """Raise ``InvalidValue`` for a value of the other kind of limit, or one that the plan could not have."""
-    if isinstance(limit, Quota) != isinstance(value, int):
-        raise InvalidValue("value", value, "units of a quota" if isinstance(limit, Quota) else "a Throttle")
+    if isinstance(limit, Throttle) == isinstance(value, int):
+        kind = "units of a quota" if isinstance(limit, Quota) else "a Throttle"
+        raise InvalidValue("value", value, "calls in flight" if isinstance(limit, Concurrency) else kind)
     limits = {of: list(own) for of, own in {**plan.routes, "": plan.limits}.items()}
     limits[route][limits[route].index(limit)] = limit_of(limit, _encoded(value))
     own = limits.pop("")

@@ -7,18 +7,20 @@ from typing import Any, NamedTuple
 
 import attrs
 
+from ..account import Account
 from ..clock import to_us
 from ..decision import Reason
-from ..errors import InvalidCost, InvalidValue, UnknownKey
+from ..errors import InvalidCost, InvalidValue, UnknownAccount, UnknownKey
 from ..key import Caller, KeyOrCaller, Secret
 from ..limit import UNITS_OF_A_COST
 from ..networks import contain
 from ..plan import UsagePlan, own_plan
 from ..rule.charge import advanced
+from ..rule.entries import Override
 from ..rule.limits import RoutePlan, StoreOptions
 from ..rule.subject import Subject
 
-LOOKS = ("peek", "status", "usage", "plans")
+LOOKS = ("peek", "reservations", "status", "usage", "plans")
 """Operations that change nothing."""
 
 
@@ -61,15 +63,21 @@ def terms_of(subject: KeyOrCaller, options: StoreOptions) -> StoreOptions:
     return forgetful(options) if type(subject) is Caller else options
 
 
-def tokens_of(subject: Subject) -> tuple[int, int]:
-    """Name the records that a call counts on: the key's, and the account's or 0."""
-    return subject.key.token, subject.account.token if subject.account else 0
+def tokens_of(subject: Subject) -> tuple[int, ...]:
+    """Name the records that a call counts on: the key's, the account's or 0, and those of accounts above."""
+    above = [record.token for record in subject.above]
+    return subject.key.token, subject.account.token if subject.account else 0, *above
+
+
+def reservation_id(token: str, key: KeyOrCaller) -> str:
+    """Name a reservation so that it says whose it is."""
+    return f"{token}.{key.id}"
 
 
 def required(request: Request, entry: Entry | None, subject: Subject | None) -> tuple[Entry, Subject]:
     """Return the entry and the records of a key that must be there, else raise ``UnknownKey``."""
     if entry is None or subject is None:
-        raise UnknownKey(request.key_id or "?")
+        raise UnknownKey(request.key_id or "?") if request.account is None else UnknownAccount(request.account)
     return entry, subject
 
 
@@ -90,12 +98,23 @@ def on_plans(entry: Entry, subject: Subject, now: int) -> Entry:
 def in_force(entry: Entry, subject: Subject, now: int) -> Entry:
     """Return the entry with the plans that it is on, and the limits of them that hold for this very subject now."""
     entry, records = on_plans(entry, subject, now), subject.records()
-    if not any(record.overrides for record in records):
+    if not entry.uppers and not any(record.overrides for record in records) and type(entry.key) is not Account:
         return entry  # nearly always
     now = max(now, *[record.at for record in records])
     own = [tuple(override for override in record.overrides if override.holds(now)) for record in records]
-    account = own[1] if len(own) > 1 else None
-    return entry._replace(plans={api: own_plan(plan, own[0], account) for api, plan in entry.plans.items()})
+    account = own[1] if subject.account is not None else None
+    if type(entry.key) is not Account and any(own):
+        entry = entry._replace(plans={api: own_plan(plan, own[0], account) for api, plan in entry.plans.items()})
+    return entry._replace(plans=plans_joined(entry, own))
+
+
+def plans_joined(entry: Entry, overrides: Sequence[tuple[Override, ...]] = ()) -> Mapping[str, UsagePlan]:
+    """Return an entry's plans by api, with those of its accounts in them, each with its subject's own limits."""
+    if not entry.above and type(entry.key) is not Account and not any(upper.plans for upper in entry.uppers):
+        return entry.plans
+    from ..joined import joined  # noqa: PLC0415 -- not loaded where no account has a plan
+
+    return joined(entry, overrides or [()] * (1 + len(entry.uppers)))
 
 
 def route_plan_of(entry: Entry, request: Request) -> RoutePlan | None:
@@ -117,25 +136,41 @@ Scheduled = tuple[UsagePlan, int]
 """A plan that is gone to, and the instant in microseconds; one that is past is made whenever it is asked."""
 
 
-class Entry(NamedTuple):
-    """A key or a caller as a store finds it: with its plans by api, and whether other keys share its account.
+class Upper(NamedTuple):
+    """An account whose record a call counts on, with its own plans by api."""
 
-    ``scheduled``: changes to other plans, one for each api at most.
+    id: str
+    plans: Mapping[str, UsagePlan]
+
+
+class Entry(NamedTuple):
+    """A key, a caller or an account as a store finds it: with its plans by api, and the accounts that count its calls.
+
+    ``scheduled``: changes to other plans, one for each api at most. ``uppers``: its account where that has a record
+    (``shared``), and all accounts above, the nearest first.
     """
 
-    key: KeyOrCaller
+    key: Any
     plans: Mapping[str, UsagePlan]
     shared: bool = False
     scheduled: tuple[Scheduled, ...] = ()
+    uppers: tuple[Upper, ...] = ()
+
+    @property
+    def above(self) -> tuple[str, ...]:
+        """The accounts above the key's own."""
+        return tuple([upper.id for upper in self.uppers[self.shared :]])
 
 
 @attrs.define(repr=False)  # each call makes one, and frozen it takes three times as long
 class Request:
     """One atomic step on one key's entry and records; what ``op`` does is in ``operations.py``.
 
-    The key is named by the ``digest`` of a presented secret or by ``key_id``; or it is about a ``caller``. ``takes`` is
-    None where the plan says what a call costs. ``actor``: who changes a limit. Instants are microseconds since the
-    epoch.
+    The key is named by the ``digest`` of a presented secret or by ``key_id``; or it is about a ``caller``, or an
+    ``account`` itself. ``takes`` is None where the plan says what a call costs. Instants are microseconds since the
+    epoch. ``id``, ``ttl``: of the reservation that is made, or that it is about; of a ``consume``, of the slots that it
+    keeps. ``above``: the accounts above the key's own that a charge was counted on, None for those of now.
+    ``actor``: who changes a limit.
     """
 
     op: str
@@ -152,11 +187,13 @@ class Request:
     caller: Caller | None = None
     address: str | None = None
     scope: str | None = None
+    account: str | None = None
+    above: tuple[str, ...] | None = None
     actor: str | None = None
 
     @property
     def ref(self) -> bytes | str | Caller:
-        """By what a store finds whom it is about; falsy where nobody is."""
+        """By what a store finds a key or a caller that it is about; falsy where neither is."""
         return self.digest or self.key_id or self.caller or ""
 
 

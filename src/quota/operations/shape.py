@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from ..limit import REQUESTS
 from ..plan import UsagePlan
-from ..rule.limits import MAX_UNITS, CompiledThrottle, RoutePlan
+from ..rule.limits import MAX_UNITS, CompiledConcurrency, CompiledThrottle, RoutePlan
 
 T = TypeVar("T")
 
@@ -120,4 +120,5 @@ class Shape:
 
 def units_of(route_plan: RoutePlan) -> tuple[str, ...]:
     """Return the units that calls on a route plan count, in the order of their amounts."""
-    return tuple(dict.fromkeys([*(limit.unit for limit in route_plan.limits), *route_plan.cost]))
+    limited = [limit.unit for limit in route_plan.limits if not isinstance(limit, CompiledConcurrency)]
+    return tuple(dict.fromkeys([*limited, *route_plan.cost]))

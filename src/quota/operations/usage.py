@@ -11,7 +11,7 @@ from ..clock import DAY_US, EPOCH, to_datetime
 from ..key import ScheduledPlan
 from ..plan import UsagePlan
 from ..rule.charge import advanced, evaluate, read
-from ..rule.limits import CompiledQuota, RoutePlan, StoreOptions
+from ..rule.limits import OWN, CompiledQuota, RoutePlan, StoreOptions
 from ..rule.subject import Subject
 from ..status import LimitStatus, status_of
 from .request import Entry, Request, required, route_plan_of
@@ -58,26 +58,31 @@ class UsageTotal(NamedTuple):
 
 
 def by_day(
-    work: Subject, plan: UsagePlan | None, route_plan: RoutePlan | None, api: str, now: int, first: int, last: int
-) -> list[UsageRecord]:
-    """The quotas of an api on an advanced subject, from the first to the last day since the epoch; today always."""
+    work: Subject, plan: UsagePlan | None, route_plan: RoutePlan | None, api: str, now: int, first: int, last: int,
+    account: str | None = None,
+) -> list[UsageRecord]:  # fmt: skip
+    """The quotas of an api on an advanced subject, from the first to the last day since the epoch; today always.
+
+    ``account``: whose subject it is, where it is no key's: the quotas of its own plan are told then.
+    """
     today = now // DAY_US
     found = {
         (day, name): UsageRecord(EPOCH.date() + timedelta(days=day), api, name, *row)
-        for day, name, *row in _rows(work, plan, api)
+        for day, name, *row in _rows(work, plan, api, account)
     }
     for state in evaluate(read(work, route_plan, now), {}, now).states if route_plan else ():
-        if isinstance(state.limit, CompiledQuota):
+        if isinstance(state.limit, CompiledQuota) and not state.limit.level:
             remaining = max(0, state.limit.limit + state.extra - state.used)
-            name = state.limit.name
+            name = state.limit.told
             empty = UsageRecord(EPOCH.date() + timedelta(days=today), api, name, 0, 0)
             found[today, name] = attrs.evolve(found.get((today, name), empty), remaining=remaining)
     return [record for (day, _), record in sorted(found.items(), key=_by_day) if first <= day <= last]
 
 
-def _rows(subject: Subject, plan: UsagePlan | None, api: str) -> list[tuple[Any, ...]]:
+def _rows(subject: Subject, plan: UsagePlan | None, api: str, account: str | None) -> list[tuple[Any, ...]]:
     """(day, name, used, remaining, leased) of each quota: of the record that counts it, routes apart where need be."""
     limits = [limit for route in ("", *plan.routes) for limit in plan.route_plan(route).limits] if plan else []
+    limits = [limit for limit in limits if not limit.level]
     held = {(limit.route, limit.name): (subject.record_of(limit), limit.unit) for limit in limits}
     found = {
         (row.day, row.route, row.name): (
@@ -85,16 +90,24 @@ def _rows(subject: Subject, plan: UsagePlan | None, api: str) -> list[tuple[Any,
             max(0, row.limit - row.window_used),
             record.leased(row.meter, row.day),
         )
-        for record in reversed(subject.records())
+        for record in reversed(subject.records()[: 1 + (subject.account is not None)])
         for row in record.history()
-        if row.api == api and held.get((row.route, row.name), (record, row.unit)) == (record, row.unit)
+        if row.api == api
+        and (account is not None or not row.name.startswith(OWN))
+        and held.get((row.route, row.name), (record, row.unit)) == (record, row.unit)
     }
     places = {(route, name) for _, route, name in found} | set(held)
     alike = {name for route, name in places if sum(other == name for _, other in places) > 1}
     return [
-        (day, f"{route} {name}" if route and name in alike else name, *told)
+        (day, _shown(f"{route} {name}" if route and name in alike else name, account), *told)
         for (day, route, name), told in found.items()
     ]
+
+
+def _shown(name: str, account: str | None) -> str:
+    """Return what users see of a count's name."""
+    route, own, limit = name.rpartition(OWN)
+    return f"{account}: {route}{limit}" if own else name
 
 
 def _by_day(item: tuple[tuple[int, str], UsageRecord]) -> tuple[int, str]:
@@ -108,7 +121,7 @@ def usage(request: Request, entry: Entry | None, subject: Subject | None, option
     now = subject.instant(request.now, options)
     route_plan = route_plan_of(entry, request)
     work = advanced(subject, route_plan, now, options)
-    return by_day(work, entry.plans.get(request.api), route_plan, request.api, now, first, last)
+    return by_day(work, entry.plans.get(request.api), route_plan, request.api, now, first, last, request.account)
 
 
 def plans(request: Request, entry: Entry | None, subject: Subject | None, options: StoreOptions) -> list[UsagePlan]:  # noqa: ARG001

@@ -59,7 +59,9 @@ class Watcher:
         opened = [_opened(limit) for limit in plan.limits]
         self._plan = plan = attrs.evolve(plan, limits=opened)
         ours = [limit for limit in opened if limit.unit == REQUESTS and limit.by == "key"]
-        self._watched = [limit for limit in ours if isinstance(limit, Quota) or limit.rate]
+        self._watched: list[Quota | Throttle] = [
+            limit for limit in ours if isinstance(limit, Quota) or (isinstance(limit, Throttle) and limit.rate)
+        ]
         if not self._watched:
             raise InvalidValue("suggest", str(plan), "a plan with a limit of requests by key")
         self._needs: list[dict[str, list[int]]] = [{} for _ in self._watched]
@@ -160,4 +162,4 @@ def _opened(limit: Limit) -> Limit:
 def _with(limit: Limit, value: int) -> Limit:
     if isinstance(limit, Quota):
         return attrs.evolve(limit, limit=value - limit.overage)
-    return attrs.evolve(limit, burst=value)
+    return attrs.evolve(limit, burst=value) if isinstance(limit, Throttle) else limit

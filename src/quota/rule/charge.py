@@ -17,6 +17,9 @@ for the calls under such plans: a route's quota that comes in the middle of a wi
 plan's own quotas count every call all along. A route's throttle begins at the level of the plan's that it overrides,
 and where it goes, what it let through is poured into the plan's.
 
+*Concurrency.* In flight is every open reservation of a record, or of one route of it. A call needs a free slot; a
+reservation keeps one until it is closed or lapses, by the store's own clock where callers' may differ.
+
 *Time* never runs backwards for a record. What is due at an instant (holds that lapse, days that end, windows that roll)
 is settled first, on records that are the request's own: its store writes what became of them only where the subject
 says that it changed. So a refusal changes nothing, but for one that is the first to find the key's throttles changed,
@@ -31,6 +34,7 @@ from itertools import pairwise
 from ..clock import DAY_US
 from .entries import Amount, Amounts
 from .limits import (
+    CompiledConcurrency,
     CompiledLimit,
     CompiledQuota,
     CompiledThrottle,
@@ -54,12 +58,12 @@ def current(subject: Subject, route_plan: RoutePlan | None, now: int) -> bool:
 
 def _due(subject: Subject, route_plan: RoutePlan | None, now: int) -> tuple[Record, ...]:
     """Return the records on which something is due at ``now``: of themselves, or for these limits."""
-    records = subject.records()
+    records, lapse_instant = subject.records(), subject.lapse_instant(now)
     if route_plan is None:
-        return tuple([record for record in records if now >= next_due(record)])
+        return tuple([record for record in records if _late(record, now, lapse_instant)])
     if any(
-        subject.throttle_refs(route_plan, unit) != throttle_refs
-        for unit, (throttle_refs, _) in route_plan.throttles.items()
+        subject.throttle_refs(route_plan, *of) != throttle_refs
+        for of, (throttle_refs, _) in route_plan.throttles.items()
     ):
         return records
     late = [
@@ -67,7 +71,12 @@ def _due(subject: Subject, route_plan: RoutePlan | None, now: int) -> tuple[Reco
         for limit in route_plan.limits
         if not _current(subject.record_of(limit), route_plan.api, limit, now)
     ]
-    return tuple([record for record in records if now >= next_due(record) or record in late])
+    return tuple([record for record in records if _late(record, now, lapse_instant) or record in late])
+
+
+def _late(record: Record, now: int, lapse_instant: int) -> bool:
+    """Tell whether something is due of a record at ``now``, or a hold at the instant by which they lapse."""
+    return now >= _next_end(record) or (record.due is not None and lapse_instant >= record.due)
 
 
 def advanced(subject: Subject, route_plan: RoutePlan | None, now: int, options: StoreOptions) -> Subject:
@@ -76,11 +85,12 @@ def advanced(subject: Subject, route_plan: RoutePlan | None, now: int, options: 
     if not due:
         return subject
     for record in due:
-        _advance(record, now, options)
+        _advance(record, now, subject.lapse_instant(now), options)
     if route_plan is not None:
-        for unit, throttles in route_plan.throttles.items():
-            if subject.throttle_refs(route_plan, unit) != throttles[0]:
-                subject.moved |= move(subject, route_plan.api, unit, throttles, now)
+        for (level, unit), throttles in route_plan.throttles.items():
+            if subject.throttle_refs(route_plan, level, unit) != throttles[0]:
+                whose = Subject(subject.at_level(level)) if level else subject
+                subject.moved |= move(whose, route_plan.api, unit, throttles, now)
         for limit in route_plan.limits:
             subject.moved |= _prepare(subject.record_of(limit), route_plan.api, limit, now)
     return subject
@@ -90,6 +100,9 @@ def read(subject: Subject, route_plan: RoutePlan, now: int) -> list[Reading]:
     """Read what an advanced subject's limits stand at."""
     readings: list[Reading] = []
     for limit in route_plan.limits:
+        if isinstance(limit, CompiledConcurrency):
+            readings.append(_in_flight(subject.record_of(limit), route_plan.api, limit, now))
+            continue
         meter: Meter = subject.record_of(limit).meter(route_plan.api, limit.route, limit.unit)  # type: ignore[assignment] # advanced
         if isinstance(limit, CompiledQuota):
             window: Window = meter.window(limit.name)  # type: ignore[assignment] # advanced
@@ -100,12 +113,28 @@ def read(subject: Subject, route_plan: RoutePlan, now: int) -> list[Reading]:
     return readings
 
 
+def _in_flight(record: Record, api: str, limit: CompiledConcurrency, now: int) -> Reading:
+    """Read how many reservations are open, and when one more may be, if none is closed before it lapses."""
+    used = record.in_use(api, limit.route)
+    over = used - limit.limit + 1
+    return Reading(limit, used, 0, record.frees_at(api, limit.route, over) if 0 < over <= used else now)
+
+
 def evaluate(readings: Iterable[Reading], takes: Mapping[str, int], now: int) -> Outcome:
     """Decide what taking ``takes`` on top of these readings would get; every limit that refuses is told."""
     states = []
     waits: list[int] = []
     large: list[int] = []  # since when a limit can never take so much
+    closed = False
     for limit, reading, extra, end in readings:
+        if isinstance(limit, CompiledConcurrency):
+            refused = bool(takes) and reading >= limit.limit
+            later = end if refused and limit.limit else None
+            states.append(LimitState(limit, reading, 0, now, refused, later))
+            closed = closed or (refused and not limit.limit)
+            if refused:
+                waits.append(end)
+            continue
         units = takes.get(limit.unit, 0)
         if isinstance(limit, CompiledQuota):
             refused = units > 0 and reading + units > limit.limit + limit.overage + extra
@@ -127,7 +156,7 @@ def evaluate(readings: Iterable[Reading], takes: Mapping[str, int], now: int) ->
     retry_at = max(waits, default=None)
     # When the window of a quota that is too small for this ends, what a grant lets through now is gone with it.
     never = retry_at is not None and any(since <= retry_at for since in large)
-    return Outcome(not waits, now, tuple(states), (), None if never else retry_at, never)
+    return Outcome(not waits, now, tuple(states), (), None if never or closed else retry_at, never)
 
 
 def _state(
@@ -137,12 +166,14 @@ def _state(
     return LimitState(limit, -(-level // limit.scale), 0, now - -level // limit.drain, refused, later)
 
 
-def apply(subject: Subject, route_plan: RoutePlan, takes: Mapping[str, int], now: int) -> Outcome:
-    """Take units from an advanced subject, asking nothing."""
+def apply(
+    subject: Subject, route_plan: RoutePlan, takes: Mapping[str, int], now: int, *, slot: bool = False
+) -> Outcome:
+    """Take units from an advanced subject, asking nothing. ``slot``: it is to have one reservation more."""
     counted = _counted(route_plan, takes)
     for record in subject.records():
         count(record, counted, now)
-    return finish(subject, route_plan, takes, takes, now)
+    return finish(subject, route_plan, takes, takes, now, slot=slot)
 
 
 def count(record: Record, takes: Iterable[tuple[str, str, str, int]], now: int) -> None:
@@ -153,12 +184,17 @@ def count(record: Record, takes: Iterable[tuple[str, str, str, int]], now: int) 
 
 
 def finish(
-    subject: Subject, route_plan: RoutePlan, counted: Mapping[str, int], filled: Mapping[str, int], now: int
-) -> Outcome:
+    subject: Subject, route_plan: RoutePlan, counted: Mapping[str, int], filled: Mapping[str, int], now: int, *,
+    slot: bool = False,
+) -> Outcome:  # fmt: skip
     """After units were counted: pour them into the buckets too, fire the alerts they crossed, tell where all stands."""
     states: list[LimitState] = []
     crossed: list[tuple[str, int]] = []
     for limit in route_plan.limits:
+        if isinstance(limit, CompiledConcurrency):
+            used = subject.record_of(limit).in_use(route_plan.api, limit.route) + slot
+            states.append(LimitState(limit, used, 0, now))
+            continue
         meter: Meter = subject.record_of(limit).meter(route_plan.api, limit.route, limit.unit)  # type: ignore[assignment] # advanced
         if isinstance(limit, CompiledQuota):
             window: Window = meter.window(limit.name)  # type: ignore[assignment] # advanced
@@ -166,7 +202,7 @@ def finish(
             for percent in limit.alerts if counted.get(limit.unit) else ():
                 full = percent * (limit.limit + window.extra)
                 if percent > alerted and (meter.total - window.base) * 100 >= full:
-                    crossed.append((limit.name, percent))
+                    crossed.append((limit.told, percent))
                     alerted = percent
                     if window.end - window.start >= HOUR_US:
                         used, whole = meter.total - window.base, limit.limit + window.extra
@@ -183,9 +219,12 @@ def finish(
 
 
 def charge(
-    subject: Subject, route_plan: RoutePlan, takes: Mapping[str, int], now: int, options: StoreOptions, *, dry: bool
-) -> Outcome:
+    subject: Subject, route_plan: RoutePlan, takes: Mapping[str, int], now: int, options: StoreOptions, *, dry: bool,
+    slot: bool = False,
+) -> Outcome:  # fmt: skip
     """The rule: take all of it or nothing. ``dry`` answers the same, of a subject that is not kept.
+
+    ``slot``: the call has a reservation, which its caller puts on the records of an admission.
 
     Raises:
         ClockSkew: see ``Subject.instant``.
@@ -196,7 +235,7 @@ def charge(
     # Buckets that became others drain as this plan has it from now on, as the time to retry was reckoned.
     if not dry and (outcome.allowed or subject.moved):
         subject.keep(now)
-    return apply(subject, route_plan, takes, now) if outcome.allowed else outcome
+    return apply(subject, route_plan, takes, now, slot=slot) if outcome.allowed else outcome
 
 
 def metered(route_plan: RoutePlan, takes: Mapping[str, int]) -> Amounts:
@@ -205,18 +244,26 @@ def metered(route_plan: RoutePlan, takes: Mapping[str, int]) -> Amounts:
 
 
 def _counted(route_plan: RoutePlan, takes: Mapping[str, int]) -> list[tuple[str, str, str, int]]:
-    routes = ("", route_plan.route) if route_plan.routed else ("",)
+    routes = ("", *route_plan.counted)
     return [(route_plan.api, route, unit, units) for unit, units in takes.items() if units for route in routes]
 
 
 def next_due(record: Record) -> int:
     """The instant when something is due of a record, whatever is called: a hold lapses, a day or a window ends."""
+    end = _next_end(record)
+    return end if record.due is None else min(end, record.due)
+
+
+def _next_end(record: Record) -> int:
+    """The instant when a day, a window or a subject's own limit ends."""
     ends = [window.end for meter in record.meters for window in meter.windows if window.name and window.end > record.at]
     ends += [own.until for own in record.overrides if own.until is not None and own.until > record.at]
-    return min([record.at - record.at % DAY_US + DAY_US, *ends, *([] if record.due is None else [record.due])])
+    return min([record.at - record.at % DAY_US + DAY_US, *ends])
 
 
 def _current(record: Record, api: str, limit: CompiledLimit, now: int) -> bool:
+    if isinstance(limit, CompiledConcurrency):
+        return True
     meter = record.meter(api, limit.route, limit.unit)
     if meter is None:
         return False
@@ -227,9 +274,9 @@ def _current(record: Record, api: str, limit: CompiledLimit, now: int) -> bool:
     return bucket is not None and bucket.scale == limit.scale and bucket.drain == limit.drain
 
 
-def _advance(record: Record, now: int, options: StoreOptions) -> None:
+def _advance(record: Record, now: int, lapse_instant: int, options: StoreOptions) -> None:
     """Lapse the holds that are due and close the days that are over."""
-    record.lapse(now)
+    record.lapse(lapse_instant)
     if record.overrides:
         record.overrides = tuple(override for override in record.overrides if override.holds(now))
     today = now // DAY_US
@@ -250,6 +297,8 @@ def _advance(record: Record, now: int, options: StoreOptions) -> None:
 
 def _prepare(record: Record, api: str, limit: CompiledLimit, now: int) -> bool:
     """Give a quota the window of its window at ``now``, a throttle its bucket at its rate; whether it had another."""
+    if isinstance(limit, CompiledConcurrency):
+        return False
     meter = record.metered(api, limit.route, limit.unit, now)
     if not isinstance(limit, CompiledQuota):
         bucket = meter.bucket(limit.name)

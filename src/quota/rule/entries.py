@@ -30,12 +30,17 @@ class Amount(NamedTuple):
 
 
 Amounts = tuple[Amount, ...]
+Groups = tuple[tuple[int, Amounts], ...]
+"""Units taken for good, by when."""
 
 
 class Hold(NamedTuple):
-    """A reservation: what was taken at ``taken_at``. ``still_open``: it has not lapsed.
+    """A reservation, which is a slot in flight: what was taken at ``taken_at`` and is held. ``still_open``: not lapsed.
 
-    ``until``: when it lapses; of one that has, when it is forgotten, a day later.
+    ``until``: when it lapses; of one that has, when it is forgotten, a day later. ``api``, ``route``: of its call.
+    ``decision``: the id of the decision that is remembered for its retries, if one is. ``spent``: what was taken for
+    good of it, and when. ``also``: other names that plans have for the route; ``above``: the accounts above the key's
+    own that it counts on. ``marks``: the last spending of each of the latest handles, so that its retry spends nothing.
     """
 
     until: int
@@ -43,19 +48,55 @@ class Hold(NamedTuple):
     taken_at: int
     still_open: bool
     takes: Amounts
+    api: str = ""
+    route: str = ""
+    decision: str = ""
+    spent: Groups = ()
+    marks: tuple[tuple[str, int], ...] = ()
+    also: tuple[str, ...] = ()
+    above: tuple[str, ...] = ()
+
+    @property
+    def expires(self) -> int:
+        return self.until if self.still_open else self.until - DAY_US
+
+    @property
+    def place(self) -> tuple[str, ...]:
+        """Where it is in flight: its api, and all names of its route."""
+        return self.api, self.route, *self.also
+
+    def held(self) -> dict[str, int]:
+        """Return what is held, by unit."""
+        return {amount.unit: amount.units for amount in self.takes if not amount.route}
+
+    def gone(self) -> dict[str, int]:
+        """Return all that was taken for good, by unit."""
+        spent: dict[str, int] = {}
+        for amount in [amount for _, part in self.spent for amount in part if not amount.route]:
+            spent[amount.unit] = spent.get(amount.unit, 0) + amount.units
+        return spent
 
     def lapsed(self) -> Hold:
         """The hold from its end on."""
         return self._replace(until=self.until + DAY_US, still_open=False)
 
     def encode(self) -> list[Any]:
-        expires = self.until if self.still_open else self.until - DAY_US
-        return [expires, self.taken_at, self.still_open, self.takes]
+        more = [self.decision, self.spent, self.marks, self.also, self.above]
+        more = more if any(more) else []
+        return [self.expires, self.taken_at, self.still_open, self.takes, self.api, self.route, *more]
 
     @classmethod
     def decode(cls, id_: str, data: list[Any]) -> Hold:
-        expires, taken_at, still, takes = data
-        return _new(cls, (expires if still else expires + DAY_US, id_, taken_at, still, amounts(takes)))
+        expires, taken_at, still, takes, api, route, *more = data
+        decision, spent, marks, also, above = more or ("", (), (), (), ())
+        return _new(
+            cls,
+            (
+                expires if still else expires + DAY_US, id_, taken_at, still, amounts(takes), api, route, decision,
+                tuple([(at, amounts(part)) for at, part in spent]), tuple([(handle, n) for handle, n in marks]),
+                tuple(also), tuple(above),
+            ),
+        )  # fmt: skip
 
 
 class Refund(NamedTuple):

@@ -59,9 +59,14 @@ class Kept(Generic[E]):
         if not len(self):
             self.due = None
 
+    def each(self) -> list[E]:
+        """Every entry, in no order."""
+        entries = {**self.entries, **self.news} if self.news else self.entries
+        return [entry for entry in entries.values() if entry is not None]
+
     def all(self) -> list[E]:
         """Every entry, by its time."""
-        return sorted(entry for entry in {**self.entries, **self.news}.values() if entry is not None)
+        return sorted(self.each())
 
     def ripe(self, now: int, most: int = 1 << 62) -> list[E]:
         """Take note of the entries whose time has come, the earliest first and at most so many; once for each."""

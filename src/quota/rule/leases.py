@@ -19,7 +19,7 @@ import attrs
 from ..clock import DAY_US
 from .charge import metered, read
 from .entries import Amount, Lease, MeterName
-from .limits import BEYOND, CompiledQuota, Reading, RoutePlan, StoreOptions
+from .limits import BEYOND, CompiledConcurrency, CompiledQuota, CompiledThrottle, Reading, RoutePlan, StoreOptions
 from .record import Record
 from .subject import Subject
 
@@ -36,7 +36,8 @@ class LeaseRequest:
 
     ``calls``: as many calls like this one it would cover. ``share``: millionths of a limit that all leases together
     may hold. ``life``: microseconds that the process will be taken to be alive. ``only``: nothing is charged where
-    there is no lease to be had. ``again``: it was sent before, and no answer came.
+    there is no lease to be had. ``again``: it was sent before, and no answer came. ``above``: the accounts above the
+    key's own that the lease before was taken of, None where there was none.
     """
 
     name: str
@@ -47,6 +48,7 @@ class LeaseRequest:
     life: int = 0
     only: bool = False
     again: bool = False
+    above: tuple[str, ...] | None = None
 
 
 def held(subject: Subject, name: str) -> Lease | None:
@@ -87,13 +89,13 @@ def granted(subject: Subject, lease: Lease, route_plan: RoutePlan, now: int) -> 
     None when they are for windows or meters that are not now's, or when a limit was lowered below what it counts.
     """
     units = {amount.unit: amount.units for amount in lease.takes}
-    if metered(route_plan, units) != lease.takes:
+    if metered(route_plan, units) != lease.takes or route_plan.slotted:
         return None
     for limit, reading, extra, _ in read(subject, route_plan, now):
         if isinstance(limit, CompiledQuota):
             if limit.window(now)[0] > lease.taken_at or reading > limit.limit + limit.overage + extra:
                 return None
-        elif reading > limit.burst:
+        elif isinstance(limit, CompiledThrottle) and reading > limit.burst:
             return None
     return units
 
@@ -168,14 +170,15 @@ def affordable(
 
     Of every limit: at most the lease request's part of ``share``, what is left of all holders' share, and half of this
     holder's part of what is free, so that leases shrink as the free amount does and the last units are handed out one
-    by one. Never across an alert's threshold: the call that crosses it is charged by itself, and told. A call that no
+    by one. Never across an alert's threshold: the call that crosses it is charged by itself, and told. Calls in flight
+    are counted where all processes see them, so a plan that limits those leases nothing. A call that no
     limit counts goes by itself: answered from a lease, it would tell its key's limits as they stood when that was made.
     """
     units = {unit: lease_request.calls * n for unit, n in takes.items() if n}
-    if not any(limit.unit in units for limit in route_plan.limits):
+    if route_plan.slotted or not any(limit.unit in units for limit in route_plan.limits):
         return None
     for limit, reading, extra, _ in read(subject, route_plan, now):
-        if limit.unit not in units:
+        if limit.unit not in units or isinstance(limit, CompiledConcurrency):
             continue
         record = subject.record_of(limit)
         holders, out = _others(record, (route_plan.api, limit.route, limit.unit), lease_request.name, now)

@@ -16,6 +16,21 @@ MAX_UNITS = 2**53 - 1
 BEYOND = 2**200
 """More than anything counts."""
 
+OWN = "\n"
+"""Begins what the limits of an account's own plan are counted under: no limit of a key's plan has such a name."""
+
+
+def _counted(route_plan: RoutePlan) -> tuple[str, ...]:
+    return (route_plan.route,) if route_plan.routed else ()
+
+
+def _same_route(route_plan: RoutePlan) -> str:
+    return route_plan.route
+
+
+def _same_name(limit: CompiledLimit) -> str:
+    return limit.name
+
 
 class StoreOptions(NamedTuple):
     """A store's terms: a clock this far behind is an error, remembered requests and history are kept this long.
@@ -36,7 +51,11 @@ class StoreOptions(NamedTuple):
 
 @attrs.frozen(eq=False, repr=False)
 class CompiledQuota:
-    """A quota, compiled. ``route`` is empty for the plan's own; ``shared`` counts the account's keys together."""
+    """A quota, compiled. ``route`` is empty for the plan's own; ``shared`` counts the account's keys together.
+
+    ``name``: what its count is kept under; ``told``: what users see. ``holder``, ``level``: of an account's own plan,
+    the account and where its record is among a call's records.
+    """
 
     name: str
     unit: str
@@ -47,6 +66,9 @@ class CompiledQuota:
     alerts: tuple[int, ...]
     window: Callable[[int], tuple[int, int]]
     length: int | None
+    told: str = attrs.field(default=attrs.Factory(_same_name, takes_self=True))
+    holder: str = ""
+    level: int = 0
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -62,9 +84,27 @@ class CompiledThrottle:
     drain: int
     burst: int
     length: int | None
+    told: str = attrs.field(default=attrs.Factory(_same_name, takes_self=True))
+    holder: str = ""
+    level: int = 0
 
 
-CompiledLimit = CompiledQuota | CompiledThrottle
+@attrs.frozen(eq=False, repr=False)
+class CompiledConcurrency:
+    """A concurrency limit, compiled: at most ``limit`` reservations open at once. ``unit`` is what it is told in."""
+
+    name: str
+    unit: str
+    shared: bool
+    route: str
+    limit: int
+    length: None = None
+    told: str = attrs.field(default=attrs.Factory(_same_name, takes_self=True))
+    holder: str = ""
+    level: int = 0
+
+
+CompiledLimit = CompiledQuota | CompiledThrottle | CompiledConcurrency
 Throttles = tuple[tuple[ThrottleRef, ...], tuple[CompiledThrottle, ...]]
 """One unit's throttles of a whole plan, its routes' too: where each counts, and the lines."""
 
@@ -73,7 +113,10 @@ Throttles = tuple[tuple[ThrottleRef, ...], tuple[CompiledThrottle, ...]]
 class RoutePlan:
     """All that a call on (api, route) under a plan goes through. ``routed``: the route counts on a meter of its own.
 
-    ``throttles``: the whole plan's, by unit.
+    ``counted``: the routes with meters of their own; ``told``: the key's plan's name of it. Where accounts' plans name
+    it otherwise, ``route`` has all of them. ``slotted``: there is a concurrency limit among the limits.
+
+    ``throttles``: the whole plan's, by the level of the record whose plan they are of, and unit.
     """
 
     api: str
@@ -81,11 +124,16 @@ class RoutePlan:
     routed: bool
     limits: tuple[CompiledLimit, ...]
     cost: Mapping[str, int]
-    throttles: Mapping[str, Throttles]
+    throttles: Mapping[tuple[int, str], Throttles]
+    counted: tuple[str, ...] = attrs.field(default=attrs.Factory(_counted, takes_self=True))
+    told: str = attrs.field(default=attrs.Factory(_same_route, takes_self=True))
+    slotted: bool = False
 
 
 class LimitState(NamedTuple):
     """One limit after a decision. ``used`` is in units (a throttle's level, rounded up); instants in microseconds.
+
+    A concurrency limit's slots come back as calls end: its ``resets_at`` is the decision's instant.
 
     ``retry_at``: where it refused, when it will admit as much; None when it never will.
     """
@@ -121,7 +169,10 @@ class Crossing(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """A limit, its used units or its bucket's level, what was granted on top, the window's end or now."""
+    """A limit, its used units or its bucket's level, what was granted on top, the window's end or now.
+
+    Of a concurrency limit that is full ``end`` is when a slot is free if no call ends before it lapses.
+    """
 
     limit: CompiledLimit
     used: int

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..clock import DAY_US
-from .entries import Amount, Amounts, Day, Hold, Lease, MeterName, Override, PlanDay, Refund, RememberedRequest
+from .entries import Amount, Day, Hold, Lease, MeterName, Override, PlanDay, Refund, RememberedRequest
 from .kept import Kept, Step
 from .meter import Meter
 
 MINUTE_US = 60_000_000
 HOUR_US = 3_600_000_000
 _NEVER = 2**62
+_NOTHING: Mapping[tuple[str, ...], int] = {}
 
 
 def minute_of(now: int) -> int:
@@ -45,12 +46,12 @@ class Record:
     ``version``: of a record in memory, it moves whenever anything but a plain charge changes it. ``leases`` go by name
     and are replaced, never changed. ``overrides``: the subject's own limits, in place of those of the same names in its
     plans. ``last_used``: the minute of its last admission, 0 before. ``plan_days``: from which day on it was charged on
-    which plan, by api.
+    which plan, by api. ``in_flight``: how many of the holds are open, by api and route; another one takes its place.
     """
 
     __slots__ = (
-        "at", "floor", "holds", "last_used", "leases", "meters", "overrides", "plan_days", "refunds", "requests",
-        "token", "version",
+        "at", "floor", "holds", "in_flight", "last_used", "leases", "meters", "overrides", "plan_days", "refunds",
+        "requests", "token", "version",
     )  # fmt: skip
 
     def __init__(self, token: int = 0, floor: int = 0) -> None:
@@ -64,6 +65,7 @@ class Record:
         self.refunds: Kept[Refund] | None = None
         self.leases: dict[str, Lease] | None = None
         self.overrides: tuple[Override, ...] = ()
+        self.in_flight: Mapping[tuple[str, ...], int] = _NOTHING
         self.last_used = 0
         self.plan_days: tuple[PlanDay, ...] = ()
 
@@ -98,6 +100,8 @@ class Record:
         days = [Day(*row) for row in rows or ()]
         record.meters = [Meter.decode(m, [day for day in days if day.meter == tuple(m[:3])]) for m in meters]
         record.holds = Kept(Hold.decode(id_, hold) for id_, hold in holds.items()) if holds else None
+        for hold in record.holds.each() if record.holds else ():
+            record._open(hold.place, hold.still_open)
         record.refunds = Kept(Refund(until, name) for name, until in refunds.items()) if refunds else None
         record.leases = {name: Lease.decode(lease) for name, lease in leases.items()} if leases else None
         record.overrides = tuple(Override(*override) for override in overrides)
@@ -112,7 +116,8 @@ class Record:
         twin.holds = None if self.holds is None else self.holds.copy()
         twin.requests = None if self.requests is None else self.requests.copy()
         twin.refunds = None if self.refunds is None else self.refunds.copy()
-        twin.overrides, twin.last_used, twin.plan_days = self.overrides, self.last_used, self.plan_days
+        twin.overrides, twin.in_flight = self.overrides, self.in_flight
+        twin.last_used, twin.plan_days = self.last_used, self.plan_days
         return twin
 
     def written(self) -> list[Step]:
@@ -133,7 +138,7 @@ class Record:
                 more.append((setattr, self, "meters", [*self.meters, *new.meters[len(self.meters) :]]))
         for field in ("holds", "requests", "refunds", "leases"):
             plain.append((setattr, self, field, getattr(new, field) or None))
-        plain += [(setattr, self, field, getattr(new, field)) for field in ("last_used", "plan_days")]
+        plain += [(setattr, self, field, getattr(new, field)) for field in ("last_used", "plan_days", "in_flight")]
         if new.overrides != self.overrides:
             more.append((setattr, self, "overrides", new.overrides))
         moved = bool(more) or new.due != self.due or new.leases is not self.leases
@@ -209,10 +214,30 @@ class Record:
                     until = max(until, window.end)
         return until
 
-    def hold(self, id_: str, expires: int, now: int, takes: Amounts) -> None:
-        """Remember that a take made at ``now`` is only held, until ``expires``."""
+    def hold(self, hold: Hold) -> None:
+        """Remember what is only held, or what became of it."""
         self.holds = self.holds or Kept()
-        self.holds.put(Hold(expires, id_, now, still_open=True, takes=takes))
+        old = self.holds.get(hold.id)
+        self._open(hold.place, hold.still_open - (old is not None and old.still_open))
+        self.holds.put(hold)
+
+    def _open(self, place: tuple[str, ...], more: int) -> None:
+        """So many more reservations are open than before."""
+        if more:
+            count = self.in_flight.get(place, 0) + more
+            others = {other: found for other, found in self.in_flight.items() if other != place}
+            self.in_flight = {**others, place: count} if count else others
+
+    def in_use(self, api: str, route: str) -> int:
+        """Count the reservations that are open: of a route, or of all where it is empty."""
+        return sum(
+            [count for (of, *names), count in self.in_flight.items() if of == api and (not route or route in names)]
+        )
+
+    def frees_at(self, api: str, route: str, lapses: int) -> int:
+        """Find the instant at which so many of the open reservations have lapsed, if none is closed."""
+        holds = [hold for hold in (self.holds.each() if self.holds else ()) if hold.still_open and hold.api == api]
+        return sorted(hold.until for hold in holds if not route or route in hold.place[1:])[lapses - 1]
 
     def held(self, id_: str) -> Hold | None:
         """Return a hold, if it is there."""
@@ -223,6 +248,7 @@ class Record:
         hold = self.held(id_)
         if hold is not None and self.holds is not None:
             self.holds.drop(id_)
+            self._open(hold.place, -hold.still_open)
         return hold
 
     def lapse(self, now: int) -> None:
@@ -232,6 +258,7 @@ class Record:
         for hold in self.holds.ripe(now):
             if hold.still_open:
                 self.give_back(hold.taken_at, hold.takes)
+                self._open(hold.place, -1)
             if hold.still_open and hold.until + DAY_US > now:
                 self.holds.put(hold.lapsed())
             else:

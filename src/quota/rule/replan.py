@@ -13,13 +13,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
+from .limits import OWN
 from .meter import Bucket, Meter
 from .record import Record
+from .subject import Subject, own_refs
 
 if TYPE_CHECKING:
     from .entries import ThrottleRef
     from .limits import CompiledThrottle, Throttles
-    from .subject import Subject
 
 
 class _Former(NamedTuple):
@@ -37,9 +38,11 @@ def move(subject: Subject, api: str, unit: str, throttles: Throttles, now: int) 
     throttle_refs, limits = throttles
     origin = subject.key.metered(api, "", unit, now)
     left, origin.throttle_refs = origin.throttle_refs, throttle_refs
+    if throttle_refs and throttle_refs[0].name.startswith(OWN):
+        left = own_refs(left)
     if not left:
         return False
-    after = {(subject.record_of(limit), limit.route, limit.name): limit for limit in limits}
+    after = {(subject.record(shared=limit.shared), limit.route, limit.name): limit for limit in limits}
     before: dict[str, list[_Former]] = {}
     for old in left:
         record = subject.record(shared=old.shared)
@@ -56,7 +59,7 @@ def move(subject: Subject, api: str, unit: str, throttles: Throttles, now: int) 
     filled = {limit.route for limit, level, _ in joined if level}
     for limit, level, own in joined:
         if limit.route in filled:
-            put(subject.record_of(limit).metered(api, limit.route, unit, now), limit, level, own, now)
+            put(subject.record(shared=limit.shared).metered(api, limit.route, unit, now), limit, level, own, now)
     for former in [former for formers in before.values() for former in formers]:
         bucket, route = former.bucket, former.meter.route
         if bucket is None or (former.record, route, former.name) in after:
@@ -83,7 +86,7 @@ def _joined(
     What was charged the same calls, or more, tells the least that the level must be. The calls on a route that has no
     throttle of its own any more are news to the plan's: what they left is poured in, once.
     """
-    record = subject.record_of(limit)
+    record = subject.record(shared=limit.shared)
     meter = record.meter(api, limit.route, limit.unit)
     level, own = converted(meter.bucket(limit.name) if meter else None, limit, now)
     alike = limit.route in before

@@ -30,6 +30,11 @@ class RouteNames:
         return type(route) is str and self.charged(route) != ""
 
     @property
+    def exact(self) -> frozenset[str]:
+        """Return the very names."""
+        return self._names
+
+    @property
     def own(self) -> Container[str]:
         """Return what contains the routes that are charged under a name: the very names, where none is of many."""
         return self if self._wide else self._names
@@ -57,3 +62,42 @@ class RouteNames:
             if (every or named == method) and (path.startswith(own) if below else path == own):
                 return name
         return ""
+
+
+class JoinedNames:
+    """The names of several plans: under which of each a call is charged, in one text."""
+
+    __slots__ = ("_all", "_exact")
+
+    def __init__(self, names: Iterable[AnyRouteNames]) -> None:
+        self._all = tuple(names)
+        exact = all(each.own is not each for each in self._all)
+        self._exact: Container[str] | None = frozenset().union(*(each.exact for each in self._all)) if exact else None
+
+    def __contains__(self, route: object) -> bool:
+        return type(route) is str and self.charged(route) != ""
+
+    @property
+    def own(self) -> Container[str]:
+        """See ``RouteNames.own``."""
+        return self if self._exact is None else self._exact
+
+    @property
+    def exact(self) -> frozenset[str]:
+        """Return the very names."""
+        return frozenset().union(*(each.exact for each in self._all))
+
+    def charged(self, route: str | None) -> str:
+        """Return the name that a route is charged under in all plans that have one for it; else one for each plan."""
+        found = [each.charged(route) for each in self._all]
+        alike = set(found) - {""}
+        return "\n".join(found) if len(alike) > 1 else next(iter(alike), "")
+
+    def each(self, charged: str) -> list[str]:
+        """Return the names of each plan that ``charged`` tells of."""
+        if "\n" in charged:
+            return charged.split("\n")
+        return [charged if charged in names.exact else "" for names in self._all]
+
+
+AnyRouteNames = RouteNames | JoinedNames

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from ..account import Account
 from ..clock import to_datetime
 from ..errors import InvalidValue, PlanConflict
 from ..key import ApiKey, ScheduledPlan
@@ -69,10 +70,14 @@ def moved(entry: Entry, old: UsagePlan, new: UsagePlan, now: int) -> Entry:
     for plans in (entry.plans.values(), [goes for goes, _ in entry.scheduled]):
         ids = {plan.api: plan.id for plan in plans}
         if ids.get(old.api) == old.id and new.api in ids:
-            raise PlanConflict(new.id, f"key {entry.key.id} has another plan for the api {new.api!r}")
+            raise PlanConflict(new.id, f"{_kind(entry)} {entry.key.id} has another plan for the api {new.api!r}")
     on = [new if plan.id == old.id else plan for plan in entry.plans.values()]
     later = [(new if goes.id == old.id else goes, at) for goes, at in entry.scheduled]
     return entry._replace(plans={plan.api: plan for plan in on}, scheduled=tuple(later))
+
+
+def _kind(entry: Entry) -> str:
+    return "account" if type(entry.key) is Account else "key"
 
 
 def _without(plans: Mapping[str, UsagePlan], api: str) -> dict[str, UsagePlan]:

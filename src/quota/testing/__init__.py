@@ -17,13 +17,13 @@ from hypothesis.stateful import invariant, precondition, rule
 from ..clock import to_us
 from ..decision import Decision
 from ..errors import ClockSkew, InvalidValue, QuotaError, RequestMismatch, ReservationClosed
-from .directory import Book, equal, raises, units_of, us_of
+from .directory import equal, raises, units_of, us_of
+from .flight import FlightMachine
 from .model import DAY, Answer, Skewed
-from .reports import ReportMachine
-from .strategies import APIS, COSTS, KEY_IDS, MANY, REQUEST_IDS, ROUTES
+from .strategies import APIS, COSTS, KEY_IDS, MANY, REQUEST_IDS, ROUTES, TTLS
 
 
-class Machine(ReportMachine):
+class Machine(FlightMachine):
     """Everything a ledger does, step by step beside the model."""
 
     @rule(id_=KEY_IDS, cost=COSTS, api=APIS, route=ROUTES, request_id=REQUEST_IDS)
@@ -68,9 +68,6 @@ class Machine(ReportMachine):
                 self.taken.append((id_, key.era, decision, expected, False))
                 self._book(id_, "").use(units_of(decision.cost))
 
-    def _book(self, id_: str, api: str) -> Book:
-        return self.books.setdefault((id_, api), Book())
-
     def _replayed(self, id_: str, earlier: tuple[Any, ...], call: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         _, remembered, first, expected = earlier
         if remembered != call or first.id in self.spent:
@@ -102,7 +99,7 @@ class Machine(ReportMachine):
         cost=COSTS.filter(bool),
         api=APIS,
         route=ROUTES,
-        ttl=st.sampled_from([1, 5_000_000, 7200_000_000, 3 * DAY]),
+        ttl=TTLS,
         request_id=st.sampled_from([None, "once", "twice"]),
     )
     def reserve(self, id_: str, cost: Any, api: str, route: str | None, ttl: int, request_id: str | None) -> None:
@@ -164,7 +161,9 @@ class Machine(ReportMachine):
         if key is None:
             return
         events = [event for event in self.model.events if event.hold == f"hold {index}"]
-        mine = [event for event in events if ("key", id_) in event.subjects]
+        mine = self._mine(index, id_)
+        if commit and actual is not None:  # what was spent is a part of it
+            actual = {unit: max(actual.get(unit, 0), held.spent.get(unit, 0)) for unit in {**actual, **held.spent}}
         close = (lambda: held.commit(actual)) if commit else held.cancel
         if key.era != era or not mine:
             raises((ReservationClosed, ClockSkew), close)
@@ -181,6 +180,7 @@ class Machine(ReportMachine):
             assert now > held._expires + DAY, "a hold was closed early"
             for event in events:
                 event.units, event.hold = 0, ""
+            self.model.slots = [slot for slot in self.model.slots if slot.hold != f"hold {index}"]
             return
         if commit:
             done = self.model.commit(id_, f"hold {index}", actual, api, route, self.now)
@@ -188,7 +188,8 @@ class Machine(ReportMachine):
         else:
             self.model.cancel(id_, f"hold {index}", api, route, self.now)
             self.spent.add(held.id)
-        self._book(id_, api).close(held.id, units_of(decision.cost) if commit else 0, now)
+        before = sum(held.spent.values())
+        self._book(id_, api).close(held.id, units_of(decision.cost) - before if commit else 0, now)
         if again:
             raises(ReservationClosed, held.cancel)
             raises(ReservationClosed, lambda: held.commit({"requests": 1}))

@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from ..clock import ManualClock, to_datetime
 from ..decision import Decision
@@ -44,6 +44,21 @@ class Book:
         self.used += used
         self.back += max(0, units - used)
 
+    def spend(self, id_: str, used: int, held: int, now: int) -> None:
+        """A part is used for good: of a hold, of which so much is ``held`` then, or beyond it."""
+        self.lapse(now)
+        if id_ in self.held:
+            expires, units = self.held[id_]
+            self.held[id_] = expires, held
+            self.taken += used - (units - held)
+        else:
+            self.taken += used
+        self.used += used
+
+    def extend(self, id_: str, expires: int) -> None:
+        until, units = self.held.get(id_, (expires, 0))
+        self.held[id_] = max(until, expires), units
+
     def give_back(self, units: int) -> None:
         self.used -= units
         self.back += units
@@ -60,6 +75,9 @@ class Book:
 def units_of(cost: int | Mapping[str, int]) -> int:
     """Of whatever unit, together."""
     return cost if isinstance(cost, int) else sum(cost.values())
+
+
+_OF_LIMITS = ("override.set", "override.cleared", "limit.granted")
 
 
 class DirectoryMachine(RuleBasedStateMachine):
@@ -80,6 +98,7 @@ class DirectoryMachine(RuleBasedStateMachine):
         self.spent: set[str] = set()
         self.books: dict[tuple[str, str], Book] = {}
         self.focus = "all"
+        self.cursor = 0
 
     def _ledger(self, store: Any) -> Any:
         return Ledger(store, clock=self.clock)
@@ -106,6 +125,7 @@ class DirectoryMachine(RuleBasedStateMachine):
             return
         _, self.secrets[id_] = self.ledger.issue_key(id_, plan, id=id_, account=account)
         self.model.add_key(id_, account or id_, plan)
+        self._tell("key.issued", id_, plan)
 
     @rule(steps=st.lists(STEPS, min_size=1, max_size=2))
     def tick(self, steps: list[int]) -> None:
@@ -119,8 +139,8 @@ class DirectoryMachine(RuleBasedStateMachine):
         except ClockSkew:
             return
         instants = sorted(
-            {us_of(s.resets_at) for s in decision.limits}
-            | ({us_of(r)} if (r := decision.retry_at) else set())
+            {us_of(s.resets_at) or 0 for s in decision.limits}
+            | ({us_of(r) or 0} if (r := decision.retry_at) else set())
             | {at for key in self.model.keys.values() for _, at in key.scheduled.values()}
         )
         later = [instant for instant in instants if self.now < instant + delta < self.now + 400 * DAY]
@@ -133,6 +153,9 @@ class DirectoryMachine(RuleBasedStateMachine):
 
     def _replace(self, plan: UsagePlan) -> None:
         self.ledger.replace_plan(plan)
+        old = self.model.plans.get(plan.id)
+        if old != plan:
+            self._tell("plan.replaced" if old else "plan.added", None, plan.id)
         self.model.plans[plan.id] = plan
 
     @rule(
@@ -144,8 +167,11 @@ class DirectoryMachine(RuleBasedStateMachine):
             return
         instant = self.now + later if isinstance(later, int) else later
         at: Any = to_datetime(instant) if isinstance(instant, int) else instant
+        before = self._on_and_next(id_, plan)
         if self.model.associate(id_, plan, instant, self.now):
             self.ledger.associate(id_, plan, at=at)
+            if self._on_and_next(id_, plan) != before:
+                self._tell("plan.associated", id_, plan)
         else:
             raises(InvalidValue, lambda: self.ledger.associate(id_, plan, at=at))
 
@@ -154,6 +180,7 @@ class DirectoryMachine(RuleBasedStateMachine):
         if id_ in self.model.keys and plan in self.model.plans:
             if self.model.dissociate(id_, plan, self.now):
                 self.ledger.dissociate(id_, plan)
+                self._tell("plan.dissociated", id_, plan)
             else:
                 raises(PlanConflict, lambda: self.ledger.dissociate(id_, plan))
 
@@ -161,6 +188,7 @@ class DirectoryMachine(RuleBasedStateMachine):
     def remove_plan(self, plan: str, seldom: int) -> None:
         if not seldom and plan in self.model.plans:
             self.ledger.remove_plan(plan)
+            self._tell("plan.removed", None, plan)
             self.model.remove_plan(plan, self.now)
 
     @rule(id_=KEY_IDS, plan=PLAN_IDS)
@@ -182,6 +210,8 @@ class DirectoryMachine(RuleBasedStateMachine):
     def enable(self, id_: str, enabled: bool) -> None:
         if id_ in self.model.keys:
             (self.ledger.enable_key if enabled else self.ledger.disable_key)(id_)
+            if self.model.keys[id_].enabled != enabled:
+                self._tell("key.enabled" if enabled else "key.disabled", id_)
             self.model.keys[id_].enabled = enabled
 
     @rule(id_=KEY_IDS)
@@ -189,12 +219,14 @@ class DirectoryMachine(RuleBasedStateMachine):
         if id_ in self.model.keys:
             old = self.secrets[id_]
             _, self.secrets[id_] = self.ledger.rotate_key(id_)
+            self._tell("key.rotated", id_)
             equal(self.ledger.peek(old).reason.value, "UNKNOWN_KEY", "an old secret")
 
     @rule(id_=KEY_IDS)
     def remove(self, id_: str) -> None:
         if id_ in self.model.keys and id_ != "k1":
             self.ledger.remove_key(id_)
+            self._tell("key.removed", id_)
             self.model.remove_key(id_)
             self._lose(id_)
 
@@ -205,6 +237,27 @@ class DirectoryMachine(RuleBasedStateMachine):
             self.model.forget(id_, self.now)
             self._lose(id_)
 
+    def _tell(self, kind: str, key: str | None, plan: str | None = None) -> None:
+        """Expect an event."""
+        self.model.told.append((kind, key, plan, None, None))
+
+    def _on_and_next(self, id_: str, plan: str) -> tuple[Any, ...]:
+        """The plan that a key is on for a plan's api, and the one that it goes to."""
+        key, api = self.model.keys[id_], self.model.plans[plan].api
+        latest = self.model.latest(key, self.now)
+        goes = key.scheduled.get(api)
+        return self.model.on(key, latest).get(api), goes if goes is not None and goes[1] > latest else None
+
+    @invariant()
+    def the_outbox_tells_what_was_done(self) -> None:
+        """Once, in its order, and nothing else; operators' changes of limits apart."""
+        events = self.ledger.events(after=self.cursor)
+        told = [(e.kind, e.key, e.plan, e.limit, e.percent) for e in events if e.kind not in _OF_LIMITS]
+        equal(told, self.model.told, "the outbox")
+        equal([event.cursor for event in events], [*range(self.cursor + 1, self.cursor + 1 + len(events))], "cursors")
+        self.cursor += len(events)
+        self.model.told.clear()
+
     def _lose(self, id_: str) -> None:
         """A key's counts are gone."""
         self.books = {of: book for of, book in self.books.items() if of[0] != id_}
@@ -213,8 +266,9 @@ class DirectoryMachine(RuleBasedStateMachine):
         return self.secrets.get(id_, "nobody knows this secret")
 
 
-def us_of(instant: datetime | None) -> int:
-    assert instant is not None  # no limit that the machine plays with stands for ever
+def us_of(instant: datetime | None) -> int | None:
+    if instant is None:
+        return None
     return (instant - datetime(1970, 1, 1, tzinfo=timezone.utc)) // timedelta(microseconds=1)
 
 

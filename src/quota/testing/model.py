@@ -15,7 +15,7 @@ from typing import Any
 
 import attrs
 
-from ..limit import Quota, Throttle
+from ..limit import Concurrency, Quota, Throttle
 from ..period import Period
 from ..plan import UsagePlan
 from .plans import Member, PlansOfKeys
@@ -25,6 +25,7 @@ SKEW = 300_000_000
 _PER = {"second": 1_000_000, "minute": 60_000_000, "hour": 3_600_000_000, "day": DAY}
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
+Spec = Quota | Throttle | Concurrency
 Subject = tuple[str, str]
 Place = tuple[Subject, str, str, str]
 """(subject, api, route or nothing, unit): what one meter would count."""
@@ -49,6 +50,17 @@ class Taking:
 
     def counts(self, now: int) -> bool:
         return self.expires is None or now < self.expires
+
+
+@attrs.define(eq=False)
+class CallInFlight:
+    """One call in flight, until it ``expires`` or is closed."""
+
+    hold: str
+    subjects: set[Subject]
+    api: str
+    route: str
+    expires: int
 
 
 @attrs.define(eq=False)
@@ -84,7 +96,7 @@ class Level:
 class Limit:
     """One limit that a call touches, with the name it is told by."""
 
-    spec: Quota | Throttle
+    spec: Spec
     route: str
     name: str
 
@@ -95,7 +107,7 @@ class Answer:
 
     allowed: bool
     reason: str
-    limits: tuple[tuple[str, int, int, int], ...] = ()
+    limits: tuple[tuple[str, int, int, int | None], ...] = ()
     violated: tuple[str, ...] = ()
     retry_at: int | None = None
     crossed: tuple[tuple[str, int], ...] = ()
@@ -160,12 +172,14 @@ class Model(PlansOfKeys):
         self.members: dict[str, list[str]] = {}
         self.shared: set[str] = set()
         self.events: list[Taking] = []
+        self.slots: list[CallInFlight] = []
         self.at: dict[Subject, int] = {}
         self.windows: dict[tuple[Place, str], Window] = {}
         self.seen: dict[Place, list[tuple[int, int]]] = {}
         self.levels: dict[tuple[Place, str], Level] = {}
         self.charged: dict[tuple[str, str, str], list[Limit]] = {}
         self.overrides: dict[tuple[Subject, str, str, str], tuple[Any, int | None]] = {}
+        self.told: list[tuple[Any, ...]] = []
 
     # The directory
 
@@ -214,6 +228,8 @@ class Model(PlansOfKeys):
         self.at.pop(subject, None)
         for event in self.events:
             event.subjects.discard(subject)
+        for slot in self.slots:
+            slot.subjects.discard(subject)
         for table in (self.windows, self.levels):
             for found in [found for found in table if found[0][0] == subject]:
                 del table[found]  # type: ignore[attr-defined, unused-ignore]
@@ -248,7 +264,7 @@ class Model(PlansOfKeys):
         routes = {route: [self._own(key, plan, route, spec, now) for spec in own] for route, own in plan.routes.items()}
         return attrs.evolve(plan, limits=[self._own(key, plan, "", spec, now) for spec in plan.limits], routes=routes)
 
-    def _own(self, key: Member, plan: UsagePlan, route: str, spec: Quota | Throttle, now: int) -> Quota | Throttle:
+    def _own(self, key: Member, plan: UsagePlan, route: str, spec: Spec, now: int) -> Spec:
         of = self.holder(key, Limit(spec, route, "")), plan.id, route, spec.name
         value, until = self.overrides.get(of, (None, None))
         if value is None or (until is not None and until <= now):
@@ -256,6 +272,8 @@ class Model(PlansOfKeys):
         if isinstance(spec, Quota):
             whole = isinstance(value, int)
             return attrs.evolve(spec, limit=value, overage=spec.overage if value else 0) if whole else spec
+        if isinstance(spec, Concurrency):
+            return attrs.evolve(spec, limit=value) if isinstance(value, int) else spec
         return spec if isinstance(value, int) else attrs.evolve(value, unit=spec.unit, by=spec.by, name=spec.name)
 
     def limits(self, plan: UsagePlan, route: str | None) -> list[Limit]:
@@ -421,7 +439,7 @@ class Model(PlansOfKeys):
                 current = self.current(place, limit, now)
                 self.windows[place, limit.name] = current
                 self.seen.setdefault(place, []).append((current.since, current.end))
-            else:
+            elif isinstance(limit.spec, Throttle):
                 self.levels.setdefault((place, limit.name), Level(_rate(limit), Fraction(0), now))
 
     # Decisions
@@ -435,15 +453,24 @@ class Model(PlansOfKeys):
         limits: list[Limit] | None = None,
     ) -> Answer:  # fmt: skip
         """Return what a charge would get, told as a decision would tell it; of ``limits`` alone where they are given."""
-        told, violated, waits = [], [], []
+        told: list[tuple[str, int, int, int | None]] = []
+        violated, waits = [], []
         over = 0
-        never = quota = False
+        never = quota = closed = full = False
         lapses: list[tuple[int, int]] = []
         levels = self.buckets(key, plan, api, now)
         for limit in self.limits(plan, route) if limits is None else limits:
             units = takes.get(limit.spec.unit, 0)
             place = self.place(key, api, limit)
-            if isinstance(limit.spec, Quota):
+            if isinstance(limit.spec, Concurrency):
+                ends = self.in_flight(place, now)
+                most = limit.spec.limit
+                told.append((limit.name, len(ends), max(0, most - len(ends)), None))
+                if takes and len(ends) >= most:
+                    violated.append(limit.name)
+                    waits.append(ends[len(ends) - most] if most else now)
+                    full, closed = True, closed or not most
+            elif isinstance(limit.spec, Quota):
                 spec = limit.spec
                 current = self.current(place, limit, now)
                 used = self.sum(place, current.since, now)
@@ -468,10 +495,33 @@ class Model(PlansOfKeys):
         retry_at = max(waits, default=None)
         if retry_at is not None and any(end <= retry_at and too_large >= 0 for end, too_large in lapses):
             never = True
-        reason = "OK" if not violated else "COST_TOO_LARGE" if never else "QUOTA_EXCEEDED" if quota else "THROTTLED"
-        return Answer(
-            not violated, reason, tuple(told), tuple(violated), None if never else retry_at, over=over, at=now
+        reason = (
+            "COST_TOO_LARGE"
+            if never
+            else "QUOTA_EXCEEDED"
+            if quota
+            else "CONCURRENCY_EXCEEDED"
+            if full
+            else "THROTTLED"
         )
+        later = None if never or closed else retry_at
+        return Answer(
+            not violated, reason if violated else "OK", tuple(told), tuple(violated), later, over=over, at=now
+        )
+
+    def in_flight(self, place: Place, now: int) -> list[int]:
+        """Return when the calls that are in flight there lapse, in order."""
+        subject, api, route, _ = place
+        return sorted(
+            slot.expires
+            for slot in self.slots
+            if subject in slot.subjects and slot.api == api and route in ("", slot.route) and now < slot.expires
+        )
+
+    def keep(self, key: Member, api: str, route: str | None, expires: int, hold: str) -> None:
+        """One call more is in flight."""
+        subjects = {*self.subjects(key), ("account", key.account)}
+        self.slots.append(CallInFlight(hold, subjects, api, route or "", expires))
 
     def takes(self, plan: UsagePlan, route: str | None, cost: Mapping[str, int] | None) -> Mapping[str, int]:
         if cost is not None:
@@ -512,13 +562,16 @@ class Model(PlansOfKeys):
                     if percent > current.alerted and used * 100 >= percent * (limit.spec.limit + current.extra):
                         crossed.append((limit.name, percent))
                         current.alerted = percent
+                        if current.end - current.start >= _PER["hour"]:
+                            whose = None if limit.spec.by == "account" else key.id
+                            self.told.append(("limit.crossed", whose, plan.id, limit.name, percent))
         return tuple(crossed)
 
     def consume(
         self, id_: str | None, cost: Mapping[str, int] | None, api: str, route: str | None, now: int, *, dry: bool = False,
-        ttl: int | None = None, hold: str = "",
+        ttl: int | None = None, hold: str = "", slot: bool = False,
     ) -> Answer:  # fmt: skip
-        """consume, peek and reserve."""
+        """consume, peek and reserve. ``slot``: it is charged for good, and only its slots are kept."""
         usable = self.usable(id_)
         if usable != "OK":
             return Answer(allowed=False, reason=usable)
@@ -536,12 +589,17 @@ class Model(PlansOfKeys):
             return answer
         saved = self._snapshot() if dry else None
         self.settle(key, api, route, now)
-        events = self.take(key, plan, api, route, takes, now, None if ttl is None else now + ttl, hold)
+        until = None if ttl is None or slot else now + ttl
+        events = self.take(key, plan, api, route, takes, now, until, "" if slot else hold)
+        if ttl is not None:
+            self.keep(key, api, route, now + ttl, hold)
         limits = self.limits(plan, route)
         self.pour(key, api, limits, takes, now)
+        told = len(self.told)
         crossed = self.alerts(key, plan, api, limits, takes, now)
         after = attrs.evolve(self.evaluate(key, plan, api, route, {}, now), crossed=crossed, events=events)
         if saved is not None:
+            del self.told[told:]
             self._restore(saved)
         else:
             key.admissions.append((now, api, plan.id))
@@ -550,20 +608,30 @@ class Model(PlansOfKeys):
 
     def _snapshot(self) -> tuple[Any, ...]:
         return (
-            len(self.events), dict(self.at), {k: attrs.evolve(v) for k, v in self.windows.items()},
+            len(self.events), len(self.slots), dict(self.at), {k: attrs.evolve(v) for k, v in self.windows.items()},
             {k: list(v) for k, v in self.seen.items()}, {k: attrs.evolve(v) for k, v in self.levels.items()},
             dict(self.charged),
         )  # fmt: skip
 
     def _restore(self, saved: tuple[Any, ...]) -> None:
-        count, self.at, self.windows, self.seen, self.levels, self.charged = saved
+        count, slots, self.at, self.windows, self.seen, self.levels, self.charged = saved
         del self.events[count:]
+        del self.slots[slots:]
 
     def commit(
         self, id_: str, hold: str, actual: Mapping[str, int] | None, api: str, route: str | None, now: int
     ) -> tuple[Taking, ...]:
-        """Turn what was held into what was used."""
+        """Turn what was held into what was used, what was spent included."""
         key = self.keys[id_]
+        gone = [event for event in self.events if event.hold == f"spent {hold}"]
+        if actual is not None:
+            actual = {unit: units - sum(e.units for e in gone if e.unit == unit) for unit, units in actual.items()}
+        self.slots = [slot for slot in self.slots if slot.hold != hold]
+        return (*gone, *self._commit(key, hold, actual, api, route, now))
+
+    def _commit(
+        self, key: Member, hold: str, actual: Mapping[str, int] | None, api: str, route: str | None, now: int
+    ) -> tuple[Taking, ...]:
         now = self.instant(key, now)
         held = [event for event in self.events if event.hold == hold]
         lapsed = any(not event.counts(now) for event in held)
@@ -572,7 +640,7 @@ class Model(PlansOfKeys):
         limits = self.limits(plan, route) if plan else []
         was = {event.unit: event.units for event in held}
         used = dict(was if actual is None else actual)
-        routes = held[0].routes
+        routes = self._routes(hold)
         more: dict[str, int] = {}
         kept: list[Taking] = []
         for event in held:
@@ -593,8 +661,52 @@ class Model(PlansOfKeys):
             self.alerts(key, plan, api, limits, more, now)
         return (*(event for event in kept if event.units), *added)
 
+    def spend(
+        self, id_: str, hold: str, actual: Mapping[str, int], api: str, route: str | None, now: int
+    ) -> dict[str, int]:
+        """Take a part of what is held for good, and beyond it; the units that were held of it."""
+        key = self.keys[id_]
+        now = self.instant(key, now)
+        held = [event for event in self.events if event.hold == hold]
+        lapsed = not any(slot.hold == hold and now < slot.expires for slot in self.slots)
+        self.settle(key, api, route, now)
+        plan = self.plan_of(key, api, now)
+        within = dict.fromkeys(actual, 0)
+        for event in held:
+            part = within[event.unit] = min(event.units, actual.get(event.unit, 0))
+            event.units -= part
+            if part and not lapsed:
+                mine = set(event.subjects)
+                self.events.append(attrs.evolve(event, units=part, expires=None, hold=f"spent {hold}", subjects=mine))
+        beyond = {unit: units - within.get(unit, 0) for unit, units in actual.items()}
+        more = {unit: units for unit, units in (actual if lapsed else beyond).items() if units}
+        self.take(key, plan, api, route, more, now, hold=f"spent {hold}", routes=self._routes(hold))
+        limits = self.limits(plan, route) if plan else []
+        self.pour(key, api, limits, beyond, now)
+        if plan:
+            self.alerts(key, plan, api, limits, more, now)
+        return {} if lapsed else within
+
+    def _routes(self, hold: str) -> tuple[str, ...] | None:
+        """Where a reservation counts, once it has counted."""
+        return next((event.routes for event in self.events if event.hold in (hold, f"spent {hold}")), None)
+
+    def extend(self, id_: str, hold: str, ttl: int, api: str, route: str | None, now: int) -> bool:
+        """Hold it for longer; whether it had not lapsed."""
+        key = self.keys[id_]
+        now = self.instant(key, now)
+        slots = [slot for slot in self.slots if slot.hold == hold and now < slot.expires]
+        for slot in slots:
+            self.settle(key, api, route, now)
+            slot.expires = max(slot.expires, now + ttl)
+        for event in self.events if slots else ():
+            if event.hold == hold and event.expires is not None:
+                event.expires = max(event.expires, now + ttl)
+        return bool(slots)
+
     def cancel(self, id_: str, hold: str, api: str, route: str | None, now: int) -> None:
         key = self.keys[id_]
+        self.slots = [slot for slot in self.slots if slot.hold != hold]
         self.settle(key, api, route, self.instant(key, now))
         for event in self.events:
             if event.hold == hold:

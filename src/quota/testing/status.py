@@ -11,7 +11,7 @@ from hypothesis.stateful import rule
 
 from ..clock import to_datetime
 from ..errors import ClockSkew, InvalidValue, UnknownKey
-from ..limit import Quota, Throttle
+from ..limit import Concurrency, Quota, Throttle
 from .directory import DirectoryMachine, equal, raises, us_of
 from .model import DAY, Limit, Model, Skewed
 from .plans import Member
@@ -49,7 +49,9 @@ def _stand(
         for limit in filter(told, model.limits(plan, route)):
             alone = model.evaluate(key, plan, of, route, {limit.spec.unit: 1}, at, [limit])
             name, used, remaining, resets_at = alone.limits[0]
-            if isinstance(limit.spec, Throttle):
+            if isinstance(limit.spec, Concurrency):
+                extra, over = 0, max(0, used - limit.spec.limit)
+            elif isinstance(limit.spec, Throttle):
                 extra, over = 0, max(0, used - (limit.spec.burst if limit.spec.rate else 0))
             else:
                 extra, over = model.current(model.place(key, of, limit), limit, at).extra, alone.over

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime, timezone
+from typing import Any
 
 from hypothesis import strategies as st
 
-from ..limit import Cost, Quota, Throttle
+from ..limit import Concurrency, Cost, Limit, Quota, Throttle
 from ..plan import UsagePlan
 from .model import DAY
 
@@ -29,7 +30,8 @@ SUBJECTS = st.sampled_from(["key", "key", "account"])
 def _limits(
     *, quotas: bool = True, throttles: bool = True, units: st.SearchStrategy[str] = REQUESTS,
     by: st.SearchStrategy[str] = st.just("key"), names: tuple[str | None, ...] = (None,), most: int = 3,
-) -> st.SearchStrategy[list[Quota | Throttle]]:  # fmt: skip
+    slots: bool = False,
+) -> st.SearchStrategy[list[Limit]]:  # fmt: skip
     quota = st.builds(
         lambda limit, period, overage, **more: Quota(limit, period, overage=overage if limit else 0, **more),
         st.integers(0, 12), PERIODS, st.sampled_from([0, 0, 3]), unit=units, by=by, name=st.sampled_from(names),
@@ -38,13 +40,15 @@ def _limits(
         Throttle, st.sampled_from(["1", "3", "0.5", "1/3", "7", "0"]), st.sampled_from(["second", "minute"]),
         burst=st.integers(0, 6), unit=units, by=by, name=st.sampled_from(names),
     )  # fmt: skip
-    kinds = [quota] * (2 if quotas else 0) + [throttle] * (1 if throttles else 0)
+    concurrency = st.builds(Concurrency, st.integers(0, 4), by=by, name=st.sampled_from(names))
+    kinds: list[Any] = [quota] * (2 if quotas else 0) + [throttle] * (1 if throttles else 0)
+    kinds += [concurrency] * (2 if slots else 0)
     return st.lists(st.one_of(kinds), max_size=most, unique_by=lambda limit: limit.name)
 
 
 # Each history looks at one corner of the world or at all of it: bugs hide where few things meet often.
 FOCUS = {
-    "all": _limits(units=UNITS, by=SUBJECTS, names=(None, None, "x", "y")),
+    "all": _limits(units=UNITS, by=SUBJECTS, names=(None, None, "x", "y"), slots=True),
     "plain": _limits(throttles=False),
     "throttled": _limits(quotas=False, names=(None, None, "x"), most=2),
     "both": _limits(),
@@ -57,6 +61,7 @@ FOCUS = {
             for number, period in enumerate(ODD_PERIODS)
         )
     ).map(list),
+    "in flight": _limits(by=SUBJECTS, names=(None, "x"), slots=True),
     "toggled": _limits(quotas=False, by=SUBJECTS, names=(None, None, "x"), most=2),
 }
 COSTS = st.one_of(
@@ -64,6 +69,7 @@ COSTS = st.one_of(
     st.integers(1, 4).map(lambda n: {"requests": n}),
     st.fixed_dictionaries({"requests": st.integers(0, 2), "tokens": st.integers(1, 4)}),
 )
+TTLS = st.sampled_from([1, 5_000_000, 7200_000_000, 3 * DAY])
 APIS = st.sampled_from(["", "", "", "b"])
 ROUTES = st.sampled_from([None, None, "r", "s"])
 PLAN_IDS = st.sampled_from(["p", "q", "b"])
@@ -80,7 +86,7 @@ def plans(draw: st.DrawFn, focus: str) -> UsagePlan:
     """A small plan; the third one governs another api."""
     id_ = draw(PLAN_IDS)
     limits = FOCUS[focus]
-    odd = focus in ("all", "accounts", "toggled", "odd windows")
+    odd = focus in ("all", "accounts", "toggled", "odd windows", "in flight")
     routes = {"r": draw(limits)} if odd and draw(st.booleans()) else {}
     dear: list[Cost] = [2, {"tokens": 1}]
     costs = {"s": draw(st.sampled_from(dear))} if odd and draw(st.booleans()) else {}

@@ -18,7 +18,7 @@ from ..decision import Decision, Details, Reason
 from ..errors import ClockSkew, InvalidValue, QuotaError, StoreBusy, StoreUnavailable
 from ..headers import PROFILES
 from ..key import ApiKey, Caller
-from ..ledger.reservation import AsyncReservation, Reservation
+from ..ledger.reservations.handle import AsyncReservation, Reservation
 from ..limit import Cost, Limit, parse_cost
 from ..plan import UsagePlan
 from ..rule.limits import Outcome

@@ -12,7 +12,8 @@ import attrs
 from ..clock import DAY_US, span_us
 from ..decision import Decision
 from ..errors import InvalidValue, check_text
-from ..limit import REQUESTS, Cost, Limit, Quota, Throttle, parse_limits
+from ..limit import REQUESTS, Cost, Limit, Quota, Throttle
+from ..limit_text import parse_limits
 from .addresses import Anonymous
 from .sources import check_sources
 

@@ -230,7 +230,7 @@ def test_a_child_that_is_forked_during_a_change_leases(operator, shared, clock):
     """What was held off in its parent is not held off in it."""
     found = []
 
-    def forking(plan, replace):
+    def forking(*_):
         found.append(os.fork())
         if not found[0]:
             spend(ledger, 40)

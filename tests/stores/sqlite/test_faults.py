@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -127,7 +128,7 @@ def test_what_is_no_ledger_is_refused_and_left_alone(tmp_path):
     text = tmp_path / "text"
     text.write_text("Not a database at all. " * 100)
     other = tmp_path / "other.db"
-    with sqlite3.connect(other) as db:
+    with closing(sqlite3.connect(other)) as db, db:
         db.execute("CREATE TABLE keys (id)")
     db.close()
     before = {file: file.read_bytes() for file in (text, other)}
@@ -342,7 +343,7 @@ def test_a_newer_schema_is_refused_by_its_number(path):
     """And not touched."""
     ledger, _, secret = ledger_on(path)
     ledger.close()
-    with sqlite3.connect(path) as db:
+    with closing(sqlite3.connect(path)) as db, db:
         db.execute("PRAGMA user_version = 99")
     db.close()
     before = Path(path).read_bytes()
@@ -357,7 +358,7 @@ def test_a_schema_that_was_never_released_is_refused_by_its_number(path, version
     """Its tables had other names: it is neither read nor touched."""
     ledger, _, secret = ledger_on(path)
     ledger.close()
-    with sqlite3.connect(path) as db:
+    with closing(sqlite3.connect(path)) as db, db:
         db.execute(f"PRAGMA user_version = {version}")
     db.close()
     before = Path(path).read_bytes()

@@ -9,6 +9,7 @@ import os
 import shutil
 import sqlite3
 import threading
+from contextlib import closing
 
 import pytest
 
@@ -281,26 +282,25 @@ def contended(world):
     """A file that somebody else writes to: busy, neither broken nor refused."""
     here, secret = world.with_key(timeout=0.05)
     here.consume(secret)
-    db = sqlite3.connect(here.store.path, isolation_level=None)
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        here.consume(secret)
-    except world.quota.StoreBusy:
-        pass
-    else:
-        raise AssertionError("not busy")
-    finally:
-        db.rollback()
-    assert [count(here.consume(secret)) for _ in range(2)] == [2, 3]
-    here.store._pool.timeout = 20
-    db.execute("BEGIN IMMEDIATE")
-    pool = world.module["sqlite.pool"]
-    real, pool.pause = pool.pause, lambda seconds: db.rollback()
-    try:
-        assert count(here.consume(secret)) == 4
-    finally:
-        pool.pause = real
-        db.close()
+    with closing(sqlite3.connect(here.store.path, isolation_level=None)) as db:
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            here.consume(secret)
+        except world.quota.StoreBusy:
+            pass
+        else:
+            raise AssertionError("not busy")
+        finally:
+            db.rollback()
+        assert [count(here.consume(secret)) for _ in range(2)] == [2, 3]
+        here.store._pool.timeout = 20
+        db.execute("BEGIN IMMEDIATE")
+        pool = world.module["sqlite.pool"]
+        real, pool.pause = pool.pause, lambda seconds: db.rollback()
+        try:
+            assert count(here.consume(secret)) == 4
+        finally:
+            pool.pause = real
 
 
 def powerless(world):
@@ -460,7 +460,7 @@ def versions(world):
     """A newer file is refused by its number, when it is opened and when it becomes so in use."""
     here, secret = world.with_key()
     here.consume(secret)
-    with sqlite3.connect(here.store.path) as db:
+    with closing(sqlite3.connect(here.store.path)) as db, db:
         db.execute("PRAGMA user_version = 9")
         db.execute("UPDATE ledger SET plans = 5")
     db.close()

@@ -4,6 +4,7 @@ import itertools
 import os
 import sqlite3
 import threading
+from contextlib import closing
 from datetime import timedelta
 
 import pytest
@@ -80,7 +81,7 @@ def test_a_lane_decides_as_the_rule_does(tmp_path, clock):
 
 
 def rows(store, table):
-    with sqlite3.connect(store.path) as db:
+    with closing(sqlite3.connect(store.path)) as db, db:
         (count,) = db.execute(f"SELECT count(*) FROM {table}").fetchone()
     db.close()
     return count
@@ -108,7 +109,7 @@ def test_a_request_id_does_not_rewrite_what_is_remembered(path, clock):
     for number in range(1000):
         ledger.consume(secret, request_id=f"id{number}")
         if number in (1, 999):
-            with sqlite3.connect(path) as db:
+            with closing(sqlite3.connect(path)) as db, db:
                 sizes.append(db.execute("SELECT length(body) FROM records").fetchone()[0])
             db.close()
     assert sizes[0] == sizes[1]
@@ -205,7 +206,7 @@ def test_check_finds_what_is_wrong(path):
     ledger, _, secret = ledger_on(path)
     ledger.consume(secret)
     assert ledger.store.check() == []
-    with sqlite3.connect(path) as db:
+    with closing(sqlite3.connect(path)) as db, db:
         db.execute("UPDATE counts SET moving = x'00'")
         db.execute("DELETE FROM digests")
         db.execute("INSERT INTO digests VALUES (x'00', 77)")

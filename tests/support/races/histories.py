@@ -77,7 +77,7 @@ def in_sqlite(store):
     def read(db):
         for key in store.list_keys(None, None, None, None, 0):
             key_entry = store._look(db, Request("usage", 0, None, key.id))
-            for whose, subject in zip((f"key {key.id}", f"account {key.account}"), key_entry.subjects(), strict=False):
+            for whose, subject in zip((f"key {key.id}", f"account {key.account}"), key_entry.numbers, strict=False):
                 yield whose, load(db, subject).record
 
     return store._pool.read(lambda db: list(read(db)))

@@ -94,12 +94,12 @@ class AsyncLeasedStore(Awaited, Leasing):
 
     async def _pass(self, request: Request) -> Any:
         async with self._leaseless() if request.op in ALONE else contextlib.nullcontext():
-            await self._settle_key(request.now, request.digest or request.key_id or "")
+            await self._settle_key(request.now, request.digest or request.key_id or "", request.account)
             return await self._run(self._pass_on(request))
 
     async def _ask_store(self, lease_holder: LeaseHolder, request: Request) -> Any:
         if request.op == "peek":
-            await self._settle_key(request.now, request.digest or request.key_id or "")
+            await self._settle_key(request.now, request.digest or request.key_id or "", request.account)
             return await self._run(self._peek(request))
         async with self._at_gate(lease_holder) as alone:
             decision = await self._run(self._decide(lease_holder, request) if alone else self._alone(request))
@@ -152,9 +152,9 @@ class AsyncLeasedStore(Awaited, Leasing):
             with contextlib.suppress(*SKEWED):
                 await self._settle([lease_holder], now)
 
-    async def _settle_key(self, now: int, ref: bytes | str) -> None:
+    async def _settle_key(self, now: int, ref: bytes | str, account: str | None = None) -> None:
         with contextlib.suppress(ClockSkew):
-            await self._settle(await self._run(self._of_key(now, ref)), now)
+            await self._settle(await self._run(self._of_key(now, ref, account)), now)
 
     async def _settle(self, lease_holders: list[LeaseHolder], now: int) -> None:
         for lease_holder in lease_holders:

@@ -80,11 +80,21 @@ class LeasedDirectory(LeaseHolders):
         self, account_id: str, change: Callable[[Account], Account], by: By | None = None
     ) -> Flow[Account]:
         account: Account = yield Change("change_account", (account_id, change, by), self._owing)
+        self._known.clear()
         return account
 
     @operation
     def drop_account(self, account_id: str, by: By | None = None) -> Flow[None]:
         yield Change("drop_account", (account_id, by), self._owing)
+
+    @operation
+    def place_account(self, account_id: str, plan_id: str, on: bool, by: By | None = None) -> Flow[None]:
+        yield Change("place_account", (account_id, plan_id, on, by), self._owing)
+
+    @operation
+    def account_plans(self, account_id: str) -> Flow[list[UsagePlan]]:
+        plans: list[UsagePlan] = yield "account_plans", (account_id,)
+        return plans
 
     @operation
     def get_account(self, account_id: str) -> Flow[Account]:

@@ -134,7 +134,11 @@ class Leasing(LeasedDirectory):
     def _renew(self, lease_holder: LeaseHolder, lease: HeldLease, request: Request) -> Flow[None]:
         """At a refresh: go on with what is held, if the store agrees or cannot be asked; else close it."""
         if request.now < lease.end:
-            ask = attrs.evolve(request, op="renew", args=(LeaseRequest(lease.name, lease.number, life=self._life()),))
+            ask = attrs.evolve(
+                request,
+                op="renew",
+                args=(LeaseRequest(lease.name, lease.number, life=self._life(), above=lease.above),),
+            )
             lease_holder.overtaken = False
             try:
                 renewed: LeaseGrant | None = yield "apply", (ask,)
@@ -179,7 +183,7 @@ class Leasing(LeasedDirectory):
         if not lease_holder.calls and lease_holder.idle:
             decision: Decision = yield "apply", (request,)
             if decision.allowed and decision.key is not None:
-                lease_holder.key_id, lease_holder.account = decision.key.id, decision.key.account
+                lease_holder.key_id, lease_holder.accounts = decision.key.id, accounts_of(decision)
             if decision.allowed or decision.reason is not Reason.QUOTA_EXCEEDED:
                 return decision
         return (yield from self._lease_request(lease_holder, lease, request))
@@ -202,6 +206,9 @@ class Leasing(LeasedDirectory):
             lease_holder.overtaken = False
             lease.doubt = True
             grant: LeaseGrant = yield "apply", (attrs.evolve(request, op="lease", args=(lease_request,)),)
+            if grant.elsewhere:
+                yield from self._return(lease_holder, lease, request.now)
+                return None
             return (
                 grant.decision if grant.kept else self._take(lease_holder, lease, request, lease_request, grant, epoch)
             )
@@ -224,7 +231,7 @@ class Leasing(LeasedDirectory):
                 return None
             if grant.units:
                 lease.fill(grant, request, self._refresh_us)
-                lease_holder.key_id, lease_holder.account = lease.key.id, lease.key.account
+                lease_holder.key_id, lease_holder.accounts = lease.key.id, (lease.key.account, *lease.plan.above)
                 lease_holder.refused = None
                 lease_holder.patience = lease_holder.waited = 0
                 self._opened(lease_holder)
@@ -236,7 +243,7 @@ class Leasing(LeasedDirectory):
             lease.due = decision is None and lease_request.again
             if lease_request.calls >= LEAST:
                 lease_holder.patience, lease_holder.waited = min(max(1, lease_holder.patience * 2), _LONGEST), 0
-            if decision is not None and decision.reason is Reason.QUOTA_EXCEEDED:
+            if decision is not None and grant.readings and decision.reason is Reason.QUOTA_EXCEEDED:
                 lease_holder.refused = CachedRefusal(grant, request, self._refresh_us, epoch)
                 if grant.waiting:
                     decision = sooner(decision, lease_holder.refused.until)
@@ -305,21 +312,30 @@ class Leasing(LeasedDirectory):
         lease.doubt = lease.returning = True
         ref = lease_holder.key_id or lease_holder.ref
         digest, key_id = (ref, None) if isinstance(ref, bytes) else (None, ref)
-        yield "apply", (Request("return", now, digest, key_id, lease_holder.api, args=(lease_request,)),)
+        returned = Request("return", now, digest, key_id, lease_holder.api, args=(lease_request,), above=lease.above)
+        yield "apply", (returned,)
         lease.answered(lease_request.number + 1)
 
-    def _of_key(self, now: int, ref: bytes | str) -> Flow[list[LeaseHolder]]:
-        """Return what is held here of a key, by its id or a digest, and of the keys that share its account."""
+    def _of_key(self, now: int, ref: bytes | str, account: str | None = None) -> Flow[list[LeaseHolder]]:
+        """Return what is held here of a key, by its id or a digest, or an account, and of all in the same tree."""
+        if account is not None:
+            return self._of_account(account)
         if not self._open:
             return []
         if ref not in self._known:
             digest, key_id = (ref, None) if isinstance(ref, bytes) else (None, ref)
             grant: LeaseGrant = yield "apply", (Request("look", now, digest, key_id),)
-            key = grant.decision.key if grant.decision else None
-            if key is None:
+            if grant.decision is None or grant.decision.key is None:
                 return []
-            self._know(ref, key.account)
+            self._know(ref, accounts_of(grant.decision)[-1])
         return self._of_account(self._known.get(ref, ""))
+
+
+def accounts_of(decision: Decision) -> tuple[str, ...]:
+    """Return the account of a decision's key and those above."""
+    details = decision._details()
+    above = details.plan.above if details.plan is not None else ()
+    return () if details.key is None else (details.key.account, *above)
 
 
 SKEWED = (*UNREACHABLE, ClockSkew)

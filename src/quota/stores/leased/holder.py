@@ -74,11 +74,17 @@ class HeldLease:
         self.asked = self.at = self.until = self.end = self.known = 0
         self.readings: tuple[Reading, ...] = ()
         self.buckets: dict[Any, Bucket] = {}
-        self.tokens = (0, 0)
+        self.tokens: tuple[int, ...] = (0, 0)
         self.digest: bytes | None = None
         self.key: ApiKey
         self.plan: UsagePlan
         self.route_plan: RoutePlan
+
+    @property
+    def above(self) -> tuple[str, ...] | None:
+        """The accounts above the key's own that it was taken of; None before the first."""
+        plan = getattr(self, "plan", None)
+        return None if plan is None else plan.above
 
     def answered(self, number: int, *, granted: bool = False) -> None:
         """The store did what it was asked, under this number. ``granted``: a lease; until it is filled it is owed."""
@@ -93,7 +99,7 @@ class HeldLease:
 
     def lease_request(self, calls: int, share: int, life: int, *, only: bool = False) -> LeaseRequest:
         """Return what to ask the store for next, telling it what was used."""
-        return LeaseRequest(self.name, self.number + 1, self.used, calls, share, life, only, self.doubt)
+        return LeaseRequest(self.name, self.number + 1, self.used, calls, share, life, only, self.doubt, self.above)
 
     def fill(self, grant: LeaseGrant, request: Request, refresh: int) -> None:
         """Hold a lease that was asked for at the request's instant."""
@@ -182,14 +188,14 @@ class HeldLease:
             if isinstance(limit, CompiledQuota):
                 left = self.units[limit.unit] - self.spent[limit.unit].total if limit.unit in self.units else 0
                 readings.append(Reading(limit, reading - left + units, extra, end))
-            else:
+            elif isinstance(limit, CompiledThrottle):
                 bucket = self.buckets[limit]
                 level = level_at(bucket, now) + units * limit.scale
                 readings.append(Reading(limit, level, 0, now))
                 if not dry:
                     bucket.level, bucket.at = level, now
         outcome = evaluate(readings, {}, now)
-        details = Details(Reason.OK, None, self.key, self.plan, takes, outcome, route=self.route_plan.route)
+        details = Details(Reason.OK, None, self.key, self.plan, takes, outcome, route=self.route_plan.told)
         if dry:
             return Decision(details)
         for unit, units in takes.items():
@@ -197,6 +203,7 @@ class HeldLease:
                 self.spent[unit].total += units
         # In the name of the lease's own instant: there the record counted these units, and a refund finds them.
         details.metered, details.tokens = ((self.at, metered(self.route_plan, takes)),), self.tokens
+        details.above = self.plan.above
         return Decision(details)
 
     def open_lane(
@@ -255,14 +262,14 @@ class CachedRefusal:
             return None
         takes = self.route_plan.cost if request.takes is None else request.takes
         readings: list[Reading] = [
-            reading if isinstance(limit := reading.limit, CompiledQuota)
+            reading if not isinstance(limit := reading.limit, CompiledThrottle)
             else Reading(limit, max(0, reading.used - limit.drain * (request.now - grant.at)), 0, request.now)
             for reading in grant.readings
         ]  # fmt: skip
         outcome = evaluate(readings, takes, request.now)
         if outcome.allowed or reason_of(outcome) is Reason.THROTTLED:
             return None
-        route = self.route_plan.route
+        route = self.route_plan.told
         decision = Decision(Details(reason_of(outcome), None, grant.key, grant.plan, takes, outcome, route=route))
         return sooner(decision, self.until) if grant.waiting else decision
 
@@ -288,7 +295,7 @@ class LeaseHolder:
     """
 
     __slots__ = (
-        "account",
+        "accounts",
         "api",
         "calls",
         "failed",
@@ -319,7 +326,7 @@ class LeaseHolder:
         self.patience = self.waited = 0
         self.overtaken = False
         self.key_id = ""
-        self.account = ""
+        self.accounts: tuple[str, ...] = ()
 
     @property
     def asked(self) -> int:

@@ -88,12 +88,13 @@ class LeaseHolders:
         with self._directory:
             self._open.pop(lease_holder, None)
             self._open[lease_holder] = None
-            self._accounts.setdefault(lease_holder.account, {})[lease_holder] = None
-        self._know(lease_holder.ref, lease_holder.account)
-        self._know(lease_holder.key_id, lease_holder.account)
+            for account in lease_holder.accounts:
+                self._accounts.setdefault(account, {})[lease_holder] = None
+        self._know(lease_holder.ref, lease_holder.accounts[-1])
+        self._know(lease_holder.key_id, lease_holder.accounts[-1])
 
     def _know(self, ref: bytes | str, account: str) -> None:
-        """Remember whose key is presented so: it stays so for good."""
+        """Remember whose key is presented so, by the account highest above it: so it stays, unless accounts move."""
         if len(self._known) >= 2 * self._most_keys:
             self._known.clear()
         self._known[ref] = account
@@ -101,10 +102,11 @@ class LeaseHolders:
     def _emptied(self, lease_holder: LeaseHolder) -> None:
         with self._directory:
             self._open.pop(lease_holder, None)
-            siblings = self._accounts.get(lease_holder.account, {})
-            siblings.pop(lease_holder, None)
-            if not siblings:
-                self._accounts.pop(lease_holder.account, None)
+            for account in lease_holder.accounts:
+                siblings = self._accounts.get(account, {})
+                siblings.pop(lease_holder, None)
+                if not siblings:
+                    self._accounts.pop(account, None)
 
     def _of_account(self, account: str) -> list[LeaseHolder]:
         with self._directory:
@@ -113,7 +115,7 @@ class LeaseHolders:
     def _of_plan(self, plan_id: str) -> list[LeaseHolder]:
         with self._directory:
             return [
-                h for h in list(self._open) if any(p.open and p.plan.id == plan_id for p in (h.lease, h.next_lease))
+                h for h in list(self._open) if any(p.open and plan_id in p.plan.ids() for p in (h.lease, h.next_lease))
             ]
 
     def outstanding(self) -> dict[str, int]:

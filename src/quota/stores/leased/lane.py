@@ -56,7 +56,7 @@ class LeasedMeter(OneMeter):
 
     __slots__ = ("tokens",)
 
-    tokens: tuple[int, int]
+    tokens: tuple[int, ...]
 
     def __init__(self, lock: Any) -> None:
         self.lock = lock

@@ -94,14 +94,14 @@ class LeasedStore(Synchronous, Leasing):
             return self._call("apply", (request,))
         if not leasable(request):
             with self._leaseless() if request.op in ALONE else _nothing:
-                self._settle_key(request.now, request.digest or request.key_id or "")
+                self._settle_key(request.now, request.digest or request.key_id or "", request.account)
                 return self._run(self._pass_on(request))
         lease_holder = self._lease_holder(request)
         decision = self._local(lease_holder, request)
         if decision is not None:
             return decision
         if request.op == "peek":
-            self._settle_key(request.now, request.digest or request.key_id or "")
+            self._settle_key(request.now, request.digest or request.key_id or "", request.account)
             return self._run(self._peek(request))
         _enter(lease_holder)
         with lease_holder.gate:
@@ -109,10 +109,10 @@ class LeasedStore(Synchronous, Leasing):
         self.tend(request.now)
         return decision
 
-    def _settle_key(self, now: int, ref: bytes | str) -> None:
+    def _settle_key(self, now: int, ref: bytes | str, account: str | None = None) -> None:
         # A clock that is behind keeps the units leased; whether it matters to the call itself, the store will say.
         with contextlib.suppress(ClockSkew):
-            self._settle(self._run(self._of_key(now, ref)), now)
+            self._settle(self._run(self._of_key(now, ref, account)), now)
 
     def _settle(self, lease_holders: list[LeaseHolder], now: int) -> None:
         for lease_holder in lease_holders:

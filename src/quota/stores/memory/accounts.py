@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from ...account import Account, check_levels, cycle, not_empty
 from ...errors import PlanConflict, UnknownAccount
-from ...event import account_changed
+from ...event import account_changed, account_placed
+from ...operations import perform
+from ...operations.request import Entry, Request
+from ...plan import UsagePlan
 from ...process.atomic import Step
+from ...rule.subject import Subject
 from .entries import AccountEntry, Stripe
 from .one_meter import NoMeter
 
@@ -120,6 +125,56 @@ def drop_account(store: Any, account_id: str, by: By | None) -> None:
         steps: list[Step] = [(entry.parent.children.pop, account_id)] if entry.parent else []
         steps += [(setattr, entry, "record", None), (store._accounts.pop, account_id)]
         store._outbox.at_once(steps, account_changed(_account(entry), None, by))
+
+
+def account_plans(store: Any, account_id: str) -> list[UsagePlan]:
+    """See ``Store.account_plans``."""
+    with store._directory:
+        return [store._plans[id_] for _, id_ in sorted(_known(store, account_id).key_plans.ids.items())]
+
+
+def place_account(store: Any, account_id: str, plan_id: str, on: bool, by: By | None = None) -> None:
+    """See ``Store.place_account``."""
+    with store._everything():
+        entry, plan = _known(store, account_id), store.get_plan(plan_id)
+        if not on and entry.key_plans.ids.get(plan.api) != plan_id:
+            raise PlanConflict(plan_id, f"account {account_id} is not on this plan")
+        old = {api: id_ for api, id_ in entry.key_plans.ids.items() if api != plan.api}
+        key_plans = store._key_plans({**old, plan.api: plan_id} if on else old)
+        steps: list[Step] = [] if entry.shared else store._split(entry, entry.members)
+        for below in entry.below():
+            for key_entry in below.members:
+                key_entry.room.invalidate()
+        steps += [(setattr, entry, "account", _account(entry)), (setattr, entry, "key_plans", key_plans)]
+        store._outbox.at_once(steps, account_placed(account_id, plan, entry.key_plans.ids.get(plan.api), on=on, by=by))
+
+
+def apply_to_account(store: Any, request: Request, account_id: str) -> Any:
+    """Perform a request about an account itself, under the lock of its tree."""
+    with store._directory:  # which tree it is in stays so meanwhile
+        entry = store._accounts.get(account_id)
+        if entry is None or not _told(entry):
+            return perform(request, None, None, store.options)
+        with entry.stripe.exclusive():
+            above = entry.parent.line() if entry.parent else []
+            found = Entry(_account(entry), store._upper(entry).plans, uppers=tuple(map(store._upper, above)))
+            subject = Subject(store._copy(entry), None, *map(store._copy, above))
+            answer = perform(request, found, subject, store.options)
+            if subject.changed and entry.shared:
+                store._keep([entry, None, *above], subject)
+            return answer
+
+
+def apply_across(store: Any, request: Request, key_id: str) -> Any:
+    """Perform a request about a charge that was counted on accounts of another tree than the key's is now."""
+    with store._directory, ExitStack() as locks:
+        key_entry = store._key_entry(key_id)
+        if key_entry is None:
+            return perform(request, None, None, store.options)
+        stripes = {key_entry.stripe, *(place.stripe for place in store._above(request, key_entry))}
+        for stripe in sorted(stripes, key=store._stripes.index):
+            locks.enter_context(stripe.exclusive())
+        return store._perform(request, key_entry)
 
 
 def _told(entry: AccountEntry) -> bool:

@@ -70,16 +70,14 @@ class Binding:
         if old is not None and (old.good(now) or not old.until):
             old.until = old.until or 1
             return
-        account = key_entry.account.record if key_entry.account is not None and key_entry.account.shared else None
-        if subject.key is record and subject.account is account:
-            self._compile(request, key_entry, entry, subject)
+        self._compile(request, key_entry, entry, subject)
 
     def _compile(self, request: Request, key_entry: KeyEntry, entry: Entry, subject: Subject) -> None:
         compiled = compile_headroom(request, entry, subject, self._shape, bound=True)
         if compiled is None:
             return
         now, room, shape = request.now, key_entry.room, compiled.shape
-        simple = shape.simple and request.request_id is None and subject.account is None
+        simple = shape.simple and request.request_id is None and len(subject.records()) == 1
         if simple and not room.until and not key_entry.key.networks:
             room = OneMeter(key_entry)
             room.lay(compiled)
@@ -106,9 +104,10 @@ class Binding:
         shape = shapes.common.get((route_plan, missing))
         if shape is None:
             shape = Shape(plan, route_plan, missing)
-            if plan is self._plans.get(plan.id) and len(shapes.common) < MOST_SHAPES:
+            for id_ in plan.ids():
+                (self._shapes.get(id_) or self._shapes.setdefault(id_, Shapes())).own.add(shape)
+            if plan.told is self._plans.get(plan.id) and len(shapes.common) < MOST_SHAPES:
                 return shapes.common.setdefault((route_plan, missing), shape)
-            shapes.own.add(shape)
         return shape
 
     def _references(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...account import Account
 from ...key import ApiKey, Caller
-from ...operations.request import Entry, settled
+from ...operations.request import Entry, Request, Upper, settled
 from ...plan import UsagePlan
 from ...process.atomic import Step
 from ...rule.record import Record
@@ -42,6 +42,7 @@ class Directory:
     _entry: Callable[[KeyEntry], Entry]
     _key_entry: Callable[..., KeyEntry | None]
     _sorted: list[str] | None
+    _plans: dict[str, UsagePlan]
     _stripes: list[Stripe]
 
     def list_keys(
@@ -94,6 +95,32 @@ class Directory:
         self, after: str | None = None, limit: int | None = None, parent: str | None = None
     ) -> list[Account]:
         return _tree().list_accounts(self, after, limit, parent)  # type: ignore[no-any-return]
+
+    def account_plans(self, account_id: str) -> list[UsagePlan]:
+        return _tree().account_plans(self, account_id)  # type: ignore[no-any-return]
+
+    def place_account(self, account_id: str, plan_id: str, on: bool, by: By | None = None) -> None:
+        _tree().place_account(self, account_id, plan_id, on, by)
+
+    def _apply_to_account(self, request: Request, account_id: str) -> Any:
+        return _tree().apply_to_account(self, request, account_id)
+
+    def _apply_across(self, request: Request, key_id: str) -> Any:
+        return _tree().apply_across(self, request, key_id)
+
+    def _above(self, request: Request, key_entry: KeyEntry) -> list[AccountEntry]:
+        """Return the accounts above a key's own that a request counts on: of now, or of its charge."""
+        account = key_entry.account
+        if request.above is None:
+            return [] if account is None or account.parent is None else account.parent.line()
+        return [self._accounts[id_] for id_ in request.above if id_ in self._accounts]
+
+    def _upper(self, account: AccountEntry) -> Upper:
+        """Return an account with its own plans, as a request finds it."""
+        key_plans = account.key_plans
+        if key_plans.plans is None:
+            key_plans.plans = {api: self._plans[id_] for api, id_ in key_plans.ids.items()}
+        return Upper(account.name, key_plans.plans)
 
     def _ids(self) -> list[str]:
         """The ids of all keys in their order, sorted anew where keys came or went."""

@@ -93,14 +93,19 @@ class KeyPlans:
         return plan_id in self.ids.values() or any(id_ == plan_id for id_, _ in self.later)
 
 
+NO_PLANS = KeyPlans({})
+"""Of accounts that nobody put on a plan."""
+NO_PLANS.plans = {}
+
+
 class AccountEntry:
     """An account that is not one key's own: the keys that share it, and what they used together.
 
     ``account``: None of one that a key made and that nothing else was said of. ``shared``: it has a count, as it has
-    more than one key, or a child.
+    more than one key, a child or a plan. ``key_plans``: the plans of its own.
     """
 
-    __slots__ = ("account", "children", "members", "name", "parent", "record", "shared", "stripe")
+    __slots__ = ("account", "children", "key_plans", "members", "name", "parent", "record", "shared", "stripe")
 
     def __init__(self, name: str, stripe: Stripe) -> None:
         self.name = name
@@ -108,6 +113,7 @@ class AccountEntry:
         self.account: Account | None = None
         self.parent: AccountEntry | None = None
         self.children: dict[str, AccountEntry] = {}
+        self.key_plans = NO_PLANS
         self.members: list[KeyEntry] = []
         self.shared = False
         self.record: Record | None = None

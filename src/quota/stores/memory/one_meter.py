@@ -159,7 +159,7 @@ class OneMeter(Asked, _Hot):
         return self.span.bases
 
     @property
-    def tokens(self) -> tuple[int, int]:  # type: ignore[override]
+    def tokens(self) -> tuple[int, ...]:  # type: ignore[override]
         """The record's own number."""
         return self.token, 0
 
@@ -225,7 +225,7 @@ class OneMeter(Asked, _Hot):
     def lay(self, room: SeveralMeters) -> None:
         """Take over what was worked out for a record on which nothing is due."""
         shape = self.shape = room.shape
-        self.key, (self.token, _) = room.key, room.tokens
+        self.key, self.token = room.key, room.tokens[0]
         ((_, _, soft, hard),) = room.cells
         if shape.throttle is not None:
             self.bucket = room.pours[0][0]

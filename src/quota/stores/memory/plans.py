@@ -15,7 +15,7 @@ from ...process.atomic import Step
 from ..associations import deprived, moved
 from ..base import is_new
 from .binding import Shapes
-from .entries import KeyEntry, KeyPlans
+from .entries import AccountEntry, KeyEntry, KeyPlans
 from .one_meter import NoMeter, OneMeter
 
 if TYPE_CHECKING:
@@ -37,8 +37,9 @@ class Plans:
     rooms: dict[bytes | str | Caller, OneMeter | NoMeter]
     _directory: Any
     _everything: Callable[[], AbstractContextManager[None]]
-    _entry: Callable[[KeyEntry], Entry]
-    _latest: Callable[[KeyEntry, int], int]
+    _accounts: dict[str, AccountEntry]
+    _entry: Callable[[KeyEntry | AccountEntry], Entry]
+    _latest: Callable[[KeyEntry | AccountEntry, int], int]
     _on: Callable[[Entry], KeyPlans]
     _plans: dict[str, UsagePlan]
     _shapes: dict[str, Shapes]
@@ -59,12 +60,12 @@ class Plans:
         ended = [*shapes.common.values(), *shapes.own]
         return [*((setattr, shape, "live", False) for shape in ended), (self._shapes.pop, plan_id, None)]
 
-    def _all_key_entries(self) -> list[KeyEntry]:
-        return [room.key_entry for ref, room in self.rooms.items() if type(ref) is str]
+    def _all_on_plans(self) -> list[KeyEntry | AccountEntry]:
+        return [*(room.key_entry for ref, room in self.rooms.items() if type(ref) is str), *self._accounts.values()]
 
     def _for_all_on(self, plan_id: str, change: Callable[..., Entry], now: int) -> list[Step]:
         """Return the steps that change the plans of all keys that are on a plan, or go to it."""
-        found = [key_entry for key_entry in self._all_key_entries() if key_entry.key_plans.names(plan_id)]
+        found = [key_entry for key_entry in self._all_on_plans() if key_entry.key_plans.names(plan_id)]
         entries = [change(self._entry(key_entry), now=self._latest(key_entry, now)) for key_entry in found]
         new = [self._on(entry) for entry in entries]
         stale = [(setattr, key_plans, "plans", None) for key_plans in set(new)]  # looked up above, before the change

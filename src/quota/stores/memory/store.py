@@ -76,6 +76,8 @@ class MemoryStore(Callers, Directory, Plans, Binding):
         """Perform the request under the lock of its key's account."""
         if request.caller is not None:
             return self._apply_to_caller(request, request.caller)
+        if request.account is not None:
+            return self._apply_to_account(request, request.account)
         ref = request.digest or request.key_id
         while True:
             key_entry = self._key_entry(ref)
@@ -91,26 +93,35 @@ class MemoryStore(Callers, Directory, Plans, Binding):
                 stripe.check()
                 try:
                     stripe.busy = True
-                    return self._perform(request, key_entry)
+                    if not request.above or all(place.stripe is stripe for place in self._above(request, key_entry)):
+                        return self._perform(request, key_entry)
                 finally:
                     stripe.busy = False
+            return self._apply_across(request, str(key_entry.key.id))
 
     def _perform(self, request: Request, key_entry: KeyEntry) -> Any:
         account = key_entry.account
         key_entry.room.close()
         joint = account if account is not None and account.shared else None
+        above = [] if account is None else self._above(request, key_entry)
         entry = self._entry(key_entry, shared=joint is not None)
-        subject = Subject(self._copy(key_entry), self._copy(joint) if joint else None)
+        if joint is not None or above:
+            entry = entry._replace(uppers=tuple([self._upper(place) for place in (joint, *above) if place is not None]))
+        places: list[KeyEntry | AccountEntry | None] = [key_entry, joint, *above]
+        subject = Subject(*[None if place is None else self._copy(place) for place in places])  # type: ignore[arg-type] # the key's is there
         result = perform(request, entry, subject, self.options)
         if subject.changed:
-            self._keep(key_entry, subject, joint)
+            self._keep(places, subject)
             key_entry.stripe.prune(request.now, self.options)
-        if key_entry.record is not None and (joint is None or joint.record is not None):
-            self._bind(request, key_entry, entry, Subject(key_entry.record, joint.record if joint else None))
+        if all(place is None or place.record is not None for place in places):
+            bound = Subject(*[None if place is None else place.record for place in places])  # type: ignore[arg-type] # as above
+            self._bind(request, key_entry, entry, bound)
         return result
 
-    def _entry(self, key_entry: KeyEntry, *, shared: bool = False) -> Entry:
+    def _entry(self, key_entry: KeyEntry | AccountEntry, *, shared: bool = False) -> Entry:
         key_plans = key_entry.key_plans
+        if isinstance(key_entry, AccountEntry):
+            return Entry(key_entry.account, self._upper(key_entry).plans)
         plans = key_plans.plans or self._look_up(key_entry)
         return Entry(key_entry.key, plans, shared, key_plans.scheduled)
 
@@ -123,8 +134,10 @@ class MemoryStore(Callers, Directory, Plans, Binding):
         return plans
 
     @staticmethod
-    def _latest(key_entry: KeyEntry, now: int) -> int:
+    def _latest(key_entry: KeyEntry | AccountEntry, now: int) -> int:
         """Return the latest instant that a key's records know, or ``now``: what was due by then stays made."""
+        if isinstance(key_entry, AccountEntry):
+            return now
         key_entry.room.flush()
         account = key_entry.account if key_entry.account is not None and key_entry.account.shared else None
         return max([now, *[place.record.at for place in (key_entry, account) if place and place.record]])
@@ -137,18 +150,20 @@ class MemoryStore(Callers, Directory, Plans, Binding):
         stripe, caller = place.stripe, isinstance(place, KeyEntry) and isinstance(place.key, Caller)
         return Record(new_number(), stripe.callers_floor if caller else stripe.floor)
 
-    def _keep(self, key_entry: KeyEntry, subject: Subject, account: AccountEntry | None) -> None:
+    def _keep(self, places: Sequence[KeyEntry | AccountEntry | None], subject: Subject) -> None:
         """Make the changed copies the truth, in one write: an interrupt comes before all of it or after."""
         steps: list[Step] = []
-        for place, copy in ((key_entry, subject.key), (account, subject.account)):
+        for place, copy in zip(places, (subject.key, subject.account, *subject.above), strict=True):
             if place is None or copy is None:
                 continue
             record = place.record or Record()
             steps += record.changes(copy)
             if place.record is None:
-                caller = isinstance(place, KeyEntry) and isinstance(place.key, Caller)
                 steps.append((setattr, place, "record", record))
-                steps += self._kept(key_entry) if caller else [(place.stripe.round.append, place)]
+                if isinstance(place, KeyEntry) and isinstance(place.key, Caller):
+                    steps += self._kept(place)
+                else:
+                    steps.append((place.stripe.round.append, place))
         if subject.told:
             self._outbox.at_once(steps, subject.told)
         else:

@@ -20,8 +20,9 @@ BEGIN
     END IF;
     IF p_turn IS NOT NULL THEN
       PERFORM set_config('lock_timeout', p_wait, true);
-      UPDATE {ns}.records SET turn = p_turn, turn_until = v_ms + 200 WHERE name = p_names[1];
-      UPDATE {ns}.records SET turn = p_turn, turn_until = v_ms + 200 WHERE name = p_names[2];
+      FOR i IN 1 .. cardinality(p_names) LOOP
+        UPDATE {ns}.records SET turn = p_turn, turn_until = v_ms + 200 WHERE name = p_names[i];
+      END LOOP;
     END IF;
   END IF;
   RETURN {ns}.found(p_names, p_stamp_name, p_stamp, p_plans, p_request);
@@ -32,44 +33,69 @@ CREATE OR REPLACE FUNCTION {ns}.release(p_wait text, p_names text[], p_turn bigi
 RETURNS text LANGUAGE plpgsql SET enable_seqscan = off AS $quota$
 BEGIN
   PERFORM set_config('lock_timeout', p_wait, true);
-  UPDATE {ns}.records SET turn_until = 0 WHERE name = p_names[1] AND turn = p_turn;
-  UPDATE {ns}.records SET turn_until = 0 WHERE name = p_names[2] AND turn = p_turn;
+  FOR i IN 1 .. cardinality(p_names) LOOP
+    UPDATE {ns}.records SET turn_until = 0 WHERE name = p_names[i] AND turn = p_turn;
+  END LOOP;
   RETURN '1';
 END $quota$;
 
 -- A lane: '0' where the copy of the directory entry is stale, '-1' while it is another writer's turn, the server's
 -- microseconds where the clocks differ too much, 'allowed now reading...' where the lane decided, else everything.
--- The key's meters and buckets come before the account's: p_meters has (place, unit, soft limit, hard limit) of each meter,
--- p_buckets (place, unit, drain, scale, burst). What is read is of one moment and not locked, so that a refusal writes
--- nothing; the write checks that nothing moved, and where something did, the rows are locked and it is done again.
+-- The key's meters and buckets come before its account's, and those before the ones of accounts above: p_meters has (place,
+-- unit, soft limit, hard limit) of each meter, p_buckets (place, unit, drain, scale, burst). What is read is of one moment
+-- and not locked, so that a refusal writes nothing. Of one record the write checks that nothing moved; where something
+-- did, and where there are several, the rows are locked from the key's upwards and it is done again.
 CREATE OR REPLACE FUNCTION {ns}.spend(p_wait text, p_names text[], p_stamp_name text, p_stamp text, p_plans text,
   p_far bigint, p_back bigint, p_until bigint, p_versions bigint[], p_meters bigint[], p_buckets bigint[],
   p_now bigint, p_units bigint[], p_request text, p_remembered text, p_remembered_until bigint, p_before bigint)
 RETURNS text LANGUAGE plpgsql AS $quota$
 DECLARE
-  v_account text := p_names[2];
+  v_names int := cardinality(p_names);
+  r record;
   v_stamp text; v_plans text; v_kept boolean; v_server bigint;
-  v_version bigint; v_moves bigint; v_at bigint; v_turn bigint;
-  w_version bigint; w_moves bigint; w_at bigint; w_turn bigint;
+  v_found int; v_others boolean; v_late boolean; v_done boolean; v_turn bigint;
+  v_moves bigint[]; v_turns bigint[]; v_counts int[]; v_buckets int[];
   v_totals bigint[]; v_levels bigint[]; v_filled bigint[];
-  w_totals bigint[]; w_levels bigint[]; w_filled bigint[];
-  v_count int; v_buckets int; v_now bigint; v_minute bigint; v_hour bigint;
-  v_place int; v_units bigint; v_reading bigint;
+  v_now bigint; v_minute bigint; v_hour bigint;
+  v_place int; v_bucket int; v_units bigint; v_reading bigint;
   v_denied boolean; v_slow boolean; v_beyond boolean := false; v_locked boolean := false; v_before text; v_after text;
 BEGIN
   PERFORM set_config('lock_timeout', p_wait, true);
   LOOP
-    SELECT s.value, d.value, r.version, r.moves, r.at, r.turn_until, r.totals, r.levels, r.filled,
-        a.version, a.moves, a.at, a.turn_until, a.totals, a.levels, a.filled,
-        p_request IS NOT NULL AND EXISTS (SELECT FROM {ns}.remembered WHERE name = r.name AND request = p_request)
-      INTO v_stamp, v_plans, v_version, v_moves, v_at, v_turn, v_totals, v_levels, v_filled,
-        w_version, w_moves, w_at, w_turn, w_totals, w_levels, w_filled, v_kept
-      FROM {ns}.records r
-      JOIN {ns}.directory s ON s.part = 'stamps' AND s.name = p_stamp_name
-      JOIN {ns}.directory d ON d.part = 'stamps' AND d.name = '*'
-      LEFT JOIN {ns}.records a ON a.name = v_account
-      WHERE r.name = p_names[1];
-    IF NOT FOUND THEN
+    v_found := 0;
+    v_others := false;
+    v_late := false;
+    v_turn := 0;
+    v_now := p_now;
+    v_moves := '{}';
+    v_turns := '{}';
+    v_counts := '{}';
+    v_buckets := '{}';
+    v_totals := '{}';
+    v_levels := '{}';
+    v_filled := '{}';
+    FOR r IN SELECT t.*, s.value AS stamp, d.value AS plans, p_request IS NOT NULL
+          AND EXISTS (SELECT FROM {ns}.remembered WHERE name = p_names[1] AND request = p_request) AS kept
+        FROM unnest(p_names) WITH ORDINALITY u(name, n) JOIN {ns}.records t ON t.name = u.name
+        JOIN {ns}.directory s ON s.part = 'stamps' AND s.name = p_stamp_name
+        JOIN {ns}.directory d ON d.part = 'stamps' AND d.name = '*' ORDER BY u.n LOOP
+      v_found := v_found + 1;
+      v_stamp := r.stamp;
+      v_plans := r.plans;
+      v_kept := r.kept;
+      v_others := v_others OR r.name <> p_names[v_found] OR r.version <> p_versions[v_found];
+      v_late := v_late OR v_now < r.at - p_back;
+      v_now := greatest(v_now, r.at);
+      v_turn := greatest(v_turn, r.turn_until);
+      v_moves := v_moves || r.moves;
+      v_turns := v_turns || r.turn_until;
+      v_counts := v_counts || cardinality(r.totals);
+      v_buckets := v_buckets || cardinality(r.levels);
+      v_totals := v_totals || r.totals;
+      v_levels := v_levels || r.levels;
+      v_filled := v_filled || r.filled;
+    END LOOP;
+    IF v_found < v_names THEN
       RETURN {ns}.ask(p_wait, p_names, p_stamp_name, p_stamp, p_plans, p_far, p_now, p_request, NULL, false);
     END IF;
     IF v_stamp <> p_stamp OR v_plans <> p_plans THEN
@@ -81,27 +107,16 @@ BEGIN
         RETURN v_server;
       END IF;
     END IF;
-    EXIT WHEN v_kept OR v_version <> p_versions[1] OR w_version IS DISTINCT FROM p_versions[2];
-    IF greatest(v_turn, w_turn) > 0
-        AND greatest(v_turn, w_turn) > (extract(epoch FROM clock_timestamp()) * 1000)::bigint THEN
+    EXIT WHEN v_kept OR v_others;
+    IF v_turn > 0 AND v_turn > (extract(epoch FROM clock_timestamp()) * 1000)::bigint THEN
       RETURN '-1';
     END IF;
-    v_now := greatest(p_now, v_at);
-    EXIT WHEN p_now < v_at - p_back OR v_now < w_at - p_back;
-    v_now := greatest(v_now, w_at);
-    EXIT WHEN v_now >= p_until;
+    EXIT WHEN v_late OR v_now >= p_until;
 
     v_denied := false;
     v_slow := false;
     v_before := '';
     v_after := '';
-    v_count := cardinality(v_totals);
-    v_buckets := cardinality(v_levels);
-    IF v_account IS NOT NULL THEN
-      v_totals := v_totals || w_totals;
-      v_levels := v_levels || w_levels;
-      v_filled := v_filled || w_filled;
-    END IF;
     FOR i IN 1 .. cardinality(p_meters) BY 4 LOOP
       v_place := p_meters[i];
       v_units := p_units[p_meters[i + 1]];
@@ -153,23 +168,23 @@ BEGIN
 
     v_minute := v_now - v_now % 60000000;
     v_hour := v_now - v_now % 3600000000;
-    IF v_locked OR v_account IS NULL THEN
-      UPDATE {ns}.records SET at = v_now, moves = moves + 1, totals = v_totals[:v_count],
-          minutes = CASE WHEN at < v_minute THEN totals ELSE minutes END,
-          hours = CASE WHEN at < v_hour THEN totals ELSE hours END,
-          levels = v_levels[:v_buckets], filled = v_filled[:v_buckets], last_used = v_minute
-        WHERE name = p_names[1] AND version = v_version AND moves = v_moves AND turn_until = v_turn;
-      IF FOUND THEN
-        IF v_account IS NOT NULL THEN
-          UPDATE {ns}.records SET at = v_now, moves = moves + 1, totals = v_totals[v_count + 1:],
-              minutes = CASE WHEN at < v_minute THEN totals ELSE minutes END,
-              hours = CASE WHEN at < v_hour THEN totals ELSE hours END,
-              levels = v_levels[v_buckets + 1:], filled = v_filled[v_buckets + 1:]
-            WHERE name = v_account AND version = w_version AND moves = w_moves AND turn_until = w_turn;
-          IF NOT FOUND THEN
-            RAISE EXCEPTION 'the account moved' USING ERRCODE = 'serialization_failure';
-          END IF;
-        END IF;
+    IF v_locked OR v_names = 1 THEN
+      v_place := 0;
+      v_bucket := 0;
+      FOR i IN 1 .. v_names LOOP
+        UPDATE {ns}.records SET at = v_now, moves = moves + 1, totals = v_totals[v_place + 1:v_place + v_counts[i]],
+            minutes = CASE WHEN at < v_minute THEN totals ELSE minutes END,
+            hours = CASE WHEN at < v_hour THEN totals ELSE hours END,
+            levels = v_levels[v_bucket + 1:v_bucket + v_buckets[i]],
+            filled = v_filled[v_bucket + 1:v_bucket + v_buckets[i]],
+            last_used = CASE WHEN i = 1 THEN v_minute ELSE last_used END
+          WHERE name = p_names[i] AND version = p_versions[i] AND moves = v_moves[i] AND turn_until = v_turns[i];
+        v_done := FOUND;  -- the loop itself sets FOUND when it ends
+        EXIT WHEN NOT v_done;
+        v_place := v_place + v_counts[i];
+        v_bucket := v_bucket + v_buckets[i];
+      END LOOP;
+      IF v_done THEN
         IF p_request IS NOT NULL THEN
           INSERT INTO {ns}.remembered VALUES (p_names[1], p_request, p_remembered_until, '1 ' || v_now || v_after, p_remembered);
           DELETE FROM {ns}.remembered m USING (SELECT o.name, o.request FROM {ns}.remembered o WHERE o.until < p_before
@@ -177,10 +192,14 @@ BEGIN
         END IF;
         RETURN '1 ' || v_now || v_after;
       END IF;
+      IF v_names > 1 THEN
+        RAISE EXCEPTION 'an account moved' USING ERRCODE = 'serialization_failure';
+      END IF;
     END IF;
     v_locked := true;
-    PERFORM FROM {ns}.records WHERE name = p_names[1] FOR UPDATE;
-    PERFORM FROM {ns}.records WHERE name = v_account FOR UPDATE;
+    FOR i IN 1 .. v_names LOOP
+      PERFORM FROM {ns}.records WHERE name = p_names[i] FOR UPDATE;
+    END LOOP;
   END LOOP;
   RETURN {ns}.found(p_names, p_stamp_name, p_stamp, p_plans, p_request);
 END $quota$;

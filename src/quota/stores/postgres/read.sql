@@ -1,8 +1,14 @@
-CREATE OR REPLACE FUNCTION {ns}.look(p_digest text, p_key text)
+-- A key, its account and those above (or those that are named), the plans of the key and then of each account.
+CREATE OR REPLACE FUNCTION {ns}.look(p_digest text, p_key text, p_above text[])
 RETURNS text LANGUAGE plpgsql STABLE SET enable_seqscan = off AS $quota$
 DECLARE
   v_id text := p_key;
   v_key_entry text;
+  v_names text[];
+  v_body text;
+  v_accounts text[] := '{}';
+  v_pairs json[];
+  v_place int := 1;
 BEGIN
   IF p_digest <> '' THEN
     SELECT value INTO v_id FROM {ns}.directory WHERE part = 'secrets' AND name = p_digest;
@@ -11,13 +17,26 @@ BEGIN
   IF v_key_entry IS NULL THEN
     RETURN '0';
   END IF;
+  v_names := (v_key_entry::json -> 'key' ->> 'account') || coalesce(p_above, '{}');
+  v_pairs := ARRAY[v_key_entry::json -> 'plans'];
+  WHILE v_place <= cardinality(v_names) LOOP
+    SELECT value INTO v_body FROM {ns}.directory WHERE part = 'accounts' AND name = v_names[v_place];
+    IF FOUND THEN
+      v_accounts := v_accounts || v_body;
+      v_pairs := v_pairs || coalesce(v_body::json -> 'plans', '[]'::json);
+      IF p_above IS NULL AND v_body::json #>> '{account,parent}' IS NOT NULL THEN
+        v_names := v_names || (v_body::json #>> '{account,parent}');
+      END IF;
+    END IF;
+    v_place := v_place + 1;
+  END LOOP;
   RETURN json_build_array(
     (SELECT value FROM {ns}.directory WHERE part = 'stamps' AND name = 'k:' || v_id),
     (SELECT value FROM {ns}.directory WHERE part = 'stamps' AND name = '*'),
     v_key_entry,
-    (SELECT value FROM {ns}.directory WHERE part = 'accounts' AND name = v_key_entry::json -> 'key' ->> 'account'),
-    (SELECT coalesce(json_agg(d.value ORDER BY p.n), '[]'::json)
-       FROM json_array_elements(v_key_entry::json -> 'plans') WITH ORDINALITY p(pair, n)
+    v_accounts,
+    (SELECT coalesce(json_agg(d.value ORDER BY u.n, p.n), '[]'::json)
+       FROM unnest(v_pairs) WITH ORDINALITY u(pairs, n), json_array_elements(u.pairs) WITH ORDINALITY p(pair, n)
        LEFT JOIN {ns}.directory d ON d.part = 'plans' AND d.name = p.pair ->> 0))::text;
 END $quota$;
 
@@ -76,7 +95,7 @@ BEGIN
     AND p_plans = coalesce((SELECT value FROM {ns}.directory WHERE part = 'stamps' AND name = '*'), '');
 END $quota$;
 
--- Everything, for the rule to decide on: the records, a remembered, the floor of new records; '0' where the copy is stale.
+-- Everything, for the rule to decide on: the records, a remembered, the floor of new records, the server's microseconds; '0' where the copy is stale.
 CREATE OR REPLACE FUNCTION {ns}.found(p_names text[], p_stamp_name text, p_stamp text, p_plans text, p_request text)
 RETURNS text LANGUAGE plpgsql STABLE AS $quota$
 BEGIN
@@ -90,5 +109,6 @@ BEGIN
       LEFT JOIN {ns}.records r ON r.name = u.name LEFT JOIN {ns}.bodies b ON b.name = u.name),
     (SELECT json_build_array(m.answer, m.rest::json) FROM {ns}.remembered m
       WHERE m.name = p_names[1] AND m.request = p_request),
-    (SELECT d.value::bigint FROM {ns}.directory d WHERE d.part = 'stamps' AND d.name = '!'))::text;
+    (SELECT d.value::bigint FROM {ns}.directory d WHERE d.part = 'stamps' AND d.name = '!'),
+    (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)::text;
 END $quota$;

@@ -17,10 +17,10 @@ from ...rule.subject import Subject
 from ..outbox import decode_event
 from ..remembered import encode_remembered, remembered_of
 from ..server.cache import CachedKey
-from ..server.changes import KINDS, KeyLookup, Mutation, Place, Precondition
+from ..server.changes import KINDS, Above, KeyLookup, Mutation, Place, Precondition
 from ..server.flow import NOTHING, Flow, operation
 from ..server.replies import Version
-from ..server.requests import Decisions, Loaded, dead_by, new_record, refs
+from ..server.requests import Decisions, Loaded, dead_by, new_record, refs, subject_of
 from ..texts import to_json
 from .schema import CHECK, DECIDING, MIGRATION, READING, TABLES, VERSION, WRITING
 from .wire import TYPES, Call, array, sparse, texts
@@ -32,7 +32,7 @@ _WIDEST = 2**62
 
 
 _FUNCTIONS = {
-    "look": "tt", "read": "TT", "list": "t", "page": "ttit", "report": "ttib", "change": "tjj",
+    "look": "ttT", "read": "TT", "list": "t", "page": "ttit", "report": "ttib", "change": "tjj",
     "told": "ii", "keep": "tTtttNNNjjittij",
     "ask": "tTtttiitib", "release": "tTi", "spend": "tTtttiiiIIIiIttii", "spend_one": "tTI",
     "spend_poured": "tTI",
@@ -147,13 +147,14 @@ class PostgresSteps(Decisions):
         found = yield Call(CHECK.replace("{ns}", self._schema).encode(), ())
         return list(found)
 
-    def _look_up(self, digest: bytes | None, key_id: str) -> Flow[KeyLookup | None]:
+    def _look_up(self, digest: bytes | None, key_id: str, above: Above = None) -> Flow[KeyLookup | None]:
         yield from self._ready()
-        reply = yield self._call("look", (digest.hex() if digest else "").encode(), key_id.encode())
+        named = None if above is None else texts(above)
+        reply = yield self._call("look", (digest.hex() if digest else "").encode(), key_id.encode(), named)
         if reply == 0:
             return None
-        stamp, plans_stamp, key_entry, account, plans = reply
-        return KeyLookup(stamp, plans_stamp or "", key_entry, account, plans)
+        stamp, plans_stamp, key_entry, accounts, plans = reply
+        return KeyLookup(stamp, plans_stamp or "", key_entry, accounts, plans)
 
     def _ready(self) -> Flow[None]:
         if not self._looked:
@@ -235,7 +236,7 @@ class PostgresSteps(Decisions):
             array(versions), array(meters), array(buckets),
         )  # fmt: skip
         # One meter that every call's unit counts on, and at most one bucket of the same unit.
-        if copy.entry.shared or len(lane.cells) != 1 or len(lane.shape.units) != 1 or len(lane.pours) > 1:
+        if copy.entry.uppers or len(lane.cells) != 1 or len(lane.shape.units) != 1 or len(lane.pours) > 1:
             return general, "", b"", b""
         far = _MOST if self._far is None else int(self._far)
         (place, _, *tops), lines = meters, [number for at, number in enumerate(buckets) if at != 1]
@@ -260,9 +261,10 @@ class PostgresSteps(Decisions):
         return self._call("spend", *general, now, array(amounts), self._request(request), earlier, until, before)
 
     def _decode(self, entry: Entry, request: Request, reply: Sequence[Any]) -> Loaded:
-        rows, earlier, floor = reply
+        rows, earlier, floor, server_now = reply
         decoded = [_decode_record(row, floor) for row in rows]
-        subject = Subject(decoded[0][0], decoded[1][0] if entry.shared else None)
+        subject = subject_of(entry, [record for record, _ in decoded])
+        subject.server_now = server_now if self._lapse_here else None
         found = Loaded(subject, [version for _, version in decoded])
         if earlier is not None:
             answer, rest = earlier

@@ -1,8 +1,8 @@
 -- KEYS: stamps, the key's record[, the account's][, a remembered]. ARGV: a lane as JSON, now, units in the lane's order
 -- [, the remembered's text, milliseconds to keep it].
 -- Returns 0 where the copy of the directory entry is stale; -1 while it is another writer's turn; the server's
--- microseconds where the clocks differ too much; "allowed now reading..." where the lane decided; else everything,
--- for the rule to decide on.
+-- microseconds where the clocks differ too much; "allowed now reading..." where the lane decided; else everything and
+-- the server's microseconds, for the rule to decide on.
 local lane = cjson.decode(ARGV[1])
 local stamps = redis.call('HMGET', KEYS[1], lane.f, '*', 'l' .. lane.f)
 if stamps[1] ~= lane.r or (stamps[2] or '') ~= lane.p then return 0 end
@@ -42,6 +42,8 @@ local function everything()
       found[i - 1] = redis.call('HGETALL', KEYS[i])
     end
   end
+  local time = redis.call('TIME')
+  found[#KEYS] = string.format('%.0f', time[1] * 1000000 + time[2])
   return found
 end
 

@@ -23,6 +23,7 @@ from ..remembered import encode_remembered, remembered_of
 from ..server.adding import ALL
 from ..server.cache import CachedKey
 from ..server.changes import (
+    Above,
     KeyLookup,
     Mutation,
     Place,
@@ -30,7 +31,7 @@ from ..server.changes import (
 )
 from ..server.flow import NOTHING, Flow
 from ..server.replies import Version
-from ..server.requests import Decisions, Loaded, dead_by, new_record, refs
+from ..server.requests import Decisions, Loaded, dead_by, new_record, refs, subject_of
 from ..texts import to_json
 from .scripts import COMMIT, DECIDE, LOOK, PAGE, READ, RECORDS, RELEASE
 from .wire import Call, command, encoded, pack, run
@@ -43,10 +44,7 @@ _REMOVALS, _OF_RECORDS = ("ZREM", "HDEL", "DEL", "RENAME"), {"use": "v", "at": "
 
 @attrs.frozen
 class _Tag:
-    """All that a lane keeps for the wire.
-
-    Where its records are, its call up to the instant, arguments with the units.
-    """
+    """All that a lane keeps for the wire: where its records are, its call up to the instant, arguments with units."""
 
     keys: tuple[str, ...]
     data: str
@@ -130,17 +128,19 @@ class RedisSteps(Decisions):
             return self._stamps, f"lk:{name}"  # beside the key's stamp, which every call reads
         return (f"{self._prefix}use:{name}", _OF_RECORDS[part]) if part in _OF_RECORDS else (self._prefix + part, name)
 
-    def _look_up(self, digest: bytes | None, key_id: str) -> Flow[KeyLookup | None]:
+    def _look_up(self, digest: bytes | None, key_id: str, above: Above = None) -> Flow[KeyLookup | None]:
         keys = [self._prefix + part for part in ("stamps", "secrets", "keys", "accounts", "plans")]
-        reply = yield run(LOOK, keys, digest.hex() if digest else "", key_id)
+        named = () if above is None else (str(len(above)), *above)
+        reply = yield run(LOOK, keys, digest.hex() if digest else "", key_id, *named)
         if reply == 0:
             return None
-        stamp, plans_stamp, version, key_entry_text, account_text, *plan_texts = reply
+        stamp, plans_stamp, version, key_entry_text, account_texts, plan_texts = reply
         if version is not None and version.decode() != FORMAT:
             written = f"{self._prefix} is written in format {version.decode()}"
             raise StoreUnavailable(f"{written}, this version of quota reads {FORMAT}; {NOTHING}", reached=True)
         texts = [_text(text) for text in plan_texts]
-        return KeyLookup(stamp.decode(), plans_stamp.decode(), key_entry_text.decode(), _text(account_text), texts)
+        stamps = stamp.decode(), plans_stamp.decode()
+        return KeyLookup(*stamps, key_entry_text.decode(), [text.decode() for text in account_texts], texts)
 
     def _read(self, *places: Place) -> Flow[list[str | None]]:
         fields = [self._at(*place) for place in places]
@@ -206,7 +206,7 @@ class RedisSteps(Decisions):
 
     def _header(self, copy: CachedKey) -> dict[str, Any]:
         stamp, plans = copy.stamps
-        header = {"f": copy.stamp_name, "r": stamp, "p": plans, "n": 2 if copy.entry.shared else 1}
+        header = {"f": copy.stamp_name, "r": stamp, "p": plans, "n": len(refs(copy.entry))}
         return header | ({"s": max(self.options.max_skew, 1)} if self.check_clock else {})
 
     def _ask(self, copy: CachedKey, request: Request, turn: int) -> Call:
@@ -254,6 +254,7 @@ class RedisSteps(Decisions):
     def _decode(self, entry: Entry, request: Request, reply: Sequence[Any]) -> Loaded:
         records: list[Record] = []
         states: list[dict[str, bytes]] = []
+        *reply, server_now = reply
         for ref, flat in zip(refs(entry), reply, strict=False):
             state = _state(flat)
             try:
@@ -268,7 +269,9 @@ class RedisSteps(Decisions):
             records.append(record)
             states.append(state)
         versions = [Version(*(_text(state.get(name)) for name in "vcw")) for state in states]
-        found = Loaded(Subject(records[0], records[1] if entry.shared else None), versions)
+        subject = subject_of(entry, records)
+        subject.server_now = int(server_now) if self._lapse_here else None
+        found = Loaded(subject, versions)
         found.fields = [set(state) for state in states]
         if request.request_id is not None and reply[-1]:
             answer, _, rest = reply[-1].rpartition(b"\n")

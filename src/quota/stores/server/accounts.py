@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ...account import Account, check_levels, cycle, not_empty
-from ...errors import PlanConflict, UnknownAccount
-from ...event import By, Draft, account_changed
+from ...errors import PlanConflict, UnknownAccount, UnknownPlan
+from ...event import By, Draft, account_changed, account_placed
 from ...key import new_number
+from ...operations.request import Entry, Upper
+from ...plan import UsagePlan
 from .adding import NOBODY, TOLD, put_account
+from .cache import CachedKey
 from .changes import ClearRecord, DropText, IndexKey, Mutation, Precondition, PutText, UnindexKey
 from .flow import Flow, operation
 
@@ -22,6 +25,7 @@ class Accounts:
     _change: Callable[[list[Precondition], Sequence[Mutation]], Flow[bool]]
     _list: Callable[..., Flow[list[str]]]
     _read: Callable[..., Flow[list[str | None]]]
+    _decode_plan: Callable[[str], tuple[str, UsagePlan]]
     _told: Callable[[Sequence[Draft]], list[Mutation]]
     _split: Callable[[str, str, list[Precondition], list[Mutation]], Flow[None]]
 
@@ -128,6 +132,81 @@ class Accounts:
             level = [(of["id"], of) for of in map(json.loads, found)]
             height += 1
         return height
+
+    def _on(self, pairs: Iterable[Sequence[str]], texts: Iterator[str | None]) -> dict[str, UsagePlan]:
+        """Return the plans of pairs (id, generation), each of whose texts comes next, by api."""
+        plans = {}
+        for (_, generation), text in zip(pairs, texts, strict=False):
+            if text is not None:
+                current, plan = self._decode_plan(text)
+                if current == generation:
+                    plans[plan.api] = plan
+        return plans
+
+    def _check_move(self, old: UsagePlan, new: UsagePlan, generation: str) -> Flow[None]:
+        """A plan that changes its api takes its accounts along, unless one of them has another plan there."""
+        for text in (yield from self._list(TOLD, "", None, "accounts")):
+            data = json.loads(text)
+            if [old.id, generation] in (data.get("plans") or ()) and new.api in (yield from self._plans_on(data)):
+                raise PlanConflict(new.id, f"account {data['id']} has another plan for the api {new.api!r}")
+
+    @operation
+    def account_plans(self, account_id: str) -> Flow[list[UsagePlan]]:
+        plans = yield from self._plans_on((yield from self._account(account_id))[1])
+        return [plans[api] for api in sorted(plans)]
+
+    def _plans_on(self, data: Mapping[str, Any]) -> Flow[dict[str, UsagePlan]]:
+        pairs = data.get("plans") or ()
+        texts = (yield from self._read(*(("plans", id_) for id_, _ in pairs))) if pairs else []
+        return self._on(pairs, iter(texts))
+
+    @operation
+    def place_account(self, account_id: str, plan_id: str, on: bool, by: By | None = None) -> Flow[None]:
+        for _ in self._attempts():
+            stamp, plan_text = yield from self._read(("stamps", "*"), ("plans", plan_id))
+            text, data = yield from self._account(account_id)
+            if plan_text is None:
+                raise UnknownPlan(plan_id)
+            generation, plan = self._decode_plan(plan_text)
+            plans = yield from self._plans_on(data)
+            if not on and (plan.api not in plans or plans[plan.api].id != plan_id):
+                raise PlanConflict(plan_id, f"account {account_id} is not on this plan")
+            kept = [other.id for api, other in plans.items() if api != plan.api]
+            pairs = [pair for pair in data.get("plans") or () if pair[0] in kept]
+            checks = [Precondition("stamps", "*", stamp), Precondition("accounts", account_id, text)]
+            writes: list[Mutation] = [PutText("stamps", "*", str(new_number())), IndexKey(TOLD, account_id)]
+            if not data["shared"] and data["members"]:
+                yield from self._split(data["sole"], account_id, checks, writes)
+            more = {"account": data.get("account") or _said(Account(account_id)), "shared": True, "sole": ""}
+            more["plans"] = [*pairs, [plan_id, generation]] if on else pairs
+            writes.append(put_account(account_id, {**data, **more}))
+            old = plans[plan.api].id if plan.api in plans else None
+            writes += self._told(account_placed(account_id, plan, old, on=on, by=by))
+            if (yield from self._change(checks, writes)):
+                return
+
+    def _look_for_account(self, account_id: str) -> Flow[CachedKey | None]:
+        """Return an account with its own plans and the accounts above, as they stand together; None when it is none."""
+        for _ in self._attempts():
+            (stamp,) = yield from self._read(("stamps", "*"))
+            if stamp is None:  # by which copies are told to be fresh
+                yield from self._change(
+                    [Precondition("stamps", "*", None)], [PutText("stamps", "*", str(new_number()))]
+                )
+                continue
+            try:
+                _, data = yield from self._account(account_id)
+            except UnknownAccount:
+                return None
+            line = [(account_of(account_id, data), (yield from self._plans_on(data)))]
+            while (parent := line[-1][0].parent) is not None:
+                _, data = yield from self._account(parent)
+                line.append((account_of(parent, data), (yield from self._plans_on(data))))
+            if (yield from self._read(("stamps", "*"))) == [stamp]:
+                (account, plans), *above = line
+                uppers = tuple([Upper(upper.id, of) for upper, of in above])
+                return CachedKey(Entry(account, plans, uppers=uppers), (stamp, stamp))
+        raise AssertionError  # pragma: no cover -- attempts end by raising
 
     @operation
     def drop_account(self, account_id: str, by: By | None = None) -> Flow[None]:

@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from ...key import Caller
+from ...key import ApiKey, Caller
 from ...operations.headroom import SeveralMeters
-from ...operations.request import Entry, Request, barred, settled
+from ...operations.request import Entry, Request, barred, plans_joined, settled
+from ...plan import UsagePlan
 from ...rule.limits import RoutePlan
 
 
 class CachedKey:
     """This process's copy of a directory entry. ``stamps``: what the server compares to tell that it is fresh.
 
-    ``stamp_name``: of the first of them; a caller has but the one of all plans, twice.
+    ``stamp_name``: of the first of them; a caller and an account have but the one of all plans, twice. ``plans``: by
+    api, with those of its accounts.
     """
 
-    __slots__ = ("entry", "lanes", "stamp_name", "stamps")
+    __slots__ = ("entry", "lanes", "plans", "stamp_name", "stamps")
 
     def __init__(self, entry: Entry, stamps: tuple[Any, ...]) -> None:
         self.entry = entry
         self.stamps = stamps
-        self.stamp_name = "*" if type(entry.key) is Caller else f"k:{entry.key.id}"
+        self.plans = plans_joined(entry)
+        self.stamp_name = f"k:{entry.key.id}" if type(entry.key) is ApiKey else "*"
         self.lanes: dict[RoutePlan, SeveralMeters] = {}
+
+    def plans_at(self, now: int) -> Mapping[str, UsagePlan]:
+        """Return the plans by api at an instant, with those of its accounts."""
+        return plans_joined(settled(self.entry, now)) if self.entry.scheduled else self.plans
 
     def lane(self, request: Request) -> SeveralMeters | None:
         """The lane that calls like this one have, if any; none where the key may not be used so."""
-        if barred(self.entry.key, request.address, request.scope):
+        if request.op != "consume" or barred(self.entry.key, request.address, request.scope):
             return None
-        plan = settled(self.entry, request.now).plans.get(request.api) if request.op == "consume" else None
+        plan = self.plans_at(request.now).get(request.api)
         return None if plan is None else self.lanes.get(plan.route_plan(request.route))
 
 

@@ -13,6 +13,10 @@ Place = tuple[str, str]
 """Where a text or a record is: part and name."""
 
 
+Above = tuple[str, ...] | None
+"""The accounts above a key's own, where they are named; None: those of now."""
+
+
 class Precondition(NamedTuple):
     """All that must still be there, None for nothing, or nothing is changed."""
 
@@ -94,10 +98,13 @@ KINDS = {
 
 
 class KeyLookup(NamedTuple):
-    """All that there is of a key, as it stands together. ``key_entry``: the key and which plans it is on."""
+    """All that there is of a key, as it stands together. ``key_entry``: the key and which plans it is on.
+
+    ``accounts``: its account and those above, the nearest first; ``plans``: the key's and then each account's.
+    """
 
     stamp: str
     plans_stamp: str
     key_entry: str
-    account: str | None
+    accounts: list[str]
     plans: list[str | None]

@@ -7,10 +7,11 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from ...clock import Clock, monotonic, system_clock
+from ...clock import Clock, ManualClock, monotonic, system_clock
 from ...errors import InvalidValue, PlanConflict, StoreBusy, UnknownKey, UnknownPlan
 from ...event import By, key_changed, key_removed, plan_changed
 from ...key import ApiKey, decode_key, encode_key, new_number
+from ...operations.request import Upper
 from ...plan import UsagePlan, decode_plan, encode_plan
 from ...rule.limits import StoreOptions
 from ..associations import deprived, moved
@@ -21,6 +22,7 @@ from .adding import ALL, NOBODY, TOLD, lists_of, put_account
 from .associations import KeyPlansOnServer
 from .cache import CachedKey, KeyCache
 from .changes import (
+    Above,
     ClearRecord,
     DropText,
     KeyLookup,
@@ -49,6 +51,7 @@ class Directory(Accounts, KeyPlansOnServer, Reports):
         self.namespace = namespace
         self.timeout = timeout
         self.check_clock = check_clock
+        self._lapse_here = False
         self.options: StoreOptions = make_options(**options)
         self._copies = KeyCache()
         self._decoded: dict[str, tuple[str, UsagePlan]] = {}
@@ -59,8 +62,8 @@ class Directory(Accounts, KeyPlansOnServer, Reports):
         """Once per store, before its first call on a record or the directory."""
         raise NotImplementedError
 
-    def _look_up(self, digest: bytes | None, key_id: str) -> Flow[KeyLookup | None]:
-        """Everything about the key of a digest or an id; None when there is none."""
+    def _look_up(self, digest: bytes | None, key_id: str, above: Above = None) -> Flow[KeyLookup | None]:
+        """Everything about the key of a digest or an id; None when there is none. ``above``: these accounts above."""
         raise NotImplementedError
 
     def _read(self, *places: Place) -> Flow[list[str | None]]:
@@ -80,17 +83,22 @@ class Directory(Accounts, KeyPlansOnServer, Reports):
         raise NotImplementedError
 
     def use_clock(self, clock: Clock) -> None:
-        """Told by a ledger: a system clock is compared with the server's unless ``check_clock`` says otherwise."""
+        """Told by a ledger: a system clock is compared with the server's, by which holds lapse unless it is manual."""
+        self._lapse_here = not isinstance(clock, ManualClock)
         if self.check_clock is None:
             self.check_clock = clock is system_clock
 
-    def _look(self, digest: bytes | None, key_id: str) -> Flow[CachedKey | None]:
-        found = yield from self._look_up(digest, key_id)
+    def _look(self, digest: bytes | None, key_id: str, above: tuple[str, ...] | None = None) -> Flow[CachedKey | None]:
+        found = yield from self._look_up(digest, key_id, above)
         if found is None:
             return None
-        shared = json.loads(found.account)["shared"] if found.account else False
-        entry = self._entry(json.loads(found.key_entry), found.plans, shared=shared)
-        return CachedKey(entry, (found.stamp, found.plans_stamp))
+        key_entry, texts = json.loads(found.key_entry), iter(found.plans)
+        entry = self._entry(key_entry, [next(texts) for _ in key_entry["plans"]])
+        accounts = [json.loads(text) for text in found.accounts]
+        uppers = [(account, Upper(account["id"], self._on(account.get("plans", ()), texts))) for account in accounts]
+        own = [upper for account, upper in uppers[:1] if account["shared"] and account["id"] == entry.key.account]
+        line = (*own, *(upper for _, upper in uppers if upper.id != entry.key.account))
+        return CachedKey(entry._replace(shared=bool(own), uppers=line), (found.stamp, found.plans_stamp))
 
     def _decode_plan(self, text: str) -> tuple[str, UsagePlan]:
         """A plan, compiled once however many keys are on it."""
@@ -122,6 +130,7 @@ class Directory(Accounts, KeyPlansOnServer, Reports):
             checks, writes = [Precondition("stamps", "*", stamp)], list[Mutation]()
             if old is not None and old.api != plan.api:
                 change = partial(moved, old=old, new=plan)
+                yield from self._check_move(old, plan, generation)
                 writes += yield from self._for_all_on(generation, change, now, looks=True)
                 checks.append(Precondition("stamps", "**", key_entries_stamp))
             new = to_json({"generation": generation, "plan": encode_plan(plan)})

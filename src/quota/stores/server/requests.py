@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from ...account import Account
 from ...clock import DAY_US
 from ...decision import Reason
 from ...errors import ClockSkew, StoreBusy, StoreUnavailable
@@ -13,7 +14,7 @@ from ...key import Caller, new_number, new_token
 from ...operations import perform
 from ...operations.compiled import compile_headroom
 from ...operations.headroom import SeveralMeters
-from ...operations.request import LOOKS, Entry, Request, on_plans, terms_of, usable
+from ...operations.request import LOOKS, Entry, Request, terms_of, usable
 from ...rule.entries import RememberedRequest
 from ...rule.kept import Kept
 from ...rule.limits import CompiledThrottle, StoreOptions
@@ -114,23 +115,29 @@ class Decisions(Directory):
         plan = self._decode_plan(text)[1]
         return CachedKey(Entry(caller, {plan.api: plan}), (stamp, stamp))
 
+    def _look_for(self, request: Request) -> Flow[CachedKey | None]:
+        """Find whom a request is about."""
+        if request.account is not None:
+            return (yield from self._look_for_account(request.account))
+        if request.caller is not None:
+            return (yield from self._look_for_caller(request.caller))
+        return (yield from self._look(request.digest, request.key_id or "", request.above))
+
     @operation
     def apply(self, request: Request) -> Flow[Any]:
         if not self._looked:
             yield from self._look_around()
-        ref, caller = request.ref, request.caller
-        copies = self._copies if caller is None else self._callers
-        copy = copies.get(ref)
+        ref, copies = request.ref, self._copies if request.caller is None else self._callers
+        kept = request.account is None and request.above is None  # others are seldom asked about
+        copy = copies.get(ref) if kept else None
         way = Contention()
         for _ in self._attempts():
             if copy is None:
-                if caller is None:
-                    copy = yield from self._look(request.digest, request.key_id or "")
-                else:
-                    copy = yield from self._look_for_caller(caller)
+                copy = yield from self._look_for(request)
                 if copy is None:
                     return perform(request, None, None, self.options)
-                copies.put(ref, copy)
+                if kept:
+                    copies.put(ref, copy)
             if not way.queued and (way.turn or request.op not in _PLAIN):
                 yield JoinQueue(refs(copy.entry)[-1], self.timeout)
                 way.queued = True
@@ -205,7 +212,7 @@ class Decisions(Directory):
         lane = compile_headroom(request, copy.entry, subject)
         if lane is not None:
             lane.tag = self._tag(copy, lane, subject, versions)
-            plan = on_plans(copy.entry, subject, request.now).plans[request.api]
+            plan = copy.plans_at(max([request.now, *[record.at for record in subject.records()]]))[request.api]
             copy.lanes[plan.route_plan(request.route)] = lane
         return lane
 
@@ -236,7 +243,8 @@ def _drained(entry: Entry) -> int:
     """Return how long the fullest bucket of a key's plans takes to be empty."""
     limits = [
         limit
-        for plan in (*entry.plans.values(), *(plan for plan, _ in entry.scheduled))
+        for plans in (entry.plans, *(upper.plans for upper in entry.uppers))
+        for plan in (*plans.values(), *(plan for plan, _ in entry.scheduled))
         for route in ("", *plan.routes)
         for limit in plan.route_plan(route).limits
     ]
@@ -244,9 +252,15 @@ def _drained(entry: Entry) -> int:
 
 
 def refs(entry: Entry) -> list[str]:
-    """The names of the records that a key's calls charge: its own, and its account's where others share it."""
-    own = f"k:{entry.key.id}"
-    return [own, f"a:{entry.key.account}"] if entry.shared else [own]
+    """The names of the records that calls of a key or an account charge: its own, and those of accounts above."""
+    own = f"a:{entry.key.id}" if type(entry.key) is Account else f"k:{entry.key.id}"
+    return [own, *(f"a:{upper.id}" for upper in entry.uppers)]
+
+
+def subject_of(entry: Entry, records: Sequence[Record]) -> Subject:
+    """Return the subject of an entry's records, in the order of ``refs``."""
+    key, *others = records
+    return Subject(key, others[0] if entry.shared else None, *others[entry.shared :])
 
 
 def new_record(floor: int = 0) -> Record:

@@ -8,14 +8,20 @@ from sqlite3 import Connection
 
 from ...account import Account, check_levels, cycle, not_empty
 from ...errors import PlanConflict, UnknownAccount
-from ...event import By, Draft, Event, account_changed
+from ...event import By, Draft, Event, account_changed, account_placed
 from ...key import new_number
+from ...plan import UsagePlan
 from ...rule.limits import StoreOptions
 from ..outbox import decode_event, encode_draft
 from ..texts import to_json
 from .pool import Pool
 from .records import drop, touch
 
+_LINE = (
+    "WITH RECURSIVE line (id, depth) AS (SELECT ?, 0 UNION ALL SELECT e.parent, depth + 1 FROM line "
+    "JOIN account_entries AS e ON e.id = line.id WHERE e.parent IS NOT NULL) "
+    "SELECT line.id, number FROM line LEFT JOIN accounts ON accounts.id = line.id ORDER BY depth"
+)
 _BELOW = (
     "WITH RECURSIVE below (id, depth) AS (SELECT ?, 0 UNION ALL SELECT e.id, depth + 1 FROM below "
     "JOIN account_entries AS e ON e.parent = below.id) SELECT max(depth) FROM below"
@@ -41,6 +47,36 @@ class Accounts:
     def events(self, after: int, limit: int) -> list[Event]:
         query = "SELECT cursor, body FROM events WHERE cursor > ? ORDER BY cursor LIMIT ?"
         return self._pool.read(lambda db: [decode_event(*row) for row in db.execute(query, (after, limit))])
+
+    _decode_plan: Callable[[str], UsagePlan]
+    _get_plan: Callable[[Connection, str], tuple[int, UsagePlan]]
+
+    def account_plans(self, account_id: str) -> list[UsagePlan]:
+        plans = self._pool.read(lambda db: self._account_plans(db, known_account(db, account_id).id))
+        return [plans[api] for api in sorted(plans)]
+
+    def _account_plans(self, db: Connection, account_id: str) -> dict[str, UsagePlan]:
+        rows = db.execute(
+            "SELECT body FROM account_plans JOIN plans ON number = plan WHERE account = ?", (account_id,)
+        ).fetchall()  # fmt: skip
+        return {plan.api: plan for plan in (self._decode_plan(body) for (body,) in rows)}
+
+    def place_account(self, account_id: str, plan_id: str, on: bool, by: By | None = None) -> None:
+        self._pool.write(self._place_account, account_id, plan_id, on, by)
+
+    def _place_account(self, db: Connection, account_id: str, plan_id: str, on: bool, by: By | None) -> None:
+        account, (number, plan) = known_account(db, account_id), self._get_plan(db, plan_id)
+        old = self._account_plans(db, account_id).get(plan.api)
+        self._tell_of(db, account_placed(account_id, plan, None if old is None else old.id, on=on, by=by))
+        if on:
+            db.execute("INSERT OR REPLACE INTO account_plans VALUES (?, ?, ?)", (account_id, plan.api, number))
+        elif not db.execute(
+            "DELETE FROM account_plans WHERE account = ? AND plan = ?", (account_id, number)
+        ).rowcount:  # fmt: skip
+            raise PlanConflict(plan_id, f"account {account_id} is not on this plan")
+        _put(db, account, account.parent)
+        count(db, account_id)
+        touch_plans(db)
 
     def get_account(self, account_id: str) -> Account:
         return self._pool.read(known_account, account_id)
@@ -97,6 +133,7 @@ class Accounts:
             raise not_empty(account_id, [id_ for (id_,) in keys], [id_ for (id_,) in below])
         row = db.execute("DELETE FROM accounts WHERE id = ? RETURNING number", (account_id,)).fetchone()
         db.execute("DELETE FROM account_entries WHERE id = ?", (account_id,))
+        db.execute("DELETE FROM account_plans WHERE account = ?", (account_id,))
         if row is not None:
             drop(db, -row[0])
         touch_plans(db)
@@ -121,6 +158,15 @@ def line_of(db: Connection, account_id: str) -> list[Account]:
     while line[-1].parent is not None:
         line.append(known_account(db, line[-1].parent))
     return line
+
+
+def line_numbers(db: Connection, account_id: str, above: tuple[str, ...] | None) -> list[tuple[str, int | None]]:
+    """Return an account and those above (or these, as far as they are there), each with the number of its count."""
+    line = db.execute(_LINE, (account_id,)).fetchall()
+    if above is None:
+        return line
+    rows = [db.execute("SELECT id, number FROM accounts WHERE id = ?", (id_,)).fetchone() for id_ in above]
+    return [line[0], *(row for row in rows if row is not None)]
 
 
 def _put(db: Connection, account: Account, old_parent: str | None) -> None:

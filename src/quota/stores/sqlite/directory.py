@@ -7,16 +7,18 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from sqlite3 import Connection
 
-from ...errors import PlanConflict, StoreUnavailable, UnknownKey, UnknownPlan
+from ...errors import PlanConflict, StoreUnavailable, UnknownAccount, UnknownKey, UnknownPlan
 from ...event import By, key_added, key_changed, key_removed, plan_changed
 from ...key import ApiKey, Caller, decode_key, encode_key, new_number
-from ...operations.request import Entry, Request, Scheduled
+from ...operations.request import Entry, Request, Scheduled, Upper
 from ...plan import UsagePlan, decode_plan, encode_plan
 from ...rule.limits import StoreOptions
+from ...rule.record import Record
+from ...rule.subject import Subject
 from ..associations import associated, deprived, dissociated, moved, placed, told
 from ..base import is_new
 from ..texts import to_json
-from .accounts import Accounts, copy_record, count, member_of, share, touch_plans
+from .accounts import Accounts, copy_record, count, known_account, line_numbers, member_of, share, touch_plans
 from .pool import Pool
 from .records import drop, forget_account, last_used_of, latest, number_of, touch
 from .reports import Reports, listed
@@ -24,17 +26,24 @@ from .schema import NOTHING, STEPS
 
 
 class KeyRow:
-    """A key as it was found: its entry, its subject's number and, where other keys share its account, the account's."""
+    """A key or an account as it was found: its entry, its subject's number, and those of the accounts that count it."""
 
-    __slots__ = ("account", "entry", "number")
+    __slots__ = ("entry", "numbers")
 
-    def __init__(self, number: int, entry: Entry, account: int | None) -> None:
-        self.number = number
+    def __init__(self, entry: Entry, *numbers: int) -> None:
         self.entry = entry
-        self.account = account
+        self.numbers = numbers
 
-    def subjects(self) -> tuple[int, ...]:
-        return (self.number,) if self.account is None else (self.number, self.account)
+    @property
+    def number(self) -> int:
+        """Its own subject's; 0 of an account that has no count."""
+        return self.numbers[0]
+
+    def subject(self, records: Sequence[Record]) -> Subject:
+        """Return the subject of its records, in the order of their numbers."""
+        key, *others = records
+        shared = self.entry.shared
+        return Subject(key, others[0] if shared else None, *others[shared:])
 
 
 class Directory(Accounts, Reports):
@@ -64,13 +73,15 @@ class Directory(Accounts, Reports):
             )
         if request.caller is not None:
             return self._caller(db, request.caller)
+        if request.account is not None:
+            return self._account_entry(db, request.account)
         if request.digest is None:
             row = db.execute("SELECT number, body FROM keys WHERE id = ?", (request.key_id,)).fetchone()
         else:
             row = db.execute(
                 "SELECT number, body FROM digests JOIN keys ON number = key WHERE digest = ?", (request.digest,)
             ).fetchone()  # fmt: skip
-        return None if row is None else self._key_entry(db, *row)
+        return None if row is None else self._key_entry(db, row[0], row[1], request.above)
 
     def _caller(self, db: Connection, caller: Caller) -> KeyRow | None:
         """A caller without a key, whose record has a number that its name gives; None where there is no such plan."""
@@ -78,13 +89,25 @@ class Directory(Accounts, Reports):
         if row is None:
             return None
         plan = self._decode_plan(row[0])
-        return KeyRow(number_of(caller), Entry(caller, {plan.api: plan}), None)
+        return KeyRow(Entry(caller, {plan.api: plan}), number_of(caller))
 
-    def _key_entry(self, db: Connection, number: int, body: str) -> KeyRow:
+    def _key_entry(self, db: Connection, number: int, body: str, above: tuple[str, ...] | None) -> KeyRow:
         key = decode_key(json.loads(body))
-        account = db.execute("SELECT number FROM accounts WHERE id = ?", (key.account,)).fetchone()
-        entry = Entry(key, self._plans(db, number), account is not None, self._scheduled(db, number))
-        return KeyRow(number, entry, None if account is None else -account[0])
+        (_, account), *line = line_numbers(db, key.account, above)
+        counting = [(key.account, account), *line] if account is not None else line
+        uppers = tuple([Upper(id_, self._account_plans(db, id_)) for id_, _ in counting])
+        entry = Entry(key, self._plans(db, number), account is not None, self._scheduled(db, number), uppers)
+        return KeyRow(entry, number, *[-number for _, number in counting])  # type: ignore[operator] # whoever is above has a count
+
+    def _account_entry(self, db: Connection, account_id: str) -> KeyRow | None:
+        try:
+            account = known_account(db, account_id)
+        except UnknownAccount:
+            return None
+        (_, own), *line = line_numbers(db, account_id, None)
+        uppers = tuple([Upper(id_, self._account_plans(db, id_)) for id_, _ in line])
+        entry = Entry(account, self._account_plans(db, account_id), uppers=uppers)
+        return KeyRow(entry, -(own or 0), *[-number for _, number in line])  # type: ignore[operator] # as above
 
     def _plans(self, db: Connection, number: int) -> dict[str, UsagePlan]:
         rows = db.execute(
@@ -158,6 +181,17 @@ class Directory(Accounts, Reports):
         db.execute("DELETE FROM plans WHERE id = ?", (plan_id,))
         touch_plans(db)
         self._tell_of(db, plan_changed(plan, None, by))
+
+    def change_plans(self, changes: Sequence[tuple[UsagePlan | None, UsagePlan | None]], by: By) -> None:
+        """Make each plan another one, if it is as told, or none; all of these changes or none of them."""
+        self._pool.write(self._change_all, changes, by)
+
+    def _change_all(self, db: Connection, changes: Sequence[tuple[UsagePlan | None, UsagePlan | None]], by: By) -> None:
+        for old, new in changes:
+            if new is not None:
+                self._put_plan(db, new, old or False, by[1], by)
+            elif old is not None:
+                self._drop_plan(db, old.id, by[1], by)
 
     def get_plan(self, plan_id: str) -> UsagePlan:
         return self._pool.read(self._get_plan, plan_id)[1]
@@ -269,7 +303,14 @@ class Directory(Accounts, Reports):
 
 
 def _move(db: Connection, plan: UsagePlan, number: int) -> None:
-    """Move a plan's keys to its new api. Raises ``PlanConflict`` where one of them has another plan there."""
+    """Move a plan's keys and accounts to its new api. Raises ``PlanConflict`` where one has another plan there."""
+    held = db.execute(
+        "SELECT own.account FROM account_plans AS own JOIN account_plans AS other ON other.account = own.account AND "
+        "other.api = ? JOIN plans ON plans.number = other.plan WHERE own.plan = ? LIMIT 1", (plan.api, number),
+    ).fetchone()  # fmt: skip
+    if held is not None:
+        raise PlanConflict(plan.id, f"account {held[0]} has another plan for the api {plan.api!r}")
+    db.execute("UPDATE OR REPLACE account_plans SET api = ? WHERE plan = ?", (plan.api, number))
     taken = db.execute(
         "SELECT keys.id FROM key_plans AS own JOIN key_plans AS other ON other.key = own.key AND other.api = ? "
         "JOIN plans ON plans.number = other.plan JOIN keys ON keys.number = own.key "

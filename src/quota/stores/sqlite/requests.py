@@ -11,10 +11,12 @@ fresh; then a headroom decides, or ``operations.perform``.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Sequence
+from functools import cache, lru_cache
 from sqlite3 import Connection
 from typing import Any
 
+from ...clock import Clock
 from ...decision import Decision
 from ...operations import perform
 from ...operations.compiled import compile_headroom
@@ -22,6 +24,7 @@ from ...operations.headroom import SeveralMeters, Told
 from ...operations.request import LOOKS, Request, barred
 from ...operations.shape import Shape
 from ...process.atomic import at_once
+from ...rule.record import Record
 from ...rule.subject import Subject
 from .directory import Directory, KeyRow
 from .records import (
@@ -45,11 +48,20 @@ _FRESH = "SELECT version, moving, (SELECT plans FROM ledger) FROM counts WHERE s
 _SWAP = (
     "UPDATE counts SET moving = ? WHERE subject = ? AND version = ? AND moving = ? AND (SELECT plans FROM ledger) = ?"
 )
-_SWAP_BOTH = (
-    "UPDATE counts SET moving = CASE subject WHEN ?2 THEN ?1 ELSE ?5 END WHERE subject IN (?2, ?6) AND "
-    "(SELECT count(*) FROM counts, ledger WHERE plans = ?9 AND (subject = ?2 AND version = ?3 AND moving = ?4 "
-    "OR subject = ?6 AND version = ?7 AND moving = ?8)) = 2"
-)
+
+
+@cache
+def _swap_all(count: int) -> str:
+    """Write the guarded statement for several records: of each new numbers, subject, version, old numbers."""
+    places = range(1, 4 * count, 4)
+    moved = " ".join(f"WHEN ?{n + 1} THEN ?{n}" for n in places)
+    subjects = ", ".join(f"?{n + 1}" for n in places)
+    alike = " OR ".join(f"subject = ?{n + 1} AND version = ?{n + 2} AND moving = ?{n + 3}" for n in places)
+    return (
+        f"UPDATE counts SET moving = CASE subject {moved} END WHERE subject IN ({subjects}) AND "  # noqa: S608 -- numbers
+        f"(SELECT count(*) FROM counts, ledger WHERE plans = ?{4 * count + 1} AND ({alike})) = {count}"
+    )
+
 
 _shape = lru_cache(1024)(Shape)
 
@@ -104,7 +116,7 @@ class Copy:
         for one in others:
             moved.append(pack(one.record))
             told += moved[-1], one.subject, one.version, one.moving
-        done = db.execute(_SWAP_BOTH if others else _SWAP, (*told, self.plans)).rowcount
+        done = db.execute(_swap_all(len(moved)) if others else _SWAP, (*told, self.plans)).rowcount
         if done == len(moved):
             for one, moving in zip(self.found, moved, strict=True):
                 one.moving = moving
@@ -142,7 +154,7 @@ class Copy:
 
     def bind(self, request: Request) -> None:
         """Compile a headroom for calls like this one, after the rule has decided it."""
-        subject = Subject(*[one.record for one in self.found])
+        subject = self.key_entry.subject([one.record for one in self.found])
         room = compile_headroom(request, self.key_entry.entry, subject, _shape, bound=True)
         if room is not None:
             kept = [other for other in self.rooms if not other.shape.serves(request.api, request.route)]
@@ -156,12 +168,21 @@ class Decisions(Directory):
         super().__init__()
         self.rooms: dict[bytes | str, Copy] = {}
         self._at_work: Any = None
+        self._lapse_clock: Clock | None = None
+
+    def _subject(self, key_entry: KeyRow, records: Sequence[Record]) -> Subject:
+        """Records at the machine's instant, by which reservations lapse whatever a caller's clock says."""
+        subject = key_entry.subject(records)
+        subject.server_now = None if self._lapse_clock is None else self._lapse_clock()
+        return subject
 
     def apply(self, request: Request) -> Any:
         """Perform the request in one transaction; what only looks does not wait for who writes."""
         ref: Any = request.ref
         if request.op in LOOKS:
             return self._pool.read(self._tell, request)
+        if request.account is not None or request.above is not None:
+            return self._pool.write(self._decide_apart, request)
         if ref not in self.rooms and self._pool.read(self._look, request) is None:
             # A secret that nobody has is refused without a turn.
             return perform(request, None, None, self.options)
@@ -176,9 +197,9 @@ class Decisions(Directory):
         key_entry = self._look(db, request)
         if key_entry is None:
             return perform(request, None, None, self.options)
-        records = [load(db, subject).record for subject in key_entry.subjects()]
+        records = [load(db, subject).record for subject in key_entry.numbers]
         fetch_remembered(db, key_entry.number, request, records[0])
-        subject = Subject(*records)
+        subject = self._subject(key_entry, records)
         return perform(request, key_entry.entry, subject, self.options)
 
     def _decide(self, db: Connection, request: Request, ref: Any) -> Any:
@@ -191,14 +212,25 @@ class Decisions(Directory):
         decision = copy.decide(db, request)
         return self._perform(db, request, copy) if decision is None else decision
 
-    def _copy(self, db: Connection, request: Request, ref: Any) -> Copy | None:
-        """Copy what is stored now."""
-        self.rooms.pop(ref, None)
+    def _decide_apart(self, db: Connection, request: Request) -> Any:
+        """Decide what is about an account, or a charge of before: such copies are not kept."""
+        self._at_work = None
+        copy = self._read_copy(db, request, None)
+        return perform(request, None, None, self.options) if copy is None else self._perform(db, request, copy)
+
+    def _read_copy(self, db: Connection, request: Request, ref: Any) -> Copy | None:
         key_entry = self._look(db, request)
         if key_entry is None:
             return None
         (plans,) = db.execute("SELECT plans FROM ledger").fetchone()
-        copy = Copy(self, ref, key_entry, plans, [load(db, subject) for subject in key_entry.subjects()])
+        return Copy(self, ref, key_entry, plans, [load(db, subject) for subject in key_entry.numbers])
+
+    def _copy(self, db: Connection, request: Request, ref: Any) -> Copy | None:
+        """Copy what is stored now."""
+        self.rooms.pop(ref, None)
+        copy = self._read_copy(db, request, ref)
+        if copy is None:
+            return None
         while len(self.rooms) >= _MOST_COPIES:
             self.rooms.pop(next(iter(self.rooms)))
         self.rooms[ref] = copy
@@ -206,11 +238,11 @@ class Decisions(Directory):
 
     def _perform(self, db: Connection, request: Request, copy: Copy) -> Any:
         """Decide by the rule, and keep what it changed."""
-        subject = Subject(*[one.record.copy() for one in copy.found])
+        subject = self._subject(copy.key_entry, [one.record.copy() for one in copy.found])
         fetch_remembered(db, copy.key_entry.number, request, subject.key)
         before = remembered_of(subject.key)
         result = perform(request, copy.key_entry.entry, subject, self.options)
-        if subject.changed:
+        if subject.changed and copy.key_entry.number:
             if request.op == "forget":
                 drop(db, copy.key_entry.number)
                 copy.found[0].body = None

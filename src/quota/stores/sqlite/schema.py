@@ -25,7 +25,8 @@ def _create(db: sqlite3.Connection) -> None:
 
     ``keys``, ``digests``, ``plans``, ``key_plans`` (which key is on which plan) and ``scheduled`` (which one it goes
     to, and when) are the directory; ``accounts`` are those that have a count, as several keys share them or other
-    accounts are below, ``account_entries`` those that something was said of. A subject is a key's number or,
+    accounts are below, ``account_entries`` those that something was said of, ``account_plans`` which
+    of those is on which plan. A subject is a key's number or,
     negative, an account's. ``counts`` holds what plain charges move, small and apart from ``records``, the rest of
     what is remembered of a subject; ``remembered`` are remembered requests and refunds; ``events`` are the outbox.
     ``version`` and ``plans`` are drawn anew whenever anything but a plain charge changed a subject or its directory

@@ -13,7 +13,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from ...clock import Clock, system_clock
+from ...clock import Clock, ManualClock, system_clock
 from ...errors import InvalidValue, StoreUnavailable
 from ..base import COMMON, make_options, seconds_option, shown_url, split_url, whole_option
 from .pool import Pool
@@ -68,8 +68,9 @@ class SQLiteStore(Decisions):
         return self._pool.read(_problems)
 
     def use_clock(self, clock: Clock) -> None:
-        """Take the clock of a ledger: ``prune`` goes by it."""
+        """Take the clock of a ledger: ``prune`` goes by it. Reservations lapse by the machine's, or a ManualClock."""
         self._clock = clock
+        self._lapse_clock = None if isinstance(clock, ManualClock) else system_clock
 
     def prune(self) -> int:
         """Drop the records and remembered requests that are dead. Return how many. It goes by itself too."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -11,7 +12,7 @@ from ...clock import to_datetime
 from ...errors import InvalidValue
 from ...key import ApiKey
 from ...ledger.sync import Ledger
-from ...limit import Quota, Throttle
+from ...limit import Quota
 from ...plan import UsagePlan
 from ...status import LimitStatus
 
@@ -46,8 +47,11 @@ def collect(ledger: Ledger, key: ApiKey, zone: str) -> dict[str, Any]:
 def _plan(ledger: Ledger, key: ApiKey, plan: UsagePlan, now: datetime, zone: ZoneInfo) -> dict[str, Any]:
     today = now.date()
     since = today - timedelta(days=DAYS - 1)
-    throttles = {limit.name for limit in plan.limits if isinstance(limit, Throttle)}
-    limits = [_limit(status, status.name in throttles, zone) for status in ledger.status(key, api=plan.api)]
+    statuses = ledger.status(key, api=plan.api)
+    kinds = _kinds("", [plan])
+    for account in {status.holder for status in statuses if status.name.startswith(f"{status.holder}: ")}:
+        kinds |= _kinds(f"{account}: ", ledger.list_plans(ledger.get_account(account)))
+    limits = [_limit(status, kinds.get(status.name, "quota"), zone) for status in statuses]
     used: dict[str, dict[str, int]] = {limit.name: {} for limit in plan.limits if isinstance(limit, Quota)}
     for record in ledger.usage(key, api=plan.api, since=since, until=today):
         used.setdefault(record.limit, {})[record.day.isoformat()] = record.used
@@ -59,9 +63,14 @@ def _plan(ledger: Ledger, key: ApiKey, plan: UsagePlan, now: datetime, zone: Zon
     return {"name": plan.name, "api": plan.api, "limits": limits, "history": history}
 
 
-def _limit(status: LimitStatus, throttle: bool, zone: ZoneInfo) -> dict[str, Any]:  # noqa: FBT001 -- of two kinds
+def _kinds(prefix: str, plans: Iterable[UsagePlan]) -> dict[str, str]:
+    """The kind of each limit of plans, by the name that it has in a status: a quota, a throttle and so on."""
+    return {f"{prefix}{limit.name}": type(limit).__name__.lower() for plan in plans for limit in plan.limits}
+
+
+def _limit(status: LimitStatus, kind: str, zone: ZoneInfo) -> dict[str, Any]:
     return {
-        "name": status.name, "kind": "throttle" if throttle else "quota", "unit": status.unit, "limit": status.limit,
+        "name": status.name, "kind": kind, "unit": status.unit, "limit": status.limit,
         "extra": status.extra, "used": status.used, "remaining": status.remaining,
         "resets_at": _at(status.resets_at, zone) if status.used else None,
     }  # fmt: skip

@@ -15,6 +15,7 @@ _HASH = b64encode(sha256(_STYLE.encode()).digest()).decode()
 POLICY = f"default-src 'none'; style-src 'sha256-{_HASH}'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 """The Content-Security-Policy: this style and a form to this place, nothing else."""
 
+_BESIDE = {"throttle": " (at once)", "concurrency": " (in flight)"}
 _WIDTH, _HEIGHT, _STEP = 700, 130, 20
 
 
@@ -57,7 +58,7 @@ def _row(limit: Mapping[str, Any]) -> str:
     whole = limit["limit"] + limit["extra"]
     state = "" if limit["remaining"] else " <b>(none left)</b>"
     resets = _instant(limit["resets_at"]) if limit["resets_at"] else "nothing used"
-    name = limit["name"] if limit["kind"] == "quota" else f"{limit['name']} (at once)"
+    name = limit["name"] + _BESIDE.get(limit["kind"], "")
     numbers = "".join(
         f'<td class="number" data-of="{of}">{max(0, number):,}{more}</td>'
         for of, number, more in (

@@ -12,11 +12,11 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 import attrs
 
 from ...decision import Reason
-from ...errors import ClockSkew, InvalidValue, StoreBusy, StoreUnavailable
+from ...errors import ClockSkew, InvalidValue, StoreBusy, StoreUnavailable, UnknownAccount, UnknownKey, UnknownPlan
 from ...headers import PROBLEM_TYPE
 from ...key import ApiKey
 from ...ledger.sync import Ledger
-from ...limit import parse_limit
+from ...limit_text import parse_limit
 from ..addresses import address_of, check_proxies, counted_by
 from ..bodies import read_input
 from ..guesses import Guesses
@@ -26,6 +26,9 @@ from .html import POLICY, form_page, usage_html
 log = logging.getLogger(__package__)
 
 _MOST_FORM = 4096
+_GONE = (UnknownAccount, UnknownKey, UnknownPlan)
+"""Errors where something was removed between being found and being told of."""
+
 _STATUS = {
     200: "200 OK", 400: "400 Bad Request", 401: "401 Unauthorized", 403: "403 Forbidden", 404: "404 Not Found",
     405: "405 Method Not Allowed", 413: "413 Content Too Large", 415: "415 Unsupported Media Type",
@@ -91,7 +94,7 @@ class UsagePage:
         except _Refused as refused:
             status, more = refused.status, refused.fields
             text = form_page("UTC", refused.message) if as_html else _problem(status, refused.message)
-        except (StoreBusy, StoreUnavailable, ClockSkew) as error:
+        except (StoreBusy, StoreUnavailable, ClockSkew, *_GONE) as error:
             log.warning("usage could not be shown: %s", error)
             status, message = 503, "Usage cannot be shown now; please try again"
             text = form_page("UTC", message) if as_html else _problem(status, message)

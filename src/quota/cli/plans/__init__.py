@@ -1,4 +1,4 @@
-"""quota plan: add, list, show, replace, remove."""
+"""quota plan: add, list, show, replace, remove, export, sync."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import InvalidPlan, InvalidValue, PlanConflict
-from ..ledger.sync import Ledger
-from ..plan import UsagePlan, decode_plan
-from .common import (
+from ...errors import InvalidPlan, InvalidValue, PlanConflict
+from ...ledger.sync import Ledger
+from ...plan import UsagePlan, decode_plan
+from ..common import (
     JsonOption,
     PlanArgument,
     StoreOption,
@@ -23,9 +23,11 @@ from .common import (
     to_cost,
     to_pairs,
 )
-from .show import print_json, print_table, say
+from ..show import print_json, print_table, say
+from . import file
 
 app = typer.Typer(help="Usage plans: what their keys may use.", no_args_is_help=True)
+file.register(app)
 
 _FIELDS = {"id", "limits", "name", "api", "routes", "costs", "alerts", "metadata"}
 

@@ -1,0 +1,128 @@
+"""The plan of a key joined by those of its account and of the accounts above: one plan of limits that hold together.
+
+A limit of an account's own plan is counted on the account's record under a name that no limit of a key's plan can have,
+so that each has windows and buckets of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import attrs
+
+from .account import Account
+from .plan import UsagePlan, own_plan, ref_of
+from .rule.entries import Override
+from .rule.limits import OWN, CompiledLimit, RoutePlan, Throttles
+from .rule.routes import JoinedNames
+
+_MOST_JOINED = 1024
+"""Joined forms of a plan that are kept."""
+
+
+class Part(NamedTuple):
+    """An account's own plan in a joined one. ``level``: of its record, as ``Subject.at_level`` has it."""
+
+    account: str
+    level: int
+    plan: UsagePlan
+
+
+class JoinedPlan(UsagePlan):
+    """A key's plan with those of the accounts whose records its calls count on.
+
+    ``base``: the key's plan, None of an account's own calls; ``parts``: the accounts'. ``above``: the accounts above
+    the key's own.
+    """
+
+    base: UsagePlan | None
+    parts: tuple[Part, ...]
+    above: tuple[str, ...]  # type: ignore[misc] # a plan of its own has none
+
+    @property
+    def told(self) -> UsagePlan:
+        """The key's plan itself."""
+        return self if self.base is None else self.base
+
+    def ids(self) -> set[str]:
+        """Return the ids of all plans in it."""
+        return {self.id, *(part.plan.id for part in self.parts)}
+
+    def _compile(self, route: str) -> RoutePlan:
+        plans = [*([self.base] if self.base else []), *(part.plan for part in self.parts)]
+        found = [plan.route_plan(own or None) for plan, own in zip(plans, self._names.each(route), strict=True)]  # type: ignore[union-attr] # joined ones
+        limits = list(found[0].limits) if self.base else []
+        for part, its in zip(self.parts, found[len(found) - len(self.parts) :], strict=True):
+            limits += [_of_account(limit, part) for limit in its.limits]
+        counted = tuple(dict.fromkeys(its.route for its in found if its.routed))
+        changed: dict[str, Any] = {"route": route, "routed": bool(counted), "limits": tuple(limits), "counted": counted}
+        changed["slotted"] = any(its.slotted for its in found)
+        return attrs.evolve(found[0], throttles=self._throttles, told=found[0].route if self.base else route, **changed)
+
+
+def _of_account(limit: CompiledLimit, part: Part) -> CompiledLimit:
+    """Return an account's own limit as it is counted on its record."""
+    return attrs.evolve(
+        limit, name=OWN + limit.name, told=f"{part.account}: {limit.name}", holder=part.account, level=part.level,
+        shared=False,
+    )  # fmt: skip
+
+
+def join(base: UsagePlan | None, parts: tuple[Part, ...], above: tuple[str, ...]) -> UsagePlan:
+    """Join plans of one api: made once for each key's plan, whatever the keys."""
+    first = parts[0].plan if base is None else base
+    name = "joined", base is None, tuple((part.account, part.level, id(part.plan)) for part in parts), above
+    made = first._own.get(name)
+    if made is None:
+        made = _joined(first, base, parts, above)
+        if len(first._own) >= _MOST_JOINED:
+            first._own.clear()
+        first._own[name] = made
+    return made
+
+
+def _joined(first: UsagePlan, base: UsagePlan | None, parts: tuple[Part, ...], above: tuple[str, ...]) -> JoinedPlan:
+    made: JoinedPlan = JoinedPlan.__new__(JoinedPlan)
+    fields = {field.name: getattr(first, field.name) for field in attrs.fields(UsagePlan)}
+    plans = [*([base] if base else []), *(part.plan for part in parts)]
+    throttles: dict[tuple[int, str], Throttles] = dict(base._throttles) if base else {}
+    for part in parts:
+        for (_, unit), (_, limits) in part.plan._throttles.items():
+            own: Any = tuple(_of_account(limit, part) for limit in limits)
+            throttles[part.level, unit] = tuple(map(ref_of, own)), own
+    fields |= {"routes": {route: first.routes.get(route, ()) for plan in plans for route in plan.routes}}
+    fields |= {"_route_plans": {}, "_own": {}, "_throttles": throttles}
+    fields |= {"_names": JoinedNames(plan._names for plan in plans)}
+    fields |= {"base": base, "parts": parts, "above": above}
+    for field, value in fields.items():
+        object.__setattr__(made, field, value)
+    return made
+
+
+def joined(entry: Any, overrides: Sequence[tuple[Override, ...]]) -> Mapping[str, UsagePlan]:
+    """Return an entry's plans with those of its accounts in them, each with its subject's own limits."""
+    above = entry.above
+    levels = range(2 - entry.shared, 2 - entry.shared + len(entry.uppers))
+    uppers = list(zip(entry.uppers, levels, overrides[1:], strict=True))
+    plans: dict[str, UsagePlan] = {}
+    own = type(entry.key) is Account
+    for api in dict.fromkeys([*entry.plans, *((api for upper in entry.uppers for api in upper.plans) if own else ())]):
+        parts = tuple(
+            Part(upper.id, level, own_plan(upper.plans[api], _own(mine), None))
+            for upper, level, mine in uppers if api in upper.plans
+        )  # fmt: skip
+        base = entry.plans.get(api)
+        if own:
+            parts = (*([Part(entry.key.id, 0, own_plan(base, _own(overrides[0]), None))] if base else ()), *parts)
+            plans[api] = join(None, parts, above)
+        elif base is not None:
+            plans[api] = join(base, parts, above) if parts or above else base
+    return plans
+
+
+def _own(overrides: tuple[Override, ...]) -> tuple[Override, ...]:
+    """Return those of an account's own plan, by the names that they have there."""
+    return tuple(
+        override._replace(name=override.name[len(OWN) :]) for override in overrides if override.name.startswith(OWN)
+    )

@@ -1,0 +1,131 @@
+"""The machine's rules for calls in flight: what is spent of a reservation, held longer, kept as a slot, and found."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import precondition, rule
+
+from ..errors import ClockSkew, InvalidCost, ReservationClosed
+from .directory import Book, equal, raises, units_of
+from .model import DAY, Answer, Skewed
+from .reports import ReportMachine
+from .strategies import APIS, COSTS, KEY_IDS, ROUTES, TTLS
+
+
+class FlightMachine(ReportMachine):
+    """Reservations while they last."""
+
+    def _book(self, id_: str, api: str) -> Book:
+        return self.books.setdefault((id_, api), Book())
+
+    def _mine(self, index: int, id_: str) -> bool:
+        """Tell whether a reservation is there, as the model has it."""
+        slots = [slot for slot in self.model.slots if slot.hold == f"hold {index}"]
+        return any(("key", id_) in slot.subjects for slot in slots)
+
+    def _gone(self, index: int) -> None:
+        """Forget a hold of which the ledger says that it lapsed more than a day ago."""
+        for event in self.model.events:
+            if event.hold == f"hold {index}":
+                event.units, event.hold = 0, ""
+        self.model.slots = [slot for slot in self.model.slots if slot.hold != f"hold {index}"]
+
+    @precondition(lambda self: self.held)
+    @rule(which=st.integers(0, 30), actual=COSTS.filter(bool), elsewhere=st.booleans())
+    def spend(self, which: int, actual: Any, elsewhere: bool) -> None:
+        index = which % len(self.held)
+        id_, era, held, api, route = self.held[index]
+        key = self.model.keys.get(id_)
+        if key is None:
+            return
+        if key.era != era or not self._mine(index, id_):
+            raises((ReservationClosed, ClockSkew), lambda: held.spend(actual))
+            return
+        try:
+            now = self.model.instant(key, self.now)
+        except Skewed:
+            raises(ClockSkew, lambda: held.spend(actual))
+            return
+        try:
+            if elsewhere:  # another process found it, and goes on with it
+                held = self.ledger.reservation(held.id)
+                self.held[index] = id_, era, held, api, route
+            held.spend(actual)
+        except ReservationClosed:
+            assert now > held._expires + DAY, "a hold was closed early"
+            self._gone(index)
+            return
+        self.model.spend(id_, f"hold {index}", actual, api, route, self.now)
+        left = sum(units for unit, units in held.held.items())
+        self._book(id_, api).spend(held.id, units_of(actual), left, now)
+        short = {unit: units - 1 for unit, units in held.spent.items() if units}
+        raises(InvalidCost, lambda: held.commit({**held.spent, **dict(list(short.items())[:1])}))
+
+    @precondition(lambda self: self.held)
+    @rule(which=st.integers(0, 30), ttl=TTLS)
+    def extend(self, which: int, ttl: int) -> None:
+        index = which % len(self.held)
+        id_, era, held, api, route = self.held[index]
+        key = self.model.keys.get(id_)
+        if key is None:
+            return
+        if key.era != era or not self._mine(index, id_):
+            raises((ReservationClosed, ClockSkew), lambda: held.extend(ttl))
+            return
+        try:
+            now = self.model.instant(key, self.now)
+        except Skewed:
+            raises(ClockSkew, lambda: held.extend(ttl))
+            return
+        if self.model.extend(id_, f"hold {index}", ttl, api, route, self.now):
+            held.extend(ttl)
+            self._book(id_, api).extend(held.id, now + ttl)
+        else:
+            raises(ReservationClosed, lambda: held.extend(ttl))
+
+    @rule(id_=KEY_IDS, cost=COSTS, api=APIS, route=ROUTES, ttl=TTLS)
+    def keep_slot(self, id_: str, cost: Any, api: str, route: str | None, ttl: int) -> None:
+        key = self.model.keys.get(id_)
+        mark = f"hold {len(self.held)}"
+        kwargs: dict[str, Any] = {"api": api, "route": route, "keep_slot": ttl}
+        if cost is not None:
+            kwargs["cost"] = cost
+        plan = self.model.plans.get(key.plans.get(api, "")) if key else None
+        slotted = plan is not None and any(
+            type(limit.spec).__name__ == "Concurrency" for limit in self.model.limits(plan, route)
+        )
+        try:
+            expected = self.model.consume(
+                id_ if key else None, cost, api, route, self.now, ttl=ttl if slotted else None, hold=mark, slot=slotted
+            )
+        except Skewed:
+            raises(ClockSkew, lambda: self.ledger.consume(self._presented(id_), **kwargs))
+            return
+        decision = self.ledger.consume(self._presented(id_), **kwargs)
+        self._same(decision, expected)
+        equal(decision.slot is not None, bool(decision) and slotted, "a slot is kept")
+        if decision and key:
+            self.taken.append((id_, key.era, decision, expected, False))
+            self._book(id_, api).use(units_of(decision.cost))
+            if decision.slot is not None:
+                self.held.append((id_, key.era, decision.slot, api, route))
+
+    def _same(self, decision: Any, expected: Answer) -> None:
+        raise NotImplementedError
+
+    @rule(id_=KEY_IDS)
+    def list_reservations(self, id_: str) -> None:
+        key = self.model.keys.get(id_)
+        if key is None:
+            return
+        try:
+            now = self.model.instant(key, self.now)
+        except Skewed:
+            raises(ClockSkew, lambda: self.ledger.list_reservations(self.ledger.get_key(id_)))
+            return
+        found = {held.id for held in self.ledger.list_reservations(self.ledger.get_key(id_))}
+        slots = {slot.hold: slot for slot in self.model.slots if ("key", id_) in slot.subjects and now < slot.expires}
+        expected = {held.id for index, (_, _, held, _, _) in enumerate(self.held) if f"hold {index}" in slots}
+        equal(found, expected, f"what {id_} holds")

@@ -1,0 +1,161 @@
+"""quota plan export, sync: all usage plans as a TOML file."""
+
+import tomllib
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from commands import Quota
+from quota import Ledger, PlanConflict, UsagePlan
+from quota.cli.plans.file import apply, from_toml, plan_changes, to_toml
+from quota.stores.memory import MemoryStore
+from quota.stores.sqlite import SQLiteStore
+from quota.testing.strategies import FOCUS, plans
+
+FILE = """
+[plans.gold]
+limits = ["10000/day", "50/s burst 100"]
+name = "Gold"
+alerts = [50]
+
+[plans.gold.routes]
+"GET /export" = ["3/day as exports"]
+
+[plans.gold.costs]
+"GET /search" = 20
+"GET /tokens" = { requests = 1, tokens = 20 }
+
+[plans."free tier"]
+limits = "100/day"
+"""
+
+
+@pytest.fixture
+def shop():
+    quota = Quota()
+    assert quota("plan", "add", "gold", "5000/day, 50/s burst 100") == 0
+    assert quota("plan", "add", "old", "7/day") == 0
+    assert quota("key", "issue", "Ada", "--id", "ada", "--plan", "gold") == 0
+    assert quota("key", "issue", "Bob", "--id", "bob", "--plan", "old") == 0
+    return quota
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_a_file_says_all_of_its_plans(data):
+    """Round trip: whatever plans are written, the same ones are read; what is written is TOML by the standard library."""
+    found = {plan.id: plan for plan in data.draw(st.lists(st.sampled_from(sorted(FOCUS)).flatmap(plans), max_size=4))}
+    odd = data.draw(
+        st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "S", "Zs")), min_size=1, max_size=8).filter(
+            str.isprintable
+        )
+    )
+    found[odd] = UsagePlan(
+        odd, "5/day", name=odd, api=odd, routes={odd: "1/s"}, costs={odd: {"tokens": 3}}, metadata={odd: odd}
+    )
+    text = to_toml(found.values())
+    assert {plan.id: plan for plan in from_toml("file", text)} == found
+    tomllib.loads(text)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_what_would_change_is_shown_and_nothing_is_changed(shop, terminal):
+    """By plan: what it is, for how many keys, each field from what to what."""
+    assert shop("plan", "sync", "-", "--dry-run", "--prune", data=FILE, terminal=terminal) == 0
+    words = " ".join(shop.out.split())
+    for said in (
+        "gold",
+        "replace",
+        "10000/day",
+        "free tier",
+        "add",
+        "100/day",
+        "old",
+        "remove",
+        "on no plan",
+        "nothing was changed: --dry-run",
+    ):
+        assert said in words, shop.out
+    assert [plan.id for plan in shop.ledger.list_plans()] == ["gold", "old"]
+    assert shop.ledger.get_plan("gold").limits[0].limit == 5000
+
+
+def test_a_sync_makes_all_changes_and_a_second_one_none(shop):
+    """What the file does not have stays, but with --prune; what was used stays used."""
+    key = shop.ledger.get_key("ada")
+    assert shop.ledger.consume(key, 3)
+    told = shop.json("plan", "sync", "-", data=FILE)
+    assert [(one["plan"], one["change"], one["keys"]) for one in told["changes"]] == [
+        ("gold", "replace", 1),
+        ("free tier", "add", 0),
+    ]
+    assert told["applied"]
+    assert told["changes"][0]["fields"]["alerts"] == [[80, 100], [50]]
+    assert shop.ledger.status(key)[0].remaining == 9997
+    assert shop.json("plan", "sync", "-", data=FILE)["changes"] == []
+    assert shop("plan", "sync", "-", data=FILE) == 0
+    assert shop.out.strip() == "nothing to change"
+    assert [one["plan"] for one in shop.json("plan", "sync", "-", "--prune", data=FILE)["changes"]] == ["old"]
+    assert sorted(plan.id for plan in shop.ledger.list_plans()) == ["free tier", "gold"]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_what_is_exported_is_what_is_synced(shop, terminal):
+    """On another store the same plans; on this one nothing to change."""
+    assert shop("plan", "sync", "-", "--yes", data=FILE) == 0
+    assert shop("plan", "export", terminal=terminal) == 0
+    text = shop.out
+    assert shop("plan", "sync", "-", "--prune", data=text) == 0
+    assert "nothing to change" in shop.out
+    other = Quota()
+    assert other("plan", "sync", "-", data=text) == 0
+    assert other.ledger.list_plans() == shop.ledger.list_plans()
+    assert shop.json("plan", "export")["plans"] == [plan.to_dict() for plan in shop.ledger.list_plans()]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[plans.gold\n", "TOML"), ("[gold]\nlimits = '5/day'\n", "[plans.ID]"), ("[plans.gold]\nname = 'x'\n", "a table with limits"),
+        ("[plans.gold]\nlimits = '5/fortnight'\n", "plan gold: "), ("[plans.gold]\nlimits = '5/day'\nlimit = 3\n", "plan gold"),
+        ("[plans.gold]\nlimits = 5\n", "plan gold: limits"), ("plans = 3\n", "[plans.ID]"),
+        ("[plans.new]\nlimits = '5/day'\n[plans.gold]\nlimits = '5/day'\ncosts = {x = 9}\n", "plan gold: costs"),
+    ],
+)  # fmt: skip
+def test_a_file_that_cannot_be_meant(shop, text, said):
+    """One line that names the plan and the field; nothing is changed."""
+    assert said in shop.fails("plan", "sync", "-", data=text)
+    assert [plan.id for plan in shop.ledger.list_plans()] == ["gold", "old"]
+
+
+def test_a_change_that_would_put_a_key_on_two_plans_of_an_api_is_refused(shop):
+    """Before anything is changed, in a dry run too; it says which key."""
+    shop.ledger.add_plan(UsagePlan("b", "5/day", api="b"))
+    shop.ledger.associate("ada", "b")
+    text = "[plans.new]\nlimits = '5/day'\n[plans.b]\nlimits = '5/day'\n"
+    for more in ((), ("--dry-run",)):
+        assert shop("plan", "sync", "-", *more, data=text) == 2
+        assert "key ada would have several plans for the api ''" in shop.err
+    assert [plan.id for plan in shop.ledger.list_plans()] == ["b", "gold", "old"]
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+def test_all_or_nothing(kind, tmp_path):
+    """Somebody was faster with the last plan: in a SQLite file nothing is changed; elsewhere it is said, and goes on."""
+    ledger = Ledger(MemoryStore() if kind == "memory" else SQLiteStore(tmp_path / "q.db"))
+    with ledger:
+        for plan in (UsagePlan("p", "5/day"), UsagePlan("q", "6/day")):
+            ledger.add_plan(plan)
+        wanted = [UsagePlan("a", "1/day"), UsagePlan("p", "50/day"), UsagePlan("q", "60/day")]
+        changes = plan_changes(ledger, wanted, prune=True)
+        ledger.replace_plan(UsagePlan("q", "7/day"))
+        with pytest.raises(Exception, match="changed meanwhile") as raised:
+            apply(ledger, changes)
+        if kind == "sqlite":
+            assert raised.type is PlanConflict
+            assert [str(plan) for plan in ledger.list_plans()] == ["5/day", "7/day"]
+        else:
+            assert "2 of 3 changes are made" in str(raised.value)
+        apply(ledger, plan_changes(ledger, wanted, prune=True))
+        assert ledger.list_plans() == wanted

@@ -1,0 +1,241 @@
+"""Plans of accounts, whatever the store is: all above a key are charged with it, or none is."""
+
+from datetime import timedelta
+
+import pytest
+
+from every_store import ALL, EXACT, SYNC, run_threads
+from quota import InvalidValue, PlanConflict, Throttle, UnknownKey, UsagePlan
+from trees import History
+
+
+def over(*kinds):
+    """The test once for each of these kinds of store."""
+    return pytest.mark.parametrize("stores", kinds, indirect=True)
+
+
+def company(stores, clock, org="100/day", team="50/day", key="1000/day"):
+    """A ledger of a company with two teams, each with a key."""
+    ledger = stores.ledger(clock)
+    for id_, limits in (("org", org), ("team", team), ("key", key)):
+        ledger.add_plan(UsagePlan(id_, limits))
+    ledger.add_account("org")
+    ledger.associate("org", "org")
+    secrets = {}
+    for team_ in ("a", "b"):
+        ledger.add_account(team_, parent="org")
+        ledger.associate(team_, "team")
+        secrets[team_] = ledger.issue_key(f"k{team_}", "key", id=f"k{team_}", account=team_).secret
+    return ledger, secrets
+
+
+def told(statuses):
+    return [(s.name, s.used, s.holder) for s in statuses]
+
+
+@over(*ALL)
+def test_a_call_is_taken_from_all_above_or_from_none(stores, clock):
+    """Who refuses is told by the account's name; a refusal high up takes nothing below."""
+    ledger, secrets = company(stores, clock, org="7/day", team="5/day")
+    there = stores.ledger(clock, ledger)
+    decision = ledger.consume(secrets["a"], 5)
+    assert told(decision.limits) == [
+        ("requests/day", 5, "ka"),
+        ("a: requests/day", 5, "a"),
+        ("org: requests/day", 5, "org"),
+    ]
+    assert (decision.plan.id, decision.key.id, decision.violated) == ("key", "ka", ())
+    refused = there.consume(secrets["a"])
+    assert (bool(refused), refused.violated, refused.reason.value) == (False, ("a: requests/day",), "QUOTA_EXCEEDED")
+    refused = there.consume(secrets["b"], 3)
+    assert refused.violated == ("org: requests/day",)
+    assert told(there.status("kb")) == [
+        ("requests/day", 0, "kb"),
+        ("b: requests/day", 0, "b"),
+        ("org: requests/day", 5, "org"),
+    ]
+    assert there.consume(secrets["b"], 2)
+    both = ledger.consume(secrets["a"])
+    assert both.violated == ("a: requests/day", "org: requests/day")
+    assert "org: requests/day" in both.problem()["violated-policies"]
+    assert both.to_dict()["violated"] == ["a: requests/day", "org: requests/day"]
+    assert told(ledger.status("org")) == [("org: requests/day", 7, "org")]
+    assert told(there.status("b")) == [("b: requests/day", 2, "b"), ("org: requests/day", 7, "org")]
+
+
+@over(*ALL)
+def test_what_adjusts_a_key_adjusts_an_account(stores, clock):
+    """Grants, what remains, limits of its own, usage by day, and the repair; each on the account that is named."""
+    ledger, secrets = company(stores, clock, org="4/day, 9/s burst 3", team="100/day")
+    assert ledger.consume(secrets["a"], 3)
+    granted = ledger.grant("org", "requests/day", 3)
+    assert (granted.name, granted.holder, granted.extra, granted.remaining) == ("org: requests/day", "org", 3, 4)
+    clock.advance(timedelta(seconds=1))
+    assert ledger.consume(secrets["b"], 2)
+    assert ledger.set_remaining("org", "org: requests/day", 1).remaining == 1
+    clock.advance(timedelta(seconds=1))
+    assert ledger.consume(secrets["a"], 2).violated == ("org: requests/day",)
+    own = ledger.override_limit("org", "requests/day", 50)
+    assert (own.name, own.limit, own.holder) == ("org: requests/day", 50, "org")
+    assert ledger.override_limit("org", "throttle", Throttle("1", burst=2)).limit == 2
+    assert ledger.consume(secrets["a"], 3).violated == ("org: throttle",)
+    assert ledger.consume(secrets["a"], 2)
+    assert told(ledger.status("kb"))[2] == ("org: requests/day", 7, "org")
+    assert [(row.limit, row.used) for row in ledger.usage("org")] == [("org: requests/day", 7)]
+    assert [(row.limit, row.used) for row in ledger.usage("kb")] == [("requests/day", 2)]
+    ledger.override_limit("org", "requests/day", None)
+    with pytest.raises(InvalidValue, match="requests/day, throttle"):
+        ledger.override_limit("org", "nothing", 5)
+    with pytest.raises(InvalidValue, match="own plan: requests/day"):
+        ledger.grant("org", "requests/week", 5)
+    ledger.forget("org")
+    assert told(ledger.status("org"))[0] == ("org: requests/day", 0, "org")
+    assert told(ledger.status("ka"))[0] == ("requests/day", 5, "ka")
+
+
+@over(*ALL)
+def test_names_that_are_equal_are_counted_apart(stores, clock):
+    """An account's own limit, one by account of a key's plan, and one that is called as an account's is told."""
+    ledger = stores.ledger(clock)
+    ledger.add_plan(UsagePlan("own", "5/day"))
+    ledger.add_plan(UsagePlan("p", "30/day by account, 40/day as acme: requests/day"))
+    first = ledger.issue_key("x", "p", id="x", account="acme").secret
+    second = ledger.issue_key("y", "p", id="y", account="acme").secret
+    assert ledger.consume(first, 2)
+    ledger.associate("acme", "own")
+    assert told(ledger.consume(second).limits) == [
+        ("requests/day", 3, "acme"), ("acme: requests/day", 1, "y"), ("acme: requests/day", 3, "acme"),
+    ]  # fmt: skip
+    ledger.grant("acme", "requests/day", 1)
+    assert [s.extra for s in ledger.status("x")] == [0, 0, 1]
+    assert ledger.consume(first, 4).violated == ("acme: requests/day",)
+    assert [plan.id for plan in ledger.list_plans("acme")] == ["own"]
+    ledger.dissociate("acme", "own")
+    with pytest.raises(PlanConflict, match="not on this plan"):
+        ledger.dissociate("acme", "own")
+    assert ledger.consume(first, 4)
+    ledger.associate(ledger.get_account("acme"), "own")
+    assert ledger.consume(first).violated == ("acme: requests/day",)
+    for nobody in (lambda: ledger.associate("nobody", "own"), lambda: ledger.grant("nobody", "requests/day", 1)):
+        with pytest.raises(UnknownKey):
+            nobody()
+
+
+@over(*ALL)
+def test_routes_units_and_apis_of_an_account_s_plan(stores, clock):
+    """They hold for the calls of every key below, on whatever plan; the account is limited in one api and not in another."""
+    ledger, secrets = company(stores, clock, org="100/day, 9 tokens/day")
+    ledger.replace_plan(UsagePlan("team", "50/day", routes={"GET /x": "2/day as x, 5/s as slow"}))
+    ledger.add_plan(UsagePlan("b", "1000/day", api="b"))
+    ledger.add_plan(UsagePlan("org b", "3/day", api="b"))
+    ledger.associate("ka", "b")
+    ledger.associate("org", "org b")
+    assert all(ledger.consume(secrets["a"], route="GET /x") for _ in range(2))
+    assert ledger.consume(secrets["a"], route="GET /x").violated == ("a: x",)
+    assert ledger.consume(secrets["b"], route="GET /x")
+    assert ledger.consume(secrets["a"], {"tokens": 9})
+    assert ledger.consume(secrets["b"], {"tokens": 1, "requests": 1}).violated == ("org: tokens/day",)
+    assert ledger.consume(secrets["a"], 3, api="b")
+    assert ledger.consume(secrets["a"], api="b").violated == ("org: requests/day",)
+    assert ledger.consume(secrets["b"], api="b").reason.value == "NO_PLAN"
+    assert [s.used for s in ledger.status("org")] == [3, 9, 3]
+
+
+@over(*ALL)
+def test_a_moved_account_counts_on_its_new_parent(stores, clock):
+    """From the next call on, in every process; what was charged before is settled where it was charged."""
+    ledger, secrets = company(stores, clock)
+    there = stores.ledger(clock, ledger)
+    ledger.add_account("other")
+    ledger.associate("other", "org")
+
+    def used(who):
+        return [s.used for s in there.status(who)][-1]
+
+    decision = there.consume(secrets["a"], 10)
+    held = there.reserve(secrets["a"], 7, ttl=timedelta(hours=1))
+    lapsing = there.reserve(secrets["a"], 5, ttl=timedelta(minutes=1))
+    assert lapsing
+    assert used("org") == 22
+    ledger.update_account("a", parent="other")
+    assert told(there.consume(secrets["a"], 2).limits)[1:] == [
+        ("a: requests/day", 24, "a"),
+        ("other: requests/day", 2, "other"),
+    ]
+    assert used("org") == 22
+    assert there.refund(decision) == 10
+    assert (used("org"), used("other")) == (12, 2)
+    assert told(held.commit(9).limits)[-1] == ("org: requests/day", 14, "org")
+    clock.advance(timedelta(minutes=2))
+    assert (used("org"), used("other"), used("b")) == (9, 2, 9)
+    ledger.update_account("a", parent=None)
+    assert told(there.consume(secrets["a"]).limits) == [("requests/day", 12, "ka"), ("a: requests/day", 12, "a")]
+    assert (used("org"), used("other")) == (9, 2)
+    ledger.remove_account("other")
+    assert there.consume(secrets["b"], 91).allowed is False
+
+
+SEEDS = 6
+
+
+@pytest.mark.parametrize("part", range(3))
+@over(*EXACT)
+def test_random_trees_are_as_the_model_says(stores, clock, part):
+    """Plans, costs, routes, holds, refunds, grants, moves and changes of plan, by two processes in turn."""
+    for seed in range(part * SEEDS, part * SEEDS + (SEEDS if not stores.awaited else 2)):
+        ledger = stores.ledger(clock)
+        clock.set(1_773_144_000_000_000)
+        History(seed, [ledger, stores.ledger(clock, ledger)], clock).run(45)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(20))
+@over(*SYNC)
+def test_a_thousand_random_trees(stores, clock, part):
+    """Longer, and a thousand of them on each store."""
+    for seed in range(1000 + part * 50, 1050 + part * 50):
+        clock.set(1_773_144_000_000_000)
+        ledger = stores.ledger(clock)
+        History(seed, [ledger, stores.ledger(clock, ledger)], clock).run(60)
+
+
+@over(*SYNC)
+def test_threads_below_one_account_admit_its_limit_and_no_more(stores, clock):
+    """Four keys of two teams, by eight threads: the company's limit is met to the unit, and each count adds up."""
+    ledger, _ = company(stores, clock, org="60/day", team="40/day")
+    secrets = [ledger.issue_key(f"n{n}", "key", id=f"n{n}", account="ab"[n % 2]).secret for n in range(4)]
+    ledgers = [stores.ledger(clock, ledger) for _ in range(2)] if stores.kind != "memory" else [ledger, ledger]
+    admitted = []
+
+    def call(number):
+        for _ in range(20):
+            decision = ledgers[number % 2].consume(secrets[number % 4])
+            admitted.append((number % 4, bool(decision)))
+
+    run_threads([lambda number=number: call(number) for number in range(8)])
+    by_key = [sum(ok for of, ok in admitted if of == number) for number in range(4)]
+    assert sum(by_key) == 60
+    assert [s.used for s in ledger.status("org")] == [60]
+    for team, numbers in (("a", (0, 2)), ("b", (1, 3))):
+        assert ledger.status(team)[0].used == sum(by_key[number] for number in numbers) <= 40
+    assert [ledger.status(f"n{number}")[0].used for number in range(4)] == by_key
+
+
+@over(*ALL)
+def test_routes_that_plans_name_otherwise_are_each_counted(stores, clock):
+    """A call on a path counts under the key's plan's name for it and under the account's, which may be a wider one."""
+    ledger, secrets = company(stores, clock)
+    ledger.replace_plan(UsagePlan("key", "1000/day", routes={"GET /a/*": "7/day as below", "GET /b": "9/day as b"}))
+    ledger.replace_plan(UsagePlan("team", "100/day", routes={"ANY /a/x": "3/day as x", "GET /b": "2/day as b too"}))
+    for path in ("x", "y", "x"):
+        decision = ledger.consume(secrets["a"], route=f"GET /a/{path}")
+        assert decision.route == "GET /a/*"
+    used = {s.name: s.used for s in ledger.consume(secrets["a"], route="GET /a/x").limits}
+    assert (used["below"], used["a: x"]) == (4, 3)
+    assert ledger.consume(secrets["a"], route="GET /a/x").violated == ("a: x",)
+    assert ledger.consume(secrets["a"], route="GET /a/y")
+    assert {s.name: s.used for s in ledger.consume(secrets["a"], route="GET /b").limits}["b"] == 1
+    assert ledger.consume(secrets["a"], route="GET /b")
+    assert ledger.consume(secrets["a"], route="GET /b").violated == ("a: b too",)
+    assert ledger.consume(secrets["b"], route="GET /b")
+    assert ledger.consume(secrets["a"], route="GET /c")
