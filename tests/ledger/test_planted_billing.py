@@ -27,7 +27,7 @@ BUGS = {
     "a route's units are told twice": ("operations/report.py", "if meter.route or days.api", "if days.api"),
     "a day goes to the plan of its first charge": ("rule/record.py", "for found in reversed(self.plan_days) if found.api == api and", "for found in self.plan_days if found.api == api and"),
     "a change of plan is not noted where nothing else is due": (
-        "operations/compiled.py", "if records[0].plan_of(request.api) != plan.id:", "if False:"),
+        "operations/compiled.py", " or records[0].plan_of(request.api) != plan.id:", ":"),
     "the plan before retention is forgotten": (
         "rule/record.py", "while len(before) > 1 and before[1].day <=", "while before and before[0].day <="),
     "a lapsed hold is told": ("operations/report.py", "    record.lapse(now)\n", ""),
