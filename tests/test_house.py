@@ -34,7 +34,7 @@ FLOORS = [
     {"operations"},
     {"stores"},
     {"ledger"},
-    {"__init__", "aws", "metrics", "replay", "testing", "web"},
+    {"__init__", "aws", "metrics", "refusals", "replay", "testing", "web"},
     {"asgi", "wsgi"},
     {"aiohttp", "django", "fastapi", "flask", "cli", "__main__"},
 ]
