@@ -205,9 +205,7 @@ def test_a_flood_of_addresses_takes_no_more_memory():
     assert site(key=secret, forwarded=ADDRESS)[0] == 200
 
 
-@pytest.mark.parametrize(
-    ("addresses", "most"), [(20_000, 1024), pytest.param(250_000, 65_536, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("addresses", "most"), [(20_000, 1024), pytest.param(250_000, 65_536, marks=pytest.mark.slow)])
 def test_any_number_of_addresses(addresses, most):
     """Of those that come once, each is served within its limit or its shared one; nothing stays of them, the key is served."""
     made, secret = ledger("9/day", store=MemoryStore(most_callers=most))
