@@ -301,6 +301,7 @@ LONG_FILES = {
     "operations.headroom": (360, "one compiled form, and the decision that is made by it"),
     "stores.sqlite.directory": (345, "keys and their plans, each operation in one transaction"),
     "stores.redis.requests": (330, "the calls of one class, which share what a hash holds"),
+    "aws.read": (330, "one item of the service after another, by the same notes"),
     "rule.record": (345, "a record and its encoded form, which change together"),
     "testing.model": (800, "an independent model says everything again, and in its own words"),
 }
