@@ -20,7 +20,7 @@ TITLE = "In memory: the calls of services"
 VERSIONS = ("limits",)
 TWO = {
     "cost by unit, two units", "two units with a throttle", "several throttles", "route with a quota of its own",
-    "refused on that route", "team: own requests, shared tokens", "AsyncLedger, team",
+    "refused on that route", "team: own requests, shared tokens", "AsyncLedger, team", "two accounts above, each with a plan",
 }  # fmt: skip
 """The calls that limits would make two hits for, at least."""
 
@@ -85,6 +85,17 @@ def team(limits: str) -> tuple[Ledger, Any]:
     ledger, key, _ = opened(limits)
     ledger.issue_key("second", "p", account="bench")
     return ledger, key
+
+
+def company(above: int) -> tuple[Ledger, Any]:
+    """A ledger with a key whose account and those above it, so many in all, have plans of their own; and the key."""
+    ledger, parent = opened(ONE)[0], None
+    ledger.add_plan(UsagePlan("a", f"{HUGE}/day"))
+    for number in range(above):
+        ledger.add_account(f"a{number}", parent=parent)
+        parent = f"a{number}"
+        ledger.associate(parent, "a")
+    return ledger, ledger.issue_key("below", "p", account=parent).key
 
 
 def awaited(ledger: Ledger, who: Any, *cost: Any) -> Loop:
@@ -168,6 +179,7 @@ def measure(rounds: int) -> dict[str, Any]:
         "api": loop(governed, governed_key, api="shop"),
         "two keys on one account": loop(joint, joint_key),
         "team: own requests, shared tokens": loop(mates, mates_key, both),
+        "two accounts above, each with a plan": loop(*company(2)),
         "request id": with_ids(),
         "its retry": retrying(),
         "peek": calls(plain.peek, key),

@@ -28,7 +28,7 @@ def test_a_target_holds(name):
     holds()
 
 
-@pytest.mark.parametrize(("name", "place"), [("limits", "quota.limit._digits"), ("period", "quota.period._load"), ("csv", "quota.aws.keys_csv.digest"),
+@pytest.mark.parametrize(("name", "place"), [("limits", "quota.limit_text._digits"), ("period", "quota.period._load"), ("csv", "quota.aws.keys_csv.digest"),
                                              ("control", "quota.aws.control.plans.read_plan"), ("form", "quota.web.usage.page.find_zone"),
                                              ("signature", "quota.aws.control.app.check_age")])  # fmt: skip
 def test_a_planted_error_is_seen(name, place):

@@ -19,7 +19,7 @@ from servers import Postgres, Valkey
 
 ROOT = paths.ROOT
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-TOOLS = {"test", "bench", "mutate", "docs"}
+TOOLS = {"test", "bench", "mutate", "docs", "audit", "fuzz"}
 FRAMEWORKS = {"fastapi", "starlette"}
 """Of the tests' tools, those that the library has something for: what ``test`` admits is what is told of them."""
 BESIDE = {"plot": ["cli"]}

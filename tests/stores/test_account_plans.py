@@ -4,8 +4,9 @@ from datetime import timedelta
 
 import pytest
 
-from every_store import ALL, EXACT, SYNC, run_threads
+from every_store import ALL, EXACT, SYNC, Stores, run_threads
 from quota import InvalidValue, PlanConflict, Throttle, UnknownKey, UsagePlan
+from quota.stores.leased import LeasedStore
 from trees import History
 
 
@@ -239,3 +240,28 @@ def test_routes_that_plans_name_otherwise_are_each_counted(stores, clock):
     assert ledger.consume(secrets["a"], route="GET /b").violated == ("a: b too",)
     assert ledger.consume(secrets["b"], route="GET /b")
     assert ledger.consume(secrets["a"], route="GET /c")
+
+
+@pytest.mark.parametrize("kind", ["leased sqlite", "leased redis", "leased postgres"])
+def test_leases_of_a_moved_account_are_settled_where_they_were_taken(request, clock, kind):
+    """Another process moves the account of a busy key: the old parent keeps what was spent, and what was not comes back."""
+    stores = Stores(kind, request.getfixturevalue)
+    try:
+        leasing = stores.over(LeasedStore(stores.open().store, share=0.5), clock=clock)
+        other = stores.over(stores.open(leasing.store).store, clock=clock)
+        for plan in (UsagePlan("o", "100000/day"), UsagePlan("k", "1000000/day")):
+            other.add_plan(plan)
+        for id_ in ("old", "new"):
+            other.add_account(id_)
+            other.associate(id_, "o")
+        other.add_account("team", parent="old")
+        secret = other.issue_key("k", "k", id="k", account="team").secret
+        assert all(leasing.consume(secret) for _ in range(300))
+        assert leasing.store.outstanding()["requests"] > 0
+        other.update_account("team", parent="new")
+        clock.advance(timedelta(seconds=1.1))
+        assert all(leasing.consume(secret) for _ in range(50))
+        leasing.close()
+        assert [other.status(id_)[0].used for id_ in ("old", "new", "k")] == [300, 50, 350]
+    finally:
+        stores.close()

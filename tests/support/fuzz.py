@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 SEEDS = {
-    "limits": ["1000/day, 10/s burst 20", "50000 tokens/month in Europe/Paris overage 5 by account as x", "9/week offset 2", "1/3/s", "5/month from 2026-01-31T09:00:00Z"],
+    "limits": ["1000/day, 10/s burst 20, 5 concurrent by account", "50000 tokens/month in Europe/Paris overage 5 by account as x", "9/week offset 2", "1/3/s", "5/month from 2026-01-31T09:00:00Z"],
     "period": ["day", "15 minute", "month in Europe/Paris", "week offset 2", "month from 2026-01-31T09:00:00+00:00"],
     "plan": ['{"id": "p", "limits": ["5/day"], "routes": {"GET /x": ["1/day as x"]}, "costs": {"GET /x": 1}, "alerts": [80]}'],
     "csv": ["name,key,description,enabled,usageplanids\nn,abcdefghij0123456789,d,true,'a,b'\n", "sep=;\nName;Key\nn;abcdefghij0123456789\n"],
@@ -34,7 +34,7 @@ def text_of(data):
 def limits(data):
     """What is read is written and read again as it was."""
     from quota import InvalidPlan
-    from quota.limit import parse_limits
+    from quota.limit_text import parse_limits
 
     with suppress(InvalidPlan):
         found = parse_limits(text_of(data))

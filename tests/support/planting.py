@@ -9,12 +9,17 @@ from hypothesis.stateful import run_state_machine_as_test
 
 import paths
 import scenarios
+import scenarios_accounts
+import scenarios_billing
 import scenarios_fast
 import scenarios_holders
 
 PACKAGE = paths.PACKAGE
 
-SCENARIOS = scenarios.SCENARIOS | scenarios_fast.SCENARIOS | scenarios_holders.SCENARIOS
+SCENARIOS = {
+    **scenarios_accounts.SCENARIOS, **scenarios.SCENARIOS, **scenarios_fast.SCENARIOS, **scenarios_holders.SCENARIOS,
+    **scenarios_billing.SCENARIOS,
+}  # fmt: skip
 
 
 def plant(folder, number, file, *pieces):

@@ -139,6 +139,22 @@ def test_limits_of_the_accounts_above(ledger, key):
     assert "acme: throttle (at once)" in Page(ask(usage_page(ledger), secret, accept="text/html").body).text
 
 
+def test_calls_in_flight(ledger):
+    """How many slots are taken, in words; there is no history of them."""
+    ledger.add_plan(UsagePlan("slots", "9/day, 3 concurrent"))
+    _, secret = ledger.issue_key("Grace", plan="slots")
+    with ledger.reserve(secret, 1, ttl=timedelta(minutes=1)):
+        answer = ask(usage_page(ledger), secret)
+        page = Page(ask(usage_page(ledger), secret, accept="text/html").body).text
+    data = json.loads(answer.body)
+    jsonschema.validate(data, SCHEMA)
+    (plan,) = data["plans"]
+    told = [(limit["kind"], limit["used"], limit["remaining"]) for limit in plan["limits"]]
+    assert told == [("quota", 1, 8), ("concurrency", 1, 2)]
+    assert [one["limit"] for one in plan["history"]] == ["requests/day"]
+    assert "concurrency (in flight)" in page
+
+
 def test_an_account_of_a_key_s_id(ledger, key):
     """Which of the two a text names is no matter of the page's: an account is asked for as one."""
     ledger.add_plan(UsagePlan("company", "900/s burst 1000"))

@@ -56,11 +56,12 @@ class Reports(Accounts):
     ) -> Telling[UsageTotal]:
         """Tell what every key, account or plan used from one UTC day to another, both included; of all apis or of one.
 
-        Keys that were removed are among them while their usage is kept. An account is told what its keys used, each
-        unit once. Of a plan: each day's units of a key go to the plan of its last charge on that day, by the id that it
-        had. In the order of their ids, for any number of keys at a bounded memory: a page of keys is read at a time,
-        each key as of one moment, so days that are over are told the same whenever they are asked for, while what is
-        used meanwhile may be told or not. Nothing used, nothing told. Days before the store's ``retention`` are gone.
+        A key that was removed is told no more: disable it until its days are billed. An account is told what its keys
+        used, each unit once. Of a plan: each day's units of a key go to the plan of its last charge on that day, by the
+        id that it had. In the order of their ids, for any number of keys at a bounded memory: a page of keys is read at
+        a time, each key as of one moment, so days that are over are told the same whenever they are asked for, while
+        what is used meanwhile may be told or not. Nothing used, nothing told. Days before the store's ``retention`` are
+        gone.
         Raises ``InvalidValue``.
         """
         from ..operations.report import ReportDays  # noqa: PLC0415 -- loaded where somebody asks

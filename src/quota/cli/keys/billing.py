@@ -62,7 +62,7 @@ def report(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Tell what every key, account or plan used on these days, removed keys too: what a bill is made from."""
+    """Tell what every key, account or plan used on these days: what a bill is made from."""
     if as_csv and as_json:
         raise WrongUse("either --csv or --json, not both")
     with opened(store) as ledger:

@@ -22,6 +22,7 @@ class KeyPlansOnServer(Adding):
     """Pairs of a plan's id and its generation in a key's entry; with an instant, of a plan that it goes to."""
 
     _list: Callable[[str, str, int | None], Flow[list[str]]]
+    _values: Callable[[str], Flow[list[str]]]
 
     def _entry(self, key_entry: Mapping[str, Any], texts: Iterable[str | None], *, shared: bool = False) -> Entry:
         """Decode a key's entry: ``plans`` has the id and the generation of each, and when the key goes there."""
@@ -44,13 +45,17 @@ class KeyPlansOnServer(Adding):
         The others' entries name the plan by its generation, which says it all; ``looks``: whether it raises for them.
         """
         writes: list[Mutation] = []
-        texts = yield from self._list(f"p\n{generation}", "", None)
-        for key_entry in map(json.loads, texts):
-            scheduled = any(len(pair) > 2 for pair in key_entry["plans"])
-            if scheduled or looks:
-                entry, plans = yield from self._read_entry(key_entry)
-                new = change(entry, now=(yield from self._latest(entry, now)))
-                writes += self._associations(entry, new, key_entry["plans"], plans) if scheduled else []
+        key_entries = [json.loads(text) for text in (yield from self._list(f"p\n{generation}", "", None))]
+        found = [one for one in key_entries if looks or any(len(pair) > 2 for pair in one["plans"])]
+        texts = (yield from self._values("plans")) if found else []  # once, however many keys there are
+        decoded = [(*self._decode_plan(text), text) for text in texts]
+        plans = {plan.id: text for _, plan, text in decoded}
+        generations = {plan.id: current for current, plan, _ in decoded}
+        for key_entry in found:
+            entry = self._entry(key_entry, [plans.get(pair[0]) for pair in key_entry["plans"]])
+            new = change(entry, now=(yield from self._latest(entry, now)))
+            if entry.scheduled:
+                writes += self._associations(entry, new, key_entry["plans"], generations)
         return writes
 
     def _read_entry(self, key_entry: Mapping[str, Any]) -> Flow[tuple[Entry, dict[str, str]]]:

@@ -172,6 +172,8 @@ def touch(db: Connection, subject: int) -> None:
 def fetch_remembered(db: Connection, subject: int, request: Request, record: Record) -> None:
     """Load what a request may ask about: what is remembered under its id, and the refunds that bear on it."""
     refund = request.id if request.op == "refund" else None
+    if request.op == "cancel" and request.args:  # whether it was cancelled before
+        (refund,) = request.args
     if request.request_id is not None:
         row = _remembered(db, subject, f"q{request.request_id}")
         if row is not None:

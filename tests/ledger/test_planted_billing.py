@@ -1,0 +1,47 @@
+"""Planted bugs of what keys used and when; see ``test_planted``."""
+
+import pytest
+
+import quota
+from planting import caught_by, plant
+from scenarios_billing import SCENARIOS
+
+BUGS = {
+    "a refusal is the last use": (
+        "stores/memory/one_meter.py", "                self.flush()\n                minute = now",
+        "                self.flush()\n                self.key_entry.record.last_used = minute_of(now)\n                minute = now"),
+    "a grant's minute hides the next use": (
+        "operations/headroom.py", "own.last_used != self.began", "own.at < self.began"),
+    "the minute is noted as it was before": (
+        "stores/memory/one_meter.py", "            record.last_used = minute_of(self.at)\n",
+        "            record.last_used = record.last_used or minute_of(self.at)\n"),
+    "the last use goes with the record": ("stores/memory/entries.py", "            place.last_used = record.last_used\n", ""),
+    "two keys on one account are counted twice": (
+        "stores/memory/reports.py", "                record = None if key_entry.record is None else key_entry.record.copy()\n",
+        ("                of = key_entry.account if key_entry.account and key_entry.account.shared else key_entry\n"
+         "                record = None if of.record is None else of.record.copy()\n")),
+    "an account's keys are told one by one": ("ledger/reports.py", 'who = id_ if by == "key" else account', "who = id_"),
+    "the day at the edge of retention is lost": ("operations/report.py", "now // DAY_US - retention", "now // DAY_US - retention + 1"),
+    "a day too many is told": ("operations/report.py", "now // DAY_US - retention", "now // DAY_US - retention - 1"),
+    "today is not told": ("operations/report.py", "meter.total]", "readings[-1][1]]"),
+    "a route's units are told twice": ("operations/report.py", "if meter.route or days.api", "if days.api"),
+    "a day goes to the plan of its first charge": ("rule/record.py", "for found in reversed(self.plan_days) if found.api == api and", "for found in self.plan_days if found.api == api and"),
+    "a change of plan is not noted where nothing else is due": (
+        "operations/compiled.py", " or records[0].plan_of(request.api) != plan.id:", ":"),
+    "the plan before retention is forgotten": (
+        "rule/record.py", "while len(before) > 1 and before[1].day <=", "while before and before[0].day <="),
+    "a lapsed hold is told": ("operations/report.py", "    record.lapse(now)\n", ""),
+    "a report lapses holds for good": ("stores/memory/reports.py", "key_entry.record.copy()", "key_entry.record"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_the_ledger_is_as_the_scenario_says(scenario):
+    """Each short history, as it should be."""
+    SCENARIOS[scenario](quota)
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_the_suite_catches(bug, tmp_path):
+    """One planted bug, seen by a scenario or the machine."""
+    assert caught_by(*plant(tmp_path, f"_billing_{list(BUGS).index(bug)}", *BUGS[bug]))
