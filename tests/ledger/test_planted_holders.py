@@ -43,7 +43,7 @@ BUGS = {
     "an override is seen when the key is called next but one": (
         "rule/record.py", 'more.append((setattr, self, "overrides", new.overrides))',
         'plain.append((setattr, self, "overrides", new.overrides))'),
-    "the fast path overlooks an override": ("operations/compiled.py", "in_force(entry, subject, request.now).plans.get(", "entry.plans.get("),
+    "the fast path overlooks an override": ("operations/compiled.py", "    entry = in_force(entry, subject, request.now)\n", ""),
     # Changes of plan with a date
     "a date binds a microsecond late": ("operations/request.py", "for plan, at in entry.scheduled if at <= now}", "for plan, at in entry.scheduled if at < now}"),
     "a date binds a microsecond late on the fast path": (

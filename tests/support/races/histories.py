@@ -89,6 +89,7 @@ def on_a_server(store):
         looking = Request("usage", 0, None, key.id)
         copy = _driven(store, store._look(None, key.id))
         subject = store._decode(copy.entry, looking, store._send(store._ask(copy, looking, 0))).subject
+        subject.key.last_used = store.last_used(key.id)  # Redis has it beside the key's stamp
         yield from zip((f"key {key.id}", f"account {key.account}"), subject.records(), strict=False)
 
 
@@ -218,6 +219,9 @@ class Side:
             data[8] = None
         for place in (6, 8):
             data[place] = {self._named(id_): value for id_, value in (data[place] or {}).items()}
+        for hold in data[6].values():
+            if len(hold) > 6:  # the decision that it is remembered under
+                hold[6] = hold[6] and self._named(hold[6])
         remembered = record.requests.all() if self.remembered and record.requests else []
         whole = [earlier._replace(id=id_of(earlier), answer=answer_of(earlier)) for earlier in remembered]
         data[7] = {earlier.name: plain(encode_remembered(earlier)) for earlier in whole}
