@@ -77,7 +77,10 @@ class Quota:
         _check(settings)
 
         def mark(view: ViewFunction) -> ViewFunction:
-            setattr(view, _MARK, settings)
+            try:
+                setattr(view, _MARK, settings)
+            except AttributeError:
+                raise InvalidValue("view", view, "a function; of a class, its as_view()") from None
             return view
 
         return mark if view is None else mark(view)

@@ -414,6 +414,18 @@ def test_the_decorator(site, visitor):
     assert visitor.get("/class", secret).content == visitor.get("/sync-class", secret).content == b"class"
 
 
+def test_settings_that_cannot_be_hashed_are_read_once(site):
+    """Guesses of an address are counted whatever the settings are made of."""
+    site("9/day", (), FAILED_KEYS="2/minute")
+    urls.urlpatterns.append(path("listed", limited(cost={"requests": 2}, key=["x-api-key"])(pet)))
+    clear_url_caches()
+    try:
+        assert [Visitor("sync").get("/listed", "none" * 9).status_code for _ in range(4)] == [403, 403, 429, 429]
+    finally:
+        urls.urlpatterns.pop()
+        clear_url_caches()
+
+
 def test_the_decorator_behind_the_middleware(site, visitor):
     """Both charge, by the same key, which the middleware hid."""
     ledger, key, secret = site("9/day")

@@ -269,6 +269,7 @@ def test_bad_settings():
         (lambda: Quota(app, ledger, on_unavailable="deny", costs=1), "costs"),
         (lambda: Quota(app, ledger, on_unavailable="maybe"), "on_unavailable"),
         (lambda: Quota().limited(price=1), "price"),
+        (lambda: Quota().limited(cost=2)(Shop().pet), "view"),
     ):
         with pytest.raises(InvalidValue, match=f"^{field}: "):
             wrong()

@@ -19,6 +19,7 @@ from quota import AsyncLedger, Caller, Decision, InvalidValue, Reason, UsagePlan
 from quota.asgi import QuotaMiddleware as InAsgi
 from quota.fastapi import QuotaKey, Refused, refused
 from quota.key import mint
+from quota.stores.memory import MemoryStore
 from quota.web import Anonymous, Answer
 from quota.web.bodies import Body, _Rest, read_input
 from quota.web.gate import Gate
@@ -202,6 +203,38 @@ def test_a_flood_of_addresses_takes_no_more_memory():
         tracemalloc.stop()
     assert grown < 400_000
     assert site(key=secret, forwarded=ADDRESS)[0] == 200
+
+
+@pytest.mark.parametrize(("addresses", "most"), [(20_000, 1024), pytest.param(250_000, 65_536, marks=pytest.mark.slow)])
+def test_any_number_of_addresses(addresses, most):
+    """Of those that come once, each is served within its limit or its shared one; nothing stays of them, the key is served."""
+    made, secret = ledger("9/day", store=MemoryStore(most_callers=most))
+    made.add_plan(UsagePlan("free", "1000000/day"))
+    app = InWsgi(
+        lambda request, start: (start("200 OK", []), [b""])[1], made, on_unavailable="deny", anonymous=Anonymous("free")
+    )
+    asked, statuses = environ(), set()
+
+    def flood(numbers):
+        for number in numbers:
+            asked["REMOTE_ADDR"] = f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
+            app(dict(asked), lambda status, headers, error=None: statuses.add(status[:3]))
+
+    half = max(addresses // 2, addresses - 20_000)  # tracing takes its time
+    flood(range(half))
+    tracemalloc.start()
+    try:
+        flood(range(half, half + 200))  # what is made once is made
+        before = tracemalloc.get_traced_memory()[0]
+        flood(range(half + 200, addresses))
+        grown = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert statuses == {"200"}
+    assert grown < 2_000_000  # a record of its own for each would be hundreds of bytes
+    asked["HTTP_X_API_KEY"] = secret
+    flood([1])
+    assert made.peek(secret).limits[0].used == 2
 
 
 def test_networks_of_a_key_bind(kind):

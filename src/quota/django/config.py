@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -25,7 +25,8 @@ _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 _KNOWN = ("LEDGER", "USERS", *map(str.upper, Settings.__annotations__))
 
 _ledgers: dict[str, Ledger] = {}
-_fronts: dict[tuple[tuple[str, Any], ...], Front] = {}
+_fronts: dict[tuple[tuple[str, Any], ...], tuple[Front, dict[str, Any]]] = {}
+"""By the settings that are in place of the project's, which are kept, so that the place of one is never another's."""
 
 
 def front(**own: Any) -> Front:
@@ -34,14 +35,11 @@ def front(**own: Any) -> Front:
     Raises:
         ImproperlyConfigured: naming the setting, and what is accepted.
     """
-    place = tuple(sorted(own.items()))
-    try:
-        found = _fronts.get(place)
-    except TypeError:  # a list among them: as often as it is asked for
-        return _read(own)
+    place = tuple([(name, value if isinstance(value, Hashable) else id(value)) for name, value in sorted(own.items())])
+    found = _fronts.get(place)
     if found is None:
-        found = _fronts.setdefault(place, _read(own))
-    return found
+        found = _fronts.setdefault(place, (_read(own), own))
+    return found[0]
 
 
 def ledger() -> Ledger | AsyncLedger:
