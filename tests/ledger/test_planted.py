@@ -218,13 +218,13 @@ BUGS = {
     "an expired hold is never given back": (
         "rule/record.py", "                self.give_back(hold.taken_at, hold.takes)\n", "                pass\n"),
     "an expired hold is given back twice": (
-        "operations/reservations.py", "if hold is not None and hold.still_open:", "if hold is not None:"),
+        "operations/reservations.py", "if found is not None and found.still_open:", "if found is not None:"),
     "a hold lapses a microsecond early": (
-        "operations/consume.py", "outcome.now + request.ttl, outcome.now", "outcome.now + request.ttl - 1, outcome.now"),
+        "operations/consume.py", "subject.lapse_instant(now) + request.ttl", "subject.lapse_instant(now) + request.ttl - 1"),
     "a commit above its hold is lost": (
-        "operations/reservations.py", "        count(record, more, now)\n", ""),
+        "operations/reservations.py", "    count(record, _amounts(places, counted), now)\n", ""),
     "a commit gives nothing back": (
-        "operations/reservations.py", "                if units < had:\n", "                if False:\n"),
+        "operations/reservations.py", "        if left.still_open:\n", "        if False:\n"),
     "a replay is charged again": (
         "operations/consume.py", "if earlier is not None and earlier.until > request.now:", "if False:"),
     "a reservation's retry is told of another hold": (
@@ -279,13 +279,30 @@ BUGS = {
     "a refund reaches an account that was forgotten": (
         "operations/adjustments.py", "for record in subject.records() if record.token in tokens]", "for record in subject.records()]"),
     "a cancelled reservation is retried": (
-        "operations/reservations.py", "if earlier is not None and earlier.answer.hold == request.id:", "if False:"),
+        "operations/reservations.py", "    if hold.decision:\n        subject.key.remember_refund", "    if False:\n        subject.key.remember_refund"),
     "a retry may hold for another time": (
         "operations/idempotency.py", 'kind = ("reserve", request.ttl)', 'kind = ("reserve",)'),
     "copies of records share what they hold": (
         "stores/memory/directory.py", "Record.decode(first.record.encode())", "first.record.copy()"),
+    # Calls in flight
+    "a slot is freed twice": ("rule/record.py", "self._open(hold.place, -hold.still_open)", "self._open(hold.place, -1 - hold.still_open)"),
+    "a slot is never freed": ("rule/record.py", "            self._open(hold.place, -hold.still_open)\n", ""),
+    "a slot that lapsed is not free": ("rule/record.py", "                self._open(hold.place, -1)\n", ""),
+    "one too many is in flight": ("rule/charge.py", "bool(takes) and reading >= limit.limit", "bool(takes) and reading > limit.limit"),
+    "a plain call needs no slot": (
+        "rule/charge.py", "refused = bool(takes) and reading >= limit.limit", "refused = bool(takes) and reading >= limit.limit and len(waits) > 9"),
+    "extending revives what lapsed": ("operations/reservations.py", "if any(hold is not None and not hold.still_open for hold in holds):", "if False:"),
+    "extending makes it shorter": ("operations/reservations.py", "hold is not None and hold.until < until", "hold is not None"),
+    "what was spent comes back by a cancel": (
+        "operations/reservations.py", "record.give_back(found.taken_at, found.takes)",
+        "record.give_back(found.taken_at, [*found.takes, *(amount for _, part in found.spent for amount in part)])"),
+    "what was spent is held on": (
+        "operations/reservations.py", "units=each.units - within.get(each.unit, 0)", "units=each.units"),
+    "a commit charges again what was spent": (
+        "operations/reservations.py", "units - spent.get(unit, 0) for unit, units in actual.items()", "units for unit, units in actual.items()"),
+    "a slot is another route's": ("rule/record.py", "(not route or route in names)", "True"),
     "a late commit misses the account": (
-        "operations/reservations.py", "Hold(0, request.id, now, still_open=False, takes=takes)", "Hold(0, request.id, now, still_open=False, takes=())"),
+        "operations/reservations.py", "hold._replace(until=now, taken_at=now, still_open=False, spent=())", "hold._replace(until=now, taken_at=now, still_open=True, spent=())"),
 }  # fmt: skip
 
 

@@ -23,34 +23,47 @@ START = 1_773_144_000_000_000
 SHARES = tuple(range(1, 101))
 
 
+def outbox(ledger):
+    """All events, from the first one on."""
+    events = []
+    while page := ledger.events(after=events[-1].cursor if events else 0):
+        events += page
+    return events
+
+
+def at_rest(ledger):
+    """Events, and what each key has used: a server may yet be at the last call of who was killed."""
+    while True:
+        events = outbox(ledger)
+        used = {key.id: ledger.status(key)[0] for key in ledger.list_keys()}
+        if outbox(ledger) == events:
+            return events, used
+
+
 def agree(ledger):
     """Every share that a key's count has reached was told once, in its order, and no other; nobody else's is told."""
-    events, cursor = [], 0
-    while page := ledger.events(after=cursor):
-        events += page
-        cursor = page[-1].cursor
+    events, used = at_rest(ledger)
     assert [event.cursor for event in events] == list(range(1, len(events) + 1))
     told = {}
     for event in events:
         told.setdefault(event.key, []).append(event.percent if event.kind == "limit.crossed" else event.kind)
     assert told.pop(None) == ["plan.added"]
-    assert sorted(told) == [key.id for key in ledger.list_keys()]
+    assert sorted(told) == sorted(used)
     reached = 0
     for key, found in told.items():
-        (status,) = ledger.status(key)
-        due = [share for share in SHARES if 100 * status.used >= share * status.limit]
-        assert found == ["key.issued", *due], (key, status.used)
+        due = [share for share in SHARES if 100 * used[key].used >= share * used[key].limit]
+        assert found == ["key.issued", *due], (key, used[key])
         reached += len(due)
     return reached
 
 
 def spend(ledger, end, pick):
-    """Charge until somebody ends it, keys that are issued on the way: nearly every call crosses a share."""
+    """Charge until somebody ends it, keys that are issued on the way: every call crosses a share."""
     first = True
     while True:
         try:
             key, secret = ledger.issue_key("k", "p")
-            while ledger.consume(secret, pick.randint(1, 9)):
+            while ledger.consume(secret, pick.randint(7, 20)):
                 if first:
                     os.write(end, b"x")
                     first = False
@@ -92,7 +105,7 @@ def killed_often(open_store, kills, end_server=None):
         if number % 10 in (0, 9) or number + 1 == kills:  # all that was told since is there then as well
             with Ledger(open_store(), clock=ManualClock(START)) as ledger:
                 reached = agree(ledger)
-    assert reached > kills, seed
+    assert reached >= kills, seed  # every child was told of one admission, which crossed
 
 
 KILLS = pytest.mark.parametrize("kills", [20, pytest.param(200, marks=pytest.mark.slow)])
@@ -101,7 +114,7 @@ KILLS = pytest.mark.parametrize("kills", [20, pytest.param(200, marks=pytest.mar
 @KILLS
 def test_a_crossing_is_told_once_whatever_is_killed_on_sqlite(tmp_path, kills):
     """The process is killed."""
-    killed_often(lambda: SQLiteStore(tmp_path / "usage.db", durability="normal"), kills)
+    killed_often(lambda: SQLiteStore(tmp_path / "usage.db", durability="normal", timeout=30), kills)
 
 
 @KILLS
@@ -114,7 +127,7 @@ def test_a_crossing_is_told_once_whatever_is_killed_on_valkey(kills):
         server.start()
 
     try:
-        killed_often(lambda: RedisStore(url=server.url, namespace=name), kills, crash)
+        killed_often(lambda: RedisStore(url=server.url, namespace=name, timeout=30), kills, crash)
     finally:
         server.stop()
 
@@ -129,7 +142,7 @@ def test_a_crossing_is_told_once_whatever_is_killed_on_postgres(kills):
         server.start()
 
     try:
-        killed_often(lambda: PostgresStore(server.url, namespace=name), kills, crash)
+        killed_often(lambda: PostgresStore(server.url, namespace=name, timeout=30), kills, crash)
     finally:
         server.stop()
 

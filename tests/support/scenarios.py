@@ -331,6 +331,37 @@ def a_commit_records_what_was_used(q):
     assert _standing(ledger, key) == {"requests/day": 6}
 
 
+def a_slot_is_one_call_s_until_it_is_over(q):
+    ledger, clock, key, secret = _ledger(q, "2 concurrent, 90/day")
+    first, second = (ledger.reserve(secret, 4, ttl=timedelta(seconds=5), route=route) for route in ("r", None))
+    assert not ledger.consume(key)
+    second.spend(3)
+    second.extend(timedelta(seconds=9))
+    second.extend(timedelta(seconds=1))
+    clock.advance(timedelta(seconds=5))
+    assert _standing(ledger, key) == {"concurrency": 1, "requests/day": 4}
+    try:
+        first.extend(timedelta(seconds=5))
+        raise AssertionError("what had lapsed is held again")
+    except q.ReservationClosed:
+        pass
+    assert ledger.consume(key)
+    second.cancel()
+    assert _standing(ledger, key) == {"concurrency": 0, "requests/day": 4}
+    third = ledger.reserve(secret, 4, ttl=timedelta(seconds=5))
+    third.spend(1)
+    third.spend(2)
+    third.commit(6)
+    assert _standing(ledger, key) == {"concurrency": 0, "requests/day": 10}
+    ledger.replace_plan(q.UsagePlan("p", "9 concurrent", routes={"r": "1 concurrent as one"}))
+    plain, routed = (ledger.reserve(secret, 1, ttl=timedelta(seconds=5), route=route) for route in (None, "r"))
+    assert plain
+    assert routed
+    assert not ledger.consume(key, route="r")
+    routed.cancel()
+    assert ledger.consume(key, route="r")
+
+
 def a_reservation_is_closed_once(q):
     ledger, _, key, secret = _ledger(q, "10/day")
     for first in ("commit", "cancel"):

@@ -15,7 +15,7 @@ from ..replay.output import UNWRITTEN, answer
 from ..replay.report import plain
 from . import calls, gateway, keys, plans, replaying, stores
 from .common import OK, UNAVAILABLE, WRONG_USE, Unshown, root_store
-from .keys import billing
+from .keys import billing, reservations
 from .web import routes, serve
 
 _ClickException: type[Exception] = typer.BadParameter.__mro__[2]
@@ -65,8 +65,9 @@ def build(*, plain: bool = False) -> typer.Typer:
         """API keys, usage plans and an exact ledger: who may call how much, counted to the last unit."""
         root_store.set(store)
 
-    for name, part in (("plan", plans.app), ("key", keys.app), ("store", stores.app)):
-        app.add_typer(part, name=name)
+    groups = {"plan": plans, "key": keys, "reservation": reservations, "store": stores}
+    for name, group in groups.items():
+        app.add_typer(group.app, name=name)
     for module in (calls, billing, gateway, replaying, routes, serve, stores):
         module.register(app)
     return app
