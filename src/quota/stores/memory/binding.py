@@ -67,7 +67,11 @@ class Binding:
             return
         # One that was bound and then served no call, because each changes the record, is bound every second time.
         old = next((old for old in key_entry.rooms if old.route_plan is route_plan), None)
-        if old is not None and (old.good(now) or not old.until):
+        if (
+            old is not None
+            and (old.good(now) or not old.until)
+            and not _on_one_meter(request, key_entry, subject, old.shape)
+        ):
             old.until = old.until or 1
             return
         self._compile(request, key_entry, entry, subject)
@@ -77,8 +81,7 @@ class Binding:
         if compiled is None:
             return
         now, room, shape = request.now, key_entry.room, compiled.shape
-        simple = shape.simple and request.request_id is None and len(subject.records()) == 1
-        if simple and not room.until and not key_entry.key.networks:
+        if _on_one_meter(request, key_entry, subject, shape):
             room = OneMeter(key_entry)
             room.lay(compiled)
             self._renew(key_entry, room, now)
@@ -122,3 +125,9 @@ class Binding:
             expired = secret.expires_at is not None and to_us(secret.expires_at) <= now
             refs[secret.digest] = NoMeter(key_entry) if expired else key_entry.room
         return refs
+
+
+def _on_one_meter(request: Request, key_entry: KeyEntry, subject: Subject, shape: Shape) -> bool:
+    """Tell whether the next calls like this one get the plainest form, which knows no ids, accounts or networks."""
+    plain = shape.simple and request.request_id is None and not key_entry.key.networks
+    return plain and len(subject.records()) == 1 and not key_entry.room.until
