@@ -273,7 +273,7 @@ class Decision:
 
 def bare_limit(limit: CompiledLimit) -> CompiledLimit:
     """A compiled limit without its window function, so that it can be pickled."""
-    return attrs.evolve(limit, window=no_window) if isinstance(limit, CompiledQuota) else limit
+    return limit.changed(window=no_window) if isinstance(limit, CompiledQuota) else limit
 
 
 def no_window(now: int) -> tuple[int, int]:

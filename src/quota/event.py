@@ -21,8 +21,7 @@ By = tuple[str | None, int]
 """The actor who makes a change, None where nobody was named, and the instant of it."""
 
 
-@attrs.frozen
-class Event:
+class Event(NamedTuple):
     """Something that was changed, or a threshold that was crossed: see ``Ledger.events``.
 
     ``cursor``: its number; a later event has a higher one. ``actor``: who made the change, None where nobody was named
@@ -41,15 +40,12 @@ class Event:
     api: str | None = None
     limit: str | None = None
     percent: int | None = None
-    before: Mapping[str, Any] | None = attrs.field(default=None, hash=False)
-    after: Mapping[str, Any] | None = attrs.field(default=None, hash=False)
+    before: Mapping[str, Any] | None = None
+    after: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON can hold it, as ``quota events --json`` tells it."""
-        return {field: getattr(self, field) for field in _FIELDS} | {"at": self.at.isoformat()}
-
-
-_FIELDS = [field.name for field in attrs.fields(Event)]
+        return self._asdict() | {"at": self.at.isoformat()}
 
 
 _WHOLE = (ApiKey, Account, UsagePlan)

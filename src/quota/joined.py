@@ -58,13 +58,14 @@ class JoinedPlan(UsagePlan):
         counted = tuple(dict.fromkeys(its.route for its in found if its.routed))
         changed: dict[str, Any] = {"route": route, "routed": bool(counted), "limits": tuple(limits), "counted": counted}
         changed["slotted"] = any(its.slotted for its in found)
-        return attrs.evolve(found[0], throttles=self._throttles, told=found[0].route if self.base else route, **changed)
+        changed["told"] = found[0].route if self.base else route
+        return found[0].changed(throttles=self._throttles, **changed)  # type: ignore[no-any-return] # one of its kind
 
 
 def _of_account(limit: CompiledLimit, part: Part) -> CompiledLimit:
     """Return an account's own limit as it is counted on its record."""
-    return attrs.evolve(
-        limit, name=OWN + limit.name, told=f"{part.account}: {limit.name}", holder=part.account, level=part.level,
+    return limit.changed(  # type: ignore[no-any-return] # one of its kind
+        name=OWN + limit.name, told=f"{part.account}: {limit.name}", holder=part.account, level=part.level,
         shared=False,
     )  # fmt: skip
 

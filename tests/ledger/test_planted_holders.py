@@ -8,7 +8,7 @@ BUGS = {
     "a status is charged": (
         "operations/usage.py", "    apis, shared_only = request.args\n",
         ("    apis, shared_only = request.args\n    from .consume import consume\n    import attrs\n"
-         "    consume(attrs.evolve(request, op='consume', takes=None), entry, subject, options)\n")),
+         "    consume(request.changed(op='consume', takes=None), entry, subject, options)\n")),
     "a status settles for good": (
         "operations/usage.py", "advanced(subject, route_plan, now, options)", "advanced(subject, route_plan, now + 1, options)"),
     "a status is told as after one unit": (

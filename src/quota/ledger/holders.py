@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from ..account import Account
 from ..clock import to_us
 from ..errors import InvalidCost, InvalidValue, PlanConflict, UnknownKey, check_text
+from ..event import Event
 from ..key import ApiKey
 from ..limit import Throttle, whole
 from ..operations.request import Request
@@ -16,9 +17,6 @@ from ..status import LimitStatus
 from ..stores.associations import PERIOD_END
 from .accounts import Accounts
 from .administration import MOST_AT_ONCE, Asking, Step, at_least_one, key_id, plan_id_of, same, to_come
-
-if TYPE_CHECKING:
-    from ..event import Event
 
 
 class Associations(Accounts):

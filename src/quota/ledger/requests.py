@@ -9,8 +9,6 @@ from copy import copy
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import attrs
-
 from ..account import Account
 from ..clock import Clock, system_clock
 from ..decision import Decision, Details, NotAllowed, Reason, refusal
@@ -192,7 +190,7 @@ class Steps(Settling, Reports):
         ttl_us = lifetime(ttl)
         now = self._now()
         request = self._request("reserve", secret, cost, api, route, request_id, now, None, address, scope)
-        request = attrs.evolve(request, id=new_token(), ttl=ttl_us)
+        request = request.changed(id=new_token(), ttl=ttl_us)
         return request, self._decide(request)
 
     def refund(self, decision: Decision, units: Cost | None = None) -> Step[int]:

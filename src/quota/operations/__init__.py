@@ -14,11 +14,8 @@ from typing import Any
 
 from ..rule.limits import StoreOptions
 from ..rule.subject import Subject
-from .adjustments import adjust, forget, refund
 from .consume import consume
-from .override import override
 from .request import Entry, Request, forgetful, in_force, on_plans
-from .usage import plans, status, usage
 
 
 def perform(request: Request, entry: Entry | None, subject: Subject | None, options: StoreOptions) -> Any:
@@ -33,9 +30,7 @@ def perform(request: Request, entry: Entry | None, subject: Subject | None, opti
         entry = (on_plans if request.op in _OF_PLANS else in_force)(entry, subject, request.now)
     operation = _OPERATIONS.get(request.op)
     if operation is None:
-        from . import leases, reservations  # noqa: PLC0415 -- loaded where something is leased or reserved
-
-        operation = reservations.OPERATIONS.get(request.op) or leases.OPERATIONS[request.op]
+        operation = _loaded(request.op)
     answer = operation(request, entry, subject, options)
     if subject is not None and subject.told and entry is not None:
         from ..event import crossed  # noqa: PLC0415 -- most calls change nothing that is told
@@ -48,18 +43,19 @@ def perform(request: Request, entry: Entry | None, subject: Subject | None, opti
 _OF_PLANS = ("override", "plans")
 """All that is about plans as they are, without limits of one's own."""
 
-_OPERATIONS: Mapping[str, Callable[[Request, Entry | None, Subject | None, StoreOptions], Any]] = MappingProxyType(
-    {
-        "consume": consume,
-        "peek": consume,
-        "reserve": consume,
-        "refund": refund,
-        "grant": adjust,
-        "override": override,
-        "set_remaining": adjust,
-        "forget": forget,
-        "status": status,
-        "usage": usage,
-        "plans": plans,
-    }
-)
+Operation = Callable[[Request, Entry | None, Subject | None, StoreOptions], Any]
+_OPERATIONS: Mapping[str, Operation] = MappingProxyType({"consume": consume, "peek": consume, "reserve": consume})
+"""All that every program asks for."""
+
+
+def _loaded(op: str) -> Operation:
+    """Return an operation that is loaded where it is asked for."""
+    from . import adjustments, override, reservations, usage  # noqa: PLC0415 -- as it says
+
+    for module in (adjustments, override, reservations, usage):
+        if op in module.OPERATIONS:
+            found: Operation = module.OPERATIONS[op]
+            return found
+    from . import leases  # noqa: PLC0415 -- loaded where something is leased
+
+    return leases.OPERATIONS[op]

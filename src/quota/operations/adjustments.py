@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 from ..errors import InvalidCost, InvalidValue
 from ..key import new_number
 from ..rule.charge import count
@@ -113,3 +115,6 @@ def _anew(old: Record) -> Record:
     fresh = Record(new_number())
     fresh.overrides = old.overrides
     return fresh
+
+
+OPERATIONS = MappingProxyType({"refund": refund, "grant": adjust, "set_remaining": adjust, "forget": forget})

@@ -55,7 +55,7 @@ def lease_(request: Request, entry: Entry | None, subject: Subject | None, optio
         close_name(subject, lease_request, now, last=False)
     if lease_request.only:
         return LeaseGrant()
-    decision = consume(attrs.evolve(request, op="consume"), entry, subject, options)
+    decision = consume(request.changed(op="consume"), entry, subject, options)
     return _told(decision, subject, route_plan, now, options, entry)
 
 
@@ -95,7 +95,7 @@ def _told(
 
 def look(request: Request, entry: Entry | None, subject: Subject | None, options: StoreOptions) -> LeaseGrant:
     """``peek`` for a process that leases: of a refusal, also whether leases may bring more."""
-    decision = consume(attrs.evolve(request, op="peek"), entry, subject, options)
+    decision = consume(request.changed(op="peek"), entry, subject, options)
     plan = entry.plans.get(request.api) if entry else None
     if entry is None or subject is None or plan is None or usable(request, entry) is not Reason.OK:
         return LeaseGrant(decision)

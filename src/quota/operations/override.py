@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Any
 
 import attrs
@@ -94,3 +95,6 @@ def _check(plan: UsagePlan, route: str, limit: Limit, value: int | Throttle) -> 
         UsagePlan(plan.id, own, api=plan.api, routes=limits, costs=plan.costs)
     except InvalidPlan as error:
         raise InvalidValue("value", value, f"what fits the plan: {error}") from None
+
+
+OPERATIONS = MappingProxyType({"override": override})

@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-import attrs
-
 from ..decision import Decision, Details, Reason
 from ..errors import InvalidCost, ReservationClosed
 from ..key import KeyOrCaller, new_token
@@ -135,7 +133,7 @@ def _open(request: Request, entry: Entry, subject: Subject, field: str = "") -> 
     hold = subject.key.held(request.id)
     if hold is None:
         raise ReservationClosed(request.id)
-    request = attrs.evolve(request, api=hold.api, route=hold.route or None)
+    request = request.changed(api=hold.api, route=hold.route or None)
     plan = entry.plans.get(hold.api)
     route_plan = plan.route_plan(request.route) if plan else None
     if field:

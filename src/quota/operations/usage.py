@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date, timedelta
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import attrs
@@ -151,3 +152,6 @@ def status(
                 told = [attrs.evolve(each, scheduled=ScheduledPlan(goes.id, to_datetime(at))) for each in told]
         found += told
     return tuple(found)
+
+
+OPERATIONS = MappingProxyType({"status": status, "usage": usage, "plans": plans})

@@ -1,11 +1,10 @@
 """Compiled limits, and what the rule says of them: plain data."""
+# ruff: noqa: FBT001, FBT002 -- fields, in the order in which they are compiled
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
-
-import attrs
+from typing import Any, NamedTuple
 
 from ..clock import DAY_US
 from .entries import ThrottleRef
@@ -18,18 +17,6 @@ BEYOND = 2**200
 
 OWN = "\n"
 """Begins what the limits of an account's own plan are counted under: no limit of a key's plan has such a name."""
-
-
-def _counted(route_plan: RoutePlan) -> tuple[str, ...]:
-    return (route_plan.route,) if route_plan.routed else ()
-
-
-def _same_route(route_plan: RoutePlan) -> str:
-    return route_plan.route
-
-
-def _same_name(limit: CompiledLimit) -> str:
-    return limit.name
 
 
 class StoreOptions(NamedTuple):
@@ -49,59 +36,68 @@ class StoreOptions(NamedTuple):
         return max(self.retention * DAY_US, self.request_ttl)
 
 
-@attrs.frozen(eq=False, repr=False)
-class CompiledQuota:
+class Data:
+    """Data that nobody changes once it is made; written by hand, since each class of attrs is a share of start-up."""
+
+    __slots__: tuple[str, ...] = ()
+
+    def changed(self, **changes: Any) -> Any:
+        """Return another one with some of it changed."""
+        other = object.__new__(type(self))
+        for name in self.__slots__:
+            setattr(other, name, changes[name] if name in changes else getattr(self, name))
+        return other
+
+
+class CompiledQuota(Data):
     """A quota, compiled. ``route`` is empty for the plan's own; ``shared`` counts the account's keys together.
 
     ``name``: what its count is kept under; ``told``: what users see. ``holder``, ``level``: of an account's own plan,
     the account and where its record is among a call's records.
     """
 
-    name: str
-    unit: str
-    shared: bool
-    route: str
-    limit: int
-    overage: int
-    alerts: tuple[int, ...]
-    window: Callable[[int], tuple[int, int]]
-    length: int | None
-    told: str = attrs.field(default=attrs.Factory(_same_name, takes_self=True))
-    holder: str = ""
-    level: int = 0
+    __slots__ = (
+        "alerts", "holder", "length", "level", "limit", "name", "overage", "route", "shared", "told", "unit", "window",
+    )  # fmt: skip
+
+    def __init__(
+        self, name: str, unit: str, shared: bool, route: str, limit: int, overage: int, alerts: tuple[int, ...],
+        window: Callable[[int], tuple[int, int]], length: int | None, told: str | None = None, holder: str = "",
+        level: int = 0,
+    ) -> None:  # fmt: skip
+        self.name, self.unit, self.shared, self.route = name, unit, shared, route
+        self.limit, self.overage, self.alerts, self.window, self.length = limit, overage, alerts, window, length
+        self.told, self.holder, self.level = name if told is None else told, holder, level
 
 
-@attrs.frozen(eq=False, repr=False)
-class CompiledThrottle:
+class CompiledThrottle(Data):
     """A throttle, compiled: a bucket of ``burst`` units, in units times ``scale``."""
 
-    name: str
-    unit: str
-    shared: bool
-    route: str
-    limit: int
-    scale: int
-    drain: int
-    burst: int
-    length: int | None
-    told: str = attrs.field(default=attrs.Factory(_same_name, takes_self=True))
-    holder: str = ""
-    level: int = 0
+    __slots__ = (
+        "burst", "drain", "holder", "length", "level", "limit", "name", "route", "scale", "shared", "told", "unit",
+    )  # fmt: skip
+
+    def __init__(
+        self, name: str, unit: str, shared: bool, route: str, limit: int, scale: int, drain: int, burst: int,
+        length: int | None, told: str | None = None, holder: str = "", level: int = 0,
+    ) -> None:  # fmt: skip
+        self.name, self.unit, self.shared, self.route = name, unit, shared, route
+        self.limit, self.scale, self.drain, self.burst, self.length = limit, scale, drain, burst, length
+        self.told, self.holder, self.level = name if told is None else told, holder, level
 
 
-@attrs.frozen(eq=False, repr=False)
-class CompiledConcurrency:
+class CompiledConcurrency(Data):
     """A concurrency limit, compiled: at most ``limit`` reservations open at once. ``unit`` is what it is told in."""
 
-    name: str
-    unit: str
-    shared: bool
-    route: str
-    limit: int
-    length: None = None
-    told: str = attrs.field(default=attrs.Factory(_same_name, takes_self=True))
-    holder: str = ""
-    level: int = 0
+    __slots__ = ("holder", "length", "level", "limit", "name", "route", "shared", "told", "unit")
+
+    def __init__(
+        self, name: str, unit: str, shared: bool, route: str, limit: int, length: None = None, told: str | None = None,
+        holder: str = "", level: int = 0,
+    ) -> None:  # fmt: skip
+        self.name, self.unit, self.shared, self.route = name, unit, shared, route
+        self.limit, self.length = limit, length
+        self.told, self.holder, self.level = name if told is None else told, holder, level
 
 
 CompiledLimit = CompiledQuota | CompiledThrottle | CompiledConcurrency
@@ -109,8 +105,7 @@ Throttles = tuple[tuple[ThrottleRef, ...], tuple[CompiledThrottle, ...]]
 """One unit's throttles of a whole plan, its routes' too: where each counts, and the lines."""
 
 
-@attrs.frozen(eq=False, repr=False)
-class RoutePlan:
+class RoutePlan(Data):
     """All that a call on (api, route) under a plan goes through. ``routed``: the route counts on a meter of its own.
 
     ``counted``: the routes with meters of their own; ``told``: the key's plan's name of it. Where accounts' plans name
@@ -119,15 +114,17 @@ class RoutePlan:
     ``throttles``: the whole plan's, by the level of the record whose plan they are of, and unit.
     """
 
-    api: str
-    route: str
-    routed: bool
-    limits: tuple[CompiledLimit, ...]
-    cost: Mapping[str, int]
-    throttles: Mapping[tuple[int, str], Throttles]
-    counted: tuple[str, ...] = attrs.field(default=attrs.Factory(_counted, takes_self=True))
-    told: str = attrs.field(default=attrs.Factory(_same_route, takes_self=True))
-    slotted: bool = False
+    __slots__ = ("api", "cost", "counted", "limits", "route", "routed", "slotted", "throttles", "told")
+
+    def __init__(
+        self, api: str, route: str, routed: bool, limits: tuple[CompiledLimit, ...], cost: Mapping[str, int],
+        throttles: Mapping[tuple[int, str], Throttles], counted: tuple[str, ...] | None = None, told: str | None = None,
+        slotted: bool = False,
+    ) -> None:  # fmt: skip
+        self.api, self.route, self.routed, self.limits, self.cost = api, route, routed, limits, cost
+        self.throttles, self.slotted = throttles, slotted
+        self.counted = ((route,) if routed else ()) if counted is None else counted
+        self.told = route if told is None else told
 
 
 class LimitState(NamedTuple):

@@ -11,8 +11,6 @@ import weakref
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import attrs
-
 from ...clock import Clock
 from ...errors import QuotaError, StoreBusy, StoreUnavailable
 from ...process.forks import across_forks
@@ -39,7 +37,7 @@ class Job(NamedTuple):
     def at(self, now: int) -> Step[Any]:
         """Return the same step at another instant."""
         (request,) = self.step.args
-        return Step(self.step.method, (attrs.evolve(request, now=now),), self.step.conclude)
+        return Step(self.step.method, (request.changed(now=now),), self.step.conclude)
 
 
 def told(held: _Held, op: str, step: Step[Any], error: Exception) -> Job | None:

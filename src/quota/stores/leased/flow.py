@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import attrs
-
 from ...clock import Clock, system_clock
 from ...decision import Decision, Reason
 from ...errors import ClockSkew, InvalidValue, StoreBusy, StoreUnavailable
@@ -134,11 +132,8 @@ class Leasing(LeasedDirectory):
     def _renew(self, lease_holder: LeaseHolder, lease: HeldLease, request: Request) -> Flow[None]:
         """At a refresh: go on with what is held, if the store agrees or cannot be asked; else close it."""
         if request.now < lease.end:
-            ask = attrs.evolve(
-                request,
-                op="renew",
-                args=(LeaseRequest(lease.name, lease.number, life=self._life(), above=lease.above),),
-            )
+            lease_request = LeaseRequest(lease.name, lease.number, life=self._life(), above=lease.above)
+            ask = request.changed(op="renew", args=(lease_request,))
             lease_holder.overtaken = False
             try:
                 renewed: LeaseGrant | None = yield "apply", (ask,)
@@ -205,7 +200,7 @@ class Leasing(LeasedDirectory):
             )
             lease_holder.overtaken = False
             lease.doubt = True
-            grant: LeaseGrant = yield "apply", (attrs.evolve(request, op="lease", args=(lease_request,)),)
+            grant: LeaseGrant = yield "apply", (request.changed(op="lease", args=(lease_request,)),)
             if grant.elsewhere:
                 yield from self._return(lease_holder, lease, request.now)
                 return None
@@ -278,7 +273,7 @@ class Leasing(LeasedDirectory):
 
     def _peek(self, request: Request) -> Flow[Decision]:
         """Return what ``consume`` would answer."""
-        grant: LeaseGrant = yield "apply", (attrs.evolve(request, op="look", id=_PEEKED),)
+        grant: LeaseGrant = yield "apply", (request.changed(op="look", id=_PEEKED),)
         decision: Decision = grant.decision  # type: ignore[assignment] # a look is always answered
         return sooner(decision, min(request.now + self._refresh_us, grant.end)) if grant.waiting else decision
 
@@ -290,7 +285,7 @@ class Leasing(LeasedDirectory):
             if request.op not in ("consume", "reserve"):  # which can only use more: what is refused stays refused
                 self._epoch += 1
         if isinstance(answer, Decision) and not answer.allowed and answer.reason is Reason.QUOTA_EXCEEDED:
-            look = attrs.evolve(request, op="look", request_id=None)
+            look = request.changed(op="look", request_id=None)
             grant: LeaseGrant = yield "apply", (look,)
             if grant.waiting:
                 return sooner(answer, min(request.now + self._refresh_us, grant.end))

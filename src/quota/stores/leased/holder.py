@@ -230,7 +230,7 @@ class HeldLease:
         lane.until = min(self.until, self.turn)
         for limit in throttles:
             lane.bucket = self.buckets[limit]
-        throttle = attrs.evolve(throttles[0], burst=BEYOND) if throttles else None
+        throttle = throttles[0].changed(burst=BEYOND) if throttles else None
         lane.shape = shape_of(home, self.plan, self.route_plan, throttle)
         places = tuple(
             (limit, 1, 0, 0) if isinstance(limit, CompiledThrottle) else (limit, 0, extra, end)
