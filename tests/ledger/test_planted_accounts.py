@@ -12,10 +12,10 @@ BUGS = {
     "a limit of an account above is read on the nearest": (
         "rule/subject.py", "self.above[level - 2] if level > 1 else self.account", "self.account"),
     "a refusal above takes below": (
-        "rule/charge.py", "    return apply(subject, route_plan, takes, now) if outcome.allowed else outcome",
+        "rule/charge.py", "    return apply(subject, route_plan, takes, now, slot=slot) if outcome.allowed else outcome",
         ("    if not outcome.allowed:\n        for record in subject.records()[:1]:\n"
         "            count(record, _counted(route_plan, takes), now)\n        subject.keep(now)\n"
-        "    return apply(subject, route_plan, takes, now) if outcome.allowed else outcome")),
+        "    return apply(subject, route_plan, takes, now, slot=slot) if outcome.allowed else outcome")),
     "an account above is counted twice": (
         "rule/charge.py", "    for record in subject.records():\n        count(record, counted, now)",
         "    for record in (*subject.records(), *subject.above):\n        count(record, counted, now)"),
@@ -27,7 +27,7 @@ BUGS = {
     "a refund goes to whoever is above now": (
         "ledger/requests.py", "above=details.above", "above=None"),
     "a hold is settled on whoever is above now": (
-        "ledger/requests.py", "above=decision._details().above", "above=None"),
+        "ledger/reservations/settling.py", "            above=hold.above,", "            above=None,"),
     "an account's plan is put on without a word to its keys": (
         "stores/memory/accounts.py", "                key_entry.room.invalidate()\n        steps +=", "                pass\n        steps +="),
     "a plan that is replaced serves accounts as it was": (

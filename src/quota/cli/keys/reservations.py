@@ -18,7 +18,7 @@ from ..show import after, print_json, say
 
 app = typer.Typer(no_args_is_help=True, help="Calls in flight: list, show, commit, cancel, extend.")
 
-IdArgument = Annotated[str, typer.Argument(metavar="ID", help="As 'quota reservation list' tells it.")]
+ReservationArgument = Annotated[str, typer.Argument(metavar="ID", help="As 'quota reservation list' tells it.")]
 
 
 def _data(held: Reservation) -> dict[str, Any]:
@@ -76,14 +76,14 @@ def _settled(id_: str, store: str | None, settle: Callable[[Reservation], Any], 
 
 
 @app.command(epilog="Example: quota reservation show 4be1c3.Key123 --json")
-def show(id_: IdArgument, store: StoreOption = None, as_json: JsonOption = False) -> None:
+def show(id_: ReservationArgument, store: StoreOption = None, as_json: JsonOption = False) -> None:
     """Show one: whose it is, what it holds, what was spent of it, when it lapses."""
     _settled(id_, store, lambda _: None, as_json=as_json, done="")
 
 
 @app.command(epilog="Example: quota reservation commit 4be1c3.Key123 --actual '812 tokens'")
 def commit(
-    id_: IdArgument,
+    id_: ReservationArgument,
     actual: Annotated[
         str | None,
         typer.Option("--actual", metavar="COST", help="All that was used, what was spent included; else all of it."),
@@ -97,14 +97,14 @@ def commit(
 
 
 @app.command(epilog="Example: quota reservation cancel 4be1c3.Key123")
-def cancel(id_: IdArgument, store: StoreOption = None, as_json: JsonOption = False) -> None:
+def cancel(id_: ReservationArgument, store: StoreOption = None, as_json: JsonOption = False) -> None:
     """Give back what was not spent of it, and its slot: frees one that is stuck."""
     _settled(id_, store, lambda held: held.cancel(), as_json=as_json, done="cancelled")
 
 
 @app.command(epilog="Example: quota reservation extend 4be1c3.Key123 600")
 def extend(
-    id_: IdArgument,
+    id_: ReservationArgument,
     seconds: Annotated[int, typer.Argument(metavar="SECONDS", help="Hold it so long from now on.")],
     store: StoreOption = None,
     as_json: JsonOption = False,
