@@ -1,5 +1,6 @@
 """The site's pages are true: their blocks run in order, what they show is what comes out, and their links lead somewhere."""
 
+import logging
 import re
 import sys
 import types
@@ -30,6 +31,18 @@ def anchors(page):
         yield "#" + re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
+@pytest.fixture
+def own_logs():
+    """What frameworks do to everybody's loggers, they do to a page's alone."""
+    root, before = logging.root, (logging.root.level, logging.root.handlers[:])
+    yield
+    root.setLevel(before[0])
+    root.handlers[:] = before[1]
+    for name in [name for name in root.manager.loggerDict if name.startswith("quota")]:
+        logging.getLogger(name).disabled = False
+
+
+@pytest.mark.usefixtures("own_logs")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_block_runs(page, monkeypatch):
     """In one namespace a page; a page that has Python shows at least one result."""

@@ -290,9 +290,9 @@ class Exchange:
                 gate.tell(decision, self._scope)
             else:
                 await ask(reservation.cancel)
-        except QuotaError as error:
+        except QuotaError:
             used = reservation.decision.cost if actual is None else actual
-            gate.unsettled(reservation, used if commit else None, error, self._scope)
+            gate.unsettled(reservation, used if commit else None, self._scope)
 
     async def _take_back(self, committed: Decision) -> None:
         """Refund a response that was settled as a success and then turned out to have failed."""

@@ -188,6 +188,6 @@ class Exchange:
                 gate.tell(decision, self._environ)
             else:
                 reservation.cancel()
-        except QuotaError as error:
+        except QuotaError:
             used = reservation.decision.cost if actual is None else actual
-            gate.unsettled(reservation, used if commit else None, error, self._environ)
+            gate.unsettled(reservation, used if commit else None, self._environ)

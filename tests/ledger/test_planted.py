@@ -158,8 +158,8 @@ BUGS = {
     "a headroom notes no minute": (
         "operations/headroom.py", " or own.last_used != self.began or last.at < self.began", ""),
     "a headroom notes a minute after its first call": (
-        "operations/headroom.py", "[(setattr, meter, \"minute\", meter.total) for meter in record.meters]",
-        "[(setattr, meter, \"minute\", meter.total + 1) for meter in record.meters]"),
+        "operations/headroom.py", '[(setattr, meter, "minute", meter.total) for meter in record.meters]',
+        '[(setattr, meter, "minute", meter.total + 1) for meter in record.meters]'),
     "a headroom notes no hour": (
         "operations/headroom.py", "if record.at < now - now % HOUR_US:", "if False:"),
     "a headroom keeps the time to itself": (

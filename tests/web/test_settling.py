@@ -188,7 +188,7 @@ def test_what_could_not_be_settled_is_told(kind, actual, owed, monkeypatch, capl
         "could not be settled",
         key.id,
         "'ACME'",
-        f"used {owed}",
+        f"commit of { {'requests': owed} if isinstance(owed, int) else owed }",
         "held {'tokens': 800, 'requests': 1}",
         "no route",
     ):
@@ -216,5 +216,6 @@ def test_what_could_not_be_given_back_is_told(kind, monkeypatch, caplog):
         kind, Site(status=500), made, charge="success", report=lambda decision, request: reported.append(decision)
     )
     assert front(headers={"x-api-key": secret}).status == 500
-    assert "used 0, held 1 until 2026-03-01T13:00:00" in caplog.text
+    assert "cancel of nothing" in caplog.text
+    assert "held {'requests': 1} until 2026-03-01T13:00:00" in caplog.text
     assert len(reported) == 1

@@ -28,7 +28,6 @@ from .shape import Shape
 
 if TYPE_CHECKING:
     from ..headers import Row
-    from ..plan import UsagePlan
 
 Place = tuple[CompiledLimit, int, int, int]
 """A limit, the index of what it reads, what was granted on top, its window's end."""
@@ -157,10 +156,10 @@ NOBODY = _Nobody()
 class Replayed(Headroom):
     """Stands behind an answer that is told again, with the key and the plan as they are now."""
 
-    __slots__ = ("answer", "key", "plan")
+    __slots__ = ("answer", "key")
 
-    def __init__(self, answer: Any, key: KeyOrCaller, plan: UsagePlan) -> None:
-        self.answer, self.key, self.plan = answer, key, plan
+    def __init__(self, answer: Any, key: KeyOrCaller, shape: Shape) -> None:
+        self.answer, self.key, self.shape = answer, key, shape
 
     def again(self) -> Told:
         """Return the decision that the earlier call had."""
@@ -172,7 +171,7 @@ class Replayed(Headroom):
     def details(self, decision: Told) -> Details:  # noqa: ARG002 -- as every headroom's
         answer = self.answer
         found = answer._details() if isinstance(answer, Decision) else answer
-        return attrs.evolve(found, id=answer.id, key=self.key, plan=self.plan, replayed=True)
+        return attrs.evolve(found, id=answer.id, key=self.key, plan=self.shape.plan, replayed=True)
 
     def rows(self, decision: Told) -> list[Row]:
         """Tell all limits by the whole answer."""

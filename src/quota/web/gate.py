@@ -15,7 +15,7 @@ import attrs
 
 from ..clock import Clock, system_clock
 from ..decision import Decision, Details, Reason
-from ..errors import ClockSkew, InvalidValue, QuotaError, StoreBusy, StoreUnavailable
+from ..errors import ClockSkew, InvalidValue, StoreBusy, StoreUnavailable
 from ..headers import PROFILES
 from ..key import ApiKey, Caller
 from ..ledger.reservations.handle import AsyncReservation, Reservation
@@ -169,13 +169,9 @@ class Gate:
         """The decision on a request that passes unasked."""
         return Decision(Details(Reason.OK, None, None, None, {"requests": 1}, _admitted()))
 
-    def unsettled(self, held: Held, used: Cost | None, error: QuotaError, request: Request) -> None:
-        """Say who used what, where a hold could not be settled: an operator may charge it by hand. None: nothing."""
+    def unsettled(self, held: Held, used: Cost | None, request: Request) -> None:
+        """Report who used what, where a hold could not be settled, which the ledger has logged. None: nothing."""
         decision, key = held.decision, held.decision._details().key
-        log.error(
-            "a reservation could not be settled: used %s, held %s until %s, key %r, account %r, reservation %s: %s",
-            used or 0, decision.cost, held.expires_at.isoformat(), key and key.id, key and key.account, held.id, error,
-        )  # fmt: skip
         if used is not None:
             takes = parse_cost(used, "actual", 0)
             owed = Details(Reason.STORE_UNAVAILABLE, decision.id, key, decision.plan, takes, _admitted())

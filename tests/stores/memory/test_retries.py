@@ -32,15 +32,9 @@ def opened(kind=MemoryStore, limits="90/day", cost=1):
 
 def shown(decision):
     """All that a decision tells but its id, which is drawn."""
-    return (
-        decision.allowed,
-        decision.reason,
-        decision.replayed,
-        decision.cost,
-        decision.at,
-        decision.limits,
-        decision.headers(),
-    )
+    told = decision.to_dict()
+    assert told.pop("id") == decision.id
+    return told, decision.plan.id, decision.headers()
 
 
 @pytest.mark.parametrize("limits", LIMITS)
@@ -51,14 +45,15 @@ def test_a_retry_is_told_what_the_call_was_told(limits):
         ledger, clock, key = opened(kind, *LIMITS[limits])
         cost = LIMITS[limits][1]
         call = ledger.consume(key, cost, request_id="r")
-        before = shown(call)
+        before, *more = shown(call)
         clock.advance(timedelta(seconds=20))
         other = ledger.consume(key, cost)
         again = ledger.consume(key, cost, request_id="r")
         assert again.id == call.id != other.id
-        assert shown(call) == before
+        assert shown(call) == (before, *more)
+        assert shown(again) == ({**before, "replayed": True}, *more)
         assert ledger.refund(again) == ledger.refund(call) + (cost if cost in (1, 2) else 6)
-        said.append([before, shown(again), shown(ledger.peek(key, cost))])
+        said.append([before, more, shown(again), shown(ledger.peek(key, cost))])
         if kind is MemoryStore:
             assert type(call) is Told
             assert type(again._room) is Replayed

@@ -299,9 +299,9 @@ def test_a_bucket_outlives_its_last_write(store, client, clock):
 def test_another_format_is_refused(store, client, clock):
     """What a later version wrote, or one before the first release, is not misread: the error names both formats."""
     ledger, key, secret = ledger_with(store, clock)
-    for other in ("2", "4"):
+    for other in ("3", "5"):
         client.hset(f"{{{store.namespace}}}:stamps", "#", other)
-        with pytest.raises(StoreUnavailable, match=f"format {other}.*reads 3"):
+        with pytest.raises(StoreUnavailable, match=f"format {other}.*reads 4"):
             twin(ledger, clock).consume(secret)
 
 

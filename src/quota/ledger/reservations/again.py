@@ -45,8 +45,9 @@ def told(held: _Held, op: str, step: Step[Any], error: Exception) -> Job | None:
     key, (request,) = held.decision._details().key, step.args
     units = dict(request.takes) if request.takes is not None else {**held.held} if op == "commit" else {}
     log.error(
-        "a reservation could not be settled: %s of %s, key %r, account %r, reservation %r, held until %s: %s",
-        op, units or "nothing", key and key.id, key and key.account, held.id, held.expires_at.isoformat(), error,
+        "a reservation could not be settled: %s of %s, key %r, account %r, reservation %r, held %s until %s: %s",
+        op, units or "nothing", key and key.id, key and key.account, held.id, {**held.held},
+        held.expires_at.isoformat(), error,
     )  # fmt: skip
     return Job(held, op, step) if op in _SETTLES else None
 

@@ -73,7 +73,7 @@ def _take(
             return None
         if record.refunds is not None and record.refunded(id_of(earlier)):
             return None
-        return Replayed(earlier.answer, room.key, plan).again()
+        return Replayed(earlier.answer, room.key, room.shape).again()
     if allowed:
         del decision._dry
         remembered = _new(RememberedRequest, (now + ttl, name, "", plan.id, room.shape.share("asked", asked), decision))
