@@ -34,6 +34,7 @@ from quota.rule.subject import Subject
 from quota.stores.memory import MemoryStore
 from quota.stores.memory.directory import Directory
 from quota.stores.memory.one_meter import Asked, OneMeter
+from quota.stores.memory.plans import Plans
 from receipts import check_receipts
 from scheduler import Deadlock
 
@@ -957,7 +958,7 @@ PLANTED = {
         ["remove_and_come_back_on_the_general_path"],
     ),
     "a plan replaced beside the accounts' locks": (
-        (MemoryStore, "put_plan", {"with self._everything():": "with self._directory:"}),
+        (Plans, "put_plan", {"with self._everything():": "with self._directory:"}),
         ["lower_the_limit_at_first"],
     ),
     "a key changed beside its account's lock": (

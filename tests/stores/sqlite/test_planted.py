@@ -32,13 +32,13 @@ BUGS = {
     "a swap that was in vain stays in the copy": (
         "stores/sqlite/requests.py", "            unpack(one.record, one.moving)  # type: ignore[arg-type] # a record", "            pass  # a record"),
     "a swap in vain is an answer": ("stores/sqlite/requests.py", "if done == len(moved):", "if done >= 0:"),
-    "a swap leaves the account out": ("stores/sqlite/requests.py", "WHERE subject IN (?2, ?6) AND", "WHERE subject = ?2 AND ?6 AND"),
-    "a swap writes one count to both": ("stores/sqlite/requests.py", "WHEN ?2 THEN ?1 ELSE ?5 END", "WHEN ?5 THEN ?1 ELSE ?1 END"),
-    "a swap trusts a stale copy of an account": ("stores/sqlite/requests.py", "AND version = ?7 AND moving", "AND ?7 AND moving"),
+    "a swap leaves the account out": ("stores/sqlite/requests.py", "WHERE subject IN ({subjects}) AND", "WHERE subject = ?2 AND"),
+    "a swap writes one count to both": ("stores/sqlite/requests.py", 'THEN ?{n}"', 'THEN ?1"'),
+    "a swap trusts a stale copy of an account": ("stores/sqlite/requests.py", "AND version = ?{n + 2} AND", "AND {'version = ' if n == 1 else ''}?{n + 2} AND"),
     "a swap overwrites what others counted on the account": (
-        "stores/sqlite/requests.py", "AND moving = ?8)) = 2", "AND ?8 NOTNULL)) = 2"),
-    "a swap for both trusts a stale copy of a key": ("stores/sqlite/requests.py", "AND version = ?3 AND moving", "AND ?3 AND moving"),
-    "a swap for both trusts a stale copy of a plan": ("stores/sqlite/requests.py", "WHERE plans = ?9 AND", "WHERE ?9 AND"),
+        "stores/sqlite/requests.py", "AND moving = ?{n + 3}", "AND ?{n + 3} {'= moving' if n == 1 else 'NOTNULL'}"),
+    "a swap for both trusts a stale copy of a key": ("stores/sqlite/requests.py", "AND version = ?{n + 2} AND", "AND {'version = ' if n != 1 else ''}?{n + 2} AND"),
+    "a swap for both trusts a stale copy of a plan": ("stores/sqlite/requests.py", "WHERE plans = ?{4 * count + 1} AND", "WHERE ?{4 * count + 1} AND"),
     "a headroom remembers no request id": (
         "stores/sqlite/requests.py", 'if request.op == "consume" and request.request_id is None and barring is None',
         'if request.op == "consume" and barring is None'),
@@ -54,7 +54,7 @@ BUGS = {
                                         "            try:\n                pass\n            except"),
     "full is as lazy as normal": ("stores/sqlite/connections.py", "synchronous = {durability}", "synchronous = NORMAL"),
     "connections cross a fork": ("stores/sqlite/fork.py", "os.register_at_fork(before=_before_fork)", "pass"),
-    "a second key does not tell the first one's copies": ("stores/sqlite/directory.py", "    touch(db, member)\n", ""),
+    "a second key does not tell the first one's copies": ("stores/sqlite/accounts.py", "            touch(db, member)\n", ""),
     "a removed key leaves its remembered requests": ("stores/sqlite/records.py", '("counts", "records", "remembered")', '("counts", "records")'),
     "a plan that comes back has its old keys": ("stores/sqlite/directory.py", "new_number() if row is None else row[0]", "1"),
     "what is pruned leaves no floor": ("stores/sqlite/records.py", "SET floor = max(floor, ?)", "SET floor = min(floor, ?)"),

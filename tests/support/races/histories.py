@@ -224,10 +224,13 @@ class Side:
                 hold[6] = hold[6] and self._named(hold[6])
         remembered = record.requests.all() if self.remembered and record.requests else []
         whole = [earlier._replace(id=id_of(earlier), answer=answer_of(earlier)) for earlier in remembered]
-        data[7] = {earlier.name: plain(encode_remembered(earlier)) for earlier in whole}
+        # What was done with a reservation is remembered under its id, behind a line's end.
+        names = [self._named(one.name) if one.name.startswith("\n") else one.name for one in whole]
+        data[7] = {name: plain(encode_remembered(one)) for name, one in zip(names, whole, strict=True)}
         for earlier in data[7].values():
             earlier[2:4] = map(self._named, earlier[2:4])
-            earlier[-1] = [token and self._named(token) for token in earlier[-1]]
+            earlier[10] = [token and self._named(token) for token in earlier[10]]
+            earlier[12:13] = [slot and self._named(slot) for slot in earlier[12:13]]
         return data
 
     def _named(self, random):
