@@ -170,3 +170,11 @@ SCENARIOS = {
     name: function for name, function in list(globals().items())
     if callable(function) and not name.startswith("_") and function.__module__ == __name__
 }  # fmt: skip
+
+
+def a_limit_of_one_s_own_stays_when_counts_are_forgotten(q):
+    ledger, _, key, secret = _ledger(q, "9/day")
+    ledger.override_limit(key, "requests/day", 3)
+    assert ledger.consume(secret)
+    ledger.forget(key)
+    assert ledger.status(key)[0].limit == 3

@@ -121,23 +121,26 @@ class Decisions(Directory):
             return (yield from self._look_for_account(request.account))
         if request.caller is not None:
             return (yield from self._look_for_caller(request.caller))
-        return (yield from self._look(request.digest, request.key_id or "", request.above))
+        return (yield from self._look(request.digest, request.key_id or ""))
 
     @operation
     def apply(self, request: Request) -> Flow[Any]:
         if not self._looked:
             yield from self._look_around()
         ref, copies = request.ref, self._copies if request.caller is None else self._callers
-        kept = request.account is None and request.above is None  # others are seldom asked about
+        kept = request.account is None  # others are seldom asked about
         copy = copies.get(ref) if kept else None
         way = Contention()
         for _ in self._attempts():
             if copy is None:
                 copy = yield from self._look_for(request)
-                if copy is None:
-                    return perform(request, None, None, self.options)
-                if kept:
+                if copy is not None and kept:
                     copies.put(ref, copy)
+            if copy is not None and kept and request.above not in (None, copy.entry.above):
+                # It was charged below other accounts than those of now.
+                copy = yield from self._look(request.digest, request.key_id or "", request.above)
+            if copy is None:
+                return perform(request, None, None, self.options)
             if not way.queued and (way.turn or request.op not in _PLAIN):
                 yield JoinQueue(refs(copy.entry)[-1], self.timeout)
                 way.queued = True
