@@ -39,7 +39,7 @@ BUGS = {
         "operations/override.py", 'subject.record(shared=limit.by == "account")', "subject.key"),
     "a key's override holds for its account's limits": (
         "plan.py", 'key if account is None or limit.by == "key" else account', "key + (account or ())"),
-    "an override goes with the counts": ("operations/adjustments.py", "    fresh.overrides = old.overrides\n", ""),
+    "an override goes with the counts": ("operations/adjustments.py", "fresh.overrides, fresh.last_used = old.overrides, old.last_used", "fresh.last_used = old.last_used"),
     "an override is seen when the key is called next but one": (
         "rule/record.py", 'more.append((setattr, self, "overrides", new.overrides))',
         'plain.append((setattr, self, "overrides", new.overrides))'),

@@ -32,6 +32,8 @@ ELSEWHERE = {
     "test_typing": "reads the repository, and needs FastAPI",
     "packaging/test_vendored": "is this",
     "ledger/test_planted": "copies and renames the library itself",
+    "ledger/test_planted_accounts": "copies and renames the library itself",
+    "ledger/test_planted_billing": "copies and renames the library itself",
     "cli/test_sqlite": "needs typer",
     "stores/sqlite/test_faults": "starts interpreters that know the library by its name",
 }
@@ -106,6 +108,10 @@ def chosen():
     allowed = sys.stdlib_module_names | TOOLS.keys() | HELPERS.keys() | {"attrs", "quota"}
     for path in sorted(paths.TESTS.rglob("test_*.py")):
         names = imported(path)
+        for folder in path.relative_to(paths.TESTS).parents:
+            conftest = paths.TESTS / folder / "conftest.py"
+            if folder.name and conftest.exists():
+                names |= imported(conftest)
         if named(path) not in ELSEWHERE and "quota" in names and names <= allowed:
             yield path
 
@@ -116,6 +122,7 @@ def renamed(source):
     source = re.sub(r"\bimport quota(?=\.)", "import myapp.metering", source)
     source = re.sub(r"\bimport quota\b(?! as)", "import myapp.metering as quota", source)
     source = re.sub(r"""(["']-m["'],\s*["'])quota\b""", r"\1myapp.metering", source)
+    source = re.sub(r"""(["'])quota\.(decisions|ledger|web)\1""", r"\1myapp.metering.\2\1", source)  # loggers
     return re.sub(r"""\b(import_module|setattr|patch|find_spec)\((["'])quota\b""", r"\1(\2myapp.metering", source)
 
 

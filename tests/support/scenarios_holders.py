@@ -166,15 +166,15 @@ def a_period_ends_where_the_longest_quota_does(q):
     assert ledger.get_key(key).scheduled == (("q", (START + timedelta(days=1)).replace(hour=0, minute=0, second=0)),)
 
 
-SCENARIOS = {
-    name: function for name, function in list(globals().items())
-    if callable(function) and not name.startswith("_") and function.__module__ == __name__
-}  # fmt: skip
-
-
 def a_limit_of_one_s_own_stays_when_counts_are_forgotten(q):
     ledger, _, key, secret = _ledger(q, "9/day")
     ledger.override_limit(key, "requests/day", 3)
     assert ledger.consume(secret)
     ledger.forget(key)
     assert ledger.status(key)[0].limit == 3
+
+
+SCENARIOS = {
+    name: function for name, function in list(globals().items())
+    if callable(function) and not name.startswith("_") and function.__module__ == __name__
+}  # fmt: skip

@@ -500,7 +500,7 @@ def test_planted_lease_that_overtakes(monkeypatch):
         "_leaseless",
         {"for lease_holder in self._hold_off(me):": "for lease_holder in self._hold_off(me)[:0]:"},
     )
-    for name in BINDING.keys() - {"close"}:
+    for name in ("disable", "rotate", "lower"):  # others ask the store first, and what was asked for is there by then
         with pytest.raises(AssertionError):
             for turns in range(16):
                 test_no_lease_overtakes_a_change(name, turns)
