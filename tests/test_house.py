@@ -169,7 +169,7 @@ def strangers(module):
     """What is embedded imports the standard library and attrs; a remote store its own driver; nobody imports by text."""
     if module.floor > EMBEDDED:
         return
-    welcome = sys.stdlib_module_names | {"attrs"} | DRIVERS.get(module.remote, set())
+    welcome = sys.stdlib_module_names | {"attrs", "_sha2"} | DRIVERS.get(module.remote, set())
     for node, name, relative in imports(module):
         if not relative and name.partition(".")[0] not in welcome:
             yield f"{module.name}:{node.lineno} imports {name}"
@@ -291,6 +291,7 @@ def long_functions(module):
 
 
 LONG_FILES = {
+    "key": (340, "keys, secrets and callers, and how a secret is made and told from a wrong one"),
     "ledger.sync": (360, "a ledger's methods, of which the fast path stands in line"),
     "decision": (335, "an answer and all that it tells, each worked out when it is asked for"),
     "plan": (340, "a plan and its compiled form, and a subject's own limits in it"),
@@ -436,7 +437,7 @@ PLANTED = [
     (shows_secret, "stores.memory.store", "def f(keys, secret):\n    return keys.get(secret)"),
     (long_functions, "plan", "def f():\n" + "    pass\n" * 70),
     (long_functions, "plan", "class C:\n    async def f(self):\n" + "        pass\n" * 70),
-    (long_files, "key", "x = 1\n" * 321),
+    (long_files, "networks", "x = 1\n" * 321),
     (unsure, "test_x", "import time\ntime.sleep(1)"),
     (unsure, "test_x", "from asyncio import sleep\nasync def f():\n    await sleep(0.1)"),
     (unsure, "test_x", "import pytest\n@pytest.mark.skipif(True, reason='')\ndef f(): ..."),
@@ -467,7 +468,7 @@ INNOCENT = [
     (shows_secret, "ledger.sync", "def f(store, secret):\n    return store.find(digest(secret))"),
     (shows_secret, "headers", "def f(secret):\n    return secret is None or secret == UNKNOWN"),
     (long_functions, "plan", "def f():\n" + "    pass\n" * 69),
-    (long_files, "key", "x = 1\n" * 320),
+    (long_files, "networks", "x = 1\n" * 320),
     (unsure, "test_x", "import asyncio\nasync def f():\n    await asyncio.sleep(0)"),
     (unsaid, "test_x", "def test_a():\n    'It holds.'"),
 ]  # fmt: skip

@@ -12,10 +12,8 @@ import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from functools import cache
-from hashlib import sha256
 from sys import intern
-from typing import Any, NamedTuple
-from zlib import crc32
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import attrs
 
@@ -23,20 +21,31 @@ from .clock import to_datetime, to_us
 from .errors import InvalidSecret, InvalidValue, check_text, to_metadata
 from .networks import network
 
+if TYPE_CHECKING:
+    from hashlib import sha256
+else:
+    try:  # hashlib loads OpenSSL, a tenth of what importing this package takes; ``random`` does the same
+        from _sha2 import sha256  # 3.12 and later
+    except ImportError:
+        try:
+            from _sha256 import sha256
+        except ImportError:
+            from hashlib import sha256
+
 _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _BODY = 28
 _CHECK = 6
 _HINT = 4
 _MOST_NAMES = 256
-_PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,15}\Z")
-_MINTED = re.compile(rf"([A-Za-z0-9][A-Za-z0-9_-]{{0,15}})_[0-9A-Za-z]{{{_BODY + _CHECK}}}\Z")
-_FOREIGN = re.compile(r"[!-~]{20,128}\Z")
+_PREFIX = r"[A-Za-z0-9][A-Za-z0-9_-]{0,15}\Z"
+_MINTED = rf"([A-Za-z0-9][A-Za-z0-9_-]{{0,15}})_[0-9A-Za-z]{{{_BODY + _CHECK}}}\Z"
+_FOREIGN = r"[!-~]{20,128}\Z"
 _OURS = "qk"
 
 
 def mint(prefix: str = _OURS) -> str:
     """A new secret: ``prefix_``, 28 random base62 characters (166 bits) and a CRC32 checksum of all before it."""
-    if not isinstance(prefix, str) or not _PREFIX.match(prefix):
+    if not isinstance(prefix, str) or not re.match(_PREFIX, prefix):
         raise InvalidValue(
             "prefix", prefix, "1 to 16 ASCII letters, digits, '_' or '-', beginning with a letter or digit"
         )
@@ -69,6 +78,8 @@ def _pairs() -> tuple[str, ...]:
 
 def _checksum(body: str) -> str:
     """Two digits at a time: every presented secret pays for this."""
+    from zlib import crc32  # noqa: PLC0415 -- not paid for before there is a secret
+
     pairs = _pairs()
     rest, last = divmod(crc32(body.encode("ascii")), 62 * 62)
     first, middle = divmod(rest, 62 * 62)
@@ -82,7 +93,7 @@ def mistyped(secret: str) -> bool:
     found (CRC32 finds every burst of up to 32 bits, and each number is written one way); anything else escapes with a
     chance of 2**-32, and then finds no key.
     """
-    return _MINTED.match(secret) is not None and _checksum(secret[:-_CHECK]) != secret[-_CHECK:]
+    return re.match(_MINTED, secret) is not None and _checksum(secret[:-_CHECK]) != secret[-_CHECK:]
 
 
 def has_typo(secret: str) -> bool:
@@ -102,7 +113,7 @@ def import_secret(secret: str) -> str:
     """A secret from elsewhere, checked. Raises ``InvalidSecret``, which never shows it."""
     if not isinstance(secret, str):
         raise InvalidSecret("secret", f"a {type(secret).__name__}", "a str")
-    if not _FOREIGN.match(secret):
+    if not re.match(_FOREIGN, secret):
         raise InvalidSecret("secret", f"{len(secret)} characters", "20 to 128 visible ASCII characters")
     if has_typo(secret):
         raise InvalidSecret("secret", "its checksum is wrong", "a secret as it was issued, without a typo")
@@ -153,7 +164,7 @@ class Secret:
     @classmethod
     def of(cls, secret: str) -> Secret:
         """Return what is kept of a secret."""
-        minted = _MINTED.match(secret)
+        minted = re.match(_MINTED, secret)
         return cls(digest(secret), secret[-_HINT:], None, intern(minted[1]) if minted else "")
 
 

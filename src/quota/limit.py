@@ -26,8 +26,8 @@ REQUESTS = "requests"
 IN_FLIGHT = "concurrent-requests"
 """The unit that concurrency limits are told in; no call costs any of it."""
 _PER_US = {"second": 1_000_000, "minute": 60_000_000, "hour": 3_600_000_000, "day": 86_400_000_000}
-_NAME = re.compile(r"[^\s,/](?:[^,\n\r\t]*[^\s,])?\Z")
-_UNIT = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}\Z")
+_NAME = r"[^\s,/](?:[^,\n\r\t]*[^\s,])?\Z"
+_UNIT = r"[A-Za-z_][A-Za-z0-9_.-]{0,63}\Z"
 UNITS_OF_A_COST = 16
 _MOST_DIGITS = 50
 _PRECISION = 10**9  # a rate is kept within one part in so many of what was asked for
@@ -61,7 +61,7 @@ def parse_cost(cost: object, field: str = "cost", least: int = 1) -> Mapping[str
 
 
 def _check_unit(field: str, unit: object, error: type[InvalidPlan | InvalidCost] = InvalidPlan) -> str:
-    if not isinstance(unit, str) or not _UNIT.match(unit):
+    if not isinstance(unit, str) or not re.match(_UNIT, unit):
         raise error(field, unit, "a unit's name such as 'requests', at most 64 ASCII letters, digits, '_', '.' and '-'")
     return unit
 
@@ -75,7 +75,7 @@ def _check_name(name: object, default: str) -> str:
     if name is None:
         return default
     check_text("name", name, error=InvalidPlan, longest=128)
-    if not _NAME.match(str(name)):
+    if not re.match(_NAME, str(name)):
         raise InvalidPlan("name", name, "text without ',' or line breaks, not beginning or ending in a space or '/'")
     return str(name)
 

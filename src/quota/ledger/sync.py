@@ -9,14 +9,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from datetime import timedelta
-from hashlib import sha256
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from ..clock import Clock, system_clock
 from ..decision import Decision
 from ..errors import QuotaError, StoreBusy, StoreUnavailable
-from ..key import ApiKey, Caller, digest
+from ..key import ApiKey, Caller, digest, sha256  # type: ignore[attr-defined]
 from ..limit import Cost
 from ..operations.headroom import NOBODY, Told
 from ..operations.request import Request

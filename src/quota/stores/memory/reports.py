@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from itertools import islice
 from typing import Any
 
@@ -11,6 +10,8 @@ from ...operations.report import KeyUsage, ReportDays, used_of
 
 def report(store: Any, days: ReportDays, after: tuple[str, str], most: int, by_account: bool) -> list[KeyUsage]:
     """See ``Store.report``."""
+    from bisect import bisect_right  # noqa: PLC0415 -- few programs ask for pages
+
     found = []
     with store._directory:
         order = _by_account(store) if by_account else store._ids()
