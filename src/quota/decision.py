@@ -9,8 +9,6 @@ from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-import attrs
-
 from .clock import to_datetime
 from .errors import QuotaError, _hide
 from .key import ApiKey, KeyOrCaller, new_token
@@ -18,7 +16,7 @@ from .limit import REQUESTS
 from .plan import UsagePlan
 from .process.forks import across_forks
 from .rule.entries import Groups
-from .rule.limits import CompiledConcurrency, CompiledLimit, CompiledQuota, Outcome
+from .rule.limits import CompiledConcurrency, CompiledLimit, CompiledQuota, Data, Outcome
 from .status import LimitStatus, status_of
 
 if TYPE_CHECKING:
@@ -49,8 +47,7 @@ _STATUS = {
 }  # fmt: skip
 
 
-@attrs.define(eq=False, repr=False)
-class Details:
+class Details(Data):
     """In full. ``metered``: what was taken for good, as (when, meters and units). ``hold``: its reservation.
 
     ``slot``: the reservation that keeps only the slots of what was taken for good. ``until``: when either lapses.
@@ -58,20 +55,22 @@ class Details:
     ``route``: the name that the plan has for the call's, if it has one.
     """
 
-    reason: Reason
-    id: str | None
-    key: KeyOrCaller | None
-    plan: UsagePlan | None
-    takes: Mapping[str, int]
-    outcome: Outcome
-    metered: Groups = ()
-    tokens: tuple[int, ...] = (0, 0)
-    replayed: bool = attrs.field(default=False, kw_only=True)
-    hold: str = attrs.field(default="", kw_only=True)
-    slot: str = attrs.field(default="", kw_only=True)
-    until: int = attrs.field(default=0, kw_only=True)
-    above: tuple[str, ...] = attrs.field(default=(), kw_only=True)
-    route: str = attrs.field(default="", kw_only=True)
+    __slots__ = (
+        "above", "hold", "id", "key", "metered", "outcome", "plan", "reason", "replayed", "route", "slot", "takes",
+        "tokens", "until",
+    )  # fmt: skip
+
+    def __init__(
+        self, reason: Reason,
+        id: str | None,  # noqa: A002 -- what it is called
+        key: KeyOrCaller | None, plan: UsagePlan | None, takes: Mapping[str, int], outcome: Outcome,
+        metered: Groups = (), tokens: tuple[int, ...] = (0, 0), *, replayed: bool = False, hold: str = "",
+        slot: str = "", until: int = 0, above: tuple[str, ...] = (), route: str = "",
+    ) -> None:  # fmt: skip
+        self.reason, self.id, self.key, self.plan = reason, id, key, plan
+        self.takes, self.outcome, self.metered, self.tokens = takes, outcome, metered, tokens
+        self.replayed, self.hold, self.slot, self.until = replayed, hold, slot, until
+        self.above, self.route = above, route
 
 
 _FOREVER = 2**63
@@ -264,11 +263,11 @@ class Decision:
         return f"<Decision {self.reason.value}{f': {limits}' if limits else ''}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        details = attrs.evolve(self._details(), id=self.id)
+        details = self._details().changed(id=self.id)
         outcome = details.outcome
         states = tuple(s._replace(limit=bare_limit(s.limit)) for s in outcome.states)
         bare = outcome._replace(states=states)
-        return Decision, (attrs.evolve(details, outcome=bare, takes=dict(details.takes), plan=self.plan),)
+        return Decision, (details.changed(outcome=bare, takes=dict(details.takes), plan=self.plan),)
 
 
 def bare_limit(limit: CompiledLimit) -> CompiledLimit:

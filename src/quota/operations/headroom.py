@@ -13,8 +13,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import attrs
-
 from ..decision import Decision, Details, Reason, _lazy, reason_of
 from ..key import KeyOrCaller
 from ..limit import REQUESTS
@@ -171,7 +169,9 @@ class Replayed(Headroom):
     def details(self, decision: Told) -> Details:  # noqa: ARG002 -- as every headroom's
         answer = self.answer
         found = answer._details() if isinstance(answer, Decision) else answer
-        return attrs.evolve(found, id=answer.id, key=self.key, plan=self.shape.plan, replayed=True)
+        return found.changed(  # type: ignore[no-any-return] # one of its kind
+            id=answer.id, key=self.key, plan=self.shape.plan, replayed=True
+        )
 
     def rows(self, decision: Told) -> list[Row]:
         """Tell all limits by the whole answer."""

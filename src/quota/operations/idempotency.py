@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import attrs
-
 from ..decision import Decision, Details
 from ..errors import RequestMismatch
 from ..rule.entries import RememberedRequest
@@ -62,5 +60,5 @@ def replay(request: Request, earlier: RememberedRequest, entry: Entry, subject: 
         raise RequestMismatch(earlier.name, "its charge was refunded, or its reservation cancelled")
     plan = next((plan for plan in entry.plans.values() if plan.id == earlier.plan_id), None)
     route = plan.route_plan(request.route).route if plan else ""
-    answer = attrs.evolve(answer_of(earlier), id=id_of(earlier), key=entry.key, plan=plan, route=route, replayed=True)
+    answer = answer_of(earlier).changed(id=id_of(earlier), key=entry.key, plan=plan, route=route, replayed=True)
     return Decision(answer)

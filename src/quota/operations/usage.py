@@ -18,8 +18,7 @@ from ..status import LimitStatus, status_of
 from .request import Entry, Request, required, route_plan_of
 
 
-@attrs.frozen
-class UsageRecord:
+class UsageRecord(NamedTuple):
     """One quota on one UTC day: units ``used`` that day and what ``remaining`` of its window at the day's end.
 
     ``limit`` is the quota's name, behind its route where several routes have one of that name. ``leased``: so many of
@@ -76,7 +75,7 @@ def by_day(
             remaining = max(0, state.limit.limit + state.extra - state.used)
             name = state.limit.told
             empty = UsageRecord(EPOCH.date() + timedelta(days=today), api, name, 0, 0)
-            found[today, name] = attrs.evolve(found.get((today, name), empty), remaining=remaining)
+            found[today, name] = found.get((today, name), empty)._replace(remaining=remaining)
     return [record for (day, _), record in sorted(found.items(), key=_by_day) if first <= day <= last]
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import attrs
-
 from ..clock import Clock
 from ..decision import Decision, Reason
 from ..key import Caller
@@ -26,4 +24,4 @@ class Guesses:
         decision = self._ledger.consume(Caller(FAILED, address))
         if decision.allowed:
             return None
-        return Decision(attrs.evolve(decision._details(), reason=Reason.THROTTLED, key=None, plan=None))
+        return Decision(decision._details().changed(reason=Reason.THROTTLED, key=None, plan=None))

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
-import attrs
-
 from ...clock import to_us
 from ...decision import Decision, Details, Reason, reason_of
 from ...key import ApiKey, new_token
@@ -281,7 +279,7 @@ def sooner(decision: Decision, until: int) -> Decision:
     if outcome.retry_at is None or outcome.retry_at <= until:
         return decision
     sooner = Outcome(False, outcome.now, outcome.states, outcome.crossed, until, outcome.too_large)  # noqa: FBT003
-    return Decision(attrs.evolve(details, outcome=sooner))
+    return Decision(details.changed(outcome=sooner))
 
 
 class LeaseHolder:
