@@ -46,6 +46,18 @@ def a_hot_count_is_seen_where_a_route_has_its_own(q):
     assert _standing(ledger, key) == {"requests/day": 9}
 
 
+def an_hour_is_noted_by_whatever_counts_first_in_it(q):
+    both = {"requests": 1, "tokens": 5}
+    ledger, clock, key, secret = _ledger(q, "99/day, 999 tokens/day", alerts=())
+    assert all(ledger.consume(secret, both) for _ in range(4))
+    clock.advance(HOUR)
+    assert all(ledger.consume(secret, both) for _ in range(2))
+    clock.advance(timedelta(minutes=2))
+    assert ledger.consume(secret, both)
+    ledger.replace_plan(q.UsagePlan(ledger.list_plans(key)[0].id, "99/day, 999 tokens/day, 50/hour"))
+    assert _standing(ledger, key)["requests/hour"] == 3
+
+
 def a_hot_count_is_seen_by_every_other_call(q):
     ledger, clock, key, secret = _ledger(q, "9/day", alerts=())
     for _ in range(3):
