@@ -17,6 +17,7 @@ from quota import (
     UsagePlan,
     system_clock,
 )
+from quota.clock import DAY_US
 
 START = 1_773_144_000_000_000  # 2026-03-10 12:00 UTC
 SECOND = timedelta(seconds=1)
@@ -60,6 +61,18 @@ def test_never_more_in_flight_than_the_limit(stores):
 
 
 @over(*ALL)
+@pytest.mark.parametrize("later", [10, DAY_US + 10, 3 * DAY_US])
+def test_what_lapsed_is_not_held_longer(stores, later):
+    """Nor where it lapsed so long ago that this very call forgets it."""
+    clock = ManualClock(START)
+    ledger, key, secret = stores.with_key(clock, "100/week")
+    held = ledger.reserve(secret, 5, ttl=10)
+    clock.advance(later)
+    with pytest.raises(ReservationClosed):
+        held.extend(10)
+    assert ledger.status(key)[0].used == 0
+
+
 def test_a_slot_lapses_at_its_end_and_stays_so(stores):
     """To the microsecond by a ManualClock; what was used after that is recorded, and takes no slot."""
     clock = ManualClock(START)

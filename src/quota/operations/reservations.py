@@ -57,13 +57,14 @@ def extend(request: Request, entry: Entry | None, subject: Subject | None, optio
     _, request, _ = _open(request, entry, subject)
     _, now = advance(request, entry, subject, options)
     holds = [record.held(request.id) for record in subject.records()]
-    if any(hold is not None and not hold.still_open for hold in holds):
+    # One that lapsed a day ago is forgotten as the subject is brought to this instant.
+    if holds[0] is None or any(hold is not None and not hold.still_open for hold in holds):
         raise ReservationClosed(request.id)
     until = subject.lapse_instant(now) + request.ttl
     for record, hold in zip(subject.records(), holds, strict=True):
         if hold is not None and hold.until < until:
             record.hold(hold._replace(until=until))
-    return subject.key.held(request.id)  # type: ignore[return-value] # it was there
+    return subject.key.held(request.id)  # type: ignore[return-value] # it is there
 
 
 def commit(request: Request, entry: Entry | None, subject: Subject | None, options: StoreOptions) -> Decision:
