@@ -73,6 +73,7 @@ def test_what_lapsed_is_not_held_longer(stores, later):
     assert ledger.status(key)[0].used == 0
 
 
+@over(*ALL)
 def test_a_slot_lapses_at_its_end_and_stays_so(stores):
     """To the microsecond by a ManualClock; what was used after that is recorded, and takes no slot."""
     clock = ManualClock(START)
