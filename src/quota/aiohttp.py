@@ -8,12 +8,13 @@ from typing import Any, Unpack
 
 from aiohttp import web
 
-from .asgi import Exchange, QuotaMiddleware, preflight_of
+from .asgi import Exchange, QuotaMiddleware, nowhere, preflight_of
 from .decision import Decision
 from .errors import InvalidValue
 from .ledger.aio import AsyncLedger
 from .ledger.sync import Ledger
 from .web.gate import Answer, Settings
+from .web.settings import seeing
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -36,17 +37,11 @@ def setup(app: web.Application, ledger: AsyncLedger | Ledger, **settings: Unpack
     """
     if not isinstance(app, web.Application):
         raise InvalidValue("app", app, "an aiohttp Application")
-    given: dict[str, Any] = {**settings}
-    for name in ("route", "key", "cost", "actual", "exempt"):
-        if callable(given.get(name)):
-            given[name] = _seeing(given[name])
-    for name in ("refuse", "report"):
-        if given.get(name) is not None:
-            given[name] = _seeing_both(given[name])
+    given = seeing(settings, lambda scope: scope[_REQUEST])
     given.setdefault("route", lambda scope: _name(scope[_REQUEST]))
     if given.get("charge") == "response":
         given.setdefault("actual", lambda scope: scope[_REQUEST].get(ACTUAL))
-    front = _Middleware(QuotaMiddleware(_nowhere, ledger, **given))
+    front = _Middleware(QuotaMiddleware(nowhere, ledger, **given))
     app.middlewares.insert(0, front.middleware)
     app.on_response_prepare.append(_tell)
 
@@ -150,14 +145,6 @@ def _name(request: web.Request) -> str:
     return f"{method} {request.path if resource is None else resource.canonical}"
 
 
-def _seeing(function: Callable[[Any], Any]) -> Callable[[dict[str, Any]], Any]:
-    return lambda scope: function(scope[_REQUEST])
-
-
-def _seeing_both(function: Callable[[Decision, Any], Any]) -> Callable[[Decision, dict[str, Any]], Any]:
-    return lambda decision, scope: function(decision, scope[_REQUEST])
-
-
 def _response(answer: Answer) -> web.Response:
     return web.Response(status=answer.status, headers=answer.headers, body=answer.body)
 
@@ -166,7 +153,3 @@ async def _tell(request: web.Request, response: web.StreamResponse) -> None:
     """Tell the limits, whatever the response is: before its first byte."""
     for name, value in request.get(_HEADERS, {}).items():
         response.headers[name] = value
-
-
-async def _nowhere(*_: Any) -> None:
-    """Stand for the application: handlers are called by aiohttp."""

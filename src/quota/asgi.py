@@ -312,3 +312,7 @@ def _broke(error: BaseException) -> bool:
     """
     places = {frame.f_globals.get("__name__") for frame, _ in walk_tb(error.__traceback__)}
     return "starlette.middleware.base" in places and "starlette.background" not in places
+
+
+async def nowhere(*_: Any) -> None:
+    """Stand for the application of a middleware whose framework calls views itself."""

@@ -3,14 +3,14 @@
 
 # No postponed annotations here: FastAPI before 0.123.7 cannot read those of a dependency that is an instance.
 
-from typing import Any, Unpack
+from typing import Unpack
 
 from fastapi import HTTPException, Request, Response, WebSocketException
 from fastapi.openapi.models import APIKey, APIKeyIn, HTTPBearer
 from fastapi.requests import HTTPConnection
 from fastapi.security.base import SecurityBase
 
-from .asgi import QuotaMiddleware, method_of, path_of, preflight_of
+from .asgi import QuotaMiddleware, method_of, nowhere, path_of, preflight_of
 from .decision import Decision
 from .errors import InvalidValue
 from .ledger.aio import AsyncLedger
@@ -52,7 +52,7 @@ class QuotaKey(SecurityBase):
             if name in settings:
                 raise InvalidValue(name, settings.get(name), "nothing here; QuotaMiddleware has it")
         self._ledger = ledger
-        self._front = QuotaMiddleware(_nowhere, ledger, **settings)
+        self._front = QuotaMiddleware(nowhere, ledger, **settings)
         key = self._front.gate.key
         self._settings: Settings = {**settings, "key": key}
         self.scheme_name = scheme_name
@@ -94,10 +94,6 @@ class _Read(Body):
             return (await self._request.body())[: self._most]
         except RuntimeError:  # a form, which was read as it came
             return b""
-
-
-async def _nowhere(*_: Any) -> None:
-    """Stands for the application until a request tells which it is."""
 
 
 def _scheme(source: str) -> APIKey | HTTPBearer:

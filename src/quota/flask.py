@@ -16,8 +16,8 @@ from .ledger.sync import Ledger
 from .web.bodies import read_input
 from .web.gate import Answer
 from .web.routes import KnownRoutes, WerkzeugRoutes
-from .web.settings import Settings
-from .wsgi import Exchange, QuotaMiddleware, preflight_of
+from .web.settings import Settings, seeing
+from .wsgi import Exchange, QuotaMiddleware, nowhere, preflight_of
 
 ViewFunction = TypeVar("ViewFunction", bound=Callable[..., Any])
 
@@ -158,19 +158,14 @@ class _Hooks:
         kept = self._made.get(id(own))
         if kept is not None and kept[0] is own:
             return kept[1]
-        given = {**self._settings, **own}
+        given = seeing({**self._settings, **own}, lambda environ: environ and environ[_REQUEST])
         route = given.get("route")
-        given["route"] = _name if route is None else (lambda _: route) if isinstance(route, str) else _seeing(route)
+        if route is None or isinstance(route, str):
+            given["route"] = _name if route is None else lambda _: route
         if given.get("charge") == "response":
             given.setdefault("actual", lambda _: flask.g.get("quota_actual"))
-        for name in ("key", "cost", "actual", "exempt"):
-            if callable(given.get(name)):
-                given[name] = _seeing(given[name])
-        for name in ("refuse", "report"):
-            if given.get(name) is not None:
-                given[name] = _seeing_both(given[name])
         known = KnownRoutes(WerkzeugRoutes(self._app)) if route is None else None
-        made = QuotaMiddleware(_nowhere, self._ledger, **{**given, "known": known})
+        made = QuotaMiddleware(nowhere, self._ledger, **{**given, "known": known})
         if self._made:
             object.__setattr__(made.gate, "_guesses", self._common.gate._guesses)
         self._made[id(own)] = own, made
@@ -203,14 +198,6 @@ def _name(environ: WSGIEnvironment) -> str:
     return f"{method} {request.url_rule.rule if request.url_rule is not None else request.path}"
 
 
-def _seeing(function: Callable[[Any], Any]) -> Callable[[WSGIEnvironment], Any]:
-    return lambda environ: function(environ[_REQUEST])
-
-
-def _seeing_both(function: Callable[[Decision, Any], Any]) -> Callable[[Decision, WSGIEnvironment], Any]:
-    return lambda decision, environ: function(decision, environ and environ[_REQUEST])
-
-
 def _body(environ: WSGIEnvironment, most: int) -> bytes:
     """Return the first bytes of a body, which the view reads again; of a form with files none."""
     request = environ[_REQUEST]
@@ -219,8 +206,3 @@ def _body(environ: WSGIEnvironment, most: int) -> bytes:
     if "stream" in vars(request):  # somebody has begun to read it, as Werkzeug does
         return bytes(request.get_data()[:most])
     return read_input(environ, most)
-
-
-def _nowhere(*_: Any) -> list[bytes]:
-    """Stand for the application: views are called by Flask."""
-    return []

@@ -177,6 +177,8 @@ def test_callables_people_guesses_and_preflights():
         (418, b"/pets/2"),
     ]
     assert given == ["/pets/1", "/pets/2"]
+    shop = Shop(plans=[UsagePlan("free", "1/day")], anonymous=Anonymous("free", by=lambda request: request.path))
+    assert [status for status, *_ in shop.ask(("/pets/1",), ("/pets/1",), ("/pets/2",))] == [200, 429, 200]
     shop = Shop(
         plans=[UsagePlan("free", "1/day")], anonymous=Anonymous("free"), failed_keys="1/minute", exempt="/seven"
     )

@@ -206,13 +206,24 @@ def test_callables_are_given_flask_s_request():
         return function
 
     shop = Shop(
-        "9/day", key=note(None), anonymous=Anonymous("p", by=lambda environ: "ann"), cost=note(5), charge="response", actual=note(4), exempt=note(False),
+        "9/day", key=note(None), anonymous=Anonymous("p", by=note("ann")), cost=note(5), charge="response", actual=note(4), exempt=note(False),
         report=note(None), refuse=lambda decision, request: Answer(418, [], request.path.encode()),
     )  # fmt: skip
     assert shop.get("/pets/1").text == "1 for None"
     assert shop.get("/pets/1").text == "1 for None"
     assert (shop.get("/pets/1").status_code, shop.get("/pets/1").data) == (418, b"/pets/1")
-    assert len(given) >= 10 and all(given)
+    assert len(given) >= 12 and all(given)
+
+
+@pytest.mark.parametrize("name", ["key", "cost", "refuse"])
+def test_what_nobody_would_await_is_refused(name):
+    """Around what the framework calls it would be hidden."""
+
+    async def function(*_):
+        return None
+
+    with pytest.raises(InvalidValue, match=name):
+        Shop("9/day", **{name: function})
 
 
 def test_people_guesses_and_preflights():

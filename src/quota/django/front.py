@@ -14,6 +14,7 @@ from django.urls import Resolver404, resolve
 
 from ..asgi import Exchange as AwaitedExchange
 from ..asgi import QuotaMiddleware as InAsgi
+from ..asgi import nowhere
 from ..decision import Decision
 from ..errors import check_text
 from ..key import Caller
@@ -22,15 +23,15 @@ from ..ledger.sync import Ledger
 from ..web.addresses import Anonymous
 from ..web.gate import Answer, Gate, Held
 from ..web.routes import DjangoRoutes, KnownRoutes, Names
+from ..web.settings import seeing
 from ..wsgi import Exchange, preflight_of
 from ..wsgi import QuotaMiddleware as InWsgi
+from ..wsgi import nowhere as nothing
 
 Seen = dict[str, Any]
 """All that the steps of a middleware read of a request: what CGI calls it, the request and its key."""
 
 _REQUEST, _KEY = "quota.request", "quota.key"
-_OF_REQUEST = ("key", "route", "cost", "actual", "exempt")
-_OF_BOTH = ("refuse", "report")
 
 
 class Front:
@@ -44,19 +45,16 @@ class Front:
             given.setdefault("actual", _actual)
         self._anonymous: Anonymous | None = given.get("anonymous")
         self._gate = Gate(**given)  # what is wrong is told by its own name
+        given = seeing(given, lambda seen: seen[_REQUEST])
         if self.users is not None:
             given["anonymous"] = Anonymous(self.users, self._by)
-        elif self._anonymous is not None and self._anonymous.by is not None:
-            given["anonymous"] = Anonymous(self._anonymous.plan, _seeing(self._anonymous.by))
-        given |= {name: _seeing(given[name]) for name in _OF_REQUEST if callable(given.get(name))}
-        given |= {name: _seeing_both(given[name]) for name in _OF_BOTH if given.get(name) is not None}
         self._places = self._gate.places
         self._key = settings.get("key")
         self._shown = Gate(**given)
         known = None if callable(settings.get("route")) else KnownRoutes(DjangoRoutes())
         asked: Any = {**given, "known": known, "key": lambda seen: seen[_KEY]}
-        self._awaited = InAsgi(_nowhere, ledger, **asked)
-        self._sync = InWsgi(_nowhere_sync, ledger, **asked) if isinstance(ledger, Ledger) else None
+        self._awaited = InAsgi(nowhere, ledger, **asked)
+        self._sync = InWsgi(nothing, ledger, **asked) if isinstance(ledger, Ledger) else None
         if self._sync is not None:
             self._sync.gate = self._awaited.gate
 
@@ -226,14 +224,6 @@ def _named(route: Any) -> Callable[[Any], str | None] | None:
     return (lambda _: route) if isinstance(route, str) else route
 
 
-def _seeing(function: Callable[[Any], Any]) -> Callable[[Seen], Any]:
-    return lambda seen: function(seen[_REQUEST])
-
-
-def _seeing_both(function: Callable[[Decision, Any], Any]) -> Callable[[Decision, Seen], Any]:
-    return lambda decision, seen: function(decision, seen[_REQUEST])
-
-
 def _response(answer: Answer) -> HttpResponse:
     response = HttpResponse(answer.body, status=answer.status)
     for name in ("Content-Type", "Content-Length"):
@@ -290,11 +280,3 @@ def _in_thread(settle: Callable[[], None]) -> Callable[[], Awaitable[None]]:
         await asyncio.to_thread(settle)
 
     return settled
-
-
-async def _nowhere(*_: Any) -> None:
-    """Stands for the application: views are called by Django."""
-
-
-def _nowhere_sync(*_: Any) -> Any:
-    """Stand for the application, as above."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
-from inspect import iscoroutinefunction
 from typing import Any
 
 import attrs
@@ -88,9 +87,7 @@ class Gate:
 
     def __attrs_post_init__(self) -> None:
         for name in _CALLED:
-            value = getattr(self, name)
-            if iscoroutinefunction(value) or iscoroutinefunction(getattr(value, "__call__", None)):  # noqa: B004 -- which
-                raise InvalidValue(name, value, "a callable that is not async")
+            checks.check_called(name, getattr(self, name))
         if self.cost is not None and not callable(self.cost):
             parse_cost(self.cost)
         if self.actual is not None and self.charge != "response":

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from http import HTTPStatus
+from inspect import iscoroutinefunction
 from typing import Any, Literal, NamedTuple, Required, TypedDict
 
 import attrs
@@ -176,3 +177,34 @@ def failed_keys(text: str | Limit | None) -> Limit | None:
     if not isinstance(limits[0], (Quota, Throttle)) or limits[0].unit != REQUESTS:
         raise InvalidValue("failed_keys", text, "one limit of requests, as in '20/minute'")
     return attrs.evolve(limits[0], name=FAILED)
+
+
+_OF_REQUEST = ("key", "route", "cost", "actual", "exempt")
+_OF_DECISION = ("refuse", "report")
+
+
+def check_called(name: str, value: object) -> None:
+    """Raise ``InvalidValue`` for a callable that nobody would await: a coroutine is true, whatever comes of it."""
+    if iscoroutinefunction(value) or iscoroutinefunction(getattr(value, "__call__", None)):  # noqa: B004 -- which
+        raise InvalidValue(name, value, "a callable that is not async")
+
+
+def seeing(settings: Mapping[str, Any], find: Callable[[Any], Any]) -> dict[str, Any]:
+    """Return settings whose callables are given a framework's own request: ``find`` finds it in the steps' request."""
+    given = dict(settings)
+    for name in (*_OF_REQUEST, *_OF_DECISION):
+        check_called(name, given.get(name))
+    given |= {name: _through(given[name], find) for name in _OF_REQUEST if callable(given.get(name))}
+    given |= {name: _beside(given[name], find) for name in _OF_DECISION if callable(given.get(name))}
+    anonymous = given.get("anonymous")
+    if isinstance(anonymous, Anonymous) and anonymous.by is not None:
+        given["anonymous"] = Anonymous(anonymous.plan, _through(anonymous.by, find))
+    return given
+
+
+def _through(function: Callable[[Any], Any], find: Callable[[Any], Any]) -> Callable[[Request], Any]:
+    return lambda request: function(find(request))
+
+
+def _beside(function: Callable[[Decision, Any], Any], find: Callable[[Any], Any]) -> Callable[[Decision, Request], Any]:
+    return lambda decision, request: function(decision, find(request))
