@@ -24,6 +24,7 @@ from .errors import (
     UnknownKey,
     UnknownPlan,
 )
+from .event import Event
 from .key import ApiKey, Caller, IssuedKey, ScheduledPlan
 from .ledger.aio import AsyncLedger
 from .ledger.reservations.handle import AsyncReservation, Reservation
@@ -79,16 +80,13 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from .event import Event
     from .ledger.limited import limited
 else:
 
     def __getattr__(name: str) -> object:
-        """Load ``limited`` and ``Event`` for who uses them: others do not pay for what they import."""
-        if name == "limited":
-            from .ledger import limited as home  # noqa: PLC0415 -- as it says
-        elif name == "Event":
-            from . import event as home  # noqa: PLC0415 -- as it says
-        else:
+        """Load ``limited`` for who uses it: others do not pay for what it imports."""
+        if name != "limited":
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name, obj=None)
-        return globals().setdefault(name, getattr(home, name))
+        from .ledger.limited import limited  # noqa: PLC0415 -- as it says
+
+        return globals().setdefault(name, limited)

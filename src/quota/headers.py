@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .errors import InvalidValue
 from .rule.limits import CompiledConcurrency, CompiledLimit
-
-if TYPE_CHECKING:
-    pass
 
 PROBLEM_TYPE = "application/problem+json"
 """The media type of ``problem`` (RFC 9457)."""

@@ -197,9 +197,9 @@ def test_all_or_nothing_at_any_instant(name, later, kind):
 
 
 PLANTED = {
-    "records one after the other": ((MemoryStore, "_keep", {"steps += record.changes(copy)": "at_once(*record.changes(copy))"}), ["commit more", "consume", "refund"]),
-    "what is kept by name goes first": ((MemoryStore, "_keep", {"steps += record": "at_once(*copy.written()); steps += record"}), ["cancel", "refund"]),
-    "step by step": ((MemoryStore, "_keep", {"at_once(*steps)": "[step[0](*step[1:]) for step in steps]"}), ["cancel", "refund", "reserve"]),
+    "records one after the other": ((MemoryStore, "_keep", {"steps += record.changes(copy)": "self._outbox.at_once(record.changes(copy), ())"}), ["commit more", "consume", "refund"]),
+    "what is kept by name goes first": ((MemoryStore, "_keep", {"steps += record": "self._outbox.at_once(copy.written(), ()); steps += record"}), ["cancel", "refund"]),
+    "step by step": ((MemoryStore, "_keep", {"self._outbox.at_once(steps, subject.told)": "[step[0](*step[1:]) for step in steps]"}), ["cancel", "refund", "reserve"]),
     "counted, then remembered": ((retries, "_take", {"now), *record.remembering": "now)); at_once(*record.remembering"}), ["consume by an id"]),
 }  # fmt: skip
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from ..event import crossed
 from ..rule.limits import StoreOptions
 from ..rule.subject import Subject
 from .consume import consume
@@ -33,8 +34,6 @@ def perform(request: Request, entry: Entry | None, subject: Subject | None, opti
         operation = _loaded(request.op)
     answer = operation(request, entry, subject, options)
     if subject is not None and subject.told and entry is not None:
-        from ..event import crossed  # noqa: PLC0415 -- most calls change nothing that is told
-
         plan = entry.plans.get(request.api)
         subject.told = crossed(subject.told, entry.key, plan.id if plan else None, request.api)
     return answer

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from ..errors import InvalidCost, InvalidValue
+from ..event import limit_changed
 from ..key import new_number
 from ..rule.charge import count
 from ..rule.limits import MAX_UNITS, OWN, CompiledQuota, LimitState, RoutePlan, StoreOptions
@@ -60,8 +61,6 @@ def adjust(request: Request, entry: Entry | None, subject: Subject | None, optio
     if not -MAX_UNITS <= extra <= MAX_UNITS - limit.limit - limit.overage:
         raise InvalidCost("units", units, f"so many that limit, overage and grants stay below {MAX_UNITS}")
     if extra != window.extra:
-        from ..event import limit_changed  # noqa: PLC0415 -- loaded where something is changed
-
         by, granted = (request.actor, request.now), ({"extra": window.extra}, {"extra": extra})
         where = {"key": entry.key, "plan": entry.plans[request.api].id, "api": request.api}
         subject.told = limit_changed(by, "limit.granted", limit, *granted, **where)

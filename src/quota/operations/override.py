@@ -9,6 +9,7 @@ import attrs
 
 from ..clock import to_datetime
 from ..errors import InvalidPlan, InvalidValue
+from ..event import limit_changed
 from ..limit import REQUESTS, Concurrency, Limit, Quota, Throttle
 from ..plan import UsagePlan, limit_of
 from ..rule.charge import advanced, evaluate, read
@@ -50,8 +51,6 @@ def override(request: Request, entry: Entry | None, subject: Subject | None, opt
     found = [s for s in states if not s.limit.level and s.limit.route == route and s.limit.name in wanted]
     before, after = ([_told(other) for other in those if other[:3] == mine] for those in (had, kept))
     if before != after:
-        from ..event import limit_changed  # noqa: PLC0415 -- loaded where something is changed
-
         kind = "override.set" if after else "override.cleared"
         told = [those[0] if those else None for those in (before, after)]
         where = {"key": entry.key, "plan": plan.id, "api": request.api}

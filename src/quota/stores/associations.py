@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import attrs
 
 from ..account import Account
 from ..clock import to_datetime
 from ..errors import InvalidValue, PlanConflict
+from ..event import By, Draft, association_changed
 from ..key import ApiKey, ScheduledPlan
 from ..limit import Quota
 from ..operations.request import Entry, Scheduled, settled
 from ..plan import UsagePlan
-
-if TYPE_CHECKING:
-    from ..event import By, Draft
 
 PERIOD_END = "period_end"
 """In place of an instant: the end of the longest calendar quota of the plan that a key leaves."""
@@ -86,8 +83,6 @@ def _without(plans: Mapping[str, UsagePlan], api: str) -> dict[str, UsagePlan]:
 
 def placed(old: Entry, new: Entry, plan: UsagePlan, now: int, by: By | None) -> tuple[Draft, ...]:
     """Tell of what became other between a key and a plan's api: which plan it is on, and which it goes to when."""
-    from ..event import association_changed  # noqa: PLC0415 -- loaded where something is changed
-
     before, after = (_standing(entry, plan.api) for entry in (settled(old, now), new))
     return association_changed(old.key, plan, before, after, by)
 

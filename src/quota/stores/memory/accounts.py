@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...account import Account, check_levels, cycle, not_empty
 from ...errors import PlanConflict, UnknownAccount
-from ...event import account_changed, account_placed
+from ...event import By, account_changed, account_placed
 from ...operations import perform
 from ...operations.request import Entry, Request
 from ...plan import UsagePlan
@@ -16,9 +16,6 @@ from ...process.atomic import Step
 from ...rule.subject import Subject
 from .entries import AccountEntry, Stripe
 from .one_meter import NoMeter
-
-if TYPE_CHECKING:
-    from ...event import By
 
 
 def _known(store: Any, account_id: str) -> AccountEntry:

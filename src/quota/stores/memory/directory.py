@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...account import Account
+from ...event import By
 from ...key import ApiKey, Caller
 from ...operations.request import Entry, Request, Upper, settled
 from ...plan import UsagePlan
@@ -16,9 +17,6 @@ from ...rule.record import Record
 from ..associations import told
 from .entries import AccountEntry, KeyEntry, Stripe
 from .one_meter import NoMeter, OneMeter
-
-if TYPE_CHECKING:
-    from ...event import By
 
 
 @cache

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import cache, partial
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 from ...errors import UnknownPlan
+from ...event import By, plan_changed
 from ...key import Caller
 from ...operations.request import Entry
 from ...plan import UsagePlan
@@ -17,23 +18,13 @@ from ..base import is_new
 from .binding import Shapes
 from .entries import AccountEntry, KeyEntry, KeyPlans
 from .one_meter import NoMeter, OneMeter
-
-if TYPE_CHECKING:
-    from ...event import By
-
-
-@cache
-def events_of() -> Any:
-    """Return what makes events of changes: loaded with the first one."""
-    from ... import event as events  # noqa: PLC0415 -- as above
-
-    return events
+from .outbox import MemoryOutbox
 
 
 class Plans:
     """Plans, each change of which binds on the very next call of all."""
 
-    _outbox: Any
+    _outbox: MemoryOutbox
     rooms: dict[bytes | str | Caller, OneMeter | NoMeter]
     _directory: Any
     _everything: Callable[[], AbstractContextManager[None]]
@@ -52,7 +43,7 @@ class Plans:
             change = None if old is None or old.api == plan.api else partial(moved, old=old, new=plan)
             steps = [] if change is None else self._for_all_on(plan.id, change, now)
             steps = [*self._buried(plan.id), *steps, (self._plans.__setitem__, plan.id, plan)]
-            self._outbox.at_once(steps, events_of().plan_changed(old, plan, by))
+            self._outbox.at_once(steps, plan_changed(old, plan, by))
 
     def _buried(self, plan_id: str) -> list[Step]:
         """The steps that end every headroom of a plan."""
@@ -76,7 +67,7 @@ class Plans:
             plan = self.get_plan(plan_id)
             steps = self._for_all_on(plan_id, partial(deprived, plan=plan), now)
             steps = [*self._buried(plan_id), *steps, (self._plans.pop, plan_id)]
-            self._outbox.at_once(steps, events_of().plan_changed(plan, None, by))
+            self._outbox.at_once(steps, plan_changed(plan, None, by))
 
     def get_plan(self, plan_id: str) -> UsagePlan:
         plan = self._plans.get(plan_id)

@@ -7,15 +7,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakValueDictionary
 
 from ...errors import InvalidValue, PlanConflict, UnknownKey
+from ...event import By, Event, key_added, key_changed, key_removed
 from ...key import ApiKey, Caller, new_number
 from ...operations import perform
 from ...operations.request import Entry, Request
 from ...plan import UsagePlan
-from ...process.atomic import Step, at_once
+from ...process.atomic import Step
 from ...process.forks import across_forks
 from ...rule.record import Record
 from ...rule.subject import Subject
@@ -26,11 +27,8 @@ from .callers import Callers
 from .directory import Directory
 from .entries import AccountEntry, KeyEntry, KeyPlans, Stripe
 from .one_meter import NoMeter, OneMeter
-from .plans import Plans, events_of
-
-if TYPE_CHECKING:
-    from ...event import By, Event
-    from .outbox import MemoryOutbox
+from .outbox import MemoryOutbox
+from .plans import Plans
 
 
 class MemoryStore(Callers, Directory, Plans, Binding):
@@ -58,8 +56,7 @@ class MemoryStore(Callers, Directory, Plans, Binding):
         across_forks(self._directory, *(stripe.lock for stripe in self._stripes))
         if type(most_events) is not int or not 1 <= most_events <= 10**9:
             raise InvalidValue("most_events", most_events, "a whole number of events, 1 to 1000000000")
-        self._most_events = most_events
-        self._outboxes: dict[str, MemoryOutbox] = {}
+        self._outbox = MemoryOutbox(most_events, self.options)
         self._plans: dict[str, UsagePlan] = {}
         self._sorted: list[str] | None = None
         self._shapes: dict[str, Shapes] = {}
@@ -164,20 +161,7 @@ class MemoryStore(Callers, Directory, Plans, Binding):
                     steps += self._kept(place)
                 else:
                     steps.append((place.stripe.round.append, place))
-        if subject.told:
-            self._outbox.at_once(steps, subject.told)
-        else:
-            at_once(*steps)
-
-    @property
-    def _outbox(self) -> MemoryOutbox:
-        """Return the outbox, made with the first event; of two that threads make at once, one."""
-        found = self._outboxes.get("")
-        if found is None:
-            from .outbox import MemoryOutbox  # noqa: PLC0415 -- not loaded where nothing is changed
-
-            found = self._outboxes.setdefault("", MemoryOutbox(self._most_events, self.options))
-        return found
+        self._outbox.at_once(steps, subject.told)
 
     @contextmanager
     def _everything(self) -> Iterator[None]:
@@ -220,7 +204,7 @@ class MemoryStore(Callers, Directory, Plans, Binding):
                 self._check_digests(key, None)
             plans = [[self.get_plan(id_) for id_ in ids] for _, ids in keys]
             ons = [self._key_plans({plan.api: plan.id for plan in on}) for on in plans]
-            told = [one for (key, _), on in zip(keys, plans, strict=True) for one in events_of().key_added(key, on, by)]
+            told = [one for (key, _), on in zip(keys, plans, strict=True) for one in key_added(key, on, by)]
             stripes = [self._stripe(key.account) for key, _ in keys]
             for stripe in sorted(set(stripes), key=self._stripes.index):
                 locks.enter_context(stripe.exclusive())
@@ -251,7 +235,7 @@ class MemoryStore(Callers, Directory, Plans, Binding):
             # In this order: a secret that stays is never unknown, not even for an instant.
             gone = [(self.rooms.pop, digest) for digest in stale]
             steps = [(setattr, key_entry, "key", key), (self.rooms.update, self._references(key_entry, key)), *gone]
-            self._outbox.at_once(steps, events_of().key_changed(key_entry.key, key, by))
+            self._outbox.at_once(steps, key_changed(key_entry.key, key, by))
             return self._told(key_entry)
 
     def drop_key(self, key_id: str, by: By | None = None) -> None:
@@ -269,7 +253,7 @@ class MemoryStore(Callers, Directory, Plans, Binding):
                     steps.append((account.stripe.round.append, account))
             gone = [(self.rooms.pop, ref) for ref in (key_id, *(secret.digest for secret in key_entry.key.secrets))]
             steps += [(setattr, key_entry, "record", None), *gone]
-            self._outbox.at_once(steps, events_of().key_removed(key_entry.key, by))
+            self._outbox.at_once(steps, key_removed(key_entry.key, by))
             key_entry.stripe.sweep()
 
     def get_key(self, key_id: str) -> ApiKey:
