@@ -20,9 +20,9 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _key: Callable[[str, type], Any] = getattr(web, "RequestKey", lambda name, _: name)  # texts, before aiohttp had keys
 DECISION = _key("quota", Decision)
-"""Where a handler finds the decision: ``request[DECISION]``, with its ``key``, ``plan`` and ``limits``."""
+"""The key of the decision in a handler's request: ``request[DECISION]``, with its ``key``, ``plan`` and ``limits``."""
 ACTUAL = _key("quota_actual", object)
-"""Where a handler says what a response used, with ``charge="response"``: ``request[ACTUAL] = 7``."""
+"""The key under which a handler says what a response used, with ``charge="response"``: ``request[ACTUAL] = 7``."""
 _HEADERS, _REQUEST = _key("quota_headers", dict), "quota.request"
 
 

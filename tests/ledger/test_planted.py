@@ -291,7 +291,8 @@ BUGS = {
     "one too many is in flight": ("rule/charge.py", "bool(takes) and reading >= limit.limit", "bool(takes) and reading > limit.limit"),
     "a plain call needs no slot": (
         "rule/charge.py", "refused = bool(takes) and reading >= limit.limit", "refused = bool(takes) and reading >= limit.limit and len(waits) > 9"),
-    "extending revives what lapsed": ("operations/reservations.py", "if any(hold is not None and not hold.still_open for hold in holds):", "if False:"),
+    "extending revives what lapsed": ("operations/reservations.py", "if holds[0] is None or any(hold is not None and not hold.still_open for hold in holds):", "if False:"),
+    "extending answers for what is forgotten": ("operations/reservations.py", "if holds[0] is None or any(", "if any("),
     "extending makes it shorter": ("operations/reservations.py", "hold is not None and hold.until < until", "hold is not None"),
     "what was spent comes back by a cancel": (
         "operations/reservations.py", "record.give_back(found.taken_at, found.takes)",

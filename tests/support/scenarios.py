@@ -331,6 +331,14 @@ def a_commit_records_what_was_used(q):
     assert _standing(ledger, key) == {"requests/day": 6}
 
 
+def what_lapsed_days_ago_is_not_held_longer(q):
+    ledger, clock, key, secret = _ledger(q, "9/week")
+    held = ledger.reserve(secret, 2, ttl=timedelta(seconds=1))
+    clock.advance(timedelta(days=2))
+    assert _raises(q.ReservationClosed, lambda: held.extend(timedelta(seconds=1)))
+    assert _standing(ledger, key) == {"requests/week": 0}
+
+
 def a_slot_is_one_call_s_until_it_is_over(q):
     ledger, clock, key, secret = _ledger(q, "2 concurrent, 90/day")
     first, second = (ledger.reserve(secret, 4, ttl=timedelta(seconds=5), route=route) for route in ("r", None))

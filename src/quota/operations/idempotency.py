@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ..decision import Decision, Details
@@ -16,9 +17,13 @@ _PLAIN = ("consume",)
 
 def asked(request: Request) -> tuple[Any, ...]:
     """Return all that a retry must have in common with the call that it repeats."""
-    takes = None if request.takes is None else tuple(sorted(request.takes.items()))
     kind = ("reserve", request.ttl) if request.op == "reserve" else (request.op,) if request.op == "commit" else _PLAIN
-    return kind[0], request.api, request.route, takes, *kind[1:]
+    return *asked_for(kind[0], request.api, request.route, request.takes), *kind[1:]
+
+
+def asked_for(kind: str, api: str, route: str | None, takes: Mapping[str, int] | None) -> tuple[Any, ...]:
+    """Return the same of a call that has no time to it."""
+    return kind, api, route, None if takes is None else tuple(sorted(takes.items()))
 
 
 def remembered(subject: Subject, request: Request) -> RememberedRequest | None:

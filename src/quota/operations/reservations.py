@@ -189,7 +189,7 @@ def _added(groups: Groups, at: int, part: Amounts) -> Groups:
 
 
 def _places(hold: Hold, route_plan: RoutePlan | None) -> list[tuple[str, str]]:
-    """Where a reservation counts: on the api, and on its route if it did when it was made."""
+    """Name the meters of a reservation: the api's, and its route's if it counted there when it was made."""
     parts = [hold.takes, *(part for _, part in hold.spent)]
     found = list(dict.fromkeys((amount.api, amount.route) for part in parts for amount in part))
     if not found:

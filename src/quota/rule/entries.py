@@ -62,7 +62,7 @@ class Hold(NamedTuple):
 
     @property
     def place(self) -> tuple[str, ...]:
-        """Where it is in flight: its api, and all names of its route."""
+        """The places that it is in flight at: its api, and all names of its route."""
         return self.api, self.route, *self.also
 
     def held(self) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from hypothesis import strategies as st
@@ -32,22 +33,30 @@ class FlightMachine(ReportMachine):
                 event.units, event.hold = 0, ""
         self.model.slots = [slot for slot in self.model.slots if slot.hold != f"hold {index}"]
 
+    def _found(self, which: int, ask: Callable[[Any], object]) -> tuple[int, int] | None:
+        """Return a reservation that is there and the instant; None where what is asked of it is refused, as it must be."""
+        index = which % len(self.held)
+        id_, era, held, _, _ = self.held[index]
+        key = self.model.keys.get(id_)
+        if key is None:
+            return None
+        if key.era != era or not self._mine(index, id_):
+            raises((ReservationClosed, ClockSkew), lambda: ask(held))
+            return None
+        try:
+            return index, self.model.instant(key, self.now)
+        except Skewed:
+            raises(ClockSkew, lambda: ask(held))
+            return None
+
     @precondition(lambda self: self.held)
     @rule(which=st.integers(0, 30), actual=COSTS.filter(bool), elsewhere=st.booleans())
     def spend(self, which: int, actual: Any, elsewhere: bool) -> None:
-        index = which % len(self.held)
+        found = self._found(which, lambda held: held.spend(actual))
+        if found is None:
+            return
+        index, now = found
         id_, era, held, api, route = self.held[index]
-        key = self.model.keys.get(id_)
-        if key is None:
-            return
-        if key.era != era or not self._mine(index, id_):
-            raises((ReservationClosed, ClockSkew), lambda: held.spend(actual))
-            return
-        try:
-            now = self.model.instant(key, self.now)
-        except Skewed:
-            raises(ClockSkew, lambda: held.spend(actual))
-            return
         try:
             if elsewhere:  # another process found it, and goes on with it
                 held = self.ledger.reservation(held.id)
@@ -66,19 +75,11 @@ class FlightMachine(ReportMachine):
     @precondition(lambda self: self.held)
     @rule(which=st.integers(0, 30), ttl=TTLS)
     def extend(self, which: int, ttl: int) -> None:
-        index = which % len(self.held)
-        id_, era, held, api, route = self.held[index]
-        key = self.model.keys.get(id_)
-        if key is None:
+        found = self._found(which, lambda held: held.extend(ttl))
+        if found is None:
             return
-        if key.era != era or not self._mine(index, id_):
-            raises((ReservationClosed, ClockSkew), lambda: held.extend(ttl))
-            return
-        try:
-            now = self.model.instant(key, self.now)
-        except Skewed:
-            raises(ClockSkew, lambda: held.extend(ttl))
-            return
+        index, now = found
+        id_, _, held, api, route = self.held[index]
         if self.model.extend(id_, f"hold {index}", ttl, api, route, self.now):
             held.extend(ttl)
             self._book(id_, api).extend(held.id, now + ttl)

@@ -688,7 +688,7 @@ class Model(PlansOfKeys):
         return {} if lapsed else within
 
     def _routes(self, hold: str) -> tuple[str, ...] | None:
-        """Where a reservation counts, once it has counted."""
+        """Return the meters of a reservation, once it has counted."""
         return next((event.routes for event in self.events if event.hold in (hold, f"spent {hold}")), None)
 
     def extend(self, id_: str, hold: str, ttl: int, api: str, route: str | None, now: int) -> bool:

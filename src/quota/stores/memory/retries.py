@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ...decision import Decision
-from ...limit import REQUESTS, parse_cost
+from ...limit import parse_cost
 from ...operations.headroom import Replayed, SeveralMeters, Told
-from ...operations.idempotency import id_of
+from ...operations.idempotency import asked_for, id_of
 from ...operations.request import barred
 from ...operations.shape import DEFAULT
 from ...process.atomic import at_once
@@ -46,7 +46,14 @@ def take_named(  # noqa: C901 -- in line, as the plainest call
             until = own.until
             if until:
                 own.close()
-            told = _take(room, amounts, now, name, ttl, ("consume", api, route, _takes(cost)))
+            told = _take(
+                room,
+                amounts,
+                now,
+                name,
+                ttl,
+                asked_for("consume", api, route, None if cost is DEFAULT else parse_cost(cost)),
+            )
             if until:
                 own.open(room.own)
             mine = stripe.busy = False
@@ -79,10 +86,3 @@ def _take(
         remembered = _new(RememberedRequest, (now + ttl, name, "", plan.id, room.shape.share("asked", asked), decision))
         at_once(*room.steps(decision._found, now), *record.remembering(remembered, now))
     return None if allowed is None else decision
-
-
-def _takes(cost: Any) -> tuple[tuple[str, int], ...] | None:
-    """Return a valid cost as a retry must repeat it."""
-    if cost is DEFAULT:
-        return None
-    return ((REQUESTS, cost),) if type(cost) is int else tuple(sorted(parse_cost(cost).items()))

@@ -41,4 +41,4 @@ def templates(app: Any) -> Finder | None:
 
 
 _INSIDE = ("app", "application", "wsgi_app", "wsgi_application")
-"""Where middlewares keep the application behind them."""
+"""The names under which middlewares keep the application behind them."""

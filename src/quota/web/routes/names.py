@@ -63,7 +63,7 @@ class Names:
         name = kept.get(place)
         if name is None:
             name = self._ask(method, path, request)
-            # What no route was found for is not kept, nor what is long: requests without a key come this far too.
+            # A path that no route was found for is not kept, nor a long one: requests without a key come this far too.
             if name is not None and len(method) + len(path) + len(place[3]) <= _LONGEST:
                 if len(kept) >= _MOST:
                     kept.clear()
