@@ -11,6 +11,7 @@ from typing import Any, Unpack
 from .decision import Decision, Reason
 from .errors import InvalidCost, InvalidValue, QuotaError
 from .ledger.aio import AsyncLedger
+from .ledger.reservations.settling import kept_alive
 from .ledger.sync import Ledger
 from .operations.shape import DEFAULT
 from .stores.memory.store import MemoryStore
@@ -111,7 +112,7 @@ class QuotaMiddleware:
 
     async def _held(self, holding: Coroutine[Any, Any, Any]) -> Any:
         """The reservation; given back if the request is cancelled while the store is still at it."""
-        task = _kept_alive(holding)
+        task = kept_alive(holding)
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -120,7 +121,7 @@ class QuotaMiddleware:
 
     def _drop(self, task: asyncio.Task[Any]) -> None:
         if not task.cancelled() and task.exception() is None and task.result():
-            _kept_alive(self.ask(task.result().cancel))
+            kept_alive(self.ask(task.result().cancel))
 
     async def ask(self, method: Callable[..., Any], *args: Any, **keywords: Any) -> Any:
         """Ask the ledger without keeping the event loop waiting."""
@@ -129,17 +130,6 @@ class QuotaMiddleware:
         if isinstance(self._ledger, Ledger):
             return await asyncio.to_thread(method, *args, **keywords)
         return await method(*args, **keywords)
-
-
-_running: set[asyncio.Task[Any]] = set()
-
-
-def _kept_alive(work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-    """A task that goes on when nobody waits for it any more: the event loop itself holds tasks only weakly."""
-    task = asyncio.ensure_future(work)
-    _running.add(task)
-    task.add_done_callback(_running.discard)
-    return task
 
 
 @lru_cache(maxsize=64)
@@ -273,7 +263,7 @@ class Exchange:
         if self._middleware._at_once:
             await work
         else:
-            await asyncio.shield(_kept_alive(work))
+            await asyncio.shield(kept_alive(work))
 
     async def _close(self) -> None:
         gate, reservation, ask = self._middleware.gate, self._reservation, self._middleware.ask

@@ -55,7 +55,7 @@ def limited(
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         _check(function, ledger)
         require: Callable[..., Any] = functools.partial(ledger.require, api=api, route=route)
-        if not _awaited(function):
+        if not awaited(function):
 
             @functools.wraps(function)
             def charged(*args: Any, **kwargs: Any) -> Any:
@@ -83,7 +83,7 @@ def _at_once(require: Callable[..., Any]) -> Callable[..., Any]:
     return required
 
 
-def _awaited(function: Any) -> bool:
+def awaited(function: object) -> bool:
     """Tell a coroutine function, or an object that is called like one."""
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004 -- which
 
@@ -94,7 +94,7 @@ def _check_settings(ledger: object, key: object, cost: Any, api: str, route: str
     if not callable(key) and not (key is None or isinstance(key, (str, ApiKey, Caller))):
         raise InvalidValue("key", type(key), "a secret, an ApiKey, a Caller, or a callable that returns one")
     for name, value in (("key", key), ("cost", cost)):
-        if callable(value) and _awaited(value):
+        if callable(value) and awaited(value):
             raise InvalidValue(name, value, "a callable that is not async")
     if not (callable(cost) or cost is DEFAULT):
         parse_cost(cost)
@@ -108,7 +108,7 @@ def _check(function: Any, ledger: object) -> None:
     for one in (function, getattr(function, "__call__", None)):  # noqa: B004 -- which
         if inspect.isgeneratorfunction(one) or inspect.isasyncgenfunction(one):
             raise InvalidValue("function", function, "no generator function: calling one runs nothing yet")
-    if isinstance(ledger, AsyncLedger) and not _awaited(function):
+    if isinstance(ledger, AsyncLedger) and not awaited(function):
         raise InvalidValue(
             "function", function, "an async function, as an AsyncLedger is awaited; a Ledger is for both"
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from http import HTTPStatus
-from inspect import iscoroutinefunction
 from typing import Any, Literal, NamedTuple, Required, TypedDict
 
 import attrs
@@ -13,6 +12,7 @@ import attrs
 from ..clock import DAY_US, span_us
 from ..decision import Decision
 from ..errors import InvalidValue, check_text
+from ..ledger.limited import awaited
 from ..limit import REQUESTS, Cost, Limit, Quota, Throttle
 from ..limit_text import parse_limits
 from .addresses import Anonymous
@@ -185,7 +185,7 @@ _OF_DECISION = ("refuse", "report")
 
 def check_called(name: str, value: object) -> None:
     """Raise ``InvalidValue`` for a callable that nobody would await: a coroutine is true, whatever comes of it."""
-    if iscoroutinefunction(value) or iscoroutinefunction(getattr(value, "__call__", None)):  # noqa: B004 -- which
+    if awaited(value):
         raise InvalidValue(name, value, "a callable that is not async")
 
 
