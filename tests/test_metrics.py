@@ -94,6 +94,20 @@ def test_units_are_counted_once(registry):
     assert found["quota_decisions_total", "free", "", "OK"] == 5
 
 
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "found"])
+def test_what_is_spent_is_counted_as_it_is(registry, elsewhere):
+    """Of a commit the rest is; whoever settles it, and whatever else is asked of it."""
+    ledger, _, secret = with_key(limits="1000 tokens/day")
+    instrument(ledger, registry)
+    held = ledger.reserve(secret, {"tokens": 500}, ttl=1_000_000)
+    held = ledger.reservation(held.id) if elsewhere else held
+    held.spend({"tokens": 20})
+    held.extend(2_000_000)
+    assert scraped(registry)["quota_units_total", "free", "tokens"] == 20
+    held.commit({"tokens": 70})
+    assert scraped(registry)["quota_units_total", "free", "tokens"] == 70
+
+
 def test_a_store_that_cannot_be_asked(registry):
     """Its seconds count, the ledger's answer counts, and a settlement that was not written is told."""
     ledger, _, secret = with_key(on_unavailable="allow")

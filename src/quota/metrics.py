@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from inspect import iscoroutinefunction
+from types import MappingProxyType
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -26,6 +27,7 @@ SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1
 """Bounds of the histogram's buckets: from a call within a process to a store that is waited for until its timeout."""
 
 Method = Callable[..., Any]
+_NOTHING: Mapping[str, int] = MappingProxyType({})
 Ended = Callable[[Any, QuotaError | None, tuple[Any, ...], Mapping[str, Any], float], None]
 """Told of a call that ended: its answer, its error, its arguments, and the seconds it took."""
 
@@ -78,12 +80,13 @@ class _Figures:
         labels = (plan.id, api) if plan is not None else ("", "")
         self._of(self._decisions, *labels, decision.reason.value).inc()
 
-    def _admitted(self, decision: Decision) -> None:
+    def _admitted(self, decision: Decision, before: Mapping[str, int] = _NOTHING) -> None:
+        """Count the units of a decision, less those that were counted before."""
         plan = decision.plan
         if decision.allowed and plan is not None and not decision.replayed:
             cost = decision.cost
             for unit, units in ({REQUESTS: cost} if isinstance(cost, int) else cost).items():
-                self._of(self._units, plan.id, unit).inc(units)
+                self._of(self._units, plan.id, unit).inc(units - before.get(unit, 0))
 
     def consumed(self, decision: Any, _error: Any, _args: Any, named: Mapping[str, Any], _seconds: float) -> None:
         """Count a decision and its units."""
@@ -92,16 +95,19 @@ class _Figures:
             self._admitted(decision)
 
     def reserved(self, held: Any, _error: Any, _args: Any, named: Mapping[str, Any], _seconds: float) -> None:
-        """Count a decision, and its units when they are committed."""
+        """Count a decision; its units are counted as they are spent and committed."""
         if held is not None:
             self._decided(held.decision, named.get("api", ""))
-            held._close = _watched(held._close, self._settled)
 
-    def _settled(self, decision: Any, error: Any, _args: Any, _named: Any, _seconds: float) -> None:
+    def settled(self, answer: Any, error: Any, args: tuple[Any, ...], _named: Any, _seconds: float) -> None:
+        """Count what became of a reservation, whoever made it."""
+        held, op, _ = args
         if isinstance(error, (StoreBusy, StoreUnavailable)):
             self._unsettled.inc()
-        elif decision is not None:
-            self._admitted(decision)
+        elif error is None and op == "spend":
+            self._admitted(answer if isinstance(answer, Decision) else answer[0])
+        elif error is None and op == "commit":
+            self._admitted(answer, held.spent)
 
     def asked(self, _answer: Any, _error: Any, args: tuple[Any, ...], _named: Any, seconds: float) -> None:
         """Time a request to the store."""
@@ -126,7 +132,7 @@ def instrument(ledger: Ledger | AsyncLedger, registry: CollectorRegistry | None 
     """Count what a ledger decides, from now on, on a Prometheus registry (by default the process's own).
 
     Counters: ``quota_decisions_total`` by plan, api and reason (``consume``, ``require``, ``acquire`` and ``reserve``;
-    ``peek`` is none), ``quota_units_total`` by plan and unit (of a reservation when it is committed),
+    ``peek`` is none), ``quota_units_total`` by plan and unit (of a reservation as it is spent and committed),
     ``quota_settlements_failed_total``. Histogram: ``quota_store_seconds`` by operation, with leases of the store behind
     them. Gauges: ``quota_leased_units`` by unit, ``quota_store_away``. A second call for the same ledger and registry
     changes nothing.
@@ -148,6 +154,7 @@ def instrument(ledger: Ledger | AsyncLedger, registry: CollectorRegistry | None 
     _watch(ledger, "consume", figures.consumed)
     _watch(ledger, "acquire", figures.consumed)
     _watch(ledger, "reserve", figures.reserved)
+    _watch(ledger, "_settle", figures.settled)
     store: Any = ledger.store
     while hasattr(store, "store"):
         store = store.store
