@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...errors import UnknownPlan
 from ...event import By, plan_changed
@@ -18,7 +18,9 @@ from ..base import is_new
 from .binding import Shapes
 from .entries import AccountEntry, KeyEntry, KeyPlans
 from .one_meter import NoMeter, OneMeter
-from .outbox import MemoryOutbox
+
+if TYPE_CHECKING:
+    from .outbox import MemoryOutbox
 
 
 class Plans:

@@ -27,7 +27,6 @@ from .callers import Callers
 from .directory import Directory
 from .entries import AccountEntry, KeyEntry, KeyPlans, Stripe
 from .one_meter import NoMeter, OneMeter
-from .outbox import MemoryOutbox
 from .plans import Plans
 
 
@@ -56,6 +55,8 @@ class MemoryStore(Callers, Directory, Plans, Binding):
         across_forks(self._directory, *(stripe.lock for stripe in self._stripes))
         if type(most_events) is not int or not 1 <= most_events <= 10**9:
             raise InvalidValue("most_events", most_events, "a whole number of events, 1 to 1000000000")
+        from .outbox import MemoryOutbox  # noqa: PLC0415 -- paid for by who opens a store in memory
+
         self._outbox = MemoryOutbox(most_events, self.options)
         self._plans: dict[str, UsagePlan] = {}
         self._sorted: list[str] | None = None
