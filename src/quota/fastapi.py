@@ -10,7 +10,7 @@ from fastapi.openapi.models import APIKey, APIKeyIn, HTTPBearer
 from fastapi.requests import HTTPConnection
 from fastapi.security.base import SecurityBase
 
-from .asgi import QuotaMiddleware, method_of, nowhere, path_of, preflight_of
+from .asgi import Exchange, QuotaMiddleware, method_of, nowhere, path_of, preflight_of
 from .decision import Decision
 from .errors import InvalidValue
 from .ledger.aio import AsyncLedger
@@ -41,6 +41,9 @@ class QuotaKey(SecurityBase):
     ``ledger`` and ``settings`` as of ``quota.asgi.QuotaMiddleware``, charging on arrival. OpenAPI shows the first place
     of ``key``. Give it an instance: ``Annotated[Decision, Depends(QuotaKey(ledger, on_unavailable="deny"))]``.
 
+    A call has its place in flight until its response has been sent, or its WebSocket has ended (FastAPI 0.118 or
+    later; before, until it was decided: use the middleware there).
+
     Raises:
         InvalidValue: as the middleware, and for settings that only it can honour.
     """
@@ -48,7 +51,7 @@ class QuotaKey(SecurityBase):
     def __init__(
         self, ledger: AsyncLedger | Ledger, *, scheme_name: str = "QuotaKey", **settings: Unpack[Settings]
     ) -> None:
-        for name in ("charge", "success", "actual", "ttl", "exempt"):
+        for name in ("charge", "success", "actual", "exempt"):
             if name in settings:
                 raise InvalidValue(name, settings.get(name), "nothing here; QuotaMiddleware has it")
         self._ledger = ledger
@@ -68,7 +71,14 @@ class QuotaKey(SecurityBase):
             raise HTTPException(preflight.status, headers=dict(preflight.headers))
         body = _Read(connection, gate.most_body) if gate.cost_from_body and isinstance(connection, Request) else None
         path = path_of(scope, gate)
-        decision = gate.unasked() if preflight else (await front.decide(scope, method, path, body))[0]
+        decision, held = (gate.unasked(), None) if preflight else await front.decide(scope, method, path, body)
+        if held is not None:
+            exchange = Exchange(front, held, scope, [], frozenset())
+            stack = scope.get("fastapi_middleware_astack")
+            if stack is None:
+                await exchange.settle()
+            else:
+                stack.push_async_callback(exchange.settle)
         for read in ("_headers", "_query_params", "_url"):  # what Starlette keeps of the scope as it was
             vars(connection).pop(read, None)
         if preflight:

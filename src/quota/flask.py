@@ -44,7 +44,8 @@ class Quota:
     ``ledger``: a ``Ledger``, or the URL of its store. ``everywhere=False``: only the views that are ``limited``.
     ``settings``: see ``Settings``; callables are given Flask's request. All of them may come from the application's
     configuration instead (``QUOTA_LEDGER``, ``QUOTA_ON_UNAVAILABLE``), with ``init_app``. A view finds the decision in
-    ``flask.g.quota``; what a response used it says in ``flask.g.quota_actual``.
+    ``flask.g.quota``; what a response used it says in ``flask.g.quota_actual``, or spends it as it streams of
+    ``flask.g.quota_reservation``.
 
     Raises:
         InvalidValue: for a setting that cannot be meant.
@@ -122,6 +123,7 @@ class _Hooks:
             vars(request).pop(read, None)
         request.query_string = environ.get("QUERY_STRING", "").encode("latin-1")
         flask.g.quota = decision
+        flask.g.quota_reservation = environ.get("quota.reservation")
         if not decision.allowed and not gate.shadow:
             answer = gate.refusal(decision, method, environ)
             if answer.status not in default_exceptions:
@@ -139,7 +141,7 @@ class _Hooks:
         for name, value in own.items():
             response.headers[name] = value
         if exchange is not None:
-            exchange.begin(response.status_code)
+            exchange.begin(response.status_code, response.headers.items())
             if response.is_streamed:
                 exchange.carry(response.response)
                 response.response = exchange
