@@ -9,13 +9,14 @@ from typing import Any, Unpack
 
 from aiohttp import Payload, web
 
-from .asgi import Exchange, QuotaMiddleware, nowhere, preflight_of
+from .asgi import QuotaMiddleware, nowhere, preflight_of
 from .decision import Decision
 from .errors import InvalidValue
 from .ledger.aio import AsyncLedger
 from .ledger.reservations.handle import AsyncReservation
 from .ledger.sync import Ledger
 from .web.gate import Answer, Settings
+from .web.responses.awaited import Exchange
 from .web.settings import seeing
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from functools import lru_cache, partial
-from traceback import walk_tb
 from typing import Any, Unpack
 
 from .decision import Decision, Reason
-from .errors import InvalidCost, InvalidValue, QuotaError
+from .errors import InvalidValue, QuotaError
 from .ledger.aio import AsyncLedger
 from .ledger.reservations.again import whole
 from .ledger.reservations.handle import AsyncReservation
@@ -20,21 +18,11 @@ from .ledger.sync import Ledger
 from .operations.shape import DEFAULT
 from .stores.memory.store import MemoryStore
 from .web.bodies import Body
-from .web.exchange import Carried
-from .web.gate import KEPT, UNDECIDED, Answer, Gate, Settings, log
+from .web.gate import UNDECIDED, Answer, Gate, Settings
+from .web.responses.awaited import STARTS, Exchange, Message, Pairs, Receive, Scope, Send, with_fields
 from .web.routes import below, templates
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
-Pairs = list[tuple[bytes, bytes]]
-
-_STARTS = frozenset(("http.response.start", "websocket.accept", "websocket.http.response.start"))
-_PARTS = frozenset(("http.response.body", "websocket.http.response.body"))
-_ENDS = frozenset(("http.response.pathsend", "websocket.close"))
-_GONE = frozenset(("http.disconnect", "websocket.disconnect"))
 
 
 class QuotaMiddleware:
@@ -85,7 +73,7 @@ class QuotaMiddleware:
         elif own:
 
             def sending(message: Message) -> Awaitable[None]:  # the server's own awaitable: no coroutine more a message
-                return send(_with(message, own, names) if message["type"] in _STARTS else message)
+                return send(with_fields(message, own, names) if message["type"] in STARTS else message)
 
             await self.app(scope, receive, sending)
         else:
@@ -207,12 +195,6 @@ def preflight_of(scope: Scope, gate: Gate) -> Answer | None:
     return gate.preflighted(asked.decode("latin-1"), names.decode("latin-1"))
 
 
-def _with(message: Message, own: Pairs, names: frozenset[bytes]) -> Message:
-    """The start of a response with our headers in place of any of the same name."""
-    kept = [pair for pair in message.get("headers") or () if pair[0].lower() not in names]
-    return {**message, "headers": kept + own}
-
-
 async def _answer(answer: Answer, scope: Scope, receive: Receive, send: Send) -> None:
     """Answer in place of the application; a WebSocket upgrade with the same response, where the server can send one."""
     kind = "http.response"
@@ -225,166 +207,6 @@ async def _answer(answer: Answer, scope: Scope, receive: Receive, send: Send) ->
     fields, _ = _encoded(dict(answer.headers))
     await send({"type": f"{kind}.start", "status": answer.status, "headers": fields})
     await send({"type": f"{kind}.body", "body": answer.body})
-
-
-class Exchange(Carried):
-    """One response that holds something, settled when it has ended: before its last part is sent, or as it fails."""
-
-    def __init__(
-        self, middleware: QuotaMiddleware, reservation: AsyncReservation, scope: Scope, own: Pairs,
-        names: frozenset[bytes],
-    ) -> None:  # fmt: skip
-        super().__init__(middleware.gate, reservation)
-        self._middleware = middleware
-        self._scope = scope
-        self._own = own
-        self._names = names
-        self._gone = False
-        self._closing = False
-        self._committed: Decision | None = None
-        self._loop = asyncio.get_running_loop()
-        self._wait()
-
-    async def run(self, receive: Receive, send: Send) -> None:
-        async def receiving() -> Message:
-            message = await receive()
-            self._gone = self._gone or message["type"] in _GONE
-            return message
-
-        async def sending(message: Message) -> None:
-            if message["type"] in _STARTS:
-                message = _with(message, self._own, self._names)
-            await self._before(message)
-            try:
-                await send(message)
-            except OSError:
-                self._gone = True
-                raise
-
-        try:
-            await self._middleware.app(self._scope, receiving, sending)
-        except asyncio.CancelledError:
-            raise
-        except BaseException as error:
-            if not self._gone:
-                self._status = None
-                if self._committed is not None and _broke(error):
-                    await self._through(self._take_back(self._committed))
-            raise
-        finally:
-            await self.settle()
-
-    async def _before(self, message: Message) -> None:
-        """Go by a message that is about to be sent."""
-        kind = message["type"]
-        if kind in _STARTS:
-            await self.begin(101 if kind == "websocket.accept" else message["status"], message["headers"])
-        elif kind in _PARTS:
-            more = bool(message.get("more_body"))
-            if self.ends(message.get("body", b"")) or not more:
-                await self.settle(last=more)
-        elif kind in _ENDS:
-            await self.settle(last=True)
-
-    async def begin(self, status: int, fields: Iterable[tuple[Any, Any]] = ()) -> None:
-        """Go by a response's start, now that it is known: of some it is all that the client gets."""
-        method = method_of(self._scope)
-        if self.starts(method, status, fields) or (self._left == 0 and status != 101):
-            await self.settle(last=True)
-
-    async def fail(self) -> None:
-        """Settle a response that broke."""
-        self._status = None
-        await self.settle()
-
-    async def settle(self, *, last: bool = False) -> None:
-        """Commit or cancel, once, even while the request itself is being cancelled.
-
-        ``last``: now, if it is known what was used: the last part is about to go out.
-        """
-        reservation, gate = self._reservation, self._gate
-        if self._closing or reservation.settled:
-            return
-        kept = gate.kept(self._status, self._scope, self._scope["state"].get("quota_actual"), reservation)
-        if last and gate.charge == "response" and kept[1] is None:
-            return
-        self._closing = True
-        self._timer.cancel()
-        await self._through(self._close(*kept))
-
-    def _wait(self) -> None:
-        self._timer = self._loop.call_later(self.span, _renew, weakref.ref(self))
-
-    async def renew(self) -> None:
-        """Hold it longer, and again after a while."""
-        over = False
-        try:
-            await self._reservation.extend(self._gate.ttl)
-        except Exception as error:  # noqa: BLE001 -- nobody waits for it
-            over = self.outlived(error)
-        if not over and not self._closing:
-            self._wait()
-
-    def __del__(self) -> None:
-        if not self._closing and self.here and not self._reservation.settled:  # its framework dropped it
-            with suppress(RuntimeError):  # the event loop is closed: it lapses
-                self._loop.call_soon_threadsafe(_settle_dropped, self)
-
-    async def _through(self, work: Coroutine[Any, Any, None]) -> None:
-        if self._middleware._at_once:
-            await work
-        else:
-            await asyncio.shield(kept_alive(work))
-
-    async def _close(self, commit: bool, actual: Any) -> None:  # noqa: FBT001 -- as ``kept`` returns them
-        gate, reservation = self._gate, self._reservation
-        try:
-            if not commit:
-                await reservation.cancel()
-                return
-            try:
-                decision = await reservation.commit(actual)
-            except InvalidCost:
-                log.exception(KEPT)
-                actual = None
-                if reservation.spent:
-                    await reservation.cancel()
-                    return
-                decision = await reservation.commit()
-            self._committed = decision
-            gate.tell(decision, self._scope)
-        except QuotaError:
-            used = reservation.decision.cost if actual is None else actual
-            gate.unsettled(reservation, used if commit else None, self._scope)
-
-    async def _take_back(self, committed: Decision) -> None:
-        """Refund a response that was settled as a success and then turned out to have failed."""
-        gate, middleware = self._gate, self._middleware
-        if gate.kept(None, self._scope, self._scope["state"].get("quota_actual"))[0]:
-            return
-        try:
-            await middleware.ask(middleware._ledger.refund, committed)
-        except QuotaError as error:
-            log.error("a stream that broke stays charged: decision %s: %s", committed.id, error)
-
-
-def _renew(exchange: weakref.ref[Exchange]) -> None:
-    lasting = exchange()
-    if lasting is not None:
-        kept_alive(lasting.renew())
-
-
-def _settle_dropped(exchange: Exchange) -> None:
-    kept_alive(exchange.settle())
-
-
-def _broke(error: BaseException) -> bool:
-    """Tell whether a stream broke that Starlette's BaseHTTPMiddleware has ended as if it were whole, raising only then.
-
-    A background task that fails comes the same way: its response was whole.
-    """
-    places = {frame.f_globals.get("__name__") for frame, _ in walk_tb(error.__traceback__)}
-    return "starlette.middleware.base" in places and "starlette.background" not in places
 
 
 async def nowhere(*_: Any) -> None:

@@ -10,13 +10,14 @@ from fastapi.openapi.models import APIKey, APIKeyIn, HTTPBearer
 from fastapi.requests import HTTPConnection
 from fastapi.security.base import SecurityBase
 
-from .asgi import Exchange, QuotaMiddleware, method_of, nowhere, path_of, preflight_of
+from .asgi import QuotaMiddleware, method_of, nowhere, path_of, preflight_of
 from .decision import Decision
 from .errors import InvalidValue
 from .ledger.aio import AsyncLedger
 from .ledger.sync import Ledger
 from .web.bodies import Body
 from .web.gate import Answer, Settings
+from .web.responses.awaited import Exchange
 
 
 class Refused(HTTPException):

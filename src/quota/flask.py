@@ -15,14 +15,15 @@ from .errors import InvalidValue
 from .ledger.sync import Ledger
 from .web.bodies import read_input
 from .web.gate import Answer
+from .web.responses.plain import Exchange
 from .web.routes import KnownRoutes, WerkzeugRoutes
 from .web.settings import Settings, seeing
-from .wsgi import Exchange, QuotaMiddleware, nowhere, preflight_of
+from .wsgi import QuotaMiddleware, nowhere, preflight_of
 
 ViewFunction = TypeVar("ViewFunction", bound=Callable[..., Any])
 
 _MARK = "__quota__"
-_EXTENSION, _EXCHANGE = "quota", "quota.exchange"
+_EXTENSION, _EXCHANGE, _GLOBALS = "quota", "quota.exchange", "quota.globals"
 _REQUEST = "werkzeug.request"
 _KNOWN = {*Settings.__annotations__, "ledger", "everywhere"}
 
@@ -122,6 +123,7 @@ class _Hooks:
         for read in ("args", "full_path", "url"):  # what Werkzeug keeps of it as it was
             vars(request).pop(read, None)
         request.query_string = environ.get("QUERY_STRING", "").encode("latin-1")
+        environ[_GLOBALS] = flask.g._get_current_object()  # a stream outlives its context
         flask.g.quota = decision
         flask.g.quota_reservation = environ.get("quota.reservation")
         if not decision.allowed and not gate.shadow:
@@ -165,7 +167,7 @@ class _Hooks:
         if route is None or isinstance(route, str):
             given["route"] = _name if route is None else lambda _: route
         if given.get("charge") == "response":
-            given.setdefault("actual", lambda _: flask.g.get("quota_actual"))
+            given.setdefault("actual", lambda environ: environ[_GLOBALS].get("quota_actual"))
         known = KnownRoutes(WerkzeugRoutes(self._app)) if route is None else None
         made = QuotaMiddleware(nowhere, self._ledger, **{**given, "known": known})
         if self._made:

@@ -13,7 +13,6 @@ from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpResponse
 from django.urls import Resolver404, resolve
 
-from ..asgi import Exchange as AwaitedExchange
 from ..asgi import QuotaMiddleware as InAsgi
 from ..asgi import nowhere
 from ..decision import Decision
@@ -23,11 +22,13 @@ from ..ledger.aio import AsyncLedger
 from ..ledger.sync import Ledger
 from ..web.addresses import Anonymous
 from ..web.gate import Answer, Gate
+from ..web.responses.awaited import Exchange as AwaitedExchange
+from ..web.responses.plain import Exchange
 from ..web.routes import DjangoRoutes, KnownRoutes, Names
 from ..web.settings import seeing
-from ..wsgi import Exchange, preflight_of
 from ..wsgi import QuotaMiddleware as InWsgi
 from ..wsgi import nowhere as nothing
+from ..wsgi import preflight_of
 
 Seen = dict[str, Any]
 """All that the steps of a middleware read of a request: what CGI calls it, the request and its key."""

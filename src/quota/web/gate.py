@@ -24,11 +24,11 @@ from ..rule.entries import Hold
 from ..rule.limits import Outcome
 from . import settings as checks
 from .addresses import Anonymous, Proxies, address_of, check_proxies, counted_by
-from .answers import challenge, shaped, written
-from .cors import allowed_across_origins
 from .credentials import Places
 from .exemptions import Exemptions
 from .guesses import Guesses
+from .responses.answers import challenge, shaped, written
+from .responses.cors import allowed_across_origins
 from .routes import Finder, KnownRoutes, Names, named
 from .settings import Answer, Request, Settings
 

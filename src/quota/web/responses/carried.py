@@ -10,11 +10,11 @@ from functools import cache
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from ..clock import monotonic
-from ..decision import Decision
-from ..process.forks import across_forks
-from ..rule.limits import CompiledConcurrency
-from .gate import UNDECIDED, Gate, Held, log
+from ...clock import monotonic
+from ...decision import Decision
+from ...process.forks import across_forks
+from ...rule.limits import CompiledConcurrency
+from ..gate import UNDECIDED, Gate, Held, log
 
 _BODILESS = (204, 304)
 SHARE = 3
