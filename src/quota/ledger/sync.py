@@ -18,7 +18,7 @@ from ..errors import QuotaError, StoreBusy, StoreUnavailable
 from ..key import ApiKey, Caller, digest, sha256  # type: ignore[attr-defined]
 from ..limit import Cost
 from ..operations.headroom import NOBODY, Told
-from ..operations.request import Request
+from ..operations.request import INFO, Request, answered, refused, wants
 from ..operations.shape import DEFAULT
 from ..rule.limits import MAX_UNITS
 from ..stores import open_store
@@ -136,9 +136,10 @@ class Ledger(Reserving):
             return asked  # type: ignore[return-value]
         breaker = self._breaker
         try:
-            return self.store.apply(asked) if breaker is None else breaker.ask(self.store.apply, asked)  # type: ignore[no-any-return]
+            answer: Decision = self.store.apply(asked) if breaker is None else breaker.ask(self.store.apply, asked)
         except (StoreBusy, StoreUnavailable) as error:
-            return self._steps.without_store(asked, error)
+            answer = self._steps.without_store(asked, error)
+        return answered(asked, answer)
 
     add_plan = _sync(Steps.add_plan)
     replace_plan = _sync(Steps.replace_plan)
@@ -253,7 +254,7 @@ class Ledger(Reserving):
         decision: Told = Told()
         decision.allowed = False
         decision._room, decision._now, decision._amounts = NOBODY, now, units
-        return decision
+        return decision if wants[0].get(INFO) is False else refused(decision, "", None)
 
     def require(
         self,
