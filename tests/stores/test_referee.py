@@ -24,8 +24,8 @@ def place(request, store):
 def test_never_a_sixth_whoever_is_killed(request, tmp_path, store, kills):
     """All five are in use and more are wanted; after the last kill all are free within the time that slots are held."""
     seen = referee.play(quota, place(request, store), tmp_path, kills, random.randrange(10**9))
-    for what in (("open", True), ("open", False), ("renew", True), ("renew", "closed"), ("commit", True), ("spend", True)):
-        assert seen[what] > 0, seen
+    wanted = {("open", True), ("open", False), ("renew", True), ("renew", "closed"), ("commit", True), ("spend", True)}
+    assert wanted <= seen.keys(), seen
 
 
 RESERVATIONS = "operations/reservations.py"

@@ -91,7 +91,9 @@ def use_slots(quota, ledger, secret, log, pick):
                 log.call(quota, op, number, units, ledger.consume, secret, units)
                 continue
             if op == "keep":
-                held = log.call(quota, "open", number, units, lambda units=units: ledger.consume(secret, units, keep_slot=TTL))
+                held = log.call(
+                    quota, "open", number, units, lambda units=units: ledger.consume(secret, units, keep_slot=TTL)
+                )
                 held = held.slot
             else:
                 held = log.call(quota, "open", number, 0, lambda units=units: ledger.reserve(secret, units, ttl=TTL))

@@ -22,13 +22,14 @@ _numbers = itertools.count(1)
 class _Held:
     """All that a sync and an async reservation share."""
 
-    __slots__ = ("__weakref__", "_close", "_doubts", "_handle", "_hold", "decision", "id", "settled")
+    __slots__ = ("__weakref__", "_close", "_doubts", "_expires", "_handle", "_hold", "decision", "id", "settled")
 
     def __init__(self, decision: Decision, hold: Hold, close: Close) -> None:
         self.decision = decision
         self.id = hold.id
         self.settled = not decision.allowed
         self._hold = hold
+        self._expires = hold.expires  # beside the hold: another thread may hold it longer while this one spends
         self._close = close
         self._handle = new_token()
         self._doubts: dict[tuple[tuple[str, int], ...], tuple[str, int]] = {}
@@ -37,13 +38,9 @@ class _Held:
         return self.decision.allowed
 
     @property
-    def _expires(self) -> int:
-        return self._hold.expires
-
-    @property
     def expires_at(self) -> datetime:
         """Return when what is held goes back by itself, by the store's clock, as far as this handle knows."""
-        return to_datetime(self._hold.expires)
+        return to_datetime(self._expires)
 
     @property
     def held(self) -> Mapping[str, int]:
@@ -79,7 +76,7 @@ class _Held:
         if op == "spend":
             self._hold = self._hold if isinstance(answer, Decision) else answer[1]  # not where nothing is held
         elif op == "extend":
-            self._hold = answer if isinstance(answer, Hold) else self._hold
+            self._expires = answer.expires if isinstance(answer, Hold) else self._expires
         else:
             self.settled = True
 
