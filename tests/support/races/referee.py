@@ -203,9 +203,10 @@ class Slot:
     """All that is known of one slot: parts of time in which it was surely held, and until when it may have been."""
 
     def __init__(self, step, end):
+        """``end``: when its process was killed; what that asked for last may have been done somewhat later."""
         self.opened = step
         self.sure = [[step.told, step.answer]] if step.answer else []
-        self.may = [step.asked, step.answer or end + TTL]
+        self.may = [step.asked, step.answer or end + TTL + GRACE]
         self.least = self.most = step.units
         self.least -= step.units if step.told is None else 0
         self.spent = [0, 0]
@@ -213,7 +214,7 @@ class Slot:
 
     def renew(self, step, end):
         if step.told is None:
-            self.may[1] = max(self.may[1], end + TTL)
+            self.may[1] = max(self.may[1], end + TTL + GRACE)
         elif step.answer is None:
             # Closed by its process or lapsed; a client knows the end that it was told, unless a renewal was lost.
             if step.told < self.sure[-1][1] and not self.closed:

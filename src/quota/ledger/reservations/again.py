@@ -174,7 +174,7 @@ class Tasks:
         await asyncio.gather(*here, return_exceptions=True)
 
 
-async def whole(work: Callable[[], Coroutine[Any, Any, Any]], times: int) -> Any:
+async def whole(work: Callable[[], Coroutine[Any, Any, Any]], times: int = 2) -> Any:
     """Do some work as a whole: if the task is cancelled meanwhile, the cancellation comes after it.
 
     Where the event loop is being shut down the work itself is cancelled; then it is done again, ``times`` in all.
