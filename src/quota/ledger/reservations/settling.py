@@ -215,7 +215,7 @@ class AsyncReserving(Settled):
     _steps: Any
     _ask: Callable[..., Coroutine[Any, Any, Any]]
     _asked: Callable[[Any], Coroutine[Any, Any, Any]]
-    _consume: Callable[..., Coroutine[Any, Any, Decision]]
+    _charge: Callable[..., Coroutine[Any, Any, Decision]]
     _here: Any
     _again: Any = None
 
@@ -260,7 +260,9 @@ class AsyncReserving(Settled):
                 return None
             return AsyncReservation(decision, slot_of(decision, where["api"], where["route"]), self._settle)
 
-        decision = await self._unless_left(self._consume(secret, cost, keep_slot=ttl, **where), held)
+        decision = await self._unless_left(
+            self._charge("consume", secret, cost, lifetime(ttl, "keep_slot"), **where), held
+        )
         slot = held(decision)
         if slot is not None:
             decision._slot = slot
