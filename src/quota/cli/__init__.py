@@ -15,7 +15,7 @@ from ..replay.output import UNWRITTEN, answer
 from ..replay.report import plain
 from . import calls, gateway, keys, plans, replaying, stores
 from .common import OK, UNAVAILABLE, WRONG_USE, Unshown, root_actor, root_store
-from .keys import billing, reservations
+from .keys import accounts, billing, reservations
 from .web import routes, serve
 
 _ClickException: type[Exception] = typer.BadParameter.__mro__[2]
@@ -35,7 +35,7 @@ class _InOrder(typer.core.TyperGroup):
 
 
 _ORDER = [
-    "plan", "key", "consume", "check", "usage", "report", "top", "grant", "set-remaining", "events",
+    "plan", "key", "account", "consume", "check", "usage", "report", "top", "grant", "set-remaining", "events",
     "override", "replay", "demo",
 ]  # fmt: skip
 
@@ -60,9 +60,7 @@ def build(*, plain: bool = False) -> typer.Typer:
         ] = None,
         actor: Annotated[
             str | None,
-            typer.Option(
-                "--actor", metavar="NAME", help="Who does it, for quota events: $QUOTA_ACTOR or your login."
-            ),
+            typer.Option("--actor", metavar="NAME", help="Who does it, for quota events: $QUOTA_ACTOR or your login."),
         ] = None,
         version: Annotated[  # noqa: ARG001 -- its callback answers
             bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version.")
@@ -72,7 +70,7 @@ def build(*, plain: bool = False) -> typer.Typer:
         root_store.set(store)
         root_actor.set(actor)
 
-    groups = {"plan": plans, "key": keys, "reservation": reservations, "store": stores}
+    groups = {"plan": plans, "key": keys, "account": accounts, "reservation": reservations, "store": stores}
     for name, group in groups.items():
         app.add_typer(group.app, name=name)
     for module in (calls, billing, gateway, replaying, routes, serve, stores):
