@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from ...account import Account
 from ...clock import DAY_US, span_us
@@ -166,11 +167,19 @@ class Settling(Holders):
         return [(each[0], key) for each, key in told if key is not None]
 
 
+QUEUES: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+"""By store, the queues of calls that wait, from the first that does."""
+
+
 class Settled:
     """Where all that was done with reservations passes, at once or at last: whoever watches them watches this."""
 
+    store: Any
+
     def _done(self, held: _Held, op: str, answer: Any) -> None:
         held._done(op, answer)
+        if QUEUES and op in ("commit", "cancel") and self.store in QUEUES:
+            QUEUES[self.store].released()
 
 
 class Reserving(Settled):
