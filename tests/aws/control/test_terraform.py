@@ -43,6 +43,10 @@ OTHER_PLAN = """
     offset = 2
     period = "WEEK"
   }
+  throttle_settings {
+    rate_limit  = 100.5
+    burst_limit = 200
+  }
 """
 OTHER_KEY = """
   name        = "acme inc"
