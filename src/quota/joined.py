@@ -49,9 +49,9 @@ class JoinedPlan(UsagePlan):
         """Return the ids of all plans in it."""
         return {self.id, *(part.plan.id for part in self.parts)}
 
-    def _compile(self, route: str) -> RoutePlan:
+    def _compile(self, api: str, route: str) -> RoutePlan:
         plans = [*([self.base] if self.base else []), *(part.plan for part in self.parts)]
-        found = [plan.route_plan(own or None) for plan, own in zip(plans, self._names.each(route), strict=True)]  # type: ignore[union-attr] # joined ones
+        found = [plan.route_plan(own or None, api) for plan, own in zip(plans, self._names.each(route), strict=True)]  # type: ignore[union-attr] # joined ones
         limits = list(found[0].limits) if self.base else []
         for part, its in zip(self.parts, found[len(found) - len(self.parts) :], strict=True):
             limits += [_of_account(limit, part) for limit in its.limits]

@@ -65,8 +65,8 @@ class Directory:
 
     def _is_on(self, key_entry: KeyEntry, plan: UsagePlan, now: int) -> bool:
         if not key_entry.key_plans.later:
-            return key_entry.key_plans.ids.get(plan.api) == plan.id
-        return settled(self._entry(key_entry), now).plans.get(plan.api) is plan
+            return plan.id in key_entry.key_plans.ids.values()
+        return plan in settled(self._entry(key_entry), now).plans.values()
 
     def report(self, days: Any, after: tuple[str, str], most: int, by_account: bool) -> list[Any]:
         from .reports import report  # noqa: PLC0415 -- as accounts

@@ -42,7 +42,7 @@ class Plans:
             old = self._plans.get(plan.id)
             if not is_new(plan, old, replace):
                 return
-            change = None if old is None or old.api == plan.api else partial(moved, old=old, new=plan)
+            change = None if old is None or old.apis == plan.apis else partial(moved, old=old, new=plan)
             steps = [] if change is None else self._for_all_on(plan.id, change, now)
             steps = [*self._buried(plan.id), *steps, (self._plans.__setitem__, plan.id, plan)]
             self._outbox.at_once(steps, plan_changed(old, plan, by))

@@ -14,7 +14,7 @@ from ...errors import InvalidValue, PlanConflict, UnknownKey
 from ...event import By, Event, key_added, key_changed, key_removed
 from ...key import ApiKey, Caller, new_number
 from ...operations import perform
-from ...operations.request import Entry, Request
+from ...operations.request import Entry, Request, by_api
 from ...plan import UsagePlan
 from ...process.atomic import Step
 from ...process.forks import across_forks
@@ -204,7 +204,7 @@ class MemoryStore(Callers, Directory, Plans, Binding):
                     raise PlanConflict(key.id, "an API key has this id already")
                 self._check_digests(key, None)
             plans = [[self.get_plan(id_) for id_ in ids] for _, ids in keys]
-            ons = [self._key_plans({plan.api: plan.id for plan in on}) for on in plans]
+            ons = [self._key_plans({api: plan.id for api, plan in by_api(on).items()}) for on in plans]
             told = [one for (key, _), on in zip(keys, plans, strict=True) for one in key_added(key, on, by)]
             stripes = [self._stripe(key.account) for key, _ in keys]
             for stripe in sorted(set(stripes), key=self._stripes.index):

@@ -216,7 +216,7 @@ class Decisions(Directory):
         if lane is not None:
             lane.tag = self._tag(copy, lane, subject, versions)
             plan = copy.plans_at(max([request.now, *[record.at for record in subject.records()]]))[request.api]
-            copy.lanes[plan.route_plan(request.route)] = lane
+            copy.lanes[plan.route_plan(request.route, request.api)] = lane
         return lane
 
     def _recall(self, found: Loaded, request: Request, answer: str, data: list[Any]) -> None:
