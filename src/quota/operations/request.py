@@ -99,6 +99,11 @@ def by_api(plans: Iterable[UsagePlan]) -> dict[str, UsagePlan]:
     return {api: plan for plan in plans for api in plan.apis}
 
 
+def each_once(plans: Mapping[str, UsagePlan]) -> list[UsagePlan]:
+    """Return plans by api in their order, those for several with the first of these."""
+    return list({plans[api].id: plans[api] for api in sorted(plans)}.values())
+
+
 def rivals(plans: Mapping[str, UsagePlan], plan: UsagePlan) -> dict[str, UsagePlan]:
     """Return the other plans that govern an api of a plan's, by their ids."""
     found = {plans[api].id: plans[api] for api in plan.apis if api in plans}

@@ -16,7 +16,7 @@ from ..rule.entries import counts, several
 from ..rule.limits import OWN, CompiledLimit, CompiledQuota, RoutePlan, StoreOptions
 from ..rule.subject import Subject
 from ..status import LimitStatus, status_of
-from .request import Entry, Request, required, route_plan_of
+from .request import Entry, Request, each_once, required, route_plan_of
 
 
 class UsageRecord(NamedTuple):
@@ -132,7 +132,7 @@ def usage(request: Request, entry: Entry | None, subject: Subject | None, option
 def plans(request: Request, entry: Entry | None, subject: Subject | None, options: StoreOptions) -> list[UsagePlan]:  # noqa: ARG001
     """Tell the plans that a key is on, each once, by the first of its apis."""
     entry, _ = required(request, entry, subject)
-    return list({entry.plans[api].id: entry.plans[api] for api in sorted(entry.plans)}.values())
+    return each_once(entry.plans)
 
 
 def _place(limit: CompiledLimit) -> tuple[Any, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import attrs
 
@@ -73,8 +73,26 @@ def dissociated(entry: Entry, plan: UsagePlan, now: int) -> Entry:
     entry = settled(entry, now)
     plans = _without(entry.plans, plan)
     if len(plans) == len(entry.plans) and plan.id not in [goes.id for goes, _ in entry.scheduled]:
-        raise PlanConflict(plan.id, f"key {entry.key.id} is not on this plan")
+        raise PlanConflict(plan.id, f"{_kind(entry)} {entry.key.id} is not on this plan")
     return entry._replace(plans=plans, scheduled=_later(entry, plan))
+
+
+def account_on(
+    account_id: str, plans: Mapping[str, UsagePlan], plan: UsagePlan, *, on: bool
+) -> tuple[Mapping[str, UsagePlan], str | None]:
+    """Put an account on a plan, or take it off: its plans then, and the id of the one that it was on for these apis."""
+    entry = Entry(Account(account_id), plans)
+    new = associated(entry, plan, None, 0) if on else dissociated(entry, plan, 0)
+    return new.plans, next((plans[api].id for api in plan.apis if api in plans), None)
+
+
+def check_apart(key_id: str, plans: Sequence[UsagePlan]) -> None:
+    """Raise ``PlanConflict`` where two plans that a key is to be on govern an api together."""
+    found: dict[str, str] = {}
+    for plan in plans:
+        for api in plan.apis:
+            if found.setdefault(api, plan.id) != plan.id:
+                raise PlanConflict(plan.id, f"key {key_id} would have another plan for the api {api!r}: {found[api]}")
 
 
 def deprived(entry: Entry, plan: UsagePlan, now: int) -> Entry:

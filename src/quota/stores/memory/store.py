@@ -20,7 +20,7 @@ from ...process.atomic import Step
 from ...process.forks import across_forks
 from ...rule.record import Record
 from ...rule.subject import Subject
-from ..associations import associated, dissociated, placed
+from ..associations import associated, check_apart, dissociated, placed
 from ..base import COMMON, check_distinct, make_options, shown_url, split_url, whole_option
 from .binding import Binding, Shapes
 from .callers import Callers
@@ -204,6 +204,8 @@ class MemoryStore(Callers, Directory, Plans, Binding):
                     raise PlanConflict(key.id, "an API key has this id already")
                 self._check_digests(key, None)
             plans = [[self.get_plan(id_) for id_ in ids] for _, ids in keys]
+            for (key, _), on in zip(keys, plans, strict=True):
+                check_apart(key.id, on)
             ons = [self._key_plans({api: plan.id for api, plan in by_api(on).items()}) for on in plans]
             told = [one for (key, _), on in zip(keys, plans, strict=True) for one in key_added(key, on, by)]
             stripes = [self._stripe(key.account) for key, _ in keys]

@@ -10,9 +10,11 @@ from ...account import Account
 from ...errors import UnknownAccount
 from ...event import By, Draft, Event, account_changed, account_placed
 from ...key import new_number
+from ...operations.request import by_api, each_once
 from ...plan import UsagePlan
 from ...rule.limits import StoreOptions
-from ..accounts import check_empty, check_on, check_parent, is_new
+from ..accounts import check_empty, check_parent, is_new
+from ..associations import account_on
 from ..outbox import decode_event, encode_draft
 from ..texts import to_json
 from .pool import Pool
@@ -54,27 +56,27 @@ class Accounts:
 
     def account_plans(self, account_id: str) -> list[UsagePlan]:
         plans = self._pool.read(lambda db: self._account_plans(db, known_account(db, account_id).id))
-        return [plans[api] for api in sorted(plans)]
+        return each_once(plans)
 
     def _account_plans(self, db: Connection, account_id: str) -> dict[str, UsagePlan]:
         rows = db.execute(
             "SELECT body FROM account_plans JOIN plans ON number = plan WHERE account = ?", (account_id,)
         ).fetchall()  # fmt: skip
-        return {plan.api: plan for plan in (self._decode_plan(body) for (body,) in rows)}
+        return by_api([self._decode_plan(body) for (body,) in rows])
 
     def place_account(self, account_id: str, plan_id: str, on: bool, by: By | None = None) -> None:
         self._pool.write(self._place_account, account_id, plan_id, on, by)
 
     def _place_account(self, db: Connection, account_id: str, plan_id: str, on: bool, by: By | None) -> None:
         account, (number, plan) = known_account(db, account_id), self._get_plan(db, plan_id)
-        current = self._account_plans(db, account_id).get(plan.api)
-        old = None if current is None else current.id
+        before = self._account_plans(db, account_id)
+        plans, old = account_on(account_id, before, plan, on=on)
         self._tell_of(db, account_placed(account_id, plan, old, on=on, by=by))
+        gone = [(account_id, api) for api, other in before.items() if plans.get(api) is not other]
+        db.executemany("DELETE FROM account_plans WHERE account = ? AND api = ?", gone)
         if on:
-            db.execute("INSERT OR REPLACE INTO account_plans VALUES (?, ?, ?)", (account_id, plan.api, number))
-        else:
-            check_on(account_id, plan_id, old)
-            db.execute("DELETE FROM account_plans WHERE account = ? AND plan = ?", (account_id, number))
+            rows = [(account_id, api, number) for api in plan.apis]
+            db.executemany("INSERT OR REPLACE INTO account_plans VALUES (?, ?, ?)", rows)
         _put(db, account, account.parent)
         count(db, account_id)
         touch_plans(db)
