@@ -159,7 +159,7 @@ def status(
         states = tuple([each for each in states if not (several(each.limit.apis) and _place(each.limit) in known)])
         known |= {_place(each.limit) for each in states}
         told = [status_of(each, entry.key) for each in states if each.limit.shared or not shared_only]
-        for goes, at in entry.scheduled:
+        for at, _, goes in sorted(((at, goes.id, goes) for goes, at in entry.scheduled), reverse=True):
             if not {*goes.apis}.isdisjoint(plan.apis):
                 told = [attrs.evolve(each, scheduled=ScheduledPlan(goes.id, to_datetime(at))) for each in told]
         found += told
