@@ -10,9 +10,9 @@ import attrs
 
 from .errors import InvalidCost, InvalidPlan, InvalidValue, check_text, to_metadata
 from .limit import REQUESTS, Concurrency, Cost, Limit, Quota, Throttle, check_distinct, parse_cost, whole
-from .rule.entries import Override, ThrottleRef, several, together
+from .rule.apis import several, together
+from .rule.entries import ThrottleRef
 from .rule.limits import (
-    MAX_UNITS,
     CompiledConcurrency,
     CompiledLimit,
     CompiledQuota,
@@ -27,8 +27,6 @@ __all__ = [
     "encode_plan", "parse_cost", "whole",
 ]  # fmt: skip
 
-_MOST_OWN = 1024
-"""Forms of a plan with subjects' own limits that are kept compiled."""
 MOST_APIS = 64
 """APIs that one plan governs together."""
 _FIXED = {"minute": 60, "hour": 3600, "day": 86_400, "week": 604_800}
@@ -267,58 +265,6 @@ class UsagePlan:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc] # the one way to build a frozen object
-
-
-class OwnPlan(UsagePlan):
-    """A usage plan with one subject's own limits in it. A cost above one of them is refused call by call."""
-
-    def _check_cost(self, route: str) -> None:
-        """A plan may be replaced by one of other costs, and what a subject was given stands."""
-
-
-def own_plan(plan: UsagePlan, key: tuple[Override, ...], account: tuple[Override, ...] | None) -> UsagePlan:
-    """Put a key's own limits in a plan, and its account's; ``account`` None: the key is alone and holds both."""
-    made = plan._own.get((key, account))
-    if made is None:
-
-        def own(limits: Iterable[Limit], route: str) -> tuple[Limit, ...]:
-            return tuple(
-                _overridden(limit, key if account is None or limit.by == "key" else account, plan.id, route)
-                for limit in limits
-            )
-
-        routes = {route: own(limits, route) for route, limits in plan.routes.items()}
-        limits = own(plan.limits, "")
-        changed = limits != plan.limits or routes != plan.routes
-        made = OwnPlan(
-            plan.id, limits, name=plan.name, apis=plan.apis, routes=routes, costs=plan.costs, alerts=plan.alerts,
-            metadata=plan.metadata,
-        ) if changed else plan  # fmt: skip
-        if len(plan._own) >= _MOST_OWN:
-            plan._own.clear()
-        plan._own[key, account] = made
-    return made
-
-
-def _overridden(limit: Limit, overrides: tuple[Override, ...], plan: str, route: str) -> Limit:
-    for override in overrides:
-        if (override.plan, override.route, override.name) == (plan, route, limit.name):
-            return limit_of(limit, override.value)
-    return limit
-
-
-def limit_of(limit: Limit, value: int | str) -> Limit:
-    """A limit with another value; as it is where it is of the other kind by now, and the value means nothing."""
-    if isinstance(limit, Quota):
-        if not isinstance(value, int):
-            return limit
-        return attrs.evolve(limit, limit=value, overage=min(limit.overage, MAX_UNITS - value) if value else 0)
-    if isinstance(limit, Concurrency):
-        return attrs.evolve(limit, limit=value) if isinstance(value, int) else limit
-    if isinstance(value, int):
-        return limit
-    throttle: Any = _parse(value)[0]
-    return attrs.evolve(throttle, unit=limit.unit, by=limit.by, name=limit.name)  # type: ignore[no-any-return] # a limit
 
 
 def _plain(costs: Mapping[str, Cost]) -> dict[str, int | dict[str, int]]:

@@ -8,8 +8,8 @@ from typing import Any
 from ..clock import to_us
 from ..decision import Reason
 from ..plan import UsagePlan
+from ..rule.apis import counts
 from ..rule.charge import current, next_due
-from ..rule.entries import counts
 from ..rule.limits import BEYOND, MAX_UNITS, CompiledQuota, CompiledThrottle, RoutePlan
 from ..rule.record import Record
 from ..rule.subject import Subject

@@ -10,8 +10,9 @@ import attrs
 from ..clock import to_datetime
 from ..errors import InvalidPlan, InvalidValue
 from ..event import limit_changed
+from ..joined import limit_of
 from ..limit import REQUESTS, Concurrency, Limit, Quota, Throttle
-from ..plan import UsagePlan, limit_of
+from ..plan import UsagePlan
 from ..rule.charge import advanced, evaluate, read
 from ..rule.entries import Override
 from ..rule.limits import OWN, StoreOptions

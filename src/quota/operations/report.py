@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ..clock import DAY_US
-from ..rule.entries import several
+from ..rule.apis import several
 from ..rule.record import Record
 
 Used = tuple[str, str, str, int]

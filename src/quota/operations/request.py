@@ -12,7 +12,7 @@ from ..errors import InvalidCost, InvalidValue, UnknownAccount, UnknownKey
 from ..key import Caller, KeyOrCaller, Secret
 from ..limit import UNITS_OF_A_COST
 from ..networks import contain
-from ..plan import UsagePlan, own_plan
+from ..plan import UsagePlan
 from ..rule.charge import advanced
 from ..rule.entries import Override
 from ..rule.limits import Data, RoutePlan, StoreOptions
@@ -130,6 +130,8 @@ def in_force(entry: Entry, subject: Subject, now: int) -> Entry:
     own = [tuple(override for override in record.overrides if override.holds(now)) for record in records]
     account = own[1] if subject.account is not None else None
     if type(entry.key) is not Account and any(own):
+        from ..joined import own_plan  # noqa: PLC0415 -- not loaded where nobody has limits of its own
+
         entry = entry._replace(plans={api: own_plan(plan, own[0], account) for api, plan in entry.plans.items()})
     return entry._replace(plans=plans_joined(entry, own))
 

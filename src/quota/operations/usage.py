@@ -11,8 +11,8 @@ import attrs
 from ..clock import DAY_US, EPOCH, to_datetime
 from ..key import ScheduledPlan
 from ..plan import UsagePlan
+from ..rule.apis import counts, several
 from ..rule.charge import advanced, evaluate, read
-from ..rule.entries import counts, several
 from ..rule.limits import OWN, CompiledLimit, CompiledQuota, RoutePlan, StoreOptions
 from ..rule.subject import Subject
 from ..status import LimitStatus, status_of

@@ -17,8 +17,9 @@ from collections.abc import Iterable, Mapping
 import attrs
 
 from ..clock import DAY_US
+from .apis import counts
 from .charge import metered, read
-from .entries import Amount, Lease, MeterName, counts
+from .entries import Amount, Lease, MeterName
 from .limits import BEYOND, CompiledConcurrency, CompiledQuota, CompiledThrottle, Reading, RoutePlan, StoreOptions
 from .record import Record
 from .subject import Subject

@@ -6,19 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..clock import DAY_US
-from .entries import (
-    Amount,
-    Day,
-    Hold,
-    Lease,
-    MeterName,
-    Override,
-    PlanDay,
-    Refund,
-    RememberedRequest,
-    counts,
-    several,
-)
+from .apis import counts, several
+from .entries import Amount, Day, Hold, Lease, MeterName, Override, PlanDay, Refund, RememberedRequest
 from .kept import Kept, Step
 from .meter import Meter
 
@@ -94,18 +83,12 @@ class Record:
 
     def meters_of(self, api: str, route: str, unit: str) -> list[Meter]:
         """Return all meters that count a unit of an api: its own, and those that count it with other apis."""
-        return [
-            meter for meter in self.meters
-            if meter.unit == unit and meter.route == route and counts(meter.api, api)
-        ]  # fmt: skip
+        return [one for one in self.meters if one.unit == unit and one.route == route and counts(one.api, api)]
 
     def parts_of(self, meter: Meter) -> list[Meter]:
         """Return the meters of each api that a meter counts together."""
-        return [
-            part for part in self.meters
-            if part.unit == meter.unit and part.route == meter.route and part is not meter
-            and not several(part.api) and counts(meter.api, part.api)
-        ]  # fmt: skip
+        alike = [one for one in self.meters if (one.route, one.unit) == (meter.route, meter.unit)]
+        return [one for one in alike if not several(one.api) and counts(meter.api, one.api)]
 
     def encode(self) -> list[Any]:
         """Lists, tuples, strings and integers only: JSON holds it exactly. Remembered requests are kept elsewhere."""

@@ -98,7 +98,8 @@ def check_apart(key_id: str, plans: Sequence[UsagePlan]) -> None:
 def deprived(entry: Entry, plan: UsagePlan, now: int) -> Entry:
     """Take a plan from a key that is removed: it is on none then, and goes to it no more."""
     entry = settled(entry, now)
-    return entry._replace(plans=_without(entry.plans, plan), scheduled=tuple(one for one in entry.scheduled if one[0].id != plan.id))
+    later = tuple(one for one in entry.scheduled if one[0].id != plan.id)
+    return entry._replace(plans=_without(entry.plans, plan), scheduled=later)
 
 
 def moved(entry: Entry, old: UsagePlan, new: UsagePlan, now: int) -> Entry:
@@ -133,7 +134,8 @@ def placed(old: Entry, new: Entry, plan: UsagePlan, now: int, by: By | None) -> 
 
 
 def _standing(entry: Entry, plan: UsagePlan) -> dict[str, str] | None:
-    found = {"plan": entry.plans[api].id for api in reversed(plan.apis) if api in entry.plans}
+    on = [entry.plans[api].id for api in plan.apis if api in entry.plans]
+    found = {"plan": on[0]} if on else {}
     for goes, at in entry.scheduled:
         if not {*plan.apis}.isdisjoint(goes.apis):
             found |= {"next": goes.id, "at": to_datetime(at).isoformat()}

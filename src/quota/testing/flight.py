@@ -93,13 +93,13 @@ class FlightMachine(ReportMachine):
         kwargs: dict[str, Any] = {"api": api, "route": route, "keep_slot": ttl}
         if cost is not None:
             kwargs["cost"] = cost
-        plan = self.model.plans.get(key.plans.get(api, "")) if key else None
+        plan = self.model.plan_at(key, api, self.now) if key else None
         slotted = plan is not None and any(
             type(limit.spec).__name__ == "Concurrency" for limit in self.model.limits(plan, route)
         )
         try:
             expected = self.model.consume(
-                id_ if key else None, cost, api, route, self.now, ttl=ttl if slotted else None, hold=mark, slot=slotted
+                id_ if key else None, cost, api, route, self.now, ttl=ttl if slotted else None, hold=mark if slotted else "", slot=slotted
             )
         except Skewed:
             raises(ClockSkew, lambda: self.ledger.consume(self._presented(id_), **kwargs))

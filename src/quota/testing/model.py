@@ -399,10 +399,7 @@ class Model(PlansOfKeys):
             )
 
         def goes_on(limit: Limit) -> bool:
-            """The bucket is charged as before, and lets no more through than before."""
-            return any(
-                of[new] == of[limit] and _rate(new) <= _rate(limit) and _burst(new) <= _burst(limit) for new in limits
-            )
+            return any(of[new] == of[limit] and _as_tight(new, limit) for new in limits)
 
         homeless = [limits_ for route, limits_ in old.items() if route not in routes]
         found: list[tuple[Limit, Level]] = []
@@ -414,11 +411,8 @@ class Model(PlansOfKeys):
             way = limit.route if limit.route in old else ""
             went = old.get(way, [])
             if last[0].apis != limit.apis:  # this bucket was told of none of these calls
-                groups = [went] if limit.route else [went, *homeless]
-                news = [heard(limit, group) for group in groups]
-                more = min(sum(only for _, only in news), max(Fraction(0), _burst(limit) - whole))
-                full = max([whole + more, *(believed for believed, _ in news)])
-                found.append((limit, Level(_rate(limit), full, now, whole - fresh, now)))
+                news = [heard(limit, group) for group in ([went] if limit.route else [went, *homeless])]
+                found.append((limit, Level(_rate(limit), _with_more(limit, whole, news), now, whole - fresh, now)))
                 continue
             if way != limit.route or of[limit] not in [of[other] for other in went]:
                 holder = of[limit][0][0]
@@ -430,9 +424,8 @@ class Model(PlansOfKeys):
                 fresh = max(fresh, only) if way == limit.route else fresh
             if not limit.route:
                 news = [heard(limit, group) for group in homeless]
-                more = min(sum(only for _, only in news), max(Fraction(0), _burst(limit) - whole))
-                whole = max([whole + more, *(believed for believed, _ in news)])
-                fresh += more
+                fresh += min(sum(only for _, only in news), max(Fraction(0), _burst(limit) - whole))
+                whole = _with_more(limit, whole, news)
             found.append((limit, Level(_rate(limit), whole, now, whole - fresh, now)))
         charged = {of[limit] for limit in limits}
         for limit in last:
@@ -800,6 +793,17 @@ def _burst(limit: Limit) -> int:
     spec = limit.spec
     assert isinstance(spec, Throttle)
     return spec.burst if spec.rate else 0
+
+
+def _as_tight(new: Limit, old: Limit) -> bool:
+    """Tell whether a bucket that is charged as before lets no more through than before."""
+    return _rate(new) <= _rate(old) and _burst(new) <= _burst(old)
+
+
+def _with_more(limit: Limit, whole: Fraction, news: list[tuple[Fraction, Fraction]]) -> Fraction:
+    """Pour what only others heard into a bucket while there is room; it holds at least all that each believes."""
+    more = min(sum(only for _, only in news), max(Fraction(0), _burst(limit) - whole))
+    return max([whole + more, *(believed for believed, _ in news)])
 
 
 def _ceiled(level: Fraction, limit: Limit) -> Fraction:

@@ -61,6 +61,7 @@ FOCUS = {
             for number, period in enumerate(ODD_PERIODS)
         )
     ).map(list),
+    "several apis": _limits(by=SUBJECTS, names=(None, "x"), slots=True),
     "in flight": _limits(by=SUBJECTS, names=(None, "x"), slots=True),
     "toggled": _limits(quotas=False, by=SUBJECTS, names=(None, None, "x"), most=2),
 }
@@ -87,10 +88,11 @@ def plans(draw: st.DrawFn, focus: str) -> UsagePlan:
 
     Not where older readings would be needed than records keep: such a plan counts too much for the rest of a window.
     """
-    id_ = draw(PLAN_IDS.filter(lambda id_: id_ != "w" or focus not in ("audited", "odd windows")))
+    ids = ["p", "q", "b"] if focus in ("audited", "odd windows") else ["p", "b", "w", "w", "w", "w"]
+    id_ = draw(st.sampled_from(ids) if focus in ("audited", "odd windows", "several apis") else PLAN_IDS)
     apis = {"p": [("",)], "q": [("",)], "b": [("b",)], "w": [("", "b"), ("", "b"), ("", "b"), ("b",)]}[id_]
     limits = FOCUS[focus]
-    odd = focus in ("all", "accounts", "toggled", "odd windows", "in flight")
+    odd = focus in ("all", "accounts", "toggled", "odd windows", "in flight", "several apis")
     routes = {"r": draw(limits)} if odd and draw(st.booleans()) else {}
     dear: list[Cost] = [2, {"tokens": 1}]
     costs = {"s": draw(st.sampled_from(dear))} if odd and draw(st.booleans()) else {}

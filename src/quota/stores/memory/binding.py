@@ -130,5 +130,6 @@ class Binding:
 
 def _on_one_meter(request: Request, key_entry: KeyEntry, subject: Subject, room: SeveralMeters) -> bool:
     """Tell whether the next calls like this one get the plainest form, which knows no ids, accounts or networks."""
-    plain = room.shape.simple and len(room.cells) == 1 and request.request_id is None and not key_entry.key.networks
+    plain = room.shape.simple and request.request_id is None and not key_entry.key.networks
+    plain = plain and [cell[0].api for cell in room.cells] == [room.shape.api]
     return plain and len(subject.records()) == 1 and not key_entry.room.until

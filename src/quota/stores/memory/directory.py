@@ -14,9 +14,9 @@ from ...operations.request import Entry, Request, Upper, settled
 from ...plan import UsagePlan
 from ...process.atomic import Step
 from ...rule.record import Record
-from ..associations import told
 from .entries import AccountEntry, KeyEntry, Stripe
 from .one_meter import NoMeter, OneMeter
+from .plans import associations
 
 
 @cache
@@ -61,7 +61,7 @@ class Directory:
         if not key_entry.key_plans.later:
             return key  # nearly always
         with self._directory:
-            return told(key, self._entry(key_entry).scheduled)
+            return associations().told(key, self._entry(key_entry).scheduled)  # type: ignore[no-any-return] # it is one
 
     def _is_on(self, key_entry: KeyEntry, plan: UsagePlan, now: int) -> bool:
         if not key_entry.key_plans.later:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from typing import Any
 
 from ...account import Account
-from ...errors import PlanConflict, UnknownAccount, UnknownPlan
+from ...errors import UnknownAccount, UnknownPlan
 from ...event import By, Draft, account_changed, account_placed
 from ...key import new_number
 from ...operations.request import Entry, Upper, by_api, each_once

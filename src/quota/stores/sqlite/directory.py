@@ -12,7 +12,7 @@ from ...event import By, key_added, key_changed, key_removed, plan_changed
 from ...key import ApiKey, Caller, decode_key, encode_key, new_number
 from ...operations.request import Entry, Request, Scheduled, Upper, by_api
 from ...plan import UsagePlan, decode_plan, encode_plan
-from ...rule.entries import together
+from ...rule.apis import together
 from ...rule.limits import StoreOptions
 from ...rule.record import Record
 from ...rule.subject import Subject
