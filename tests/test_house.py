@@ -30,11 +30,11 @@ FLOORS = [
     {"errors", "clock", "process", "networks"},
     {"account", "period", "key", "rule"},
     {"joined", "limit", "limit_text", "plan", "headers"},
-    {"decision", "event", "status"},
+    {"decision", "event", "refusals", "status"},
     {"operations"},
     {"stores"},
     {"ledger"},
-    {"__init__", "aws", "metrics", "refusals", "replay", "testing", "web"},
+    {"__init__", "aws", "metrics", "replay", "testing", "web"},
     {"asgi", "wsgi"},
     {"aiohttp", "django", "fastapi", "flask", "cli", "__main__"},
 ]

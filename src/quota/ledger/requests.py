@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from copy import copy
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ..account import Account
@@ -15,7 +16,7 @@ from ..decision import Decision, Details, NotAllowed, Reason, refusal
 from ..errors import InvalidCost, InvalidValue, check_text
 from ..key import ApiKey, Caller, digest, has_typo, new_token
 from ..limit import Cost, parse_cost, whole
-from ..operations.request import Request
+from ..operations.request import Request, answered
 from ..operations.shape import DEFAULT
 from ..rule.limits import Outcome
 from ..status import LimitStatus
@@ -167,13 +168,12 @@ class Steps(Settling, Reports):
         )
 
     def _decide(self, request: Request) -> Step[Decision]:
-        if request.digest is None and request.key_id is None and request.caller is None:
-            missing = refusal(Reason.MISSING_KEY, request.now, request.takes or {"requests": 1})
-            return Step("", (), lambda _: missing)
-        if request.digest == b"":
-            unknown = refusal(Reason.UNKNOWN_KEY, request.now, request.takes or {"requests": 1})
-            return Step("", (), lambda _: unknown)
-        return Step("apply", (request,), same, request)
+        nobody = request.digest is None and request.key_id is None and request.caller is None
+        if nobody or request.digest == b"":
+            reason = Reason.MISSING_KEY if nobody else Reason.UNKNOWN_KEY
+            told = refusal(reason, request.now, request.takes or {"requests": 1})
+            return Step("", (), lambda _: answered(request, told))
+        return Step("apply", (request,), partial(answered, request), request)
 
     def reserve(
         self,

@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 from ..clock import MICROSECOND, Clock, monotonic, pause, system_clock
 from ..decision import Decision
 from ..errors import InvalidValue
+from ..operations.request import refused
 from ..process.forks import across_forks
+from ..refusals import trying
 
 _LONGEST = 366 * 86_400
 _SLICE = 0.01
@@ -200,7 +202,9 @@ def until_admitted(ledger: Any, name: str, who: Any, cost: Any, timeout: Any, wh
     """
     queues, ask, peek = queues_of(ledger), partial(getattr(type(ledger), name), ledger), ledger.peek
     steps = wait(queues, ledger._steps._clock, timeout)
-    return drive(queues, steps, lambda: ask(who, cost, **where, **more), lambda: peek(who, cost, **where))
+    with trying():
+        answer = drive(queues, steps, lambda: ask(who, cost, **where, **more), lambda: peek(who, cost, **where))
+    return _told(answer, where)
 
 
 async def until_admitted_awaited(
@@ -209,4 +213,16 @@ async def until_admitted_awaited(
     """The same, awaited."""
     queues, ask, peek = queues_of(ledger), partial(getattr(type(ledger), name), ledger), ledger.peek
     steps = wait(queues, ledger._steps._clock, span)
-    return await drive_awaited(queues, steps, lambda: ask(who, cost, **where, **more), lambda: peek(who, cost, **where))
+    with trying():
+        answer = await drive_awaited(
+            queues, steps, lambda: ask(who, cost, **where, **more), lambda: peek(who, cost, **where)
+        )
+    return _told(answer, where)
+
+
+def _told(answer: Any, where: Any) -> Any:
+    """Return the answer of a call that waited; of a refusal the logger is told once."""
+    decision = decision_of(answer)
+    if not decision.allowed:
+        refused(decision, where["api"], where["route"])
+    return answer

@@ -89,7 +89,7 @@ def _told(
     details = decision._details()
     return LeaseGrant(
         decision, {}, now, _end(entry, work, readings), readings, tokens_of(subject), details.key, details.plan,
-        waiting(subject, decision, route_plan, now),
+        waiting(subject, decision, now),
     )  # fmt: skip
 
 
@@ -165,11 +165,10 @@ class LeaseGrant:
     elsewhere: bool = False
 
 
-def waiting(subject: Subject, decision: Decision, route_plan: RoutePlan, now: int) -> bool:
+def waiting(subject: Subject, decision: Decision, now: int) -> bool:
     """Tell whether each quota that refused has units out on leases, which may still come back."""
     refusing = [state.limit for state in decision._details().outcome.states if state.refused]
     quotas = [limit for limit in refusing if isinstance(limit, CompiledQuota)]
     return bool(quotas) and all(
-        _others(subject.record_of(limit), (limit.apis, limit.route, limit.unit), " ", now)[1] > 0
-        for limit in quotas
+        _others(subject.record_of(limit), (limit.apis, limit.route, limit.unit), " ", now)[1] > 0 for limit in quotas
     )

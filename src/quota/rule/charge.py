@@ -67,9 +67,7 @@ def _due(subject: Subject, route_plan: RoutePlan | None, now: int) -> tuple[Reco
     ):
         return records
     late = [
-        subject.record_of(limit)
-        for limit in route_plan.limits
-        if not _current(subject.record_of(limit), limit, now)
+        subject.record_of(limit) for limit in route_plan.limits if not _current(subject.record_of(limit), limit, now)
     ]
     return tuple([record for record in records if _late(record, now, lapse_instant) or record in late])
 

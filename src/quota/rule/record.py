@@ -246,7 +246,8 @@ class Record:
 
     def frees_at(self, apis: str, route: str, lapses: int) -> int:
         """Find the instant at which so many of the open reservations have lapsed, if none is closed."""
-        holds = [hold for hold in (self.holds.each() if self.holds else ()) if hold.still_open and counts(apis, hold.api)]
+        holds = [hold for hold in (self.holds.each() if self.holds else ()) if hold.still_open]
+        holds = [hold for hold in holds if counts(apis, hold.api)]
         return sorted(hold.until for hold in holds if not route or route in hold.place[1:])[lapses - 1]
 
     def held(self, id_: str) -> Hold | None:

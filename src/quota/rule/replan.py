@@ -7,10 +7,10 @@ what one key takes of a limit is never more than the larger of its plans would l
 beside its account's, which stays as tight, begins empty. Where keys share a bucket, one of them may find what it takes
 over fuller than its own calls made it, for as long as that drains.
 
-The throttles of a plan for several apis have one bucket together, and each api remembers what its own calls were charged
-under. As an api's calls come to buckets of other apis than before, what they left in those is poured into these, once;
-where a bucket of several is left, an api's own takes all of it over. So after a move too much may be told, never too
-little.
+The throttles of a plan for several apis have one bucket together, and each api remembers what its own calls were
+charged under. As an api's calls come to buckets of other apis than before, what they left in those is poured into
+these, once; where a bucket of several is left, an api's own takes all of it over. So after a move too much may be told,
+never too little.
 """
 
 from __future__ import annotations

@@ -44,10 +44,11 @@ def _later(entry: Entry, plan: UsagePlan) -> tuple[Scheduled, ...]:
 
 def check_one(entry: Entry, plans: Mapping[str, UsagePlan], plan: UsagePlan) -> None:
     """Raise ``PlanConflict`` where a plan would take the place of two: which of them it replaces is not ours to say."""
-    found = [f"{id_} for {', '.join(map(repr, other.apis))}" for id_, other in rivals(plans, plan).items()]
-    if len(found) > 1:
+    others = [f"{id_} for {', '.join(map(repr, other.apis))}" for id_, other in rivals(plans, plan).items()]
+    if len(others) > 1:
+        found = "; ".join(others)
         who = f"{_kind(entry)} {entry.key.id}"
-        raise PlanConflict(plan.id, f"{who} has several plans for its apis: {'; '.join(found)}; take it off all but one")
+        raise PlanConflict(plan.id, f"{who} has several plans for its apis: {found}; take it off all but one first")
 
 
 def _check_dates(entry: Entry) -> None:

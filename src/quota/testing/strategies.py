@@ -90,7 +90,8 @@ def plans(draw: st.DrawFn, focus: str) -> UsagePlan:
     """
     ids = ["p", "q", "b"] if focus in ("audited", "odd windows") else ["p", "b", "w", "w", "w", "w"]
     id_ = draw(st.sampled_from(ids) if focus in ("audited", "odd windows", "several apis") else PLAN_IDS)
-    apis = {"p": [("",)], "q": [("",)], "b": [("b",)], "w": [("", "b"), ("", "b"), ("", "b"), ("b",)]}[id_]
+    both, other = ("", "b"), ("b",)
+    apis: list[tuple[str, ...]] = {"b": [other], "w": [both, both, both, other]}.get(id_, [("",)])
     limits = FOCUS[focus]
     odd = focus in ("all", "accounts", "toggled", "odd windows", "in flight", "several apis")
     routes = {"r": draw(limits)} if odd and draw(st.booleans()) else {}

@@ -68,11 +68,7 @@ class Binding:
             return
         # One that was bound and then served no call, because each changes the record, is bound every second time.
         old = next((old for old in key_entry.rooms if old.route_plan is route_plan), None)
-        if (
-            old is not None
-            and (old.good(now) or not old.until)
-            and not _on_one_meter(request, key_entry, subject, old)
-        ):
+        if old is not None and (old.good(now) or not old.until) and not _on_one_meter(request, key_entry, subject, old):
             old.until = old.until or 1
             return
         self._compile(request, key_entry, entry, subject)

@@ -14,8 +14,7 @@ from ...plan import UsagePlan
 from ...rule.limits import StoreOptions
 from ..associations import check_apart
 from ..base import check_distinct
-from ..outbox import encode_draft
-from ..texts import to_json
+from ..texts import encode_draft, to_json
 from .changes import ClearRecord, CopyRecord, IndexKey, Mutation, Place, Precondition, PutText, Tell
 from .flow import Flow, operation
 

@@ -15,8 +15,7 @@ from ...plan import UsagePlan
 from ...rule.limits import StoreOptions
 from ..accounts import check_empty, check_parent, is_new
 from ..associations import account_on
-from ..outbox import decode_event, encode_draft
-from ..texts import to_json
+from ..texts import decode_event, encode_draft, to_json
 from .pool import Pool
 from .records import drop, touch
 
