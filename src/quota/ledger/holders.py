@@ -14,7 +14,7 @@ from ..limit import Throttle, whole
 from ..operations.request import Request
 from ..plan import UsagePlan, check_route
 from ..status import LimitStatus
-from ..stores.associations import PERIOD_END
+from ..stores.base import PERIOD_END
 from .accounts import Accounts
 from .administration import MOST_AT_ONCE, Asking, Step, at_least_one, key_id, plan_id_of, same, to_come
 

@@ -14,9 +14,7 @@ from ..key import ApiKey, ScheduledPlan
 from ..limit import Quota
 from ..operations.request import Entry, Scheduled, by_api, rivals, settled, with_plan
 from ..plan import UsagePlan
-
-PERIOD_END = "period_end"
-"""In place of an instant: the end of the longest calendar quota of the plan that a key leaves."""
+from .base import PERIOD_END
 
 
 def associated(entry: Entry, plan: UsagePlan, at: int | str | None, now: int) -> Entry:

@@ -91,7 +91,8 @@ def plans(draw: st.DrawFn, focus: str) -> UsagePlan:
     ids = ["p", "q", "b"] if focus in ("audited", "odd windows") else ["p", "b", "w", "w", "w", "w"]
     id_ = draw(st.sampled_from(ids) if focus in ("audited", "odd windows", "several apis") else PLAN_IDS)
     both, other = ("", "b"), ("b",)
-    apis: list[tuple[str, ...]] = {"b": [other], "w": [both, both, both, other]}.get(id_, [("",)])
+    named: dict[str, list[tuple[str, ...]]] = {"b": [other], "w": [both, both, both, other]}
+    apis = named.get(id_, [("",)])
     limits = FOCUS[focus]
     odd = focus in ("all", "accounts", "toggled", "odd windows", "in flight", "several apis")
     routes = {"r": draw(limits)} if odd and draw(st.booleans()) else {}
