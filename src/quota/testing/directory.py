@@ -15,8 +15,9 @@ from ..decision import Decision
 from ..errors import ClockSkew, InvalidValue, PlanConflict
 from ..ledger.sync import Ledger
 from ..plan import UsagePlan
-from .model import DAY, Answer, Model
+from .model import Answer, Model
 from .strategies import FOCUS, KEY_IDS, PLAN_IDS, START, STEPS, plans
+from .windows import DAY
 
 
 @attrs.define

@@ -10,9 +10,10 @@ from hypothesis.stateful import precondition, rule
 
 from ..errors import ClockSkew, InvalidCost, ReservationClosed
 from .directory import Book, equal, raises, units_of
-from .model import DAY, Answer, Skewed
+from .model import Answer, Skewed
 from .reports import ReportMachine
 from .strategies import APIS, COSTS, KEY_IDS, ROUTES, TTLS
+from .windows import DAY
 
 
 class FlightMachine(ReportMachine):

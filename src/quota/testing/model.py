@@ -6,9 +6,7 @@ the periods that the machine plays with.
 
 from __future__ import annotations
 
-from calendar import monthrange
 from collections.abc import Mapping
-from datetime import datetime, timedelta, timezone
 from fractions import Fraction
 from math import ceil, floor
 from typing import Any
@@ -16,14 +14,11 @@ from typing import Any
 import attrs
 
 from ..limit import Concurrency, Quota, Throttle
-from ..period import Period
 from ..plan import UsagePlan
 from .plans import Member, PlansOfKeys
+from .windows import PER, window
 
-DAY = 86_400_000_000
 SKEW = 300_000_000
-_PER = {"second": 1_000_000, "minute": 60_000_000, "hour": 3_600_000_000, "day": DAY}
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 Spec = Quota | Throttle | Concurrency
 Subject = tuple[str, str]
@@ -116,50 +111,6 @@ class Answer:
     replayed: bool = False
     at: int = 0
     events: tuple[Taking, ...] = ()
-
-
-def window(period: Period, now: int) -> tuple[int, int]:
-    """The calendar window around an instant: in UTC, in Kolkata (always 5:30 ahead) or from an anchor."""
-    if period.anchor is not None:
-        return _anchored(period.every, period.anchor, now)
-    if period.count > 1:  # a century
-        return _us(datetime(2001, 1, 1, tzinfo=timezone.utc)), _us(datetime(2101, 1, 1, tzinfo=timezone.utc))
-    ahead = 19_800_000_000 if period.zone == "Asia/Kolkata" else 0
-    start, end = _calendar(period.every, now + ahead)
-    return start - ahead, end - ahead
-
-
-def _anchored(every: str, anchor: datetime, now: int) -> tuple[int, int]:
-    """From an instant on, day by day or month by month: the 31st comes back after February."""
-    if every == "day":
-        start = now - (now - _us(anchor)) % DAY
-        return start, start + DAY
-    end = 0
-    for months in range(12 * 30):
-        year, month = divmod(12 * anchor.year + anchor.month - 1 + months, 12)
-        last = monthrange(year, month + 1)[1]
-        start, end = end, _us(anchor.replace(year=year, month=month + 1, day=min(anchor.day, last)))
-        if now < end:
-            break
-    return start, end
-
-
-def _calendar(every: str, now: int) -> tuple[int, int]:
-    if every in ("minute", "hour"):
-        return now - now % _PER[every], now - now % _PER[every] + _PER[every]
-    day = (_EPOCH + timedelta(microseconds=now)).replace(hour=0, minute=0, second=0, microsecond=0)
-    if every == "week":
-        day -= timedelta(days=day.weekday())
-    start = {"day": day, "week": day, "month": day.replace(day=1), "year": day.replace(month=1, day=1)}[every]
-    later = {"day": 1, "week": 7, "month": 31, "year": 366}[every]
-    end = start + timedelta(days=later)
-    if every in ("month", "year"):
-        end = end.replace(day=1)
-    return _us(start), _us(end)
-
-
-def _us(instant: datetime) -> int:
-    return (instant - _EPOCH) // timedelta(microseconds=1)
 
 
 class Model(PlansOfKeys):
@@ -578,7 +529,7 @@ class Model(PlansOfKeys):
                     if percent > current.alerted and used * 100 >= percent * (limit.spec.limit + current.extra):
                         crossed.append((limit.name, percent))
                         current.alerted = percent
-                        if current.end - current.start >= _PER["hour"]:
+                        if current.end - current.start >= PER["hour"]:
                             whose = None if limit.spec.by == "account" else key.id
                             self.told.append(("limit.crossed", whose, plan.id, limit.name, percent))
         return tuple(crossed)
@@ -619,7 +570,7 @@ class Model(PlansOfKeys):
             self._restore(saved)
         else:
             key.admissions.append((now, api, plan.id))
-            key.last_used = now // _PER["minute"] * _PER["minute"]
+            key.last_used = now // PER["minute"] * PER["minute"]
         return after
 
     def _snapshot(self) -> tuple[Any, ...]:
@@ -781,7 +732,7 @@ def _rate(limit: Limit) -> Fraction:
     """Units each microsecond; where nobody is admitted, the slowest that a bucket can drain."""
     spec = limit.spec
     assert isinstance(spec, Throttle)
-    return spec.rate / _PER[spec.per] if _burst(limit) else Fraction(1, 2**53 - 1)
+    return spec.rate / PER[spec.per] if _burst(limit) else Fraction(1, 2**53 - 1)
 
 
 def _shape(limit: Limit) -> tuple[Any, ...]:

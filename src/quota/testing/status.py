@@ -13,9 +13,10 @@ from ..clock import to_datetime
 from ..errors import ClockSkew, InvalidValue, UnknownKey
 from ..limit import Concurrency, Quota, Throttle
 from .directory import DirectoryMachine, equal, raises, us_of
-from .model import DAY, Limit, Model, Skewed
+from .model import Limit, Model, Skewed
 from .plans import Member
 from .strategies import APIS, KEY_IDS, ROUTES
+from .windows import DAY
 
 
 def stand(model: Model, who: str, api: str | None, route: str | None, now: int) -> list[tuple[Any, ...]] | None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ..limit import Concurrency, Cost, Limit, Quota, Throttle
 from ..plan import UsagePlan
-from .model import DAY
+from .windows import DAY
 
 START = datetime(2026, 1, 29, 23, 40, tzinfo=timezone.utc)
 

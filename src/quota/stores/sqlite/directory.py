@@ -19,7 +19,17 @@ from ...rule.subject import Subject
 from ..associations import associated, check_apart, deprived, dissociated, moved, placed, told
 from ..base import is_new
 from ..texts import to_json
-from .accounts import Accounts, copy_record, count, known_account, line_numbers, member_of, share, touch_plans
+from .accounts import (
+    Accounts,
+    copy_record,
+    count,
+    known_account,
+    line_numbers,
+    member_of,
+    move_plan,
+    share,
+    touch_plans,
+)
 from .pool import Pool
 from .records import drop, forget_account, last_used_of, latest, number_of, touch
 from .reports import Reports, listed
@@ -166,7 +176,7 @@ class Directory(Accounts, Reports):
         number = new_number() if row is None else row[0]
         if old is not None and old.apis != plan.apis:
             self._settle_plan(db, number, partial(moved, old=old, new=plan), now)
-            _move(db, plan, number)
+            move_plan(db, plan, number)
         row = plan.id, number, together(plan.apis), to_json(encode_plan(plan))
         db.execute("INSERT OR REPLACE INTO plans VALUES (?, ?, ?, ?)", row)
         touch_plans(db)
@@ -301,31 +311,6 @@ class Directory(Accounts, Reports):
         _, plan = self._get_plan(db, plan_id)
         old, new, now = self._associations(db, number, key, partial(change, plan=plan), now)
         self._tell_of(db, placed(old, new, plan, now, by))
-
-
-def _move(db: Connection, plan: UsagePlan, number: int) -> None:
-    """Move a plan's keys and accounts to its new apis. Raises ``PlanConflict`` where one has another plan there."""
-    apis = to_json(plan.apis)
-    held = db.execute(
-        "SELECT own.account, other.api FROM account_plans AS own JOIN account_plans AS other USING (account) "
-        "JOIN plans ON plans.number = other.plan WHERE own.plan = ?2 AND other.plan <> ?2 "
-        "AND other.api IN (SELECT value FROM json_each(?1)) LIMIT 1", (apis, number),
-    ).fetchone()  # fmt: skip
-    if held is not None:
-        raise PlanConflict(plan.id, f"account {held[0]} has another plan for the api {held[1]!r}")
-    taken = db.execute(
-        "SELECT own.id, other.api FROM key_plans AS own JOIN key_plans AS other USING (key) "
-        "JOIN plans ON plans.number = other.plan WHERE own.plan = ?2 AND other.plan <> ?2 "
-        "AND other.api IN (SELECT value FROM json_each(?1)) LIMIT 1", (apis, number),
-    ).fetchone()  # fmt: skip
-    if taken is not None:
-        raise PlanConflict(plan.id, f"key {taken[0]} has another plan for the api {taken[1]!r}")
-    for table, who in (("account_plans", "account"), ("key_plans", "key, id")):
-        rows = db.execute(f"SELECT DISTINCT {who} FROM {table} WHERE plan = ?", (number,)).fetchall()  # noqa: S608 -- names from the line above
-        db.execute(f"DELETE FROM {table} WHERE plan = ?", (number,))  # noqa: S608 -- as above
-        new = [(row[0], api, number, *row[1:]) for row in rows for api in plan.apis]
-        places = ", ".join("?" * (3 + len(who.split()) - 1))
-        db.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({places})", new)  # noqa: S608 -- as above
 
 
 def _known(db: Connection, key_id: str) -> tuple[int, ApiKey]:
