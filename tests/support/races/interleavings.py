@@ -13,6 +13,7 @@ import pytest
 
 import quota
 from quota import Ledger, ManualClock, Reason, UsagePlan
+from quota.rule.record import minute_of
 from quota.stores.memory import MemoryStore
 from quota.stores.memory import locks as _locks
 from receipts import Change, Denial, Receipt, check_ceiling, check_receipts, justify_denials
@@ -36,6 +37,7 @@ class World:
 
     def __init__(self, limits, *, alerts=(), warm=0):
         self.clock = ManualClock(NOON)
+        minute_of(NOON)  # which is told last: every schedule finds it so
         self.ledger = Ledger(self.store(), clock=self.clock)
         self.ledger.add_plan(UsagePlan("PlanA", limits, alerts=alerts))
         self.key = self.ledger.import_key(OLD, "Key123", plan="PlanA", id="Key123").key
