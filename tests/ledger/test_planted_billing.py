@@ -31,6 +31,16 @@ BUGS = {
     "the plan before retention is forgotten": (
         "rule/record.py", "while len(before) > 1 and before[1].day <=", "while before and before[0].day <="),
     "a lapsed hold is told": ("operations/report.py", "    record.lapse(now)\n", ""),
+    "a report drops a removed key": (
+        "stores/memory/reports.py", "for found in (living, store._removed.values())", "for found in (living,)"),
+    "a removed key's holds are used": ("operations/report.py", "        if hold.still_open:\n            record.give_back", "        if False:\n            record.give_back"),
+    "the day on which a key is removed is lost": ("operations/report.py", "        meter.begin_day(today + 1, today - retention)\n", ""),
+    "a new key has the usage of a removed one": (
+        "ledger/reports.py", "(request,), same)\n        except", "(request,), same)\n            raise UnknownKey(str(key))\n        except"),
+    "of removed keys of an id the last one alone is told": (
+        "operations/report.py", "used=one.used + used", "used=one.used"),
+    "a removed key's plans are forgotten": ("operations/report.py", "record.at, record.plan_days, record.leases", "record.at, (), record.leases"),
+    "removed keys are kept for ever": ("stores/memory/removal.py", "< now]", "< 0]"),
     "a report lapses holds for good": ("stores/memory/reports.py", "key_entry.record.copy()", "key_entry.record"),
 }  # fmt: skip
 

@@ -109,6 +109,35 @@ def a_route_s_units_are_told_once(q):
     assert _told(ledger) == [("k", 7)]
 
 
+def a_removed_key_is_told(q):
+    ledger, clock, secret = _ledger(q, "99/day, 99/hour by account")
+    assert ledger.consume(secret, 5)
+    clock.advance(DAY)
+    assert ledger.consume(secret, 2) and ledger.reserve(secret, 10, ttl=600_000_000)
+    ledger.remove_key("k")
+    assert _told(ledger) == _told(ledger, "account") == [("k", 7)]
+    assert _told(ledger, "plan") == [("p", 7)]
+    days = [(one.day.day, one.limit, one.used) for one in ledger.usage("k")]
+    assert days == [(of, name, used) for of, used in ((10, 5), (11, 2)) for name in ("requests/day", "requests/hour")]
+    _, secret = ledger.issue_key("again", "p", id="k")
+    assert ledger.status("k")[0].used == 0
+    assert ledger.consume(secret, 3)
+    assert {one.used for one in ledger.usage("k")} == {3}
+    assert _told(ledger) == [("k", 10)]
+    ledger.remove_key("k")
+    assert [one.used for one in ledger.usage("k", since="2026-03-11")] == [5, 5]
+    clock.advance(34 * DAY)
+    assert _told(ledger) == [("k", 10)]
+    clock.advance(DAY)
+    assert _told(ledger) == [("k", 5)]
+    clock.advance(2 * DAY)
+    for _ in range(2):
+        _, secret = ledger.issue_key("again", "p", id="k")
+        assert ledger.consume(secret)
+        ledger.remove_key("k")
+    assert len(ledger.store._removed) == 2
+
+
 def a_plan_is_known_for_every_day_that_is(q):
     ledger, clock, secret = _ledger(q, "99/day")
     ledger.add_plan(q.UsagePlan("q", "99/day"))

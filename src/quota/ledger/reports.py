@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..account import Account
 from ..clock import DAY_US, EPOCH, to_us
-from ..errors import InvalidValue
+from ..errors import InvalidValue, UnknownKey
 from ..key import ApiKey
 from ..operations.request import Request
 from ..operations.usage import UsageRecord, UsageTotal
 from .accounts import Accounts
-from .administration import Asking, Step, Telling, same
+from .administration import Asking, Step, Telling, key_id, same
 from .holders import check_where
 
 if TYPE_CHECKING:
@@ -37,13 +37,26 @@ class Reports(Accounts):
         """Return what each quota of a key's plan for ``api``, or of an account's own, counted by UTC day.
 
         Both days included; days unused are left out, today is always there. A limit by account tells the account's
-        usage. Raises ``UnknownKey``, ``InvalidValue``.
+        usage. A key that was removed is told until ``retention`` ends: the days on which it was used, unless its id is
+        another one's by now. Raises ``UnknownKey``, ``InvalidValue``.
         """
         check_where(api, None)
-        days = (_day("since", since, -(10**6)), _day("until", until, 10**7))
-        key, account = yield from self._one(key_or_account)
-        request = Request("usage", self._now(), None, key, api, args=days, account=account)
-        found: list[UsageRecord] = yield Step("apply", (request,), same)
+        now, days = self._now(), (_day("since", since, -(10**6)), _day("until", until, 10**7))
+        try:
+            key, account = yield from self._one(key_or_account)
+            request = Request("usage", now, None, key, api, args=days, account=account)
+            found: list[UsageRecord] = yield Step("apply", (request,), same)
+        except UnknownKey as unknown:
+            from ..operations.report import removed_usage  # noqa: PLC0415 -- loaded where somebody asks
+
+            records = (
+                []
+                if isinstance(key_or_account, Account)
+                else (yield Step("removed", (key_id(key_or_account), now), same))
+            )
+            if not records:
+                raise unknown from None
+            found = removed_usage(records, api, now, *days)
         return found
 
     def usage_report(
@@ -56,13 +69,12 @@ class Reports(Accounts):
     ) -> Telling[UsageTotal]:
         """Tell what every key, account or plan used from one UTC day to another, both included; of all apis or of one.
 
-        A key that was removed is told no more: disable it until its days are billed. An account is told what its keys
-        used, each unit once. Of a plan: each day's units of a key go to the plan of its last charge on that day, by the
-        id that it had. In the order of their ids, for any number of keys at a bounded memory: a page of keys is read at
-        a time, each key as of one moment, so days that are over are told the same whenever they are asked for, while
-        what is used meanwhile may be told or not. Nothing used, nothing told. Days before the store's ``retention`` are
-        gone.
-        Raises ``InvalidValue``.
+        Keys that were removed too: what keys of one id used, one after the other, is one total. An account is told what
+        its keys used, each unit once. Of a plan: each day's units of a key go to the plan of its last charge on that
+        day, by the id that it had. In the order of their ids, for any number of keys at a bounded memory: a page of
+        keys is read at a time, each key as of one moment, so days that are over are told the same whenever they are
+        asked for, while what is used meanwhile may be told or not. Nothing used, nothing told. Days before the store's
+        ``retention`` are gone. Raises ``InvalidValue``.
         """
         from ..operations.report import ReportDays  # noqa: PLC0415 -- loaded where somebody asks
 
@@ -77,10 +89,10 @@ class Reports(Accounts):
 
 def _totals(days: ReportDays, by: str) -> Generator[Step[Any] | UsageTotal, list[KeyUsage], None]:
     """Tell what keys, accounts or the keys on plans used, in the order of their ids; of plans when all is added up."""
-    after, told = ("", ""), dict[tuple[str, str, str], int]()
+    after, told = "", dict[tuple[str, str, str], int]()
     while True:
         page = yield Step("report", (days, after, PAGE, by == "account"), same)
-        for account, id_, used in page:
+        for account, id_, used, _ in page:
             who = id_ if by == "key" else account
             if by != "plan" and told and next(iter(told))[0] != who:
                 yield from _told(told)
@@ -90,7 +102,7 @@ def _totals(days: ReportDays, by: str) -> Generator[Step[Any] | UsageTotal, list
                 told[place] = told.get(place, 0) + units
         if len(page) < PAGE:
             break
-        after = page[-1][:2]
+        after = page[-1].place
     yield from _told(told)
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from ..event import By, Event
     from ..operations.report import KeyUsage, ReportDays
+    from ..rule.record import Record
 
 
 class Store(Protocol):
@@ -65,7 +66,7 @@ class Store(Protocol):
         """Replace a key by what a pure function makes of it, atomically; ``UnknownKey`` when there is none."""
 
     def drop_key(self, key_id: str, by: By | None = None) -> None:
-        """Remove a key and its counts; ``UnknownKey`` when there is none."""
+        """Remove a key and its counts, but for its days of usage; ``UnknownKey`` when there is none."""
 
     def get_key(self, key_id: str) -> ApiKey:
         """The key, with all that was scheduled and is not made yet; ``UnknownKey`` when there is none."""
@@ -81,11 +82,14 @@ class Store(Protocol):
     def last_used(self, key_id: str) -> int:
         """The minute of a key's last admission, in microseconds; 0 where there was none; ``UnknownKey``."""
 
-    def report(self, days: ReportDays, after: tuple[str, str], most: int, by_account: bool) -> list[KeyUsage]:
-        """Return what keys used, those of a page: the first ``most`` beyond an account and an id, fewer at the end.
+    def report(self, days: ReportDays, after: str, most: int, by_account: bool) -> list[KeyUsage]:
+        """Return what keys used, removed ones too: the first ``most`` beyond a place, fewer at the end.
 
         In the order of their ids; ``by_account``: of their accounts, and then of their ids.
         """
+
+    def removed(self, key_id: str, now: int) -> list[Record]:
+        """Return what is kept of removed keys of an id, the first one first: see ``operations.report.closed``."""
 
     def associate(self, key_id: str, plan_id: str, at: int | str | None, now: int, by: By | None = None) -> None:
         """Put a key on a plan, in place of the one it has for the same api; ``UnknownKey``, ``UnknownPlan``.

@@ -140,7 +140,7 @@ def disable(key: KeyArgument, store: StoreOption = None, as_json: JsonOption = F
 
 @app.command(epilog="Example: quota key remove 8f3k2m9x1q --yes")
 def remove(key: KeyArgument, yes: YesOption = False, store: StoreOption = None, as_json: JsonOption = False) -> None:
-    """Remove a key and its counts; those of an account that it shared stay."""
+    """Remove a key and its counts. Its days of usage are told until retention ends, those of its account stay."""
     with opened(store) as ledger:
         found = find_key(ledger, key)
         confirm(f"remove {found.id} ({found.name}) and its counts?", yes=yes)

@@ -21,7 +21,7 @@ from ..texts import to_json
 from .accounts import Accounts, copy_record, count, known_account, line_numbers, member_of, share, touch_plans
 from .pool import Pool
 from .records import drop, forget_account, last_used_of, latest, number_of, touch
-from .reports import Reports, listed
+from .reports import Reports, keep_days, listed
 from .schema import NOTHING, STEPS
 
 
@@ -264,7 +264,7 @@ class Directory(Accounts, Reports):
                 drop(db, -account[0])
         elif account is None and db.execute("SELECT 1 FROM counts WHERE subject = ?", (number,)).fetchone():
             copy_record(db, number, share(db, key.account))
-        drop(db, number)
+        keep_days(db, number, key, by, self.options)
         if account is not None:
             forget_account(db, -account[0])
         self._tell_of(db, key_removed(key, by))

@@ -1,0 +1,54 @@
+"""Keys that are removed from the memory store, and what is told of them afterwards. Not loaded where nobody asks."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Any
+
+from ...clock import DAY_US, system_clock
+from ...event import By, key_removed
+from ...operations.report import KeyRecord, closed, lives
+from ...process.atomic import Step
+from ...rule.record import Record
+from .entries import KeyEntry
+
+
+def drop_key(store: Any, key_entry: KeyEntry, by: By | None) -> None:
+    """Remove a key that is at rest."""
+    account, key = key_entry.account, key_entry.key
+    steps = kept(store, key_entry, by[1] if by else system_clock())
+    store._sorted = None
+    if account is not None:
+        steps.append((account.members.remove, key_entry))
+        heir = account.record if account.shared else key_entry.record
+        last = account.members == [key_entry] and account.account is None
+        if last and (account.name == key.id or heir is None):
+            steps += [(setattr, account, "record", None), (store._accounts.pop, account.name)]
+        elif not account.shared and heir is not None:
+            steps += [(setattr, account, "record", heir), (setattr, account, "shared", True)]
+            steps.append((account.stripe.round.append, account))
+    gone = [(store.rooms.pop, ref) for ref in (key.id, *(secret.digest for secret in key.secrets))]
+    steps += [(setattr, key_entry, "record", None), *gone]
+    store._outbox.at_once(steps, key_removed(key, by))
+    key_entry.stripe.sweep()
+
+
+def kept(store: Any, key_entry: Any, now: int) -> list[Step]:
+    """Return the steps that keep what is told of a key that is removed, and forget two that were kept long enough."""
+    retention, life = store.options.retention, f"{next(store._lives):020}"
+    late = [of for of, one in islice(store._removed.items(), 2) if one.record.at + (retention + 1) * DAY_US < now]
+    steps: list[Step] = [(store._removed.pop, of) for of in late]
+    if key_entry.record is None:
+        return steps
+    record = closed(key_entry.record.copy(), now, retention)
+    return [
+        *steps,
+        (store._removed.__setitem__, life, KeyRecord(key_entry.key.account, key_entry.key.id, life, record)),
+    ]
+
+
+def removed(store: Any, key_id: str, now: int) -> list[Record]:
+    """See ``Store.removed``."""
+    with store._directory:
+        found = [one._replace(record=one.record.copy()) for one in store._removed.values() if one.id == key_id]
+        return lives(found, now, store.options.retention)
