@@ -19,10 +19,10 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from whenever import Instant
 
+from quota import Ledger
 from quota import period as module
 from quota.clock import ManualClock, to_datetime, to_us
 from quota.errors import InvalidPlan, InvalidValue
-from quota.ledger import Ledger
 from quota.limit import Quota
 from quota.period import FIRST_US, LAST_US, Period, parse_period
 from quota.plan import UsagePlan

@@ -26,7 +26,6 @@ from .errors import (
 )
 from .event import Event
 from .key import ApiKey, Caller, IssuedKey, ScheduledPlan
-from .ledger.aio import AsyncLedger
 from .ledger.reservations.handle import AsyncReservation, Reservation
 from .ledger.sync import Ledger
 from .limit import Concurrency, Quota, Throttle
@@ -80,13 +79,19 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from .ledger.aio import AsyncLedger
     from .ledger.limited import limited
 else:
 
     def __getattr__(name: str) -> object:
-        """Load ``limited`` for who uses it: others do not pay for what it imports."""
-        if name != "limited":
+        """Load ``AsyncLedger`` and ``limited`` for who uses them: others do not pay for what they import."""
+        if name == "AsyncLedger":
+            from .ledger import aio as module  # noqa: PLC0415 -- as it says
+        elif name == "limited":
+            from .ledger import limited as module  # noqa: PLC0415 -- as it says
+        else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name, obj=None)
-        from .ledger.limited import limited  # noqa: PLC0415 -- as it says
+        return globals().setdefault(name, getattr(module, name))
 
-        return globals().setdefault(name, limited)
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

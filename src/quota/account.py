@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
 
 from .errors import InvalidValue, check_text, to_metadata
-
-MOST_LEVELS = 4
-"""Accounts above one another, the lowest included."""
 
 
 @attrs.frozen(weakref_slot=False)
@@ -46,22 +43,3 @@ class Account:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc] # the one way to build a frozen object
-
-
-def check_levels(account: Account, above: int, below: int) -> None:
-    """Raise ``InvalidValue`` where too many accounts would be above one another: ``above`` it, and ``below`` it."""
-    if above + 1 + below > MOST_LEVELS:
-        room = MOST_LEVELS - 2 - below
-        accepted = f"an account with at most {room} above it: {MOST_LEVELS} in a line at most" if room >= 0 else "None"
-        raise InvalidValue("parent", account.parent, accepted)
-
-
-def cycle(account: Account) -> InvalidValue:
-    """Return the error for a parent that is below the account."""
-    return InvalidValue("parent", account.parent, f"an account that is not below {account.id!r} itself")
-
-
-def not_empty(account_id: str, keys: Sequence[str], below: Sequence[str]) -> InvalidValue:
-    """Return the error for an account that is to be removed and has keys or accounts below it."""
-    found = f"{keys[0]!r} is a key of it" if keys else f"{below[0]!r} is below it" if below else "there is one"
-    return InvalidValue("account", account_id, f"an account without keys and without accounts below it; {found}")

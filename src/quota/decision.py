@@ -81,7 +81,6 @@ across_forks(_lazy)
 
 
 @cache
-@cache
 def _http() -> Any:
     """Return what HTTP sees of a decision: not paid for by those who never ask."""
     from . import headers  # noqa: PLC0415 -- not paid for by those who never ask

@@ -29,7 +29,7 @@ BUGS = {
     "a hold is settled on whoever is above now": (
         "ledger/reservations/settling.py", "            above=hold.above,", "            above=None,"),
     "an account's plan is put on without a word to its keys": (
-        "stores/memory/accounts.py", "                key_entry.room.invalidate()\n        steps +=", "                pass\n        steps +="),
+        "stores/memory/accounts.py", "                key_entry.room.invalidate()\n        steps = [*_begun", "                pass\n        steps = [*_begun"),
     "a plan that is replaced serves accounts as it was": (
         "stores/memory/binding.py", "for id_ in plan.ids():", "for id_ in [plan.id]:"),
     "an account's own limit is another's by its name": ("joined.py", "name=OWN + limit.name", "name=limit.name"),

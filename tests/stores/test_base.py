@@ -5,8 +5,9 @@ import pytest
 from quota import Ledger
 from quota.errors import InvalidValue
 from quota.stores import open_store
-from quota.stores.base import make_options, split_url, tell_clock, whole_option
+from quota.stores.base import make_options, tell_clock
 from quota.stores.memory import MemoryStore
+from quota.stores.urls import split_url, whole_option
 
 
 def test_a_url_opens_a_store_with_its_options():

@@ -16,10 +16,10 @@ import redis.asyncio
 
 from quota import AsyncLedger, InvalidValue, Ledger, UsagePlan
 from quota.stores import open_store
-from quota.stores.base import check_url, shown_url
 from quota.stores.leased import LeasedStore
 from quota.stores.postgres import AsyncPostgresStore, PostgresStore
 from quota.stores.redis import AsyncRedisStore, RedisStore
+from quota.stores.urls import check_url, shown_url
 
 SERVERS = [
     "postgresql",

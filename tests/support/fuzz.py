@@ -101,7 +101,7 @@ def headers(data):
 def url(data):
     from quota import QuotaError
     from quota.stores import open_store
-    from quota.stores.base import check_url, shown_url, split_url
+    from quota.stores.urls import check_url, shown_url, split_url
 
     text = text_of(data)
     shown_url(text)

@@ -51,7 +51,7 @@ def run(testing, memory, examples):
     )  # fmt: skip
 
 
-def caught_by(package, testing, memory):
+def caught_by(package, testing, memory, examples=300):
     """The first thing that fails on a package: a scenario, else the machine; None when all is well."""
     for name, scenario in SCENARIOS.items():
         try:
@@ -59,7 +59,7 @@ def caught_by(package, testing, memory):
         except Exception:
             return name
     try:
-        run(testing, memory, 300)
+        run(testing, memory, examples)
     except Exception:
         return "the machine"
     return None

@@ -24,7 +24,7 @@ from ..errors import InvalidCost, InvalidValue, QuotaError, StoreUnavailable, Un
 from ..key import ApiKey
 from ..ledger.sync import Ledger
 from ..limit import Cost, parse_cost
-from ..stores.base import shown_url
+from ..stores.urls import shown_url
 
 DEFAULT_STORE = "sqlite:///quota.db"
 OK, REFUSED, WRONG_USE, UNAVAILABLE, PARTLY = 0, 1, 2, 3, 4

@@ -6,7 +6,6 @@ from importlib import import_module
 from typing import Any
 
 from ..errors import InvalidValue
-from .base import check_url, shown_url, split_url
 
 
 def open_store(url: str, *, asynchronous: bool = False) -> Any:
@@ -17,6 +16,8 @@ def open_store(url: str, *, asynchronous: bool = False) -> Any:
     remote store that ``AsyncLedger`` awaits. Raises ``InvalidValue`` for a URL that names no store, and
     ``ModuleNotFoundError`` that says what to install where its driver is missing.
     """
+    from .urls import check_url, shown_url, split_url  # noqa: PLC0415 -- in memory there is no URL
+
     scheme, separator, _ = url.partition(":")
     scheme = scheme.lower()
     engine = _STORES.get(scheme.removeprefix("leased+")) if separator else None

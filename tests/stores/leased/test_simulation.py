@@ -51,14 +51,14 @@ SOONEST = {
     "a repeated lease request gets another lease": 5,
     "a lease whose lease request comes again after its window is taken back": 101,
     "a lease request that comes late is answered": 5,
-    "a lease outlives its window": 452,
-    "a lost lease is handed out under a lower limit": 12_839,
+    "a lease outlives its window": 138,
+    "a lost lease is handed out under a lower limit": 169,
     "a refresh never comes": 21,
     "a refresh asks nothing": 22,
     "a renewal does not look at the key": 115,
-    "a late return takes back the next lease": 263,
-    "closing settles nothing": 3,
-    "a crash frees its holder's name": 11,
+    "a late return takes back the next lease": 169,
+    "closing settles nothing": 4,
+    "a crash frees its holder's name": 38,
 }
 """Histories that showed a bug that few do; where they no longer do, others are looked for."""
 

@@ -14,8 +14,9 @@ from typing import Any
 from ...errors import ClockSkew, InvalidValue, StoreBusy
 from ...operations.request import Request
 from .. import open_store
-from ..base import check_store, join_url, split_url, tell_clock, whole_option
+from ..base import check_store, tell_clock
 from ..server.flow import Flow, Synchronous
+from ..urls import join_url, split_url, whole_option
 from .aio import AsyncLeasedStore
 from .directory import Change
 from .flow import ALONE, SKEWED, Leasing, leasable

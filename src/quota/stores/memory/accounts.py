@@ -6,14 +6,15 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
-from ...account import Account, check_levels, cycle, not_empty
-from ...errors import PlanConflict, UnknownAccount
+from ...account import Account
+from ...errors import UnknownAccount
 from ...event import By, account_changed, account_placed
 from ...operations import perform
 from ...operations.request import Entry, Request
 from ...plan import UsagePlan
 from ...process.atomic import Step
 from ...rule.subject import Subject
+from ..accounts import check_empty, check_on, check_parent, is_new
 from .entries import AccountEntry, Stripe
 from .one_meter import NoMeter
 
@@ -45,10 +46,8 @@ def add_account(store: Any, account: Account, by: By | None) -> None:
     """See ``Store.add_account``."""
     with store._everything():
         entry = store._accounts.get(account.id)
-        if entry is not None and entry.account is not None:
-            if entry.account == account:
-                return
-            raise PlanConflict(account.id, "another account has this id; update_account() changes it")
+        if not is_new(account, entry and entry.account):
+            return
         steps: list[Step] = []
         if entry is None:
             entry = AccountEntry(account.id, store._stripe(account.id))
@@ -77,19 +76,19 @@ def _placed(store: Any, entry: AccountEntry, account: Account) -> list[Step]:
     if parent is old:
         return steps
     if parent is not None:
-        if entry in parent.line():
-            raise cycle(account)
-        check_levels(account, len(parent.line()), entry.height())
-        if parent.account is None:
-            steps.append((setattr, parent, "account", Account(parent.name)))
-        if not parent.shared:
-            steps += store._split(parent, parent.members)
+        check_parent(account, [above.name for above in parent.line()], entry.height())
+        steps += _begun(store, parent)
         steps.append((parent.children.__setitem__, entry.name, entry))
     if old is not None:
         steps.append((old.children.pop, entry.name))
     steps.append((setattr, entry, "parent", parent))
     stripe = store._stripes[hash(entry.name) % len(store._stripes)] if parent is None else parent.stripe
     return [*steps, *(step for moved in entry.below() for step in _moved_to(store, moved, stripe))]
+
+
+def _begun(store: Any, entry: AccountEntry) -> list[Step]:
+    """Return the steps that give an account a count, if it has none: it has a child or a plan from now on."""
+    return [(setattr, entry, "account", _account(entry)), *(() if entry.shared else store._split(entry, entry.members))]
 
 
 def _moved_to(store: Any, entry: AccountEntry, stripe: Stripe) -> list[Step]:
@@ -117,8 +116,7 @@ def drop_account(store: Any, account_id: str, by: By | None) -> None:
     """See ``Store.drop_account``."""
     with store._everything():
         entry = _known(store, account_id)
-        if entry.members or entry.children:
-            raise not_empty(account_id, [member.key.id for member in entry.members], [*entry.children])
+        check_empty(account_id, [member.key.id for member in entry.members], [*entry.children])
         steps: list[Step] = [(entry.parent.children.pop, account_id)] if entry.parent else []
         steps += [(setattr, entry, "record", None), (store._accounts.pop, account_id)]
         store._outbox.at_once(steps, account_changed(_account(entry), None, by))
@@ -134,15 +132,14 @@ def place_account(store: Any, account_id: str, plan_id: str, on: bool, by: By | 
     """See ``Store.place_account``."""
     with store._everything():
         entry, plan = _known(store, account_id), store.get_plan(plan_id)
-        if not on and entry.key_plans.ids.get(plan.api) != plan_id:
-            raise PlanConflict(plan_id, f"account {account_id} is not on this plan")
+        if not on:
+            check_on(account_id, plan_id, entry.key_plans.ids.get(plan.api))
         old = {api: id_ for api, id_ in entry.key_plans.ids.items() if api != plan.api}
         key_plans = store._key_plans({**old, plan.api: plan_id} if on else old)
-        steps: list[Step] = [] if entry.shared else store._split(entry, entry.members)
         for below in entry.below():
             for key_entry in below.members:
                 key_entry.room.invalidate()
-        steps += [(setattr, entry, "account", _account(entry)), (setattr, entry, "key_plans", key_plans)]
+        steps = [*_begun(store, entry), (setattr, entry, "key_plans", key_plans)]
         store._outbox.at_once(steps, account_placed(account_id, plan, entry.key_plans.ids.get(plan.api), on=on, by=by))
 
 

@@ -22,7 +22,7 @@ from ...process.forks import across_forks
 from ...rule.record import Record
 from ...rule.subject import Subject
 from ..associations import associated, dissociated, placed
-from ..base import COMMON, check_distinct, make_options, shown_url, split_url, whole_option
+from ..base import COMMON, check_distinct, make_options
 from .binding import Binding, Shapes
 from .callers import Callers
 from .directory import Directory
@@ -290,6 +290,8 @@ _OPTIONS = ("stripes", "most_callers", "most_events", *COMMON)
 
 def open_url(url: str, *, asynchronous: bool = False) -> MemoryStore:  # noqa: ARG001 -- memory never waits
     """``memory://?stripes=64&max_skew=300&request_ttl=86400&retention=35&most_callers=65536``."""
+    from ..urls import shown_url, split_url, whole_option  # noqa: PLC0415 -- most stores in memory are opened by no URL
+
     parts, options = split_url(url)
     if parts.netloc or parts.path.strip("/"):
         raise InvalidValue("store", shown_url(url), "memory:// and nothing behind it but options")

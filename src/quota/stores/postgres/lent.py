@@ -11,9 +11,9 @@ from psycopg_pool.base import BasePool
 from ...clock import monotonic
 from ...errors import StoreUnavailable
 from ...process.home import Home
-from ..base import check_client
 from ..server.flow import NOTHING
 from ..server.loops import heeded
+from ..urls import check_client
 from .pool import Link
 
 

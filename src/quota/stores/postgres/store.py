@@ -15,8 +15,8 @@ from psycopg.conninfo import conninfo_to_dict
 
 from ...clock import monotonic
 from ...errors import InvalidValue
-from ..base import check_url, shown_url
 from ..server.flow import Awaited, Synchronous, own_options
+from ..urls import check_url, shown_url
 from .lent import AsyncBorrowed, Borrowed
 from .pool import AsyncConnections, Connections, checked, follow, follow_async, lost, not_connected
 from .requests import PostgresSteps, read_reply

@@ -17,8 +17,8 @@ from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
 from ...clock import pause
 from ...errors import InvalidValue
-from ..base import check_client, check_url, join_url, split_url
 from ..server.flow import Awaited, Synchronous, own_options
+from ..urls import check_client, check_url, join_url, split_url
 from .pools import Address, AsyncPools, Pools, Resend, Route, Unreached, failed
 from .requests import RedisSteps
 from .wire import ASKING, Call

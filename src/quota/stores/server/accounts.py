@@ -6,12 +6,13 @@ import json
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ...account import Account, check_levels, cycle, not_empty
+from ...account import Account
 from ...errors import PlanConflict, UnknownAccount, UnknownPlan
 from ...event import By, Draft, account_changed, account_placed
 from ...key import new_number
 from ...operations.request import Entry, Upper
 from ...plan import UsagePlan
+from ..accounts import check_empty, check_on, check_parent, is_new
 from .adding import NOBODY, TOLD, put_account
 from .cache import CachedKey
 from .changes import ClearRecord, DropText, IndexKey, Mutation, Precondition, PutText, UnindexKey
@@ -56,10 +57,8 @@ class Accounts:
         for _ in self._attempts():
             stamp, text = yield from self._read(("stamps", "*"), ("accounts", account.id))
             data = json.loads(text or NOBODY)
-            if data.get("account"):
-                if account_of(account.id, data) == account:
-                    return
-                raise PlanConflict(account.id, "another account has this id; update_account() changes it")
+            if not is_new(account, account_of(account.id, data) if data.get("account") else None):
+                return
             told = self._told(account_changed(None, account, by))
             if (yield from self._put(account, None, text, data, stamp, told)):
                 return
@@ -104,17 +103,22 @@ class Accounts:
         while name is not None:
             line.append((name, *(yield from self._account(name))))
             name = account_of(name, line[-1][2]).parent
-        if account.id in [above for above, _, _ in line]:
-            raise cycle(account)
-        check_levels(account, len(line), (yield from self._height(account.id, data)))
-        parent, text, above = line[0]
-        checks.append(Precondition("accounts", parent, text))
-        if not above["shared"] and above["members"]:
-            yield from self._split(above["sole"], parent, checks, writes)
-        said = above.get("account") or _said(Account(parent))
-        more = {"account": said, "children": above.get("children", 0) + 1, "shared": True, "sole": ""}
-        writes.append(put_account(parent, {**above, **more}))
-        writes += [IndexKey(_children(parent), account.id), IndexKey(TOLD, parent)]
+        check_parent(account, [above for above, _, _ in line], (yield from self._height(account.id, data)))
+        more = {"children": line[0][2].get("children", 0) + 1}
+        yield from self._begin(*line[0], more, checks, writes)
+        writes.append(IndexKey(_children(line[0][0]), account.id))
+
+    def _begin(
+        self, account: str, text: str, data: Mapping[str, Any], more: Mapping[str, Any], checks: list[Precondition],
+        writes: list[Mutation],
+    ) -> Flow[None]:  # fmt: skip
+        """Give an account a count, if it has none, with what it has ``more`` from now on: a child or a plan."""
+        checks.append(Precondition("accounts", account, text))
+        if not data["shared"] and data["members"]:
+            yield from self._split(data["sole"], account, checks, writes)
+        said = data.get("account") or _said(Account(account))
+        writes.append(put_account(account, {**data, "account": said, "shared": True, "sole": "", **more}))
+        writes.append(IndexKey(TOLD, account))
 
     def _unhang(self, account: str, parent: str, checks: list[Precondition], writes: list[Mutation]) -> Flow[None]:
         text, data = yield from self._account(parent)
@@ -169,18 +173,15 @@ class Accounts:
                 raise UnknownPlan(plan_id)
             generation, plan = self._decode_plan(plan_text)
             plans = yield from self._plans_on(data)
-            if not on and (plan.api not in plans or plans[plan.api].id != plan_id):
-                raise PlanConflict(plan_id, f"account {account_id} is not on this plan")
+            old = plans[plan.api].id if plan.api in plans else None
+            if not on:
+                check_on(account_id, plan_id, old)
             kept = [other.id for api, other in plans.items() if api != plan.api]
             pairs = [pair for pair in data.get("plans") or () if pair[0] in kept]
-            checks = [Precondition("stamps", "*", stamp), Precondition("accounts", account_id, text)]
-            writes: list[Mutation] = [PutText("stamps", "*", str(new_number())), IndexKey(TOLD, account_id)]
-            if not data["shared"] and data["members"]:
-                yield from self._split(data["sole"], account_id, checks, writes)
-            more = {"account": data.get("account") or _said(Account(account_id)), "shared": True, "sole": ""}
-            more["plans"] = [*pairs, [plan_id, generation]] if on else pairs
-            writes.append(put_account(account_id, {**data, **more}))
-            old = plans[plan.api].id if plan.api in plans else None
+            checks = [Precondition("stamps", "*", stamp)]
+            writes: list[Mutation] = [PutText("stamps", "*", str(new_number()))]
+            more = {"plans": [*pairs, [plan_id, generation]] if on else pairs}
+            yield from self._begin(account_id, text, data, more, checks, writes)
             writes += self._told(account_placed(account_id, plan, old, on=on, by=by))
             if (yield from self._change(checks, writes)):
                 return
@@ -213,11 +214,10 @@ class Accounts:
         for _ in self._attempts():
             (stamp,) = yield from self._read(("stamps", "*"))
             text, data = yield from self._account(account_id)
-            if data["members"] or data.get("children"):
-                part, name = ("keys", f"a\n{account_id}") if data["members"] else ("accounts", _children(account_id))
-                found = [json.loads(one) for one in (yield from self._list(name, "", 1, part))]
-                ids = [one["key"]["id"] if part == "keys" else one["id"] for one in found]
-                raise not_empty(account_id, *((ids, []) if part == "keys" else ([], ids)))
+            keys = (yield from self._list(f"a\n{account_id}", "", 1, "keys")) if data["members"] else []
+            below = (yield from self._list(_children(account_id), "", 1, "accounts")) if data.get("children") else []
+            named = [json.loads(one)["key"]["id"] for one in keys], [json.loads(one)["id"] for one in below]
+            check_empty(account_id, *named)  # where its last one left meanwhile, its text is another by now
             checks = [Precondition("stamps", "*", stamp), Precondition("accounts", account_id, text)]
             writes: list[Mutation] = [
                 DropText("accounts", account_id), UnindexKey(TOLD, account_id), ClearRecord(f"a:{account_id}"),

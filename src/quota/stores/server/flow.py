@@ -17,7 +17,8 @@ import attrs
 
 from ...clock import pause
 from ...errors import InvalidValue, StoreBusy, StoreUnavailable
-from ..base import COMMON, seconds_option, whole_option
+from ..base import COMMON
+from ..urls import seconds_option, whole_option
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -6,12 +6,13 @@ import json
 from collections.abc import Callable, Sequence
 from sqlite3 import Connection
 
-from ...account import Account, check_levels, cycle, not_empty
-from ...errors import PlanConflict, UnknownAccount
+from ...account import Account
+from ...errors import UnknownAccount
 from ...event import By, Draft, Event, account_changed, account_placed
 from ...key import new_number
 from ...plan import UsagePlan
 from ...rule.limits import StoreOptions
+from ..accounts import check_empty, check_on, check_parent, is_new
 from ..outbox import decode_event, encode_draft
 from ..texts import to_json
 from .pool import Pool
@@ -66,14 +67,14 @@ class Accounts:
 
     def _place_account(self, db: Connection, account_id: str, plan_id: str, on: bool, by: By | None) -> None:
         account, (number, plan) = known_account(db, account_id), self._get_plan(db, plan_id)
-        old = self._account_plans(db, account_id).get(plan.api)
-        self._tell_of(db, account_placed(account_id, plan, None if old is None else old.id, on=on, by=by))
+        current = self._account_plans(db, account_id).get(plan.api)
+        old = None if current is None else current.id
+        self._tell_of(db, account_placed(account_id, plan, old, on=on, by=by))
         if on:
             db.execute("INSERT OR REPLACE INTO account_plans VALUES (?, ?, ?)", (account_id, plan.api, number))
-        elif not db.execute(
-            "DELETE FROM account_plans WHERE account = ? AND plan = ?", (account_id, number)
-        ).rowcount:  # fmt: skip
-            raise PlanConflict(plan_id, f"account {account_id} is not on this plan")
+        else:
+            check_on(account_id, plan_id, old)
+            db.execute("DELETE FROM account_plans WHERE account = ? AND plan = ?", (account_id, number))
         _put(db, account, account.parent)
         count(db, account_id)
         touch_plans(db)
@@ -104,11 +105,9 @@ class Accounts:
 
     def _add_account(self, db: Connection, account: Account, by: By | None) -> None:
         row = db.execute("SELECT body FROM account_entries WHERE id = ?", (account.id,)).fetchone()
-        if row is None:
+        if is_new(account, row and _account(account.id, row[0])):
             _put(db, account, None)
             self._tell_of(db, account_changed(None, account, by))
-        elif _account(account.id, row[0]) != account:
-            raise PlanConflict(account.id, "another account has this id; update_account() changes it")
 
     def change_account(self, account_id: str, change: Callable[[Account], Account], by: By | None = None) -> Account:
         return self._pool.write(self._change_account, account_id, change, by)
@@ -129,8 +128,7 @@ class Accounts:
         account = known_account(db, account_id)
         keys = db.execute("SELECT id FROM keys WHERE coalesce(account, id) = ? LIMIT 1", (account_id,)).fetchall()
         below = db.execute("SELECT id FROM account_entries WHERE parent = ? LIMIT 1", (account_id,)).fetchall()
-        if keys or below:
-            raise not_empty(account_id, [id_ for (id_,) in keys], [id_ for (id_,) in below])
+        check_empty(account_id, [id_ for (id_,) in keys], [id_ for (id_,) in below])
         row = db.execute("DELETE FROM accounts WHERE id = ? RETURNING number", (account_id,)).fetchone()
         db.execute("DELETE FROM account_entries WHERE id = ?", (account_id,))
         db.execute("DELETE FROM account_plans WHERE account = ?", (account_id,))
@@ -173,10 +171,8 @@ def _put(db: Connection, account: Account, old_parent: str | None) -> None:
     """Write what is said of an account, if its parent may be above it."""
     if account.parent is not None and account.parent != old_parent:
         line = line_of(db, account.parent)
-        if account.id in [above.id for above in line]:
-            raise cycle(account)
         (below,) = db.execute(_BELOW, (account.id,)).fetchone()
-        check_levels(account, len(line), below)
+        check_parent(account, [above.id for above in line], below)
         count(db, account.parent)
         if db.execute("SELECT 1 FROM account_entries WHERE id = ?", (account.parent,)).fetchone() is None:
             _put(db, line[0], None)

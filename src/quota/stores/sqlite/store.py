@@ -15,7 +15,8 @@ from typing import Any
 
 from ...clock import Clock, ManualClock, system_clock
 from ...errors import InvalidValue, StoreUnavailable
-from ..base import COMMON, make_options, seconds_option, shown_url, split_url, whole_option
+from ..base import COMMON, make_options
+from ..urls import seconds_option, shown_url, split_url, whole_option
 from .pool import Pool
 from .records import load, prune
 from .requests import Decisions
