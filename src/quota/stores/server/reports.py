@@ -44,13 +44,14 @@ class Reports:
     def _removed(self, name: str, after: str, before: str | None, most: int | None) -> Flow[list[KeyRecord]]:
         entries = [entry.split("\n") for entry in (yield from self._entries(name, after, before, most))]
         rows = (yield from self._records([f"r:{entry[2]}" for entry in entries])) if entries else []
-        names = [entry if name == "s" else (entry[1], entry[0], entry[2]) for entry in entries]
+        names = [(of[0], of[1], of[2]) if name == "s" else (of[1], of[0], of[2]) for of in entries]
         return [KeyRecord(*of, self._own_record(row)) for of, row in zip(names, rows, strict=True)]
 
     def _keep_days(self, key: ApiKey, now: int) -> Flow[list[Mutation]]:
         """Keep the record of a key that is removed, and forget two that were kept long enough."""
         life = f"{now:020}.{new_number()}"
-        writes = [CopyRecord(f"k:{key.id}", f"r:{life}"), *(IndexKey(*at) for at in _places(key.account, key.id, life))]
+        writes: list[Mutation] = [IndexKey(*at) for at in _places(key.account, key.id, life)]
+        writes.append(CopyRecord(f"k:{key.id}", f"r:{life}"))
         for entry in (yield from self._entries("t", "", None, 2)):
             life, account, id_ = entry.split("\n")
             if int(life[:20]) + (self.options.retention + 1) * DAY_US < now:
