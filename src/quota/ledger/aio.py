@@ -140,6 +140,7 @@ class AsyncLedger(AsyncReserving):
     grant = _asking(Steps.grant)
     set_remaining = _asking(Steps.set_remaining)
     forget = _asking(Steps.forget)
+    erase = _asking(Steps.erase)
     usage = _asking(Steps.usage)
     usage_report = telling_awaited(Steps.usage_report)
     events = _async(Steps.events)

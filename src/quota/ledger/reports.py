@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
+from contextlib import suppress
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..account import Account
 from ..clock import DAY_US, EPOCH, to_us
-from ..errors import InvalidValue, UnknownKey
+from ..errors import InvalidValue, UnknownAccount, UnknownKey
 from ..key import ApiKey
 from ..operations.request import Request
 from ..operations.usage import UsageRecord, UsageTotal
@@ -58,6 +59,37 @@ class Reports(Accounts):
                 raise unknown from None
             found = removed_usage(records, api, now, *days)
         return found
+
+    def erase(self, key_or_account: ApiKey | Account | str) -> Asking[None]:
+        """Leave nothing of a key, or of an account and all its keys: entries, secrets, counts, usage, events.
+
+        Those that were removed too, while anything of them is kept. A key takes its own account along, where no other
+        key or account is in that. All that is told afterwards is one event, ``erased``, that names nobody. A call that
+        failed may have done a part: call it again. How much of it an engine's own files and logs keep for how long:
+        docs/howto/forget.md.
+
+        Raises ``UnknownKey``, ``UnknownAccount`` where nothing is kept, ``InvalidValue`` for an account with accounts
+        below it, and ``PlanConflict`` for a text that is the id of a key and another account's.
+        """
+        from .erasing import erase_account, erase_key  # noqa: PLC0415 -- loaded where somebody asks
+
+        by = self._by()
+        account: str | None = None
+        with suppress(UnknownKey):
+            _, account = yield from self._one(key_or_account)
+        if account is not None:
+            yield from erase_account(account, by)
+            return
+        id_ = key_id(key_or_account)  # type: ignore[arg-type] # an account has its id
+        try:
+            yield from erase_key(id_, by)
+        except UnknownKey as unknown:
+            if not isinstance(key_or_account, str):
+                raise
+            try:
+                yield from erase_account(id_, by)
+            except UnknownAccount:
+                raise unknown from None
 
     def usage_report(
         self,

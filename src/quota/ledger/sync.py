@@ -169,6 +169,7 @@ class Ledger(Reserving):
     grant = _asking(Steps.grant)
     set_remaining = _asking(Steps.set_remaining)
     forget = _asking(Steps.forget)
+    erase = _asking(Steps.erase)
     usage = _asking(Steps.usage)
     usage_report = telling(Steps.usage_report)
     events = _sync(Steps.events)

@@ -88,6 +88,13 @@ class Store(Protocol):
     def removed(self, key_id: str, now: int) -> list[Record]:
         """Return what is kept of removed keys of an id, the first one first: see ``operations.report.closed``."""
 
+    def purge(self, key_ids: Sequence[str], account: str | None, gone: bool, by: By) -> bool:
+        """Leave nothing of keys that were removed, nor of an account and those of its keys that were.
+
+        That is what is kept of their usage, remembered requests and events; one event tells that somebody was erased,
+        where ``gone``, or anything was there, which is returned.
+        """
+
     def associate(self, key_id: str, plan_id: str, at: int | str | None, now: int, by: By | None = None) -> None:
         """Put a key on a plan, in place of the one it has for the same api; ``UnknownKey``, ``UnknownPlan``.
 

@@ -142,6 +142,12 @@ class LeasedDirectory(LeaseHolders):
         return found
 
     @operation
+    def purge(self, key_ids: Sequence[str], account: str | None, gone: bool, by: By) -> Flow[bool]:
+        self._known.clear()
+        found: bool = yield "purge", (key_ids, account, gone, by)
+        return found
+
+    @operation
     def last_used(self, key_id: str) -> Flow[int]:
         minute: int = yield "last_used", (key_id,)
         return minute

@@ -78,6 +78,11 @@ class Directory:
 
         return removed(self, key_id, now)
 
+    def purge(self, key_ids: Sequence[str], account: str | None, gone: bool, by: By) -> bool:
+        from .removal import purge  # noqa: PLC0415 -- as accounts
+
+        return purge(self, key_ids, account, gone, by)
+
     def _stripe(self, account: str) -> Stripe:
         """Return the stripe of an account: that of its tree, or where it would begin one."""
         found = self._accounts.get(account)

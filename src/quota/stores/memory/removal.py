@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
 from ...clock import DAY_US, system_clock
-from ...event import By, key_removed
+from ...event import By, erased, is_of, key_removed
 from ...operations.report import KeyRecord, closed, lives
 from ...process.atomic import Step
 from ...rule.record import Record
@@ -52,3 +54,22 @@ def removed(store: Any, key_id: str, now: int) -> list[Record]:
     with store._directory:
         found = [one._replace(record=one.record.copy()) for one in store._removed.values() if one.id == key_id]
         return lives(found, now, store.options.retention)
+
+
+def purge(store: Any, key_ids: Sequence[str], account: str | None, gone: bool, by: By) -> bool:
+    """See ``Store.purge``."""
+    with store._directory:
+        kept = [life for life, one in store._removed.items() if one.account == account or one.id in key_ids]
+        ids = {*key_ids, *(store._removed[life].id for life in kept)}
+        steps: list[Step] = [(store._removed.pop, life) for life in kept]
+        place = store._accounts.get(account)
+        if place is not None and place.account is None and not place.members:  # its count outlived its keys
+            steps += [(setattr, place, "record", None), (store._accounts.pop, account)]
+        store._sorted = None
+        found = store._outbox.drop(lambda one: is_of(one, ids, account))
+        if gone or steps or found:
+            store._outbox.at_once(steps, erased(by))
+        for stripe in store._stripes:
+            with stripe.exclusive():
+                stripe.round = deque(place for place in stripe.round if place.record is not None)
+        return bool(gone or steps or found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from ...errors import InvalidValue, StoreUnavailable
@@ -188,6 +188,9 @@ class PostgresSteps(Decisions):
 
     def _records(self, names: Sequence[str]) -> Flow[list[Any]]:
         return list((yield self._call("records_of", texts(names))))
+
+    def _forget_requests(self, _: Container[str]) -> Flow[None]:
+        yield from ()  # they went with the record
 
     def _own_record(self, row: Any) -> Record | None:
         return None if row is None else _decode_record(row, 0)[0]

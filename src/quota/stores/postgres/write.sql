@@ -66,6 +66,8 @@ BEGIN
       UPDATE {ns}.records SET name = c ->> 2, version = version + 1 WHERE name = c ->> 1;
       UPDATE {ns}.bodies SET name = c ->> 2 WHERE name = c ->> 1;
       DELETE FROM {ns}.remembered WHERE name = c ->> 1;
+    WHEN 'untell' THEN
+      DELETE FROM {ns}.events WHERE cursor IN (SELECT e::bigint FROM json_array_elements_text(c -> 1) e);
     WHEN 'tell' THEN
       PERFORM {ns}.tell((c ->> 1)::bigint, c ->> 2, c ->> 3, c ->> 4, (c ->> 5)::bigint);
     END CASE;

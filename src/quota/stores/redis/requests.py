@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -39,7 +40,7 @@ from .wire import Call, command, encoded, pack, run
 FORMAT = "4"
 """Of everything that is stored; another one is refused rather than misread."""
 
-_REMOVALS, _OF_RECORDS = ("ZREM", "HDEL", "DEL", "RENAME"), {"use": "v", "at": "at"}
+_REMOVALS, _OF_RECORDS = ("ZREM", "HDEL", "DEL", "XDEL", "RENAME"), {"use": "v", "at": "at"}
 
 
 @attrs.frozen
@@ -179,6 +180,17 @@ class RedisSteps(Decisions):
     def _records(self, names: Sequence[str]) -> Flow[list[Any]]:
         states: list[Any] = yield run(RECORDS, [f"{self._prefix}use:{name}" for name in names])
         return states
+
+    def _forget_requests(self, ids: Container[str]) -> Flow[None]:
+        begin, cursor = f"{self._prefix}req:", ""
+        pattern = re.sub(r"[*?^\[\]\\]", r"\\\g<0>", begin) + "*"
+        while cursor != "0":
+            position, names = yield command("SCAN", cursor or "0", "MATCH", pattern, "COUNT", "1000")
+            cursor = position.decode()
+            parts = [(name, name[len(begin) :].partition(":")) for name in map(bytes.decode, names)]
+            found = [name for name, (length, _, rest) in parts if rest[: int(length)] in ids]
+            if found:
+                yield command("DEL", *found)
 
     def _own_record(self, row: Any) -> Record | None:
         return _decode_record(_state(row)) if row else None

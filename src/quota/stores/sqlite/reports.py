@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from sqlite3 import Connection
 from typing import Any
 
 from ...clock import system_clock
-from ...event import By
+from ...event import By, Draft, erased
 from ...key import ApiKey
 from ...operations.report import KeyRecord, KeyUsage, ReportDays, closed, lives, living_from, page
 from ...plan import UsagePlan
 from ...rule.limits import StoreOptions
 from ...rule.record import Record
+from ..texts import to_json
 from .pool import Pool
-from .records import drop, keep, load, unpack
+from .records import drop, forget_account, keep, load, unpack
 
 _ROWS = (
     "SELECT coalesce(account, id), id, moving, records.body FROM keys LEFT JOIN counts ON counts.subject = keys.number "
@@ -40,6 +42,7 @@ class Reports:
     """Of what all keys used."""
 
     _pool: Pool
+    _tell_of: Callable[[Connection, Sequence[Draft]], None]
     options: StoreOptions
 
     def report(self, days: ReportDays, after: str, most: int, by_account: bool) -> list[KeyUsage]:
@@ -55,9 +58,45 @@ class Reports:
         found += _removed(db, by_account, after, _LAST, most)
         return page(found, days, most, by_account, self.options.retention)
 
+    def purge(self, key_ids: Sequence[str], account: str | None, gone: bool, by: By) -> bool:
+        found = self._pool.write(self._purge, key_ids, account, gone, by)
+        self._pool.wipe()
+        return found
+
+    def _purge(self, db: Connection, *what: Any) -> bool:
+        told = purge(db, *what)
+        self._tell_of(db, told)
+        return bool(told)
+
     def removed(self, key_id: str, now: int) -> list[Record]:
         found = self._pool.read(_removed, False, f"{key_id}\n", f"{key_id}\v", -1)  # noqa: FBT003 -- by id
         return lives(found, now, self.options.retention)
+
+
+def purge(db: Connection, key_ids: Sequence[str], account: str | None, gone: bool, by: By) -> tuple[Draft, ...]:
+    """Leave nothing of removed keys, nor of an account; what is to be told then, if there was anything."""
+    lives = db.execute(
+        "SELECT number, id FROM removed WHERE account = ? OR id IN (SELECT value FROM json_each(?))",
+        (account, to_json(list(key_ids))),
+    ).fetchall()
+    for number, _ in lives:
+        drop(db, number)
+        db.execute("DELETE FROM removed WHERE number = ?", (number,))
+    alone = db.execute(
+        "SELECT -number FROM accounts WHERE id = ?1 AND id NOT IN (SELECT id FROM account_entries) "
+        "AND NOT EXISTS (SELECT 1 FROM keys WHERE coalesce(account, keys.id) = ?1)",
+        (account,),
+    ).fetchall()
+    for (subject,) in alone:  # its count outlived its keys
+        drop(db, subject)
+        forget_account(db, subject)
+    ids = list({*key_ids, *(id_ for _, id_ in lives)})
+    events = db.execute(
+        "DELETE FROM events WHERE key IN (SELECT value FROM json_each(:ids)) OR account = :account "
+        "OR json_extract(body, '$[9].parent') = :account OR json_extract(body, '$[10].parent') = :account",
+        {"ids": to_json(ids), "account": account},
+    ).rowcount
+    return erased(by) if gone or lives or alone or events else ()
 
 
 def _record(moving: Any, body: str) -> Record:
