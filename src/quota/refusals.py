@@ -1,112 +1,95 @@
-"""Refusals that can be explained afterwards: ``log_refusals(ledger)``.
+"""Refusals that can be explained afterwards: one record each by the logger ``quota.decisions``, while it is enabled.
 
-One structured record for each, by the logger ``quota.decisions``, so many of a key in a minute and then a count of the
-rest; and which keys were refused most. A ledger that is not watched pays nothing.
+Of ``consume``, ``require``, ``acquire`` and ``reserve`` of every ledger of the process, at level INFO. A record has the
+fields ``key``, ``account``, ``api``, ``route``, ``reason``, ``violated`` and ``retry_at``; never a secret. Of one key
+``PER_MINUTE`` records are written in a minute; the next minute's first one is preceded by how many were left out
+(``left_out``). An admission pays nothing for it; a refusal while the logger is off, one look.
 """
 
 from __future__ import annotations
 
-import functools
 import heapq
 import logging
 import threading
-from collections.abc import Callable, Mapping
-from inspect import iscoroutinefunction
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from .decision import Decision
 from .errors import InvalidValue
-from .ledger.aio import AsyncLedger
-from .ledger.sync import Ledger
+from .key import ApiKey
+from .process.forks import across_forks
 
 log = logging.getLogger(f"{__package__}.decisions")
 
-_MINUTE = 60_000_000
+PER_MINUTE = 10
+"""Records of one key in a minute."""
 _MOST_NAMES = 10_000
 """Keys that are told apart; of more, those that were refused least are forgotten."""
 
-
-class Refusals:
-    """Refusals of a ledger since it is watched. ``per_minute``: records of one key in a minute."""
-
-    def __init__(self, per_minute: int) -> None:
-        if type(per_minute) is not int or per_minute < 1:
-            raise InvalidValue("per_minute", per_minute, "a whole number of records, at least 1")
-        self._per_minute = per_minute
-        self._lock = threading.RLock()
-        self._refused: dict[str, int] = {}
-        self._minute = 0
-        self._in_minute: dict[str, int] = {}
-
-    def most(self, count: int = 10) -> list[tuple[str, int]]:
-        """Return the keys, by id, that were refused most, the most refused first, and how often each was."""
-        with self._lock:
-            return heapq.nlargest(count, self._refused.items(), key=lambda item: (item[1], item[0]))
-
-    def _seen(self, decision: Decision, named: Mapping[str, Any]) -> None:
-        if decision.allowed:
-            return
-        key = decision.key
-        name = "" if key is None else key.id
-        left_out: list[tuple[str, int]] = []
-        with self._lock:
-            if name:
-                self._count(name)
-            minute = decision._now // _MINUTE
-            if minute > self._minute:
-                before, self._in_minute, self._minute = self._in_minute, {}, minute
-                left_out = [(of, n - self._per_minute) for of, n in before.items() if n > self._per_minute]
-            told = self._in_minute[name] = self._in_minute.get(name, 0) + 1
-        if not log.isEnabledFor(logging.INFO):
-            return
-        for of, more in left_out:
-            said = {"key": of or None, "left_out": more}
-            log.info("%d more refusals of %s in the minute before", more, of or "nobody's key", extra=said)
-        if told <= self._per_minute:
-            self._tell(decision, named)
-
-    def _count(self, name: str) -> None:
-        self._refused[name] = self._refused.get(name, 0) + 1
-        if len(self._refused) > _MOST_NAMES:
-            self._refused = dict(heapq.nlargest(_MOST_NAMES // 2, self._refused.items(), key=lambda item: item[1]))
-
-    @staticmethod
-    def _tell(decision: Decision, named: Mapping[str, Any]) -> None:
-        key, reason = decision.key, decision.reason.value
-        retry_at = None if decision.retry_at is None else decision.retry_at.isoformat()
-        fields = {
-            "key": None if key is None else key.id, "account": None if key is None else key.account,
-            "api": named.get("api", ""), "route": named.get("route"), "reason": reason,
-            "violated": list(decision.violated), "retry_at": retry_at,
-        }  # fmt: skip
-        log.info("refused %s: %s", fields["key"] or "nobody's key", reason, extra=fields)
+_lock = threading.RLock()
+across_forks(_lock)
+_refused: dict[str, int] = {}
+_in_minute: dict[str, int] = {}
+_minute: list[int] = [0]
+_waiting: ContextVar[bool] = ContextVar("waiting", default=False)
 
 
-def log_refusals(ledger: Ledger | AsyncLedger, *, per_minute: int = 10) -> Refusals:
-    """Log what a ledger refuses from now on, by the logger ``quota.decisions`` at level INFO, and count it by key.
+def most_refused(count: int = 10) -> list[tuple[str, int]]:
+    """Return the keys, by id, that this process refused most, the most refused first, and how often each was.
 
-    Of ``consume``, ``require``, ``acquire`` and ``reserve``. A record has the fields ``key``, ``account``, ``api``,
-    ``route``, ``reason``, ``violated`` and ``retry_at``. ``per_minute``: so many records of one key in a minute; the
-    next minute's first one is preceded by how many were left out (``left_out``). Raises ``InvalidValue``.
+    Counted since it began, while the logger ``quota.decisions`` is enabled for INFO. At most 10,000 keys are told
+    apart. Raises ``InvalidValue``.
     """
-    if not isinstance(ledger, (Ledger, AsyncLedger)):
-        raise InvalidValue("ledger", ledger, "a Ledger or an AsyncLedger")
-    refusals = Refusals(per_minute)
-    for name in ("consume", "acquire", "reserve"):
-        method = getattr(ledger, name)
-        vars(ledger)[name] = functools.wraps(method)(_watched(method, refusals._seen))
-    return refusals
+    if type(count) is not int or count < 1:
+        raise InvalidValue("count", count, "a whole number, at least 1")
+    with _lock:
+        return heapq.nlargest(count, _refused.items(), key=lambda item: (item[1], item[0]))
 
 
-def _watched(method: Callable[..., Any], seen: Callable[[Decision, Mapping[str, Any]], None]) -> Callable[..., Any]:
-    def call(*args: Any, **named: Any) -> Any:
-        answer = method(*args, **named)
-        seen(getattr(answer, "decision", answer), named)
-        return answer
+@contextmanager
+def trying() -> Iterator[None]:
+    """A call that waits is one call, however often it is tried: what is refused on the way is not told."""
+    token = _waiting.set(True)
+    try:
+        yield
+    finally:
+        _waiting.reset(token)
 
-    async def waiting(*args: Any, **named: Any) -> Any:
-        answer = await method(*args, **named)
-        seen(getattr(answer, "decision", answer), named)
-        return answer
 
-    return waiting if iscoroutinefunction(method) else call
+def tell(decision: Decision, api: str, route: str | None) -> None:
+    """Count a refusal and, where its key was not told too often in this minute, log it."""
+    if _waiting.get():
+        return
+    room = getattr(decision, "_room", None)  # its key is there before the whole answer is worked out
+    key = decision.key if room is None else getattr(room, "key", None)
+    name = key.id if isinstance(key, ApiKey) else ""
+    left_out: list[tuple[str, int]] = []
+    with _lock:
+        if name:
+            _count(name)
+        minute = decision._now // 60_000_000
+        if minute != _minute[0]:
+            left_out = [(of, n - PER_MINUTE) for of, n in _in_minute.items() if n > PER_MINUTE]
+            _in_minute.clear()
+            _minute[0] = minute
+        told = _in_minute[name] = _in_minute.get(name, 0) + 1
+    for of, more in left_out:
+        said = {"key": of or None, "left_out": more}
+        log.info("%d more refusals of %s in the minute before", more, of or "nobody's key", extra=said)
+    if told <= PER_MINUTE:
+        retry_at, reason = decision.retry_at, decision.reason.value
+        fields = {
+            "key": name or None, "account": key.account if isinstance(key, ApiKey) else None, "api": api,
+            "route": route, "reason": reason, "violated": list(decision.violated),
+            "retry_at": None if retry_at is None else retry_at.isoformat(),
+        }  # fmt: skip
+        log.info("refused %s: %s", name or "nobody's key", reason, extra=fields)
+
+
+def _count(name: str) -> None:
+    _refused[name] = _refused.get(name, 0) + 1
+    if len(_refused) > _MOST_NAMES:
+        kept = heapq.nlargest(_MOST_NAMES // 2, _refused.items(), key=lambda item: item[1])
+        _refused.clear()
+        _refused.update(kept)

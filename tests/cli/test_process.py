@@ -216,6 +216,22 @@ def test_limits_are_a_row_each_on_any_terminal(folder, columns):
     assert max(map(len, lines)) <= columns, lines
 
 
+@pytest.mark.parametrize("columns", [50, 70, 120])
+def test_a_tree_of_accounts_is_a_row_for_each_limit_on_any_terminal(folder, columns):
+    """Neither the lines of the tree nor the figures are folded: bars get shorter, then go."""
+    with Ledger("sqlite:///quota.db") as ledger:
+        for id_, parent in (("acme", None), ("search", "acme")):
+            ledger.add_account(id_, parent=parent)
+            ledger.associate(id_, "gold")
+        ledger.consume(ledger.issue_key("k", "tiny", id="k", account="search").key)
+    lines = screen("account", "tree", "--keys", columns=columns)
+    assert [line[:6].rstrip() for line in lines[2:]] == ["acme", "│", "└─ sea", "   │", "   └─"]
+    assert all(re.search(r"requests/\w+ +[01] +1(,000)?( |$)", line) for line in lines[2:])
+    assert max(map(len, lines)) <= columns, lines
+    assert any("░" in line for line in lines) == (columns > 50)
+    assert any("resets" in line for line in lines) == (columns > 70)
+
+
 def test_charts_are_no_wider_than_80(folder):
     """The longest row, whose bar is full, too."""
     chart = [line for line in screen("replay", str(SAMPLE), "--plan", "2000/day") if re.match("  2026.*[█▒]", line)]

@@ -18,7 +18,7 @@ from quota.cli import build, main
 from quota.stores.memory import MemoryStore
 
 SCHEMAS = json.loads(files("quota.cli").joinpath("schemas.json").read_text("utf-8"))
-GROUPS = ("plan", "key", "reservation", "store")
+GROUPS = ("plan", "key", "account", "reservation", "store")
 
 
 def strict(schema):

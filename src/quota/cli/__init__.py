@@ -15,7 +15,7 @@ from ..replay.output import UNWRITTEN, answer
 from ..replay.report import plain
 from . import calls, gateway, keys, plans, replaying, stores
 from .common import OK, UNAVAILABLE, WRONG_USE, Unshown, root_store
-from .keys import billing, reservations
+from .keys import accounts, billing, reservations
 from .web import routes, serve
 
 _ClickException: type[Exception] = typer.BadParameter.__mro__[2]
@@ -35,7 +35,7 @@ class _InOrder(typer.core.TyperGroup):
 
 
 _ORDER = [
-    "plan", "key", "consume", "check", "usage", "report", "top", "grant", "set-remaining", "events",
+    "plan", "key", "account", "consume", "check", "usage", "report", "top", "grant", "set-remaining", "events",
     "override", "replay", "demo",
 ]  # fmt: skip
 
@@ -65,7 +65,7 @@ def build(*, plain: bool = False) -> typer.Typer:
         """API keys, usage plans and an exact ledger: who may call how much, counted to the last unit."""
         root_store.set(store)
 
-    groups = {"plan": plans, "key": keys, "reservation": reservations, "store": stores}
+    groups = {"plan": plans, "key": keys, "account": accounts, "reservation": reservations, "store": stores}
     for name, group in groups.items():
         app.add_typer(group.app, name=name)
     for module in (calls, billing, gateway, replaying, routes, serve, stores):

@@ -9,9 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
+from ..account import Account
 from ..clock import system_clock, to_datetime
 from ..decision import Decision
-from ..errors import InvalidValue, UnknownKey
+from ..errors import InvalidValue
 from ..key import ApiKey
 from ..ledger.sync import Ledger
 from ..limit import Concurrency, Quota
@@ -24,13 +25,14 @@ from .charts import daily
 from .common import (
     REFUSED,
     ApiOption,
+    HolderArgument,
     JsonOption,
-    KeyArgument,
     PlotOption,
     RouteOption,
     StoreOption,
     WrongUse,
     complete_key,
+    find_holder,
     find_key,
     opened,
     read_secret,
@@ -39,6 +41,7 @@ from .common import (
 )
 from .show import (
     key_data,
+    on_plans,
     print_json,
     say,
     show_adjustments,
@@ -129,7 +132,7 @@ def _answer(decision: Decision, *, as_json: bool, would: bool = False) -> None:
 
 
 def usage(
-    key: KeyArgument,
+    key: HolderArgument,
     api: ApiOption = "",
     route: RouteOption = None,
     since: SinceOption = None,
@@ -145,29 +148,32 @@ def usage(
 
         check_plot(plot)
     with opened(store) as ledger:
-        found = find_key(ledger, key)
+        found = find_holder(ledger, key)
         now = to_datetime(system_clock())
         first = since if since is not None else None if until is not None else now.date() - timedelta(days=_DAYS - 1)
         records = ledger.usage(found, api=api, since=first, until=until)
-        decision = ledger.peek(found, api=api, route=route)
+        decision = ledger.peek(found, api=api, route=route) if isinstance(found, ApiKey) else None
         limits = ledger.status(found, api=api, route=route)
         plans = ledger.list_plans(found)
     if plot is not None:
         from .plot import plot_usage  # noqa: PLC0415 -- as above
 
-        plot_usage(plot, found, _quotas(plans, api), records)
+        own = f"{found.id}: " if isinstance(found, Account) else ""
+        plot_usage(plot, found, _quotas(plans, api, own), records)
     if as_json:
+        kind = "key" if isinstance(found, ApiKey) else "account"
+        why = {} if decision is None else {"reason": decision.reason.value}
         print_json({
-            "key": key_data(found, plans), "api": api, "reason": decision.reason.value,
+            kind: key_data(found, plans), "api": api, **why,
             "limits": [status.to_dict() for status in limits],
             "days": [record.to_dict() for record in records],
         })  # fmt: skip
         return
-    on = ", ".join(f"{plan.id} for {plan.api}" if plan.api else plan.id for plan in plans) or "no plan"
-    say(f"{found.id} ({found.name}) on {on}, {state_of(found, now)}")
-    if not decision:
+    state = f", {state_of(found, now)}" if isinstance(found, ApiKey) else ""
+    say(f"{found.id} ({found.name}) on {on_plans(plans) or 'no plan'}{state}")
+    if decision is not None and isinstance(found, ApiKey) and not decision:
         show_refusal(decision, found, plans)
-    show_limits(limits, now, decision.violated)
+    show_limits(limits, now, () if decision is None else decision.violated)
     show_adjustments(limits)
     _show_days(records)
     if plot is not None:
@@ -181,9 +187,9 @@ def _check_days(since: str | None, until: str | None) -> None:
             raise WrongUse(f"--since {since} is after --until {until}: no day is meant")
 
 
-def _quotas(plans: Sequence[UsagePlan], api: str) -> dict[str, Quota]:
+def _quotas(plans: Sequence[UsagePlan], api: str, own: str) -> dict[str, Quota]:
     plan = next((plan for plan in plans if plan.api == api), None)
-    return {limit.name: limit for limit in plan.limits if isinstance(limit, Quota)} if plan else {}
+    return {own + limit.name: limit for limit in plan.limits if isinstance(limit, Quota)} if plan else {}
 
 
 def _show_days(records: list[UsageRecord]) -> None:
@@ -197,7 +203,7 @@ def _show_days(records: list[UsageRecord]) -> None:
 
 
 def grant(
-    key: KeyArgument,
+    key: HolderArgument,
     limit: LimitArgument,
     units: Annotated[int, typer.Argument(metavar="UNITS", help="How many more.")],
     api: ApiOption = "",
@@ -207,12 +213,12 @@ def grant(
 ) -> None:
     """Admit so many more units of a quota, in this window only."""
     with opened(store) as ledger:
-        status = ledger.grant(find_key(ledger, key), limit, units, api=api, route=route)
+        status = ledger.grant(find_holder(ledger, key), limit, units, api=api, route=route)
     _show_status(status, as_json=as_json)
 
 
 def set_remaining(
-    key: KeyArgument,
+    key: HolderArgument,
     limit: LimitArgument,
     remaining: Annotated[int, typer.Argument(metavar="REMAINING", help="How many are left then.")],
     api: ApiOption = "",
@@ -222,15 +228,12 @@ def set_remaining(
 ) -> None:
     """Let so many units of a quota remain, in this window only (API Gateway's UpdateUsage)."""
     with opened(store) as ledger:
-        status = ledger.set_remaining(find_key(ledger, key), limit, remaining, api=api, route=route)
+        status = ledger.set_remaining(find_holder(ledger, key), limit, remaining, api=api, route=route)
     _show_status(status, as_json=as_json)
 
 
 def override(
-    who: Annotated[
-        str,
-        typer.Argument(metavar="KEY", help="A key's id or name, or an account's id.", autocompletion=complete_key),
-    ],
+    who: HolderArgument,
     limit: LimitArgument,
     value: Annotated[
         str | None,
@@ -253,10 +256,7 @@ def override(
         raise InvalidValue("VALUE", value, "a number of units or calls, or a throttle such as '5/s burst 10'")
     end = None if until is None else to_instant("until", until)
     with opened(store) as ledger:
-        whom: ApiKey | str = who
-        with suppress(UnknownKey):  # then it is an account's id, or nobody's
-            whom = find_key(ledger, who)
-        status = ledger.override_limit(whom, limit, found, until=end, api=api, route=route)
+        status = ledger.override_limit(find_holder(ledger, who), limit, found, until=end, api=api, route=route)
     _show_status(status, as_json=as_json)
 
 

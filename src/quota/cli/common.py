@@ -9,7 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from datetime import datetime, timedelta, timezone
 from getpass import getpass, getuser
@@ -19,8 +19,9 @@ from urllib.parse import urlsplit
 
 import typer
 
+from ..account import Account
 from ..clock import system_clock, to_datetime
-from ..errors import InvalidCost, InvalidValue, QuotaError, StoreUnavailable, UnknownKey
+from ..errors import InvalidCost, InvalidValue, QuotaError, StoreUnavailable, UnknownAccount, UnknownKey
 from ..key import ApiKey
 from ..ledger.sync import Ledger
 from ..limit import Cost, parse_cost
@@ -70,6 +71,11 @@ def complete_key(ctx: typer.Context, incomplete: str) -> list[str]:
     return _complete(ctx, incomplete, lambda ledger: [key.id for key in ledger.list_keys()])
 
 
+def complete_account(ctx: typer.Context, incomplete: str) -> list[str]:
+    """The ids of accounts that begin so."""
+    return _complete(ctx, incomplete, lambda ledger: [account.id for account in ledger.list_accounts()])
+
+
 def complete_plan(ctx: typer.Context, incomplete: str) -> list[str]:
     """The ids of plans that begin so."""
     return _complete(ctx, incomplete, lambda ledger: [plan.id for plan in ledger.list_plans()])
@@ -78,6 +84,14 @@ def complete_plan(ctx: typer.Context, incomplete: str) -> list[str]:
 KeyArgument = Annotated[
     str,
     typer.Argument(metavar="KEY", help="The key's id, or its name where no other has it.", autocompletion=complete_key),
+]
+HolderArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="KEY",
+        help="A key's id, or its name where no other has it; or an account's id.",
+        autocompletion=lambda ctx, incomplete: [*complete_key(ctx, incomplete), *complete_account(ctx, incomplete)],
+    ),
 ]
 PlanArgument = Annotated[str, typer.Argument(metavar="PLAN", help="The plan's id.", autocompletion=complete_plan)]
 PlotOption = Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Draw it too: FILE.svg or FILE.png.")]
@@ -146,6 +160,24 @@ def find_key(ledger: Ledger, text: str) -> ApiKey:
     if _SECRET.fullmatch(text):
         raise WrongUse("that looks like a secret: give the key's id or name, or - and the secret on standard input")
     raise UnknownKey(text)
+
+
+def find_holder(ledger: Ledger, text: str) -> ApiKey | Account:
+    """The key of an id, else the account of it, else the key of a name that only one key has."""
+    account = None
+    with suppress(UnknownAccount, InvalidValue):
+        account = ledger.get_account(text)
+    try:
+        key = find_key(ledger, text)
+    except QuotaError:
+        if account is None:
+            raise
+        return account
+    if account is not None and not key.id == key.account == text:
+        raise WrongUse(
+            f"{text!r} is an account, and the key {key.id} has this id or name too: give its id, or rename it"
+        )
+    return key
 
 
 def read_secret(source: str) -> str:

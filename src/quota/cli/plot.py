@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from ..account import Account
 from ..clock import DAY_US, to_datetime
 from ..key import ApiKey
 from ..limit import Quota
@@ -98,7 +99,7 @@ def _days_axis(ax: Any, instants: Sequence[datetime]) -> None:
     ax.set_xlabel(f"UTC, {first.year}" if not years else "UTC", loc="right", fontsize=9, color=_GREY)
 
 
-def plot_usage(path: Path, key: ApiKey, quotas: Mapping[str, Quota], records: Sequence[UsageRecord]) -> None:
+def plot_usage(path: Path, key: ApiKey | Account, quotas: Mapping[str, Quota], records: Sequence[UsageRecord]) -> None:
     """Units used by day against each quota; for windows of several days also what the window had used by then."""
     names = list(dict.fromkeys(record.limit for record in records)) or ["nothing used"]
     figure, axes = _figure(len(names), f"Used by day (UTC): {key.name}")

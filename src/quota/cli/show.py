@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from ..account import Account
 from ..clock import system_clock, to_datetime, to_us
 from ..decision import Decision, Reason
 from ..key import ApiKey
@@ -139,9 +140,14 @@ def after(instant: datetime, now: datetime, *, briefly: bool = False) -> str:
     return f"{at(instant)} (in {span(seconds)})" if seconds > 0 else at(instant)
 
 
-def key_data(key: ApiKey, plans: Iterable[UsagePlan]) -> dict[str, Any]:
-    """A key for ``--json``: of its secrets only the hints, never what would find them."""
+def key_data(key: ApiKey | Account, plans: Iterable[UsagePlan]) -> dict[str, Any]:
+    """A key or an account for ``--json``: of its secrets only the hints, never what would find them."""
     return {**key.to_dict(), "plans": [plan.id for plan in plans]}
+
+
+def on_plans(plans: Iterable[UsagePlan]) -> str:
+    """The plans that a key or an account is on, each with its api; nothing where there are none."""
+    return ", ".join(f"{plan.id} for {plan.api}" if plan.api else plan.id for plan in plans)
 
 
 def state_of(key: ApiKey, now: datetime) -> Text:
@@ -165,7 +171,7 @@ def show_key(ledger: Ledger, key: ApiKey, done: str, *, as_json: bool) -> None:
     say(f"{done} {key.id} ({key.name})")
     rows = [
         ("state", str(state_of(key, to_datetime(system_clock())))),
-        ("plans", ", ".join(f"{plan.id} for {plan.api}" if plan.api else plan.id for plan in plans) or "none"),
+        ("plans", on_plans(plans) or "none"),
     ]
     rows += [("goes to", f"{change.plan} at {at(change.at)}") for change in key.scheduled]
     if key.account != key.id:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from copy import copy
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ..account import Account
@@ -15,7 +16,7 @@ from ..decision import Decision, Details, NotAllowed, Reason, refusal
 from ..errors import InvalidCost, InvalidValue, check_text
 from ..key import ApiKey, Caller, digest, has_typo, new_token
 from ..limit import Cost, parse_cost, whole
-from ..operations.request import Request
+from ..operations.request import Request, answered
 from ..operations.shape import DEFAULT
 from ..rule.limits import Outcome
 from ..status import LimitStatus
@@ -72,40 +73,6 @@ class Steps(Settling, Reports):
             return breaker
         store.use_breaker(breaker)
         return None
-
-    def consume(
-        self,
-        secret: Credential,
-        cost: Cost = DEFAULT,
-        *,
-        api: str = "",
-        route: str | None = None,
-        request_id: str | None = None,
-        address: str | None = None,
-        scope: str | None = None,
-        keep_slot: timedelta | int | None = None,
-    ) -> Step[Decision]:
-        """See ``Ledger.consume``."""
-        request = self._request("consume", secret, cost, api, route, request_id, self._now(), None, address, scope)
-        if keep_slot is not None:
-            request.id, request.ttl = new_token(), lifetime(keep_slot, "keep_slot")
-        return self._decide(request)
-
-    def peek(
-        self,
-        secret: Credential,
-        cost: Cost = DEFAULT,
-        *,
-        api: str = "",
-        route: str | None = None,
-        request_id: str | None = None,
-        address: str | None = None,
-        scope: str | None = None,
-    ) -> Step[Decision]:
-        """The decision that ``consume`` would return, on the same code path, changing nothing."""
-        return self._decide(
-            self._request("peek", secret, cost, api, route, request_id, self._now(), None, address, scope)
-        )
 
     def asked_at(
         self,
@@ -167,13 +134,12 @@ class Steps(Settling, Reports):
         )
 
     def _decide(self, request: Request) -> Step[Decision]:
-        if request.digest is None and request.key_id is None and request.caller is None:
-            missing = refusal(Reason.MISSING_KEY, request.now, request.takes or {"requests": 1})
-            return Step("", (), lambda _: missing)
-        if request.digest == b"":
-            unknown = refusal(Reason.UNKNOWN_KEY, request.now, request.takes or {"requests": 1})
-            return Step("", (), lambda _: unknown)
-        return Step("apply", (request,), same, request)
+        nobody = request.digest is None and request.key_id is None and request.caller is None
+        if nobody or request.digest == b"":
+            reason = Reason.MISSING_KEY if nobody else Reason.UNKNOWN_KEY
+            told = refusal(reason, request.now, request.takes or {"requests": 1})
+            return Step("", (), lambda _: answered(request, told))
+        return Step("apply", (request,), partial(answered, request), request)
 
     def reserve(
         self,

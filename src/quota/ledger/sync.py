@@ -12,13 +12,13 @@ from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-from ..clock import Clock, system_clock
+from ..clock import DAY_US, Clock, system_clock
 from ..decision import Decision
 from ..errors import QuotaError, StoreBusy, StoreUnavailable
 from ..key import ApiKey, Caller, digest, sha256  # type: ignore[attr-defined]
 from ..limit import Cost
 from ..operations.headroom import NOBODY, Told
-from ..operations.request import Request
+from ..operations.request import INFO, Request, answered, refused, wants
 from ..operations.shape import DEFAULT
 from ..rule.limits import MAX_UNITS
 from ..stores import open_store
@@ -136,9 +136,10 @@ class Ledger(Reserving):
             return asked  # type: ignore[return-value]
         breaker = self._breaker
         try:
-            return self.store.apply(asked) if breaker is None else breaker.ask(self.store.apply, asked)  # type: ignore[no-any-return]
+            answer: Decision = self.store.apply(asked) if breaker is None else breaker.ask(self.store.apply, asked)
         except (StoreBusy, StoreUnavailable) as error:
-            return self._steps.without_store(asked, error)
+            answer = self._steps.without_store(asked, error)
+        return answered(asked, answer)
 
     add_plan = _sync(Steps.add_plan)
     replace_plan = _sync(Steps.replace_plan)
@@ -196,7 +197,9 @@ class Ledger(Reserving):
         """
         now = self._clock()
         kind = type(secret)
-        ttl = 0 if keep_slot is None else lifetime(keep_slot, "keep_slot")
+        ttl = 0
+        if keep_slot is not None:  # an int in line, as middlewares give it
+            ttl = keep_slot if type(keep_slot) is int and 0 < keep_slot <= DAY_US else lifetime(keep_slot, "keep_slot")
         try:
             ref: Any = secret.id if kind is ApiKey else sha256(secret.encode()).digest() if kind is str else _of(secret)  # type: ignore[union-attr]
         except UnicodeEncodeError:
@@ -254,7 +257,7 @@ class Ledger(Reserving):
         decision: Told = Told()
         decision.allowed = False
         decision._room, decision._now, decision._amounts = NOBODY, now, units
-        return decision
+        return decision if wants[0].get(INFO) is False else refused(decision, "", None)
 
     def require(
         self,
@@ -286,7 +289,8 @@ class Ledger(Reserving):
     ) -> Decision:
         """``consume`` that waits until it is admitted, for ``timeout`` (seconds, or a timedelta) at most.
 
-        Refuses at once what cannot be admitted by then. First come, first served for each key of this process.
+        Refuses at once what cannot be admitted by then; a slot in flight may come back at any time. First come, first
+        served for each key of this process.
         """
         from .waiting import until_admitted  # noqa: PLC0415 -- most programs never wait
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..account import Account
 from ..clock import to_us
-from ..decision import Reason
+from ..decision import Decision, Reason
 from ..errors import InvalidCost, InvalidValue, UnknownAccount, UnknownKey
 from ..key import Caller, KeyOrCaller, Secret
 from ..limit import UNITS_OF_A_COST
@@ -17,6 +18,9 @@ from ..rule.charge import advanced
 from ..rule.entries import Override
 from ..rule.limits import Data, RoutePlan, StoreOptions
 from ..rule.subject import Subject
+
+INFO = 20
+"""The level of what tells of refusals."""
 
 LOOKS = ("peek", "reservations", "status", "usage", "plans")
 """Operations that change nothing."""
@@ -49,6 +53,28 @@ def barred(key: KeyOrCaller, address: str | None, scope: str | None) -> Reason |
     if scope is not None and scope not in key.scopes:
         return Reason.SCOPE_NOT_ALLOWED
     return None
+
+
+wants: list[Mapping[int, bool]] = [{}]
+"""Answers of the logger of refusals, by level: False where it is off. Nothing until ``logging`` is loaded."""
+
+
+def refused(decision: Decision, api: str, route: str | None) -> Decision:
+    """Return a refusal, of which the logger ``quota.decisions`` is told where it is enabled."""
+    logging: Any = sys.modules.get("logging")
+    if hasattr(logging, "getLogger") and wants[0].get(INFO) is not False:
+        log = logging.getLogger(f"{__package__.rpartition('.')[0]}.decisions")
+        wants[0] = getattr(log, "_cache", wants[0])  # where it looks itself, in a quarter of its time
+        if log.isEnabledFor(INFO):
+            from ..refusals import tell  # noqa: PLC0415 -- most programs explain nothing
+
+            tell(decision, api, route)
+    return decision
+
+
+def answered(request: Request, decision: Decision) -> Decision:
+    """Return the answer to a call; a refusal is told of, but for a look."""
+    return decision if decision.allowed or request.op == "peek" else refused(decision, request.api, request.route)
 
 
 def forgetful(options: StoreOptions) -> StoreOptions:

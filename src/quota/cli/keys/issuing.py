@@ -87,7 +87,7 @@ def issue(
     metadata = to_pairs("meta", meta or [], "NAME=VALUE")
     expires_at = None if expires is None else to_instant("expires", expires)
     with opened(store, create=not plan) as ledger:
-        plans = _check_plans(ledger, plan)
+        plans = check_plans(ledger, plan)
         issued = ledger.issue_key(
             name, plans[0] if plans else None, id=id_, account=account, expires_at=expires_at, prefix=prefix,
             metadata=metadata, networks=networks or (), scopes=scopes or (),
@@ -136,7 +136,7 @@ def import_(
     expires_at = None if expires is None else to_instant("expires", expires)
     secret = read_secret(source)
     with opened(store, create=not plan) as ledger:
-        plans = _check_plans(ledger, plan)
+        plans = check_plans(ledger, plan)
         imported = ledger.import_key(
             secret, name, plans[0] if plans else None, id=id_, account=account, expires_at=expires_at,
             metadata=metadata, networks=networks or (), scopes=scopes or (),
@@ -145,8 +145,8 @@ def import_(
         show_key(ledger, imported.key, "imported", as_json=as_json)
 
 
-def _check_plans(ledger: Ledger, ids: list[str] | None) -> list[str]:
-    """The plans, before anything is made: all there, and each for an API of its own."""
+def check_plans(ledger: Ledger, ids: list[str] | None) -> list[str]:
+    """Return the plans, before anything is made: all there, and each for an API of its own."""
     plans = [ledger.get_plan(id_) for id_ in ids or []]
     if len({plan.api for plan in plans}) < len(plans):
         raise WrongUse("a key has one plan for each api, and two of these are for the same")

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import timedelta
 from typing import Annotated, Any
 
 import typer
 
 from ...clock import system_clock, to_datetime
-from ...errors import UnknownKey
-from ...key import ApiKey
 from ...ledger.reservations.handle import Reservation
-from ..common import JsonOption, StoreOption, complete_key, find_key, opened, to_cost
+from ..common import HolderArgument, JsonOption, StoreOption, find_holder, opened, to_cost
 from ..show import after, print_json, say
 
 app = typer.Typer(no_args_is_help=True, help="Calls in flight: list, show, commit, cancel, extend.")
@@ -41,18 +38,13 @@ def _say(held: Reservation) -> None:
 
 @app.command("list", epilog='Example: quota reservation list "Ada\'s laptop"')
 def list_(
-    who: Annotated[
-        str, typer.Argument(metavar="KEY", help="A key's id or name, or an account's id.", autocompletion=complete_key)
-    ],
+    who: HolderArgument,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the calls in flight of a key or an account, the first to lapse first."""
     with opened(store) as ledger:
-        whom: ApiKey | str = who
-        with suppress(UnknownKey):  # then it is an account's id, or nobody's
-            whom = find_key(ledger, who)
-        found = ledger.list_reservations(whom)
+        found = ledger.list_reservations(find_holder(ledger, who))
     if as_json:
         print_json({"reservations": [_data(held) for held in found]})
         return

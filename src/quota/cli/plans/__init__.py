@@ -114,10 +114,10 @@ def list_(store: StoreOption = None, as_json: JsonOption = False) -> None:
 
 @app.command(epilog="Example: quota plan show gold")
 def show(plan: PlanArgument, store: StoreOption = None, as_json: JsonOption = False) -> None:
-    """Show a usage plan: its limits, routes, costs and keys."""
+    """Show a usage plan: its limits, routes, costs, keys and accounts."""
     with opened(store) as ledger:
         found = ledger.get_plan(plan)
-        keys = [] if as_json else _keys_on(ledger, found.id)
+        keys, accounts = ([], []) if as_json else (_keys_on(ledger, found.id), _accounts_on(ledger, found.id))
     if as_json:
         print_json(found.to_dict())
         return
@@ -127,27 +127,39 @@ def show(plan: PlanArgument, store: StoreOption = None, as_json: JsonOption = Fa
     rows += [(f"on {route}", ", ".join(map(str, own))) for route, own in found.routes.items()]
     rows += [(f"cost of {route}", _cost(cost)) for route, cost in found.costs.items()]
     rows += [("alerts at", ", ".join(f"{percent} %" for percent in found.alerts) or "none"), ("keys", str(len(keys)))]
+    rows += [("accounts", str(len(accounts)))] if accounts else []
     for what, value in rows:
         say(f"  {what}: {value}")
 
 
 @app.command(epilog="Example: quota plan remove gold --yes")
 def remove(plan: PlanArgument, yes: YesOption = False, store: StoreOption = None, as_json: JsonOption = False) -> None:
-    """Remove a usage plan; its keys are then on no plan and refused. What they used is not forgotten."""
+    """Remove a usage plan; its keys are then on no plan and refused, its accounts are limited by it no more.
+
+    What they used is not forgotten.
+    """
     with opened(store) as ledger:
         found = ledger.get_plan(plan)
-        keys = _keys_on(ledger, found.id)
-        if keys:
-            confirm(f"{len(keys)} keys are on {found.id} and will be refused: remove it?", yes=yes)
+        keys, accounts = _keys_on(ledger, found.id), _accounts_on(ledger, found.id)
+        who = [f"{len(keys)} keys are on {found.id} and will be refused"] if keys else []
+        who += [f"{len(accounts)} accounts are on it and will be limited by it no more"] if accounts else []
+        if who:
+            confirm(f"{'; '.join(who)}: remove it?", yes=yes)
         ledger.remove_plan(found)
     if as_json:
-        print_json({"removed": found.id, "keys": keys})
+        print_json({"removed": found.id, "keys": keys, "accounts": accounts})
     else:
-        say(f"removed plan {found.id}" + (f"; {len(keys)} keys were on it" if keys else ""))
+        were = [f"{len(ids)} {what}" for ids, what in ((keys, "keys"), (accounts, "accounts")) if ids]
+        say(f"removed plan {found.id}" + (f"; {' and '.join(were)} were on it" if were else ""))
 
 
 def _keys_on(ledger: Ledger, plan_id: str) -> list[str]:
     return [key.id for key in ledger.list_keys(plan=plan_id)]
+
+
+def _accounts_on(ledger: Ledger, plan_id: str) -> list[str]:
+    on = [(account.id, ledger.list_plans(account)) for account in ledger.list_accounts()]
+    return [id_ for id_, plans in on if plan_id in [plan.id for plan in plans]]
 
 
 def _cost(cost: Any) -> str:

@@ -14,7 +14,7 @@ from ...decision import Decision
 from ...key import KeyOrCaller
 from ...limit import REQUESTS
 from ...operations.headroom import Headroom, Place, SeveralMeters, Told
-from ...operations.request import barred
+from ...operations.request import INFO, barred, refused, wants
 from ...operations.shape import DEFAULT, unrouted
 from ...rule.limits import MAX_UNITS
 from ...rule.meter import Bucket, Meter
@@ -70,7 +70,9 @@ class Asked:
             if lock._is_owned():
                 lock.release()
             raise
-        return None if allowed is None else decision
+        if allowed is None or allowed or dry or wants[0].get(INFO) is False:
+            return None if allowed is None else decision
+        return refused(decision, api, route)
 
     def flush(self) -> None:
         """Bring the record up to date."""
@@ -216,8 +218,11 @@ class OneMeter(Asked, _Hot):
             if allowed is not None:
                 decision.allowed, decision._room = allowed, self  # in pairs: of four a tuple would be made
                 decision._now, decision._amounts = now, units
-                decision._found = total if allowed else total - units
-                return decision
+                if allowed:
+                    decision._found = total
+                    return decision
+                decision._found = total - units
+                return decision if dry or wants[0].get(INFO) is False else refused(decision, api, route)
             if not self.turn(now):
                 break
         return self.take_otherwise(now, cost, api, route, address, scope, dry)

@@ -8,7 +8,7 @@ from ...decision import Decision
 from ...limit import parse_cost
 from ...operations.headroom import Replayed, SeveralMeters, Told
 from ...operations.idempotency import asked_for, id_of
-from ...operations.request import barred
+from ...operations.request import barred, refused
 from ...operations.shape import DEFAULT
 from ...process.atomic import at_once
 from ...rule.entries import RememberedRequest
@@ -64,7 +64,7 @@ def take_named(  # noqa: C901 -- in line, as the plainest call
         if lock._is_owned():
             lock.release()
         raise
-    return told
+    return told if told is None or told.allowed else refused(told, api, route)
 
 
 def _take(

@@ -14,14 +14,13 @@ from ...operations.idempotency import remembered
 from ...operations.request import LOOKS, Entry, Request
 from ...rule.record import Record
 from ...rule.subject import Subject
-from ..outbox import decode_event
 from ..remembered import encode_remembered, remembered_of
 from ..server.cache import CachedKey
 from ..server.changes import KINDS, Above, KeyLookup, Mutation, Place, Precondition
 from ..server.flow import NOTHING, Flow, operation
 from ..server.replies import Version
 from ..server.requests import Decisions, Loaded, dead_by, new_record, refs, subject_of
-from ..texts import to_json
+from ..texts import decode_event, to_json
 from .schema import CHECK, DECIDING, MIGRATION, READING, TABLES, VERSION, WRITING
 from .wire import TYPES, Call, array, sparse, texts
 

@@ -19,7 +19,6 @@ from ...operations.idempotency import remembered
 from ...operations.request import LOOKS, Entry, Request
 from ...rule.record import Record
 from ...rule.subject import Subject
-from ..outbox import decode_event
 from ..remembered import encode_remembered, remembered_of
 from ..server.adding import ALL
 from ..server.cache import CachedKey
@@ -33,7 +32,7 @@ from ..server.changes import (
 from ..server.flow import NOTHING, Flow
 from ..server.replies import Version
 from ..server.requests import Decisions, Loaded, dead_by, new_record, refs, subject_of
-from ..texts import to_json
+from ..texts import decode_event, to_json
 from .scripts import COMMIT, DECIDE, LOOK, PAGE, READ, RECORDS, RELEASE
 from .wire import Call, command, encoded, pack, run
 

@@ -13,8 +13,7 @@ from ...key import ApiKey, encode_key, new_number
 from ...plan import UsagePlan
 from ...rule.limits import StoreOptions
 from ..base import check_distinct
-from ..outbox import encode_draft
-from ..texts import to_json
+from ..texts import encode_draft, to_json
 from .changes import ClearRecord, CopyRecord, IndexKey, Mutation, Place, Precondition, PutText, Tell
 from .flow import Flow, operation
 

@@ -13,8 +13,7 @@ from ...key import new_number
 from ...plan import UsagePlan
 from ...rule.limits import StoreOptions
 from ..accounts import check_empty, check_on, check_parent, is_new
-from ..outbox import decode_event, encode_draft
-from ..texts import to_json
+from ..texts import decode_event, encode_draft, to_json
 from .pool import Pool
 from .records import drop, touch
 
