@@ -285,7 +285,7 @@ def test_a_key_under_the_id_of_a_removed_one(stores, clock):
 @over(*ALL)
 def test_a_report_asks_for_a_page_at_a_time(stores, clock, monkeypatch):
     """However many pages there are, every key is told once, in order, accounts larger than a page whole."""
-    monkeypatch.setattr("quota.ledger.reports.PAGE", 3)
+    monkeypatch.setattr("quota.ledger.usage.reports.PAGE", 3)
     ledger = stores.ledger(clock)
     ledger.add_plan(UsagePlan("p", "1000/day"))
     expected = []

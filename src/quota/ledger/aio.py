@@ -21,7 +21,7 @@ from .requests import Credential, Steps, Unavailable, acting, in_memory, require
 from .reservations.handle import AsyncReservation
 from .reservations.settling import AsyncReserving, hold_of
 from .sync import Ledger, P, T, _opened
-from .telling import telling_awaited
+from .usage.telling import telling_awaited
 
 
 def _async(

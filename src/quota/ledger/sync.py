@@ -30,7 +30,7 @@ from .administration import Asking, Step, concluding
 from .requests import Credential, Steps, Unavailable, acting, in_memory, required
 from .reservations.handle import Reservation
 from .reservations.settling import Reserving, hold_of, lifetime, slot_of
-from .telling import telling
+from .usage.telling import telling
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -97,7 +97,7 @@ def closed(record: Record, now: int, retention: int) -> Record:
     return kept
 
 
-def removed_usage(records: Iterable[Record], api: str, now: int, first: int, last: int) -> list[UsageRecord]:
+def removed_days(records: Iterable[Record], api: str, now: int, first: int, last: int) -> list[UsageRecord]:
     """Return what the quotas of removed keys, which had one id, counted by day."""
     found: dict[tuple[str, str], UsageRecord] = {}
     for record in records:

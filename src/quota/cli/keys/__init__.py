@@ -1,4 +1,4 @@
-"""quota key: issue, import, list, show, update, rotate, enable, disable, remove, attach, detach, forget."""
+"""quota key: issue, import, list, show, update, rotate, enable, disable, remove, erase, attach, detach, forget."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ..common import (
     to_span,
 )
 from ..show import at, key_data, print_json, print_table, say, show_key, state_of
-from . import issuing
+from . import erasing, issuing
 from .issuing import MetadataOption, NetworksOption, ScopesOption, show_issued, shown
 
 app = typer.Typer(help="API keys: who may call.", no_args_is_help=True)
@@ -196,3 +196,6 @@ def forget(key: KeyArgument, yes: YesOption = False, store: StoreOption = None, 
 
 def _hints(key: ApiKey) -> str:
     return ", ".join(f"...{secret.hint}" for secret in key.secrets)
+
+
+erasing.register(app)

@@ -74,12 +74,12 @@ class Directory:
         return report(self, days, after, most, by_account)
 
     def removed(self, key_id: str, now: int) -> list[Record]:
-        from .removal import removed  # noqa: PLC0415 -- as accounts
+        from .reports import removed  # noqa: PLC0415 -- as accounts
 
         return removed(self, key_id, now)
 
     def purge(self, key_ids: Sequence[str], account: str | None, gone: bool, by: By) -> bool:
-        from .removal import purge  # noqa: PLC0415 -- as accounts
+        from .reports import purge  # noqa: PLC0415 -- as accounts
 
         return purge(self, key_ids, account, gone, by)
 

@@ -246,7 +246,7 @@ class MemoryStore(Callers, Directory, Plans, Binding):
             return self._told(key_entry)
 
     def drop_key(self, key_id: str, by: By | None = None) -> None:
-        from .removal import drop_key  # noqa: PLC0415 -- few programs remove keys
+        from .reports import drop_key  # noqa: PLC0415 -- few programs remove keys
 
         with self._exclusive(key_id) as key_entry:
             drop_key(self, key_entry, by)

@@ -8,7 +8,7 @@ import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ...errors import StoreUnavailable
 from .fair_queue import ProcessQueue, TurnLock
@@ -190,11 +190,24 @@ def cut_log(db: sqlite3.Connection, path: str, longest: int) -> int:
     return LONG_LOG + (size if in_vain else 0)
 
 
-def wipe(db: sqlite3.Connection, path: str, patience: float) -> None:
-    """See ``Pool.wipe``. A large file is not written anew: whoever writes would wait too long."""
-    db.execute(f"PRAGMA busy_timeout = {int(patience * 1000)}")
+def wipe(pool: Any) -> None:
+    """Write the file anew, where it is small, and empty the log into it, as far as who else has it open lets it.
+
+    What was deleted was overwritten already, but for copies that SQLite leaves where it moves rows within pages. A
+    large file is not written anew: others would wait too long.
+    """
+    pool.write(lambda _: None)  # whose connection it is then
+    with suppress(sqlite3.Error):
+        pool._in_turn(_wipe, pool)
+
+
+def _wipe(pool: Any) -> None:
+    if not pool.turn.take(pool.timeout) or pool._open.writer is None:
+        return
+    db: sqlite3.Connection = pool._open.writer.db
+    db.execute(f"PRAGMA busy_timeout = {int(pool.timeout * 1000)}")
     try:
-        if Path(path).stat().st_size <= SMALL:
+        if os.stat(pool.path).st_size <= SMALL:  # noqa: PTH116 -- as above
             with suppress(sqlite3.OperationalError):  # somebody reads: the log is tried all the same
                 db.execute("VACUUM")
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()

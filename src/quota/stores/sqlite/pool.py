@@ -6,24 +6,12 @@ import sqlite3
 import threading
 import weakref
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ...clock import monotonic
 from ...errors import StoreBusy, StoreUnavailable
-from .connections import (
-    LONG_LOG,
-    FileConnection,
-    Lent,
-    Open,
-    close_all,
-    close_unused,
-    cut_log,
-    open_file,
-    try_begin,
-    wipe,
-)
+from .connections import LONG_LOG, FileConnection, Lent, Open, close_all, close_unused, cut_log, open_file, try_begin
 from .fair_queue import ProcessQueue, TurnLock, pause
 from .fork import at_home, everybody
 from .schema import NOTHING, failure, is_busy, writes_seen
@@ -96,20 +84,6 @@ class Pool:
         answer = work(db, *args, **kwargs)
         db.execute("COMMIT")
         return answer
-
-    def wipe(self) -> None:
-        """Write the file anew, where it is small, and empty the log into it, as far as who else has it open lets it.
-
-        What was deleted was overwritten already, but for copies that SQLite leaves where it moves rows within pages.
-        """
-        self.write(lambda _: None)  # whose connection it is then
-        with suppress(sqlite3.Error):
-            self._in_turn(self._wipe)
-
-    def _wipe(self) -> None:
-        writer = self._open.writer
-        if self.turn.take(self.timeout) and writer is not None:
-            wipe(writer.db, self.path, self.timeout)
 
     def swap(self, work: Callable[..., T | None], *args: Any, looks: bool) -> T | None:
         """Do ``work``, a transaction by itself, in this process's own time; what only ``looks``, at any. Else None."""

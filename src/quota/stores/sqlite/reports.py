@@ -15,6 +15,7 @@ from ...plan import UsagePlan
 from ...rule.limits import StoreOptions
 from ...rule.record import Record
 from ..texts import to_json
+from .connections import wipe
 from .pool import Pool
 from .records import drop, forget_account, keep, load, unpack
 
@@ -60,7 +61,7 @@ class Reports:
 
     def purge(self, key_ids: Sequence[str], account: str | None, gone: bool, by: By) -> bool:
         found = self._pool.write(self._purge, key_ids, account, gone, by)
-        self._pool.wipe()
+        wipe(self._pool)
         return found
 
     def _purge(self, db: Connection, *what: Any) -> bool:

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from contextlib import suppress
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..account import Account
-from ..clock import DAY_US, EPOCH, to_us
-from ..errors import InvalidValue, UnknownAccount, UnknownKey
-from ..key import ApiKey
-from ..operations.request import Request
-from ..operations.usage import UsageRecord, UsageTotal
-from .accounts import Accounts
-from .administration import Asking, Step, Telling, key_id, same
-from .holders import check_where
+from ...account import Account
+from ...clock import DAY_US, EPOCH, to_us
+from ...errors import InvalidValue, UnknownKey
+from ...key import ApiKey
+from ...operations.request import Request
+from ...operations.usage import UsageRecord, UsageTotal
+from ..accounts import Accounts
+from ..administration import Asking, Step, Telling, same
+from ..holders import check_where
 
 if TYPE_CHECKING:
-    from ..operations.report import KeyUsage, ReportDays
+    from ...operations.report import KeyUsage, ReportDays
 
 PAGE = 500
 """Keys that are asked for at once."""
@@ -48,48 +47,22 @@ class Reports(Accounts):
             request = Request("usage", now, None, key, api, args=days, account=account)
             found: list[UsageRecord] = yield Step("apply", (request,), same)
         except UnknownKey as unknown:
-            from ..operations.report import removed_usage  # noqa: PLC0415 -- loaded where somebody asks
+            from .erasing import removed_usage  # noqa: PLC0415 -- as above
 
-            records = (
-                []
-                if isinstance(key_or_account, Account)
-                else (yield Step("removed", (key_id(key_or_account), now), same))
-            )
-            if not records:
-                raise unknown from None
-            found = removed_usage(records, api, now, *days)
+            found = yield from removed_usage(unknown, key_or_account, api, now, days)
         return found
 
     def erase(self, key_or_account: ApiKey | Account | str) -> Asking[None]:
         """Leave nothing of a key, or of an account and all its keys: entries, secrets, counts, usage, events.
 
-        Those that were removed too, while anything of them is kept. A key takes its own account along, where no other
-        key or account is in that. All that is told afterwards is one event, ``erased``, that names nobody. A call that
-        failed may have done a part: call it again. How much of it an engine's own files and logs keep for how long:
-        docs/howto/forget.md.
-
-        Raises ``UnknownKey``, ``UnknownAccount`` where nothing is kept, ``InvalidValue`` for an account with accounts
-        below it, and ``PlanConflict`` for a text that is the id of a key and another account's.
+        Of what was removed before too. A key takes its own account along where nothing else is in that. One event,
+        ``erased``, names nobody. After a failure, which may have left a part of it, call it again. What stays in an
+        engine's own files: docs/howto/forget.md. Raises ``UnknownKey``, ``UnknownAccount`` where nothing is kept,
+        ``InvalidValue`` for an account with accounts below it, ``PlanConflict`` for an id of a key and another account.
         """
-        from .erasing import erase_account, erase_key  # noqa: PLC0415 -- loaded where somebody asks
+        from .erasing import erase  # noqa: PLC0415 -- loaded where somebody asks
 
-        by = self._by()
-        account: str | None = None
-        with suppress(UnknownKey):
-            _, account = yield from self._one(key_or_account)
-        if account is not None:
-            yield from erase_account(account, by)
-            return
-        id_ = key_id(key_or_account)  # type: ignore[arg-type] # an account has its id
-        try:
-            yield from erase_key(id_, by)
-        except UnknownKey as unknown:
-            if not isinstance(key_or_account, str):
-                raise
-            try:
-                yield from erase_account(id_, by)
-            except UnknownAccount:
-                raise unknown from None
+        yield from erase(self, key_or_account)
 
     def usage_report(
         self,
@@ -108,7 +81,7 @@ class Reports(Accounts):
         asked for, while what is used meanwhile may be told or not. Nothing used, nothing told. Days before the store's
         ``retention`` are gone. Raises ``InvalidValue``.
         """
-        from ..operations.report import ReportDays  # noqa: PLC0415 -- loaded where somebody asks
+        from ...operations.report import ReportDays  # noqa: PLC0415 -- loaded where somebody asks
 
         if by not in ("key", "account", "plan"):
             raise InvalidValue("by", by, "'key', 'account' or 'plan'")

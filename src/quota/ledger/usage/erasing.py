@@ -1,20 +1,57 @@
-"""The pure steps that leave nothing of a key or an account. Not loaded where nobody asks."""
+"""The pure steps for keys that are gone: what they used, how nothing is left of one. Not loaded where nobody asks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import suppress
 
-from ..account import Account
-from ..errors import InvalidValue, UnknownAccount, UnknownKey
-from ..event import By
-from ..key import ApiKey
-from ..operations.request import Request
-from ..stores.accounts import check_empty
-from .administration import Asking, Step, same
+from ...account import Account
+from ...errors import InvalidValue, UnknownAccount, UnknownKey
+from ...event import By
+from ...key import ApiKey
+from ...operations.report import removed_days
+from ...operations.request import Request
+from ...operations.usage import UsageRecord
+from ...rule.record import Record
+from ...stores.accounts import check_empty
+from ..accounts import Accounts
+from ..administration import Asking, Step, key_id, same
 
 _PAGE = 500
 """Keys of an account that are asked for at once."""
+
+
+def removed_usage(
+    unknown: UnknownKey, who: ApiKey | Account | str, api: str, now: int, days: tuple[int, int]
+) -> Asking[list[UsageRecord]]:
+    """Tell the days of a removed key; raise what was raised where nothing is kept of one."""
+    records: list[Record] = []
+    if not isinstance(who, Account):
+        records = yield Step("removed", (key_id(who), now), same)
+    if not records:
+        raise unknown
+    return removed_days(records, api, now, *days)
+
+
+def erase(self: Accounts, who: ApiKey | Account | str) -> Asking[None]:
+    """See ``Ledger.erase``."""
+    by = self._by()
+    account: str | None = None
+    with suppress(UnknownKey):
+        _, account = yield from self._one(who)
+    if account is not None:
+        yield from erase_account(account, by)
+        return
+    id_ = key_id(who)  # type: ignore[arg-type] # an account has its id
+    try:
+        yield from erase_key(id_, by)
+    except UnknownKey as unknown:
+        if not isinstance(who, str):
+            raise
+        try:
+            yield from erase_account(id_, by)
+        except UnknownAccount:
+            raise unknown from None
 
 
 def erase_key(id_: str, by: By) -> Asking[None]:
