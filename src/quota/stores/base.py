@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from ..operations.report import KeyUsage, ReportDays
     from ..rule.record import Record
 
+PERIOD_END = "period_end"
+"""In place of an instant: the end of the longest calendar quota of the plan that a key leaves."""
+
 
 class Store(Protocol):
     """Where keys, plans and counts live. Every method is atomic; the same conformance machine runs over all stores.

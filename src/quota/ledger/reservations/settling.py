@@ -235,7 +235,8 @@ class AsyncReserving(Settled):
             return await self._settled(held, op, step)
         from .again import whole  # noqa: PLC0415 -- most programs reserve nothing
 
-        return await whole(functools.partial(self._settled, held, op, step))
+        # A spending that was cut short may have been made; what commits in the end knows all that was used.
+        return await whole(functools.partial(self._settled, held, op, step), times=1 if op == "spend" else 2)
 
     async def _settled(self, held: AsyncReservation, op: str, step: Step[Any]) -> Any:
         try:
