@@ -24,7 +24,7 @@ BUGS = {
     "the day at the edge of retention is lost": ("operations/report.py", "now // DAY_US - retention", "now // DAY_US - retention + 1"),
     "a day too many is told": ("operations/report.py", "now // DAY_US - retention", "now // DAY_US - retention - 1"),
     "today is not told": ("operations/report.py", "meter.total]", "readings[-1][1]]"),
-    "a route's units are told twice": ("operations/report.py", "if meter.route or days.api", "if days.api"),
+    "a route's units are told twice": ("operations/report.py", "if meter.route or several", "if several"),
     "a day goes to the plan of its first charge": ("rule/record.py", "for found in reversed(self.plan_days) if found.api == api and", "for found in self.plan_days if found.api == api and"),
     "a change of plan is not noted where nothing else is due": (
         "operations/compiled.py", " or records[0].plan_of(request.api) != plan.id:", ":"),
