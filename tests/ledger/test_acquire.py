@@ -37,15 +37,15 @@ def waited(kind, *args, limits="20/s burst 1", op="acquire", before=1, **more):
     """What a call is answered after others took what there was, and the seconds that it took."""
     ledger, secret = made(limits) if kind == "sync" else awaited(limits)
     if kind == "sync":
+        began = monotonic()
         for _ in range(before):
             ledger.consume(secret)
-        began = monotonic()
         return getattr(ledger, op)(secret, *args, **more), monotonic() - began
 
     async def run():
+        began = monotonic()
         for _ in range(before):
             await ledger.consume(secret)
-        began = monotonic()
         return await getattr(ledger, op)(secret, *args, **more), monotonic() - began
 
     return asyncio.run(run())
