@@ -13,6 +13,7 @@ from ..decision import Decision
 from ..errors import QuotaError, StoreBusy, StoreUnavailable
 from ..key import ApiKey
 from ..limit import Cost
+from ..operations.request import Request, answered
 from ..operations.shape import DEFAULT
 from ..stores.base import AsyncStore, Store, tell_clock
 from .administration import Asking, Step, concluding
@@ -111,6 +112,14 @@ class AsyncLedger(AsyncReserving):
             answer = self._steps.without_store(step.deciding, error)
         return step.conclude(answer)
 
+    async def _charge(self, op: str, secret: Credential, cost: Cost, ttl: int, **where: Any) -> Decision:
+        """Ask a store that waits; ``ttl``: for so long the call keeps its slots."""
+        steps = self._steps
+        asked = steps.asked_at(steps._clock(), op, secret, cost, hashed=None, ttl=ttl, **where)
+        if type(asked) is not Request:
+            return asked  # type: ignore[return-value]
+        return await self._ask(Step("apply", (asked,), functools.partial(answered, asked), asked))
+
     add_plan = _async(Steps.add_plan)
     replace_plan = _async(Steps.replace_plan)
     remove_plan = _async(Steps.remove_plan)
@@ -144,8 +153,6 @@ class AsyncLedger(AsyncReserving):
     usage_report = telling_awaited(Steps.usage_report)
     events = _async(Steps.events)
     acting = acting
-    _consume = _async(Steps.consume)
-    _peek = _async(Steps.peek)
 
     async def consume(
         self,
@@ -182,8 +189,8 @@ class AsyncLedger(AsyncReserving):
         if keep_slot is not None:
             where: Any = {"api": api, "route": route, "request_id": request_id, "address": address, "scope": scope}
             return await self._keep_slot(secret, cost, keep_slot, where)
-        return await self._consume(
-            secret, cost, api=api, route=route, request_id=request_id, address=address, scope=scope
+        return await self._charge(
+            "consume", secret, cost, 0, api=api, route=route, request_id=request_id, address=address, scope=scope
         )
 
     async def peek(
@@ -202,7 +209,9 @@ class AsyncLedger(AsyncReserving):
             return self._here.peek(
                 secret, cost, api=api, route=route, request_id=request_id, address=address, scope=scope
             )
-        return await self._peek(secret, cost, api=api, route=route, request_id=request_id, address=address, scope=scope)
+        return await self._charge(
+            "peek", secret, cost, 0, api=api, route=route, request_id=request_id, address=address, scope=scope
+        )
 
     async def require(
         self,

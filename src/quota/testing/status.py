@@ -13,9 +13,10 @@ from ..clock import to_datetime
 from ..errors import ClockSkew, InvalidValue, UnknownKey
 from ..limit import Concurrency, Quota, Throttle
 from .directory import DirectoryMachine, equal, raises, us_of
-from .model import DAY, Limit, Model, Skewed
+from .model import Limit, Model, Skewed
 from .plans import Member
 from .strategies import APIS, KEY_IDS, ROUTES
+from .windows import DAY
 
 
 def stand(model: Model, who: str, api: str | None, route: str | None, now: int) -> list[tuple[Any, ...]] | None:
@@ -38,14 +39,17 @@ def _stand(
 ) -> list[tuple[Any, ...]]:  # fmt: skip
     rows: list[tuple[Any, ...]] = []
     plans = model.on(key, model.latest(key, now))
-    apis = [of for of, id_ in sorted(plans.items()) if id_ not in seen and api in (None, of)]
-    seen |= {plans[of] for of in apis}
+    # A plan for several apis is told with the first of them.
+    first = {id_: of for of, id_ in sorted(plans.items(), reverse=True) if id_ not in seen and api in (None, of)}
+    apis = sorted(first.values())
+    seen |= {*first}
     for of in apis:
         at = model.instant(key, now)
-        change = key.scheduled.get(of)
         plan = model.plan_of(key, of, at)
         if plan is None:
             continue
+        changes = [(one, when) for one, when in model.scheduled(key, plan) if when > at]
+        goes = min(changes, key=lambda change: (change[1], change[0]), default=None)
         for limit in filter(told, model.limits(plan, route)):
             alone = model.evaluate(key, plan, of, route, {limit.spec.unit: 1}, at, [limit])
             name, used, remaining, resets_at = alone.limits[0]
@@ -54,9 +58,8 @@ def _stand(
             elif isinstance(limit.spec, Throttle):
                 extra, over = 0, max(0, used - (limit.spec.burst if limit.spec.rate else 0))
             else:
-                extra, over = model.current(model.place(key, of, limit), limit, at).extra, alone.over
+                extra, over = model.current(model.place(key, limit), limit, at).extra, alone.over
             holder = key.account if limit.spec.by == "account" else key.id
-            goes = change if change is not None and change[1] > at else None
             rows.append((name, used, remaining, resets_at, holder, extra, over, alone.retry_at, goes))
     return rows
 
@@ -136,7 +139,7 @@ class StatusMachine(DirectoryMachine):
             return
         plan = self.model.plan_at(key, "", self.now)
         places = {
-            limit.name: self.model.place(key, "", limit)
+            limit.name: (self.model.holder(key, limit), ("",), limit.route, limit.spec.unit)
             for limit in (self.model.limits(plan, None) if plan else ())
             if isinstance(limit.spec, Quota)
         }
