@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Unpack
 
-from aiohttp import web
+from aiohttp import Payload, web
 
-from .asgi import Exchange, QuotaMiddleware, nowhere, preflight_of
+from .asgi import QuotaMiddleware, nowhere, preflight_of
 from .decision import Decision
 from .errors import InvalidValue
 from .ledger.aio import AsyncLedger
+from .ledger.reservations.handle import AsyncReservation
 from .ledger.sync import Ledger
 from .web.gate import Answer, Settings
+from .web.responses.awaited import Exchange
 from .web.settings import seeing
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -23,6 +26,8 @@ DECISION = _key("quota", Decision)
 """The key of the decision in a handler's request: ``request[DECISION]``, with its ``key``, ``plan`` and ``limits``."""
 ACTUAL = _key("quota_actual", object)
 """The key under which a handler says what a response used, with ``charge="response"``: ``request[ACTUAL] = 7``."""
+RESERVATION = _key("quota_reservation", AsyncReservation)
+"""The key of what is held, unless it was charged on arrival: ``await request[RESERVATION].spend(1)`` as it streams."""
 _HEADERS, _REQUEST = _key("quota_headers", dict), "quota.request"
 
 
@@ -75,6 +80,7 @@ class _Middleware:
             return _response(gate.refusal(decision, method, scope))
         for one in (request, shown):  # one of them has the response prepared
             one[DECISION], one[_HEADERS] = decision, gate.shown(decision)
+            one[RESERVATION] = scope["state"].get("quota_reservation")
         scope[_REQUEST] = shown
         if held is None:
             return await handler(shown)
@@ -92,8 +98,27 @@ class _Middleware:
             await exchange.fail()
             raise
         await exchange.begin(response.status)
+        return await _sent(response, shown, exchange)
+
+
+async def _sent(response: web.StreamResponse, request: web.Request, exchange: Exchange) -> web.StreamResponse:
+    """Settle a response: one that aiohttp would read and send after its handler, when it has been sent."""
+    later = isinstance(response, web.FileResponse) or isinstance(getattr(response, "body", None), Payload)
+    if response.prepared or not later:
         await exchange.settle()
         return response
+    try:
+        with suppress(ConnectionError):  # the client is gone: aiohttp finds that out too
+            await response.prepare(request)
+            await response.write_eof()
+    finally:
+        await exchange.settle()
+    response.prepare = _as_it_is  # type: ignore[method-assign, assignment] # a file would be sent again
+    return response
+
+
+async def _as_it_is(_: web.BaseRequest) -> None:
+    """Stand for the sending of what was sent."""
 
 
 class _Body:

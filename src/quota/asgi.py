@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
-from functools import lru_cache
-from traceback import walk_tb
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from functools import lru_cache, partial
 from typing import Any, Unpack
 
 from .decision import Decision, Reason
-from .errors import InvalidCost, InvalidValue, QuotaError
+from .errors import InvalidValue, QuotaError
 from .ledger.aio import AsyncLedger
+from .ledger.reservations.again import whole
+from .ledger.reservations.handle import AsyncReservation
 from .ledger.reservations.settling import kept_alive
 from .ledger.sync import Ledger
 from .operations.shape import DEFAULT
 from .stores.memory.store import MemoryStore
 from .web.bodies import Body
-from .web.gate import KEPT, UNDECIDED, Answer, Gate, Held, Settings, log
+from .web.gate import UNDECIDED, Answer, Gate, Settings
+from .web.responses.awaited import STARTS, Exchange, Message, Pairs, Receive, Scope, Send, with_fields
 from .web.routes import below, templates
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
-Pairs = list[tuple[bytes, bytes]]
-
-_STARTS = frozenset(("http.response.start", "websocket.accept", "websocket.http.response.start"))
-_GONE = frozenset(("http.disconnect", "websocket.disconnect"))
 
 
 class QuotaMiddleware:
@@ -35,7 +30,9 @@ class QuotaMiddleware:
 
     ``ledger``: an ``AsyncLedger``, or a ``Ledger``, which is asked in threads unless it is in memory. ``settings``: see
     ``Settings``; ``on_unavailable`` is required. The application finds the decision in ``scope["state"]["quota"]``
-    (``request.state.quota``), with its ``key``, ``plan`` and ``limits``.
+    (``request.state.quota``), with its ``key``, ``plan`` and ``limits``, and what is held, unless it was charged on
+    arrival, in ``scope["state"]["quota_reservation"]``, an ``AsyncReservation`` whatever the ledger is. A call has its
+    place in flight until its response has ended, or its WebSocket.
 
     Raises:
         InvalidValue: for a setting that cannot be meant, and for a ledger that is none.
@@ -47,6 +44,7 @@ class QuotaMiddleware:
         self.app = app
         self._ledger: Any = ledger
         self._at_once = isinstance(ledger, Ledger) and isinstance(ledger.store, MemoryStore)
+        self._threads = isinstance(ledger, Ledger) and not self._at_once
         self.gate = Gate(template=templates(app), clock=ledger._steps._clock, **settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -64,72 +62,97 @@ class QuotaMiddleware:
             await self.app(scope, receive, send)
             return
         body = Body(receive, gate.most_body) if gate.cost_from_body is not None and kind == "http" else None
-        decision, reservation = await self.decide(scope, method, path, body)
+        decision, held = await self.decide(scope, method, path, body)
         if not decision.allowed and not gate.shadow:
             await _answer(gate.refusal(decision, method, scope), scope, receive, send)
             return
         receive = receive if body is None else body.receive
         own, names = _encoded(gate.shown(decision))
-        if reservation is not None:
-            await Exchange(self, reservation, scope, own, names).run(receive, send)
+        if held is not None:
+            await Exchange(self, held, scope, own, names).run(receive, send)
         elif own:
 
             def sending(message: Message) -> Awaitable[None]:  # the server's own awaitable: no coroutine more a message
-                return send(_with(message, own, names) if message["type"] in _STARTS else message)
+                return send(with_fields(message, own, names) if message["type"] in STARTS else message)
 
             await self.app(scope, receive, sending)
         else:
             await self.app(scope, receive, send)
 
     async def decide(
-        self, scope: Scope, method: str, path: str, body: Body | None = None
-    ) -> tuple[Decision, Held | None]:
-        """Find the key, name the route and ask the ledger; tell the application."""
-        gate, ledger = self.gate, self._ledger
+        self, scope: Scope, method: str, path: str, body: Body | None = None, *, keep_slot: bool = True
+    ) -> tuple[Decision, AsyncReservation | None]:
+        """Find the key, name the route and ask the ledger; tell the application. What is held is to be settled."""
+        gate = self.gate
         found = gate.key(scope) if callable(gate.key) else gate.places.of_scope(scope, redact=gate.redact)
         secret = gate.presented(found, scope)
         route = None if secret is None else gate.name(method, path, scope)
         price = gate.price(scope, b"" if body is None or secret is None else await body.read())
-        cost = DEFAULT if price is None else price
-        held: Held | None = None
-        api, address = gate.api, gate.address(secret, scope)
+        cost, address = DEFAULT if price is None else price, gate.address(secret, scope)
+        held: AsyncReservation | None = None
+        ttl = gate.ttl if keep_slot else None
         try:
-            if gate.charge == "arrival":
-                if self._at_once:
-                    decision = ledger.consume(secret, cost, api=api, route=route, address=address)
-                else:
-                    decision = await self.ask(ledger.consume, secret, cost, api=api, route=route, address=address)
-            else:
-                holding = self.ask(ledger.reserve, secret, cost, ttl=gate.ttl, api=api, route=route, address=address)
-                held = await holding if self._at_once else await self._held(holding)
-                decision = held.decision
+            decision, held = await self._ask(secret, cost, ttl, api=gate.api, route=route, address=address)
         except UNDECIDED as error:
-            decision, held = gate.undecided(error), None
+            decision = gate.undecided(error)
         decision = decision if decision.allowed else gate.judged(decision, scope)
-        scope.setdefault("state", {})["quota"] = decision
+        held = held if held and decision.reason is Reason.OK else None
+        state = scope.setdefault("state", {})
+        state["quota"] = decision
+        if gate.charge != "arrival":
+            state["quota_reservation"] = held or gate.nothing(AsyncReservation, self._close)
         gate.tell(decision, scope)
-        return decision, held if held and decision.reason is Reason.OK else None
+        return decision, held
 
-    async def _held(self, holding: Coroutine[Any, Any, Any]) -> Any:
-        """The reservation; given back if the request is cancelled while the store is still at it."""
-        task = kept_alive(holding)
+    async def _ask(
+        self, secret: Any, cost: Any, ttl: int | None, **where: Any
+    ) -> tuple[Decision, AsyncReservation | None]:
+        ledger, arrives = self._ledger, self.gate.charge == "arrival"
+        ask = partial(ledger.consume, keep_slot=ttl) if arrives else partial(ledger.reserve, ttl=self.gate.ttl)
+        if self._at_once:
+            answer = ask(secret, cost, **where)
+        elif self._threads:
+            answer = await self._unless_left(asyncio.to_thread(ask, secret, cost, **where))
+        else:
+            answer = await ask(secret, cost, **where)
+        decision, held = (answer, answer.slot) if arrives else (answer.decision, answer)
+        if held is not None and not isinstance(held, AsyncReservation):
+            held = AsyncReservation(decision, held._hold, self._close)
+        return decision, held
+
+    async def _close(self, held: Any, op: str, value: Any) -> Any:
+        """Settle what a ledger holds that is not awaited, as a whole."""
+        close = partial(self._ledger._settle, held, op, value)
+        return close() if self._at_once else await whole(partial(asyncio.to_thread, close))
+
+    async def _unless_left(self, asking: Coroutine[Any, Any, Any]) -> Any:
+        """Wait for an answer; what it holds is given back if the request is cancelled while a thread is at it."""
+        task = kept_alive(asking)
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            task.add_done_callback(self._drop)
+            task.add_done_callback(_give_back)
             raise
-
-    def _drop(self, task: asyncio.Task[Any]) -> None:
-        if not task.cancelled() and task.exception() is None and task.result():
-            kept_alive(self.ask(task.result().cancel))
 
     async def ask(self, method: Callable[..., Any], *args: Any, **keywords: Any) -> Any:
         """Ask the ledger without keeping the event loop waiting."""
         if self._at_once:
             return method(*args, **keywords)
-        if isinstance(self._ledger, Ledger):
+        if self._threads:
             return await asyncio.to_thread(method, *args, **keywords)
         return await method(*args, **keywords)
+
+
+def _give_back(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled() and task.exception() is None:
+        held = task.result().slot if isinstance(task.result(), Decision) else task.result()
+        if held:
+            kept_alive(asyncio.to_thread(_cancel, held))
+
+
+def _cancel(held: Any) -> None:
+    with suppress(QuotaError):  # it was told, and it lapses
+        held.cancel()
 
 
 @lru_cache(maxsize=64)
@@ -172,12 +195,6 @@ def preflight_of(scope: Scope, gate: Gate) -> Answer | None:
     return gate.preflighted(asked.decode("latin-1"), names.decode("latin-1"))
 
 
-def _with(message: Message, own: Pairs, names: frozenset[bytes]) -> Message:
-    """The start of a response with our headers in place of any of the same name."""
-    kept = [pair for pair in message.get("headers") or () if pair[0].lower() not in names]
-    return {**message, "headers": kept + own}
-
-
 async def _answer(answer: Answer, scope: Scope, receive: Receive, send: Send) -> None:
     """Answer in place of the application; a WebSocket upgrade with the same response, where the server can send one."""
     kind = "http.response"
@@ -190,118 +207,6 @@ async def _answer(answer: Answer, scope: Scope, receive: Receive, send: Send) ->
     fields, _ = _encoded(dict(answer.headers))
     await send({"type": f"{kind}.start", "status": answer.status, "headers": fields})
     await send({"type": f"{kind}.body", "body": answer.body})
-
-
-class Exchange:
-    """One response whose units are held, settled when it has ended: before its last part is sent, or as it fails."""
-
-    def __init__(
-        self, middleware: QuotaMiddleware, reservation: Held, scope: Scope, own: Pairs, names: frozenset[bytes]
-    ) -> None:
-        self._middleware = middleware
-        self._reservation: Any = reservation
-        self._scope = scope
-        self._own = own
-        self._names = names
-        self._status: int | None = None
-        self._gone = False
-        self._closing = False
-        self._committed: Decision | None = None
-
-    async def run(self, receive: Receive, send: Send) -> None:
-        async def receiving() -> Message:
-            message = await receive()
-            self._gone = self._gone or message["type"] in _GONE
-            return message
-
-        async def sending(message: Message) -> None:
-            kind = message["type"]
-            if kind in _STARTS:
-                message = _with(message, self._own, self._names)
-                await self.begin(101 if kind == "websocket.accept" else message["status"])
-            elif kind in ("http.response.body", "websocket.http.response.body") and not message.get("more_body"):
-                await self.settle()
-            try:
-                await send(message)
-            except OSError:
-                self._gone = True
-                raise
-
-        try:
-            await self._middleware.app(self._scope, receiving, sending)
-        except asyncio.CancelledError:
-            raise
-        except BaseException as error:
-            if not self._gone:
-                self._status = None
-                if self._committed is not None and _broke(error):
-                    await self._through(self._take_back(self._committed))
-            raise
-        finally:
-            await self.settle()
-
-    async def begin(self, status: int) -> None:
-        """Go by a response's status, now that it is known."""
-        gate = self._middleware.gate
-        self._status = status
-        if gate.charge == "success" and not gate.success(status):
-            await self.settle()
-
-    async def fail(self) -> None:
-        """Settle a response that broke."""
-        self._status = None
-        await self.settle()
-
-    async def settle(self) -> None:
-        """Commit or cancel, once, even while the request itself is being cancelled."""
-        if self._closing:
-            return
-        self._closing = True
-        await self._through(self._close())
-
-    async def _through(self, work: Coroutine[Any, Any, None]) -> None:
-        if self._middleware._at_once:
-            await work
-        else:
-            await asyncio.shield(kept_alive(work))
-
-    async def _close(self) -> None:
-        gate, reservation, ask = self._middleware.gate, self._reservation, self._middleware.ask
-        commit, actual = gate.kept(self._status, self._scope, self._scope["state"].get("quota_actual"))
-        try:
-            if commit:
-                try:
-                    decision = await ask(reservation.commit, actual)
-                except InvalidCost:
-                    log.exception(KEPT)
-                    actual = None
-                    decision = await ask(reservation.commit)
-                self._committed = decision
-                gate.tell(decision, self._scope)
-            else:
-                await ask(reservation.cancel)
-        except QuotaError:
-            used = reservation.decision.cost if actual is None else actual
-            gate.unsettled(reservation, used if commit else None, self._scope)
-
-    async def _take_back(self, committed: Decision) -> None:
-        """Refund a response that was settled as a success and then turned out to have failed."""
-        gate, middleware = self._middleware.gate, self._middleware
-        if gate.kept(None, self._scope, self._scope["state"].get("quota_actual"))[0]:
-            return
-        try:
-            await middleware.ask(middleware._ledger.refund, committed)
-        except QuotaError as error:
-            log.error("a stream that broke stays charged: decision %s: %s", committed.id, error)
-
-
-def _broke(error: BaseException) -> bool:
-    """Tell whether a stream broke that Starlette's BaseHTTPMiddleware has ended as if it were whole, raising only then.
-
-    A background task that fails comes the same way: its response was whole.
-    """
-    places = {frame.f_globals.get("__name__") for frame, _ in walk_tb(error.__traceback__)}
-    return "starlette.middleware.base" in places and "starlette.background" not in places
 
 
 async def nowhere(*_: Any) -> None:

@@ -17,6 +17,7 @@ from .ledger.aio import AsyncLedger
 from .ledger.sync import Ledger
 from .web.bodies import Body
 from .web.gate import Answer, Settings
+from .web.responses.awaited import Exchange
 
 
 class Refused(HTTPException):
@@ -41,6 +42,9 @@ class QuotaKey(SecurityBase):
     ``ledger`` and ``settings`` as of ``quota.asgi.QuotaMiddleware``, charging on arrival. OpenAPI shows the first place
     of ``key``. Give it an instance: ``Annotated[Decision, Depends(QuotaKey(ledger, on_unavailable="deny"))]``.
 
+    A call has its place in flight until its response has been sent, or its WebSocket has ended (FastAPI 0.118 or
+    later; before, until it was decided: use the middleware there).
+
     Raises:
         InvalidValue: as the middleware, and for settings that only it can honour.
     """
@@ -48,7 +52,7 @@ class QuotaKey(SecurityBase):
     def __init__(
         self, ledger: AsyncLedger | Ledger, *, scheme_name: str = "QuotaKey", **settings: Unpack[Settings]
     ) -> None:
-        for name in ("charge", "success", "actual", "ttl", "exempt"):
+        for name in ("charge", "success", "actual", "exempt"):
             if name in settings:
                 raise InvalidValue(name, settings.get(name), "nothing here; QuotaMiddleware has it")
         self._ledger = ledger
@@ -68,7 +72,14 @@ class QuotaKey(SecurityBase):
             raise HTTPException(preflight.status, headers=dict(preflight.headers))
         body = _Read(connection, gate.most_body) if gate.cost_from_body and isinstance(connection, Request) else None
         path = path_of(scope, gate)
-        decision = gate.unasked() if preflight else (await front.decide(scope, method, path, body))[0]
+        decision, held = (gate.unasked(), None) if preflight else await front.decide(scope, method, path, body)
+        if held is not None:
+            exchange = Exchange(front, held, scope, [], frozenset())
+            stack = scope.get("fastapi_middleware_astack")
+            if stack is None:
+                await exchange.settle()
+            else:
+                stack.push_async_callback(exchange.settle)
         for read in ("_headers", "_query_params", "_url"):  # what Starlette keeps of the scope as it was
             vars(connection).pop(read, None)
         if preflight:

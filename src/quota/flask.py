@@ -15,14 +15,15 @@ from .errors import InvalidValue
 from .ledger.sync import Ledger
 from .web.bodies import read_input
 from .web.gate import Answer
+from .web.responses.plain import Exchange
 from .web.routes import KnownRoutes, WerkzeugRoutes
 from .web.settings import Settings, seeing
-from .wsgi import Exchange, QuotaMiddleware, nowhere, preflight_of
+from .wsgi import QuotaMiddleware, nowhere, preflight_of
 
 ViewFunction = TypeVar("ViewFunction", bound=Callable[..., Any])
 
 _MARK = "__quota__"
-_EXTENSION, _EXCHANGE = "quota", "quota.exchange"
+_EXTENSION, _EXCHANGE, _GLOBALS = "quota", "quota.exchange", "quota.globals"
 _REQUEST = "werkzeug.request"
 _KNOWN = {*Settings.__annotations__, "ledger", "everywhere"}
 
@@ -44,7 +45,8 @@ class Quota:
     ``ledger``: a ``Ledger``, or the URL of its store. ``everywhere=False``: only the views that are ``limited``.
     ``settings``: see ``Settings``; callables are given Flask's request. All of them may come from the application's
     configuration instead (``QUOTA_LEDGER``, ``QUOTA_ON_UNAVAILABLE``), with ``init_app``. A view finds the decision in
-    ``flask.g.quota``; what a response used it says in ``flask.g.quota_actual``.
+    ``flask.g.quota``; what a response used it says in ``flask.g.quota_actual``, or spends it as it streams of
+    ``flask.g.quota_reservation``.
 
     Raises:
         InvalidValue: for a setting that cannot be meant.
@@ -121,7 +123,9 @@ class _Hooks:
         for read in ("args", "full_path", "url"):  # what Werkzeug keeps of it as it was
             vars(request).pop(read, None)
         request.query_string = environ.get("QUERY_STRING", "").encode("latin-1")
+        environ[_GLOBALS] = flask.g._get_current_object()  # a stream outlives its context
         flask.g.quota = decision
+        flask.g.quota_reservation = environ.get("quota.reservation")
         if not decision.allowed and not gate.shadow:
             answer = gate.refusal(decision, method, environ)
             if answer.status not in default_exceptions:
@@ -139,7 +143,7 @@ class _Hooks:
         for name, value in own.items():
             response.headers[name] = value
         if exchange is not None:
-            exchange.begin(response.status_code)
+            exchange.begin(response.status_code, response.headers.items())
             if response.is_streamed:
                 exchange.carry(response.response)
                 response.response = exchange
@@ -163,7 +167,7 @@ class _Hooks:
         if route is None or isinstance(route, str):
             given["route"] = _name if route is None else lambda _: route
         if given.get("charge") == "response":
-            given.setdefault("actual", lambda _: flask.g.get("quota_actual"))
+            given.setdefault("actual", lambda environ: environ[_GLOBALS].get("quota_actual"))
         known = KnownRoutes(WerkzeugRoutes(self._app)) if route is None else None
         made = QuotaMiddleware(nowhere, self._ledger, **{**given, "known": known})
         if self._made:

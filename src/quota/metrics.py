@@ -99,15 +99,18 @@ class _Figures:
         if held is not None:
             self._decided(held.decision, named.get("api", ""))
 
-    def settled(self, answer: Any, error: Any, args: tuple[Any, ...], _named: Any, _seconds: float) -> None:
-        """Count what became of a reservation, whoever made it."""
-        held, op, _ = args
+    def settled(self, _answer: Any, _error: Any, args: tuple[Any, ...], _named: Any, _seconds: float) -> None:
+        """Count what became of a reservation, whoever made it, at once or tried again."""
+        held, op, answer = args
+        if op == "spend":
+            self._admitted(answer if isinstance(answer, Decision) else answer[0])
+        elif op == "commit":
+            self._admitted(answer, held.spent)
+
+    def unsettled(self, _answer: Any, error: Any, _args: Any, _named: Any, _seconds: float) -> None:
+        """Count a reservation that could not be settled at once."""
         if isinstance(error, (StoreBusy, StoreUnavailable)):
             self._unsettled.inc()
-        elif error is None and op == "spend":
-            self._admitted(answer if isinstance(answer, Decision) else answer[0])
-        elif error is None and op == "commit":
-            self._admitted(answer, held.spent)
 
     def asked(self, _answer: Any, _error: Any, args: tuple[Any, ...], _named: Any, seconds: float) -> None:
         """Time a request to the store."""
@@ -154,7 +157,8 @@ def instrument(ledger: Ledger | AsyncLedger, registry: CollectorRegistry | None 
     _watch(ledger, "consume", figures.consumed)
     _watch(ledger, "acquire", figures.consumed)
     _watch(ledger, "reserve", figures.reserved)
-    _watch(ledger, "_settle", figures.settled)
+    _watch(ledger, "_settle", figures.unsettled)
+    _watch(ledger, "_done", figures.settled)
     store: Any = ledger.store
     while hasattr(store, "store"):
         store = store.store

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from types import TracebackType
+from collections.abc import Callable, Iterable
 from typing import Any, Unpack
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from .decision import Decision, Reason
-from .errors import InvalidCost, InvalidValue, QuotaError
+from .errors import InvalidValue
 from .ledger.reservations.handle import Reservation
 from .ledger.sync import Ledger
 from .limit import Cost
 from .operations.shape import DEFAULT
 from .web.bodies import read_input
-from .web.gate import KEPT, UNDECIDED, Answer, Gate, Settings, log, merged
+from .web.gate import UNDECIDED, Answer, Gate, Settings, merged
+from .web.responses.plain import Exchange
 from .web.routes import templates
 
 
@@ -22,7 +22,8 @@ class QuotaMiddleware:
     """Checks and counts every request to ``app`` by its API key; refuses with 403, 429 or 503 in its place.
 
     ``settings``: see ``Settings``; ``on_unavailable`` is required. The application finds the decision in
-    ``environ["quota.decision"]``, with its ``key``, ``plan`` and ``limits``.
+    ``environ["quota.decision"]``, with its ``key``, ``plan`` and ``limits``, and what is held, unless it was charged on
+    arrival, in ``environ["quota.reservation"]``. A call has its place in flight until its response has ended.
 
     Raises:
         InvalidValue: for a setting that cannot be meant, and for a ledger that is no ``Ledger``.
@@ -45,19 +46,19 @@ class QuotaMiddleware:
             return _answer(preflight, start_response)
         if preflight or gate.passes(method, path, environ):
             return self.app(environ, start_response)
-        decision, reservation = self.decide(environ, method, path)
+        decision, held = self.decide(environ, method, path)
         if not decision.allowed and not gate.shadow:
             return _answer(gate.refusal(decision, method, environ), start_response)
         own = gate.shown(decision)
-        if reservation is None and not own:
+        if held is None and not own:
             return self.app(environ, start_response)
-        if reservation is None:
+        if held is None:
 
             def start(status: str, fields: list[tuple[str, str]], *error: Any) -> Callable[[bytes], object]:
                 return start_response(status, merged(own, fields), *error)
 
             return self.app(environ, start)
-        return Exchange(gate, reservation, environ, own).run(self.app, start_response)
+        return Exchange(gate, held, environ, own).run(self.app, start_response)
 
     def decide(
         self,
@@ -65,28 +66,36 @@ class QuotaMiddleware:
         method: str,
         path: str,
         read: Callable[[WSGIEnvironment, int], bytes] = read_input,
+        *,
+        keep_slot: bool = True,
     ) -> tuple[Decision, Reservation | None]:
-        """Find the key, name the route and ask the ledger; tell the application. ``read``: the body's first bytes."""
+        """Find the key, name the route and ask the ledger; tell the application. What is held is to be settled.
+
+        ``read``: the body's first bytes.
+        """
         gate = self.gate
         found = gate.key(environ) if callable(gate.key) else gate.places.of_environ(environ, redact=gate.redact)
         secret = gate.presented(found, environ)
         route = None if secret is None else gate.name(method, path, environ)
         body = read(environ, gate.most_body) if gate.cost_from_body and secret is not None else b""
         price = gate.price(environ, body)
-        decision, reservation = self._ask(secret, price, route, environ)
+        decision, held = self._ask(secret, price, route, environ, gate.ttl if keep_slot else None)
         environ["quota.decision"] = decision
+        if gate.charge != "arrival":
+            environ["quota.reservation"] = held or gate.nothing(Reservation, self._ledger._settle)
         gate.tell(decision, environ)
-        return decision, reservation
+        return decision, held
 
     def _ask(
-        self, secret: Any, price: Cost | None, route: str | None, environ: WSGIEnvironment
+        self, secret: Any, price: Cost | None, route: str | None, environ: WSGIEnvironment, keep_slot: int | None
     ) -> tuple[Decision, Reservation | None]:
         gate, ledger = self.gate, self._ledger
         cost = DEFAULT if price is None else price
         held, address = None, gate.address(secret, environ)
         try:
             if gate.charge == "arrival":
-                decision = ledger.consume(secret, cost, api=gate.api, route=route, address=address)
+                decision = ledger.consume(secret, cost, api=gate.api, route=route, address=address, keep_slot=keep_slot)
+                held = decision.slot
             else:
                 held = ledger.reserve(secret, cost, ttl=gate.ttl, api=gate.api, route=route, address=address)
                 decision = held.decision
@@ -109,88 +118,6 @@ def preflight_of(environ: WSGIEnvironment, gate: Gate) -> Answer | None:
 def _answer(answer: Answer, start_response: StartResponse) -> list[bytes]:
     start_response(answer.reason, answer.headers)
     return [answer.body]
-
-
-class Exchange:
-    """One response whose units are held: iterates and closes as the application's, and settles when it has ended."""
-
-    def __init__(self, gate: Gate, reservation: Reservation, environ: WSGIEnvironment, own: dict[str, str]) -> None:
-        self._gate = gate
-        self._reservation = reservation
-        self._environ = environ
-        self._own = own
-        self._status: int | None = None
-        self._body: Any = None
-        self._chunks: Iterator[bytes] = iter(())
-
-    def run(self, app: WSGIApplication, start_response: StartResponse) -> Iterable[bytes]:
-        def start(status: str, fields: list[tuple[str, str]], *error: Any) -> Callable[[bytes], object]:
-            self.begin(int(status[:3]))
-            return start_response(status, merged(self._own, fields), *error)
-
-        with self:
-            self.carry(app(self._environ, start))
-        return self
-
-    def begin(self, status: int) -> None:
-        """Go by a response's status, now that it is known."""
-        self._status = status
-        if self._gate.charge == "success" and not self._gate.success(status):
-            self.settle()
-
-    def carry(self, body: Iterable[bytes]) -> None:
-        """Give out this body from now on, and settle when it has ended."""
-        self._body, self._chunks = body, iter(body)
-
-    def __enter__(self) -> None:
-        """Settle as failed whatever the application raises."""
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is not None and not isinstance(error, StopIteration):
-            self.fail()
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self
-
-    def __next__(self) -> bytes:
-        with self:
-            return next(self._chunks)
-
-    def close(self) -> None:
-        try:
-            close = getattr(self._body, "close", None)
-            if close is not None:
-                close()
-        finally:
-            self.settle()
-
-    def fail(self) -> None:
-        """Settle a response that broke."""
-        self._status = None
-        self.settle()
-
-    def settle(self) -> None:
-        """Commit or cancel, once."""
-        reservation, gate = self._reservation, self._gate
-        if reservation.settled:
-            return
-        commit, actual = gate.kept(self._status, self._environ, self._environ.get("quota.actual"))
-        try:
-            if commit:
-                try:
-                    decision = reservation.commit(actual)
-                except InvalidCost:
-                    log.exception(KEPT)
-                    actual = None
-                    decision = reservation.commit()
-                gate.tell(decision, self._environ)
-            else:
-                reservation.cancel()
-        except QuotaError:
-            used = reservation.decision.cost if actual is None else actual
-            gate.unsettled(reservation, used if commit else None, self._environ)
 
 
 def nowhere(*_: Any) -> list[bytes]:

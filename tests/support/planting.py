@@ -25,7 +25,7 @@ SCENARIOS = {
 def plant(folder, number, file, *pieces):
     """The package with a piece of its source replaced (or several, where two guard the same), under another name."""
     name = f"planted{number}"
-    shutil.copytree(PACKAGE, folder / name, ignore=shutil.ignore_patterns("__pycache__", "cli"))
+    shutil.copytree(PACKAGE, folder / name, ignore=shutil.ignore_patterns("cli", "*.pyc.*"))  # with its compiled files
     path = folder / name / file
     source = path.read_text()
     for old, new in zip(pieces[::2], pieces[1::2], strict=True):

@@ -91,8 +91,8 @@ def test_setting_async(name, function):
 
 
 def test_ttl_is_microseconds():
-    """A hold's length is a timedelta or whole microseconds; an hour by default."""
-    assert gate().ttl == 3_600_000_000
+    """A hold's length is a timedelta or whole microseconds; a minute by default."""
+    assert gate().ttl == 60_000_000
     assert gate(ttl=timedelta(seconds=2)).ttl == gate(ttl=2_000_000).ttl
 
 

@@ -217,5 +217,5 @@ def test_what_could_not_be_given_back_is_told(kind, monkeypatch, caplog):
     )
     assert front(headers={"x-api-key": secret}).status == 500
     assert "cancel of nothing" in caplog.text
-    assert "held {'requests': 1} until 2026-03-01T13:00:00" in caplog.text
+    assert "held {'requests': 1} until 2026-03-01T12:01:00" in caplog.text
     assert len(reported) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from asgiref.sync import sync_to_async
@@ -12,7 +13,6 @@ from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpResponse
 from django.urls import Resolver404, resolve
 
-from ..asgi import Exchange as AwaitedExchange
 from ..asgi import QuotaMiddleware as InAsgi
 from ..asgi import nowhere
 from ..decision import Decision
@@ -21,12 +21,14 @@ from ..key import Caller
 from ..ledger.aio import AsyncLedger
 from ..ledger.sync import Ledger
 from ..web.addresses import Anonymous
-from ..web.gate import Answer, Gate, Held
+from ..web.gate import Answer, Gate
+from ..web.responses.awaited import Exchange as AwaitedExchange
+from ..web.responses.plain import Exchange
 from ..web.routes import DjangoRoutes, KnownRoutes, Names
 from ..web.settings import seeing
-from ..wsgi import Exchange, preflight_of
 from ..wsgi import QuotaMiddleware as InWsgi
 from ..wsgi import nowhere as nothing
+from ..wsgi import preflight_of
 
 Seen = dict[str, Any]
 """All that the steps of a middleware read of a request: what CGI calls it, the request and its key."""
@@ -69,8 +71,9 @@ class Front:
     def decide(self, request: Any) -> tuple[Decision, Answer | None]:
         """Charge a request of whoever answers it otherwise, and return what a refusal would be answered."""
         seen = self._seen(request)
-        decision = self.check_sync().decide(seen, request.method, request.path_info, self._body)[0]
-        refused = not _told(request, decision).allowed and not self._shown.shadow
+        front = self.check_sync()
+        decision = front.decide(seen, request.method, request.path_info, self._body, keep_slot=False)[0]
+        refused = not _told(request, decision, seen).allowed and not self._shown.shadow
         return decision, self._shown.refusal(decision, request.method, seen) if refused else None
 
     def serve(self, request: Any, respond: Callable[[Any], Any]) -> Any:
@@ -82,7 +85,7 @@ class Front:
             return respond(request) if answer is _PASS else _response(answer)
         seen = self._seen(request)
         decision, held = front.decide(seen, request.method, request.path_info, self._body)
-        if not _told(request, decision).allowed and not self._shown.shadow:
+        if not _told(request, decision, seen).allowed and not self._shown.shadow:
             return _response(self._shown.refusal(decision, request.method, seen))
         own = self._shown.shown(decision)
         if held is None:
@@ -90,12 +93,11 @@ class Front:
         exchange = Exchange(front.gate, held, seen, own)
         with exchange:
             response = _plain(respond(request))
-        exchange.begin(response.status_code)
+        exchange.begin(response.status_code, response.headers.items())
         if not response.streaming:
             exchange.settle()
         elif getattr(response, "is_async", False):
-            settle = _in_thread(exchange.settle)
-            response.streaming_content = _parts(response.streaming_content, settle, _in_thread(exchange.fail))
+            response.streaming_content = _parts(response.streaming_content, exchange, asyncio.to_thread)
         else:
             exchange.carry(response.streaming_content)
             response.streaming_content = exchange
@@ -112,25 +114,25 @@ class Front:
             await _load_user(request)
         body: Any = _AwaitedBody(self._body, seen, front.gate.most_body) if front.gate.cost_from_body else None
         decision, held = await front.decide(seen, request.method, request.path_info, body)
-        if not _told(request, decision).allowed and not self._shown.shadow:
+        if not _told(request, decision, seen).allowed and not self._shown.shadow:
             return _response(self._shown.refusal(decision, request.method, seen))
         own = self._shown.shown(decision)
         if held is None:
             return _with(await respond(request), own)
         return _with(await self._answered(request, respond, held, seen), own)
 
-    async def _answered(self, request: Any, respond: Callable[[Any], Awaitable[Any]], held: Held, seen: Seen) -> Any:
+    async def _answered(self, request: Any, respond: Callable[[Any], Awaitable[Any]], held: Any, seen: Seen) -> Any:
         exchange = AwaitedExchange(self._awaited, held, seen, [], frozenset())
         try:
             response = await respond(request)
         except BaseException:
             await exchange.fail()
             raise
-        await exchange.begin(response.status_code)
+        await exchange.begin(response.status_code, response.headers.items())
         if response.streaming:
             if not response.is_async:  # Django reads it in a thread, all of it, as it says in a warning of its own
                 response.streaming_content = _awaitable(response.streaming_content)
-            response.streaming_content = _parts(response.streaming_content, exchange.settle, exchange.fail)
+            response.streaming_content = _parts(response.streaming_content, exchange, _awaited)
         else:
             await exchange.settle()
         return response
@@ -210,8 +212,11 @@ class _AwaitedBody:
         return read(seen, most)
 
 
-def _told(request: Any, decision: Decision) -> Decision:
+def _told(request: Any, decision: Decision, seen: Seen) -> Decision:
     request.quota = request.META["quota.decision"] = decision
+    held = seen.get("quota.reservation") or seen.get("state", {}).get("quota_reservation")
+    if held is not None:
+        request.quota_reservation = held
     return decision
 
 
@@ -260,23 +265,22 @@ async def _awaitable(parts: Any) -> AsyncIterator[bytes]:
 
 
 async def _parts(
-    source: AsyncIterator[bytes], settle: Callable[[], Awaitable[None]], fail: Callable[[], Awaitable[None]]
+    source: AsyncIterator[bytes], exchange: Exchange | AwaitedExchange, do: Callable[..., Awaitable[None]]
 ) -> AsyncIterator[bytes]:
     """A response's parts; it is settled when they have ended, however that is."""
     try:
         async for part in source:
+            if exchange.ends(part):
+                await do(partial(exchange.settle, last=True))
             yield part
     except (asyncio.CancelledError, GeneratorExit):
         raise
     except BaseException:
-        await fail()
+        await do(exchange.fail)
         raise
     finally:
-        await settle()
+        await do(exchange.settle)
 
 
-def _in_thread(settle: Callable[[], None]) -> Callable[[], Awaitable[None]]:
-    async def settled() -> None:
-        await asyncio.to_thread(settle)
-
-    return settled
+def _awaited(step: Callable[[], Awaitable[None]]) -> Awaitable[None]:
+    return step()

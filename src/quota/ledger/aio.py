@@ -162,8 +162,16 @@ class AsyncLedger(AsyncReserving):
         """See ``Ledger.consume``."""
         here = self._here
         if keep_slot is not None:
-            where: Any = {"api": api, "route": route, "request_id": request_id, "address": address, "scope": scope}
-            return await self._keep_slot(secret, cost, keep_slot, where)
+            if here is None:
+                where: Any = {"api": api, "route": route, "request_id": request_id, "address": address, "scope": scope}
+                return await self._keep_slot(secret, cost, keep_slot, where)
+            decision = here.consume(
+                secret, cost, api=api, route=route, request_id=request_id, address=address, scope=scope,
+                keep_slot=keep_slot,
+            )  # fmt: skip
+            if (slot := getattr(decision, "_slot", None)) is not None:
+                decision._slot = AsyncReservation(decision, slot._hold, self._settle)
+            return decision
         if here is not None:
             # In line: through the other ledger's method a known key takes half a floor more.
             if type(secret) is ApiKey and request_id is None:

@@ -12,7 +12,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-from ..clock import Clock, system_clock
+from ..clock import DAY_US, Clock, system_clock
 from ..decision import Decision
 from ..errors import QuotaError, StoreBusy, StoreUnavailable
 from ..key import ApiKey, Caller, digest, sha256  # type: ignore[attr-defined]
@@ -196,7 +196,9 @@ class Ledger(Reserving):
         """
         now = self._clock()
         kind = type(secret)
-        ttl = 0 if keep_slot is None else lifetime(keep_slot, "keep_slot")
+        ttl = 0
+        if keep_slot is not None:  # an int in line, as middlewares give it
+            ttl = keep_slot if type(keep_slot) is int and 0 < keep_slot <= DAY_US else lifetime(keep_slot, "keep_slot")
         try:
             ref: Any = secret.id if kind is ApiKey else sha256(secret.encode()).digest() if kind is str else _of(secret)  # type: ignore[union-attr]
         except UnicodeEncodeError:

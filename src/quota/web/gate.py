@@ -20,14 +20,15 @@ from ..key import ApiKey, Caller
 from ..ledger.reservations.handle import AsyncReservation, Reservation
 from ..limit import Cost, Limit, parse_cost
 from ..plan import UsagePlan
+from ..rule.entries import Hold
 from ..rule.limits import Outcome
 from . import settings as checks
 from .addresses import Anonymous, Proxies, address_of, check_proxies, counted_by
-from .answers import challenge, shaped, written
-from .cors import allowed_across_origins
 from .credentials import Places
 from .exemptions import Exemptions
 from .guesses import Guesses
+from .responses.answers import challenge, shaped, written
+from .responses.cors import allowed_across_origins
 from .routes import Finder, KnownRoutes, Names, named
 from .settings import Answer, Request, Settings
 
@@ -35,7 +36,7 @@ __all__ = ["KEPT", "UNDECIDED", "Answer", "Gate", "Held", "Request", "Settings",
 
 log = logging.getLogger(__package__)
 
-KEPT = "keeping what was held: what was used cannot be known"
+KEPT = "keeping what was held or spent: what was used cannot be known"
 
 UNDECIDED = (StoreBusy, StoreUnavailable, ClockSkew)
 """The reason why a ledger cannot decide; ``on_unavailable`` says what then."""
@@ -68,7 +69,7 @@ class Gate:
     charge: str = attrs.field(default="arrival", validator=checks.one_of("arrival", "success", "response"))
     success: Callable[[int], bool] = attrs.field(default=_below_400, validator=checks.function)
     actual: Callable[[Request], Cost | None] | None = attrs.field(default=None, validator=checks.function)
-    ttl: Any = attrs.field(default=timedelta(hours=1), converter=checks.span)
+    ttl: Any = attrs.field(default=timedelta(minutes=1), converter=checks.span)
     exempt: Any = attrs.field(default=())
     preflight: str = attrs.field(default="ask", validator=checks.one_of("ask", "pass", "answer"))
     shadow: bool = attrs.field(default=False, validator=checks.flag)
@@ -228,22 +229,39 @@ class Gate:
         """The answer to a CORS preflight for this method and these headers."""
         return Answer(204, list(allowed_across_origins(method, names).items()))
 
-    def kept(self, status: int | None, request: Request, default: Cost | None) -> tuple[bool, Cost | None]:
+    def nothing(self, kind: type[Reservation | AsyncReservation], close: Any) -> Any:
+        """Return what an application finds where nothing is held: what it spends of that is counted nowhere."""
+        now = system_clock()
+        return kind(self.unasked(), Hold(now, "", now, still_open=True, takes=()), close)
+
+    def kept(
+        self, status: int | None, request: Request, default: Cost | None, held: Held | None = None
+    ) -> tuple[bool, Cost | None]:
         """Return what becomes of what was held: (commit, what was used). None: all that was held.
 
         ``status``: the response's; None when none was begun, or the application raised. A client that goes away is no
         failure: what it was answered counts. ``default``: what the application says was used.
         """
+        if self.charge == "arrival":
+            return False, None
         if self.charge == "response":
             try:
                 actual = default if self.actual is None else self.actual(request)
-                if actual is not None:
-                    parse_cost(actual, "actual", 0)
-                    return True, actual
+                if actual is not None or (held is not None and held.spent):
+                    return True, _larger(actual, held)
             except Exception:
                 log.exception(KEPT)
                 return True, None
         return status is not None and self.success(status), None
+
+
+def _larger(actual: Cost | None, held: Held | None) -> Cost:
+    """Return all that was used: what the application says, or what it spent where that is more."""
+    told = {} if actual is None else parse_cost(actual, "actual", 0)
+    if held is None or (any(told.values()) and not held.spent):
+        return actual  # type: ignore[return-value] # as it was told: a number counts requests, where nothing else is held
+    units = [*held.held, *held.spent, *(unit for unit, used in told.items() if used)]
+    return {unit: max(told.get(unit, 0), held.spent.get(unit, 0)) for unit in units}
 
 
 def _admitted() -> Outcome:

@@ -55,15 +55,15 @@ class Settings(TypedDict, total=False):
     - ``cost``: what a request costs, or a callable returning it or None; by default what the plan says of the route.
     - ``api``: which API the plan governs.
     - ``charge``: ``"arrival"``; ``"success"``: held on arrival, kept or given back by the response's status;
-      ``"response"``: held on arrival, then what ``actual`` says is taken.
+      ``"response"``: held on arrival, then what was spent as it streamed is taken, or what ``actual`` says, if more.
     - ``cost_from_body``: a callable that is given the request's body, or its first ``most_body`` bytes (1 MiB), and
       returns what the request costs, or None; the application still receives all of it. Not called without a body.
     - ``success``: whether a status is one that is charged; by default those below 400.
     - ``actual``: a callable returning what was used, called when the response has ended; by default what the
-      application put in ``environ["quota.actual"]`` or ``scope["state"]["quota_actual"]``. None keeps what was held,
-      if the status is a success.
-    - ``ttl``: how long units are held (a timedelta, or microseconds), an hour by default; a response that ends later
-      is charged all the same, and what a process that died held is back then.
+      application put in ``environ["quota.actual"]`` or ``scope["state"]["quota_actual"]``. None, where nothing was
+      spent: keeps what was held, if the status is a success.
+    - ``ttl``: how long units and places in flight are held (a timedelta, or microseconds), a minute by default, and
+      again and again while the response lasts; what a process that died held is back then.
     - ``exempt``: what passes unasked and untouched: ``"/health"``, ``"/static/*"``, ``"GET /docs"`` (HEAD too), or a
       callable.
     - ``preflight``: what becomes of CORS preflights, which never carry a key (Fetch, section 3.3): ``"ask"`` for one as

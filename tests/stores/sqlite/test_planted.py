@@ -500,7 +500,9 @@ def caught_by(name, folder):
 def planted(folder, number, file, old, new):
     """The name of a package with one piece of a store's source replaced."""
     name = f"planted_sqlite{number}"
-    shutil.copytree(PACKAGE, folder / name, ignore=shutil.ignore_patterns("__pycache__", "cli", "data"))
+    shutil.copytree(
+        PACKAGE, folder / name, ignore=shutil.ignore_patterns("cli", "data", "*.pyc.*")
+    )  # with its compiled files
     path = folder / name / file
     source = path.read_text()
     assert source.count(old) == 1, f"{file} has {source.count(old)} of {old!r}"

@@ -42,7 +42,7 @@ class Package:
 
 def plant(folder, name, pieces):
     """The package with some of its source replaced, under another name."""
-    shutil.copytree(PACKAGE, folder / name, ignore=shutil.ignore_patterns("__pycache__", "cli"))
+    shutil.copytree(PACKAGE, folder / name, ignore=shutil.ignore_patterns("cli", "*.pyc.*"))  # with its compiled files
     for file, old, new in pieces:
         path = folder / name / file
         source = path.read_text()

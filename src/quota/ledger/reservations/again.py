@@ -11,10 +11,9 @@ import weakref
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ...clock import Clock
 from ...errors import QuotaError, StoreBusy, StoreUnavailable
 from ...process.forks import across_forks
-from ..administration import Step
+from ..administration import Asking, Step
 
 if TYPE_CHECKING:
     from .handle import _Held
@@ -60,11 +59,28 @@ def _over(job: Job, now: int) -> bool:
     return True
 
 
+def trying(ledger: Any, job: Job) -> Asking[bool]:
+    """Try once; tell whether nothing is left to be tried."""
+    now = ledger._steps._clock()
+    if job.held.settled or _over(job, now):
+        return True
+    try:
+        answer = yield job.at(now)
+    except AWAY:
+        return False
+    except QuotaError as error:
+        log.warning("reservation %r is settled, or cannot be: %s", job.held.id, error)
+    else:
+        ledger._done(job.held, job.op, answer)
+        log.warning("reservation %r is settled at last: %s", job.held.id, job.op)
+    return True
+
+
 class Thread:
     """A thread that tries all that is left to settle of one ledger, while there is any and the ledger is open."""
 
-    def __init__(self, ask: Callable[[Step[Any]], Any], clock: Clock) -> None:
-        self._ask, self._clock = ask, clock
+    def __init__(self, ledger: Any) -> None:
+        self._ledger = ledger
         self._jobs: list[Job] = []
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
@@ -85,16 +101,8 @@ class Thread:
         with self._lock:
             jobs = list(self._jobs)
         for job in jobs:
-            if not job.held.settled and not _over(job, self._clock()):
-                try:
-                    answer = self._ask(job.at(self._clock()))
-                except AWAY:
-                    continue
-                except QuotaError as error:
-                    log.warning("reservation %r is settled, or cannot be: %s", job.held.id, error)
-                else:
-                    job.held._done(job.op, answer)
-                    log.warning("reservation %r is settled at last: %s", job.held.id, job.op)
+            if not self._ledger._asked(trying(self._ledger, job)):
+                continue
             with self._lock:
                 self._jobs.remove(job)
                 if not self._jobs:
@@ -129,8 +137,8 @@ def _try(tried: weakref.ref[Thread], stop: threading.Event) -> None:
 class Tasks:
     """A task for each settlement that is left of an ``AsyncLedger``, on the event loop where it failed."""
 
-    def __init__(self, ask: Callable[[Step[Any]], Coroutine[Any, Any, Any]], clock: Clock) -> None:
-        self._ask, self._clock = ask, clock
+    def __init__(self, ledger: Any) -> None:
+        self._ledger = ledger
         self._tasks: set[Any] = set()
 
     def put(self, job: Job) -> None:
@@ -144,21 +152,12 @@ class Tasks:
     async def _try(self, job: Job) -> None:
         import asyncio  # noqa: PLC0415 -- as above
 
-        seconds = _SHORTEST
+        seconds, left = _SHORTEST, True
         try:
-            while not job.held.settled and not _over(job, self._clock()):
+            while left:
                 await asyncio.sleep(seconds)
                 seconds = min(2 * seconds, _LONGEST)
-                try:
-                    answer = await self._ask(job.at(self._clock()))
-                except AWAY:
-                    continue
-                except QuotaError as error:
-                    log.warning("reservation %r is settled, or cannot be: %s", job.held.id, error)
-                else:
-                    job.held._done(job.op, answer)
-                    log.warning("reservation %r is settled at last: %s", job.held.id, job.op)
-                return
+                left = not await self._ledger._asked(trying(self._ledger, job))
         except asyncio.CancelledError:
             log.error("reservation %r is left unsettled: %s", job.held.id, job.op)  # noqa: TRY400 -- no failure
             raise

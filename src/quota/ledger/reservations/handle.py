@@ -20,13 +20,16 @@ Close = Callable[[Any, str, Any], Any]
 class _Held:
     """All that a sync and an async reservation share."""
 
-    __slots__ = ("__weakref__", "_close", "_doubt", "_handle", "_hold", "_number", "decision", "id", "settled")
+    __slots__ = (
+        "__weakref__", "_close", "_doubt", "_expires", "_handle", "_hold", "_number", "decision", "id", "settled",
+    )  # fmt: skip
 
     def __init__(self, decision: Decision, hold: Hold, close: Close) -> None:
         self.decision = decision
         self.id = hold.id
         self.settled = not decision.allowed
         self._hold = hold
+        self._expires = hold.expires  # beside the hold: another thread may hold it longer while this one spends
         self._close = close
         self._handle = new_token()
         self._number = 0
@@ -36,13 +39,9 @@ class _Held:
         return self.decision.allowed
 
     @property
-    def _expires(self) -> int:
-        return self._hold.expires
-
-    @property
     def expires_at(self) -> datetime:
         """Return when what is held goes back by itself, by the store's clock, as far as this handle knows."""
-        return to_datetime(self._hold.expires)
+        return to_datetime(self._expires)
 
     @property
     def held(self) -> Mapping[str, int]:
@@ -82,7 +81,7 @@ class _Held:
             self._doubt = None
             self._hold = self._hold if isinstance(answer, Decision) else answer[1]  # not where nothing is held
         elif op == "extend":
-            self._hold = answer if isinstance(answer, Hold) else self._hold
+            self._expires = answer.expires if isinstance(answer, Hold) else self._expires
         else:
             self.settled = True
 

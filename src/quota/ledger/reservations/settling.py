@@ -166,7 +166,14 @@ class Settling(Holders):
         return [(each[0], key) for each, key in told if key is not None]
 
 
-class Reserving:
+class Settled:
+    """Where all that was done with reservations passes, at once or at last: whoever watches them watches this."""
+
+    def _done(self, held: _Held, op: str, answer: Any) -> None:
+        held._done(op, answer)
+
+
+class Reserving(Settled):
     """All that a ``Ledger`` does with reservations that are there."""
 
     _steps: Any
@@ -184,10 +191,10 @@ class Reserving:
 
             job = told(held, op, step, error)
             if job is not None:
-                self._again = self._again or Thread(self._ask, self._steps._clock)
+                self._again = self._again or Thread(self)
                 self._again.put(job)
             raise
-        held._done(op, answer)
+        self._done(held, op, answer)
         return answer
 
     def reservation(self, id: str) -> Reservation:  # noqa: A002 -- the public contract
@@ -202,7 +209,7 @@ class Reserving:
     list_reservations.__doc__ = Settling.list_reservations.__doc__
 
 
-class AsyncReserving:
+class AsyncReserving(Settled):
     """The same of an ``AsyncLedger``."""
 
     _steps: Any
@@ -229,10 +236,10 @@ class AsyncReserving:
 
             job = told(held, op, step, error)
             if job is not None:
-                self._again = self._again or Tasks(self._ask, self._steps._clock)
+                self._again = self._again or Tasks(self)
                 self._again.put(job)
             raise
-        held._done(op, answer)
+        self._done(held, op, answer)
         return answer
 
     async def reservation(self, id: str) -> AsyncReservation:  # noqa: A002 -- the public contract
@@ -253,10 +260,7 @@ class AsyncReserving:
                 return None
             return AsyncReservation(decision, slot_of(decision, where["api"], where["route"]), self._settle)
 
-        if self._here is not None:
-            decision: Decision = self._here.consume(secret, cost, keep_slot=ttl, **where)
-        else:
-            decision = await self._unless_left(self._consume(secret, cost, keep_slot=ttl, **where), held)
+        decision = await self._unless_left(self._consume(secret, cost, keep_slot=ttl, **where), held)
         slot = held(decision)
         if slot is not None:
             decision._slot = slot

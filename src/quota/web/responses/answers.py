@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from ..decision import Decision, Reason
-from ..errors import InvalidValue
-from ..headers import PROBLEM_TYPE
-from .settings import Answer
+from ...decision import Decision, Reason
+from ...errors import InvalidValue
+from ...headers import PROBLEM_TYPE
+from ..settings import Answer
 
 _GATEWAY = {
     401: ("Unauthorized", "UnauthorizedException"),
