@@ -29,7 +29,7 @@ def associated(entry: Entry, plan: UsagePlan, at: int | str | None, now: int) ->
     if at is None:
         return entry._replace(plans={**entry.plans, plan.api: plan}, scheduled=later)
     instant = period_end(entry.plans.get(plan.api), now) if isinstance(at, str) else at
-    return entry._replace(scheduled=(*later, (plan, instant)))
+    return settled(entry._replace(scheduled=(*later, (plan, instant))), now)  # its record may be past it
 
 
 def period_end(plan: UsagePlan | None, now: int) -> int:

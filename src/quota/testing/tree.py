@@ -1,4 +1,4 @@
-"""The model's accounts: who is below whom, and which plans they are on."""
+"""The model's accounts: the tree that they are in, and the plans of their own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Subject = tuple[str, str]
 
 
 class AccountsOfModel(PlansOfKeys):
-    """Who is below whom, and which plans accounts are on."""
+    """Accounts with their parents and plans, changed step by step as an operator says."""
 
     members: dict[str, list[str]]
     shared: set[str]
