@@ -9,7 +9,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test test-slow test-browser test-pythons test-freethreaded test-all check format bench check-bench coverage mutate docs audit fuzz clean
+.PHONY: help demo test test-slow test-browser test-terraform test-pythons test-freethreaded test-all check format bench check-bench coverage mutate docs audit fuzz clean
 .NOTPARALLEL:
 
 help:  ## this list
@@ -62,6 +62,10 @@ test-slow: $(VENV)/.test $(VENV)/.pgbouncer  ## the long campaigns
 
 test-browser: $(VENV)/.test $(VENV)/.chromium  ## the usage page in a headless Chromium: its looks, its requests, its accessibility
 	@$(BIN)/python -m pytest -m browser tests/web/test_browser.py
+
+test-terraform: $(VENV)/.test  ## the control plane by Terraform's own AWS provider; QUOTA_TF_PLUGINS=a folder of plugins
+	@command -v terraform >/dev/null || { echo "terraform is not found"; exit 1; }
+	@$(BIN)/python -m pytest -m terraform tests/aws/control/test_terraform.py
 
 test-pythons:  ## the suite on each of 3.11, 3.12 and 3.13 that is found on the path or by pyenv
 	@failed=; found=; for version in $(PYTHONS); do \

@@ -74,8 +74,8 @@ class Draft(NamedTuple):
         """Return its fields as JSON can hold them, none of them a secret."""
         before, after = _shown(self.before), _shown(self.after)
         if before and after and isinstance(self.after, _WHOLE):
-            other = [name for name in after if before[name] != after[name]]
-            before, after = ({name: of[name] for name in other} for of in (before, after))
+            other = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+            before, after = ({name: of.get(name) for name in other} for of in (before, after))
         return [*self[:-2], before, after]
 
 
@@ -90,6 +90,11 @@ def _shown(value: Any) -> dict[str, Any] | None:
     return value.to_dict() if isinstance(value, _WHOLE) else value
 
 
+def _apis(plan: UsagePlan) -> str:
+    """Return the api that a plan governs, or all of them in one text."""
+    return ", ".join(plan.apis)
+
+
 def _of(by: By | None, kind: str, **fields: Any) -> tuple[Draft]:
     actor, at = by or (None, system_clock())
     return (Draft(at, kind, actor, **fields),)
@@ -98,7 +103,7 @@ def _of(by: By | None, kind: str, **fields: Any) -> tuple[Draft]:
 def key_added(key: ApiKey, plans: list[UsagePlan], by: By | None) -> tuple[Draft]:
     """Tell of a key that was issued or imported, and of the plan that it is on."""
     first = plans[0] if plans else None
-    plan, api = (first.id, first.api) if first else (None, None)
+    plan, api = (first.id, _apis(first)) if first else (None, None)
     return _of(by, "key.issued", key=key.id, account=key.account, plan=plan, api=api, after=key)
 
 
@@ -135,7 +140,7 @@ def plan_changed(old: UsagePlan | None, new: UsagePlan | None, by: By | None) ->
     if plan is None or old == new:
         return ()
     kind = "plan.added" if old is None else "plan.replaced" if new else "plan.removed"
-    return _of(by, kind, plan=plan.id, api=plan.api, before=old, after=new)
+    return _of(by, kind, plan=plan.id, api=_apis(plan), before=old, after=new)
 
 
 def association_changed(
@@ -147,7 +152,7 @@ def association_changed(
     ids = [before.get(name) for name in ("plan", "next")] if before else []
     gone = plan.id in ids and (not after or plan.id not in (after.get("plan"), after.get("next")))
     kind = "plan.dissociated" if gone else "plan.associated"
-    more = {"plan": plan.id, "api": plan.api, "before": before, "after": after}
+    more = {"plan": plan.id, "api": _apis(plan), "before": before, "after": after}
     return _of(by, kind, key=key.id, account=key.account, **more)
 
 
@@ -157,7 +162,7 @@ def account_placed(account: str, plan: UsagePlan, old: str | None, *, on: bool, 
         return ()
     before, after = None if old is None else {"plan": old}, {"plan": plan.id} if on else None
     kind = "plan.associated" if on else "plan.dissociated"
-    return _of(by, kind, account=account, plan=plan.id, api=plan.api, before=before, after=after)
+    return _of(by, kind, account=account, plan=plan.id, api=_apis(plan), before=before, after=after)
 
 
 def crossed(told: tuple[Any, ...], key: KeyOrCaller, plan: str | None, api: str) -> tuple[Draft, ...]:

@@ -1,24 +1,28 @@
 """The plan of a key joined by those of its account and of the accounts above: one plan of limits that hold together.
 
+And a plan with limits that are one key's or account's own.
+
 A limit of an account's own plan is counted on the account's record under a name that no limit of a key's plan can have,
 so that each has windows and buckets of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import attrs
 
 from .account import Account
-from .plan import UsagePlan, own_plan, ref_of
+from .limit import Concurrency, Limit, Quota
+from .limit_text import parse_limits
+from .plan import UsagePlan, ref_of
 from .rule.entries import Override
-from .rule.limits import OWN, CompiledLimit, RoutePlan, Throttles
+from .rule.limits import MAX_UNITS, OWN, CompiledLimit, RoutePlan, Throttles
 from .rule.routes import JoinedNames
 
-_MOST_JOINED = 1024
-"""Joined forms of a plan that are kept."""
+_MOST = 1024
+"""Forms of a plan that are kept, joined ones and those with subjects' own limits."""
 
 
 class Part(NamedTuple):
@@ -49,9 +53,9 @@ class JoinedPlan(UsagePlan):
         """Return the ids of all plans in it."""
         return {self.id, *(part.plan.id for part in self.parts)}
 
-    def _compile(self, route: str) -> RoutePlan:
+    def _compile(self, api: str, route: str) -> RoutePlan:
         plans = [*([self.base] if self.base else []), *(part.plan for part in self.parts)]
-        found = [plan.route_plan(own or None) for plan, own in zip(plans, self._names.each(route), strict=True)]  # type: ignore[union-attr] # joined ones
+        found = [plan.route_plan(own or None, api) for plan, own in zip(plans, self._names.each(route), strict=True)]  # type: ignore[union-attr] # joined ones
         limits = list(found[0].limits) if self.base else []
         for part, its in zip(self.parts, found[len(found) - len(self.parts) :], strict=True):
             limits += [_of_account(limit, part) for limit in its.limits]
@@ -77,7 +81,7 @@ def join(base: UsagePlan | None, parts: tuple[Part, ...], above: tuple[str, ...]
     made = first._own.get(name)
     if made is None:
         made = _joined(first, base, parts, above)
-        if len(first._own) >= _MOST_JOINED:
+        if len(first._own) >= _MOST:
             first._own.clear()
         first._own[name] = made
     return made
@@ -127,3 +131,55 @@ def _own(overrides: tuple[Override, ...]) -> tuple[Override, ...]:
     return tuple(
         override._replace(name=override.name[len(OWN) :]) for override in overrides if override.name.startswith(OWN)
     )
+
+
+class OwnPlan(UsagePlan):
+    """A usage plan with one subject's own limits in it. A cost above one of them is refused call by call."""
+
+    def _check_cost(self, route: str) -> None:
+        """A plan may be replaced by one of other costs, and what a subject was given stands."""
+
+
+def own_plan(plan: UsagePlan, key: tuple[Override, ...], account: tuple[Override, ...] | None) -> UsagePlan:
+    """Put a key's own limits in a plan, and its account's; ``account`` None: the key is alone and holds both."""
+    made = plan._own.get((key, account))
+    if made is None:
+
+        def own(limits: Iterable[Limit], route: str) -> tuple[Limit, ...]:
+            return tuple(
+                _overridden(limit, key if account is None or limit.by == "key" else account, plan.id, route)
+                for limit in limits
+            )
+
+        routes = {route: own(limits, route) for route, limits in plan.routes.items()}
+        limits = own(plan.limits, "")
+        changed = limits != plan.limits or routes != plan.routes
+        made = OwnPlan(
+            plan.id, limits, name=plan.name, apis=plan.apis, routes=routes, costs=plan.costs, alerts=plan.alerts,
+            metadata=plan.metadata,
+        ) if changed else plan  # fmt: skip
+        if len(plan._own) >= _MOST:
+            plan._own.clear()
+        plan._own[key, account] = made
+    return made
+
+
+def _overridden(limit: Limit, overrides: tuple[Override, ...], plan: str, route: str) -> Limit:
+    for override in overrides:
+        if (override.plan, override.route, override.name) == (plan, route, limit.name):
+            return limit_of(limit, override.value)
+    return limit
+
+
+def limit_of(limit: Limit, value: int | str) -> Limit:
+    """A limit with another value; as it is where it is of the other kind by now, and the value means nothing."""
+    if isinstance(limit, Quota):
+        if not isinstance(value, int):
+            return limit
+        return attrs.evolve(limit, limit=value, overage=min(limit.overage, MAX_UNITS - value) if value else 0)
+    if isinstance(limit, Concurrency):
+        return attrs.evolve(limit, limit=value) if isinstance(value, int) else limit
+    if isinstance(value, int):
+        return limit
+    throttle: Any = parse_limits(value)[0]
+    return attrs.evolve(throttle, unit=limit.unit, by=limit.by, name=limit.name)  # type: ignore[no-any-return] # a limit

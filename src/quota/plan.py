@@ -10,9 +10,9 @@ import attrs
 
 from .errors import InvalidCost, InvalidPlan, InvalidValue, check_text, to_metadata
 from .limit import REQUESTS, Concurrency, Cost, Limit, Quota, Throttle, check_distinct, parse_cost, whole
-from .rule.entries import Override, ThrottleRef
+from .rule.apis import several, together
+from .rule.entries import ThrottleRef
 from .rule.limits import (
-    MAX_UNITS,
     CompiledConcurrency,
     CompiledLimit,
     CompiledQuota,
@@ -27,8 +27,8 @@ __all__ = [
     "encode_plan", "parse_cost", "whole",
 ]  # fmt: skip
 
-_MOST_OWN = 1024
-"""Forms of a plan with subjects' own limits that are kept compiled."""
+MOST_APIS = 64
+"""APIs that one plan governs together."""
 _FIXED = {"minute": 60, "hour": 3600, "day": 86_400, "week": 604_800}
 
 Limits = str | Limit | Iterable[str | Limit]
@@ -104,6 +104,18 @@ def _to_alerts(alerts: Iterable[int]) -> tuple[int, ...]:
     return tuple(sorted(set(percents)))
 
 
+def _to_apis(apis: Iterable[str]) -> tuple[str, ...]:
+    accepted = f"at most {MOST_APIS} different apis, as in ('r1/prod', 'r2/prod')"
+    if not isinstance(apis, Iterable) or isinstance(apis, (str, bytes, Mapping)):
+        raise InvalidPlan("apis", apis, accepted)
+    found = tuple(apis)
+    for api in found:
+        check_text("apis", api, error=InvalidPlan, least=0)
+    if len(set(found)) < len(found) or len(found) > MOST_APIS:
+        raise InvalidPlan("apis", found, accepted)
+    return found
+
+
 def _to_plan_metadata(metadata: Mapping[str, str]) -> Mapping[str, str]:
     try:
         return to_metadata(metadata)
@@ -115,7 +127,8 @@ def _to_plan_metadata(metadata: Mapping[str, str]) -> Mapping[str, str]:
 class UsagePlan:
     """A named set of limits. ``limits`` is a sequence of ``Quota``, ``Throttle`` and ``Concurrency``, or their text.
 
-    ``api``: which API the plan governs; a key has at most one plan per api (API Gateway: one plan per stage).
+    ``apis``: the APIs that the plan governs, together: each limit counts the calls to all of them. ``api``: the same of
+    a plan for one, and empty of one for several. A key has at most one plan per api (API Gateway: one plan per stage).
     ``routes``: route -> limits of its own, each with its own count: a throttle overrides the plan's throttles of its
     unit, a quota adds to the plan's and counts the calls on that route since the key was on a plan that limits it,
     a concurrency limit adds to them and counts calls in flight there. A route is ``METHOD /path``, ``ANY /path`` for
@@ -135,12 +148,13 @@ class UsagePlan:
     limits: tuple[Limit, ...] = attrs.field(converter=_to_limits)
     name: str = attrs.field(default=None, kw_only=True)
     api: str = attrs.field(default="", kw_only=True)
+    apis: tuple[str, ...] = attrs.field(default=(), kw_only=True, converter=_to_apis)
     routes: Mapping[str, tuple[Limit, ...]] = attrs.field(default={}, kw_only=True, converter=_to_routes, hash=False)
     costs: Mapping[str, Cost] = attrs.field(default={}, kw_only=True, converter=_to_costs, hash=False)
     alerts: tuple[int, ...] = attrs.field(default=(80, 100), kw_only=True, converter=_to_alerts)
     metadata: Mapping[str, str] = attrs.field(default={}, kw_only=True, converter=_to_plan_metadata, hash=False)
     _names: AnyRouteNames = attrs.field(init=False, eq=False, repr=False)
-    _route_plans: dict[str, RoutePlan] = attrs.field(init=False, factory=dict, eq=False, repr=False)
+    _route_plans: dict[tuple[str, str], RoutePlan] = attrs.field(init=False, factory=dict, eq=False, repr=False)
     _throttles: dict[tuple[int, str], Throttles] = attrs.field(init=False, factory=dict, eq=False, repr=False)
     _own: dict[Any, UsagePlan] = attrs.field(init=False, factory=dict, eq=False, repr=False)
 
@@ -149,7 +163,7 @@ class UsagePlan:
         if self.name is None:
             object.__setattr__(self, "name", self.id)
         check_text("name", self.name, error=InvalidPlan)
-        check_text("api", self.api, error=InvalidPlan, least=0)
+        self._check_apis()
         object.__setattr__(self, "_names", RouteNames([*self.routes, *self.costs]))
         limits = [limit for route in ("", *self.routes) for limit in self._limits(route) if limit.route == route]
         for unit in dict.fromkeys(limit.unit for limit in limits if isinstance(limit, CompiledThrottle)):
@@ -161,6 +175,15 @@ class UsagePlan:
                 raise InvalidPlan(f"routes[{route!r}]", names, "limits with names of their own")
         for route in self.costs:
             self._check_cost(route)
+
+    def _check_apis(self) -> None:
+        """See that ``api`` and ``apis`` say the same, whichever was given."""
+        check_text("api", self.api, error=InvalidPlan, least=0)
+        apis = self.apis or (self.api,)
+        if self.api and apis != (self.api,):
+            raise InvalidPlan("apis", self.apis, f"({self.api!r},), as api says, or no api beside them")
+        object.__setattr__(self, "apis", apis)
+        object.__setattr__(self, "api", apis[0] if len(apis) == 1 else "")
 
     def _check_cost(self, route: str) -> None:
         """Refuse a cost above a limit that it is charged to: no call on the route could ever be admitted."""
@@ -176,33 +199,36 @@ class UsagePlan:
                 )
                 raise InvalidPlan(f"costs[{route!r}]", units, accepted)
 
-    def route_plan(self, route: str | None) -> RoutePlan:
-        """The limits that a call on a route goes through, compiled once for each route that the plan knows."""
-        known = self._names.charged(route)
+    def route_plan(self, route: str | None, api: str | None = None) -> RoutePlan:
+        """The limits that a call on a route goes through, compiled once for each route that the plan knows.
+
+        ``api``: of these that the plan governs, by default the first.
+        """
+        known = self.apis[0] if api is None else api, self._names.charged(route)
         route_plan = self._route_plans.get(known)
         if route_plan is None:
-            route_plan = self._route_plans[known] = self._compile(known)
+            route_plan = self._route_plans[known] = self._compile(*known)
         return route_plan
 
-    def _compile(self, route: str) -> RoutePlan:
+    def _compile(self, api: str, route: str) -> RoutePlan:
         cost = parse_cost(self.costs.get(route, 1))
         own = bool(self.routes.get(route))
         limits = tuple(self._limits(route))
         slotted = any(isinstance(limit, CompiledConcurrency) for limit in limits)
-        return RoutePlan(self.api, route, own, limits, cost, self._throttles, slotted=slotted)
+        return RoutePlan(api, route, own, limits, cost, self._throttles, slotted=slotted)
 
     def _limits(self, route: str) -> list[CompiledLimit]:
         own = self.routes.get(route, ())
         overridden = {limit.unit for limit in own if isinstance(limit, Throttle)}
         names = {limit.name for limit in self.limits}
         limits = [
-            _compiled(limit, "", limit.name, self.alerts)
+            _compiled(limit, "", limit.name, self)
             for limit in self.limits
             if not (isinstance(limit, Throttle) and limit.unit in overridden)
         ]
         for limit in own:
             name = f"{route} {limit.name}" if limit.name in names else limit.name
-            limits.append(_compiled(limit, route, name, self.alerts))
+            limits.append(_compiled(limit, route, name, self))
         return limits
 
     above: ClassVar[tuple[str, ...]] = ()
@@ -234,63 +260,11 @@ class UsagePlan:
 
     def __getstate__(self) -> dict[str, Any]:
         """Plain mappings in place of the read-only ones, which cannot be pickled or copied."""
-        plain = {field: getattr(self, field) for field in ("id", "limits", "name", "api", "alerts")}
+        plain = {field: getattr(self, field) for field in ("id", "limits", "name", "apis", "alerts")}
         return {**plain, "routes": dict(self.routes), "costs": _plain(self.costs), "metadata": dict(self.metadata)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc] # the one way to build a frozen object
-
-
-class OwnPlan(UsagePlan):
-    """A usage plan with one subject's own limits in it. A cost above one of them is refused call by call."""
-
-    def _check_cost(self, route: str) -> None:
-        """A plan may be replaced by one of other costs, and what a subject was given stands."""
-
-
-def own_plan(plan: UsagePlan, key: tuple[Override, ...], account: tuple[Override, ...] | None) -> UsagePlan:
-    """Put a key's own limits in a plan, and its account's; ``account`` None: the key is alone and holds both."""
-    made = plan._own.get((key, account))
-    if made is None:
-
-        def own(limits: Iterable[Limit], route: str) -> tuple[Limit, ...]:
-            return tuple(
-                _overridden(limit, key if account is None or limit.by == "key" else account, plan.id, route)
-                for limit in limits
-            )
-
-        routes = {route: own(limits, route) for route, limits in plan.routes.items()}
-        limits = own(plan.limits, "")
-        changed = limits != plan.limits or routes != plan.routes
-        made = OwnPlan(
-            plan.id, limits, name=plan.name, api=plan.api, routes=routes, costs=plan.costs, alerts=plan.alerts,
-            metadata=plan.metadata,
-        ) if changed else plan  # fmt: skip
-        if len(plan._own) >= _MOST_OWN:
-            plan._own.clear()
-        plan._own[key, account] = made
-    return made
-
-
-def _overridden(limit: Limit, overrides: tuple[Override, ...], plan: str, route: str) -> Limit:
-    for override in overrides:
-        if (override.plan, override.route, override.name) == (plan, route, limit.name):
-            return limit_of(limit, override.value)
-    return limit
-
-
-def limit_of(limit: Limit, value: int | str) -> Limit:
-    """A limit with another value; as it is where it is of the other kind by now, and the value means nothing."""
-    if isinstance(limit, Quota):
-        if not isinstance(value, int):
-            return limit
-        return attrs.evolve(limit, limit=value, overage=min(limit.overage, MAX_UNITS - value) if value else 0)
-    if isinstance(limit, Concurrency):
-        return attrs.evolve(limit, limit=value) if isinstance(value, int) else limit
-    if isinstance(value, int):
-        return limit
-    throttle: Any = _parse(value)[0]
-    return attrs.evolve(throttle, unit=limit.unit, by=limit.by, name=limit.name)  # type: ignore[no-any-return] # a limit
 
 
 def _plain(costs: Mapping[str, Cost]) -> dict[str, int | dict[str, int]]:
@@ -299,32 +273,35 @@ def _plain(costs: Mapping[str, Cost]) -> dict[str, int | dict[str, int]]:
 
 def ref_of(limit: CompiledThrottle) -> ThrottleRef:
     """Return what a record remembers of a throttle that it was charged under."""
-    return ThrottleRef(limit.route, limit.name, limit.shared, limit.scale, limit.drain, limit.burst)
+    apis = limit.apis if several(limit.apis) else ""
+    return ThrottleRef(limit.route, limit.name, limit.shared, limit.scale, limit.drain, limit.burst, apis)
 
 
-def _compiled(limit: Limit, route: str, name: str, alerts: tuple[int, ...]) -> CompiledLimit:
-    shared = limit.by == "account"
+def _compiled(limit: Limit, route: str, name: str, plan: UsagePlan) -> CompiledLimit:
+    shared, apis = limit.by == "account", together(plan.apis)
     if isinstance(limit, Concurrency):
-        return CompiledConcurrency(name, limit.unit, shared, route, limit.limit)
+        return CompiledConcurrency(name, limit.unit, shared, route, limit.limit, apis=apis)
     if isinstance(limit, Quota):
         period = limit.period
         alike = period.every == "minute" and 15 % period.count == 0  # clocks change by quarters of an hour
         fixed = period.anchor is None and (period.zone == "UTC" or alike)
         length = _FIXED.get(period.every, 0) * period.count if fixed else 0
         return CompiledQuota(
-            name, limit.unit, shared, route, limit.limit, limit.overage, alerts, period.window, length or None
-        )
+            name, limit.unit, shared, route, limit.limit, limit.overage, plan.alerts, period.window, length or None,
+            apis=apis,
+        )  # fmt: skip
     (scale, drain), room = limit._measure(), limit._room
     length = -(-room * scale // drain // 1_000_000)
-    return CompiledThrottle(name, limit.unit, shared, route, room, scale, drain, room * scale, length)
+    return CompiledThrottle(name, limit.unit, shared, route, room, scale, drain, room * scale, length, apis=apis)
 
 
 def encode_plan(plan: UsagePlan) -> dict[str, Any]:
-    """A plan as JSON-able data: limits in their text form."""
+    """A plan as JSON-able data: limits in their text form; ``apis`` where there are several."""
     return {
         "id": plan.id, "limits": [str(limit) for limit in plan.limits], "name": plan.name, "api": plan.api,
         "routes": {route: [str(limit) for limit in limits] for route, limits in plan.routes.items()},
         "costs": _plain(plan.costs), "alerts": list(plan.alerts), "metadata": dict(plan.metadata),
+        **({"apis": list(plan.apis)} if len(plan.apis) > 1 else {}),
     }  # fmt: skip
 
 

@@ -61,6 +61,7 @@ def test_a_report_that_cannot_be_meant(shop):
     assert "since" in shop.fails("report", "--since", "March", "--until", "2026-03-01")
     assert "--csv or --json" in shop.fails("report", *days(), "--csv", "--json")
     assert "--most-used" in shop.fails("top", "--unit", "tokens")
+    assert "within the program" in shop.fails("top", "--most-refused")
 
 
 def test_top_tells_who_is_nearest(shop):

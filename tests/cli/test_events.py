@@ -39,6 +39,25 @@ def test_the_outbox_is_shown(quota, monkeypatch):
     assert "after" in quota.err
 
 
+def test_who_did_it(quota, monkeypatch, tmp_path):
+    """Who is named, else who the environment names, else who is logged in; of an import as well."""
+    keys = tmp_path / "keys.csv"
+    keys.write_text("name,key\nacme,0123456789abcdefghij\n")
+    monkeypatch.setattr("quota.cli.common.getuser", lambda: "grace")
+    monkeypatch.delenv("QUOTA_ACTOR", raising=False)
+    assert quota("plan", "add", "a", "5/day") == 0
+    monkeypatch.setenv("QUOTA_ACTOR", "ci")
+    assert quota("plan", "add", "b", "5/day") == 0
+    assert quota("--actor", "ada", "plan", "add", "c", "5/day") == 0
+    assert quota("--actor", "ada", "key", "import", "--csv", str(keys)) == 0
+    assert quota("plan", "remove", "c", "--yes") == 0
+    assert [(event["kind"], event["actor"]) for event in quota.json("events")["events"]] == [
+        ("plan.added", "grace"), ("plan.added", "ci"), ("plan.added", "ada"), ("key.issued", "ada"), ("plan.removed", "ci"),
+    ]  # fmt: skip
+    assert quota("--actor", "a\nb", "plan", "add", "d", "5/day") == 2
+    assert "actor" in quota.err
+
+
 def test_it_is_followed_until_stopped(tmp_path):
     """Events that come later are lines of their own; Ctrl-C is no error of the program; the actor is who runs it."""
     url = f"sqlite:///{tmp_path / 'usage.db'}"

@@ -85,11 +85,11 @@ def test_a_store_that_fails_midway_is_as_it_was(quota, tmp_path, monkeypatch, ca
     left = [calls]
 
     def failing(method):
-        def call(self, *arguments):
+        def call(self, *arguments, **named):
             left[0] -= 1
             if left[0] < 0:
                 raise StoreUnavailable("gone")
-            return method(self, *arguments)
+            return method(self, *arguments, **named)
 
         return call
 
@@ -187,11 +187,11 @@ def test_an_import_that_fails_midway_is_taken_back(shop, monkeypatch, calls):
     left = [calls]
 
     def failing(method):
-        def call(self, *arguments):
+        def call(self, *arguments, **named):
             left[0] -= 1
             if left[0] == -1:
                 raise StoreUnavailable("gone")
-            return method(self, *arguments)
+            return method(self, *arguments, **named)
 
         return call
 

@@ -27,11 +27,11 @@ module, owner, method, left, *arguments = sys.argv[1:]
 owner, left = getattr(import_module(module), owner), [int(left)]
 real = getattr(owner, method)
 
-def call(self, *args):
+def call(self, *args, **named):
     if not left[0]:
         os.kill(os.getpid(), signal.SIGKILL)
     left[0] -= 1
-    return real(self, *args)
+    return real(self, *args, **named)
 
 setattr(owner, method, call)
 from quota.cli import main
@@ -164,8 +164,8 @@ def test_an_import_that_is_stopped_right_behind_its_last_step_is_taken_back(
         quota.ledger = Ledger(quota.store)
     real, left = getattr(type(quota.store), method), [1 if method == "add_keys" else len(KEYS)]
 
-    def call(self, *arguments):
-        real(self, *arguments)
+    def call(self, *arguments, **named):
+        real(self, *arguments, **named)
         left[0] -= 1
         if not left[0]:
             raise stopped("now")

@@ -212,6 +212,119 @@ def test_a_task_that_is_cancelled_gives_its_place_up():
     assert woken == [1]
 
 
+def asked(ledger):
+    """Count what a ledger asks its store, by operation."""
+    apply, ops = ledger.store.apply, []
+    ledger.store.apply = lambda request: ops.append(request.op) or apply(request)
+    return ops
+
+
+def test_a_slot_that_is_released_here_is_had_at_once(kind):
+    """Whatever the released reservation's expiry, and long before the slot would be asked for again; a reservation alike."""
+    ledger, secret = made("1 concurrent") if kind == "sync" else awaited("1 concurrent")
+    plain = ledger if kind == "sync" else Ledger(ledger.store)
+
+    def run(op, *args, **more):
+        return (
+            asyncio.run(getattr(ledger, op)(secret, *args, **more))
+            if kind == "async"
+            else getattr(ledger, op)(secret, *args, **more)
+        )
+
+    for op, args, more in (("acquire", (), {}), ("reserve", (1,), {"ttl": 10**6})):
+        held, found = plain.reserve(secret, 1, ttl=3600 * 10**6), []
+        waiting = threading.Thread(target=lambda: found.append(run(op, *args, timeout=60, **more)))
+        ops = asked(ledger)
+        waiting.start()
+        while len(ops) < 6:  # by now half a second lies between two of them
+            pass
+        began = monotonic()
+        held.cancel()
+        waiting.join(30)
+        assert found[0] and monotonic() - began < 0.25
+        del ledger.store.apply
+        if op == "reserve":
+            plain.reservation(found[0].id).cancel()
+    assert len(queues_of(ledger)) == 0
+
+
+def test_a_slot_that_is_released_elsewhere_is_asked_for_again(kind, tmp_path):
+    """By another process, that is by another store: within half a second, first after 10 milliseconds."""
+    url = f"sqlite:///{tmp_path}/quota.db"
+    with Ledger(url) as ledger, Ledger(url) as elsewhere:
+        ledger.add_plan(UsagePlan("p", "1 concurrent"))
+        secret = ledger.issue_key("k", "p").secret
+        held, found = elsewhere.reserve(secret, 1, ttl=3600 * 10**6), []
+
+        async def wait():
+            async with AsyncLedger(url) as waiting:
+                return await waiting.acquire(secret, timeout=60)
+
+        acquire = (lambda: ledger.acquire(secret, timeout=60)) if kind == "sync" else (lambda: asyncio.run(wait()))
+        waiting = threading.Thread(target=lambda: found.append(acquire()))
+        waiting.start()
+        waiting.join(0.1)
+        assert found == []
+        held.commit()
+        waiting.join(30)
+        assert found[0]
+
+
+def test_a_slot_is_waited_for_until_the_deadline_and_no_longer(kind):
+    """Though the slot lapses in an hour it is waited for; refused at the deadline, after few questions. What else refuses does at once."""
+    for limits, before, low, high, reason in (
+        ("1 concurrent", 0, 0.29, 2, Reason.CONCURRENCY_EXCEEDED), ("0 concurrent", 0, 0, 0.2, Reason.CONCURRENCY_EXCEEDED),
+        ("1 concurrent, 1/day", 0, 0, 0.2, Reason.QUOTA_EXCEEDED), ("1 concurrent, 2/hour burst 1", 0, 0, 0.2, Reason.CONCURRENCY_EXCEEDED),
+    ):  # fmt: skip
+        ledger, secret = made(limits) if kind == "sync" else awaited(limits)
+        Ledger(ledger.store).reserve(secret, 1, ttl=3600 * 10**6)
+        ops = asked(ledger)
+        began = monotonic()
+        answer = ledger.acquire(secret, timeout=0.3)
+        decision = answer if kind == "sync" else asyncio.run(answer)
+        assert low <= monotonic() - began < high, limits
+        assert (decision.allowed, decision.reason, len(ops) < 12) == (False, reason, True)
+
+
+def test_a_throttle_beside_a_slot_is_waited_for_first():
+    """Asked again when the throttle lets it through, and not before: nothing is asked in vain."""
+    ledger, secret = made("1 concurrent, 5/s burst 1")
+    held = ledger.reserve(secret, 1, ttl=3600 * 10**6)
+    ops = asked(ledger)
+    threading.Timer(0.1, held.cancel).start()
+    assert ledger.acquire(secret, timeout=30)
+    assert ops.count("consume") <= 4
+
+
+def test_a_slot_that_lapses_is_had_then():
+    """By nobody's doing: at its very instant, though the next question was to come later."""
+    ledger, secret = made("1 concurrent")
+    ledger.reserve(secret, 1, ttl=150_000)
+    began = monotonic()
+    assert ledger.acquire(secret, timeout=30)
+    assert 0.1 < monotonic() - began < 1
+
+
+def test_slots_are_had_in_order():
+    """First come, first served, where one slot goes from hand to hand."""
+    ledger, secret = made("1 concurrent")
+    held, served, threads, queues = ledger.reserve(secret, 1, ttl=10**8), [], [], queues_of(ledger)
+
+    def wait(number):
+        with ledger.reserve(secret, 1, ttl=10**8, timeout=60):
+            served.append(number)
+
+    for number in range(6):
+        threads.append(threading.Thread(target=wait, args=(number,)))
+        threads[-1].start()
+        while sum(map(len, list(queues._found.values()))) <= number:
+            pass
+    held.cancel()
+    for thread in threads:
+        thread.join(60)
+    assert (served, len(queues)) == (list(range(6)), 0)
+
+
 @pytest.mark.parametrize("timeout", [-1, float("inf"), float("nan"), "1", None, True, timedelta(-1), timedelta(367)])
 def test_timeout(timeout):
     """Seconds or a timedelta, or an error that says so, before anything is charged."""
@@ -252,3 +365,22 @@ def test_planted_queues(monkeypatch, name, old, new):
     """Everybody first, the last one woken, and a queue that stays, are seen."""
     plant(monkeypatch, Queues, name, {old: new})
     assert turns() != ([True, False, False, False], [1, 2, 3], 0)
+
+
+def test_planted_release(monkeypatch):
+    """A released slot that wakes nobody is had when it is asked for again, which is seen."""
+    ledger, secret = made("1 concurrent")
+    monkeypatch.setattr(Queues, "released", lambda self: None)
+    held, ops, began = ledger.reserve(secret, 1, ttl=3600 * 10**6), asked(ledger), []
+
+    def release():
+        while len(ops) < 6:
+            pass
+        began.append(monotonic())
+        held.cancel()
+
+    releasing = threading.Thread(target=release)
+    releasing.start()
+    assert ledger.acquire(secret, timeout=60)
+    assert monotonic() - began[0] > 0.25
+    releasing.join()

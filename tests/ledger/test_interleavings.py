@@ -29,6 +29,7 @@ from quota import Ledger, ManualClock, Reason, UsagePlan
 from quota.decision import Decision
 from quota.errors import ClockSkew, PlanConflict, RequestMismatch, ReservationClosed, UnknownPlan
 from quota.ledger import sync as _sync
+from quota.ledger.reservations.handle import _Held
 from quota.operations.headroom import SeveralMeters, Told
 from quota.rule.subject import Subject
 from quota.stores.memory import MemoryStore
@@ -671,6 +672,132 @@ def commit_above_the_hold(w):
     return [lambda: held.commit(5), lambda: w.ledger.consume(OLD, 2)], check
 
 
+# slots in flight
+
+
+def slots(w):
+    """How many are taken."""
+    return w.ledger.status("Key123")[1].used
+
+
+@scenario("9/day, 1 concurrent")
+def the_last_slot(w):
+    """One of two has it, and the other charges nothing."""
+
+    def check(*held):
+        assert sum(map(bool, held)) == slots(w) == 1
+        assert w.used() == 2
+
+    return [lambda: w.ledger.reserve(OLD, 2, ttl=MINUTE)] * 2, check
+
+
+@scenario("9/day, 1 concurrent")
+def a_kept_slot_and_a_call(w):
+    """A call needs a free slot, and keeps none."""
+
+    def check(kept, called):
+        assert kept.slot
+        assert slots(w) == 1
+        assert w.used() == 1 + bool(called)
+
+    return [lambda: w.ledger.consume(OLD, keep_slot=MINUTE), lambda: w.ledger.consume(OLD)], check
+
+
+@scenario("9/day, 1 concurrent")
+def close_and_open(w):
+    """A slot is there for others from its close on."""
+    held = w.ledger.reserve(OLD, 3, ttl=MINUTE)
+
+    def check(_, opened):
+        assert slots(w) == bool(opened)
+        assert w.used() == 1 + 2 * bool(opened)
+
+    return [lambda: held.commit(1), lambda: w.ledger.reserve(OLD, 2, ttl=MINUTE)], check
+
+
+@scenario("9/day, 1 concurrent")
+def renew_or_lapse(w):
+    """A slot that is renewed as it lapses is the holder's or the next one's, and its units with it."""
+    held = w.ledger.reserve(OLD, 3, ttl=MINUTE)
+    w.clock.advance(MINUTE // 2)
+
+    def later():
+        w.clock.advance(MINUTE // 2)
+        return w.ledger.reserve(OLD, 2, ttl=MINUTE)
+
+    def check(renewed, opened):
+        assert (renewed is None) != bool(opened)
+        assert (slots(w), w.used()) == (1, 2 if opened else 3)
+
+    return [lambda: attempt(ReservationClosed, held.extend, MINUTE), later], check
+
+
+@scenario("9/day, 1 concurrent")
+def close_or_lapse(w):
+    """A slot is free once, by its close or its end."""
+    held = w.ledger.reserve(OLD, 3, ttl=MINUTE)
+
+    def later():
+        w.clock.advance(MINUTE)
+        return w.ledger.reserve(OLD, 2, ttl=MINUTE), w.ledger.reserve(OLD, 2, ttl=MINUTE)
+
+    def check(_, opened):
+        assert list(map(bool, opened)) == [True, False]
+        assert (slots(w), w.used()) == (1, 2)
+
+    return [held.cancel, later], check
+
+
+@scenario("9/day, 1 concurrent")
+def renew_or_close(w):
+    """What is closed is not renewed, and what is renewed is closed."""
+    held = w.ledger.reserve(OLD, 3, ttl=MINUTE)
+
+    def check(*_):
+        assert (slots(w), w.used()) == (0, 1)
+
+    return [lambda: attempt(ReservationClosed, held.extend, MINUTE), lambda: held.commit(1)], check
+
+
+@scenario("9/day, 1 concurrent")
+def spend_or_cancel(w):
+    """What was spent stays so, what was not goes back."""
+    held = w.ledger.reserve(OLD, 3, ttl=MINUTE)
+
+    def check(spent, _):
+        assert (slots(w), w.used()) == (0, 2 * (not isinstance(spent, ReservationClosed)))
+
+    return [lambda: attempt(ReservationClosed, held.spend, 2), held.cancel], check
+
+
+@scenario("9/day, 1 concurrent")
+def spend_or_lapse(w):
+    """What was spent counts, before the end or after it."""
+    held = w.ledger.reserve(OLD, 3, ttl=MINUTE)
+
+    def later():
+        w.clock.advance(MINUTE)
+        return w.ledger.consume(OLD, 8)
+
+    def check(spent, taken):
+        assert spent
+        assert (slots(w), w.used()) == (0, 2 + 8 * bool(taken))
+
+    return [lambda: held.spend(2), later], check
+
+
+@scenario("9/day, 1 concurrent")
+def spend_twice(w):
+    """Two spend as much of one reservation at once, and repeat nothing."""
+    held = w.ledger.reserve(OLD, 3, ttl=MINUTE, request_id="r")
+
+    def check(*_):
+        assert w.used() == 4
+        assert held.commit(4).cost == 4
+
+    return [lambda: held.spend(2)] * 2, check
+
+
 # request ids and refunds
 
 
@@ -949,7 +1076,7 @@ PLANTED = {
         (MemoryStore, "apply", {"with stripe.lock:": "if True:", "stripe.check()": "pass"}),
         [
             "first_calls", "two_keys_of_an_account", "a_reservation_and_a_call", "commit_twice",
-            "commit_or_cancel", "commit_or_lapse", "one_request_twice", "one_request_id_for_two_calls", "refund_twice",
+            "commit_or_cancel", "commit_or_lapse", "the_last_slot", "renew_or_lapse", "one_request_twice", "one_request_id_for_two_calls", "refund_twice",
             "grant", "forget", "prune",
         ],
     ),
@@ -993,6 +1120,10 @@ PLANTED = {
     "a stale clock": (
         (Subject, "instant", {"now = max(now, record.at)": "pass"}),
         ["the_next_window"],
+    ),
+    "a spending taken for the repeated one of another thread": (
+        (_Held, "_numbered", {"next(_numbers)": "sum(takes.values())"}),
+        ["spend_twice"],
     ),
     "an answer worked out twice": (
         (Decision, "id", {"with _lazy:": "if True:"}),

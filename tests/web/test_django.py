@@ -10,6 +10,7 @@ import logging
 import sys
 import types
 from contextlib import redirect_stderr, redirect_stdout
+from getpass import getuser
 
 import django_site  # noqa: F401 -- sets Django up, before what needs it # isort: skip
 import pytest
@@ -33,6 +34,7 @@ import paths
 from documents import play
 from quota import AsyncLedger, Ledger, UsagePlan
 from quota.django import limited
+from quota.django.config import ledger as project
 from quota.django.drf import QuotaThrottle
 from quota.web import Anonymous, Answer
 
@@ -550,9 +552,9 @@ def test_no_settings(site):
     assert run_checks() == []
 
 
-def test_the_command(site, tmp_path):
+def test_the_command(site, tmp_path, caplog, monkeypatch):
     """``manage.py quota`` works on the project's ledger, with quota's own exit status; from programs too."""
-    ledger, key, secret = site(LEDGER=f"sqlite:///{tmp_path}/u.db")
+    site(LEDGER=f"sqlite:///{tmp_path}/u.db")
     out, err = io.StringIO(), io.StringIO()
 
     def run(*arguments):
@@ -568,8 +570,23 @@ def test_the_command(site, tmp_path):
     with redirect_stdout(out):
         call_command("quota", "key", "list")
     assert "ada" in out.getvalue()
+    assert run("--actor", "grace", "key", "disable", "ada") == 0
+    assert [(event.kind, event.actor) for event in project().events()][1:] == [
+        ("key.issued", getuser()),
+        ("key.disabled", "grace"),
+    ]
     with pytest.raises(CommandError, match="exit status 2"), redirect_stderr(err):
         call_command("quota", "key", "show", "none")
+    caplog.set_level(logging.INFO, "quota.decisions")
+    monkeypatch.setattr("quota.refusals._refused", {})
+    with redirect_stdout(out):
+        call_command("quota", "top", "--most-refused")
+        assert "refused no key" in out.getvalue()
+        assert not project().consume(project().list_keys()[0])
+        call_command("quota", "top", "--most-refused")
+        assert out.getvalue().splitlines()[-1].split() == [project().list_keys()[0].id, "ada", "1"]
+        call_command("quota", "top", "--most-refused", "--json")
+        assert '"refused": 1' in out.getvalue()
     site(LEDGER="nowhere://x")
     assert run("plan", "list") == 2
     assert "QUOTA['LEDGER']" in err.getvalue()

@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from ..errors import InvalidValue
+from ..errors import InvalidValue, check_text
 from ..key import ApiKey
 from ..ledger.sync import Ledger
 from .control.app import ControlPlane
@@ -48,7 +48,7 @@ def rotate_values(ledger: Ledger, reveal: Reveal) -> int:
     count = 0
     for key in ledger.list_keys():
         if f"{OWN}value" in key.metadata:
-            ledger.store.change_key(key.id, lambda old: _rotated(old, reveal))
+            ledger.store.change_key(key.id, lambda old: _rotated(old, reveal), ledger._steps._by())
             count += 1
     return count
 
@@ -69,6 +69,7 @@ def _to_credentials(credentials: Any) -> dict[str, str] | None:
     for access_key, secret in credentials.items():
         if not isinstance(access_key, str) or not access_key or "/" in access_key or not isinstance(secret, str):
             raise InvalidValue("credentials", type(credentials), accepted)
+        check_text("credentials", access_key)  # events name it
         if not secret:
             raise InvalidValue(f"credentials[{access_key!r}]", "an empty secret", "a secret access key")
     return dict(credentials)

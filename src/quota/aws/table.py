@@ -84,12 +84,12 @@ def add_keys(ledger: Ledger, keys: Sequence[NewKey], undo: Undo, counted: Counte
     """
     if isinstance(ledger.store, SQLiteStore):  # on a server, any number in one step would hold everybody up
         with _undone(ledger, [key.id for key, _ in keys], undo):
-            ledger.store.add_keys(keys)
+            ledger.store.add_keys(keys, ledger._steps._by())
         return
     with counted(keys, "keys") as each:
         for key, of in each:
             with _undone(ledger, [key.id], undo):
-                ledger.store.add_key(key, None, *of)
+                ledger.store.add_key(key, None, *of, by=ledger._steps._by())
 
 
 @contextmanager
@@ -143,8 +143,9 @@ def _replace(ledger: Ledger, old: ApiKey, row: CsvKey, change: Callable[[ApiKey,
     if new == old:
         return
     fields = ("name", "enabled", "metadata")
-    ledger.store.change_key(old.id, lambda key: change(key, row))
-    undo.append(lambda: ledger.store.change_key(old.id, lambda key: _as(key, old, fields)))
+    by = ledger._steps._by()
+    ledger.store.change_key(old.id, lambda key: change(key, row), by)
+    undo.append(lambda: ledger.store.change_key(old.id, lambda key: _as(key, old, fields), by))
 
 
 def _as(key: ApiKey, other: ApiKey, fields: Sequence[str]) -> ApiKey:

@@ -14,7 +14,7 @@ from ..errors import ClockSkew, QuotaError, StoreBusy, StoreUnavailable
 from ..replay.output import UNWRITTEN, answer
 from ..replay.report import plain
 from . import calls, gateway, keys, plans, replaying, stores
-from .common import OK, UNAVAILABLE, WRONG_USE, Unshown, root_store
+from .common import OK, UNAVAILABLE, WRONG_USE, Unshown, root_actor, root_store
 from .keys import accounts, billing, reservations
 from .web import routes, serve
 
@@ -58,12 +58,17 @@ def build(*, plain: bool = False) -> typer.Typer:
             str | None,
             typer.Option("--store", metavar="URL", help="Where keys, plans and counts live, for any command."),
         ] = None,
+        actor: Annotated[
+            str | None,
+            typer.Option("--actor", metavar="NAME", help="Who does it, for quota events: $QUOTA_ACTOR or your login."),
+        ] = None,
         version: Annotated[  # noqa: ARG001 -- its callback answers
             bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version.")
         ] = False,
     ) -> None:
         """API keys, usage plans and an exact ledger: who may call how much, counted to the last unit."""
         root_store.set(store)
+        root_actor.set(actor)
 
     groups = {"plan": plans, "key": keys, "account": accounts, "reservation": reservations, "store": stores}
     for name, group in groups.items():
@@ -86,7 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(arguments: list[str] | None) -> int:
     command = typer.main.get_command(build(plain=not sys.stdout.isatty()))
-    token = root_store.set(None)
+    token, actor = root_store.set(None), root_actor.set(None)
     try:
         status = int(command.main(args=arguments, prog_name="quota", standalone_mode=False) or OK)
     except typer.Exit as done:
@@ -110,6 +115,7 @@ def _run(arguments: list[str] | None) -> int:
         return status
     finally:
         root_store.reset(token)
+        root_actor.reset(actor)
 
 
 def _told(error: BaseException) -> tuple[int, str]:

@@ -39,6 +39,9 @@ _SECRET = re.compile(r"[A-Za-z0-9_-]{1,16}_[0-9A-Za-z]{34}")
 root_store: ContextVar[str | None] = ContextVar("root_store", default=None)
 """All that ``quota --store URL COMMAND`` said."""
 
+root_actor: ContextVar[str | None] = ContextVar("root_actor", default=None)
+"""All that ``quota --actor NAME COMMAND`` said."""
+
 project_ledger: ContextVar[Ledger | None] = ContextVar("project_ledger", default=None)
 """The ledger of the project whose command runs; no command closes it."""
 
@@ -110,8 +113,9 @@ class Unshown(QuotaError):
 def opened(store: str | None, *, create: bool = False) -> Iterator[Ledger]:
     """The ledger on the store that was asked for. ``create``: whether it may be a new file."""
     given, said = project_ledger.get(), store or root_store.get()
+    actor = _actor()
     if given is not None and not said:
-        yield given
+        yield given if actor is None else given.acting(actor)
         return
     url = said or os.environ.get("QUOTA_STORE") or DEFAULT_STORE
     if ":" not in url:
@@ -121,7 +125,7 @@ def opened(store: str | None, *, create: bool = False) -> Iterator[Ledger]:
     if path is not None and not create and not path.exists():
         raise StoreUnavailable(f"there is no store {path} yet; adding a plan or issuing a key makes it")
     try:
-        ledger = Ledger(url, actor=_actor())
+        ledger = Ledger(url, actor=actor)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in ("redis", "psycopg", "psycopg_pool"):
             raise
@@ -131,9 +135,9 @@ def opened(store: str | None, *, create: bool = False) -> Iterator[Ledger]:
 
 
 def _actor() -> str | None:
-    """Whom the outbox names: what the environment says, else whose account this is."""
+    """Whom the outbox names: who was said, else what the environment says, else whose account this is."""
     try:
-        return os.environ.get("QUOTA_ACTOR") or getuser()
+        return root_actor.get() or os.environ.get("QUOTA_ACTOR") or getuser()
     except (KeyError, OSError):
         return None
 

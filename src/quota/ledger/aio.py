@@ -13,9 +13,10 @@ from ..decision import Decision
 from ..errors import QuotaError, StoreBusy, StoreUnavailable
 from ..key import ApiKey
 from ..limit import Cost
+from ..operations.request import Request
 from ..operations.shape import DEFAULT
 from ..stores.base import AsyncStore, Store, tell_clock
-from .administration import Asking, Step, concluding
+from .administration import Asking, Step, concluding, same
 from .requests import Credential, Steps, Unavailable, acting, in_memory, required
 from .reservations.handle import AsyncReservation
 from .reservations.settling import AsyncReserving, hold_of
@@ -111,6 +112,12 @@ class AsyncLedger(AsyncReserving):
             answer = self._steps.without_store(step.deciding, error)
         return step.conclude(answer)
 
+    async def _charge(self, op: str, secret: Credential, cost: Cost, ttl: int, **where: Any) -> Decision:
+        """Ask a store that waits; ``ttl``: for so long the call keeps its slots."""
+        steps = self._steps
+        asked = steps.asked_at(steps._clock(), op, secret, cost, hashed=None, ttl=ttl, **where)
+        return await self._ask(Step("apply", (asked,), same, asked)) if type(asked) is Request else asked  # type: ignore[return-value]
+
     add_plan = _async(Steps.add_plan)
     replace_plan = _async(Steps.replace_plan)
     remove_plan = _async(Steps.remove_plan)
@@ -144,8 +151,6 @@ class AsyncLedger(AsyncReserving):
     usage_report = telling_awaited(Steps.usage_report)
     events = _async(Steps.events)
     acting = acting
-    _consume = _async(Steps.consume)
-    _peek = _async(Steps.peek)
 
     async def consume(
         self,
@@ -180,8 +185,8 @@ class AsyncLedger(AsyncReserving):
                 if told is not None:
                     return told
             return here.consume(secret, cost, api=api, route=route, request_id=request_id, address=address, scope=scope)
-        return await self._consume(
-            secret, cost, api=api, route=route, request_id=request_id, address=address, scope=scope
+        return await self._charge(
+            "consume", secret, cost, 0, api=api, route=route, request_id=request_id, address=address, scope=scope
         )
 
     async def peek(
@@ -200,7 +205,9 @@ class AsyncLedger(AsyncReserving):
             return self._here.peek(
                 secret, cost, api=api, route=route, request_id=request_id, address=address, scope=scope
             )
-        return await self._peek(secret, cost, api=api, route=route, request_id=request_id, address=address, scope=scope)
+        return await self._charge(
+            "peek", secret, cost, 0, api=api, route=route, request_id=request_id, address=address, scope=scope
+        )
 
     async def require(
         self,

@@ -14,7 +14,7 @@ from ..limit import Throttle, whole
 from ..operations.request import Request
 from ..plan import UsagePlan, check_route
 from ..status import LimitStatus
-from ..stores.associations import PERIOD_END
+from ..stores.base import PERIOD_END
 from .accounts import Accounts
 from .administration import MOST_AT_ONCE, Asking, Step, at_least_one, key_id, plan_id_of, same, to_come
 
@@ -127,8 +127,8 @@ class Holders(Associations):
         for id_ in keys:
             try:
                 plans = yield self._plans_of(id_)
-                new = [plan for plan in plans if plan.id not in seen and api in (None, plan.api)]
-                apis = tuple(plan.api for plan in new)
+                new = [plan for plan in plans if plan.id not in seen and (api is None or api in plan.apis)]
+                apis = tuple(plan.apis[0] if api is None else api for plan in new)
                 if apis:
                     told += yield Step(
                         "apply", (Request("status", now, None, id_, "", route, args=(apis, True)),), same
@@ -184,7 +184,7 @@ class Holders(Associations):
 
     def _own_names(self, account: str, api: str, route: str | None) -> Asking[list[str]]:
         """Return the names of the limits of an account's own plan."""
-        plans = [plan for plan in (yield Step("account_plans", (account,), same)) if plan.api == api]
+        plans = [plan for plan in (yield Step("account_plans", (account,), same)) if api in plan.apis]
         own = [one.name for plan in plans for one in plan.routes.get(route or "", ())]
         return [*own, *(f"{route} {name}" for name in own), *(one.name for plan in plans for one in plan.limits)]
 
@@ -201,7 +201,7 @@ class Holders(Associations):
                 continue  # removed meanwhile
             for plan in plans:
                 shared = [one.name for one in (*plan.routes.get(route or "", ()), *plan.limits) if one.by == "account"]
-                if plan.api == api:
+                if api in plan.apis:
                     names.update(dict.fromkeys(shared))
                     if limit in shared:
                         found.setdefault(plan.id, id_)

@@ -74,40 +74,6 @@ class Steps(Settling, Reports):
         store.use_breaker(breaker)
         return None
 
-    def consume(
-        self,
-        secret: Credential,
-        cost: Cost = DEFAULT,
-        *,
-        api: str = "",
-        route: str | None = None,
-        request_id: str | None = None,
-        address: str | None = None,
-        scope: str | None = None,
-        keep_slot: timedelta | int | None = None,
-    ) -> Step[Decision]:
-        """See ``Ledger.consume``."""
-        request = self._request("consume", secret, cost, api, route, request_id, self._now(), None, address, scope)
-        if keep_slot is not None:
-            request.id, request.ttl = new_token(), lifetime(keep_slot, "keep_slot")
-        return self._decide(request)
-
-    def peek(
-        self,
-        secret: Credential,
-        cost: Cost = DEFAULT,
-        *,
-        api: str = "",
-        route: str | None = None,
-        request_id: str | None = None,
-        address: str | None = None,
-        scope: str | None = None,
-    ) -> Step[Decision]:
-        """The decision that ``consume`` would return, on the same code path, changing nothing."""
-        return self._decide(
-            self._request("peek", secret, cost, api, route, request_id, self._now(), None, address, scope)
-        )
-
     def asked_at(
         self,
         now: int,

@@ -288,7 +288,8 @@ class Ledger(Reserving):
     ) -> Decision:
         """``consume`` that waits until it is admitted, for ``timeout`` (seconds, or a timedelta) at most.
 
-        Refuses at once what cannot be admitted by then. First come, first served for each key of this process.
+        Refuses at once what cannot be admitted by then; a slot in flight may come back at any time. First come, first
+        served for each key of this process.
         """
         from .waiting import until_admitted  # noqa: PLC0415 -- most programs never wait
 

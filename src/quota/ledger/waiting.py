@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import weakref
 from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import suppress
@@ -17,8 +16,12 @@ from ..errors import InvalidValue
 from ..operations.request import refused
 from ..process.forks import across_forks
 from ..refusals import trying
+from ..rule.limits import CompiledConcurrency
+from .reservations.settling import QUEUES
 
 _LONGEST = 366 * 86_400
+_SOONEST, _LATEST = 0.01, 0.5
+"""Seconds until a slot is asked for again that no call of this process gives back."""
 _SLICE = 0.01
 """Seconds between looks at a clock that is not the system's, which may be moved by hand."""
 
@@ -68,13 +71,18 @@ class Queues:
             if not queue:
                 self._found.pop(name, None)
 
-
-_queues: weakref.WeakKeyDictionary[Any, Queues] = weakref.WeakKeyDictionary()
+    def released(self) -> None:
+        """Wake who is first for each key: a slot came back, which may be an account's."""
+        with self._guard:
+            for queue in list(self._found.values()):
+                with suppress(RuntimeError):
+                    queue[0]()
 
 
 def queues_of(ledger: Any) -> Queues:
-    """Those of a ledger, made when the first call waits."""
-    return _queues.get(ledger) or _queues.setdefault(ledger, Queues())
+    """Those of a ledger's store, made when the first call waits."""
+    found: Queues = QUEUES.get(ledger.store) or QUEUES.setdefault(ledger.store, Queues())
+    return found
 
 
 class Ask(NamedTuple):
@@ -91,9 +99,10 @@ class Turn(NamedTuple):
 
 
 class Sleep(NamedTuple):
-    """Wait for so many seconds."""
+    """Wait for so many seconds; ``slot``: or until a reservation is settled here."""
 
     seconds: float
+    slot: bool = False
 
 
 Waiting = Generator[Any, Any, Any]
@@ -112,8 +121,8 @@ def wait(queues: Queues, clock: Clock, timeout: float | timedelta) -> Waiting:
 
     def over(decision: Decision) -> bool:
         """Tell whether an answer is the last one: admitted, or never to be before the deadline."""
-        retry_at = decision._details().outcome.retry_at
-        return decision.allowed or retry_at is None or retry_at > latest
+        retry_at, until = _instants(decision)
+        return decision.allowed or retry_at is None or until > latest
 
     looked = bool(queues)
     answer = yield Ask(peek=looked)
@@ -128,15 +137,34 @@ def wait(queues: Queues, clock: Clock, timeout: float | timedelta) -> Waiting:
     first = yield Turn(name, end - monotonic())
     if not first or looked:
         answer, looked = (yield Ask(peek=False)), False
+    poll = _SOONEST
     while first and not over(decision_of(answer)):
-        retry_at = decision_of(answer)._details().outcome.retry_at or 0
-        while (left := (retry_at - clock()) / 1e6) > 0:
+        retry_at, until = _instants(decision_of(answer))
+        while (left := (until - clock()) / 1e6) > 0:
             left = min(left, end - monotonic(), left if clock is system_clock else _SLICE)
             if left <= 0:
                 return answer
             yield Sleep(left)
+        if until < retry_at:
+            lapses = (retry_at - clock()) / 1e6
+            left = min(poll, end - monotonic(), lapses if lapses > 0 else poll)  # a store's clock may be behind
+            if left <= 0:
+                return answer
+            poll = _SOONEST if (yield Sleep(left, slot=True)) else min(2 * poll, _LATEST)
         answer = yield Ask(peek=False)
     return answer
+
+
+def _instants(decision: Decision) -> tuple[Any, int]:
+    """Return when a call is admitted if nobody else calls, and before when it cannot be, whatever slots come back."""
+    outcome = decision._details().outcome
+    if outcome.retry_at is None:
+        return None, 0
+    full = [s for s in outcome.states if s.refused and isinstance(s.limit, CompiledConcurrency)]
+    if not full:
+        return outcome.retry_at, outcome.retry_at
+    others = [s.retry_at or outcome.retry_at for s in outcome.states if s.refused and s not in full]
+    return outcome.retry_at, max(others, default=0)
 
 
 def drive(queues: Queues, waiting: Waiting, ask: Callable[[], Any], peek: Callable[[], Any]) -> Any:
@@ -148,13 +176,13 @@ def drive(queues: Queues, waiting: Waiting, ask: Callable[[], Any], peek: Callab
         while True:
             match step:
                 case Ask(peek=looks):
+                    turn.clear()
                     step = waiting.send(peek() if looks else ask())
                 case Turn(name=name, seconds=seconds):
                     names.append(name)
                     step = waiting.send(queues.enter(name, wake) or turn.wait(max(0, seconds)))
-                case Sleep(seconds=seconds):
-                    pause(seconds)
-                    step = waiting.send(None)
+                case Sleep(seconds=seconds, slot=slot):
+                    step = waiting.send(turn.wait(seconds) if slot else pause(seconds))
     except StopIteration as stop:
         return stop.value
     finally:
@@ -171,23 +199,24 @@ async def drive_awaited(queues: Queues, waiting: Waiting, ask: Callable[[], Any]
     def wake() -> None:
         loop.call_soon_threadsafe(turn.set)
 
+    async def within(seconds: float) -> bool:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await turn.wait()
+        return turn.is_set()
+
     try:
         step = next(waiting)
         while True:
             match step:
                 case Ask(peek=looks):
+                    turn.clear()
                     step = waiting.send(await (peek() if looks else ask()))
                 case Turn(name=name, seconds=seconds):
                     names.append(name)
-                    first = queues.enter(name, wake)
-                    if not first:
-                        with suppress(TimeoutError):
-                            async with asyncio.timeout(max(0, seconds)):
-                                await turn.wait()
-                    step = waiting.send(first or turn.is_set())
-                case Sleep(seconds=seconds):
-                    await asyncio.sleep(seconds)
-                    step = waiting.send(None)
+                    step = waiting.send(queues.enter(name, wake) or await within(max(0, seconds)))
+                case Sleep(seconds=seconds, slot=slot):
+                    step = waiting.send(await (within if slot else asyncio.sleep)(seconds))
     except StopIteration as stop:
         return stop.value
     finally:

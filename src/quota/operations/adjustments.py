@@ -55,7 +55,7 @@ def adjust(request: Request, entry: Entry | None, subject: Subject | None, optio
     route_plan = route_plan_of(entry, request)
     limit = find_quota(route_plan, name, request.route)
     advance(request, entry, subject, options)
-    meter: Meter = subject.record_of(limit).meter(request.api, limit.route, limit.unit)  # type: ignore[assignment] # advanced
+    meter: Meter = subject.record_of(limit).meter(limit.apis, limit.route, limit.unit)  # type: ignore[assignment] # advanced
     window: Window = meter.window(limit.name)  # type: ignore[assignment] # advanced
     extra = window.extra + units if request.op == "grant" else units + meter.total - window.base - limit.limit
     if not -MAX_UNITS <= extra <= MAX_UNITS - limit.limit - limit.overage:

@@ -8,6 +8,7 @@ from typing import Any
 from ..clock import to_us
 from ..decision import Reason
 from ..plan import UsagePlan
+from ..rule.apis import counts
 from ..rule.charge import current, next_due
 from ..rule.limits import BEYOND, MAX_UNITS, CompiledQuota, CompiledThrottle, RoutePlan
 from ..rule.record import Record
@@ -33,7 +34,7 @@ def compile_headroom(
     plan = entry.plans.get(request.api)
     if plan is None or usable(request, entry) is not Reason.OK:
         return None
-    route_plan = plan.route_plan(request.route)
+    route_plan = plan.route_plan(request.route, request.api)
     records = subject.records()
     # Slots come and go without a charge; and the first admission on a plan is noted by the rule.
     if route_plan.slotted or records[0].plan_of(request.api) != plan.id:
@@ -74,10 +75,11 @@ def _meters(route_plan: RoutePlan, records: Sequence[Record]) -> tuple[list[tupl
             (index, position, order)
             for index, record in enumerate(records)
             for position, meter in enumerate(record.meters)
-            if meter.unit == unit and meter.api == route_plan.api and meter.route in routes
+            if meter.unit == unit and meter.route in routes and counts(meter.api, route_plan.api)
         ]
         meters += found
-        if len(found) < len(routes) * len(records):
+        own = [records[index].meters[position] for index, position, _ in found]
+        if sum(meter.api == route_plan.api for meter in own) < len(routes) * len(records):
             missing.add(unit)
     return meters, frozenset(missing)
 
@@ -95,7 +97,7 @@ def _lay(
     for limit in route_plan.limits:
         record = subject.record_of(limit)
         index = records.index(record)
-        meter = record.meter(route_plan.api, limit.route, limit.unit)
+        meter = record.meter(limit.apis, limit.route, limit.unit)
         position = record.meters.index(meter)  # type: ignore[arg-type] # advanced
         order = orders[index, position]
         if isinstance(limit, CompiledQuota):

@@ -23,7 +23,7 @@ def consume(request: Request, entry: Entry | None, subject: Subject | None, opti
     plan = entry.plans.get(request.api)
     if plan is None:
         return refusal(Reason.NO_PLAN, request.now, request.takes or {"requests": 1}, entry.key)
-    route_plan = plan.route_plan(request.route)
+    route_plan = plan.route_plan(request.route, request.api)
     takes = route_plan.cost if request.takes is None else request.takes
     if request.takes is not None:  # the plan's own units are as many as it names
         check_units(subject, request.api, route_plan, takes)

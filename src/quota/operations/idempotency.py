@@ -64,6 +64,6 @@ def replay(request: Request, earlier: RememberedRequest, entry: Entry, subject: 
     if subject.key.refunded(id_of(earlier)):
         raise RequestMismatch(earlier.name, "its charge was refunded, or its reservation cancelled")
     plan = next((plan for plan in entry.plans.values() if plan.id == earlier.plan_id), None)
-    route = plan.route_plan(request.route).route if plan else ""
+    route = plan.route_plan(request.route, request.api).route if plan else ""
     answer = answer_of(earlier).changed(id=id_of(earlier), key=entry.key, plan=plan, route=route, replayed=True)
     return Decision(answer)

@@ -28,7 +28,7 @@ def lease_(request: Request, entry: Entry | None, subject: Subject | None, optio
     plan = entry.plans.get(request.api) if entry else None
     if entry is None or subject is None or plan is None or usable(request, entry) is not Reason.OK:
         return LeaseGrant(consume(request, entry, subject, options), kept=True)
-    now, route_plan = subject.instant(request.now, options), plan.route_plan(request.route)
+    now, route_plan = subject.instant(request.now, options), plan.route_plan(request.route, request.api)
     takes = route_plan.cost if request.takes is None else request.takes
     check_units(subject, request.api, route_plan, takes)
     lease = held(subject, lease_request.name)
@@ -89,7 +89,7 @@ def _told(
     details = decision._details()
     return LeaseGrant(
         decision, {}, now, _end(entry, work, readings), readings, tokens_of(subject), details.key, details.plan,
-        waiting(subject, decision, route_plan, now),
+        waiting(subject, decision, now),
     )  # fmt: skip
 
 
@@ -100,7 +100,7 @@ def look(request: Request, entry: Entry | None, subject: Subject | None, options
     if entry is None or subject is None or plan is None or usable(request, entry) is not Reason.OK:
         return LeaseGrant(decision)
     now = subject.instant(request.now, options)
-    return _told(decision, subject, plan.route_plan(request.route), now, options, entry)
+    return _told(decision, subject, plan.route_plan(request.route, request.api), now, options, entry)
 
 
 def renew(request: Request, entry: Entry | None, subject: Subject | None, options: StoreOptions) -> LeaseGrant | None:
@@ -114,7 +114,7 @@ def renew(request: Request, entry: Entry | None, subject: Subject | None, option
     if lease_request.above not in (None, entry.above):
         return None
     now = subject.instant(request.now, options)
-    route_plan = plan.route_plan(request.route)
+    route_plan = plan.route_plan(request.route, request.api)
     units = granted(advanced(subject, route_plan, now, options), lease, route_plan, now)
     if units is None:
         return None
@@ -165,11 +165,10 @@ class LeaseGrant:
     elsewhere: bool = False
 
 
-def waiting(subject: Subject, decision: Decision, route_plan: RoutePlan, now: int) -> bool:
+def waiting(subject: Subject, decision: Decision, now: int) -> bool:
     """Tell whether each quota that refused has units out on leases, which may still come back."""
     refusing = [state.limit for state in decision._details().outcome.states if state.refused]
     quotas = [limit for limit in refusing if isinstance(limit, CompiledQuota)]
     return bool(quotas) and all(
-        _others(subject.record_of(limit), (route_plan.api, limit.route, limit.unit), " ", now)[1] > 0
-        for limit in quotas
+        _others(subject.record_of(limit), (limit.apis, limit.route, limit.unit), " ", now)[1] > 0 for limit in quotas
     )

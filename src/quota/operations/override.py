@@ -10,8 +10,9 @@ import attrs
 from ..clock import to_datetime
 from ..errors import InvalidPlan, InvalidValue
 from ..event import limit_changed
+from ..joined import limit_of
 from ..limit import REQUESTS, Concurrency, Limit, Quota, Throttle
-from ..plan import UsagePlan, limit_of
+from ..plan import UsagePlan
 from ..rule.charge import advanced, evaluate, read
 from ..rule.entries import Override
 from ..rule.limits import OWN, StoreOptions
@@ -43,7 +44,7 @@ def override(request: Request, entry: Entry | None, subject: Subject | None, opt
         record.overrides = tuple(kept)
         subject.changed = True
     entry = in_force(entry, subject, now)
-    route_plan = entry.plans[request.api].route_plan(route or None)
+    route_plan = entry.plans[request.api].route_plan(route or None, request.api)
     look = subject.copy()  # what is due is not done by looking
     readings = read(advanced(look, route_plan, now, options), route_plan, now)
     states = evaluate(readings, {compiled.unit: 1 for compiled in route_plan.limits}, now).states
@@ -91,7 +92,7 @@ def _check(plan: UsagePlan, route: str, limit: Limit, value: int | Throttle) -> 
     limits[route][limits[route].index(limit)] = limit_of(limit, _encoded(value))
     own = limits.pop("")
     try:
-        UsagePlan(plan.id, own, api=plan.api, routes=limits, costs=plan.costs)
+        UsagePlan(plan.id, own, apis=plan.apis, routes=limits, costs=plan.costs)
     except InvalidPlan as error:
         raise InvalidValue("value", value, f"what fits the plan: {error}") from None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ..clock import DAY_US
+from ..rule.apis import several
 from ..rule.record import Record
 
 Used = tuple[str, str, str, int]
@@ -37,7 +38,7 @@ def used_of(record: Record | None, days: ReportDays, retention: int) -> list[Use
     first = max(days.first, now // DAY_US - retention)
     found: dict[tuple[str, str, str], int] = {}
     for meter in record.meters:
-        if meter.route or days.api not in (None, meter.api):
+        if meter.route or several(meter.api) or days.api not in (None, meter.api):
             continue
         readings = meter.readings()
         ends = [*(reading for _, reading in readings[1:]), meter.total]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..account import Account
@@ -13,7 +13,7 @@ from ..errors import InvalidCost, InvalidValue, UnknownAccount, UnknownKey
 from ..key import Caller, KeyOrCaller, Secret
 from ..limit import UNITS_OF_A_COST
 from ..networks import contain
-from ..plan import UsagePlan, own_plan
+from ..plan import UsagePlan
 from ..rule.charge import advanced
 from ..rule.entries import Override
 from ..rule.limits import Data, RoutePlan, StoreOptions
@@ -109,9 +109,37 @@ def settled(entry: Entry, now: int) -> Entry:
     """Return the entry with the changes of plan made whose instant has come."""
     if not entry.scheduled:
         return entry  # nearly always
-    due = {plan.api: plan for plan, at in entry.scheduled if at <= now}
+    plans = entry.plans
+    for plan, at in sorted(entry.scheduled, key=_instant):
+        plans = with_plan(plans, plan) if at <= now else plans
     later = tuple([change for change in entry.scheduled if change[1] > now])
-    return entry._replace(plans={**entry.plans, **due}, scheduled=later)
+    return entry._replace(plans=plans, scheduled=later)
+
+
+def _instant(change: Scheduled) -> int:
+    return change[1]
+
+
+def by_api(plans: Iterable[UsagePlan]) -> dict[str, UsagePlan]:
+    """Return plans by each api that they govern."""
+    return {api: plan for plan in plans for api in plan.apis}
+
+
+def each_once(plans: Mapping[str, UsagePlan]) -> list[UsagePlan]:
+    """Return plans by api in their order, those for several with the first of these."""
+    return list({plans[api].id: plans[api] for api in sorted(plans)}.values())
+
+
+def rivals(plans: Mapping[str, UsagePlan], plan: UsagePlan) -> dict[str, UsagePlan]:
+    """Return the other plans that govern an api of a plan's, by their ids."""
+    found = {plans[api].id: plans[api] for api in plan.apis if api in plans}
+    return {id_: other for id_, other in found.items() if id_ != plan.id}
+
+
+def with_plan(plans: Mapping[str, UsagePlan], plan: UsagePlan) -> dict[str, UsagePlan]:
+    """Return plans by api with another one, which takes the place of those that govern an api of its."""
+    gone = {plan.id, *rivals(plans, plan)}
+    return {api: kept for api, kept in plans.items() if kept.id not in gone} | by_api([plan])
 
 
 def on_plans(entry: Entry, subject: Subject, now: int) -> Entry:
@@ -128,6 +156,8 @@ def in_force(entry: Entry, subject: Subject, now: int) -> Entry:
     own = [tuple(override for override in record.overrides if override.holds(now)) for record in records]
     account = own[1] if subject.account is not None else None
     if type(entry.key) is not Account and any(own):
+        from ..joined import own_plan  # noqa: PLC0415 -- not loaded where nobody has limits of its own
+
         entry = entry._replace(plans={api: own_plan(plan, own[0], account) for api, plan in entry.plans.items()})
     return entry._replace(plans=plans_joined(entry, own))
 
@@ -144,7 +174,7 @@ def plans_joined(entry: Entry, overrides: Sequence[tuple[Override, ...]] = ()) -
 def route_plan_of(entry: Entry, request: Request) -> RoutePlan | None:
     """Return the limits that a request goes through; None where the key has no plan for its api."""
     plan = entry.plans.get(request.api)
-    return plan.route_plan(request.route) if plan else None
+    return plan.route_plan(request.route, request.api) if plan else None
 
 
 def advance(request: Request, entry: Entry, subject: Subject, options: StoreOptions) -> tuple[RoutePlan | None, int]:

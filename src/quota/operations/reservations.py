@@ -136,7 +136,7 @@ def _open(request: Request, entry: Entry, subject: Subject, field: str = "") -> 
         raise ReservationClosed(request.id)
     request = request.changed(api=hold.api, route=hold.route or None)
     plan = entry.plans.get(hold.api)
-    route_plan = plan.route_plan(request.route) if plan else None
+    route_plan = plan.route_plan(request.route, request.api) if plan else None
     if field:
         check_units(subject, hold.api, route_plan, request.takes or {}, field)
     return hold, request, route_plan
@@ -219,7 +219,7 @@ def _decision(
 ) -> Decision:  # fmt: skip
     plan = entry.plans.get(request.api)
     more |= {"tokens": tokens_of(subject), "above": entry.above}
-    more |= {"route": plan.route_plan(request.route).told if plan else ""}
+    more |= {"route": plan.route_plan(request.route, request.api).told if plan else ""}
     return Decision(Details(Reason.OK, new_token(), entry.key, plan, takes, outcome, groups, **more))
 
 

@@ -11,11 +11,12 @@ import attrs
 from ..clock import DAY_US, EPOCH, to_datetime
 from ..key import ScheduledPlan
 from ..plan import UsagePlan
+from ..rule.apis import counts, several
 from ..rule.charge import advanced, evaluate, read
-from ..rule.limits import OWN, CompiledQuota, RoutePlan, StoreOptions
+from ..rule.limits import OWN, CompiledLimit, CompiledQuota, RoutePlan, StoreOptions
 from ..rule.subject import Subject
 from ..status import LimitStatus, status_of
-from .request import Entry, Request, required, route_plan_of
+from .request import Entry, Request, each_once, required, route_plan_of
 
 
 class UsageRecord(NamedTuple):
@@ -81,21 +82,25 @@ def by_day(
 
 def _rows(subject: Subject, plan: UsagePlan | None, api: str, account: str | None) -> list[tuple[Any, ...]]:
     """(day, name, used, remaining, leased) of each quota: of the record that counts it, routes apart where need be."""
-    limits = [limit for route in ("", *plan.routes) for limit in plan.route_plan(route).limits] if plan else []
+    limits = [limit for route in ("", *plan.routes) for limit in plan.route_plan(route, api).limits] if plan else []
     limits = [limit for limit in limits if not limit.level]
+    apis = {limit.apis for limit in limits}
     held = {(limit.route, limit.name): (subject.record_of(limit), limit.unit) for limit in limits}
-    found = {
-        (row.day, row.route, row.name): (
-            row.used,
-            max(0, row.limit - row.window_used),
-            record.leased(row.meter, row.day),
-        )
+    rows = [
+        (record, row)
         for record in reversed(subject.records()[: 1 + (subject.account is not None)])
         for row in record.history()
-        if row.api == api
+        if counts(row.api, api)
         and (account is not None or not row.name.startswith(OWN))
         and held.get((row.route, row.name), (record, row.unit)) == (record, row.unit)
-    }
+    ]
+    found = {}
+    for record, row in sorted(rows, key=lambda one: one[1].api in apis):  # where two tell of a day, its own plan's does
+        meter = record.meter(api, row.route, row.unit)
+        used = row.used if row.api == api else meter.used(row.day) if meter else 0
+        if used or row.api == api:
+            left = max(0, row.limit - row.window_used)
+            found[row.day, row.route, row.name] = used, left, record.leased((api, row.route, row.unit), row.day)
     places = {(route, name) for _, route, name in found} | set(held)
     alike = {name for route, name in places if sum(other == name for _, other in places) > 1}
     return [
@@ -125,9 +130,13 @@ def usage(request: Request, entry: Entry | None, subject: Subject | None, option
 
 
 def plans(request: Request, entry: Entry | None, subject: Subject | None, options: StoreOptions) -> list[UsagePlan]:  # noqa: ARG001
-    """Tell the plans that a key is on, by api."""
+    """Tell the plans that a key is on, each once, by the first of its apis."""
     entry, _ = required(request, entry, subject)
-    return [entry.plans[api] for api in sorted(entry.plans)]
+    return each_once(entry.plans)
+
+
+def _place(limit: CompiledLimit) -> tuple[Any, ...]:
+    return limit.level, limit.holder, limit.apis, limit.route, limit.name
 
 
 def status(
@@ -138,16 +147,20 @@ def status(
     apis, shared_only = request.args
     now = subject.instant(request.now, options)
     found: list[LimitStatus] = []
+    known: set[tuple[Any, ...]] = set()
     for of in sorted(entry.plans) if apis is None else apis:
         plan = entry.plans.get(of)
         if plan is None:
             continue
-        route_plan = plan.route_plan(request.route)
+        route_plan = plan.route_plan(request.route, of)
         readings = read(advanced(subject, route_plan, now, options), route_plan, now)
         states = evaluate(readings, {limit.unit: 1 for limit in route_plan.limits}, now).states
+        # A limit of several apis is told with the first of them.
+        states = tuple([each for each in states if not (several(each.limit.apis) and _place(each.limit) in known)])
+        known |= {_place(each.limit) for each in states}
         told = [status_of(each, entry.key) for each in states if each.limit.shared or not shared_only]
-        for goes, at in entry.scheduled:
-            if goes.api == of:
+        for at, _, goes in sorted(((at, goes.id, goes) for goes, at in entry.scheduled), reverse=True):
+            if not {*goes.apis}.isdisjoint(plan.apis):
                 told = [attrs.evolve(each, scheduled=ScheduledPlan(goes.id, to_datetime(at))) for each in told]
         found += told
     return tuple(found)

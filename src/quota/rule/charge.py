@@ -29,7 +29,6 @@ from which on they drain as the new plan has it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from itertools import pairwise
 
 from ..clock import DAY_US
 from .entries import Amount, Amounts
@@ -46,7 +45,8 @@ from .limits import (
     StoreOptions,
 )
 from .meter import Bucket, Meter, Window
-from .record import HOUR_US, MINUTE_US, Record
+from .readings import carried, reading_at
+from .record import HOUR_US, Record
 from .replan import converted, level_at, move, put
 from .subject import Subject
 
@@ -67,9 +67,7 @@ def _due(subject: Subject, route_plan: RoutePlan | None, now: int) -> tuple[Reco
     ):
         return records
     late = [
-        subject.record_of(limit)
-        for limit in route_plan.limits
-        if not _current(subject.record_of(limit), route_plan.api, limit, now)
+        subject.record_of(limit) for limit in route_plan.limits if not _current(subject.record_of(limit), limit, now)
     ]
     return tuple([record for record in records if _late(record, now, lapse_instant) or record in late])
 
@@ -92,7 +90,7 @@ def advanced(subject: Subject, route_plan: RoutePlan | None, now: int, options: 
                 whose = Subject(subject.at_level(level)) if level else subject
                 subject.moved |= move(whose, route_plan.api, unit, throttles, now)
         for limit in route_plan.limits:
-            subject.moved |= _prepare(subject.record_of(limit), route_plan.api, limit, now)
+            subject.moved |= _prepare(subject, limit, now)
     return subject
 
 
@@ -101,9 +99,9 @@ def read(subject: Subject, route_plan: RoutePlan, now: int) -> list[Reading]:
     readings: list[Reading] = []
     for limit in route_plan.limits:
         if isinstance(limit, CompiledConcurrency):
-            readings.append(_in_flight(subject.record_of(limit), route_plan.api, limit, now))
+            readings.append(_in_flight(subject.record_of(limit), limit, now))
             continue
-        meter: Meter = subject.record_of(limit).meter(route_plan.api, limit.route, limit.unit)  # type: ignore[assignment] # advanced
+        meter: Meter = subject.record_of(limit).meter(limit.apis, limit.route, limit.unit)  # type: ignore[assignment] # advanced
         if isinstance(limit, CompiledQuota):
             window: Window = meter.window(limit.name)  # type: ignore[assignment] # advanced
             readings.append(Reading(limit, meter.total - window.base, window.extra, window.end))
@@ -113,11 +111,11 @@ def read(subject: Subject, route_plan: RoutePlan, now: int) -> list[Reading]:
     return readings
 
 
-def _in_flight(record: Record, api: str, limit: CompiledConcurrency, now: int) -> Reading:
+def _in_flight(record: Record, limit: CompiledConcurrency, now: int) -> Reading:
     """Read how many reservations are open, and when one more may be, if none is closed before it lapses."""
-    used = record.in_use(api, limit.route)
+    used = record.in_use(limit.apis, limit.route)
     over = used - limit.limit + 1
-    return Reading(limit, used, 0, record.frees_at(api, limit.route, over) if 0 < over <= used else now)
+    return Reading(limit, used, 0, record.frees_at(limit.apis, limit.route, over) if 0 < over <= used else now)
 
 
 def evaluate(readings: Iterable[Reading], takes: Mapping[str, int], now: int) -> Outcome:
@@ -177,10 +175,12 @@ def apply(
 
 
 def count(record: Record, takes: Iterable[tuple[str, str, str, int]], now: int) -> None:
-    """Count units on the meters they name."""
+    """Count units on the meters they name, and on those that count these with others."""
     record.stamp(now)
     for api, route, unit, units in takes:
-        record.metered(api, route, unit, now).total += units
+        record.metered(api, route, unit, now)
+        for meter in record.meters_of(api, route, unit):
+            meter.total += units
 
 
 def finish(
@@ -192,10 +192,10 @@ def finish(
     crossed: list[tuple[str, int]] = []
     for limit in route_plan.limits:
         if isinstance(limit, CompiledConcurrency):
-            used = subject.record_of(limit).in_use(route_plan.api, limit.route) + slot
+            used = subject.record_of(limit).in_use(limit.apis, limit.route) + slot
             states.append(LimitState(limit, used, 0, now))
             continue
-        meter: Meter = subject.record_of(limit).meter(route_plan.api, limit.route, limit.unit)  # type: ignore[assignment] # advanced
+        meter: Meter = subject.record_of(limit).meter(limit.apis, limit.route, limit.unit)  # type: ignore[assignment] # advanced
         if isinstance(limit, CompiledQuota):
             window: Window = meter.window(limit.name)  # type: ignore[assignment] # advanced
             alerted = window.alerted
@@ -261,10 +261,10 @@ def _next_end(record: Record) -> int:
     return min([record.at - record.at % DAY_US + DAY_US, *ends])
 
 
-def _current(record: Record, api: str, limit: CompiledLimit, now: int) -> bool:
+def _current(record: Record, limit: CompiledLimit, now: int) -> bool:
     if isinstance(limit, CompiledConcurrency):
         return True
-    meter = record.meter(api, limit.route, limit.unit)
+    meter = record.meter(limit.apis, limit.route, limit.unit)
     if meter is None:
         return False
     if isinstance(limit, CompiledQuota):
@@ -295,11 +295,12 @@ def _advance(record: Record, now: int, lapse_instant: int, options: StoreOptions
             meter.windows = tuple(windows)
 
 
-def _prepare(record: Record, api: str, limit: CompiledLimit, now: int) -> bool:
+def _prepare(subject: Subject, limit: CompiledLimit, now: int) -> bool:
     """Give a quota the window of its window at ``now``, a throttle its bucket at its rate; whether it had another."""
     if isinstance(limit, CompiledConcurrency):
         return False
-    meter = record.metered(api, limit.route, limit.unit, now)
+    record = subject.record_of(limit)
+    meter = record.metered(limit.apis, limit.route, limit.unit, now)
     if not isinstance(limit, CompiledQuota):
         bucket = meter.bucket(limit.name)
         if bucket is None or (bucket.scale, bucket.drain) != (limit.scale, limit.drain):
@@ -309,7 +310,10 @@ def _prepare(record: Record, api: str, limit: CompiledLimit, now: int) -> bool:
     start, end = limit.window(now)
     window = meter.window(limit.name)
     if window is None or window.end <= now:
-        (base, since), extra, alerted = reading_at(record, meter, start), 0, 0
+        base, since = reading_at(record, meter, start)
+        # What several plans count on at the same time, an account's keys share: none of them came from another there.
+        alone = record is subject.key or limit.level
+        extra, alerted = carried(record, meter, limit.name, (start, end)) if alone else (0, 0)
     elif (window.start, window.end) == (start, end):
         return False
     else:
@@ -322,21 +326,3 @@ def _prepare(record: Record, api: str, limit: CompiledLimit, now: int) -> bool:
     new = Window(limit.name, start, end, base, extra, alerted, limit.limit, since)
     meter.windows = (*(other for other in meter.windows if other is not window), new)
     return False
-
-
-def reading_at(record: Record, meter: Meter, start: int) -> tuple[int, int]:
-    """The meter's reading at ``start``, and the instant it is a reading of.
-
-    Exact where it was noted, else the latest noted before it, else the earliest.
-    """
-    if record.at < start:
-        return meter.total, start
-    points = [
-        (meter.minute, record.at - record.at % MINUTE_US),
-        (meter.hour, record.at - record.at % HOUR_US),
-        *((window.base, window.since) for window in meter.windows),
-        *((total, day * DAY_US) for day, total in meter.readings()),
-        *((after, (day + 1) * DAY_US) for (day, _), (_, after) in pairwise(meter.readings())),
-    ]
-    before = [point for point in points if point[1] <= start]
-    return max(before) if before else min(points)

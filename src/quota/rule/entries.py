@@ -158,7 +158,10 @@ class Day(NamedTuple):
 
 
 class ThrottleRef(NamedTuple):
-    """A throttle that a key was charged under. ``shared``: the account's keys have one bucket together."""
+    """A throttle that a key was charged under. ``shared``: the account's keys have one bucket together.
+
+    ``apis``: of a plan for several, the name of their meter, which has the bucket; else that has it which has this.
+    """
 
     route: str
     name: str
@@ -166,6 +169,7 @@ class ThrottleRef(NamedTuple):
     scale: int
     drain: int
     burst: int
+    apis: str = ""
 
 
 class Override(NamedTuple):

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 import attrs
 
 from ..clock import DAY_US
+from .apis import counts
 from .charge import metered, read
 from .entries import Amount, Lease, MeterName
 from .limits import BEYOND, CompiledConcurrency, CompiledQuota, CompiledThrottle, Reading, RoutePlan, StoreOptions
@@ -181,11 +182,11 @@ def affordable(
         if limit.unit not in units or isinstance(limit, CompiledConcurrency):
             continue
         record = subject.record_of(limit)
-        holders, out = _others(record, (route_plan.api, limit.route, limit.unit), lease_request.name, now)
+        holders, out = _others(record, (limit.apis, limit.route, limit.unit), lease_request.name, now)
         if isinstance(limit, CompiledQuota):
             whole = limit.limit + extra
             room = whole + limit.overage - reading
-            window = record.meter(route_plan.api, limit.route, limit.unit).window(limit.name)  # type: ignore[union-attr] # advanced
+            window = record.meter(limit.apis, limit.route, limit.unit).window(limit.name)  # type: ignore[union-attr] # advanced
             calm = [-(-p * whole // 100) - 1 - reading for p in limit.alerts if p > window.alerted]  # type: ignore[union-attr] # advanced
             all_may = max(0, whole + limit.overage) * lease_request.share // MILLION
             most = min([all_may // holders, all_may - out, room // (2 * holders), *calm])
@@ -203,7 +204,9 @@ def _others(record: Record, meter: MeterName, name: str, now: int) -> tuple[int,
     for other, lease in (record.leases or {}).items():
         if lease.lively <= now:
             continue
-        units = sum(amount.units for amount in lease.takes if amount.meter == meter)
+        units = sum(
+            amount.units for amount in lease.takes if amount.meter[1:] == meter[1:] and counts(meter[0], amount.api)
+        )  # fmt: skip
         if units:
             holders.add(other[:-1])
             out += units

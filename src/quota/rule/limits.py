@@ -52,20 +52,22 @@ class Data:
 class CompiledQuota(Data):
     """A quota, compiled. ``route`` is empty for the plan's own; ``shared`` counts the account's keys together.
 
-    ``name``: what its count is kept under; ``told``: what users see. ``holder``, ``level``: of an account's own plan,
-    the account and where its record is among a call's records.
+    ``name``: what its count is kept under; ``told``: what users see. ``apis``: the api that it counts, or the name of
+    the meter that counts several together. ``holder``, ``level``: of an account's own plan, the account and where its
+    record is among a call's records.
     """
 
     __slots__ = (
-        "alerts", "holder", "length", "level", "limit", "name", "overage", "route", "shared", "told", "unit", "window",
+        "alerts", "apis", "holder", "length", "level", "limit", "name", "overage", "route", "shared", "told", "unit",
+        "window",
     )  # fmt: skip
 
     def __init__(
         self, name: str, unit: str, shared: bool, route: str, limit: int, overage: int, alerts: tuple[int, ...],
         window: Callable[[int], tuple[int, int]], length: int | None, told: str | None = None, holder: str = "",
-        level: int = 0,
+        level: int = 0, apis: str = "",
     ) -> None:  # fmt: skip
-        self.name, self.unit, self.shared, self.route = name, unit, shared, route
+        self.name, self.unit, self.shared, self.route, self.apis = name, unit, shared, route, apis
         self.limit, self.overage, self.alerts, self.window, self.length = limit, overage, alerts, window, length
         self.told, self.holder, self.level = name if told is None else told, holder, level
 
@@ -74,14 +76,15 @@ class CompiledThrottle(Data):
     """A throttle, compiled: a bucket of ``burst`` units, in units times ``scale``."""
 
     __slots__ = (
-        "burst", "drain", "holder", "length", "level", "limit", "name", "route", "scale", "shared", "told", "unit",
+        "apis", "burst", "drain", "holder", "length", "level", "limit", "name", "route", "scale", "shared", "told",
+        "unit",
     )  # fmt: skip
 
     def __init__(
         self, name: str, unit: str, shared: bool, route: str, limit: int, scale: int, drain: int, burst: int,
-        length: int | None, told: str | None = None, holder: str = "", level: int = 0,
+        length: int | None, told: str | None = None, holder: str = "", level: int = 0, apis: str = "",
     ) -> None:  # fmt: skip
-        self.name, self.unit, self.shared, self.route = name, unit, shared, route
+        self.name, self.unit, self.shared, self.route, self.apis = name, unit, shared, route, apis
         self.limit, self.scale, self.drain, self.burst, self.length = limit, scale, drain, burst, length
         self.told, self.holder, self.level = name if told is None else told, holder, level
 
@@ -89,13 +92,13 @@ class CompiledThrottle(Data):
 class CompiledConcurrency(Data):
     """A concurrency limit, compiled: at most ``limit`` reservations open at once. ``unit`` is what it is told in."""
 
-    __slots__ = ("holder", "length", "level", "limit", "name", "route", "shared", "told", "unit")
+    __slots__ = ("apis", "holder", "length", "level", "limit", "name", "route", "shared", "told", "unit")
 
     def __init__(
         self, name: str, unit: str, shared: bool, route: str, limit: int, length: None = None, told: str | None = None,
-        holder: str = "", level: int = 0,
+        holder: str = "", level: int = 0, apis: str = "",
     ) -> None:  # fmt: skip
-        self.name, self.unit, self.shared, self.route = name, unit, shared, route
+        self.name, self.unit, self.shared, self.route, self.apis = name, unit, shared, route, apis
         self.limit, self.length = limit, length
         self.told, self.holder, self.level = name if told is None else told, holder, level
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..clock import DAY_US
+from .apis import counts, several
 from .entries import Amount, Day, Hold, Lease, MeterName, Override, PlanDay, Refund, RememberedRequest
 from .kept import Kept, Step
 from .meter import Meter
@@ -80,6 +81,15 @@ class Record:
                 return meter
         return None
 
+    def meters_of(self, api: str, route: str, unit: str) -> list[Meter]:
+        """Return all meters that count a unit of an api: its own, and those that count it with other apis."""
+        return [one for one in self.meters if one.unit == unit and one.route == route and counts(one.api, api)]
+
+    def parts_of(self, meter: Meter) -> list[Meter]:
+        """Return the meters of each api that a meter counts together."""
+        alike = [one for one in self.meters if (one.route, one.unit) == (meter.route, meter.unit)]
+        return [one for one in alike if not several(one.api) and counts(meter.api, one.api)]
+
     def encode(self) -> list[Any]:
         """Lists, tuples, strings and integers only: JSON holds it exactly. Remembered requests are kept elsewhere."""
         # Most records never have any: they pay nothing.
@@ -149,6 +159,8 @@ class Record:
         meter = self.meter(api, route, unit)
         if meter is None:
             meter = Meter(api, route, unit, now // DAY_US)
+            if several(api):
+                meter.add_up(self.parts_of(meter), now // DAY_US)
             self.meters = [*self.meters, meter]  # appending would make room for three more in every key's record
         return meter
 
@@ -195,21 +207,18 @@ class Record:
     def give_back(self, taken_at: int, takes: Iterable[Amount]) -> None:
         """Undo a take as though it had never been: windows that began later keep their count. Throttles keep theirs."""
         for api, route, unit, units in takes:
-            meter = self.meter(api, route, unit)
-            if meter is None:
-                continue
-            meter.give_back(taken_at, units)
-            if self.at - self.at % MINUTE_US > taken_at:
-                meter.minute -= units
-            if self.at - self.at % HOUR_US > taken_at:
-                meter.hour -= units
+            for meter in self.meters_of(api, route, unit):
+                meter.give_back(taken_at, units)
+                if self.at - self.at % MINUTE_US > taken_at:
+                    meter.minute -= units
+                if self.at - self.at % HOUR_US > taken_at:
+                    meter.hour -= units
 
     def open_until(self, taken_at: int, takes: Iterable[Amount], now: int) -> int:
         """The end of the last window that holds this take; 0 when none is left open."""
         until = 0
         for api, route, unit, _ in takes:
-            meter = self.meter(api, route, unit)
-            for window in meter.windows if meter else ():
+            for window in (window for meter in self.meters_of(api, route, unit) for window in meter.windows):
                 if window.since <= taken_at and now < window.end:
                     until = max(until, window.end)
         return until
@@ -228,15 +237,17 @@ class Record:
             others = {other: found for other, found in self.in_flight.items() if other != place}
             self.in_flight = {**others, place: count} if count else others
 
-    def in_use(self, api: str, route: str) -> int:
+    def in_use(self, apis: str, route: str) -> int:
         """Count the reservations that are open: of a route, or of all where it is empty."""
-        return sum(
-            [count for (of, *names), count in self.in_flight.items() if of == api and (not route or route in names)]
-        )
+        return sum([
+            count for (of, *names), count in self.in_flight.items()
+            if counts(apis, of) and (not route or route in names)
+        ])  # fmt: skip
 
-    def frees_at(self, api: str, route: str, lapses: int) -> int:
+    def frees_at(self, apis: str, route: str, lapses: int) -> int:
         """Find the instant at which so many of the open reservations have lapsed, if none is closed."""
-        holds = [hold for hold in (self.holds.each() if self.holds else ()) if hold.still_open and hold.api == api]
+        holds = [hold for hold in (self.holds.each() if self.holds else ()) if hold.still_open]
+        holds = [hold for hold in holds if counts(apis, hold.api)]
         return sorted(hold.until for hold in holds if not route or route in hold.place[1:])[lapses - 1]
 
     def held(self, id_: str) -> Hold | None:
@@ -293,7 +304,7 @@ class Record:
         return self.refunds is not None and self.refunds.get(name) is not None
 
     def leased(self, meter: MeterName, day: int) -> int:
-        """Units leased on a day that were not reported as spent."""
+        """Units of an api leased on a day that were not reported as spent."""
         leases = [lease for lease in (self.leases or {}).values() if lease.taken_at // DAY_US == day]
         return sum(amount.units for lease in leases for amount in lease.takes if amount.meter == meter)
 

@@ -6,6 +6,11 @@ the key in place of the account, of the plan in place of a route, and the other 
 what one key takes of a limit is never more than the larger of its plans would let it take. A key's bucket that comes
 beside its account's, which stays as tight, begins empty. Where keys share a bucket, one of them may find what it takes
 over fuller than its own calls made it, for as long as that drains.
+
+The throttles of a plan for several apis have one bucket together, and each api remembers what its own calls were
+charged under. As an api's calls come to buckets of other apis than before, what they left in those is poured into
+these, once; where a bucket of several is left, an api's own takes all of it over. So after a move too much may be told,
+never too little.
 """
 
 from __future__ import annotations
@@ -42,11 +47,13 @@ def move(subject: Subject, api: str, unit: str, throttles: Throttles, now: int) 
         left = own_refs(left)
     if not left:
         return False
-    after = {(subject.record(shared=limit.shared), limit.route, limit.name): limit for limit in limits}
+    apis = limits[0].apis
+    across = any((old.apis or api) != apis for old in left)
+    after = {(subject.record(shared=limit.shared), limit.route, limit.name): limit for limit in limits if not across}
     before: dict[str, list[_Former]] = {}
     for old in left:
         record = subject.record(shared=old.shared)
-        meter = record.metered(api, old.route, unit, now)
+        meter = record.metered(old.apis or api, old.route, unit, now)
         # What an idle key left in a bucket that it shares is gone when a full one would be.
         mine = record is subject.key or (now - subject.key.at) * old.drain < old.burst
         new = after.get((record, old.route, old.name))
@@ -55,11 +62,12 @@ def move(subject: Subject, api: str, unit: str, throttles: Throttles, now: int) 
         before.setdefault(old.route, []).append(_Former(record, meter, old.name, bucket, stays))
     routes = {limit.route for limit in limits}
     dropped = [formers for route, formers in before.items() if route not in routes]
-    joined = [(limit, *_joined(subject, api, limit, before, dropped, now)) for limit in limits]
+    take_over = _poured if across else _joined
+    joined = [(limit, *take_over(subject, limit, before, dropped, now)) for limit in limits]
     filled = {limit.route for limit, level, _ in joined if level}
     for limit, level, own in joined:
         if limit.route in filled:
-            put(subject.record(shared=limit.shared).metered(api, limit.route, unit, now), limit, level, own, now)
+            put(subject.record(shared=limit.shared).metered(apis, limit.route, unit, now), limit, level, own, now)
     for former in [former for formers in before.values() for former in formers]:
         bucket, route = former.bucket, former.meter.route
         if bucket is None or (former.record, route, former.name) in after:
@@ -77,7 +85,7 @@ def _as_tight(new: CompiledThrottle, old: ThrottleRef) -> bool:
 
 
 def _joined(
-    subject: Subject, api: str, limit: CompiledThrottle, before: Mapping[str, list[_Former]],
+    subject: Subject, limit: CompiledThrottle, before: Mapping[str, list[_Former]],
     dropped: list[list[_Former]],
     now: int,
 ) -> tuple[int, int]:  # fmt: skip
@@ -87,8 +95,7 @@ def _joined(
     throttle of its own any more are news to the plan's: what they left is poured in, once.
     """
     record = subject.record(shared=limit.shared)
-    meter = record.meter(api, limit.route, limit.unit)
-    level, own = converted(meter.bucket(limit.name) if meter else None, limit, now)
+    level, own = _there(record, limit, now)
     alike = limit.route in before
     formers = before.get(limit.route if alike else "", [])
     if not alike or all(former.record is not record or former.name != limit.name for former in formers):
@@ -97,8 +104,31 @@ def _joined(
         whole, part = _missed(limit, beside or across, now)
         level, own = max(level, whole), max(own, part if alike else 0)
     found = [] if limit.route else [_missed(limit, formers, now) for formers in dropped]
+    return _with_more(limit, level, found), own
+
+
+def _poured(
+    subject: Subject, limit: CompiledThrottle, before: Mapping[str, list[_Former]], dropped: list[list[_Former]],
+    now: int,
+) -> tuple[int, int]:  # fmt: skip
+    """One throttle under a plan for other apis: its bucket had none of these calls, so all that they left is news."""
+    level, own = _there(subject.record(shared=limit.shared), limit, now)
+    alike = [before.get(limit.route) or before.get("", [])]
+    found = [_missed(limit, formers, now) for formers in (alike if limit.route else [before.get("", []), *dropped])]
+    whole = _with_more(limit, level, found)
+    return whole, own + whole - level
+
+
+def _there(record: Record, limit: CompiledThrottle, now: int) -> tuple[int, int]:
+    """Return what the bucket of a throttle holds already, as ``converted`` does."""
+    meter = record.meter(limit.apis, limit.route, limit.unit)
+    return converted(meter.bucket(limit.name) if meter else None, limit, now)
+
+
+def _with_more(limit: CompiledThrottle, level: int, found: list[tuple[int, int]]) -> int:
+    """Pour into a bucket what it has not heard of, while there is room; it holds at least all of each of these."""
     more = min(sum(part for _, part in found), max(0, limit.burst - level))
-    return max([level + more, *(whole for whole, _ in found)]), own
+    return max([level + more, *(whole for whole, _ in found)])
 
 
 def level_at(bucket: Bucket, now: int) -> int:

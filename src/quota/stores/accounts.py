@@ -36,9 +36,3 @@ def check_empty(account_id: str, keys: Sequence[str], below: Sequence[str]) -> N
     if keys or below:
         found = f"{keys[0]!r} is a key of it" if keys else f"{below[0]!r} is below it"
         raise InvalidValue("account", account_id, f"an account without keys and without accounts below it; {found}")
-
-
-def check_on(account_id: str, plan_id: str, on: str | None) -> None:
-    """Raise ``PlanConflict`` for a plan that an account is to leave and is not on: it is ``on`` another, or None."""
-    if on != plan_id:
-        raise PlanConflict(plan_id, f"account {account_id} is not on this plan")

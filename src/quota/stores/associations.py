@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import attrs
 
@@ -12,24 +12,49 @@ from ..errors import InvalidValue, PlanConflict
 from ..event import By, Draft, association_changed
 from ..key import ApiKey, ScheduledPlan
 from ..limit import Quota
-from ..operations.request import Entry, Scheduled, settled
+from ..operations.request import Entry, Scheduled, by_api, rivals, settled, with_plan
 from ..plan import UsagePlan
-
-PERIOD_END = "period_end"
-"""In place of an instant: the end of the longest calendar quota of the plan that a key leaves."""
+from .base import PERIOD_END
 
 
 def associated(entry: Entry, plan: UsagePlan, at: int | str | None, now: int) -> Entry:
-    """Put a key on a plan, at once or at an instant; what was scheduled for that api before is dropped.
+    """Put a key on a plan, at once or at an instant; what was scheduled for an api of its before is dropped.
 
     ``now``: the latest instant that the key's record knows, or a later one; what was due by then stays made.
+    Raises ``PlanConflict`` where it would take the place of two plans.
     """
     entry = settled(entry, now)
-    later = tuple(change for change in entry.scheduled if change[0].api != plan.api)
+    later = _later(entry, plan)
     if at is None:
-        return entry._replace(plans={**entry.plans, plan.api: plan}, scheduled=later)
-    instant = period_end(entry.plans.get(plan.api), now) if isinstance(at, str) else at
-    return settled(entry._replace(scheduled=(*later, (plan, instant))), now)  # its record may be past it
+        check_one(entry, entry.plans, plan)
+        return entry._replace(plans=with_plan(entry.plans, plan), scheduled=later)
+    leaves = next((entry.plans[api] for api in plan.apis if api in entry.plans), None)
+    instant = period_end(leaves, now) if isinstance(at, str) else at
+    entry = entry._replace(scheduled=(*later, (plan, instant)))
+    _check_dates(entry)
+    return settled(entry, now)  # its record may be past it
+
+
+def _later(entry: Entry, plan: UsagePlan) -> tuple[Scheduled, ...]:
+    """Return what is scheduled for other apis than a plan's."""
+    return tuple(change for change in entry.scheduled if {*plan.apis}.isdisjoint(change[0].apis))
+
+
+def check_one(entry: Entry, plans: Mapping[str, UsagePlan], plan: UsagePlan) -> None:
+    """Raise ``PlanConflict`` where a plan would take the place of two: which of them it replaces is not ours to say."""
+    others = [f"{id_} for {', '.join(map(repr, other.apis))}" for id_, other in rivals(plans, plan).items()]
+    if len(others) > 1:
+        found = "; ".join(others)
+        who = f"{_kind(entry)} {entry.key.id}"
+        raise PlanConflict(plan.id, f"{who} has several plans for its apis: {found}; take it off all but one first")
+
+
+def _check_dates(entry: Entry) -> None:
+    """Raise ``PlanConflict`` where a plan that is gone to would take the place of two at its instant."""
+    plans = entry.plans
+    for plan, _ in sorted(entry.scheduled, key=lambda change: change[1]):
+        check_one(entry, plans, plan)
+        plans = with_plan(plans, plan)
 
 
 def period_end(plan: UsagePlan | None, now: int) -> int:
@@ -43,54 +68,76 @@ def period_end(plan: UsagePlan | None, now: int) -> int:
 
 
 def dissociated(entry: Entry, plan: UsagePlan, now: int) -> Entry:
-    """Take a key off a plan that it is on, or is to go to; then nothing is scheduled for that api."""
+    """Take a key off a plan that it is on, or is to go to; then nothing is scheduled for its apis."""
     entry = settled(entry, now)
-    on = entry.plans.get(plan.api)
-    if on is not None and on.id == plan.id:
-        entry = entry._replace(plans=_without(entry.plans, plan.api))
-    elif plan.id not in [goes.id for goes, _ in entry.scheduled]:
-        raise PlanConflict(plan.id, f"key {entry.key.id} is not on this plan")
-    return entry._replace(scheduled=tuple(change for change in entry.scheduled if change[0].api != plan.api))
+    plans = _without(entry.plans, plan)
+    if len(plans) == len(entry.plans) and plan.id not in [goes.id for goes, _ in entry.scheduled]:
+        raise PlanConflict(plan.id, f"{_kind(entry)} {entry.key.id} is not on this plan")
+    return entry._replace(plans=plans, scheduled=_later(entry, plan))
+
+
+def account_on(
+    account_id: str, plans: Mapping[str, UsagePlan], plan: UsagePlan, *, on: bool
+) -> tuple[Mapping[str, UsagePlan], str | None]:
+    """Put an account on a plan, or take it off: its plans then, and the id of the one that it was on for these apis."""
+    entry = Entry(Account(account_id), plans)
+    new = associated(entry, plan, None, 0) if on else dissociated(entry, plan, 0)
+    return new.plans, next((plans[api].id for api in plan.apis if api in plans), None)
+
+
+def check_apart(key_id: str, plans: Sequence[UsagePlan]) -> None:
+    """Raise ``PlanConflict`` where two plans that a key is to be on govern an api together."""
+    found: dict[str, str] = {}
+    for plan in plans:
+        for api in plan.apis:
+            if found.setdefault(api, plan.id) != plan.id:
+                raise PlanConflict(plan.id, f"key {key_id} would have another plan for the api {api!r}: {found[api]}")
 
 
 def deprived(entry: Entry, plan: UsagePlan, now: int) -> Entry:
     """Take a plan from a key that is removed: it is on none then, and goes to it no more."""
     entry = settled(entry, now)
-    on = entry.plans.get(plan.api)
-    plans = _without(entry.plans, plan.api) if on is not None and on.id == plan.id else entry.plans
-    return entry._replace(plans=plans, scheduled=tuple(one for one in entry.scheduled if one[0].id != plan.id))
+    later = tuple(one for one in entry.scheduled if one[0].id != plan.id)
+    return entry._replace(plans=_without(entry.plans, plan), scheduled=later)
 
 
 def moved(entry: Entry, old: UsagePlan, new: UsagePlan, now: int) -> Entry:
-    """Have a key follow a plan to another api. Raises ``PlanConflict`` where it has another plan there."""
+    """Have a key follow a plan to other apis. Raises ``PlanConflict`` where it has, or gets, another plan there."""
     entry = settled(entry, now)
-    for plans in (entry.plans.values(), [goes for goes, _ in entry.scheduled]):
-        ids = {plan.api: plan.id for plan in plans}
-        if ids.get(old.api) == old.id and new.api in ids:
-            raise PlanConflict(new.id, f"{_kind(entry)} {entry.key.id} has another plan for the api {new.api!r}")
-    on = [new if plan.id == old.id else plan for plan in entry.plans.values()]
-    later = [(new if goes.id == old.id else goes, at) for goes, at in entry.scheduled]
-    return entry._replace(plans={plan.api: plan for plan in on}, scheduled=tuple(later))
+    on = {plan.id: plan for plan in entry.plans.values()}
+    goes = {plan.id: plan for plan, _ in entry.scheduled}
+    for plans in (on, goes):
+        taken = [api for id_, plan in plans.items() if id_ != old.id for api in plan.apis if api in new.apis]
+        if old.id in plans and taken:
+            raise PlanConflict(new.id, f"{_kind(entry)} {entry.key.id} has another plan for the api {taken[0]!r}")
+        if old.id in plans:
+            plans[old.id] = new
+    later = tuple([(goes[plan.id], at) for plan, at in entry.scheduled])
+    entry = entry._replace(plans=by_api(on.values()), scheduled=later)
+    _check_dates(entry)
+    return entry
 
 
 def _kind(entry: Entry) -> str:
     return "account" if type(entry.key) is Account else "key"
 
 
-def _without(plans: Mapping[str, UsagePlan], api: str) -> dict[str, UsagePlan]:
-    return {other: plan for other, plan in plans.items() if other != api}
+def _without(plans: Mapping[str, UsagePlan], plan: UsagePlan) -> dict[str, UsagePlan]:
+    return {api: kept for api, kept in plans.items() if kept.id != plan.id}
 
 
 def placed(old: Entry, new: Entry, plan: UsagePlan, now: int, by: By | None) -> tuple[Draft, ...]:
-    """Tell of what became other between a key and a plan's api: which plan it is on, and which it goes to when."""
-    before, after = (_standing(entry, plan.api) for entry in (settled(old, now), new))
+    """Tell of what became other between a key and a plan's apis: which plan it is on, and which it goes to when."""
+    before, after = (_standing(entry, plan) for entry in (settled(old, now), new))
     return association_changed(old.key, plan, before, after, by)
 
 
-def _standing(entry: Entry, api: str) -> dict[str, str] | None:
-    found = {"plan": entry.plans[api].id} if api in entry.plans else {}
-    for plan, at in entry.scheduled:
-        found |= {"next": plan.id, "at": to_datetime(at).isoformat()} if plan.api == api else {}
+def _standing(entry: Entry, plan: UsagePlan) -> dict[str, str] | None:
+    on = [entry.plans[api].id for api in plan.apis if api in entry.plans]
+    found = {"plan": on[0]} if on else {}
+    for goes, at in entry.scheduled:
+        if not {*plan.apis}.isdisjoint(goes.apis):
+            found |= {"next": goes.id, "at": to_datetime(at).isoformat()}
     return found or None
 
 

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from ..event import By, Event
     from ..operations.report import KeyUsage, ReportDays
 
+PERIOD_END = "period_end"
+"""In place of an instant: the end of the longest calendar quota of the plan that a key leaves."""
+
 
 class Store(Protocol):
     """Where keys, plans and counts live. Every method is atomic; the same conformance machine runs over all stores.

@@ -19,8 +19,9 @@ from ..decision import Decision
 from ..errors import ClockSkew, InvalidValue, QuotaError, RequestMismatch, ReservationClosed
 from .accounts import AccountsMachine
 from .directory import equal, raises, units_of, us_of
-from .model import DAY, Answer, Skewed
+from .model import Answer, Skewed
 from .strategies import APIS, COSTS, KEY_IDS, MANY, REQUEST_IDS, ROUTES, TTLS
+from .windows import DAY
 
 
 class Machine(AccountsMachine):

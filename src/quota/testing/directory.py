@@ -15,8 +15,9 @@ from ..decision import Decision
 from ..errors import ClockSkew, InvalidValue, PlanConflict
 from ..ledger.sync import Ledger
 from ..plan import UsagePlan
-from .model import DAY, Answer, Model
+from .model import Answer, Model
 from .strategies import FOCUS, KEY_IDS, PLAN_IDS, START, STEPS, plans
+from .windows import DAY
 
 
 @attrs.define
@@ -143,7 +144,7 @@ class DirectoryMachine(RuleBasedStateMachine):
         instants = sorted(
             {us_of(s.resets_at) or 0 for s in decision.limits}
             | ({us_of(r) or 0} if (r := decision.retry_at) else set())
-            | {at for key in self.model.keys.values() for _, at in key.scheduled.values()}
+            | {at for key in self.model.keys.values() for at in key.goes_to.values()}
         )
         later = [instant for instant in instants if self.now < instant + delta < self.now + 400 * DAY]
         if later:
@@ -154,11 +155,13 @@ class DirectoryMachine(RuleBasedStateMachine):
         self._replace(data.draw(plans(self.focus)))
 
     def _replace(self, plan: UsagePlan) -> None:
-        self.ledger.replace_plan(plan)
         old = self.model.plans.get(plan.id)
+        if not self.model.replace_plan(plan, self.now):
+            raises(PlanConflict, lambda: self.ledger.replace_plan(plan))
+            return
+        self.ledger.replace_plan(plan)
         if old != plan:
             self._tell("plan.replaced" if old else "plan.added", None, plan.id)
-        self.model.plans[plan.id] = plan
 
     @rule(
         id_=KEY_IDS, plan=PLAN_IDS,
@@ -170,12 +173,14 @@ class DirectoryMachine(RuleBasedStateMachine):
         instant = self.now + later if isinstance(later, int) else later
         at: Any = to_datetime(instant) if isinstance(instant, int) else instant
         before = self._on_and_next(id_, plan)
-        if self.model.associate(id_, plan, instant, self.now):
-            self.ledger.associate(id_, plan, at=at)
-            if self._on_and_next(id_, plan) != before:
-                self._tell("plan.associated", id_, plan)
-        else:
-            raises(InvalidValue, lambda: self.ledger.associate(id_, plan, at=at))
+        refused = self.model.associate(id_, plan, instant, self.now)
+        if refused:
+            error = PlanConflict if refused == "conflict" else InvalidValue
+            raises(error, lambda: self.ledger.associate(id_, plan, at=at))
+            return
+        self.ledger.associate(id_, plan, at=at)
+        if self._on_and_next(id_, plan) != before:
+            self._tell("plan.associated", id_, plan)
 
     @rule(id_=KEY_IDS, plan=PLAN_IDS)
     def dissociate(self, id_: str, plan: str) -> None:
@@ -199,9 +204,10 @@ class DirectoryMachine(RuleBasedStateMachine):
         key = self.model.keys.get(id_)
         if key is not None:
             on = sorted(self.model.on(key, self.model.latest(key, self.now)).items())
-            equal([one.id for one in self.ledger.list_plans(id_)], [one for _, one in on], f"the plans of {id_}")
+            each_once = list(dict.fromkeys(one for _, one in on))
+            equal([one.id for one in self.ledger.list_plans(id_)], each_once, f"the plans of {id_}")
             told = {(one.plan, us_of(one.at)) for one in self.ledger.get_key(id_).scheduled}
-            wanted = {change for change in key.scheduled.values() if change[1] > self.now}
+            wanted = {change for change in key.goes_to.items() if change[1] > self.now}
             equal(told, wanted, f"the plans that {id_} goes to")
         if plan in self.model.plans:
             keys = [one.id for one in self.ledger.list_keys(plan=plan)]
@@ -244,11 +250,12 @@ class DirectoryMachine(RuleBasedStateMachine):
         self.model.told.append((kind, key, plan, None, None))
 
     def _on_and_next(self, id_: str, plan: str) -> tuple[Any, ...]:
-        """The plan that a key is on for a plan's api, and the one that it goes to."""
-        key, api = self.model.keys[id_], self.model.plans[plan].api
+        """The plan that a key is on for the first of a plan's apis that has one, and those that it goes to."""
+        key, new = self.model.keys[id_], self.model.plans[plan]
         latest = self.model.latest(key, self.now)
-        goes = key.scheduled.get(api)
-        return self.model.on(key, latest).get(api), goes if goes is not None and goes[1] > latest else None
+        on = self.model.on(key, latest)
+        goes = sorted((one, at) for one, at in self.model.scheduled(key, new) if at > latest)
+        return next((on[api] for api in new.apis if api in on), None), goes
 
     @invariant()
     def the_outbox_tells_what_was_done(self) -> None:

@@ -10,9 +10,10 @@ from hypothesis.stateful import precondition, rule
 
 from ..errors import ClockSkew, InvalidCost, ReservationClosed
 from .directory import Book, equal, raises, units_of
-from .model import DAY, Answer, Skewed
+from .model import Answer, Skewed
 from .reports import ReportMachine
 from .strategies import APIS, COSTS, KEY_IDS, ROUTES, TTLS
+from .windows import DAY
 
 
 class FlightMachine(ReportMachine):
@@ -97,18 +98,18 @@ class FlightMachine(ReportMachine):
     @rule(id_=KEY_IDS, cost=COSTS, api=APIS, route=ROUTES, ttl=TTLS)
     def keep_slot(self, id_: str, cost: Any, api: str, route: str | None, ttl: int) -> None:
         key = self.model.keys.get(id_)
-        mark = f"hold {len(self.held)}"
         kwargs: dict[str, Any] = {"api": api, "route": route, "keep_slot": ttl}
         if cost is not None:
             kwargs["cost"] = cost
-        plan = self.model.plans.get(key.plans.get(api, "")) if key else None
+        plan = self.model.plan_at(key, api, self.now) if key else None
         slotted = key is not None and any(
             type(limit.spec).__name__ == "Concurrency" for limit in self.model.joined(key, plan, api, route)
         )
+        until, mark = (ttl, f"hold {len(self.held)}") if slotted else (None, "")
         try:
             expected = self.model.consume(
-                id_ if key else None, cost, api, route, self.now, ttl=ttl if slotted else None, hold=mark, slot=slotted
-            )
+                id_ if key else None, cost, api, route, self.now, ttl=until, hold=mark, slot=slotted
+            )  # fmt: skip
         except Skewed:
             raises(ClockSkew, lambda: self.ledger.consume(self._presented(id_), **kwargs))
             return

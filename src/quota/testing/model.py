@@ -6,9 +6,7 @@ the periods that the machine plays with.
 
 from __future__ import annotations
 
-from calendar import monthrange
 from collections.abc import Mapping
-from datetime import datetime, timedelta, timezone
 from fractions import Fraction
 from math import ceil, floor
 from typing import Any
@@ -16,20 +14,17 @@ from typing import Any
 import attrs
 
 from ..limit import Concurrency, Quota, Throttle
-from ..period import Period
 from ..plan import UsagePlan
 from .plans import Member
 from .tree import AccountsOfModel, of_account
+from .windows import PER, window
 
-DAY = 86_400_000_000
 SKEW = 300_000_000
-_PER = {"second": 1_000_000, "minute": 60_000_000, "hour": 3_600_000_000, "day": DAY}
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 Spec = Quota | Throttle | Concurrency
 Subject = tuple[str, str]
-Place = tuple[Subject, str, str, str]
-"""(subject, api, route or nothing, unit): what one meter would count."""
+Place = tuple[Subject, tuple[str, ...], str, str]
+"""(subject, apis, route or nothing, unit): what a limit counts."""
 
 
 class Skewed(Exception):
@@ -100,6 +95,7 @@ class Limit:
     spec: Spec
     route: str
     name: str
+    apis: tuple[str, ...] = ("",)
     holder: str = ""
 
 
@@ -118,50 +114,6 @@ class Answer:
     at: int = 0
     events: tuple[Taking, ...] = ()
     above: tuple[str, ...] = ()
-
-
-def window(period: Period, now: int) -> tuple[int, int]:
-    """The calendar window around an instant: in UTC, in Kolkata (always 5:30 ahead) or from an anchor."""
-    if period.anchor is not None:
-        return _anchored(period.every, period.anchor, now)
-    if period.count > 1:  # a century
-        return _us(datetime(2001, 1, 1, tzinfo=timezone.utc)), _us(datetime(2101, 1, 1, tzinfo=timezone.utc))
-    ahead = 19_800_000_000 if period.zone == "Asia/Kolkata" else 0
-    start, end = _calendar(period.every, now + ahead)
-    return start - ahead, end - ahead
-
-
-def _anchored(every: str, anchor: datetime, now: int) -> tuple[int, int]:
-    """From an instant on, day by day or month by month: the 31st comes back after February."""
-    if every == "day":
-        start = now - (now - _us(anchor)) % DAY
-        return start, start + DAY
-    end = 0
-    for months in range(12 * 30):
-        year, month = divmod(12 * anchor.year + anchor.month - 1 + months, 12)
-        last = monthrange(year, month + 1)[1]
-        start, end = end, _us(anchor.replace(year=year, month=month + 1, day=min(anchor.day, last)))
-        if now < end:
-            break
-    return start, end
-
-
-def _calendar(every: str, now: int) -> tuple[int, int]:
-    if every in ("minute", "hour"):
-        return now - now % _PER[every], now - now % _PER[every] + _PER[every]
-    day = (_EPOCH + timedelta(microseconds=now)).replace(hour=0, minute=0, second=0, microsecond=0)
-    if every == "week":
-        day -= timedelta(days=day.weekday())
-    start = {"day": day, "week": day, "month": day.replace(day=1), "year": day.replace(month=1, day=1)}[every]
-    later = {"day": 1, "week": 7, "month": 31, "year": 366}[every]
-    end = start + timedelta(days=later)
-    if every in ("month", "year"):
-        end = end.replace(day=1)
-    return _us(start), _us(end)
-
-
-def _us(instant: datetime) -> int:
-    return (instant - _EPOCH) // timedelta(microseconds=1)
 
 
 class Model(AccountsOfModel):
@@ -196,7 +148,7 @@ class Model(AccountsOfModel):
         members.append(id_)
         self.keys[id_] = Member(id_, account)
         if plan is not None:
-            self.keys[id_].plans[self.plans[plan].api] = plan
+            self.keys[id_].plans |= dict.fromkeys(self.plans[plan].apis, plan)
 
     def _copy(self, source: Subject, target: Subject) -> None:
         if source in self.at:
@@ -291,12 +243,14 @@ class Model(AccountsOfModel):
         own = plan.routes.get(route, ()) if route else ()
         units = [limit.unit for limit in own if isinstance(limit, Throttle)]
         found = [
-            Limit(limit, "", limit.name)
+            Limit(limit, "", limit.name, plan.apis)
             for limit in plan.limits
             if not (isinstance(limit, Throttle) and limit.unit in units)
         ]
         names = [limit.name for limit in plan.limits]
-        found += [Limit(lim, str(route), f"{route} {lim.name}" if lim.name in names else lim.name) for lim in own]
+        found += [
+            Limit(lim, str(route), f"{route} {lim.name}" if lim.name in names else lim.name, plan.apis) for lim in own
+        ]
         return found
 
     def joined(self, key: Member, plan: UsagePlan | None, api: str, route: str | None) -> list[Limit]:
@@ -314,9 +268,9 @@ class Model(AccountsOfModel):
         now = self.instant(alone, now)
         self.settle(alone, "", None, now)
         limit = next(one for one in self.joined(alone, None, "", None) if one.name == f"{account}: {name}")
-        current = self.windows[self.place(alone, "", limit), limit.name]
+        current = self.windows[self.place(alone, limit), limit.name]
         current.extra += units
-        used = self.sum(self.place(alone, "", limit), current.since, now)
+        used = self.sum(self.place(alone, limit), current.since, now)
         return max(0, limit.spec.limit + current.extra - used)  # type: ignore[union-attr] # a quota
 
     def instant(self, key: Member, now: int) -> int:
@@ -327,15 +281,15 @@ class Model(AccountsOfModel):
             now = max(now, latest)
         return now
 
-    def place(self, key: Member, api: str, limit: Limit) -> Place:
-        return self.holder(key, limit), api, limit.route, limit.spec.unit
+    def place(self, key: Member, limit: Limit) -> Place:
+        return self.holder(key, limit), limit.apis, limit.route, limit.spec.unit
 
     def sum(self, place: Place, since: int, now: int) -> int:
-        subject, api, route, unit = place
+        subject, apis, route, unit = place
         return sum(
             event.units
             for event in self.events
-            if subject in event.subjects and event.api == api and event.unit == unit and route in event.routes
+            if subject in event.subjects and event.api in apis and event.unit == unit and route in event.routes
             and since <= event.at and event.counts(now)
         )  # fmt: skip
 
@@ -344,17 +298,30 @@ class Model(AccountsOfModel):
         start, end = window(limit.spec.period, now)  # type: ignore[union-attr]
         old = self.windows.get((place, limit.name))
         if old is None or old.end <= now:
-            return Window(start, end, start)
+            came = [found for found in self._alike(place, limit) if (found.start, found.end) == (start, end)]
+            extra, alerted = min((of.extra for of in came), default=0), max((of.alerted for of in came), default=0)
+            return Window(start, end, start, extra, alerted)
         if (old.start, old.end) == (start, end):
             return old
         return Window(start, end, min(old.since, start), old.extra, old.alerted)
 
+    def _alike(self, place: Place, limit: Limit) -> list[Window]:
+        """Return the windows of this name that a key alone had under plans for some of the same apis."""
+        (kind, _), apis, *of = place
+        return [
+            found for (other, name), found in self.windows.items()
+            if kind == "key" and name == limit.name and other[0] == place[0] and other[1] != apis
+            and {*other[1]} & {*apis} and [*other[2:]] == of
+        ]  # fmt: skip
+
     def throttles(self, plan: UsagePlan, unit: str) -> list[Limit]:
         """All of a plan, whatever the route."""
         names = [limit.name for limit in plan.limits]
-        found = [Limit(limit, "", limit.name) for limit in plan.limits]
+        found = [Limit(limit, "", limit.name, plan.apis) for limit in plan.limits]
         for route, own in plan.routes.items():
-            found += [Limit(lim, route, f"{route} {lim.name}" if lim.name in names else lim.name) for lim in own]
+            found += [
+                Limit(lim, route, f"{route} {lim.name}" if lim.name in names else lim.name, plan.apis) for lim in own
+            ]
         return [limit for limit in found if isinstance(limit.spec, Throttle) and limit.spec.unit == unit]
 
     def buckets(self, key: Member, plan: UsagePlan | None, api: str, now: int) -> dict[tuple[Place, str], Level]:
@@ -364,9 +331,9 @@ class Model(AccountsOfModel):
             limits = self.throttles(plan, unit) if plan else []
             last = self.charged.get((key.id, api, unit), [])
             if limits and last and limits != last:
-                self._turn(key, api, last, limits, levels, now)
+                self._turn(key, last, limits, levels, now)
             for limit in limits:
-                of = self.place(key, api, limit), limit.name
+                of = self.place(key, limit), limit.name
                 if of in levels and levels[of].rate != _rate(limit):
                     levels[of] = self._as(levels[of], limit, now)
         return levels
@@ -378,7 +345,7 @@ class Model(AccountsOfModel):
             if last and now and [_shape(limit) for limit in last] != [_shape(limit) for limit in now]:
                 return True
         throttles = [limit for limit in self.limits(plan, route) if isinstance(limit.spec, Throttle)]
-        levels = [(self.levels.get((self.place(key, api, limit), limit.name)), limit) for limit in throttles]
+        levels = [(self.levels.get((self.place(key, limit), limit.name)), limit) for limit in throttles]
         return any(level is not None and level.rate != _rate(limit) for level, limit in levels)
 
     def _as(self, level: Level, limit: Limit, now: int) -> Level:
@@ -387,12 +354,12 @@ class Model(AccountsOfModel):
         return Level(_rate(limit), whole, now, whole - fresh, now)
 
     def _turn(
-        self, key: Member, api: str, last: list[Limit], limits: list[Limit],
+        self, key: Member, last: list[Limit], limits: list[Limit],
         levels: dict[tuple[Place, str], Level], now: int,
     ) -> None:  # fmt: skip
         """Another plan: each of its buckets hears of the calls that it was not told of."""
         asleep = now - self.at.get(("key", key.id), 0)
-        of = {limit: (self.place(key, api, limit), limit.name) for limit in (*last, *limits)}
+        of = {limit: (self.place(key, limit), limit.name) for limit in (*last, *limits)}
         own: Subject = ("key", key.id)
         routes = {limit.route for limit in limits}
         old: dict[str, list[Limit]] = {}
@@ -414,10 +381,7 @@ class Model(AccountsOfModel):
             )
 
         def goes_on(limit: Limit) -> bool:
-            """The bucket is charged as before, and lets no more through than before."""
-            return any(
-                of[new] == of[limit] and _rate(new) <= _rate(limit) and _burst(new) <= _burst(limit) for new in limits
-            )
+            return any(of[new] == of[limit] and _as_tight(new, limit) for new in limits)
 
         homeless = [limits_ for route, limits_ in old.items() if route not in routes]
         found: list[tuple[Limit, Level]] = []
@@ -428,6 +392,10 @@ class Model(AccountsOfModel):
             # Calls on this route went the same way before, or the way of calls on no route in particular.
             way = limit.route if limit.route in old else ""
             went = old.get(way, [])
+            if last[0].apis != limit.apis:  # this bucket was told of none of these calls
+                news = [heard(limit, group) for group in ([went] if limit.route else [went, *homeless])]
+                found.append((limit, Level(_rate(limit), _with_more(limit, whole, news), now, whole - fresh, now)))
+                continue
             if way != limit.route or of[limit] not in [of[other] for other in went]:
                 holder = of[limit][0][0]
                 told = [other for other in went if of[other][0][0] == holder]
@@ -438,9 +406,8 @@ class Model(AccountsOfModel):
                 fresh = max(fresh, only) if way == limit.route else fresh
             if not limit.route:
                 news = [heard(limit, group) for group in homeless]
-                more = min(sum(only for _, only in news), max(Fraction(0), _burst(limit) - whole))
-                whole = max([whole + more, *(believed for believed, _ in news)])
-                fresh += more
+                fresh += min(sum(only for _, only in news), max(Fraction(0), _burst(limit) - whole))
+                whole = _with_more(limit, whole, news)
             found.append((limit, Level(_rate(limit), whole, now, whole - fresh, now)))
         charged = {of[limit] for limit in limits}
         for limit in last:
@@ -465,7 +432,7 @@ class Model(AccountsOfModel):
         for subject in self.subjects(key):
             self.at[subject] = now
         for limit in limits:
-            place = self.place(key, api, limit)
+            place = self.place(key, limit)
             if isinstance(limit.spec, Quota):
                 current = self.current(place, limit, now)
                 self.windows[place, limit.name] = current
@@ -492,7 +459,7 @@ class Model(AccountsOfModel):
         levels = self.buckets(key, plan, api, now)
         for limit in self.joined(key, plan, api, route) if limits is None else limits:
             units = takes.get(limit.spec.unit, 0)
-            place = self.place(key, api, limit)
+            place = self.place(key, limit)
             if isinstance(limit.spec, Concurrency):
                 ends = self.in_flight(place, now)
                 most = limit.spec.limit
@@ -542,11 +509,11 @@ class Model(AccountsOfModel):
 
     def in_flight(self, place: Place, now: int) -> list[int]:
         """Return when the calls that are in flight there lapse, in order."""
-        subject, api, route, _ = place
+        subject, apis, route, _ = place
         return sorted(
             slot.expires
             for slot in self.slots
-            if subject in slot.subjects and slot.api == api and route in ("", slot.route) and now < slot.expires
+            if subject in slot.subjects and slot.api in apis and route in ("", slot.route) and now < slot.expires
         )
 
     def keep(self, key: Member, api: str, route: str | None, expires: int, hold: str) -> None:
@@ -575,27 +542,27 @@ class Model(AccountsOfModel):
         self.events.extend(events)
         return events
 
-    def pour(self, key: Member, api: str, limits: list[Limit], poured: Mapping[str, int], now: int) -> None:
+    def pour(self, key: Member, limits: list[Limit], poured: Mapping[str, int], now: int) -> None:
         for limit in limits:
             if isinstance(limit.spec, Throttle):
-                level = self.levels[self.place(key, api, limit), limit.name]
+                level = self.levels[self.place(key, limit), limit.name]
                 level.level, level.at = level.now(now) + poured.get(limit.spec.unit, 0), now
 
     def alerts(
-        self, key: Member, plan: UsagePlan, api: str, limits: list[Limit], takes: Mapping[str, int], now: int
+        self, key: Member, plan: UsagePlan, limits: list[Limit], takes: Mapping[str, int], now: int
     ) -> tuple[tuple[str, int], ...]:
         crossed = []
         for limit in limits:
             if isinstance(limit.spec, Quota) and takes.get(limit.spec.unit):
-                place = self.place(key, api, limit)
+                place = self.place(key, limit)
                 current = self.windows[place, limit.name]
                 used = self.sum(place, current.since, now)
-                upper = dict(self.parts(key, api)).get(limit.holder)
+                upper = self.plans.get(self.account_plans.get(limit.holder, {}).get(limit.apis[0], ""))
                 for percent in (upper or plan).alerts:
                     if percent > current.alerted and used * 100 >= percent * (limit.spec.limit + current.extra):
                         crossed.append((limit.name, percent))
                         current.alerted = percent
-                        if current.end - current.start >= _PER["hour"]:
+                        if current.end - current.start >= PER["hour"]:
                             whose = None if limit.spec.by == "account" or upper else key.id
                             of = None if upper else plan.id
                             self.told.append(("limit.crossed", whose, of, limit.name, percent))
@@ -628,11 +595,11 @@ class Model(AccountsOfModel):
         if ttl is not None:
             self.keep(key, api, route, now + ttl, hold)
         limits = self.joined(key, plan, api, route)
-        self.pour(key, api, limits, takes, now)
+        self.pour(key, limits, takes, now)
         told = len(self.told)
-        crossed = self.alerts(key, plan, api, limits, takes, now)
-        after = attrs.evolve(self.evaluate(key, plan, api, route, {}, now), crossed=crossed, events=events)
-        after = attrs.evolve(after, above=tuple(self.line(key)))
+        crossed = self.alerts(key, plan, limits, takes, now)
+        told_then, above = self.evaluate(key, plan, api, route, {}, now), tuple(self.line(key))
+        after = attrs.evolve(told_then, crossed=crossed, events=events, above=above)
         if hold:
             self.lines[hold] = after.above
         if saved is not None:
@@ -640,7 +607,7 @@ class Model(AccountsOfModel):
             self._restore(saved)
         else:
             key.admissions.append((now, api, plan.id))
-            key.last_used = now // _PER["minute"] * _PER["minute"]
+            key.last_used = now // PER["minute"] * PER["minute"]
         return after
 
     def _snapshot(self) -> tuple[Any, ...]:
@@ -693,9 +660,9 @@ class Model(AccountsOfModel):
             if units > had:
                 more[unit] = units - had
         added = self.take(key, plan, api, route, more, now, routes=routes)
-        self.pour(key, api, limits, {unit: max(0, units - was.get(unit, 0)) for unit, units in used.items()}, now)
+        self.pour(key, limits, {unit: max(0, units - was.get(unit, 0)) for unit, units in used.items()}, now)
         if plan:
-            self.alerts(key, plan, api, limits, more, now)
+            self.alerts(key, plan, limits, more, now)
         return (*(event for event in kept if event.units), *added)
 
     def spend(
@@ -719,9 +686,9 @@ class Model(AccountsOfModel):
         more = {unit: units for unit, units in (actual if lapsed else beyond).items() if units}
         self.take(key, plan, api, route, more, now, hold=f"spent {hold}", routes=self._routes(hold))
         limits = self.joined(key, plan, api, route)
-        self.pour(key, api, limits, beyond, now)
+        self.pour(key, limits, beyond, now)
         if plan:
-            self.alerts(key, plan, api, limits, more, now)
+            self.alerts(key, plan, limits, more, now)
         return {} if lapsed else within
 
     def _routes(self, hold: str) -> tuple[str, ...] | None:
@@ -754,8 +721,9 @@ class Model(AccountsOfModel):
         return any(
             start <= event.at < end and now < end
             for subject in event.subjects
-            for route in event.routes
-            for start, end in self.seen.get((subject, event.api, route, event.unit), ())
+            for place, windows in self.seen.items()
+            if place[0] == subject and event.api in place[1] and place[2] in event.routes and place[3] == event.unit
+            for start, end in windows
         )
 
     def refund(self, id_: str, events: tuple[Taking, ...], units: Mapping[str, int] | None, now: int) -> int:
@@ -789,7 +757,7 @@ class Model(AccountsOfModel):
             return None
         now = self.instant(key, now)
         self.settle(key, api, None, now)
-        place = self.place(key, api, limit)
+        place = self.place(key, limit)
         current = self.windows[place, name]
         used = self.sum(place, current.since, now)
         whole = limit.spec.limit  # type: ignore[union-attr]
@@ -801,18 +769,29 @@ def _rate(limit: Limit) -> Fraction:
     """Units each microsecond; where nobody is admitted, the slowest that a bucket can drain."""
     spec = limit.spec
     assert isinstance(spec, Throttle)
-    return spec.rate / _PER[spec.per] if _burst(limit) else Fraction(1, 2**53 - 1)
+    return spec.rate / PER[spec.per] if _burst(limit) else Fraction(1, 2**53 - 1)
 
 
 def _shape(limit: Limit) -> tuple[Any, ...]:
     """Return what makes a throttle another one."""
-    return limit.route, limit.name, limit.spec.by, _rate(limit), _burst(limit)
+    return limit.apis, limit.route, limit.name, limit.spec.by, _rate(limit), _burst(limit)
 
 
 def _burst(limit: Limit) -> int:
     spec = limit.spec
     assert isinstance(spec, Throttle)
     return spec.burst if spec.rate else 0
+
+
+def _as_tight(new: Limit, old: Limit) -> bool:
+    """Tell whether a bucket that is charged as before lets no more through than before."""
+    return _rate(new) <= _rate(old) and _burst(new) <= _burst(old)
+
+
+def _with_more(limit: Limit, whole: Fraction, news: list[tuple[Fraction, Fraction]]) -> Fraction:
+    """Pour what only others heard into a bucket while there is room; it holds at least all that each believes."""
+    more = min(sum(only for _, only in news), max(Fraction(0), _burst(limit) - whole))
+    return max([whole + more, *(believed for believed, _ in news)])
 
 
 def _ceiled(level: Fraction, limit: Limit) -> Fraction:

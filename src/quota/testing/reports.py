@@ -10,10 +10,11 @@ from hypothesis.stateful import rule
 from ..clock import EPOCH, to_datetime
 from ..errors import UnknownKey
 from .directory import equal, raises
-from .model import DAY, Model
+from .model import Model
 from .plans import Member
 from .status import StatusMachine
 from .strategies import KEY_IDS
+from .windows import DAY
 
 
 def totals(

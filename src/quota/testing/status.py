@@ -14,9 +14,10 @@ from ..errors import ClockSkew, InvalidValue, UnknownKey
 from ..limit import Concurrency, Quota, Throttle
 from ..plan import UsagePlan
 from .directory import DirectoryMachine, equal, raises, us_of
-from .model import DAY, Limit, Model, Skewed
+from .model import Limit, Model, Skewed
 from .plans import Member
 from .strategies import APIS, KEY_IDS, ROUTES
+from .windows import DAY
 
 
 def stand(model: Model, who: str, api: str | None, route: str | None, now: int) -> list[tuple[Any, ...]] | None:
@@ -49,15 +50,17 @@ def _stand(
 ) -> list[tuple[Any, ...]]:  # fmt: skip
     rows: list[tuple[Any, ...]] = []
     plans = model.on(key, model.latest(key, now))
-    apis = [of for of, id_ in sorted(plans.items()) if id_ not in seen and api in (None, of)]
-    seen |= {plans[of] for of in apis}
+    # A plan for several apis is told with the first of them.
+    first = {id_: of for of, id_ in sorted(plans.items(), reverse=True) if id_ not in seen and api in (None, of)}
+    apis = sorted(first.values())
+    seen |= {*first}
     for of in apis:
         at = model.instant(key, now)
-        change = key.scheduled.get(of)
         plan = model.plan_of(key, of, at)
         if plan is None:
             continue
-        goes = change if change is not None and change[1] > at else None
+        changes = [(one, when) for one, when in model.scheduled(key, plan) if when > at]
+        goes = min(changes, key=lambda change: (change[1], change[0]), default=None)
         limits = filter(told, model.joined(key, plan, of, route))
         rows += [_row(model, key, plan, of, route, limit, at, goes) for limit in limits]
     return rows
@@ -74,7 +77,7 @@ def _row(
     elif isinstance(limit.spec, Throttle):
         extra, over = 0, max(0, used - (limit.spec.burst if limit.spec.rate else 0))
     else:
-        extra, over = model.current(model.place(key, of, limit), limit, at).extra, alone.over
+        extra, over = model.current(model.place(key, limit), limit, at).extra, alone.over
     holder = limit.holder or (key.account if limit.spec.by == "account" else key.id)
     return name, used, remaining, resets_at, holder, extra, over, alone.retry_at, goes
 
@@ -158,7 +161,7 @@ class StatusMachine(DirectoryMachine):
             return
         plan = self.model.plan_at(key, "", self.now)
         places = {
-            limit.name: self.model.place(key, "", limit)
+            limit.name: (self.model.holder(key, limit), ("",), limit.route, limit.spec.unit)
             for limit in (self.model.limits(plan, None) if plan else ())
             if isinstance(limit.spec, Quota)
         }

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ..limit import Concurrency, Cost, Limit, Quota, Throttle
 from ..plan import UsagePlan
-from .model import DAY
+from .windows import DAY
 
 START = datetime(2026, 1, 29, 23, 40, tzinfo=timezone.utc)
 
@@ -61,6 +61,7 @@ FOCUS = {
             for number, period in enumerate(ODD_PERIODS)
         )
     ).map(list),
+    "several apis": _limits(by=SUBJECTS, names=(None, "x"), slots=True),
     "in flight": _limits(by=SUBJECTS, names=(None, "x"), slots=True),
     "toggled": _limits(quotas=False, by=SUBJECTS, names=(None, None, "x"), most=2),
 }
@@ -72,7 +73,7 @@ COSTS = st.one_of(
 TTLS = st.sampled_from([1, 5_000_000, 7200_000_000, 3 * DAY])
 APIS = st.sampled_from(["", "", "", "b"])
 ROUTES = st.sampled_from([None, None, "r", "s"])
-PLAN_IDS = st.sampled_from(["p", "q", "b"])
+PLAN_IDS = st.sampled_from(["p", "q", "b", "w"])
 KEY_IDS = st.sampled_from(["k1", "k1", "k1", "k2", "k3"])  # the first is there from the beginning
 ACCOUNTED = ("accounts", "all", "audited", "in flight", "one name")
 """The corners of the world that have accounts above accounts."""
@@ -87,10 +88,17 @@ STEPS = st.sampled_from([
 
 @st.composite
 def plans(draw: st.DrawFn, focus: str) -> UsagePlan:
-    """A small plan; the third one governs another api."""
-    id_ = draw(PLAN_IDS)
+    """A small plan; the third one governs another api, and the fourth one both, or that one.
+
+    Not where older readings would be needed than records keep: such a plan counts too much for the rest of a window.
+    """
+    ids = ["p", "q", "b"] if focus in ("audited", "odd windows") else ["p", "b", "w", "w", "w", "w"]
+    id_ = draw(st.sampled_from(ids) if focus in ("audited", "odd windows", "several apis") else PLAN_IDS)
+    both, other = ("", "b"), ("b",)
+    named: dict[str, list[tuple[str, ...]]] = {"b": [other], "w": [both, both, both, other]}
+    apis = named.get(id_, [("",)])
     limits = FOCUS[focus]
-    odd = focus in ("all", "accounts", "toggled", "odd windows", "in flight")
+    odd = focus in ("all", "accounts", "toggled", "odd windows", "in flight", "several apis")
     routes = {"r": draw(limits)} if odd and draw(st.booleans()) else {}
     dear: list[Cost] = [2, {"tokens": 1}]
     costs = {"s": draw(st.sampled_from(dear))} if odd and draw(st.booleans()) else {}
@@ -98,7 +106,7 @@ def plans(draw: st.DrawFn, focus: str) -> UsagePlan:
     own = draw(limits)
     if any(1 in (getattr(limit, "limit", 0), getattr(limit, "burst", 0)) for limit in own):
         costs = {}  # a call that costs two could never be admitted, and the plan says so
-    return UsagePlan(id_, own, api="b" if id_ == "b" else "", routes=routes, costs=costs, alerts=alerts)
+    return UsagePlan(id_, own, apis=draw(st.sampled_from(apis)), routes=routes, costs=costs, alerts=alerts)
 
 
 @st.composite

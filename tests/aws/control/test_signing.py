@@ -119,6 +119,24 @@ def test_what_was_signed_otherwise_is_refused(url, ledger, how, status, code):
     assert ledger.list_keys() == before
 
 
+def test_changes_are_done_by_who_signed_them(ledger):
+    """Each access key id is an actor; without credentials it is whoever the ledger says."""
+    both = {**CREDENTIALS, "AKIDOTHER": "another secret"}
+    with served(plane(ledger.acting("first"), credentials=both)) as url:
+        made = client(url).create_api_key(name="one")
+        other = client(url, access_key="AKIDOTHER", secret="another secret")
+        ops = [{"op": "replace", "path": "/name", "value": "two"}]
+        other.update_api_key(apiKey=made["id"], patchOperations=ops)
+        other.create_api_key(name="three")
+    with served(plane(ledger.acting("first"), credentials=None)) as url:
+        client(url, unsigned=True).delete_api_key(apiKey=made["id"])
+    assert [(event.kind, event.actor) for event in ledger.events()][-4:] == [
+        ("key.issued", "AKIDEXAMPLE"), ("key.updated", "AKIDOTHER"), ("key.issued", "AKIDOTHER"), ("key.removed", "first"),
+    ]  # fmt: skip
+    with pytest.raises(InvalidValue, match="credentials"):
+        plane(ledger, credentials={"a" * 300: "secret"})
+
+
 def test_a_wrong_secret_and_another_service(url):
     """By boto3, with the code that its users know; a signature for another service is none here."""
     told = refused(client(url, secret="wrong").get_api_keys)

@@ -94,7 +94,7 @@ class ControlPlane:
     def _serve(self, environ: WSGIEnvironment) -> tuple[int, dict[str, Any] | None]:
         path = environ.get("PATH_INFO", "").encode("latin-1", "replace").decode("utf-8", "replace")
         query = parse_query(environ.get("QUERY_STRING", ""))
-        body = self._allowed(environ, query)
+        body, caller = self._allowed(environ, query)
         found = next(
             ((match, methods) for route, methods in _ROUTES.items() if (match := re.fullmatch(route, path))), None
         )
@@ -106,13 +106,14 @@ class ControlPlane:
             raise Refused(
                 405, "MethodNotAllowedException", f"The method is not allowed here: one of {', '.join(methods)}"
             )
-        return methods[method](self.plane, Call(method, path, query, body), *match.groups())
+        plane = self.plane if caller is None else self.plane.acting(caller)
+        return methods[method](plane, Call(method, path, query, body), *match.groups())
 
-    def _allowed(self, environ: WSGIEnvironment, query: list[tuple[str, str]]) -> bytes:
-        """Return the body of a request whose caller may make it. Raises ``Refused``."""
+    def _allowed(self, environ: WSGIEnvironment, query: list[tuple[str, str]]) -> tuple[bytes, str | None]:
+        """Return the body of a request whose caller may make it, and who signed it. Raises ``Refused``."""
         if self.credentials is None:
             check_loopback(environ)
-            return read_body(environ)
+            return read_body(environ), None
         claim = read_claim(environ, query)
         secret = self.credentials.get(claim.access_key)
         if secret is None:
@@ -120,7 +121,7 @@ class ControlPlane:
         check_age(claim, system_clock())
         body = read_body(environ)
         check_signature(claim, secret, environ, query, body)
-        return body
+        return body, claim.access_key
 
 
 def check_loopback(environ: WSGIEnvironment) -> None:

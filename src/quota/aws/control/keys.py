@@ -72,7 +72,7 @@ def create_key(plane: Plane, call: Call) -> Reply:
     check_tags(item["tags"])
     key = make_key(plane, item, value)
     try:
-        plane.ledger.store.add_key(key, None)
+        plane.ledger.store.add_key(key, None, by=plane.ledger._steps._by())
     except PlanConflict:
         raise conflict("API Key already exists") from None
     return 201, key_data(key, value)
@@ -143,7 +143,7 @@ def change_key(plane: Plane, key_id: str, change: Callable[[ApiKey], ApiKey]) ->
     """Return a key, changed in one step. Raises ``Refused``."""
     plane.key(key_id)
     try:
-        return plane.ledger.store.change_key(key_id, change)
+        return plane.ledger.store.change_key(key_id, change, plane.ledger._steps._by())
     except UnknownKey:
         raise not_found(NO_KEY) from None
     except InvalidValue as error:

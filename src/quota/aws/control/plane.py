@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from copy import copy
 from threading import RLock
 from typing import Any, Protocol
 
@@ -52,7 +53,13 @@ class Plane:
     stages: Mapping[str, frozenset[str]] | None
     reveal: Reveal | None
     lock: Any = attrs.field(init=False, factory=RLock)
-    _last: int | None = attrs.field(init=False, default=None)
+    _last: list[int] = attrs.field(init=False, factory=list)
+
+    def acting(self, actor: str) -> Plane:
+        """Return a view of this plane: the same state, and what it changes was done by ``actor``."""
+        view = copy(self)
+        view.ledger = self.ledger.acting(actor)
+        return view
 
     def now(self) -> int:
         """Return the ledger's time, in microseconds since the epoch."""
@@ -65,11 +72,11 @@ class Plane:
     def next_order(self) -> str:
         """Return a number above those of all that was made before, also where a clock stands or was stepped back."""
         with self.lock:
-            if self._last is None:
+            if not self._last:
                 there: list[ApiKey | UsagePlan] = [*self.ledger.list_keys(), *self.ledger.list_plans()]
-                self._last = max((rank_of(one)[0] for one in there), default=0)
-            self._last = max(self._last + 1, self.now())
-            return str(self._last)
+                self._last.append(max((rank_of(one)[0] for one in there), default=0))
+            self._last[0] = max(self._last[0] + 1, self.now())
+            return str(self._last[0])
 
     def key(self, id_: str) -> ApiKey:
         """Return a key. Raises ``Refused``."""

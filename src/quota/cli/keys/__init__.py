@@ -120,7 +120,9 @@ def rotate(
         def back(now: ApiKey) -> ApiKey:
             return attrs.evolve(now, secrets=found.secrets) if now.secrets == rotated.key.secrets else now
 
-        with shown("the key has its old ones again", lambda: ledger.store.change_key(found.id, back)):
+        with shown(
+            "the key has its old ones again", lambda: ledger.store.change_key(found.id, back, ledger._steps._by())
+        ):
             show_issued(ledger, rotated, "rotated", as_json=as_json)
 
 

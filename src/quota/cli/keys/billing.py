@@ -21,8 +21,9 @@ from ...key import ApiKey
 from ...ledger.sync import Ledger
 from ...limit import REQUESTS
 from ...operations.usage import UsageTotal
+from ...refusals import most_refused as top_refused
 from ...status import LimitStatus
-from ..common import JsonOption, StoreOption, WrongUse, opened
+from ..common import JsonOption, StoreOption, WrongUse, opened, project_ledger
 from ..show import after, bar, console, print_json, print_table, say
 
 T = TypeVar("T")
@@ -106,6 +107,9 @@ def _show_totals(by: str, totals: Iterator[UsageTotal]) -> None:
 def top(
     count: Annotated[int, typer.Option("--count", "-n", min=1, max=10_000, help="How many.")] = 10,
     most_used: Annotated[bool, typer.Option("--most-used", help="Those that used most, in place of nearest.")] = False,
+    most_refused: Annotated[
+        bool, typer.Option("--most-refused", help="Those that this process refused most, where quota.decisions is on.")
+    ] = False,
     since: Annotated[
         str | None, typer.Option("--since", metavar="DAY", help="Most used since; today by default.")
     ] = None,
@@ -117,11 +121,18 @@ def top(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the keys that are nearest to one of their limits now, or those that used most."""
+    """Show the keys that are nearest to one of their limits now, or those that used most, or were refused most."""
     if not most_used and (since is not None or until is not None or unit != REQUESTS):
         raise WrongUse("--since, --until and --unit are of --most-used")
+    if most_refused and (most_used or api is not None or project_ledger.get() is None):
+        raise WrongUse(
+            "--most-refused stands alone, and is told within the program that refuses: by call_command of Django, in "
+            "any other by quota.refusals.most_refused()"
+        )
     with opened(store) as ledger:
-        if most_used:
+        if most_refused:
+            _show_most_refused(ledger, count, as_json=as_json)
+        elif most_used:
             today = to_datetime(system_clock()).date().isoformat()
             totals = ledger.usage_report(since or until or today, until or today, api=api)
             _show_most_used(ledger, totals, unit, count, as_json=as_json)
@@ -144,6 +155,17 @@ def _show_most_used(ledger: Ledger, totals: Iterator[UsageTotal], unit: str, cou
             for one, name in named
         ]
         print_table(("key", "name", "api", unit, ""), rows, right=(unit,))
+
+
+def _show_most_refused(ledger: Ledger, count: int, *, as_json: bool) -> None:
+    found = [(id_, _name(ledger, id_), times) for id_, times in top_refused(count)]
+    if as_json:
+        print_json({"most_refused": [{"id": id_, "name": name, "refused": times} for id_, name, times in found]})
+    elif not found:
+        say("this process refused no key while the logger quota.decisions was enabled for INFO")
+    else:
+        rows = [(id_, name or "removed", f"{times:,}") for id_, name, times in found]
+        print_table(("key", "name", "refused"), rows, right=("refused",))
 
 
 def _name(ledger: Ledger, id_: str) -> str | None:

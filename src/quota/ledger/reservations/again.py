@@ -48,6 +48,8 @@ def told(held: _Held, op: str, step: Step[Any], error: Exception) -> Job | None:
         op, units or "nothing", key and key.id, key and key.account, held.id, {**held.held},
         held.expires_at.isoformat(), error,
     )  # fmt: skip
+    if op == "spend" and request.args:
+        held._doubts[*(request.takes or {}).items(),] = request.args
     return Job(held, op, step) if op in _SETTLES else None
 
 
@@ -172,15 +174,15 @@ class Tasks:
         await asyncio.gather(*here, return_exceptions=True)
 
 
-async def whole(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+async def whole(work: Callable[[], Coroutine[Any, Any, Any]], times: int = 2) -> Any:
     """Do some work as a whole: if the task is cancelled meanwhile, the cancellation comes after it.
 
-    Where the event loop is being shut down the work itself is cancelled; then it is done once more.
+    Where the event loop is being shut down the work itself is cancelled; then it is done again, ``times`` in all.
     """
     import asyncio  # noqa: PLC0415 -- as above
 
     cancelled: BaseException | None = None
-    for _ in range(2):
+    for _ in range(times):
         task = asyncio.ensure_future(work())
         while not task.done():
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
 from types import TracebackType
@@ -15,14 +16,13 @@ from ...rule.entries import Hold
 
 Close = Callable[[Any, str, Any], Any]
 """Asks the ledger to settle a reservation: by its handle, what is to be done, and with how much."""
+_numbers = itertools.count(1)
 
 
 class _Held:
     """All that a sync and an async reservation share."""
 
-    __slots__ = (
-        "__weakref__", "_close", "_doubt", "_expires", "_handle", "_hold", "_number", "decision", "id", "settled",
-    )  # fmt: skip
+    __slots__ = ("__weakref__", "_close", "_doubts", "_expires", "_handle", "_hold", "decision", "id", "settled")
 
     def __init__(self, decision: Decision, hold: Hold, close: Close) -> None:
         self.decision = decision
@@ -32,8 +32,7 @@ class _Held:
         self._expires = hold.expires  # beside the hold: another thread may hold it longer while this one spends
         self._close = close
         self._handle = new_token()
-        self._number = 0
-        self._doubt: Mapping[str, int] | None = None
+        self._doubts: dict[tuple[tuple[str, int], ...], tuple[str, int]] = {}
 
     def __bool__(self) -> bool:
         return self.decision.allowed
@@ -70,15 +69,11 @@ class _Held:
 
     def _numbered(self, takes: Mapping[str, int]) -> tuple[str, int]:
         """Name a spending: again as before where it repeats one whose outcome is not known."""
-        if self._doubt is None or self._doubt != takes:
-            self._number += 1
-        self._doubt = takes
-        return self._handle, self._number
+        return self._doubts.pop((*takes.items(),), None) or (self._handle, next(_numbers))
 
     def _done(self, op: str, answer: Any) -> None:
         """Take note of what a settlement came to."""
         if op == "spend":
-            self._doubt = None
             self._hold = self._hold if isinstance(answer, Decision) else answer[1]  # not where nothing is held
         elif op == "extend":
             self._expires = answer.expires if isinstance(answer, Hold) else self._expires

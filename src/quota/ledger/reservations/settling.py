@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from ...account import Account
 from ...clock import DAY_US, span_us
@@ -166,11 +167,19 @@ class Settling(Holders):
         return [(each[0], key) for each, key in told if key is not None]
 
 
+QUEUES: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+"""By store, the queues of calls that wait, from the first that does."""
+
+
 class Settled:
     """Where all that was done with reservations passes, at once or at last: whoever watches them watches this."""
 
+    store: Any
+
     def _done(self, held: _Held, op: str, answer: Any) -> None:
         held._done(op, answer)
+        if QUEUES and op in ("commit", "cancel") and self.store in QUEUES:
+            QUEUES[self.store].released()
 
 
 class Reserving(Settled):
@@ -215,7 +224,7 @@ class AsyncReserving(Settled):
     _steps: Any
     _ask: Callable[..., Coroutine[Any, Any, Any]]
     _asked: Callable[[Any], Coroutine[Any, Any, Any]]
-    _consume: Callable[..., Coroutine[Any, Any, Decision]]
+    _charge: Callable[..., Coroutine[Any, Any, Decision]]
     _here: Any
     _again: Any = None
 
@@ -226,7 +235,8 @@ class AsyncReserving(Settled):
             return await self._settled(held, op, step)
         from .again import whole  # noqa: PLC0415 -- most programs reserve nothing
 
-        return await whole(functools.partial(self._settled, held, op, step))
+        # A spending that was cut short may have been made; what commits in the end knows all that was used.
+        return await whole(functools.partial(self._settled, held, op, step), times=1 if op == "spend" else 2)
 
     async def _settled(self, held: AsyncReservation, op: str, step: Step[Any]) -> Any:
         try:
@@ -260,7 +270,9 @@ class AsyncReserving(Settled):
                 return None
             return AsyncReservation(decision, slot_of(decision, where["api"], where["route"]), self._settle)
 
-        decision = await self._unless_left(self._consume(secret, cost, keep_slot=ttl, **where), held)
+        decision = await self._unless_left(
+            self._charge("consume", secret, cost, lifetime(ttl, "keep_slot"), **where), held
+        )
         slot = held(decision)
         if slot is not None:
             decision._slot = slot

@@ -104,7 +104,7 @@ class HeldLease:
         self.digest = request.digest
         self.plan = grant.plan  # type: ignore[assignment] # a lease has one
         self.learn(grant)
-        self.route_plan = self.plan.route_plan(request.route)
+        self.route_plan = self.plan.route_plan(request.route, request.api)
         self.units, self.at, self.tokens = grant.units, grant.at, grant.tokens
         self.spent = {unit: Meter(request.api, "", unit, 0) for unit in grant.units}
         self.buckets = {}
@@ -248,7 +248,7 @@ class CachedRefusal:
         self.grant = grant
         self.asked = request.now
         self.epoch = epoch
-        self.route_plan = grant.plan.route_plan(request.route)  # type: ignore[union-attr] # a quota refused
+        self.route_plan = grant.plan.route_plan(request.route, request.api)  # type: ignore[union-attr] # a quota refused
         self.until = min(request.now + refresh, grant.end)
 
     def answer(self, request: Request) -> Decision | None:

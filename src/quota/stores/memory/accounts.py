@@ -10,11 +10,12 @@ from ...account import Account
 from ...errors import UnknownAccount
 from ...event import By, account_changed, account_placed
 from ...operations import perform
-from ...operations.request import Entry, Request
+from ...operations.request import Entry, Request, each_once
 from ...plan import UsagePlan
 from ...process.atomic import Step
 from ...rule.subject import Subject
-from ..accounts import check_empty, check_on, check_parent, is_new
+from ..accounts import check_empty, check_parent, is_new
+from ..associations import account_on
 from .entries import AccountEntry, Stripe
 from .one_meter import NoMeter
 
@@ -126,22 +127,20 @@ def drop_account(store: Any, account_id: str, by: By | None) -> None:
 def account_plans(store: Any, account_id: str) -> list[UsagePlan]:
     """See ``Store.account_plans``."""
     with store._directory:
-        return [store._plans[id_] for _, id_ in sorted(_known(store, account_id).key_plans.ids.items())]
+        return each_once(store._upper(_known(store, account_id)).plans)
 
 
 def place_account(store: Any, account_id: str, plan_id: str, on: bool, by: By | None = None) -> None:
     """See ``Store.place_account``."""
     with store._everything():
         entry, plan = _known(store, account_id), store.get_plan(plan_id)
-        if not on:
-            check_on(account_id, plan_id, entry.key_plans.ids.get(plan.api))
-        old = {api: id_ for api, id_ in entry.key_plans.ids.items() if api != plan.api}
-        key_plans = store._key_plans({**old, plan.api: plan_id} if on else old)
+        plans, old = account_on(account_id, store._upper(entry).plans, plan, on=on)
+        key_plans = store._key_plans({api: other.id for api, other in plans.items()})
         for below in entry.below():
             for key_entry in below.members:
                 key_entry.room.invalidate()
         steps = [*_begun(store, entry), (setattr, entry, "key_plans", key_plans)]
-        store._outbox.at_once(steps, account_placed(account_id, plan, entry.key_plans.ids.get(plan.api), on=on, by=by))
+        store._outbox.at_once(steps, account_placed(account_id, plan, old, on=on, by=by))
 
 
 def apply_to_account(store: Any, request: Request, account_id: str) -> Any:

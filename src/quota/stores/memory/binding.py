@@ -7,6 +7,7 @@ from weakref import WeakSet
 from ...clock import to_us
 from ...key import Caller, KeyOrCaller
 from ...operations.compiled import compile_headroom
+from ...operations.headroom import SeveralMeters
 from ...operations.request import Entry, Request, in_force
 from ...operations.shape import Shape
 from ...plan import UsagePlan
@@ -57,7 +58,7 @@ class Binding:
         plan = in_force(entry, subject, now).plans.get(request.api)
         if plan is None or request.op not in ("consume", "peek"):
             return
-        route_plan = plan.route_plan(request.route)
+        route_plan = plan.route_plan(request.route, request.api)
         if (
             request.request_id is None
             and isinstance(room, OneMeter)
@@ -67,11 +68,7 @@ class Binding:
             return
         # One that was bound and then served no call, because each changes the record, is bound every second time.
         old = next((old for old in key_entry.rooms if old.route_plan is route_plan), None)
-        if (
-            old is not None
-            and (old.good(now) or not old.until)
-            and not _on_one_meter(request, key_entry, subject, old.shape)
-        ):
+        if old is not None and (old.good(now) or not old.until) and not _on_one_meter(request, key_entry, subject, old):
             old.until = old.until or 1
             return
         self._compile(request, key_entry, entry, subject)
@@ -80,8 +77,8 @@ class Binding:
         compiled = compile_headroom(request, entry, subject, self._shape, bound=True)
         if compiled is None:
             return
-        now, room, shape = request.now, key_entry.room, compiled.shape
-        if _on_one_meter(request, key_entry, subject, shape):
+        now, room = request.now, key_entry.room
+        if _on_one_meter(request, key_entry, subject, compiled):
             room = OneMeter(key_entry)
             room.lay(compiled)
             self._renew(key_entry, room, now)
@@ -127,7 +124,8 @@ class Binding:
         return refs
 
 
-def _on_one_meter(request: Request, key_entry: KeyEntry, subject: Subject, shape: Shape) -> bool:
+def _on_one_meter(request: Request, key_entry: KeyEntry, subject: Subject, room: SeveralMeters) -> bool:
     """Tell whether the next calls like this one get the plainest form, which knows no ids, accounts or networks."""
-    plain = shape.simple and request.request_id is None and not key_entry.key.networks
+    plain = room.shape.simple and request.request_id is None and not key_entry.key.networks
+    plain = plain and [cell[0].api for cell in room.cells] == [room.shape.api]
     return plain and len(subject.records()) == 1 and not key_entry.room.until

@@ -7,7 +7,7 @@ from typing import Any
 
 from ...errors import InvalidValue
 from ...key import Caller
-from ...operations.request import Request, forgetful
+from ...operations.request import Request, by_api, forgetful
 from ...plan import UsagePlan
 from ...process.atomic import Step
 from ...rule.limits import StoreOptions
@@ -69,4 +69,4 @@ class Callers:
 
     def _plan_of(self, caller: Caller) -> Mapping[str, UsagePlan]:
         plan = self._plans.get(caller.plan)
-        return {} if plan is None else {plan.api: plan}
+        return {} if plan is None else by_api([plan])

@@ -14,9 +14,9 @@ from ...operations.request import Entry, Request, Upper, settled
 from ...plan import UsagePlan
 from ...process.atomic import Step
 from ...rule.record import Record
-from ..associations import told
 from .entries import AccountEntry, KeyEntry, Stripe
 from .one_meter import NoMeter, OneMeter
+from .plans import associations
 
 
 @cache
@@ -61,12 +61,12 @@ class Directory:
         if not key_entry.key_plans.later:
             return key  # nearly always
         with self._directory:
-            return told(key, self._entry(key_entry).scheduled)
+            return associations().told(key, self._entry(key_entry).scheduled)  # type: ignore[no-any-return] # it is one
 
     def _is_on(self, key_entry: KeyEntry, plan: UsagePlan, now: int) -> bool:
         if not key_entry.key_plans.later:
-            return key_entry.key_plans.ids.get(plan.api) == plan.id
-        return settled(self._entry(key_entry), now).plans.get(plan.api) is plan
+            return plan.id in key_entry.key_plans.ids.values()
+        return plan in settled(self._entry(key_entry), now).plans.values()
 
     def report(self, days: Any, after: tuple[str, str], most: int, by_account: bool) -> list[Any]:
         from .reports import report  # noqa: PLC0415 -- as accounts

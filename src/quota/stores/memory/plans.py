@@ -13,7 +13,6 @@ from ...key import Caller
 from ...operations.request import Entry
 from ...plan import UsagePlan
 from ...process.atomic import Step
-from ..associations import deprived, moved
 from ..base import is_new
 from .binding import Shapes
 from .entries import AccountEntry, KeyEntry, KeyPlans
@@ -21,6 +20,13 @@ from .one_meter import NoMeter, OneMeter
 
 if TYPE_CHECKING:
     from .outbox import MemoryOutbox
+
+
+def associations() -> Any:
+    """Return the pure steps of which key is on which plan: loaded where something of that changes."""
+    from .. import associations as steps  # noqa: PLC0415 -- as it says
+
+    return steps
 
 
 class Plans:
@@ -42,8 +48,9 @@ class Plans:
             old = self._plans.get(plan.id)
             if not is_new(plan, old, replace):
                 return
-            change = None if old is None or old.api == plan.api else partial(moved, old=old, new=plan)
-            steps = [] if change is None else self._for_all_on(plan.id, change, now)
+            steps: list[Step] = []
+            if old is not None and old.apis != plan.apis:
+                steps = self._for_all_on(plan.id, partial(associations().moved, old=old, new=plan), now)
             steps = [*self._buried(plan.id), *steps, (self._plans.__setitem__, plan.id, plan)]
             self._outbox.at_once(steps, plan_changed(old, plan, by))
 
@@ -67,7 +74,7 @@ class Plans:
     def drop_plan(self, plan_id: str, now: int, by: By | None = None) -> None:
         with self._everything():
             plan = self.get_plan(plan_id)
-            steps = self._for_all_on(plan_id, partial(deprived, plan=plan), now)
+            steps = self._for_all_on(plan_id, partial(associations().deprived, plan=plan), now)
             steps = [*self._buried(plan_id), *steps, (self._plans.pop, plan_id)]
             self._outbox.at_once(steps, plan_changed(plan, None, by))
 

@@ -14,20 +14,19 @@ from ...errors import InvalidValue, PlanConflict, UnknownKey
 from ...event import By, Event, key_added, key_changed, key_removed
 from ...key import ApiKey, Caller, new_number
 from ...operations import perform
-from ...operations.request import Entry, Request
+from ...operations.request import Entry, Request, by_api
 from ...plan import UsagePlan
 from ...process.atomic import Step
 from ...process.forks import across_forks
 from ...rule.record import Record
 from ...rule.subject import Subject
-from ..associations import associated, dissociated, placed
 from ..base import COMMON, check_distinct, make_options
 from .binding import Binding, Shapes
 from .callers import Callers
 from .directory import Directory
 from .entries import AccountEntry, KeyEntry, KeyPlans, Stripe
 from .one_meter import NoMeter, OneMeter
-from .plans import Plans
+from .plans import Plans, associations
 
 
 class MemoryStore(Callers, Directory, Plans, Binding):
@@ -204,7 +203,10 @@ class MemoryStore(Callers, Directory, Plans, Binding):
                     raise PlanConflict(key.id, "an API key has this id already")
                 self._check_digests(key, None)
             plans = [[self.get_plan(id_) for id_ in ids] for _, ids in keys]
-            ons = [self._key_plans({plan.api: plan.id for plan in on}) for on in plans]
+            for (key, _), on in zip(keys, plans, strict=True):
+                if len(on) > 1:
+                    associations().check_apart(key.id, on)
+            ons = [self._key_plans({api: plan.id for api, plan in by_api(on).items()}) for on in plans]
             told = [one for (key, _), on in zip(keys, plans, strict=True) for one in key_added(key, on, by)]
             stripes = [self._stripe(key.account) for key, _ in keys]
             for stripe in sorted(set(stripes), key=self._stripes.index):
@@ -264,17 +266,17 @@ class MemoryStore(Callers, Directory, Plans, Binding):
         return self._told(key_entry)
 
     def associate(self, key_id: str, plan_id: str, at: int | str | None, now: int, by: By | None = None) -> None:
-        self._place(key_id, plan_id, partial(associated, at=at), now, by)
+        self._place(key_id, plan_id, partial(associations().associated, at=at), now, by)
 
     def dissociate(self, key_id: str, plan_id: str, now: int, by: By | None = None) -> None:
-        self._place(key_id, plan_id, dissociated, now, by)
+        self._place(key_id, plan_id, associations().dissociated, now, by)
 
     def _place(self, key_id: str, plan_id: str, change: Callable[..., Entry], now: int, by: By | None) -> None:
         with self._exclusive(key_id) as key_entry:
             entry, latest, plan = self._entry(key_entry), self._latest(key_entry, now), self.get_plan(plan_id)
             new = change(entry, plan, now=latest)
             steps: list[Step] = [(setattr, key_entry, "key_plans", self._on(new))]
-            self._outbox.at_once(steps, placed(entry, new, plan, latest, by))
+            self._outbox.at_once(steps, associations().placed(entry, new, plan, latest, by))
 
     def last_used(self, key_id: str) -> int:
         key_entry = self._key_entry(key_id)

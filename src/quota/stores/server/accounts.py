@@ -7,12 +7,13 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from typing import Any
 
 from ...account import Account
-from ...errors import PlanConflict, UnknownAccount, UnknownPlan
+from ...errors import UnknownAccount, UnknownPlan
 from ...event import By, Draft, account_changed, account_placed
 from ...key import new_number
-from ...operations.request import Entry, Upper
+from ...operations.request import Entry, Upper, by_api, each_once
 from ...plan import UsagePlan
-from ..accounts import check_empty, check_on, check_parent, is_new
+from ..accounts import check_empty, check_parent, is_new
+from ..associations import account_on, moved
 from .adding import NOBODY, TOLD, put_account
 from .cache import CachedKey
 from .changes import ClearRecord, DropText, IndexKey, Mutation, Precondition, PutText, UnindexKey
@@ -139,25 +140,25 @@ class Accounts:
 
     def _on(self, pairs: Iterable[Sequence[str]], texts: Iterator[str | None]) -> dict[str, UsagePlan]:
         """Return the plans of pairs (id, generation), each of whose texts comes next, by api."""
-        plans = {}
+        plans: dict[str, UsagePlan] = {}
         for (_, generation), text in zip(pairs, texts, strict=False):
             if text is not None:
                 current, plan = self._decode_plan(text)
                 if current == generation:
-                    plans[plan.api] = plan
+                    plans |= by_api([plan])
         return plans
 
     def _check_move(self, old: UsagePlan, new: UsagePlan, generation: str) -> Flow[None]:
-        """A plan that changes its api takes its accounts along, unless one of them has another plan there."""
+        """A plan that changes its apis takes its accounts along, unless one of them has another plan there."""
         for text in (yield from self._list(TOLD, "", None, "accounts")):
             data = json.loads(text)
-            if [old.id, generation] in (data.get("plans") or ()) and new.api in (yield from self._plans_on(data)):
-                raise PlanConflict(new.id, f"account {data['id']} has another plan for the api {new.api!r}")
+            if [old.id, generation] in (data.get("plans") or ()):
+                moved(Entry(account_of(data["id"], data), (yield from self._plans_on(data))), old, new, 0)
 
     @operation
     def account_plans(self, account_id: str) -> Flow[list[UsagePlan]]:
         plans = yield from self._plans_on((yield from self._account(account_id))[1])
-        return [plans[api] for api in sorted(plans)]
+        return each_once(plans)
 
     def _plans_on(self, data: Mapping[str, Any]) -> Flow[dict[str, UsagePlan]]:
         pairs = data.get("plans") or ()
@@ -172,11 +173,8 @@ class Accounts:
             if plan_text is None:
                 raise UnknownPlan(plan_id)
             generation, plan = self._decode_plan(plan_text)
-            plans = yield from self._plans_on(data)
-            old = plans[plan.api].id if plan.api in plans else None
-            if not on:
-                check_on(account_id, plan_id, old)
-            kept = [other.id for api, other in plans.items() if api != plan.api]
+            plans, old = account_on(account_id, (yield from self._plans_on(data)), plan, on=on)
+            kept = {other.id for other in plans.values()} - {plan_id}
             pairs = [pair for pair in data.get("plans") or () if pair[0] in kept]
             checks = [Precondition("stamps", "*", stamp)]
             writes: list[Mutation] = [PutText("stamps", "*", str(new_number()))]

@@ -12,6 +12,7 @@ from ...event import By, Draft, Event, key_added
 from ...key import ApiKey, encode_key, new_number
 from ...plan import UsagePlan
 from ...rule.limits import StoreOptions
+from ..associations import check_apart
 from ..base import check_distinct
 from ..texts import encode_draft, to_json
 from .changes import ClearRecord, CopyRecord, IndexKey, Mutation, Place, Precondition, PutText, Tell
@@ -84,6 +85,7 @@ class Adding:
                 checks.append(Precondition("stamps", "*", there["stamps", "*"]))
             found = {id_: self._decode_plan(there["plans", id_] or "") for _, id_ in plans}
             for key, ids in keys:
+                check_apart(key.id, [found[id_][1] for id_ in ids])
                 pairs = [(id_, found[id_][0]) for id_ in ids]
                 writes += [self._key_entry(key, pairs), *self._stamp(key.id), ClearRecord(f"k:{key.id}")]
                 writes += [PutText("secrets", secret.digest.hex(), key.id) for secret in key.secrets]

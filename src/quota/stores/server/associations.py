@@ -10,7 +10,7 @@ from typing import Any, cast
 from ...errors import UnknownKey, UnknownPlan
 from ...event import By
 from ...key import ApiKey, decode_key
-from ...operations.request import Entry, settled
+from ...operations.request import Entry, by_api, each_once, settled
 from ...plan import UsagePlan
 from ..associations import associated, dissociated, placed, told
 from .adding import Adding, lists_of
@@ -26,7 +26,8 @@ class KeyPlansOnServer(Adding):
 
     def _entry(self, key_entry: Mapping[str, Any], texts: Iterable[str | None], *, shared: bool = False) -> Entry:
         """Decode a key's entry: ``plans`` has the id and the generation of each, and when the key goes there."""
-        plans, scheduled = {}, []
+        plans: dict[str, UsagePlan] = {}
+        scheduled = []
         for (_, generation, *at), text in zip(key_entry["plans"], texts, strict=True):
             current, plan = (None, None) if text is None else self._decode_plan(text)
             if plan is None or current != generation:
@@ -34,7 +35,7 @@ class KeyPlansOnServer(Adding):
             if at:
                 scheduled.append((plan, at[0]))
             else:
-                plans[plan.api] = plan
+                plans |= by_api([plan])
         return Entry(decode_key(key_entry["key"]), plans, shared, tuple(scheduled))
 
     def _for_all_on(
@@ -79,7 +80,7 @@ class KeyPlansOnServer(Adding):
     ) -> list[Mutation]:
         """Return the mutations from one entry's plans to another's; ``pairs``: as the old ones are stored."""
         key = cast("ApiKey", old.key)
-        found: list[list[Any]] = [[plan.id, generations[plan.id]] for plan in new.plans.values()]
+        found: list[list[Any]] = [[plan.id, generations[plan.id]] for plan in each_once(new.plans)]
         found += [[plan.id, generations[plan.id], at] for plan, at in new.scheduled]
         before, after = lists_of(key, pairs), lists_of(key, found)
         return [
@@ -100,8 +101,7 @@ class KeyPlansOnServer(Adding):
         if all(len(pair) < 3 for pair in pairs):
             return [plan.id, generation] in pairs
         entry, _ = yield from self._read_entry(key_entry)
-        on = settled(entry, now).plans.get(plan.api)
-        return on is not None and on.id == plan.id
+        return plan.id in [on.id for on in settled(entry, now).plans.values()]
 
     def _change_plans(
         self, key_id: str, plan_id: str, change: Callable[..., Entry], now: int, by: By | None

@@ -38,7 +38,7 @@ class CachedKey:
         if request.op != "consume" or barred(self.entry.key, request.address, request.scope):
             return None
         plan = self.plans_at(request.now).get(request.api)
-        return None if plan is None else self.lanes.get(plan.route_plan(request.route))
+        return None if plan is None else self.lanes.get(plan.route_plan(request.route, request.api))
 
 
 class KeyCache:

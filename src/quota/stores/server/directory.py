@@ -128,7 +128,7 @@ class Directory(Accounts, KeyPlansOnServer, Reports):
             if not is_new(plan, old, replace):
                 return
             checks, writes = [Precondition("stamps", "*", stamp)], list[Mutation]()
-            if old is not None and old.api != plan.api:
+            if old is not None and old.apis != plan.apis:
                 change = partial(moved, old=old, new=plan)
                 yield from self._check_move(old, plan, generation)
                 writes += yield from self._for_all_on(generation, change, now, looks=True)

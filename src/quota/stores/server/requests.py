@@ -14,7 +14,7 @@ from ...key import Caller, new_number, new_token
 from ...operations import perform
 from ...operations.compiled import compile_headroom
 from ...operations.headroom import SeveralMeters
-from ...operations.request import LOOKS, Entry, Request, terms_of, usable
+from ...operations.request import LOOKS, Entry, Request, by_api, terms_of, usable
 from ...rule.entries import RememberedRequest
 from ...rule.kept import Kept
 from ...rule.limits import CompiledThrottle, StoreOptions
@@ -113,7 +113,7 @@ class Decisions(Directory):
         if text is None:
             return None
         plan = self._decode_plan(text)[1]
-        return CachedKey(Entry(caller, {plan.api: plan}), (stamp, stamp))
+        return CachedKey(Entry(caller, by_api([plan])), (stamp, stamp))
 
     def _look_for(self, request: Request) -> Flow[CachedKey | None]:
         """Find whom a request is about."""
@@ -216,7 +216,7 @@ class Decisions(Directory):
         if lane is not None:
             lane.tag = self._tag(copy, lane, subject, versions)
             plan = copy.plans_at(max([request.now, *[record.at for record in subject.records()]]))[request.api]
-            copy.lanes[plan.route_plan(request.route)] = lane
+            copy.lanes[plan.route_plan(request.route, request.api)] = lane
         return lane
 
     def _recall(self, found: Loaded, request: Request, answer: str, data: list[Any]) -> None:

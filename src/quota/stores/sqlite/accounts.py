@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 from sqlite3 import Connection
 
 from ...account import Account
-from ...errors import UnknownAccount
+from ...errors import PlanConflict, UnknownAccount
 from ...event import By, Draft, Event, account_changed, account_placed
 from ...key import new_number
+from ...operations.request import by_api, each_once
 from ...plan import UsagePlan
 from ...rule.limits import StoreOptions
-from ..accounts import check_empty, check_on, check_parent, is_new
+from ..accounts import check_empty, check_parent, is_new
+from ..associations import account_on
 from ..texts import decode_event, encode_draft, to_json
 from .pool import Pool
 from .records import drop, touch
@@ -53,27 +55,27 @@ class Accounts:
 
     def account_plans(self, account_id: str) -> list[UsagePlan]:
         plans = self._pool.read(lambda db: self._account_plans(db, known_account(db, account_id).id))
-        return [plans[api] for api in sorted(plans)]
+        return each_once(plans)
 
     def _account_plans(self, db: Connection, account_id: str) -> dict[str, UsagePlan]:
         rows = db.execute(
             "SELECT body FROM account_plans JOIN plans ON number = plan WHERE account = ?", (account_id,)
         ).fetchall()  # fmt: skip
-        return {plan.api: plan for plan in (self._decode_plan(body) for (body,) in rows)}
+        return by_api([self._decode_plan(body) for (body,) in rows])
 
     def place_account(self, account_id: str, plan_id: str, on: bool, by: By | None = None) -> None:
         self._pool.write(self._place_account, account_id, plan_id, on, by)
 
     def _place_account(self, db: Connection, account_id: str, plan_id: str, on: bool, by: By | None) -> None:
         account, (number, plan) = known_account(db, account_id), self._get_plan(db, plan_id)
-        current = self._account_plans(db, account_id).get(plan.api)
-        old = None if current is None else current.id
+        before = self._account_plans(db, account_id)
+        plans, old = account_on(account_id, before, plan, on=on)
         self._tell_of(db, account_placed(account_id, plan, old, on=on, by=by))
+        gone = [(account_id, api) for api, other in before.items() if plans.get(api) is not other]
+        db.executemany("DELETE FROM account_plans WHERE account = ? AND api = ?", gone)
         if on:
-            db.execute("INSERT OR REPLACE INTO account_plans VALUES (?, ?, ?)", (account_id, plan.api, number))
-        else:
-            check_on(account_id, plan_id, old)
-            db.execute("DELETE FROM account_plans WHERE account = ? AND plan = ?", (account_id, number))
+            rows = [(account_id, api, number) for api in plan.apis]
+            db.executemany("INSERT OR REPLACE INTO account_plans VALUES (?, ?, ?)", rows)
         _put(db, account, account.parent)
         count(db, account_id)
         touch_plans(db)
@@ -214,3 +216,28 @@ def copy_record(db: Connection, subject: int, other: int) -> None:
     """Let one subject's record, if it has one, be another's too."""
     db.execute("INSERT INTO counts SELECT ?, ?, moving FROM counts WHERE subject = ?", (other, new_number(), subject))
     db.execute("INSERT INTO records SELECT ?, dead_at, body FROM records WHERE subject = ?", (other, subject))
+
+
+def move_plan(db: Connection, plan: UsagePlan, number: int) -> None:
+    """Move a plan's keys and accounts to its new apis. Raises ``PlanConflict`` where one has another plan there."""
+    apis = to_json(plan.apis)
+    held = db.execute(
+        "SELECT own.account, other.api FROM account_plans AS own JOIN account_plans AS other USING (account) "
+        "JOIN plans ON plans.number = other.plan WHERE own.plan = ?2 AND other.plan <> ?2 "
+        "AND other.api IN (SELECT value FROM json_each(?1)) LIMIT 1", (apis, number),
+    ).fetchone()  # fmt: skip
+    if held is not None:
+        raise PlanConflict(plan.id, f"account {held[0]} has another plan for the api {held[1]!r}")
+    taken = db.execute(
+        "SELECT own.id, other.api FROM key_plans AS own JOIN key_plans AS other USING (key) "
+        "JOIN plans ON plans.number = other.plan WHERE own.plan = ?2 AND other.plan <> ?2 "
+        "AND other.api IN (SELECT value FROM json_each(?1)) LIMIT 1", (apis, number),
+    ).fetchone()  # fmt: skip
+    if taken is not None:
+        raise PlanConflict(plan.id, f"key {taken[0]} has another plan for the api {taken[1]!r}")
+    for table, who in (("account_plans", "account"), ("key_plans", "key, id")):
+        rows = db.execute(f"SELECT DISTINCT {who} FROM {table} WHERE plan = ?", (number,)).fetchall()  # noqa: S608 -- names from the line above
+        db.execute(f"DELETE FROM {table} WHERE plan = ?", (number,))  # noqa: S608 -- as above
+        new = [(row[0], api, number, *row[1:]) for row in rows for api in plan.apis]
+        places = ", ".join("?" * (3 + len(who.split()) - 1))
+        db.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({places})", new)  # noqa: S608 -- as above

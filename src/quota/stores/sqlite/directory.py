@@ -10,15 +10,26 @@ from sqlite3 import Connection
 from ...errors import PlanConflict, StoreUnavailable, UnknownAccount, UnknownKey, UnknownPlan
 from ...event import By, key_added, key_changed, key_removed, plan_changed
 from ...key import ApiKey, Caller, decode_key, encode_key, new_number
-from ...operations.request import Entry, Request, Scheduled, Upper
+from ...operations.request import Entry, Request, Scheduled, Upper, by_api
 from ...plan import UsagePlan, decode_plan, encode_plan
+from ...rule.apis import together
 from ...rule.limits import StoreOptions
 from ...rule.record import Record
 from ...rule.subject import Subject
-from ..associations import associated, deprived, dissociated, moved, placed, told
+from ..associations import associated, check_apart, deprived, dissociated, moved, placed, told
 from ..base import is_new
 from ..texts import to_json
-from .accounts import Accounts, copy_record, count, known_account, line_numbers, member_of, share, touch_plans
+from .accounts import (
+    Accounts,
+    copy_record,
+    count,
+    known_account,
+    line_numbers,
+    member_of,
+    move_plan,
+    share,
+    touch_plans,
+)
 from .pool import Pool
 from .records import drop, forget_account, last_used_of, latest, number_of, touch
 from .reports import Reports, listed
@@ -89,7 +100,7 @@ class Directory(Accounts, Reports):
         if row is None:
             return None
         plan = self._decode_plan(row[0])
-        return KeyRow(Entry(caller, {plan.api: plan}), number_of(caller))
+        return KeyRow(Entry(caller, by_api([plan])), number_of(caller))
 
     def _key_entry(self, db: Connection, number: int, body: str, above: tuple[str, ...] | None) -> KeyRow:
         key = decode_key(json.loads(body))
@@ -113,7 +124,7 @@ class Directory(Accounts, Reports):
         rows = db.execute(
             "SELECT plans.body FROM key_plans JOIN plans ON plans.number = key_plans.plan WHERE key = ?", (number,)
         )  # fmt: skip
-        return {plan.api: plan for plan in [self._decode_plan(body) for (body,) in rows]}
+        return by_api([self._decode_plan(body) for (body,) in rows])
 
     def _scheduled(self, db: Connection, number: int) -> tuple[Scheduled, ...]:
         rows = db.execute(
@@ -163,12 +174,11 @@ class Directory(Accounts, Reports):
             return
         # The number is of this plan's life: a plan that comes back has no keys.
         number = new_number() if row is None else row[0]
-        if old is not None and old.api != plan.api:
+        if old is not None and old.apis != plan.apis:
             self._settle_plan(db, number, partial(moved, old=old, new=plan), now)
-            _move(db, plan, number)
-        db.execute(
-            "INSERT OR REPLACE INTO plans VALUES (?, ?, ?, ?)", (plan.id, number, plan.api, to_json(encode_plan(plan)))
-        )
+            move_plan(db, plan, number)
+        row = plan.id, number, together(plan.apis), to_json(encode_plan(plan))
+        db.execute("INSERT OR REPLACE INTO plans VALUES (?, ?, ?, ?)", row)
         touch_plans(db)
         self._tell_of(db, plan_changed(old, plan, by))
 
@@ -229,7 +239,8 @@ class Directory(Accounts, Reports):
             "INSERT INTO keys (id, account, body) VALUES (?, ?, ?)", (key.id, account, to_json(encode_key(key)))
         ).lastrowid  # fmt: skip
         db.executemany("INSERT INTO digests VALUES (?, ?)", [(secret.digest, number) for secret in key.secrets])
-        on = [(number, plan.api, of, key.id) for of, plan in plans]
+        check_apart(key.id, [plan for _, plan in plans])
+        on = [(number, api, of, key.id) for of, plan in plans for api in plan.apis]
         db.executemany("INSERT OR REPLACE INTO key_plans VALUES (?, ?, ?, ?)", on)
         self._tell_of(db, key_added(key, [plan for _, plan in plans], by))
 
@@ -300,26 +311,6 @@ class Directory(Accounts, Reports):
         _, plan = self._get_plan(db, plan_id)
         old, new, now = self._associations(db, number, key, partial(change, plan=plan), now)
         self._tell_of(db, placed(old, new, plan, now, by))
-
-
-def _move(db: Connection, plan: UsagePlan, number: int) -> None:
-    """Move a plan's keys and accounts to its new api. Raises ``PlanConflict`` where one has another plan there."""
-    held = db.execute(
-        "SELECT own.account FROM account_plans AS own JOIN account_plans AS other ON other.account = own.account AND "
-        "other.api = ? JOIN plans ON plans.number = other.plan WHERE own.plan = ? LIMIT 1", (plan.api, number),
-    ).fetchone()  # fmt: skip
-    if held is not None:
-        raise PlanConflict(plan.id, f"account {held[0]} has another plan for the api {plan.api!r}")
-    db.execute("UPDATE OR REPLACE account_plans SET api = ? WHERE plan = ?", (plan.api, number))
-    taken = db.execute(
-        "SELECT keys.id FROM key_plans AS own JOIN key_plans AS other ON other.key = own.key AND other.api = ? "
-        "JOIN plans ON plans.number = other.plan JOIN keys ON keys.number = own.key "
-        "WHERE own.plan = ? AND other.plan <> own.plan LIMIT 1",
-        (plan.api, number),
-    ).fetchone()
-    if taken is not None:
-        raise PlanConflict(plan.id, f"key {taken[0]} has another plan for the api {plan.api!r}")
-    db.execute("UPDATE OR REPLACE key_plans SET api = ? WHERE plan = ?", (plan.api, number))
 
 
 def _known(db: Connection, key_id: str) -> tuple[int, ApiKey]:

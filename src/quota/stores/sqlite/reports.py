@@ -10,6 +10,7 @@ from ...operations.report import KeyUsage, ReportDays, used_of
 from ...plan import UsagePlan
 from ...rule.limits import StoreOptions
 from ...rule.record import Record
+from ..texts import to_json
 from .pool import Pool
 from .records import unpack
 
@@ -51,9 +52,10 @@ class Reports:
 _OWNED = "coalesce(account, id) = :account"
 _ON_PLAN = (
     "SELECT keys.id, number, body FROM key_plans JOIN keys ON number = key "
-    "WHERE plan = :plan AND key_plans.id > :after AND NOT EXISTS ("
-    "SELECT 1 FROM scheduled JOIN plans ON plans.number = scheduled.plan "
-    "WHERE scheduled.key = key_plans.key AND scheduled.at <= :now AND plans.api = :api) "
+    "WHERE plan = :plan AND key_plans.api = json_extract(:apis, '$[0]') AND key_plans.id > :after AND NOT EXISTS ("
+    "SELECT 1 FROM scheduled JOIN plans ON plans.number = scheduled.plan, json_each(:apis) AS its "
+    "WHERE scheduled.key = key_plans.key AND scheduled.at <= :now "
+    "AND instr(char(10) || plans.api || char(10), char(10) || its.value || char(10))) "
     "UNION ALL SELECT keys.id, number, body FROM scheduled JOIN keys ON number = key "
     "WHERE plan = :plan AND at <= :now AND scheduled.id > :after"
 )
@@ -74,7 +76,7 @@ def listed(
         query = _ON_PLAN
     else:
         query = f"SELECT * FROM ({_ON_PLAN}) WHERE number IN (SELECT number FROM keys WHERE {_OWNED})"  # noqa: S608 -- ours
-    number, api = (plan[0], plan[1].api) if plan else (None, None)
-    where = {"account": account, "after": after, "plan": number, "api": api, "now": now, "most": limit}
+    number, apis = (plan[0], to_json(plan[1].apis)) if plan else (None, "[]")
+    where = {"account": account, "after": after, "plan": number, "apis": apis, "now": now, "most": limit}
     shown = f"SELECT number, body, EXISTS (SELECT 1 FROM scheduled WHERE key = number) FROM ({query})"  # noqa: S608
     return db.execute(f"{shown} ORDER BY id LIMIT :most", where).fetchall()

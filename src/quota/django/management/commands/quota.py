@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from typing import Any
 
@@ -27,7 +28,7 @@ class Command(BaseCommand):  # type: ignore[misc] # Django has no types of its o
         sys.exit(status)
 
     def add_arguments(self, parser: Any) -> None:
-        parser.add_argument("arguments", nargs="*")
+        parser.add_argument("arguments", nargs=argparse.REMAINDER)
 
     def handle(self, *_: Any, arguments: list[str], **__: Any) -> None:
         """Run it from a program: ``call_command("quota", "key", "list")``."""
