@@ -13,10 +13,10 @@ from ..decision import Decision
 from ..errors import QuotaError, StoreBusy, StoreUnavailable
 from ..key import ApiKey
 from ..limit import Cost
-from ..operations.request import Request
+from ..operations.request import Request, answered
 from ..operations.shape import DEFAULT
 from ..stores.base import AsyncStore, Store, tell_clock
-from .administration import Asking, Step, concluding, same
+from .administration import Asking, Step, concluding
 from .requests import Credential, Steps, Unavailable, acting, in_memory, required
 from .reservations.handle import AsyncReservation
 from .reservations.settling import AsyncReserving, hold_of
@@ -116,7 +116,9 @@ class AsyncLedger(AsyncReserving):
         """Ask a store that waits; ``ttl``: for so long the call keeps its slots."""
         steps = self._steps
         asked = steps.asked_at(steps._clock(), op, secret, cost, hashed=None, ttl=ttl, **where)
-        return await self._ask(Step("apply", (asked,), same, asked)) if type(asked) is Request else asked  # type: ignore[return-value]
+        if type(asked) is not Request:
+            return asked  # type: ignore[return-value]
+        return await self._ask(Step("apply", (asked,), functools.partial(answered, asked), asked))
 
     add_plan = _async(Steps.add_plan)
     replace_plan = _async(Steps.replace_plan)
