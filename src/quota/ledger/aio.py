@@ -21,7 +21,7 @@ from .requests import Credential, Steps, Unavailable, acting, in_memory, require
 from .reservations.handle import AsyncReservation
 from .reservations.settling import AsyncReserving, hold_of
 from .sync import Ledger, P, T, _opened
-from .telling import telling_awaited
+from .usage.telling import telling_awaited
 
 
 def _async(
@@ -149,6 +149,7 @@ class AsyncLedger(AsyncReserving):
     grant = _asking(Steps.grant)
     set_remaining = _asking(Steps.set_remaining)
     forget = _asking(Steps.forget)
+    erase = _asking(Steps.erase)
     usage = _asking(Steps.usage)
     usage_report = telling_awaited(Steps.usage_report)
     events = _async(Steps.events)

@@ -30,7 +30,7 @@ from .administration import Asking, Step, concluding
 from .requests import Credential, Steps, Unavailable, acting, in_memory, required
 from .reservations.handle import Reservation
 from .reservations.settling import Reserving, hold_of, lifetime, slot_of
-from .telling import telling
+from .usage.telling import telling
 
 _NOW, _DAY = timedelta(), timedelta(1)
 P = ParamSpec("P")
@@ -171,6 +171,7 @@ class Ledger(Reserving):
     grant = _asking(Steps.grant)
     set_remaining = _asking(Steps.set_remaining)
     forget = _asking(Steps.forget)
+    erase = _asking(Steps.erase)
     usage = _asking(Steps.usage)
     usage_report = telling(Steps.usage_report)
     events = _sync(Steps.events)
