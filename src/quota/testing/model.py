@@ -138,6 +138,7 @@ class Model(AccountsOfModel):
         self.charged: dict[tuple[str, str, str], list[Limit]] = {}
         self.overrides: dict[tuple[Subject, str, str, str], tuple[Any, int | None]] = {}
         self.told: list[tuple[Any, ...]] = []
+        self.removed: list[tuple[Member, int, list[tuple[int, str, str, int]]]] = []
 
     # The directory
 
@@ -167,6 +168,10 @@ class Model(AccountsOfModel):
                 self.seen[target, place[1], place[2], place[3]] = list(seen)
 
     def remove_key(self, id_: str) -> None:
+        taken = [
+            (e.at, e.api, e.unit, e.units) for e in self.events if ("key", id_) in e.subjects and e.expires is None
+        ]
+        self.removed.append((self.keys[id_], self.at.get(("key", id_), 0), taken))
         key = self.keys.pop(id_)
         members = self.members[key.account]
         members.remove(id_)
