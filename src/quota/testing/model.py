@@ -16,7 +16,7 @@ import attrs
 from ..limit import Concurrency, Quota, Throttle
 from ..plan import UsagePlan
 from .plans import Member
-from .tree import AccountsOfModel, of_account
+from .tree import AccountsOfModel
 from .windows import PER, window
 
 SKEW = 300_000_000
@@ -257,15 +257,6 @@ class Model(AccountsOfModel):
             Limit(lim, str(route), f"{route} {lim.name}" if lim.name in names else lim.name, plan.apis) for lim in own
         ]
         return found
-
-    def joined(self, key: Member, plan: UsagePlan | None, api: str, route: str | None) -> list[Limit]:
-        """Return the limits of a key's plan and of those of the accounts that it is counted on; none without a plan."""
-        if plan is None and key.id:
-            return []
-        own = [
-            of_account(limit, account) for account, upper in self.parts(key, api) for limit in self.limits(upper, route)
-        ]
-        return [*(self.limits(plan, route) if plan else ()), *own]
 
     def grant_account(self, account: str, name: str, units: int, now: int) -> int:
         """Grant units of a quota of an account's own plan; what remains."""
