@@ -267,7 +267,7 @@ class Model(AccountsOfModel):
         current = self.windows[self.place(alone, limit), limit.name]
         current.extra += units
         used = self.sum(self.place(alone, limit), current.since, now)
-        return max(0, limit.spec.limit + current.extra - used)  # type: ignore[union-attr] # a quota
+        return int(max(0, limit.spec.limit + current.extra - used))
 
     def instant(self, key: Member, now: int) -> int:
         for subject in self.subjects(key):
