@@ -13,7 +13,9 @@ from quota import refusals as module
 from quota.errors import StoreUnavailable
 from quota.ledger import waiting
 from quota.refusals import PER_MINUTE, most_refused
+from quota.stores.leased import LeasedStore
 from quota.stores.memory import MemoryStore
+from quota.stores.sqlite import SQLiteStore
 
 START = 1_773_144_000_000_000
 
@@ -57,9 +59,12 @@ def test_a_refusal_is_one_record(ledger, told, caplog):
 
 @pytest.mark.parametrize("awaited", [False, True])
 @pytest.mark.parametrize("limits", ["1/hour", "1/hour, 5 tokens/hour", "1/hour, 1 concurrent"])
-def test_every_way_of_being_refused_is_told_once(told, limits, awaited):
+@pytest.mark.parametrize("kind", ["memory", "sqlite", "leased"])
+def test_every_way_of_being_refused_is_told_once(told, tmp_path, kind, limits, awaited):
     """The plainest call, one of several meters, a named one, by rule, held, waited for; looks and admissions are none."""
-    ledger = (AsyncLedger if awaited else Ledger)(clock=ManualClock(START))
+    store = MemoryStore() if kind == "memory" else SQLiteStore(tmp_path / "usage.db", durability="normal")
+    store = LeasedStore(store) if kind == "leased" else store
+    ledger = (AsyncLedger if awaited else Ledger)(store, clock=ManualClock(START))
 
     async def asked(answer):
         return await answer if awaited else answer
@@ -98,6 +103,7 @@ def test_every_way_of_being_refused_is_told_once(told, limits, awaited):
         assert not await asked(ledger.peek(None))
         assert not await asked(ledger.peek(bare))
         assert len(told()) == len(ways) + 1
+        await ledger.aclose() if awaited else ledger.close()
 
     asyncio.run(act())
 

@@ -8,20 +8,20 @@ from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate
 
-from ..clock import Clock, system_clock
+from ..clock import DAY_US, Clock, system_clock
 from ..decision import Decision
 from ..errors import QuotaError, StoreBusy, StoreUnavailable
 from ..key import ApiKey
 from ..limit import Cost
-from ..operations.request import Request
+from ..operations.request import Request, answered
 from ..operations.shape import DEFAULT
 from ..stores.base import AsyncStore, Store, tell_clock
-from .administration import Asking, Step, concluding, same
+from .administration import Asking, Step, concluding
 from .requests import Credential, Steps, Unavailable, acting, in_memory, required
 from .reservations.handle import AsyncReservation
 from .reservations.settling import AsyncReserving, hold_of
 from .sync import Ledger, P, T, _opened
-from .telling import telling_awaited
+from .usage.telling import telling_awaited
 
 
 def _async(
@@ -116,7 +116,9 @@ class AsyncLedger(AsyncReserving):
         """Ask a store that waits; ``ttl``: for so long the call keeps its slots."""
         steps = self._steps
         asked = steps.asked_at(steps._clock(), op, secret, cost, hashed=None, ttl=ttl, **where)
-        return await self._ask(Step("apply", (asked,), same, asked)) if type(asked) is Request else asked  # type: ignore[return-value]
+        if type(asked) is not Request:
+            return asked  # type: ignore[return-value]
+        return await self._ask(Step("apply", (asked,), functools.partial(answered, asked), asked))
 
     add_plan = _async(Steps.add_plan)
     replace_plan = _async(Steps.replace_plan)
@@ -147,6 +149,7 @@ class AsyncLedger(AsyncReserving):
     grant = _asking(Steps.grant)
     set_remaining = _asking(Steps.set_remaining)
     forget = _asking(Steps.forget)
+    erase = _asking(Steps.erase)
     usage = _asking(Steps.usage)
     usage_report = telling_awaited(Steps.usage_report)
     events = _async(Steps.events)
@@ -166,25 +169,27 @@ class AsyncLedger(AsyncReserving):
     ) -> Decision:
         """See ``Ledger.consume``."""
         here = self._here
-        if keep_slot is not None:
-            if here is None:
-                where: Any = {"api": api, "route": route, "request_id": request_id, "address": address, "scope": scope}
-                return await self._keep_slot(secret, cost, keep_slot, where)
-            decision = here.consume(
-                secret, cost, api=api, route=route, request_id=request_id, address=address, scope=scope,
-                keep_slot=keep_slot,
-            )  # fmt: skip
-            if (slot := getattr(decision, "_slot", None)) is not None:
-                decision._slot = AsyncReservation(decision, slot._hold, self._settle)
-            return decision
         if here is not None:
             # In line: through the other ledger's method a known key takes half a floor more.
-            if type(secret) is ApiKey and request_id is None:
+            if (
+                type(secret) is ApiKey
+                and request_id is None
+                and (keep_slot is None or (type(keep_slot) is int and 0 < keep_slot <= DAY_US))
+            ):
                 room = here._rooms.get(secret.id)
                 told = None if room is None else room.take(here._clock(), cost, api, route, address, scope, False)  # noqa: FBT003
                 if told is not None:
                     return told
-            return here.consume(secret, cost, api=api, route=route, request_id=request_id, address=address, scope=scope)
+            decision = here.consume(
+                secret, cost, api=api, route=route, request_id=request_id, address=address, scope=scope,
+                keep_slot=keep_slot,
+            )  # fmt: skip
+            if keep_slot is not None and type(decision) is Decision and decision.slot is not None:
+                decision._slot = AsyncReservation(decision, decision.slot._hold, self._settle)
+            return decision
+        if keep_slot is not None:
+            where: Any = {"api": api, "route": route, "request_id": request_id, "address": address, "scope": scope}
+            return await self._keep_slot(secret, cost, keep_slot, where)
         return await self._charge(
             "consume", secret, cost, 0, api=api, route=route, request_id=request_id, address=address, scope=scope
         )

@@ -21,7 +21,7 @@ from ...decision import Decision
 from ...operations import perform
 from ...operations.compiled import compile_headroom
 from ...operations.headroom import SeveralMeters, Told
-from ...operations.request import LOOKS, Request, barred
+from ...operations.request import LOOKS, Request, barred, refused
 from ...operations.shape import Shape
 from ...process.atomic import at_once
 from ...rule.record import Record
@@ -97,7 +97,8 @@ class Copy:
                 amounts = shape.asked(cost)
                 if amounts is None or type(now) is not int or barred(room.key, address, scope):
                     break
-                return self.decisions._pool.swap(self._swap, room, amounts, now, dry, looks=dry)
+                told: Decision | None = self.decisions._pool.swap(self._swap, room, amounts, now, dry, looks=dry)
+                return told if told is None or dry or told.allowed else refused(told, api, route)
         return None
 
     def _swap(self, db: Connection, room: SeveralMeters, amounts: list[int], now: int, dry: bool) -> Decision | None:
