@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import threading
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -129,6 +130,39 @@ def test_a_store_that_cannot_be_asked(registry):
     assert found[("quota_settlements_failed_total",)] == 2
     assert found["quota_decisions_total", "", "", "STORE_UNAVAILABLE"] == 1
     assert found["quota_units_total", "free", "requests"] == 1
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["sync", "awaited"])
+def test_what_is_settled_at_last_is_counted(registry, waits):
+    """A commit that is tried again in the background counts its units when it is written, and once."""
+    plain, key, _ = with_key(limits="1000 tokens/day")
+    away = threading.Event()
+    real = plain.store.apply
+
+    def apply(request):
+        if away.is_set() and request.op == "commit":
+            raise StoreUnavailable("gone")
+        return real(request)
+
+    plain.store.apply = apply
+
+    async def settle(ledger):
+        held = ledger.reserve(key, {"tokens": 500}, ttl=60_000_000)
+        held = await held if waits else held
+        away.set()
+        with pytest.raises(StoreUnavailable):
+            answer = held.commit({"tokens": 70})
+            await answer
+        assert ("quota_units_total", "free", "tokens") not in scraped(registry)
+        away.clear()
+        while not held.settled:
+            await asyncio.sleep(0)
+
+    ledger = AsyncLedger(plain.store) if waits else plain
+    instrument(ledger, registry)
+    asyncio.run(settle(ledger))
+    found = scraped(registry)
+    assert (found["quota_units_total", "free", "tokens"], found["quota_settlements_failed_total",]) == (70, 1)
 
 
 def test_several_ledgers_and_a_second_call(registry):

@@ -92,7 +92,12 @@ class QuotaMiddleware:
         held: AsyncReservation | None = None
         ttl = gate.ttl if keep_slot else None
         try:
-            decision, held = await self._ask(secret, cost, ttl, api=gate.api, route=route, address=address)
+            if gate.charge != "arrival" or self._threads:
+                decision, held = await self._ask(secret, cost, ttl, api=gate.api, route=route, address=address)
+            else:
+                deciding = self._ledger.consume(secret, cost, api=gate.api, route=route, address=address, keep_slot=ttl)
+                decision = deciding if self._at_once else await deciding
+                held = self._awaited(decision, decision.slot) if type(decision) is Decision else None
         except UNDECIDED as error:
             decision = gate.undecided(error)
         decision = decision if decision.allowed else gate.judged(decision, scope)
@@ -116,9 +121,12 @@ class QuotaMiddleware:
         else:
             answer = await ask(secret, cost, **where)
         decision, held = (answer, answer.slot) if arrives else (answer.decision, answer)
-        if held is not None and not isinstance(held, AsyncReservation):
-            held = AsyncReservation(decision, held._hold, self._close)
-        return decision, held
+        return decision, self._awaited(decision, held)
+
+    def _awaited(self, decision: Decision, held: Any) -> AsyncReservation | None:
+        """Return what is held as it is settled here, whatever the ledger is."""
+        waits = held is None or isinstance(held, AsyncReservation)
+        return held if waits else AsyncReservation(decision, held._hold, self._close)
 
     async def _close(self, held: Any, op: str, value: Any) -> Any:
         """Settle what a ledger holds that is not awaited, as a whole."""

@@ -5,7 +5,7 @@ A store writes *drafts* in the very step that makes the change, and numbers them
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -123,6 +123,17 @@ def key_changed(old: ApiKey, new: ApiKey, by: By | None) -> tuple[Draft, ...]:
 def key_removed(key: ApiKey, by: By | None) -> tuple[Draft]:
     """Tell of a key that was removed."""
     return _of(by, "key.removed", key=key.id, account=key.account, before=key)
+
+
+def erased(by: By | None) -> tuple[Draft]:
+    """Tell that a key or an account was erased, and not which."""
+    return _of(by, "erased")
+
+
+def is_of(event: Event, keys: Container[str], account: str | None) -> bool:
+    """Tell whether an event names one of these keys, or the account, if only as another one's parent."""
+    above = [of.get("parent") for of in (event.before, event.after) if of]
+    return event.key in keys or (account is not None and account in (event.account, *above))
 
 
 def account_changed(old: Account | None, new: Account | None, by: By | None) -> tuple[Draft, ...]:

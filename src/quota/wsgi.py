@@ -95,7 +95,7 @@ class QuotaMiddleware:
         try:
             if gate.charge == "arrival":
                 decision = ledger.consume(secret, cost, api=gate.api, route=route, address=address, keep_slot=keep_slot)
-                held = decision.slot
+                held = decision.slot if type(decision) is Decision else None  # not of a plain admission in memory
             else:
                 held = ledger.reserve(secret, cost, ttl=gate.ttl, api=gate.api, route=route, address=address)
                 decision = held.decision

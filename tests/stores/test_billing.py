@@ -214,10 +214,78 @@ def test_a_report_keeps_every_day_until_retention_ends(stores, clock):
     assert bill(ledger) == [("k", "", "requests", 35 * 4 + 1)]
 
 
+def days(ledger, id_, **more):
+    """What is told of a key's days, as tuples."""
+    return [(one.day.day, one.limit, one.used, one.remaining) for one in ledger.usage(id_, **more)]
+
+
+@over(*ALL)
+def test_a_removed_key_is_told_until_retention_ends(stores, clock):
+    """By key, account and plan, day by day; what it held is given back, and its account goes on counting."""
+    ledger = stores.ledger(clock)
+    ledger.add_plan(UsagePlan("p", "100/day, 1000/month by account", routes={"GET /x": "50/day"}))
+    ledger.add_plan(UsagePlan("q", "100/day"))
+    (key, secret), (_, other) = (ledger.issue_key(id_, "p", id=id_, account="team") for id_ in "kl")
+    unused = ledger.issue_key("unused", "p", id="unused", account="team").key
+    assert ledger.consume(secret, 5, route="GET /x") and ledger.consume(other, 3)
+    clock.advance(DAY)
+    ledger.associate(key, "q")
+    assert ledger.consume(secret, 2)
+    held = ledger.reserve(secret, 10, ttl=HOUR)
+    ledger.remove_key(unused)
+    ledger.remove_key(key)
+    assert ledger.consume(secret).reason.value == "UNKNOWN_KEY"
+    with pytest.raises(UnknownKey):
+        held.commit()
+    there = stores.ledger(clock, ledger)
+    told = [(10, "GET /x requests/day", 5, 45), (10, "requests/day", 5, 95), (11, "requests/day", 2, 98)]
+    assert days(there, "k") == days(there, key) == told
+    assert days(there, "k", since="2026-03-11") == told[2:] and days(there, "k", api="b") == []
+    with pytest.raises(UnknownKey):
+        there.usage("unused")
+    assert bill(there) == [("k", "", "requests", 7), ("l", "", "requests", 3)]
+    assert bill(there, "account") == [("team", "", "requests", 10)]
+    assert bill(there, "plan") == [("p", "", "requests", 8), ("q", "", "requests", 2)]
+    assert (10, "requests/month", 8, 992) in days(there, "l")
+    clock.set(START + 35 * DAY)
+    assert bill(there, until="2026-03-10") == [("k", "", "requests", 5), ("l", "", "requests", 3)]
+    clock.advance(DAY)
+    assert bill(there) == [("k", "", "requests", 2)] and days(there, "k") == told[2:]
+    clock.advance(DAY)
+    assert bill(there) == []
+    late = [ledger.issue_key("late", "p", id=f"late {number}") for number in range(3)]
+    for one, _ in late:
+        assert ledger.consume(one)
+        ledger.remove_key(one)
+        clock.advance(DAY)
+    assert bill(there) == [(f"late {number}", "", "requests", 1) for number in range(3)]
+    with pytest.raises(UnknownKey):
+        there.usage("k")
+
+
+@over(*ALL)
+def test_a_key_under_the_id_of_a_removed_one(stores, clock):
+    """It begins anew and its usage is its own; a report tells what was used under the id."""
+    ledger, key, secret = stores.with_key(clock, "9/day, 20/month by account")
+    assert ledger.consume(secret, 9)
+    ledger.override_limit(key, "requests/day", 1)
+    for used in (4, 2):
+        ledger.remove_key("k")
+        assert [one[2] for one in days(ledger, "k")] == [{4: 9, 2: 13}[used]] * 2
+        again = ledger.issue_key("again", "p", id="k").secret
+        assert [(one.used, one.remaining) for one in ledger.status("k")] == [(0, 9), (0, 20)]
+        assert ledger.consume(again, used)
+        assert [one[2] for one in days(ledger, "k")] == [used] * 2
+        assert bill(ledger) == bill(ledger, "account") == [("k", "", "requests", {4: 13, 2: 15}[used])]
+    ledger.remove_key("k")
+    ledger.issue_key("elsewhere", "p", id="k", account="team")
+    assert bill(ledger) == bill(ledger, "account") == [("k", "", "requests", 15)]
+
+
 @over(*ALL)
 def test_a_report_asks_for_a_page_at_a_time(stores, clock, monkeypatch):
     """However many pages there are, every key is told once, in order, accounts larger than a page whole."""
-    monkeypatch.setattr("quota.ledger.reports.PAGE", 3)
+    monkeypatch.setattr("quota.ledger.usage.reports.PAGE", 3)
     ledger = stores.ledger(clock)
     ledger.add_plan(UsagePlan("p", "1000/day"))
     expected = []
@@ -230,6 +298,27 @@ def test_a_report_asks_for_a_page_at_a_time(stores, clock, monkeypatch):
     alone = [told for told in expected if told[3] % 2]
     assert bill(ledger, "account") == [*alone, ("large", "", "requests", 30)]
     assert bill(ledger, "plan") == [("p", "", "requests", 66)]
+    for number in (1, 2, 3, 4, 9):
+        ledger.remove_key(f"k{number:02}")
+    for lives in range(7):
+        assert ledger.consume(ledger.issue_key("n", "p", id="k04", account="large").secret)
+        if lives < 6:
+            ledger.remove_key("k04")
+    expected[4] = ("k04", "", "requests", 5 + 7)
+    assert bill(ledger) == expected
+    alone.remove(("k04", "", "requests", 5))
+    assert bill(ledger, "account") == [
+        *alone[:2],
+        ("k04", "", "requests", 5),
+        *alone[2:],
+        ("large", "", "requests", 37),
+    ]
+    assert bill(ledger, "plan") == [("p", "", "requests", 73)]
+    pages = ledger.usage_report("2026-03-01", "2026-03-31")
+    told = [(one.id, one.used) for one in (next(pages), next(pages))]
+    for number in (0, 5, 8):
+        ledger.remove_key(f"k{number:02}")
+    assert [*told, *((one.id, one.used) for one in pages)] == [(of, used) for of, _, _, used in expected]
 
 
 @pytest.mark.parametrize(

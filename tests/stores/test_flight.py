@@ -1,5 +1,6 @@
 """Calls in flight on every store: never one above the limit, whatever clocks say; spent, held and given back as told."""
 
+import asyncio
 import logging
 from datetime import timedelta
 
@@ -287,7 +288,7 @@ def test_a_ledger_that_is_closed_tries_once_more_and_leaves_no_thread(stores, mo
 
 def test_a_plan_without_slots_keeps_its_fast_path():
     """A call that may keep a slot is answered as any other, and has none."""
-    from quota import Ledger
+    from quota import AsyncLedger, Ledger
 
     ledger, key, _ = key_on(Ledger(clock=ManualClock(START)), "10/day")
     asked = []
@@ -295,8 +296,13 @@ def test_a_plan_without_slots_keeps_its_fast_path():
     ledger.store.apply = lambda request: asked.append(request) or apply(request)
     assert [ledger.consume(key, keep_slot=SECOND).slot for _ in range(5)] == [None] * 5
     assert len(asked) <= 2
-    with pytest.raises(InvalidValue, match="keep_slot"):
-        ledger.consume(key, keep_slot=-1)
+    awaited = AsyncLedger(ledger.store, clock=ledger._clock)
+    for wrong in (-1, 0, True, 1.5, "1", [1], timedelta(0), timedelta(-1), timedelta(367), 367 * 86_400 * SECOND):
+        for call in (ledger.consume, lambda *args, **more: asyncio.run(awaited.consume(*args, **more))):
+            with pytest.raises(InvalidValue, match="keep_slot"):
+                call(key, keep_slot=wrong)
+    assert ledger.status(key)[0].used == 5
+    assert ledger.consume(key, keep_slot=timedelta(366))
 
 
 @over("leased sqlite", "leased redis", "leased postgres")

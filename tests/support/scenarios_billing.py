@@ -109,6 +109,61 @@ def a_route_s_units_are_told_once(q):
     assert _told(ledger) == [("k", 7)]
 
 
+def a_removed_key_is_told(q):
+    ledger, clock, secret = _ledger(q, "99/day, 99/hour by account")
+    assert ledger.consume(secret, 5)
+    clock.advance(DAY)
+    assert ledger.consume(secret, 2) and ledger.reserve(secret, 10, ttl=600_000_000)
+    ledger.remove_key("k")
+    assert _told(ledger) == _told(ledger, "account") == [("k", 7)]
+    assert _told(ledger, "plan") == [("p", 7)]
+    days = [(one.day.day, one.limit, one.used) for one in ledger.usage("k")]
+    assert days == [(of, name, used) for of, used in ((10, 5), (11, 2)) for name in ("requests/day", "requests/hour")]
+    _, secret = ledger.issue_key("again", "p", id="k")
+    assert ledger.status("k")[0].used == 0
+    assert ledger.consume(secret, 3)
+    assert {one.used for one in ledger.usage("k")} == {3}
+    assert _told(ledger) == [("k", 10)]
+    ledger.remove_key("k")
+    assert [one.used for one in ledger.usage("k", since="2026-03-11")] == [5, 5]
+    clock.advance(34 * DAY)
+    assert _told(ledger) == [("k", 10)]
+    clock.advance(DAY)
+    assert _told(ledger) == [("k", 5)]
+    clock.advance(2 * DAY)
+    for _ in range(2):
+        _, secret = ledger.issue_key("again", "p", id="k")
+        assert ledger.consume(secret)
+        ledger.remove_key("k")
+    assert len(ledger.store._removed) == 2
+
+
+def nothing_is_left_of_who_is_erased(q):
+    ledger, clock, secret = _ledger(q, "99/day, 99/day by account as all", account="team")
+    _, other = ledger.issue_key("other", "p", id="other", account="team")
+    assert ledger.consume(secret, 5, request_id="once") and ledger.consume(other, 2)
+    ledger.remove_key("k")
+    _, secret = ledger.issue_key("again", "p", id="k", account="team")
+    assert ledger.consume(secret, 3) and ledger.reserve(secret, 40, ttl=600_000_000)
+    assert ledger.status("other")[1].used == 50
+    ledger.erase("k")
+    assert ledger.status("other")[1].used == 10
+    assert [e.kind for e in ledger.events() if e.key != "other"] == ["plan.added", "erased"]
+    assert _told(ledger) == [("other", 2)]
+    holds = ledger.store._accounts["team"].record.holds
+    assert not any("k" in hold.id for hold in (holds.each() if holds else ()))
+    for who in ("k", "nobody"):
+        try:
+            ledger.erase(who)
+        except q.UnknownKey:
+            continue
+        raise AssertionError(who)
+    ledger.update_account("team", name="Team")
+    ledger.erase("team")
+    assert [(e.kind, e.account) for e in ledger.events()] == [("plan.added", None), ("erased", None), ("erased", None)]
+    assert not ledger.store._accounts and not _told(ledger)
+
+
 def a_plan_is_known_for_every_day_that_is(q):
     ledger, clock, secret = _ledger(q, "99/day")
     ledger.add_plan(q.UsagePlan("q", "99/day"))

@@ -265,7 +265,11 @@ class Administration:
         return Step("change_key", (key_id(key), change, by), lambda new: conclude(to_come(new, by[1])))
 
     def remove_key(self, key: ApiKey | str) -> Step[None]:
-        """Remove a key and its counts; those of an account it shared stay. Raises ``UnknownKey``."""
+        """Remove a key: its secrets are nobody's from the next call on, and what it held is given back.
+
+        What it used by day is told until the store's ``retention`` ends, for bills (``usage``, ``usage_report``). A key
+        that is made under its id begins anew. The counts of an account that it shared stay. Raises ``UnknownKey``.
+        """
         return Step("drop_key", (key_id(key), self._by()), same)
 
     def last_used(self, key: ApiKey | str) -> Step[datetime | None]:

@@ -8,7 +8,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate
 
-from ..clock import Clock, system_clock
+from ..clock import DAY_US, Clock, system_clock
 from ..decision import Decision
 from ..errors import QuotaError, StoreBusy, StoreUnavailable
 from ..key import ApiKey
@@ -21,7 +21,7 @@ from .requests import Credential, Steps, Unavailable, acting, in_memory, require
 from .reservations.handle import AsyncReservation
 from .reservations.settling import AsyncReserving, hold_of
 from .sync import Ledger, P, T, _opened
-from .telling import telling_awaited
+from .usage.telling import telling_awaited
 
 
 def _async(
@@ -149,6 +149,7 @@ class AsyncLedger(AsyncReserving):
     grant = _asking(Steps.grant)
     set_remaining = _asking(Steps.set_remaining)
     forget = _asking(Steps.forget)
+    erase = _asking(Steps.erase)
     usage = _asking(Steps.usage)
     usage_report = telling_awaited(Steps.usage_report)
     events = _async(Steps.events)
@@ -168,25 +169,27 @@ class AsyncLedger(AsyncReserving):
     ) -> Decision:
         """See ``Ledger.consume``."""
         here = self._here
-        if keep_slot is not None:
-            if here is None:
-                where: Any = {"api": api, "route": route, "request_id": request_id, "address": address, "scope": scope}
-                return await self._keep_slot(secret, cost, keep_slot, where)
-            decision = here.consume(
-                secret, cost, api=api, route=route, request_id=request_id, address=address, scope=scope,
-                keep_slot=keep_slot,
-            )  # fmt: skip
-            if (slot := getattr(decision, "_slot", None)) is not None:
-                decision._slot = AsyncReservation(decision, slot._hold, self._settle)
-            return decision
         if here is not None:
             # In line: through the other ledger's method a known key takes half a floor more.
-            if type(secret) is ApiKey and request_id is None:
+            if (
+                type(secret) is ApiKey
+                and request_id is None
+                and (keep_slot is None or (type(keep_slot) is int and 0 < keep_slot <= DAY_US))
+            ):
                 room = here._rooms.get(secret.id)
                 told = None if room is None else room.take(here._clock(), cost, api, route, address, scope, False)  # noqa: FBT003
                 if told is not None:
                     return told
-            return here.consume(secret, cost, api=api, route=route, request_id=request_id, address=address, scope=scope)
+            decision = here.consume(
+                secret, cost, api=api, route=route, request_id=request_id, address=address, scope=scope,
+                keep_slot=keep_slot,
+            )  # fmt: skip
+            if keep_slot is not None and type(decision) is Decision and decision.slot is not None:
+                decision._slot = AsyncReservation(decision, decision.slot._hold, self._settle)
+            return decision
+        if keep_slot is not None:
+            where: Any = {"api": api, "route": route, "request_id": request_id, "address": address, "scope": scope}
+            return await self._keep_slot(secret, cost, keep_slot, where)
         return await self._charge(
             "consume", secret, cost, 0, api=api, route=route, request_id=request_id, address=address, scope=scope
         )

@@ -23,8 +23,8 @@ from ..status import LimitStatus
 from ..stores.memory.store import MemoryStore
 from .administration import Asking, Step, same
 from .holders import check_where
-from .reports import Reports
 from .reservations.settling import Settling, lifetime, named
+from .usage.reports import Reports
 
 if TYPE_CHECKING:
     from .breaker import Breaker

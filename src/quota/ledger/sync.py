@@ -30,8 +30,9 @@ from .administration import Asking, Step, concluding
 from .requests import Credential, Steps, Unavailable, acting, in_memory, required
 from .reservations.handle import Reservation
 from .reservations.settling import Reserving, hold_of, lifetime, slot_of
-from .telling import telling
+from .usage.telling import telling
 
+_NOW, _DAY = timedelta(), timedelta(1)
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -170,6 +171,7 @@ class Ledger(Reserving):
     grant = _asking(Steps.grant)
     set_remaining = _asking(Steps.set_remaining)
     forget = _asking(Steps.forget)
+    erase = _asking(Steps.erase)
     usage = _asking(Steps.usage)
     usage_report = telling(Steps.usage_report)
     events = _sync(Steps.events)
@@ -196,9 +198,12 @@ class Ledger(Reserving):
         """
         now = self._clock()
         kind = type(secret)
-        ttl = 0
-        if keep_slot is not None:  # an int in line, as middlewares give it
-            ttl = keep_slot if type(keep_slot) is int and 0 < keep_slot <= DAY_US else lifetime(keep_slot, "keep_slot")
+        if keep_slot is not None and not (
+            0 < keep_slot <= DAY_US
+            if type(keep_slot) is int
+            else type(keep_slot) is timedelta and _NOW < keep_slot <= _DAY
+        ):
+            lifetime(keep_slot, "keep_slot")  # what is usual is found to be so in line
         try:
             ref: Any = secret.id if kind is ApiKey else sha256(secret.encode()).digest() if kind is str else _of(secret)  # type: ignore[union-attr]
         except UnicodeEncodeError:
@@ -215,6 +220,7 @@ class Ledger(Reserving):
             told = take_named(room, now, cost, api, route, address, scope, request_id, self._request_ttl)
             if told is not None:
                 return told
+        ttl = 0 if keep_slot is None else lifetime(keep_slot, "keep_slot")
         more = api, route, request_id, ref, address, scope, ttl
         decision = self._charge(self._steps.asked_at(now, "consume", secret, cost, *more))
         if ttl and type(decision) is Decision and decision._full.slot:

@@ -116,4 +116,18 @@ def _anew(old: Record) -> Record:
     return fresh
 
 
-OPERATIONS = MappingProxyType({"refund": refund, "grant": adjust, "set_remaining": adjust, "forget": forget})
+def release(request: Request, entry: Entry | None, subject: Subject | None, options: StoreOptions) -> None:  # noqa: ARG001
+    """Give back what removed keys hold on an account and those above, and forget it. ``args``: the keys' ids."""
+    _, subject = required(request, entry, subject)
+    for record in subject.records():
+        for hold in record.holds.each() if record.holds else ():
+            if hold.id.partition(".")[2] in request.args:
+                record.release(hold.id)
+                if hold.still_open:
+                    record.give_back(hold.taken_at, hold.takes)
+                subject.changed = True
+
+
+OPERATIONS = MappingProxyType(
+    {"refund": refund, "grant": adjust, "set_remaining": adjust, "forget": forget, "release": release}
+)

@@ -32,7 +32,7 @@ def associated(entry: Entry, plan: UsagePlan, at: int | str | None, now: int) ->
     instant = period_end(leaves, now) if isinstance(at, str) else at
     entry = entry._replace(scheduled=(*later, (plan, instant)))
     _check_dates(entry)
-    return entry
+    return settled(entry, now)  # its record may be past it
 
 
 def _later(entry: Entry, plan: UsagePlan) -> tuple[Scheduled, ...]:

@@ -16,6 +16,7 @@ from ..rule.limits import StoreOptions
 if TYPE_CHECKING:
     from ..event import By, Event
     from ..operations.report import KeyUsage, ReportDays
+    from ..rule.record import Record
 
 PERIOD_END = "period_end"
 """In place of an instant: the end of the longest calendar quota of the plan that a key leaves."""
@@ -65,7 +66,7 @@ class Store(Protocol):
         """Replace a key by what a pure function makes of it, atomically; ``UnknownKey`` when there is none."""
 
     def drop_key(self, key_id: str, by: By | None = None) -> None:
-        """Remove a key and its counts; ``UnknownKey`` when there is none."""
+        """Remove a key and its counts, but for its days of usage; ``UnknownKey`` when there is none."""
 
     def get_key(self, key_id: str) -> ApiKey:
         """The key, with all that was scheduled and is not made yet; ``UnknownKey`` when there is none."""
@@ -81,10 +82,20 @@ class Store(Protocol):
     def last_used(self, key_id: str) -> int:
         """The minute of a key's last admission, in microseconds; 0 where there was none; ``UnknownKey``."""
 
-    def report(self, days: ReportDays, after: tuple[str, str], most: int, by_account: bool) -> list[KeyUsage]:
-        """Return what keys used, those of a page: the first ``most`` beyond an account and an id, fewer at the end.
+    def report(self, days: ReportDays, after: str, most: int, by_account: bool) -> list[KeyUsage]:
+        """Return what keys used, removed ones too: the first ``most`` beyond a place, fewer at the end.
 
         In the order of their ids; ``by_account``: of their accounts, and then of their ids.
+        """
+
+    def removed(self, key_id: str, now: int) -> list[Record]:
+        """Return what is kept of removed keys of an id, the first one first: see ``operations.report.closed``."""
+
+    def purge(self, key_ids: Sequence[str], account: str | None, gone: bool, by: By) -> bool:
+        """Leave nothing of keys that were removed, nor of an account and those of its keys that were.
+
+        That is what is kept of their usage, remembered requests and events; one event tells that somebody was erased,
+        where ``gone``, or anything was there, which is returned.
         """
 
     def associate(self, key_id: str, plan_id: str, at: int | str | None, now: int, by: By | None = None) -> None:

@@ -17,14 +17,14 @@ from hypothesis.stateful import invariant, precondition, rule
 from ..clock import to_us
 from ..decision import Decision
 from ..errors import ClockSkew, InvalidValue, QuotaError, RequestMismatch, ReservationClosed
+from .accounts import AccountsMachine
 from .directory import equal, raises, units_of, us_of
-from .flight import FlightMachine
 from .model import Answer, Skewed
 from .strategies import APIS, COSTS, KEY_IDS, MANY, REQUEST_IDS, ROUTES, TTLS
 from .windows import DAY
 
 
-class Machine(FlightMachine):
+class Machine(AccountsMachine):
     """Everything a ledger does, step by step beside the model."""
 
     @rule(id_=KEY_IDS, cost=COSTS, api=APIS, route=ROUTES, request_id=REQUEST_IDS)
@@ -157,10 +157,14 @@ class Machine(FlightMachine):
     @rule(which=st.integers(0, 30), actual=COSTS, commit=st.booleans(), again=st.booleans())
     def settle(self, which: int, actual: Any, commit: bool, again: bool) -> None:
         index = which % len(self.held)
+        id_ = self.held[index][0]
+        if id_ in self.model.keys:
+            with self._along(index):
+                self._settle(index, actual, commit=commit, again=again)
+
+    def _settle(self, index: int, actual: Any, *, commit: bool, again: bool) -> None:
         id_, era, held, api, route = self.held[index]
-        key = self.model.keys.get(id_)
-        if key is None:
-            return
+        key = self.model.keys[id_]
         events = [event for event in self.model.events if event.hold == f"hold {index}"]
         mine = self._mine(index, id_)
         if commit and actual is not None:  # what was spent is a part of it
@@ -185,7 +189,7 @@ class Machine(FlightMachine):
             return
         if commit:
             done = self.model.commit(id_, f"hold {index}", actual, api, route, self.now)
-            self.taken.append((id_, era, decision, Answer(True, "OK", events=done), False))
+            self.taken.append((id_, era, decision, Answer(True, "OK", events=done, above=key.line or ()), False))
         else:
             self.model.cancel(id_, f"hold {index}", api, route, self.now)
             self.spent.add(held.id)
@@ -198,10 +202,14 @@ class Machine(FlightMachine):
     @precondition(lambda self: self.taken)
     @rule(which=st.integers(0, 30), part=st.one_of(st.none(), st.integers(1, 2)))
     def refund(self, which: int, part: int | None) -> None:
-        id_, era, decision, expected, _ = self.taken[which % len(self.taken)]
-        key = self.model.keys.get(id_)
-        if key is None:
-            return
+        id_, _, _, expected, _ = self.taken[which % len(self.taken)]
+        if id_ in self.model.keys:
+            with self.model.along(id_, expected.above):
+                self._refund(which % len(self.taken), part)
+
+    def _refund(self, index: int, part: int | None) -> None:
+        id_, era, decision, expected, _ = self.taken[index]
+        key = self.model.keys[id_]
         units = None
         taken: dict[str, int] = {}
         cost = decision.cost

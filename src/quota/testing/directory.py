@@ -116,11 +116,13 @@ class DirectoryMachine(RuleBasedStateMachine):
         self.focus = data.draw(st.sampled_from(self.focuses))
         plan = data.draw(plans(self.focus))
         self._replace(plan)
-        self.issue("k1", None, plan.id)
+        self.issue("k1", data.draw(st.sampled_from([None, "team"])), plan.id)
 
-    @rule(id_=KEY_IDS, account=st.sampled_from([None, None, "k1", "team"]), plan=st.one_of(st.none(), PLAN_IDS))
+    @rule(id_=KEY_IDS, account=st.sampled_from([None, None, "k1", "team", "org"]), plan=st.one_of(st.none(), PLAN_IDS))
     def issue(self, id_: str, account: str | None, plan: str | None) -> None:
         plan = plan if plan in self.model.plans else None
+        if account == "k1" and self.model.keys["k1"].account != "k1":
+            account = None  # one id is a key's and its account's, or one of both
         if id_ in self.model.keys:
             raises(PlanConflict, lambda: self.ledger.issue_key(id_, plan, id=id_, account=account))
             return

@@ -45,10 +45,15 @@ class FlightMachine(ReportMachine):
             raises((ReservationClosed, ClockSkew), lambda: ask(held))
             return None
         try:
-            return index, self.model.instant(key, self.now)
+            with self._along(index):
+                return index, self.model.instant(key, self.now)
         except Skewed:
             raises(ClockSkew, lambda: ask(held))
             return None
+
+    def _along(self, index: int) -> Any:
+        """Look at a key with the accounts above that a reservation holds units of."""
+        return self.model.along(self.held[index][0], self.model.lines.get(f"hold {index}", ()))
 
     @precondition(lambda self: self.held)
     @rule(which=st.integers(0, 30), actual=COSTS.filter(bool), elsewhere=st.booleans())
@@ -67,7 +72,8 @@ class FlightMachine(ReportMachine):
             assert now > held._expires + DAY, "a hold was closed early"
             self._gone(index)
             return
-        self.model.spend(id_, f"hold {index}", actual, api, route, self.now)
+        with self._along(index):
+            self.model.spend(id_, f"hold {index}", actual, api, route, self.now)
         left = sum(units for unit, units in held.held.items())
         self._book(id_, api).spend(held.id, units_of(actual), left, now)
         short = {unit: units - 1 for unit, units in held.spent.items() if units}
@@ -81,7 +87,9 @@ class FlightMachine(ReportMachine):
             return
         index, now = found
         id_, _, held, api, route = self.held[index]
-        if self.model.extend(id_, f"hold {index}", ttl, api, route, self.now):
+        with self._along(index):
+            longer = self.model.extend(id_, f"hold {index}", ttl, api, route, self.now)
+        if longer:
             held.extend(ttl)
             self._book(id_, api).extend(held.id, now + ttl)
         else:
@@ -94,8 +102,8 @@ class FlightMachine(ReportMachine):
         if cost is not None:
             kwargs["cost"] = cost
         plan = self.model.plan_at(key, api, self.now) if key else None
-        slotted = plan is not None and any(
-            type(limit.spec).__name__ == "Concurrency" for limit in self.model.limits(plan, route)
+        slotted = key is not None and any(
+            type(limit.spec).__name__ == "Concurrency" for limit in self.model.joined(key, plan, api, route)
         )
         until, mark = (ttl, f"hold {len(self.held)}") if slotted else (None, "")
         try:

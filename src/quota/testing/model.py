@@ -15,7 +15,8 @@ import attrs
 
 from ..limit import Concurrency, Quota, Throttle
 from ..plan import UsagePlan
-from .plans import Member, PlansOfKeys
+from .plans import Member
+from .tree import AccountsOfModel
 from .windows import PER, window
 
 SKEW = 300_000_000
@@ -89,12 +90,13 @@ class Level:
 
 @attrs.frozen
 class Limit:
-    """One limit that a call touches, with the name it is told by."""
+    """One limit that a call touches, with the name it is told by. ``holder``: the account whose own plan it is of."""
 
     spec: Spec
     route: str
     name: str
     apis: tuple[str, ...] = ("",)
+    holder: str = ""
 
 
 @attrs.frozen
@@ -111,9 +113,10 @@ class Answer:
     replayed: bool = False
     at: int = 0
     events: tuple[Taking, ...] = ()
+    above: tuple[str, ...] = ()
 
 
-class Model(PlansOfKeys):
+class Model(AccountsOfModel):
     """The ledger as it should be, in the plainest words."""
 
     window = staticmethod(window)
@@ -123,6 +126,9 @@ class Model(PlansOfKeys):
         self.keys: dict[str, Member] = {}
         self.members: dict[str, list[str]] = {}
         self.shared: set[str] = set()
+        self.parents: dict[str, str | None] = {}
+        self.account_plans: dict[str, dict[str, str]] = {}
+        self.lines: dict[str, tuple[str, ...]] = {}
         self.events: list[Taking] = []
         self.slots: list[CallInFlight] = []
         self.at: dict[Subject, int] = {}
@@ -132,14 +138,14 @@ class Model(PlansOfKeys):
         self.charged: dict[tuple[str, str, str], list[Limit]] = {}
         self.overrides: dict[tuple[Subject, str, str, str], tuple[Any, int | None]] = {}
         self.told: list[tuple[Any, ...]] = []
+        self.removed: list[tuple[Member, int, list[tuple[int, str, str, int]]]] = []
 
     # The directory
 
     def add_key(self, id_: str, account: str, plan: str | None) -> None:
         members = self.members.setdefault(account, [])
-        if members and account not in self.shared:
-            self._copy(("key", members[0]), ("account", account))
-            self.shared.add(account)
+        if members:
+            self.begin(account)
         members.append(id_)
         self.keys[id_] = Member(id_, account)
         if plan is not None:
@@ -162,6 +168,10 @@ class Model(PlansOfKeys):
                 self.seen[target, place[1], place[2], place[3]] = list(seen)
 
     def remove_key(self, id_: str) -> None:
+        taken = [
+            (e.at, e.api, e.unit, e.units) for e in self.events if ("key", id_) in e.subjects and e.expires is None
+        ]
+        self.removed.append((self.keys[id_], self.at.get(("key", id_), 0), taken))
         key = self.keys.pop(id_)
         members = self.members[key.account]
         members.remove(id_)
@@ -195,16 +205,22 @@ class Model(PlansOfKeys):
         self._drop(("key", id_))
         if key.account not in self.shared or now < self.at.get(("account", key.account), 0) - SKEW:
             self._drop(("account", key.account))
+        for account in self.line(key):
+            if now < self.at.get(("account", account), 0) - SKEW:
+                self._drop(("account", account))
         key.remembered, key.refunded, key.admissions = {}, set(), []
         key.era += 1
 
     # Who counts, and what
 
     def subjects(self, key: Member) -> list[Subject]:
-        own: list[Subject] = [("key", key.id)]
-        return [*own, ("account", key.account)] if key.account in self.shared else own
+        own: list[Subject] = [("key", key.id)] if key.id else []
+        mine = [key.account] if key.account in self.shared else []
+        return [*own, *(("account", account) for account in (*mine, *self.line(key)))]
 
     def holder(self, key: Member, limit: Limit) -> Subject:
+        if limit.holder:
+            return ("account", limit.holder)
         joint = limit.spec.by == "account" and key.account in self.shared
         return ("account", key.account) if joint else ("key", key.id)
 
@@ -241,6 +257,17 @@ class Model(PlansOfKeys):
             Limit(lim, str(route), f"{route} {lim.name}" if lim.name in names else lim.name, plan.apis) for lim in own
         ]
         return found
+
+    def grant_account(self, account: str, name: str, units: int, now: int) -> int:
+        """Grant units of a quota of an account's own plan; what remains."""
+        alone = Member("", account)
+        now = self.instant(alone, now)
+        self.settle(alone, "", None, now)
+        limit = next(one for one in self.joined(alone, None, "", None) if one.name == f"{account}: {name}")
+        current = self.windows[self.place(alone, limit), limit.name]
+        current.extra += units
+        used = self.sum(self.place(alone, limit), current.since, now)
+        return int(max(0, limit.spec.limit + current.extra - used))
 
     def instant(self, key: Member, now: int) -> int:
         for subject in self.subjects(key):
@@ -393,7 +420,7 @@ class Model(PlansOfKeys):
     def settle(self, key: Member, api: str, route: str | None, now: int) -> None:
         """Time passes for good: windows roll and buckets change hands."""
         plan = self.plan_of(key, api, now)
-        limits = self.limits(plan, route) if plan else []
+        limits = self.joined(key, plan, api, route)
         self.levels = self.buckets(key, plan, api, now)
         for unit in ("requests", "tokens"):
             if plan and (throttles := self.throttles(plan, unit)):
@@ -416,7 +443,7 @@ class Model(PlansOfKeys):
         return "UNKNOWN_KEY" if key is None else "OK" if key.enabled else "DISABLED_KEY"
 
     def evaluate(
-        self, key: Member, plan: UsagePlan, api: str, route: str | None, takes: Mapping[str, int], now: int,
+        self, key: Member, plan: UsagePlan | None, api: str, route: str | None, takes: Mapping[str, int], now: int,
         limits: list[Limit] | None = None,
     ) -> Answer:  # fmt: skip
         """Return what a charge would get, told as a decision would tell it; of ``limits`` alone where they are given."""
@@ -426,7 +453,7 @@ class Model(PlansOfKeys):
         never = quota = closed = full = False
         lapses: list[tuple[int, int]] = []
         levels = self.buckets(key, plan, api, now)
-        for limit in self.limits(plan, route) if limits is None else limits:
+        for limit in self.joined(key, plan, api, route) if limits is None else limits:
             units = takes.get(limit.spec.unit, 0)
             place = self.place(key, limit)
             if isinstance(limit.spec, Concurrency):
@@ -501,7 +528,8 @@ class Model(PlansOfKeys):
         expires: int | None = None, hold: str = "", routes: tuple[str, ...] | None = None,
     ) -> tuple[Taking, ...]:  # fmt: skip
         if routes is None:
-            routes = ("", route) if plan and route and plan.routes.get(route) else ("",)
+            plans = [*([plan] if plan else []), *(upper for _, upper in self.parts(key, api))]
+            routes = ("", route) if plan and route and any(one.routes.get(route) for one in plans) else ("",)
         events = tuple(
             Taking(now, set(self.subjects(key)) | ({("account", key.account)}), api, routes, unit, units, expires, hold)
             for unit, units in takes.items()
@@ -525,13 +553,15 @@ class Model(PlansOfKeys):
                 place = self.place(key, limit)
                 current = self.windows[place, limit.name]
                 used = self.sum(place, current.since, now)
-                for percent in plan.alerts:
+                upper = self.plans.get(self.account_plans.get(limit.holder, {}).get(limit.apis[0], ""))
+                for percent in (upper or plan).alerts:
                     if percent > current.alerted and used * 100 >= percent * (limit.spec.limit + current.extra):
                         crossed.append((limit.name, percent))
                         current.alerted = percent
                         if current.end - current.start >= PER["hour"]:
-                            whose = None if limit.spec.by == "account" else key.id
-                            self.told.append(("limit.crossed", whose, plan.id, limit.name, percent))
+                            whose = None if limit.spec.by == "account" or upper else key.id
+                            of = None if upper else plan.id
+                            self.told.append(("limit.crossed", whose, of, limit.name, percent))
         return tuple(crossed)
 
     def consume(
@@ -560,11 +590,14 @@ class Model(PlansOfKeys):
         events = self.take(key, plan, api, route, takes, now, until, "" if slot else hold)
         if ttl is not None:
             self.keep(key, api, route, now + ttl, hold)
-        limits = self.limits(plan, route)
+        limits = self.joined(key, plan, api, route)
         self.pour(key, limits, takes, now)
         told = len(self.told)
         crossed = self.alerts(key, plan, limits, takes, now)
-        after = attrs.evolve(self.evaluate(key, plan, api, route, {}, now), crossed=crossed, events=events)
+        told_then, above = self.evaluate(key, plan, api, route, {}, now), tuple(self.line(key))
+        after = attrs.evolve(told_then, crossed=crossed, events=events, above=above)
+        if hold:
+            self.lines[hold] = after.above
         if saved is not None:
             del self.told[told:]
             self._restore(saved)
@@ -604,7 +637,7 @@ class Model(PlansOfKeys):
         lapsed = any(not event.counts(now) for event in held)
         self.settle(key, api, route, now)
         plan = self.plan_of(key, api, now)
-        limits = self.limits(plan, route) if plan else []
+        limits = self.joined(key, plan, api, route)
         was = {event.unit: event.units for event in held}
         used = dict(was if actual is None else actual)
         routes = self._routes(hold)
@@ -648,7 +681,7 @@ class Model(PlansOfKeys):
         beyond = {unit: units - within.get(unit, 0) for unit, units in actual.items()}
         more = {unit: units for unit, units in (actual if lapsed else beyond).items() if units}
         self.take(key, plan, api, route, more, now, hold=f"spent {hold}", routes=self._routes(hold))
-        limits = self.limits(plan, route) if plan else []
+        limits = self.joined(key, plan, api, route)
         self.pour(key, limits, beyond, now)
         if plan:
             self.alerts(key, plan, limits, more, now)

@@ -25,6 +25,7 @@ class Member:
     era: int = 0
     admissions: list[tuple[int, str, str]] = attrs.field(factory=list)
     last_used: int | None = None
+    line: tuple[str, ...] | None = None
 
 
 class PlansOfKeys:

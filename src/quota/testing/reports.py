@@ -22,15 +22,21 @@ def totals(
 ) -> dict[tuple[str, str, str], int]:
     """Sum up what was used on some days, from scratch."""
     found: dict[tuple[str, str, str], int] = {}
+    keys = [*model.removed]
     for id_, key in model.keys.items():
-        at = max(now, model.at.get(("key", id_), 0))
-        for event in model.events:
-            day = event.at // DAY
-            told = max(first, at // DAY - retention) <= day <= last and api in (None, event.api)
-            if told and event.counts(at) and ("key", id_) in event.subjects:
-                who = {"key": id_, "account": key.account, "plan": _plan_on(key, event.api, day)}[by]
-                place = who, event.api, event.unit
-                found[place] = found.get(place, 0) + event.units
+        at = model.at.get(("key", id_), 0)
+        taken = [
+            (e.at, e.api, e.unit, e.units)
+            for e in model.events
+            if ("key", id_) in e.subjects and e.counts(max(now, at))
+        ]
+        keys.append((key, at, taken))
+    for key, at, taken in keys:
+        for taken_at, of, unit, units in taken:
+            day = taken_at // DAY
+            if max(first, max(now, at) // DAY - retention) <= day <= last and api in (None, of):
+                who = {"key": key.id, "account": key.account, "plan": _plan_on(key, of, day)}[by]
+                found[who, of, unit] = found.get((who, of, unit), 0) + units
     return {place: units for place, units in found.items() if units}
 
 

@@ -12,6 +12,7 @@ from hypothesis.stateful import rule
 from ..clock import to_datetime
 from ..errors import ClockSkew, InvalidValue, UnknownKey
 from ..limit import Concurrency, Quota, Throttle
+from ..plan import UsagePlan
 from .directory import DirectoryMachine, equal, raises, us_of
 from .model import Limit, Model, Skewed
 from .plans import Member
@@ -24,13 +25,23 @@ def stand(model: Model, who: str, api: str | None, route: str | None, now: int) 
     if who in model.keys:
         model.instant(model.keys[who], now)  # also of a key that is on no plan
         return _stand(model, model.keys[who], api, route, now, set(), lambda _: True)
-    if not model.members.get(who):
+    if not model.there(who):
         return None
     told: list[tuple[Any, ...]] = []
     seen: set[str] = set()
-    for id_ in sorted(model.members[who]):
-        told += _stand(model, model.keys[id_], api, route, now, seen, lambda limit: limit.spec.by == "account")
+    for id_ in sorted(model.members.get(who, ())):
+        told += _stand(model, model.keys[id_], api, route, now, seen, _of_its_keys)
+    alone = Member("", who)
+    at = model.instant(alone, now)
+    for of in sorted({of for account in (who, *model.above(who)) for of in model.account_plans.get(account, ())}):
+        limits = model.joined(alone, None, of, route) if api in (None, of) else []
+        told += [_row(model, alone, None, of, route, limit, at, None) for limit in limits]
     return told
+
+
+def _of_its_keys(limit: Limit) -> bool:
+    """Tell whether a limit is one by account, of a key's plan."""
+    return limit.spec.by == "account" and not limit.holder
 
 
 def _stand(
@@ -50,18 +61,25 @@ def _stand(
             continue
         changes = [(one, when) for one, when in model.scheduled(key, plan) if when > at]
         goes = min(changes, key=lambda change: (change[1], change[0]), default=None)
-        for limit in filter(told, model.limits(plan, route)):
-            alone = model.evaluate(key, plan, of, route, {limit.spec.unit: 1}, at, [limit])
-            name, used, remaining, resets_at = alone.limits[0]
-            if isinstance(limit.spec, Concurrency):
-                extra, over = 0, max(0, used - limit.spec.limit)
-            elif isinstance(limit.spec, Throttle):
-                extra, over = 0, max(0, used - (limit.spec.burst if limit.spec.rate else 0))
-            else:
-                extra, over = model.current(model.place(key, limit), limit, at).extra, alone.over
-            holder = key.account if limit.spec.by == "account" else key.id
-            rows.append((name, used, remaining, resets_at, holder, extra, over, alone.retry_at, goes))
+        limits = filter(told, model.joined(key, plan, of, route))
+        rows += [_row(model, key, plan, of, route, limit, at, goes) for limit in limits]
     return rows
+
+
+def _row(
+    model: Model, key: Member, plan: UsagePlan | None, of: str, route: str | None, limit: Limit, at: int, goes: Any
+) -> tuple[Any, ...]:
+    """Tell where one limit stands."""
+    alone = model.evaluate(key, plan, of, route, {limit.spec.unit: 1}, at, [limit])
+    name, used, remaining, resets_at = alone.limits[0]
+    if isinstance(limit.spec, Concurrency):
+        extra, over = 0, max(0, used - limit.spec.limit)
+    elif isinstance(limit.spec, Throttle):
+        extra, over = 0, max(0, used - (limit.spec.burst if limit.spec.rate else 0))
+    else:
+        extra, over = model.current(model.place(key, limit), limit, at).extra, alone.over
+    holder = limit.holder or (key.account if limit.spec.by == "account" else key.id)
+    return name, used, remaining, resets_at, holder, extra, over, alone.retry_at, goes
 
 
 class StatusMachine(DirectoryMachine):
@@ -102,7 +120,11 @@ class StatusMachine(DirectoryMachine):
         else:
             self.model.overrides[place] = given, None if lasts is None else self.now + lasts
 
-    @rule(who=st.one_of(KEY_IDS, st.just("team")), api=st.sampled_from([None, None, "", "b"]), route=ROUTES)
+    @rule(
+        who=st.one_of(KEY_IDS, st.sampled_from(["team", "org", "top"])),
+        api=st.sampled_from([None, None, "", "b"]),
+        route=ROUTES,
+    )
     def status(self, who: str, api: str | None, route: str | None) -> None:
         try:
             expected = stand(self.model, who, api, route, self.now)

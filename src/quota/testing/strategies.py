@@ -75,6 +75,10 @@ APIS = st.sampled_from(["", "", "", "b"])
 ROUTES = st.sampled_from([None, None, "r", "s"])
 PLAN_IDS = st.sampled_from(["p", "q", "b", "w"])
 KEY_IDS = st.sampled_from(["k1", "k1", "k1", "k2", "k3"])  # the first is there from the beginning
+ACCOUNTED = ("accounts", "all", "audited", "in flight", "one name")
+"""The corners of the world that have accounts above accounts."""
+ACCOUNT_IDS = st.sampled_from(["team", "team", "org", "top", "side"])
+UPPER_IDS = st.sampled_from(["u", "v", "x"])  # plans of accounts; the last one governs another api
 REQUEST_IDS = st.sampled_from([None, None, None, "once", "twice"])
 STEPS = st.sampled_from([
     0, 1, 999_999, 1_000_000, 20_000_000, 60_000_000, 1_200_000_000, 3_600_000_000, 12 * 3_600_000_000, DAY, 5 * DAY,
@@ -103,3 +107,14 @@ def plans(draw: st.DrawFn, focus: str) -> UsagePlan:
     if any(1 in (getattr(limit, "limit", 0), getattr(limit, "burst", 0)) for limit in own):
         costs = {}  # a call that costs two could never be admitted, and the plan says so
     return UsagePlan(id_, own, apis=draw(st.sampled_from(apis)), routes=routes, costs=costs, alerts=alerts)
+
+
+@st.composite
+def upper_plans(draw: st.DrawFn, focus: str) -> UsagePlan:
+    """A small plan of an account. Its throttle is the same in all of them: what a change does to one is the keys' part."""
+    id_ = draw(UPPER_IDS)
+    limits = draw(_limits(throttles=False, units=UNITS, names=(None, "x"), most=2, slots=focus in ("all", "in flight")))
+    flow: list[Limit] = [Throttle("3", "minute", burst=6, name="flow")] if focus == "all" and id_ == "u" else []
+    routes = {"r": draw(_limits(throttles=False, most=1))} if draw(st.booleans()) else {}
+    alerts = draw(st.sampled_from([(80, 100), ()]))
+    return UsagePlan(id_, [*limits, *flow], api="b" if id_ == "x" else "", routes=routes, alerts=alerts)

@@ -1,4 +1,4 @@
-"""quota key: issue, import, list, show, update, rotate, enable, disable, remove, attach, detach, forget."""
+"""quota key: issue, import, list, show, update, rotate, enable, disable, remove, erase, attach, detach, forget."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ..common import (
     to_span,
 )
 from ..show import at, key_data, print_json, print_table, say, show_key, state_of
-from . import issuing
+from . import erasing, issuing
 from .issuing import MetadataOption, NetworksOption, ScopesOption, show_issued, shown
 
 app = typer.Typer(help="API keys: who may call.", no_args_is_help=True)
@@ -142,7 +142,7 @@ def disable(key: KeyArgument, store: StoreOption = None, as_json: JsonOption = F
 
 @app.command(epilog="Example: quota key remove 8f3k2m9x1q --yes")
 def remove(key: KeyArgument, yes: YesOption = False, store: StoreOption = None, as_json: JsonOption = False) -> None:
-    """Remove a key and its counts; those of an account that it shared stay."""
+    """Remove a key and its counts. Its days of usage are told until retention ends, those of its account stay."""
     with opened(store) as ledger:
         found = find_key(ledger, key)
         confirm(f"remove {found.id} ({found.name}) and its counts?", yes=yes)
@@ -198,3 +198,6 @@ def forget(key: KeyArgument, yes: YesOption = False, store: StoreOption = None, 
 
 def _hints(key: ApiKey) -> str:
     return ", ".join(f"...{secret.hint}" for secret in key.secrets)
+
+
+erasing.register(app)

@@ -1,4 +1,4 @@
-"""quota account: add, list, show, tree, update, remove, attach, detach, forget."""
+"""quota account: add, list, show, tree, update, remove, erase, attach, detach, forget."""
 
 from __future__ import annotations
 

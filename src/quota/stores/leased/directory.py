@@ -10,6 +10,7 @@ from ...event import By, Event
 from ...key import ApiKey
 from ...operations.report import KeyUsage, ReportDays
 from ...plan import UsagePlan
+from ...rule.record import Record
 from ..server.flow import Flow, operation
 from .holder import LeaseHolder
 from .index import LeaseHolders
@@ -131,8 +132,19 @@ class LeasedDirectory(LeaseHolders):
         return keys
 
     @operation
-    def report(self, days: ReportDays, after: tuple[str, str], most: int, by_account: bool) -> Flow[list[KeyUsage]]:
+    def report(self, days: ReportDays, after: str, most: int, by_account: bool) -> Flow[list[KeyUsage]]:
         found: list[KeyUsage] = yield Change("report", (days, after, most, by_account), self._owing)
+        return found
+
+    @operation
+    def removed(self, key_id: str, now: int) -> Flow[list[Record]]:
+        found: list[Record] = yield "removed", (key_id, now)
+        return found
+
+    @operation
+    def purge(self, key_ids: Sequence[str], account: str | None, gone: bool, by: By) -> Flow[bool]:
+        self._known.clear()
+        found: bool = yield "purge", (key_ids, account, gone, by)
         return found
 
     @operation

@@ -66,7 +66,8 @@ def change_account(store: Any, account_id: str, change: Callable[[Account], Acco
         entry = _known(store, account_id)
         old = _account(entry)
         account = change(old)
-        store._outbox.at_once(_placed(store, entry, account), account_changed(old, account, by))
+        if account != old:
+            store._outbox.at_once(_placed(store, entry, account), account_changed(old, account, by))
         return account
 
 

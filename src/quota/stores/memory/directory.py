@@ -32,8 +32,8 @@ class Directory:
 
     rooms: dict[bytes | str | Caller, OneMeter | NoMeter]
     get_plan: Callable[[str], UsagePlan]
-    by_account: tuple[object, list[tuple[str, str]]] = (None, [])
-    """The ids of all keys when they were last put in the order of their accounts, and that order."""
+    order: tuple[object, bool, list[str]] = (None, False, [])
+    """The ids of all keys when the places of a report were last sorted, whether by account, and these places."""
     _accounts: dict[str, AccountEntry]
     _directory: Any
     _entry: Callable[[KeyEntry], Entry]
@@ -68,10 +68,20 @@ class Directory:
             return plan.id in key_entry.key_plans.ids.values()
         return plan in settled(self._entry(key_entry), now).plans.values()
 
-    def report(self, days: Any, after: tuple[str, str], most: int, by_account: bool) -> list[Any]:
+    def report(self, days: Any, after: str, most: int, by_account: bool) -> list[Any]:
         from .reports import report  # noqa: PLC0415 -- as accounts
 
         return report(self, days, after, most, by_account)
+
+    def removed(self, key_id: str, now: int) -> list[Record]:
+        from .reports import removed  # noqa: PLC0415 -- as accounts
+
+        return removed(self, key_id, now)
+
+    def purge(self, key_ids: Sequence[str], account: str | None, gone: bool, by: By) -> bool:
+        from .reports import purge  # noqa: PLC0415 -- as accounts
+
+        return purge(self, key_ids, account, gone, by)
 
     def _stripe(self, account: str) -> Stripe:
         """Return the stripe of an account: that of its tree, or where it would begin one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from ...event import Draft, Event, event
@@ -36,6 +36,15 @@ class MemoryOutbox:
                 if entry[0].at < told[-1].since(self._retention):
                     with suppress(ValueError):  # a signal handler was faster
                         self._found.remove(entry)
+
+    def drop(self, which: Callable[[Event], bool]) -> bool:
+        """Forget events; tell whether there were any."""
+        with self._lock:
+            found = [entry for entry in list(self._found) if which(event(entry[1], entry[0].plain()))]
+            for entry in found:
+                with suppress(ValueError):  # as above
+                    self._found.remove(entry)
+        return bool(found)
 
     def events(self, after: int, limit: int) -> list[Event]:
         """Tell of what came after a number."""

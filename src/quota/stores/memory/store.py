@@ -7,11 +7,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from itertools import count
+from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from ...errors import InvalidValue, PlanConflict, UnknownKey
-from ...event import By, Event, key_added, key_changed, key_removed
+from ...event import By, Event, key_added, key_changed
 from ...key import ApiKey, Caller, new_number
 from ...operations import perform
 from ...operations.request import Entry, Request, by_api
@@ -27,6 +28,9 @@ from .directory import Directory
 from .entries import AccountEntry, KeyEntry, KeyPlans, Stripe
 from .one_meter import NoMeter, OneMeter
 from .plans import Plans, associations
+
+if TYPE_CHECKING:
+    from ...operations.report import KeyRecord
 
 
 class MemoryStore(Callers, Directory, Plans, Binding):
@@ -59,6 +63,8 @@ class MemoryStore(Callers, Directory, Plans, Binding):
         self._outbox = MemoryOutbox(most_events, self.options)
         self._plans: dict[str, UsagePlan] = {}
         self._sorted: list[str] | None = None
+        self._removed: dict[str, KeyRecord] = {}
+        self._lives = count(1)
         self._shapes: dict[str, Shapes] = {}
         self._shared_key_plans: WeakValueDictionary[frozenset[tuple[str, Any]], KeyPlans] = WeakValueDictionary()
         self.rooms: dict[
@@ -242,22 +248,10 @@ class MemoryStore(Callers, Directory, Plans, Binding):
             return self._told(key_entry)
 
     def drop_key(self, key_id: str, by: By | None = None) -> None:
+        from .reports import drop_key  # noqa: PLC0415 -- few programs remove keys
+
         with self._exclusive(key_id) as key_entry:
-            account, steps = key_entry.account, list[Step]()
-            self._sorted = None
-            if account is not None:
-                steps.append((account.members.remove, key_entry))
-                heir = account.record if account.shared else key_entry.record
-                last = account.members == [key_entry] and account.account is None
-                if last and (account.name == key_id or heir is None):
-                    steps += [(setattr, account, "record", None), (self._accounts.pop, account.name)]
-                elif not account.shared and heir is not None:
-                    steps += [(setattr, account, "record", heir), (setattr, account, "shared", True)]
-                    steps.append((account.stripe.round.append, account))
-            gone = [(self.rooms.pop, ref) for ref in (key_id, *(secret.digest for secret in key_entry.key.secrets))]
-            steps += [(setattr, key_entry, "record", None), *gone]
-            self._outbox.at_once(steps, key_removed(key_entry.key, by))
-            key_entry.stripe.sweep()
+            drop_key(self, key_entry, by)
 
     def get_key(self, key_id: str) -> ApiKey:
         key_entry = self._key_entry(key_id)

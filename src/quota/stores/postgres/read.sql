@@ -66,6 +66,23 @@ RETURNS text LANGUAGE sql STABLE AS $quota$
       WHERE p_list <> 'k' AND l.list = p_list AND l.id > p_after ORDER BY l.id LIMIT p_most)) found
 $quota$;
 
+-- What is on a list between two texts.
+CREATE OR REPLACE FUNCTION {ns}.entries(p_list text, p_after text, p_before text, p_most bigint)
+RETURNS text LANGUAGE sql STABLE SET enable_seqscan = off AS $quota$
+  SELECT coalesce(json_agg(found.id ORDER BY found.id), '[]'::json)::text FROM (
+    SELECT l.id FROM {ns}.lists l WHERE l.list = p_list AND l.id > p_after AND (p_before IS NULL OR l.id < p_before)
+      ORDER BY l.id LIMIT p_most) found
+$quota$;
+
+-- All that is kept of some records, null of one that is not there.
+CREATE OR REPLACE FUNCTION {ns}.records_of(p_names text[])
+RETURNS text LANGUAGE sql STABLE SET enable_seqscan = off AS $quota$
+  SELECT json_agg(CASE WHEN r.name IS NOT NULL THEN json_build_array(r.version, r.moves, r.turn, r.at, r.totals,
+      r.minutes, r.hours, r.levels, r.filled, r.last_used, b.body::json) END ORDER BY u.n)::text
+    FROM unnest(p_names) WITH ORDINALITY u(name, n)
+    LEFT JOIN {ns}.records r ON r.name = u.name LEFT JOIN {ns}.bodies b ON b.name = u.name
+$quota$;
+
 -- The outbox beyond a number: pairs of a number and an event.
 CREATE OR REPLACE FUNCTION {ns}.told(p_after bigint, p_most bigint) RETURNS text LANGUAGE sql STABLE AS $quota$
   SELECT coalesce(json_agg(json_build_array(found.cursor, found.body) ORDER BY found.cursor), '[]'::json)::text FROM (
@@ -80,10 +97,10 @@ RETURNS text LANGUAGE sql STABLE SET enable_seqscan = off AS $quota$
         r.minutes, r.hours, r.levels, r.filled, r.last_used, b.body::json) END) ORDER BY k.list, k.id), '[]'::json)::text
     FROM (
       (SELECT '' AS list, d.name AS id FROM {ns}.directory d
-        WHERE NOT p_by_account AND d.part = 'keys' AND d.name > p_id ORDER BY d.name LIMIT p_most)
+        WHERE NOT p_by_account AND d.part = 'keys' AND d.name >= p_id ORDER BY d.name LIMIT p_most)
       UNION ALL
       (SELECT l.list, l.id FROM {ns}.lists l WHERE p_by_account AND l.list < 'a' || chr(11)
-          AND (l.list, l.id) > ('a' || chr(10) || p_account, p_id) ORDER BY l.list, l.id LIMIT p_most)) k
+          AND (l.list, l.id) >= ('a' || chr(10) || p_account, p_id) ORDER BY l.list, l.id LIMIT p_most)) k
     LEFT JOIN {ns}.records r ON r.name = 'k:' || k.id LEFT JOIN {ns}.bodies b ON b.name = 'k:' || k.id
 $quota$;
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from ...errors import InvalidValue, StoreUnavailable
@@ -32,7 +32,7 @@ _WIDEST = 2**62
 
 _FUNCTIONS = {
     "look": "ttT", "read": "TT", "list": "t", "page": "ttit", "report": "ttib", "change": "tjj",
-    "told": "ii", "keep": "tTtttNNNjjittij",
+    "entries": "ttti", "records_of": "T", "told": "ii", "keep": "tTtttNNNjjittij",
     "ask": "tTtttiitib", "release": "tTi", "spend": "tTtttiiiIIIiIttii", "spend_one": "tTI",
     "spend_poured": "tTI",
 }  # fmt: skip
@@ -179,6 +179,17 @@ class PostgresSteps(Decisions):
         yield from self._ready()
         where = after[0].encode(), after[1].encode(), _number(most), b"true" if by_account else b"false"
         return [tuple(row) for row in (yield self._call("report", *where))]
+
+    def _entries(self, name: str, after: str, before: str | None, most: int | None) -> Flow[list[str]]:
+        yield from self._ready()
+        last, limit = None if before is None else before.encode(), None if most is None else _number(most)
+        return list((yield self._call("entries", name.encode(), after.encode(), last, limit)))
+
+    def _records(self, names: Sequence[str]) -> Flow[list[Any]]:
+        return list((yield self._call("records_of", texts(names))))
+
+    def _forget_requests(self, _: Container[str]) -> Flow[None]:
+        yield from ()  # they went with the record
 
     def _own_record(self, row: Any) -> Record | None:
         return None if row is None else _decode_record(row, 0)[0]

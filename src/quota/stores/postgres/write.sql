@@ -51,6 +51,7 @@ BEGIN
     WHEN 'clear' THEN
       DELETE FROM {ns}.records WHERE name = c ->> 1;
       DELETE FROM {ns}.bodies WHERE name = c ->> 1;
+      DELETE FROM {ns}.remembered WHERE name = c ->> 1;
     WHEN 'copy' THEN
       -- The record that is copied gets a new version: a charge that waits for its row must not go on as though alone.
       UPDATE {ns}.records SET version = version + 1 WHERE name = c ->> 1;
@@ -64,6 +65,9 @@ BEGIN
       DELETE FROM {ns}.bodies WHERE name = c ->> 2;
       UPDATE {ns}.records SET name = c ->> 2, version = version + 1 WHERE name = c ->> 1;
       UPDATE {ns}.bodies SET name = c ->> 2 WHERE name = c ->> 1;
+      DELETE FROM {ns}.remembered WHERE name = c ->> 1;
+    WHEN 'untell' THEN
+      DELETE FROM {ns}.events WHERE cursor IN (SELECT e::bigint FROM json_array_elements_text(c -> 1) e);
     WHEN 'tell' THEN
       PERFORM {ns}.tell((c ->> 1)::bigint, c ->> 2, c ->> 3, c ->> 4, (c ->> 5)::bigint);
     END CASE;

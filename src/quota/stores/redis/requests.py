@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -38,7 +39,7 @@ from .wire import Call, command, encoded, pack, run
 FORMAT = "4"
 """Of everything that is stored; another one is refused rather than misread."""
 
-_REMOVALS, _OF_RECORDS = ("ZREM", "HDEL", "DEL", "RENAME"), {"use": "v", "at": "at"}
+_REMOVALS, _OF_RECORDS = ("ZREM", "HDEL", "DEL", "XDEL", "RENAME"), {"use": "v", "at": "at"}
 
 
 @attrs.frozen
@@ -162,13 +163,33 @@ class RedisSteps(Decisions):
 
     def _page(self, after: tuple[str, str], most: int, by_account: bool) -> Flow[list[tuple[str, str, Any]]]:
         name, last = (f"a\n{after[0]}", "(a\v") if by_account else (ALL, f"({ALL}\v")
-        lists, first = f"{self._prefix}lists", f"({name}\n{after[1]}"
+        lists, first = f"{self._prefix}lists", f"[{name}\n{after[1]}"
         entries = yield command("ZRANGEBYLEX", lists, first, last, "LIMIT", "0", str(most))
         if not entries:
             return []
         places = [entry.decode().split("\n") for entry in entries]
-        states = yield run(RECORDS, [f"{self._prefix}use:k:{place[-1]}" for place in places])
+        states = yield from self._records([f"k:{place[-1]}" for place in places])
         return [(place[1], place[-1], state) for place, state in zip(places, states, strict=True)]
+
+    def _entries(self, name: str, after: str, before: str | None, most: int | None) -> Flow[list[str]]:
+        last = f"({name}\v" if before is None else f"({name}\n{before}"
+        where = f"{self._prefix}lists", f"({name}\n{after}", last, "LIMIT", "0", str(-1 if most is None else most)
+        return [entry.decode().partition("\n")[2] for entry in (yield command("ZRANGEBYLEX", *where))]
+
+    def _records(self, names: Sequence[str]) -> Flow[list[Any]]:
+        states: list[Any] = yield run(RECORDS, [f"{self._prefix}use:{name}" for name in names])
+        return states
+
+    def _forget_requests(self, ids: Container[str]) -> Flow[None]:
+        begin, cursor = f"{self._prefix}req:", ""
+        pattern = re.sub(r"[*?^\[\]\\]", r"\\\g<0>", begin) + "*"
+        while cursor != "0":
+            position, names = yield command("SCAN", cursor or "0", "MATCH", pattern, "COUNT", "1000")
+            cursor = position.decode()
+            parts = [(name, name[len(begin) :].partition(":")) for name in map(bytes.decode, names)]
+            found = [name for name, (length, _, rest) in parts if rest[: int(length)] in ids]
+            if found:
+                yield command("DEL", *found)
 
     def _own_record(self, row: Any) -> Record | None:
         return _decode_record(_state(row)) if row else None

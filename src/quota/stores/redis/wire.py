@@ -20,6 +20,7 @@ from ..server.changes import (
     PutText,
     Tell,
     UnindexKey,
+    Untell,
 )
 from ..server.flow import NOTHING, UNKNOWN
 from .scripts import Script
@@ -80,6 +81,8 @@ def encoded(write: Mutation, at: Callable[[str, str], tuple[str, str]], key: Cal
         case Tell(instant, of, account, text, since):
             event = ["at", str(instant), "key", of or "", "account", account or "", "event", text]
             told = ["XADD", key(at("events", "")[0]), str(since), *event]
+        case Untell(cursors):
+            told = ["XDEL", key(at("events", "")[0]), *(f"0-{cursor}" for cursor in cursors)]
         case MoveRecord(name, to):
             told = ["RENAME", key(at("use", name)[0]), key(at("use", to)[0])]
     return told

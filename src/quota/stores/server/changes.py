@@ -84,7 +84,13 @@ class Tell(NamedTuple):
     since: int
 
 
-Mutation = Tell | IndexKey | UnindexKey | PutText | DropText | ClearRecord | CopyRecord | MoveRecord
+class Untell(NamedTuple):
+    """Take events out of the outbox."""
+
+    cursors: list[int]
+
+
+Mutation = Tell | Untell | IndexKey | UnindexKey | PutText | DropText | ClearRecord | CopyRecord | MoveRecord
 KINDS = {
     IndexKey: "index",
     UnindexKey: "unindex",
@@ -94,6 +100,7 @@ KINDS = {
     CopyRecord: "copy",
     MoveRecord: "move",
     Tell: "tell",
+    Untell: "untell",
 }
 
 

@@ -218,6 +218,8 @@ class Directory(Accounts, KeyPlansOnServer, Reports):
                 *(DropText("secrets", secret.digest.hex()) for secret in key.secrets),
                 *self._told(key_removed(key, by)),
             ]  # fmt: skip
+            if version is not None:
+                writes += yield from self._keep_days(key, by[1] if by else system_clock())
             moved = not account["shared"] and version is not None
             if account["members"] or account.get("account"):
                 writes.append(put_account(key.account, {**account, "shared": account["shared"] or moved, "sole": ""}))

@@ -118,8 +118,9 @@ class Accounts:
     ) -> Account:
         old = known_account(db, account_id)
         account = change(old)
-        _put(db, account, old.parent)
-        self._tell_of(db, account_changed(old, account, by))
+        if account != old:
+            _put(db, account, old.parent)
+            self._tell_of(db, account_changed(old, account, by))
         return account
 
     def drop_account(self, account_id: str, by: By | None = None) -> None:

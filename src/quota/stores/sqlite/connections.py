@@ -6,8 +6,9 @@ import os
 import sqlite3
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ...errors import StoreUnavailable
 from .fair_queue import ProcessQueue, TurnLock
@@ -15,6 +16,9 @@ from .schema import NOTHING, STEPS, bring_up_to_date, is_busy, read_version
 
 LONG_LOG = 8 << 20
 """Bytes beyond which the log is cut: readers that overlap for ever keep SQLite from beginning it anew by itself."""
+
+SMALL = 64 << 20
+"""Bytes of a file that is written anew in well under a second."""
 
 
 class FileConnection(NamedTuple):
@@ -132,6 +136,7 @@ def open_file(path: str, durability: str, mode: str, lent: Lent) -> FileConnecti
         db.execute("COMMIT")
         _use_log(db, path)
         db.execute(f"PRAGMA synchronous = {durability}")
+        db.execute("PRAGMA secure_delete = ON")  # what was deleted or replaced is overwritten: see Ledger.erase
         # Elsewhere than on a Mac these do nothing; there fsync alone does not reach the disk.
         db.execute("PRAGMA fullfsync = 1")
         db.execute("PRAGMA checkpoint_fullfsync = 1")
@@ -183,3 +188,28 @@ def cut_log(db: sqlite3.Connection, path: str, longest: int) -> int:
     (in_vain, _, _) = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     db.execute("PRAGMA busy_timeout = 0")
     return LONG_LOG + (size if in_vain else 0)
+
+
+def wipe(pool: Any) -> None:
+    """Write the file anew, where it is small, and empty the log into it, as far as who else has it open lets it.
+
+    What was deleted was overwritten already, but for copies that SQLite leaves where it moves rows within pages. A
+    large file is not written anew: others would wait too long.
+    """
+    pool.write(lambda _: None)  # whose connection it is then
+    with suppress(sqlite3.Error):
+        pool._in_turn(_wipe, pool)
+
+
+def _wipe(pool: Any) -> None:
+    if not pool.turn.take(pool.timeout) or pool._open.writer is None:
+        return
+    db: sqlite3.Connection = pool._open.writer.db
+    db.execute(f"PRAGMA busy_timeout = {int(pool.timeout * 1000)}")
+    try:
+        if os.stat(pool.path).st_size <= SMALL:  # noqa: PTH116 -- as above
+            with suppress(sqlite3.OperationalError):  # somebody reads: the log is tried all the same
+                db.execute("VACUUM")
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    finally:
+        db.execute("PRAGMA busy_timeout = 0")

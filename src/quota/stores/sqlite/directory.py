@@ -32,7 +32,7 @@ from .accounts import (
 )
 from .pool import Pool
 from .records import drop, forget_account, last_used_of, latest, number_of, touch
-from .reports import Reports, listed
+from .reports import Reports, keep_days, listed
 from .schema import NOTHING, STEPS
 
 
@@ -275,7 +275,7 @@ class Directory(Accounts, Reports):
                 drop(db, -account[0])
         elif account is None and db.execute("SELECT 1 FROM counts WHERE subject = ?", (number,)).fetchone():
             copy_record(db, number, share(db, key.account))
-        drop(db, number)
+        keep_days(db, number, key, by, self.options)
         if account is not None:
             forget_account(db, -account[0])
         self._tell_of(db, key_removed(key, by))

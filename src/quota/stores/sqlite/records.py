@@ -239,5 +239,6 @@ def _bury(db: Connection, subject: int, now: int, options: StoreOptions) -> bool
         if record.last_used:
             db.execute("UPDATE keys SET last_used = ? WHERE number = ?", (record.last_used, subject))
     drop(db, subject)
+    db.execute("DELETE FROM removed WHERE number = ?", (subject,))
     forget_account(db, subject)
     return True

@@ -129,7 +129,7 @@ _AGREEMENTS = {
     "SELECT subject FROM records WHERE subject NOT IN (SELECT subject FROM counts)":
         "the record of subject {} has no counts",
     "SELECT subject FROM counts WHERE subject < 1 << 61 AND subject NOT IN (SELECT number FROM keys UNION ALL "
-    "SELECT -number FROM accounts)": "counts of a subject {} that is not there",
+    "SELECT number FROM removed UNION ALL SELECT -number FROM accounts)": "counts of a subject {} that is not there",
 }  # fmt: skip
 
 

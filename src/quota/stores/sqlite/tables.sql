@@ -1,9 +1,12 @@
 CREATE TABLE ledger (one INTEGER PRIMARY KEY, plans INTEGER NOT NULL, floor INTEGER NOT NULL);
 CREATE TABLE plans (id TEXT PRIMARY KEY, number INTEGER NOT NULL UNIQUE, api TEXT NOT NULL, body TEXT NOT NULL)
     WITHOUT ROWID;
-CREATE TABLE keys (number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, account TEXT, body TEXT NOT NULL,
+CREATE TABLE keys (number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, account TEXT, body TEXT NOT NULL,
     last_used INTEGER NOT NULL DEFAULT 0);
 CREATE INDEX keys_by_account ON keys (account) WHERE account IS NOT NULL;
+CREATE TABLE removed (number INTEGER PRIMARY KEY, id TEXT NOT NULL, account TEXT NOT NULL);
+CREATE INDEX removed_by_id ON removed (id || char(10) || account || char(10) || printf('%020d', number));
+CREATE INDEX removed_by_account ON removed (account || char(10) || id || char(10) || printf('%020d', number));
 CREATE TABLE digests (digest BLOB PRIMARY KEY, key INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX keys_by_owner ON keys (coalesce(account, id), id);
 CREATE TABLE key_plans (key INTEGER NOT NULL, api TEXT NOT NULL, plan INTEGER NOT NULL, id TEXT NOT NULL,

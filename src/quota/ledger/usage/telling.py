@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from ..operations.usage import UsageTotal
-from .administration import Step, Telling
+from ...operations.usage import UsageTotal
+from ..administration import Step, Telling
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -1,0 +1,106 @@
+"""The machine's rules for accounts: the tree that they are in, and the plans of their own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import precondition, rule
+
+from ..account import Account
+from ..errors import ClockSkew, InvalidValue, PlanConflict, UnknownAccount, UnknownKey
+from ..limit import Quota
+from .directory import equal, raises
+from .flight import FlightMachine
+from .model import Skewed
+from .strategies import ACCOUNT_IDS, ACCOUNTED, UPPER_IDS, upper_plans
+
+
+class AccountsMachine(FlightMachine):
+    """Changes of the tree, and of what its accounts are on."""
+
+    @precondition(lambda self: self.focus in ACCOUNTED)
+    @rule(id_=ACCOUNT_IDS, parent=st.one_of(st.none(), ACCOUNT_IDS), add=st.booleans())
+    def place_account(self, id_: str, parent: str | None, add: bool) -> None:
+        """Add an account, or move one with all that is below it."""
+        there, before = self.model.there(id_), self.model.parents.get(id_)
+        if add and id_ in self.model.parents:
+            if before == parent:
+                equal(self.ledger.add_account(id_, parent=parent), Account(id_, parent=parent), "an account again")
+            else:
+                raises((PlanConflict, InvalidValue), lambda: self.ledger.add_account(id_, parent=parent))
+            return
+        change = self.ledger.add_account if add else self.ledger.update_account
+        wrong = self.model.put_account(id_, parent, add=add) if there or add else UnknownAccount
+        if wrong is not None:
+            raises((UnknownAccount, InvalidValue), lambda: change(id_, parent=parent))
+            return
+        equal(change(id_, parent=parent), Account(id_, parent=parent), "an account")
+        if add or before != parent:
+            self._tell("account.added" if add else "account.updated", None)
+
+    @precondition(lambda self: self.focus in ACCOUNTED)
+    @rule(id_=ACCOUNT_IDS)
+    def remove_account(self, id_: str) -> None:
+        wrong = self.model.remove_account(id_)
+        if wrong is not None:
+            raises(wrong, lambda: self.ledger.remove_account(id_))
+        else:
+            self.ledger.remove_account(id_)
+            self._tell("account.removed", None)
+
+    @precondition(lambda self: self.focus in ACCOUNTED)
+    @rule(data=st.data(), id_=ACCOUNT_IDS, new=st.booleans(), on=st.sampled_from([True, True, False]))
+    def limit_account(self, data: Any, id_: str, new: bool, on: bool) -> None:
+        """Put an account on a plan, which may be another one than it was, or take it off."""
+        if new:
+            self._replace(data.draw(upper_plans(self.focus)))
+        plan = data.draw(UPPER_IDS)
+        if plan not in self.model.plans:
+            return
+        change = self.ledger.associate if on else self.ledger.dissociate
+        if not self.model.there(id_):
+            raises(UnknownKey, lambda: change(id_, plan))
+            return
+        before = dict(self.model.account_plans.get(id_, {}))
+        if not self.model.put_on(id_, plan, on=on):
+            raises(PlanConflict, lambda: change(id_, plan))
+            return
+        change(id_, plan)
+        if self.model.account_plans[id_] != before:
+            self._tell("plan.associated" if on else "plan.dissociated", None, plan)
+
+    @precondition(lambda self: self.focus in ACCOUNTED)
+    @rule(id_=ACCOUNT_IDS, which=st.integers(0, 3), units=st.integers(1, 5))
+    def grant_account(self, id_: str, which: int, units: int) -> None:
+        if not self.model.there(id_):
+            raises(UnknownKey, lambda: self.ledger.grant(id_, "requests/day", units))
+            return
+        plan = self.model.plans.get(self.model.account_plans.get(id_, {}).get("", ""))
+        quotas = [limit for limit in plan.limits if isinstance(limit, Quota)] if plan else []
+        if quotas:
+            limit = quotas[which % len(quotas)].name
+            try:
+                expected = self.model.grant_account(id_, limit, units, self.now)
+            except Skewed:
+                raises(ClockSkew, lambda: self.ledger.grant(id_, limit, units))
+                return
+            equal(self.ledger.grant(id_, limit, units).remaining, expected, f"what remains of {id_}")
+
+    @precondition(lambda self: self.focus in ACCOUNTED)
+    @rule(parent=st.one_of(st.none(), ACCOUNT_IDS))
+    def list_accounts(self, parent: str | None) -> None:
+        """All, and those right below one, with their plans."""
+        if parent is not None and not self.model.there(parent):
+            raises(UnknownAccount, lambda: self.ledger.list_accounts(parent=parent))
+            return
+        names = {*self.model.parents, *self.model.members}
+        wanted = [
+            Account(id_, parent=self.model.parents.get(id_)) for id_ in sorted(names)
+            if self.model.there(id_) and parent in (None, self.model.parents.get(id_))
+        ]  # fmt: skip
+        equal(self.ledger.list_accounts(parent=parent), wanted, f"the accounts below {parent}")
+        for account in wanted:
+            plans = [plan.id for plan in self.ledger.list_plans(account)]
+            on = self.model.account_plans.get(account.id, {})
+            equal(plans, [plan for _, plan in sorted(on.items())], f"the plans of {account.id}")
