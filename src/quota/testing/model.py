@@ -17,7 +17,7 @@ from ..limit import Concurrency, Quota, Throttle
 from ..plan import UsagePlan
 from .plans import Member
 from .tree import AccountsOfModel
-from .windows import PER, window
+from .windows import PER, Window, window
 
 SKEW = 300_000_000
 
@@ -57,17 +57,6 @@ class CallInFlight:
     api: str
     route: str
     expires: int
-
-
-@attrs.define(eq=False)
-class Window:
-    """A quota's window; everything since ``since`` counts in it."""
-
-    start: int
-    end: int
-    since: int
-    extra: int = 0
-    alerted: int = 0
 
 
 @attrs.define(eq=False)
