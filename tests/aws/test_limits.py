@@ -46,7 +46,7 @@ def admitted(item, *routes, calls=5):
     ledger = Ledger(clock=ManualClock(1_700_000_000_000_000))
     ledger.add_plan(decode_plan(encode_plan(found.plans[0])))
     ledger.store.add_key(found.keys[0][0], "p")
-    api = found.plans[0].api
+    api = found.plans[0].apis[0]
     return [sum(ledger.consume(VALUE, api=api, route=route).allowed for _ in range(calls)) for route in routes]
 
 
@@ -252,15 +252,16 @@ def test_whether_a_key_is_enabled_is_said_by_true_or_false_alone(enabled):
     assert [imported(plan(), enabled=said).keys[0][0].enabled for said in (True, False)] == [True, False]
 
 
-def test_more_stages_than_a_name_can_hold_are_kept_under_the_plan_s_id():
+def test_more_stages_than_a_plan_can_govern_are_kept_under_the_plan_s_id():
     """And told; they are written back."""
-    stages = {f"a1b2c3d4{at:02}/production": {} for at in range(30)}
+    stages = {f"a1b2c3d4{at:02}/production": {} for at in range(65)}
     found = imported(plan(stages))
     assert found.plans[0].api == "p"
-    assert "it counts 30 stages together, too many to name: consume with api='p'" in found.notes[0]
+    assert "it counts 65 stages together, too many or too long to name: consume with api='p'" in found.notes[0]
     assert written(found.plans)[0] == plan(stages)
-    few = {f"a1b2c3d4{at:02}/prod": {} for at in range(16)}
-    assert imported(plan(few)).plans[0].api == " ".join(few)
+    few = {f"a1b2c3d4{at:02}/prod": {} for at in range(64)}
+    assert imported(plan(few)).plans[0].apis == tuple(few)
+    assert written(imported(plan(few)).plans)[0] == plan(few)
 
 
 @pytest.mark.parametrize("name", ["two\nlines", "n" * 300, "\u2028"])

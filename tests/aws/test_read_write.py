@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from decimal import Decimal
+from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import ACME, GOLD, ODD_KEYS, ODD_PLANS, VALUE
-from quota import ApiKey, UsagePlan
+from quota import ApiKey, Ledger, ManualClock, UsagePlan
 from quota.aws.read import from_aws, parse_json
 from quota.aws.write import to_aws, to_text
 from quota.errors import InvalidValue
 from quota.key import Secret, digest
+from quota.wsgi import QuotaMiddleware
 
 
 def read(*items):
@@ -60,7 +62,10 @@ def test_a_round_trip_loses_nothing_and_says_what_has_no_counterpart(api):
                   "plan many: its name", "plan line: its name", "key a1: its name is empty", "key a2: its name is too long"):  # fmt: skip
         assert words in said, words
     assert not any(note.startswith("plan none") for note in found.notes)
-    assert ("plan two: it counts 2 stages together" if api is None else f"x/a, x/b is the api {api!r}") in said
+    assert api is None or f"x/a, x/b is the api {api!r}" in said
+    assert found.plans[[plan.id for plan in found.plans].index("two")].apis == (
+        ("x/a", "x/b") if api is None else (api,)
+    )
 
 
 def test_without_the_values_the_loss_is_told():
@@ -201,3 +206,69 @@ def test_whatever_stands_there_is_built_or_refused(plan, key):
     except InvalidValue:
         return
     to_aws(found.plans, found.keys)
+
+
+def stage(name):
+    api, at = name.split("/")
+    return {"apiId": api, "stage": at}
+
+
+def test_overlapping_tiers_are_served_behind_the_middleware():
+    """Free on r1, paid on r1 and r2: each key as API Gateway would serve it, whatever stage it comes to."""
+    tiers = [
+        {"id": "free", "name": "free", "apiStages": [stage("r1/prod")], "quota": {"limit": 2, "offset": 0, "period": "DAY"}},
+        {"id": "paid", "name": "paid", "apiStages": [stage("r1/prod"), stage("r2/prod")], "quota": {"limit": 3, "offset": 0, "period": "DAY"}},
+    ]  # fmt: skip
+    keys = [{**KEY, "id": id_, "value": f"{id_}-secret-of-twenty-characters"} for id_ in ("poor", "rich")]
+    found = from_aws(tiers, keys, {"free": [{"id": "poor"}], "paid": [{"id": "rich"}]})
+    ledger = Ledger(clock=ManualClock(1_700_000_000_000_000))
+    for plan in found.plans:
+        ledger.add_plan(plan)
+    for key, of in found.keys:
+        ledger.store.add_key(key, None, *of)
+
+    def site(environ, start_response):
+        start_response("200 OK", [])
+        return [b"here"]
+
+    sites = {api: QuotaMiddleware(site, ledger, api=api, on_unavailable="deny") for api in ("r1/prod", "r2/prod")}
+
+    def call(id_, api):
+        said = []
+        environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/", "HTTP_X_API_KEY": f"{id_}-secret-of-twenty-characters"}
+        b"".join(sites[api](environ, lambda status, headers, *_: said.append(status[:3])))
+        return said[0]
+
+    assert [call("poor", api) for api in ("r1/prod", "r2/prod", "r1/prod", "r1/prod")] == ["200", "403", "200", "429"]
+    assert [call("rich", api) for api in ("r1/prod", "r2/prod", "r1/prod", "r2/prod")] == ["200", "200", "200", "429"]
+    assert json.loads(to_text(to_aws(ledger.list_plans(), []).plans))["items"] == tiers
+
+
+def test_forty_sets_of_plans_with_stages_in_common_come_back_as_they_were():
+    """Stages keep their order; keys that API Gateway would not have on two plans for one stage are refused."""
+    random = Random(40)
+    names = [f"r{api}/{at}" for api in range(3) for at in ("prod", "test")]
+    refused = 0
+    for _ in range(40):
+        items = [
+            {"id": f"p{number}", "name": f"plan {number}", "apiStages": [stage(name) for name in random.sample(names, random.randrange(4))],
+             "quota": {"limit": random.randrange(1, 999), "offset": 0, "period": random.choice(["DAY", "WEEK", "MONTH"])}}
+            for number in range(random.randrange(1, 5))
+        ]  # fmt: skip
+        on = random.sample(items, random.randrange(len(items) + 1))
+        stages = [tuple(of.items()) for item in on for of in item["apiStages"]]
+        key = {**KEY, "value": "k-secret-of-twenty-characters"}
+        plan_keys = {item["id"]: [{"id": KEY["id"]}] for item in on}
+        if len(set(stages)) < len(stages):
+            refused += 1
+            with pytest.raises(InvalidValue, match="a key has one plan for each"):
+                from_aws(items, [key], plan_keys)
+            continue
+        found = from_aws(items, [key], plan_keys)
+        ledger = Ledger()
+        for plan in found.plans:
+            ledger.add_plan(UsagePlan.from_dict(json.loads(json.dumps(plan.to_dict()))))
+        ledger.store.add_key(found.keys[0][0], None, *found.keys[0][1])
+        assert json.loads(to_text(to_aws(ledger.list_plans(), []).plans))["items"] == items
+        assert {plan.id for plan in ledger.list_plans(KEY["id"])} == {*plan_keys}
+    assert 3 < refused < 37

@@ -27,12 +27,12 @@ from interleavings import (
 )  # fmt: skip
 from quota import Ledger, ManualClock, Reason, UsagePlan
 from quota.decision import Decision
-from quota.errors import ClockSkew, PlanConflict, RequestMismatch, ReservationClosed, UnknownPlan
+from quota.errors import ClockSkew, InvalidValue, PlanConflict, RequestMismatch, ReservationClosed, UnknownPlan
 from quota.ledger import sync as _sync
 from quota.ledger.reservations.handle import _Held
 from quota.operations.headroom import SeveralMeters, Told
 from quota.rule.subject import Subject
-from quota.stores.memory import MemoryStore
+from quota.stores.memory import MemoryStore, accounts
 from quota.stores.memory.directory import Directory
 from quota.stores.memory.one_meter import Asked, OneMeter
 from quota.stores.memory.plans import Plans
@@ -43,7 +43,7 @@ CORE = files(
     "decision", "period", "plan", "rule/charge", "rule/entries", "rule/limits", "rule/subject", "rule/record", "rule/replan",
     "operations/__init__", "operations/request", "operations/consume", "operations/reservations", "operations/adjustments",
     "operations/usage", "operations/idempotency", "operations/headroom", "operations/shape", "operations/compiled", "ledger/sync", "ledger/requests", "ledger/administration",
-    "ledger/reservations/handle", "ledger/reservations/settling", "stores/base", "stores/memory/store", "stores/memory/locks", "stores/memory/entries", "stores/memory/one_meter", "stores/memory/retries", "stores/memory/binding",
+    "ledger/reservations/handle", "ledger/reservations/settling", "stores/base", "stores/memory/store", "stores/memory/locks", "stores/memory/entries", "stores/memory/one_meter", "stores/memory/retries", "stores/memory/binding", "stores/memory/accounts", "stores/memory/directory",
 )  # fmt: skip
 """All that a call passes through but ``key.py`` and ``errors.py``, which share nothing between threads."""
 
@@ -456,6 +456,93 @@ def the_next_minute_of_a_team(w):
         assert w.used() == sum(decision.at == second[-1].at for decision in (first, *second))
 
     return [lambda: behind.consume(OLD), later], check
+
+
+def crossing(w):
+    """Two trees, each of a root with a plan and a team with a key: ``Key123`` is the first one's, NEW the other's."""
+    w.ledger.add_plan(UsagePlan("root", "9/day"))
+    w.two = next(name for name in map("two{}".format, range(99)) if hash(name) % 2 != hash("one") % 2)  # another lock
+    for root, team in (("one", "Key123"), (w.two, "team")):
+        w.ledger.add_account(root)
+        w.ledger.associate(root, "root")
+        w.ledger.add_account(team, parent=root)
+    w.ledger.import_key(NEW, "New", plan="PlanA", id="new", account="team")
+    w.team = w.ledger.get_account("Key123")
+
+
+def counted(w, *accounts):
+    """What is counted on the plans of their own."""
+    return [w.ledger.status(account)[0].used for account in accounts]
+
+
+@scenario("9/day", stripes=2)
+def two_teams_change_places(w):
+    """Each is charged while it goes to the other one's root: no deadlock, and each call is on one root."""
+    crossing(w)
+
+    def go(ledger, secret, team, root):
+        before = ledger.consume(secret)
+        ledger.update_account(team, parent=root)
+        return before, ledger.consume(secret)
+
+    def check(first, second):
+        assert all(first) and all(second)
+        assert [decision.limits[-1].name for decision in (*first, *second)] == [
+            "one: requests/day", f"{w.two}: requests/day", f"{w.two}: requests/day", "one: requests/day",
+        ]  # fmt: skip
+        assert counted(w, "one", w.two) == [2, 2]
+
+    return [lambda: go(w.ledger, OLD, w.team, w.two), lambda: go(w.ledger, NEW, "team", "one")], check
+
+
+@scenario("9/day", stripes=2)
+def a_refund_across_two_trees(w):
+    """What was charged on one root comes back there, while the other team goes below it and is charged."""
+    crossing(w)
+    decision = w.ledger.consume(OLD)
+    w.ledger.update_account(w.team, parent=w.two)
+
+    def go():
+        w.ledger.update_account("team", parent="one")
+        return w.ledger.consume(NEW)
+
+    def check(given, second):
+        assert (given, bool(second)) == (1, True)
+        assert counted(w, "one", w.two) == [1, 0]
+
+    return [lambda: w.ledger.refund(decision), go], check
+
+
+@scenario("9/day", stripes=2)
+def two_roots_go_below_each_other(w):
+    """Whoever is second is refused: neither is above the other twice."""
+    crossing(w)
+
+    def check(first, second):
+        assert sorted([type(first).__name__, type(second).__name__]) == ["Account", "InvalidValue"]
+        assert all(w.ledger.consume(secret) for secret in (OLD, NEW))
+        assert sorted(counted(w, "one", w.two)) == [1, 2]
+
+    move = lambda low, high: attempt(InvalidValue, w.ledger.update_account, low, parent=high)  # noqa: E731
+    return [lambda: move("one", w.two), lambda: move(w.two, "one")], check
+
+
+@scenario("9/day", stripes=2)
+def a_plan_of_the_root_binds_the_next_call(w):
+    """A call that is under way counts on the root or came before it; the next one counts."""
+    crossing(w)
+    w.ledger.add_plan(UsagePlan("small", "2/day"))
+
+    def tighten():
+        w.ledger.associate("one", "small")
+        return w.ledger.consume(OLD)
+
+    def check(first, second):
+        assert all(first) and second
+        assert second.limits[-1].limit == 2
+        assert counted(w, "one") == [2]
+
+    return [lambda: [w.ledger.consume(OLD)], tighten], check
 
 
 @scenario("9/day by account")
@@ -1091,6 +1178,14 @@ PLANTED = {
     "a key changed beside its account's lock": (
         (MemoryStore, "_exclusive", {"with key_entry.stripe.exclusive():": "if True:"}),
         ["disable", "off_the_plan"],
+    ),
+    "an account put on a plan beside its keys' locks": (
+        (accounts, "place_account", {"with store._everything():": "with store._directory:"}),
+        ["a_plan_of_the_root_binds_the_next_call"],
+    ),
+    "accounts moved without the directory's lock": (
+        (accounts, "change_account", {"with store._everything():": "if True:"}),
+        ["two_roots_go_below_each_other"],
     ),
     "keys added without the directory's lock": (
         (MemoryStore, "add_keys", {"with self._directory, ExitStack() as locks:": "with ExitStack() as locks:"}),

@@ -17,7 +17,7 @@ from interrupts import interrupts
 from quota import Ledger, ManualClock, QuotaError, UsagePlan
 from quota.clock import to_datetime
 from quota.operations.headroom import Told
-from quota.stores.memory import MemoryStore, retries
+from quota.stores.memory import MemoryStore, accounts, retries
 
 CORE = [
     importlib.import_module(f"{Ledger.__module__.removesuffix('.ledger.sync')}.{name}")
@@ -25,7 +25,7 @@ CORE = [
         "ledger.sync", "ledger.requests", "ledger.administration", "ledger.reservations.handle", "ledger.reservations.settling", "operations", "operations.request",
         "operations.consume", "operations.reservations", "operations.adjustments", "operations.usage",
         "operations.idempotency", "operations.headroom", "operations.shape", "operations.compiled", "process.atomic", "period", "rule.charge", "rule.entries", "rule.limits", "rule.subject", "rule.record", "rule.replan",
-        "rule.kept", "rule.meter", "stores.base", "stores.memory.locks", "stores.memory.one_meter", "stores.memory.retries", "stores.memory.entries", "stores.memory.binding", "stores.memory.store",
+        "rule.kept", "rule.meter", "stores.base", "stores.memory.locks", "stores.memory.one_meter", "stores.memory.retries", "stores.memory.entries", "stores.memory.binding", "stores.memory.store", "stores.memory.accounts", "stores.memory.directory", "stores.accounts",
     )
 ]  # fmt: skip
 HOUR = timedelta(hours=1)
@@ -41,9 +41,10 @@ class World:
     """Two keys of one account on a plan with limits of every kind, and some use of each.
 
     ``alone``: one key, on a plan for the fast path, which is open. ``bound``: calls are served by headrooms.
+    ``firm``: there are accounts beside those of the keys.
     """
 
-    def __init__(self, later, *, alone=False, bound=False):
+    def __init__(self, later, *, alone=False, bound=False, firm=False):
         self.clock = ManualClock(NOON)
         self.ledger = ledger = Ledger(MemoryStore(stripes=1), clock=self.clock)
         limits = "40/hour, 900/day by account, 50/s burst 50, 90 tokens/day overage 9"
@@ -53,6 +54,12 @@ class World:
             ledger.replace_plan(UsagePlan("p", "40/hour, 50/s burst 50"))
         for id_ in ("k",) if alone else ("k", "l"):
             ledger.issue_key(id_, "p", id=id_, account=None if alone else "a")
+        if firm:
+            self.team = "group" if alone else "a"
+            for id_, parent in (("side", None), ("group", None if alone else "side")):
+                ledger.add_account(id_, parent=parent)
+            ledger.add_plan(UsagePlan("above", "60/day, 800 tokens/day"))
+            ledger.associate("side", "above")
         self.key = ledger.get_key("k")
         for _ in range(3):
             ledger.consume(self.key)
@@ -78,6 +85,8 @@ class World:
                     told[id_, *takes, route] = attempt(self._look, id_, takes, route)
             told[id_, "usage"] = attempt(lambda id_=id_: [*self.ledger.usage(id_)])
         told["plans"] = self.ledger.list_plans()
+        for account in self.ledger.list_accounts():
+            told[account.id] = account, attempt(self.ledger.status, account), self.ledger.list_plans(account)
         told["keys"] = [(key.id, key.scheduled) for key in self.ledger.list_keys()]
         return told
 
@@ -105,7 +114,17 @@ def attempt(call, *args):
         return type(error)
 
 
+ACCOUNTS = {
+    "an account is added": lambda w: w.ledger.add_account("new", parent="group"),
+    "an account goes below others": lambda w: w.ledger.update_account(w.team, parent="side"),
+    "an account of nobody moves": lambda w: w.ledger.update_account("group", name="Group", parent=None),
+    "an account goes on a plan": lambda w: w.ledger.associate(w.ledger.get_account(w.team), "above"),
+    "an account leaves its plan": lambda w: w.ledger.dissociate("side", "above"),
+    "an account is removed": lambda w: w.ledger.remove_account("group"),
+    "an account has more": lambda w: w.ledger.grant("side", "requests/day", 5),
+}
 CHANGES = {
+    **ACCOUNTS,
     "consume": lambda w: w.ledger.consume(w.key, {"requests": 3, "tokens": 30}),
     "consume on a route": lambda w: w.ledger.consume(w.key, route="/r"),
     "consume by an id": lambda w: w.ledger.consume(w.key, {"requests": 3, "tokens": 7}, request_id="x"),
@@ -137,6 +156,7 @@ CHANGES = {
 
 def interrupt(change, later, first=1, stride=1, **options):
     """Interrupt a change at each instant in turn; which was the last. What is left of it must be all or nothing."""
+    options["firm"] = change in ACCOUNTS.values()
     done, untouched = World(later, **options), World(later, **options)
     attempt(change, done)
     outcomes = [done.outcome(), untouched.outcome()]
@@ -200,6 +220,7 @@ PLANTED = {
     "records one after the other": ((MemoryStore, "_keep", {"steps += record.changes(copy)": "self._outbox.at_once(record.changes(copy), ())"}), ["commit more", "consume", "refund"]),
     "what is kept by name goes first": ((MemoryStore, "_keep", {"steps += record": "self._outbox.at_once(copy.written(), ()); steps += record"}), ["cancel", "refund"]),
     "step by step": ((MemoryStore, "_keep", {"self._outbox.at_once(steps, subject.told)": "[step[0](*step[1:]) for step in steps]"}), ["cancel", "refund", "reserve"]),
+    "an account moved step by step": ((accounts, "change_account", {"store._outbox.at_once(_placed(store, entry, account), account_changed(old, account, by))": "[step[0](*step[1:]) for step in _placed(store, entry, account)]"}), ["an account goes below others"]),
     "counted, then remembered": ((retries, "_take", {"now), *record.remembering": "now)); at_once(*record.remembering"}), ["consume by an id"]),
 }  # fmt: skip
 

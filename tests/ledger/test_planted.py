@@ -91,7 +91,7 @@ BUGS = {
         "rule/replan.py", "if not level_at(bucket, now):", "if False:"),
     # Plan changes
     "a new or renamed limit starts from nothing": (
-        "rule/charge.py", "    if record.at < start:\n        return meter.total, start\n", "    return meter.total, start\n"),
+        "rule/readings.py", "    if record.at < start:\n        return meter.total, start\n", "    return meter.total, start\n"),
     "a changed period forgets what was used": (
         "rule/charge.py", "base, since = min((window.base, window.since), reading_at(record, meter, start))",
         "base, since = meter.total, start"),
@@ -256,8 +256,7 @@ BUGS = {
     "the fast path swallows an alert": (
         "operations/compiled.py", "for p in limit.alerts if p > window.alerted", "for p in ()"),
     "a grant outlives its window": (
-        "rule/charge.py", "(base, since), extra, alerted = reading_at(record, meter, start), 0, 0",
-        "(base, since), extra, alerted = reading_at(record, meter, start), window.extra if window else 0, 0",
+        "rule/charge.py", "if alone else (0, 0)\n", "if alone else (0, 0)\n        extra = window.extra if window else extra\n",
         "since=window.end, extra=0, alerted=0", "since=window.end"),
     "an old secret still works": (
         "ledger/administration.py", "                if until > now:\n", "                if until >= now:\n"),

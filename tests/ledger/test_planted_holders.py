@@ -27,25 +27,25 @@ BUGS = {
     "an override outlives its date on the compiled path": (
         "rule/charge.py", "    ends += [own.until for own in record.overrides if own.until is not None and own.until > record.at]\n", ""),
     "an override follows to another plan": (
-        "plan.py", "(override.plan, override.route, override.name) == (plan, route, limit.name)",
+        "joined.py", "(override.plan, override.route, override.name) == (plan, route, limit.name)",
         "(override.route, override.name) == (route, limit.name)"),
     "an override does not follow a replaced plan": (
         "operations/override.py", "mine = plan.id, route", "mine = str(plan), route"),
     "an override is never taken back": ("operations/override.py", "[other for other in had if other[:3] != mine]", "[*had]"),
     "an override is another route's too": (
-        "plan.py", "(override.plan, override.route, override.name) == (plan, route, limit.name)",
+        "joined.py", "(override.plan, override.route, override.name) == (plan, route, limit.name)",
         "(override.plan, override.name) == (plan, limit.name)"),
     "an account's limit is overridden on one key": (
         "operations/override.py", 'subject.record(shared=limit.by == "account")', "subject.key"),
     "a key's override holds for its account's limits": (
-        "plan.py", 'key if account is None or limit.by == "key" else account', "key + (account or ())"),
+        "joined.py", 'key if account is None or limit.by == "key" else account', "key + (account or ())"),
     "an override goes with the counts": ("operations/adjustments.py", "fresh.overrides, fresh.last_used = old.overrides, old.last_used", "fresh.last_used = old.last_used"),
     "an override is seen when the key is called next but one": (
         "rule/record.py", 'more.append((setattr, self, "overrides", new.overrides))',
         'plain.append((setattr, self, "overrides", new.overrides))'),
     "the fast path overlooks an override": ("operations/compiled.py", "    entry = in_force(entry, subject, request.now)\n", ""),
     # Changes of plan with a date
-    "a date binds a microsecond late": ("operations/request.py", "for plan, at in entry.scheduled if at <= now}", "for plan, at in entry.scheduled if at < now}"),
+    "a date binds a microsecond late": ("operations/request.py", "with_plan(plans, plan) if at <= now else plans", "with_plan(plans, plan) if at < now else plans"),
     "a date binds a microsecond late on the fast path": (
         "operations/compiled.py", "changes = [at for _, at in entry.scheduled]", "changes = [at + 1 for _, at in entry.scheduled]"),
     "a date is overlooked on the fast path": (
@@ -57,12 +57,12 @@ BUGS = {
     "what was due is made by the clock alone": (
         "stores/memory/store.py", "[place.record.at for place in (key_entry, account) if place and place.record]", "[]"),
     "a change at once leaves what is scheduled": (
-        "stores/associations.py", "plan.api: plan}, scheduled=later)", "plan.api: plan})"),
+        "stores/associations.py", "with_plan(entry.plans, plan), scheduled=later)", "with_plan(entry.plans, plan))"),
     "two changes of an api stand": (
-        "stores/associations.py", "later = tuple(change for change in entry.scheduled if change[0].api != plan.api)", "later = entry.scheduled"),
-    "a plan that is removed takes its past along": ("stores/associations.py", "    entry = settled(entry, now)\n    on = entry.plans.get(plan.api)\n    plans =", "    on = entry.plans.get(plan.api)\n    plans ="),
+        "stores/associations.py", "later = _later(entry, plan)\n    if at is None", "later = entry.scheduled\n    if at is None"),
+    "a plan that is removed takes its past along": ("stores/associations.py", "    entry = settled(entry, now)\n    later = tuple(one", "    later = tuple(one"),
     "a period ends with the shortest quota": ("stores/associations.py", "return max(windows", "return min(windows"),
-    "a status does not tell what is scheduled": ("operations/usage.py", "if goes.api == of:", "if goes.id == of:"),
+    "a status does not tell what is scheduled": ("operations/usage.py", "if not {*goes.apis}.isdisjoint(plan.apis):", "if goes.id in plan.apis:"),
     "a key is listed by the plan that it was on": ("stores/memory/directory.py", "settled(self._entry(key_entry), now)", "self._entry(key_entry)"),
 }  # fmt: skip
 

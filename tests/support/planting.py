@@ -10,6 +10,7 @@ from hypothesis.stateful import run_state_machine_as_test
 import paths
 import scenarios
 import scenarios_accounts
+import scenarios_apis
 import scenarios_billing
 import scenarios_fast
 import scenarios_holders
@@ -18,7 +19,7 @@ PACKAGE = paths.PACKAGE
 
 SCENARIOS = {
     **scenarios_accounts.SCENARIOS, **scenarios.SCENARIOS, **scenarios_fast.SCENARIOS, **scenarios_holders.SCENARIOS,
-    **scenarios_billing.SCENARIOS,
+    **scenarios_billing.SCENARIOS, **scenarios_apis.SCENARIOS,
 }  # fmt: skip
 
 

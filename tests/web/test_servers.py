@@ -123,6 +123,24 @@ def test_exactly_the_limit(ledger, serve, charge, limit):
         assert left == list(range(limit))
 
 
+def test_a_client_that_has_all_is_not_refused_for_it(ledger, serve):
+    """One call at once: who reads each answer to its end and asks again at once is never told that a call is in flight."""
+    ledger.add_plan(UsagePlan("PlanA", "1 concurrent, 1000/day"))
+    key, secret = ledger.issue_key("Key123", "PlanA")
+    server = serve("arrival", 2)
+    with httpx.Client(base_url=server.url, timeout=PATIENCE, headers={"x-api-key": secret}) as client:
+        for method, url in (("GET", "/pets"), ("GET", "/stream"), ("HEAD", "/pets"), ("GET", "/missing")):
+            statuses = [client.request(method, url).status_code for _ in range(20)]
+            assert set(statuses) <= {200, 404}, (method, url, statuses)
+        with client.stream("GET", "/endless") as answer:
+            parts = answer.iter_raw()
+            assert next(parts)
+            assert client.get("/pets").status_code == 429
+    deadline = time.monotonic() + PATIENCE
+    while ledger.list_reservations(key):  # the client of an endless answer went away
+        assert time.monotonic() < deadline
+
+
 def test_everything_settles(ledger, serve):
     """Streams, errors before and during the response, HEAD, and clients that go away: successes count, failures do not."""
     ledger.add_plan(UsagePlan("PlanA", "100/month"))

@@ -19,7 +19,7 @@ import attrs
 from ..clock import EPOCH
 from ..errors import InvalidSecret, InvalidValue
 from ..key import ApiKey, Secret, import_secret
-from ..plan import UsagePlan
+from ..plan import MOST_APIS, UsagePlan
 from .limits import Item, Told, is_as, is_plain, read_quota, read_routes, read_throttle, whole
 
 TEXT, JSON, OWN = "aws.", "aws-json.", "aws-own."
@@ -115,8 +115,8 @@ def from_aws(
 ) -> Found:
     """Plans, keys and associations from the items of get-usage-plans, get-api-keys and get-usage-plan-keys by plan.
 
-    A plan's ``api`` is its stages, ``apiId/stage`` separated by spaces, whose usage it counts together; or ``api`` for
-    all plans. A method's throttle is that of the route ``METHOD /path``, ``ANY`` that of each method.
+    A plan's ``apis`` are its stages, each ``apiId/stage``, whose usage it counts together; or ``api`` for all plans. A
+    method's throttle is that of the route ``METHOD /path``, ``ANY`` that of each method.
 
     Raises:
         InvalidValue: for a key without a value, an association with what is not there, two plans for one api, a limit
@@ -134,7 +134,7 @@ def _from_aws(
     found = Found()
     for item in plans:
         found.plans.append(read_plan(item, api, found))
-    apis = {plan.id: plan.api for plan in found.plans}
+    apis = {plan.id: plan.apis for plan in found.plans}
     of_key: dict[str, list[str]] = {str(item["id"]): [] for item in keys}
     values = {str(item["id"]): item.get("value") for item in keys}
     for plan_id, items in plan_keys.items():
@@ -147,7 +147,8 @@ def _from_aws(
             of_key[item["id"]].append(plan_id)
     for item in keys:
         of = of_key[item["id"]]
-        if len({apis[plan_id] for plan_id in of}) < len(of):
+        governed = [api for plan_id in of for api in apis[plan_id]]
+        if len({*governed}) < len(governed):
             raise InvalidValue(f"key {item['id']}", of, "plans of different apis: a key has one plan for each")
         found.keys.append((_key(item, values[item["id"]], found), of))
     return found
@@ -179,8 +180,8 @@ def read_plan(item: Item, api: str | None, found: Found) -> UsagePlan:
     routes = read_routes(methods, general, told)
     if not is_plain(stages, routes):
         attributes.keep("methods", methods)
-    own_api = _api(id_, api, names, told)
-    if own_api != " ".join(names) and names:
+    apis = _apis(id_, api, names, told)
+    if apis != tuple(names) and names:
         attributes.keep("apiStages", [{"apiId": stage["apiId"], "stage": stage["stage"]} for stage in stages])
     name = item.get("name") or ""
     fits = _is_name(name)
@@ -188,7 +189,7 @@ def read_plan(item: Item, api: str | None, found: Found) -> UsagePlan:
         told.note("its name is too long or unprintable; named by its id")
         attributes.keep("name", name)
     metadata = attributes.metadata
-    return UsagePlan(id_, limits, name=name if fits else id_, api=own_api, routes=routes, metadata=metadata)
+    return UsagePlan(id_, limits, name=name if fits else id_, apis=apis, routes=routes, metadata=metadata)
 
 
 def _check_fields(of: str, item: Item, known: Sequence[str]) -> None:
@@ -207,22 +208,19 @@ def _stage(told: Told, stage: Item) -> str:
     return "/".join(parts)
 
 
-def _api(id_: str, api: str | None, names: Sequence[str], told: Told) -> str:
+def _apis(id_: str, api: str | None, names: Sequence[str], told: Told) -> tuple[str, ...]:
     """Return what the plan governs here.
 
     What was said, or its stages, or where these are too many the plan's own id.
     """
-    joined = " ".join(names)
-    if api is None and len(joined) <= _LONGEST_API:
-        if len(names) > 1:
-            told.note(f"it counts {len(names)} stages together: consume with api={joined!r}")
-        return joined or f"{NO_STAGE}{id_}"
+    if api is None and len(names) <= MOST_APIS and all(len(name) <= _LONGEST_API for name in names):
+        return tuple(names) or (f"{NO_STAGE}{id_}",)
     if api is None:
-        told.note(f"it counts {len(names)} stages together, too many to name: consume with api={id_!r}")
-        return id_
+        told.note(f"it counts {len(names)} stages together, too many or too long to name: consume with api={id_!r}")
+        return (id_,)
     if names:
         told.note(f"{', '.join(names)} is the api {api!r} here")
-    return api
+    return (api,)
 
 
 def _is_name(name: Any) -> bool:

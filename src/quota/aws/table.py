@@ -36,7 +36,7 @@ def add_rows(
     change: Callable[[ApiKey, CsvKey], ApiKey],
     *,
     strict: bool = False,
-    reaches: Callable[[UsagePlan], Sequence[str]] = lambda plan: [plan.api],
+    reaches: Callable[[UsagePlan], Sequence[str]] = lambda plan: plan.apis,
     counted: Counted = uncounted,
 ) -> list[str]:
     """Add what is new, replace what is there, put keys on their plans; return the ids, in the order of the rows.
@@ -125,10 +125,10 @@ def _choose(
         if plan is None:
             warnings.append(f"line {row.line}: there is no plan {id_!r}: the key is not put on it")
             continue
-        mine = {plan.api, *reaches(plan)}
-        rivals = [other for other in found.values() if mine & {other.api, *reaches(other)}]
-        # Of those it is on, the one for the same api is left for this one; from another that meets it nothing moves it.
-        rivals += [other for other in on if other.api != plan.api and mine & set(reaches(other))]
+        mine = {*plan.apis, *reaches(plan)}
+        rivals = [other for other in found.values() if mine & {*other.apis, *reaches(other)}]
+        # Of those it is on, the one for the same apis is left for this one; from another that meets it none moves it.
+        rivals += [other for other in on if {*other.apis} != {*plan.apis} and mine & {*reaches(other)}]
         if rivals:
             warnings.append(
                 f"line {row.line}: {rivals[0].id!r} and {id_!r} are for one api: the key is put on the first"
@@ -154,7 +154,7 @@ def _as(key: ApiKey, other: ApiKey, fields: Sequence[str]) -> ApiKey:
 
 
 def _associate(ledger: Ledger, key: ApiKey, plan: UsagePlan, undo: Undo) -> None:
-    before = next((old for old in ledger.list_plans(key) if old.api == plan.api), None)
+    before = next((old for old in ledger.list_plans(key) if not {*old.apis}.isdisjoint(plan.apis)), None)
     if before == plan:
         return
     ledger.associate(key, plan)

@@ -153,12 +153,11 @@ def _write_routes(routes: Mapping[str, Sequence[Limit]], stages: Sequence[dict[s
 
 
 def _stages(plan: UsagePlan, note: Note) -> list[dict[str, str]]:
-    names = plan.api.split()
-    if names and all(_STAGE.fullmatch(name) for name in names) and not plan.api.startswith(NO_STAGE):
-        return [dict(zip(("apiId", "stage"), name.split("/"), strict=True)) for name in names]
-    if plan.api and not plan.api.startswith(NO_STAGE):
-        note(f"its api {plan.api!r} is no stage (apiId/stage)")
-    return []
+    names = [name for name in plan.apis if name and not name.startswith(NO_STAGE)]
+    for name in names:
+        if not _STAGE.fullmatch(name):
+            note(f"its api {name!r} is no stage (apiId/stage)")
+    return [dict(zip(("apiId", "stage"), name.split("/"), strict=True)) for name in names if _STAGE.fullmatch(name)]
 
 
 def _place(route: str, by_stage: Mapping[str, dict[str, Any]]) -> tuple[list[dict[str, Any]], str, str]:

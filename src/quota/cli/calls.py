@@ -188,7 +188,7 @@ def _check_days(since: str | None, until: str | None) -> None:
 
 
 def _quotas(plans: Sequence[UsagePlan], api: str, own: str) -> dict[str, Quota]:
-    plan = next((plan for plan in plans if plan.api == api), None)
+    plan = next((plan for plan in plans if api in plan.apis), None)
     return {own + limit.name: limit for limit in plan.limits if isinstance(limit, Quota)} if plan else {}
 
 

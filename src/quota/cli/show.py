@@ -147,7 +147,13 @@ def key_data(key: ApiKey | Account, plans: Iterable[UsagePlan]) -> dict[str, Any
 
 def on_plans(plans: Iterable[UsagePlan]) -> str:
     """The plans that a key or an account is on, each with its api; nothing where there are none."""
-    return ", ".join(f"{plan.id} for {plan.api}" if plan.api else plan.id for plan in plans)
+    return ", ".join(plan.id if plan.apis == ("",) else f"{plan.id} for {_and(plan.apis)}" for plan in plans)
+
+
+def _and(apis: Sequence[str]) -> str:
+    """Name several apis in a sentence; the one without a name by quotes."""
+    names = [api or repr(api) for api in apis]
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def state_of(key: ApiKey, now: datetime) -> Text:
@@ -227,7 +233,7 @@ def show_refusal(decision: Decision, key: ApiKey, plans: Sequence[UsagePlan]) ->
     if reason is Reason.EXPIRED_KEY and key.expires_at is not None and key.expires_at <= decision.at:
         say(f"it expired at {at(key.expires_at)}")
     elif reason is Reason.NO_PLAN and plans:
-        others = ", ".join(f"{plan.api!r} (plan {plan.id})" for plan in plans)
+        others = ", ".join(f"{api!r} (plan {plan.id})" for plan in plans for api in plan.apis)
         say(f"the key has no plan for this api, and one for {others}: --api says which is meant")
     elif reason.value in _HINTS:
         say(_HINTS[reason.value])

@@ -41,8 +41,8 @@ def check(store: StoreOption = None, as_json: JsonOption = False) -> None:
         plans, keys = ledger.list_plans(), ledger.list_keys()
         for key in keys:
             ledger.list_plans(key)
-            for plan in plans:
-                ledger.usage(key, api=plan.api)
+            for api in dict.fromkeys(api for plan in plans for api in plan.apis):
+                ledger.usage(key, api=api)
     if as_json:
         print_json({"ok": not problems, "problems": problems, "plans": len(plans), "keys": len(keys)})
     else:

@@ -55,7 +55,7 @@ class _Run:
         if seat is None:
             seat = self._admit(client)
         key, counts = seat
-        decision = self._ledger.consume(key, cost, api=self.report.plan.api, route=route)
+        decision = self._ledger.consume(key, cost, api=self.report.plan.apis[0], route=route)
         if decision.allowed:
             counts[0] += 1
             self._hour[0] += 1

@@ -145,5 +145,5 @@ def told(key: ApiKey, scheduled: tuple[Scheduled, ...]) -> ApiKey:
     """Return a key that tells which plans it goes to."""
     if not scheduled:
         return key
-    changes = [ScheduledPlan(plan.id, to_datetime(at)) for plan, at in sorted(scheduled, key=lambda change: change[1])]
-    return attrs.evolve(key, scheduled=tuple(changes))
+    changes = sorted((at, plan.id) for plan, at in scheduled)
+    return attrs.evolve(key, scheduled=tuple([ScheduledPlan(id_, to_datetime(at)) for at, id_ in changes]))

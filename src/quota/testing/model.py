@@ -16,8 +16,8 @@ import attrs
 from ..limit import Concurrency, Quota, Throttle
 from ..plan import UsagePlan
 from .plans import Member
-from .tree import AccountsOfModel, of_account
-from .windows import PER, window
+from .tree import AccountsOfModel
+from .windows import PER, Window, window
 
 SKEW = 300_000_000
 
@@ -57,17 +57,6 @@ class CallInFlight:
     api: str
     route: str
     expires: int
-
-
-@attrs.define(eq=False)
-class Window:
-    """A quota's window; everything since ``since`` counts in it."""
-
-    start: int
-    end: int
-    since: int
-    extra: int = 0
-    alerted: int = 0
 
 
 @attrs.define(eq=False)
@@ -258,15 +247,6 @@ class Model(AccountsOfModel):
         ]
         return found
 
-    def joined(self, key: Member, plan: UsagePlan | None, api: str, route: str | None) -> list[Limit]:
-        """Return the limits of a key's plan and of those of the accounts that it is counted on; none without a plan."""
-        if plan is None and key.id:
-            return []
-        own = [
-            of_account(limit, account) for account, upper in self.parts(key, api) for limit in self.limits(upper, route)
-        ]
-        return [*(self.limits(plan, route) if plan else ()), *own]
-
     def grant_account(self, account: str, name: str, units: int, now: int) -> int:
         """Grant units of a quota of an account's own plan; what remains."""
         alone = Member("", account)
@@ -276,7 +256,7 @@ class Model(AccountsOfModel):
         current = self.windows[self.place(alone, limit), limit.name]
         current.extra += units
         used = self.sum(self.place(alone, limit), current.since, now)
-        return max(0, limit.spec.limit + current.extra - used)  # type: ignore[union-attr] # a quota
+        return int(max(0, limit.spec.limit + current.extra - used))
 
     def instant(self, key: Member, now: int) -> int:
         for subject in self.subjects(key):

@@ -22,6 +22,7 @@ class AccountsOfModel(PlansOfKeys):
     shared: set[str]
     parents: dict[str, str | None]
     account_plans: dict[str, dict[str, str]]
+    limits: Callable[[UsagePlan, str | None], list[Any]]
     _copy: Callable[[Subject, Subject], None]
     _drop: Callable[[Subject], None]
 
@@ -108,6 +109,15 @@ class AccountsOfModel(PlansOfKeys):
         mine = [key.account] if key.account in self.shared else []
         found = [(account, self.account_plans.get(account, {}).get(api)) for account in (*mine, *self.line(key))]
         return [(account, self.plans[plan]) for account, plan in found if plan is not None]
+
+    def joined(self, key: Member, plan: UsagePlan | None, api: str, route: str | None) -> list[Any]:
+        """Return the limits of a key's plan and of those of the accounts that it is counted on; none without a plan."""
+        if plan is None and key.id:
+            return []
+        own = [
+            of_account(limit, account) for account, upper in self.parts(key, api) for limit in self.limits(upper, route)
+        ]
+        return [*(self.limits(plan, route) if plan else ()), *own]
 
 
 def of_account(limit: Any, account: str) -> Any:

@@ -5,11 +5,24 @@ from __future__ import annotations
 from calendar import monthrange
 from datetime import datetime, timedelta, timezone
 
+import attrs
+
 from ..period import Period
 
 DAY = 86_400_000_000
 PER = {"second": 1_000_000, "minute": 60_000_000, "hour": 3_600_000_000, "day": DAY}
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+@attrs.define(eq=False)
+class Window:
+    """A quota's window; everything since ``since`` counts in it."""
+
+    start: int
+    end: int
+    since: int
+    extra: int = 0
+    alerted: int = 0
 
 
 def window(period: Period, now: int) -> tuple[int, int]:

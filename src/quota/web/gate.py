@@ -251,7 +251,7 @@ class Gate:
                     return True, _larger(actual, held)
             except Exception:
                 log.exception(KEPT)
-                return True, None
+                return True, dict(held.spent) or None if held is not None else None
         return status is not None and self.success(status), None
 
 

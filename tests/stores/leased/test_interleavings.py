@@ -57,7 +57,7 @@ class LeasedWorld(World):
         super().__init__(limits, **options)
         self.operator = Ledger(self.shared, clock=self.clock)
 
-    def store(self):
+    def store(self, stripes):  # noqa: ARG002 -- the shared store has its own
         return LeasedStore(self.shared, share=1)
 
     def counted(self):

@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 import pytest
 from psycopg_pool import ConnectionPool, NullConnectionPool
 
-from every_store import ledger_with, namespace, run_threads, used
+from every_store import below_accounts, ledger_with, namespace, run_threads, used
 from quota import ClockSkew, Ledger, StoreBusy, StoreUnavailable, UsagePlan
 from quota.cli import main
 from quota.errors import InvalidValue
@@ -31,9 +31,11 @@ def store(server):
 # One round trip
 
 
-def test_one_call_of_the_store_is_one_query_of_the_wire(server, clock, store):
-    """Nothing is asked of the server beside the function's call: no BEGIN, no SET, no preparing."""
+@pytest.mark.parametrize("above", [0, 2])
+def test_one_call_of_the_store_is_one_query_of_the_wire(server, clock, store, above):
+    """Nothing is asked of the server beside the function's call: no BEGIN, no SET, no preparing. With accounts above, too."""
     ledger, key, secret = ledger_with(store, clock)
+    secret = below_accounts(ledger, above) if above else secret
     pooler = Pooler(server.port, 1)
     there = Ledger(
         PostgresStore(f"postgresql://quota@127.0.0.1:{pooler.port}/postgres", namespace=store.namespace), clock=clock
@@ -41,7 +43,7 @@ def test_one_call_of_the_store_is_one_query_of_the_wire(server, clock, store):
     for _ in range(3):
         there.consume(secret)
     before = len(pooler.commands)
-    there.consume(secret)
+    assert len(there.consume(secret).limits) == 1 + bool(above) + above
     (command,) = pooler.commands[before:]
     assert command.startswith(b"P") and command.endswith(b"S\0\0\0\4") and command.count(b".spend") == 1
     there.close()

@@ -15,7 +15,7 @@ import redis.asyncio
 import redis.asyncio.cluster
 import uvloop
 
-from every_store import ledger_with, namespace, used
+from every_store import below_accounts, ledger_with, namespace, used
 from quota import AsyncLedger, Ledger, ManualClock, StoreBusy, StoreUnavailable, UnknownKey, UsagePlan
 from quota.errors import InvalidPlan, InvalidValue
 from quota.operations.request import Request
@@ -147,6 +147,20 @@ def test_a_turn_ends_with_the_call_that_took_it(store, client, clock, cost):
     assert (bool(held), contended.times) == (cost == 1, 0)
     record = f"{{{store.namespace}}}:use:k:{key.id}"
     assert not client.hexists(record, "w")
+
+
+@pytest.mark.parametrize("above", [0, 2])
+def test_one_call_is_one_script(store, clock, above):
+    """One trip to the server for a call, whether two accounts are above its key's own or none; a refusal likewise."""
+    ledger, key, secret = ledger_with(store, clock, "9/day")
+    secret = below_accounts(ledger, above) if above else secret
+    for _ in range(3):
+        ledger.consume(secret)
+    sent, send = [], store._send
+    store._send = lambda call: (sent.append(call), send(call))[1]
+    assert len(ledger.consume(secret).limits) == 1 + bool(above) + above
+    assert not ledger.consume(secret, 7)
+    assert len(sent) == 2
 
 
 def test_writers_of_one_process_stand_in_line(store, clock):

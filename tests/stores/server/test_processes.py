@@ -122,6 +122,37 @@ def test_six_processes_never_pass_a_limit(server, limit, count):
     assert all(cost > left for _, _, cost, told, _ in refused if told[0] == total)
 
 
+@pytest.mark.parametrize(
+    ("server", "limit", "count"), [("valkey", 900, 80), ("postgres", 350, 30)],
+    ids=["valkey", "postgres"], indirect=["server"],
+)  # fmt: skip
+def test_six_processes_below_one_company_are_exact(server, limit, count):
+    """Keys of three teams of a company: each count is the sum of its receipts, and the company's never passes its limit."""
+    name = namespace()
+    ledger = Ledger(separate(server, name))
+    for plan in (UsagePlan("p", "1000000/year"), UsagePlan("team", "1000000/month"), UsagePlan("org", f"{limit}/year")):
+        ledger.add_plan(plan)
+    ledger.add_account("org")
+    ledger.associate("org", "org")
+    secrets = []
+    for team in ("a", "b", "c"):
+        ledger.add_account(team, parent="org")
+        ledger.associate(team, "team")
+        secrets.append(ledger.issue_key(f"k{team}", "p", id=f"k{team}", account=team).secret)
+    found = run_processes(server, name, secrets, count)
+    admitted = [(secret, entry) for secret, entries, _ in found for entry in entries if entry[4]]
+    for secret, team in zip(secrets, "abc", strict=True):
+        for level in (0, 1):
+            mine = [Receipt(a, b, cost, told[level]) for owner, (a, b, cost, told, _) in admitted if owner == secret]
+            assert (
+                check_receipts(mine) == sum(receipt.cost for receipt in mine) == ledger.status(f"k{team}")[level].used
+            )
+    total = check_receipts([Receipt(a, b, cost, told[2]) for _, (a, b, cost, told, _) in admitted])
+    assert 0 <= limit - total < 5
+    assert ledger.status("org")[0].used == total
+    ledger.close()
+
+
 # Servers that are ended
 
 KILLED = (lambda: Valkey(durable=True)), Valkey.kill

@@ -95,6 +95,16 @@ def ledger_with(store, clock, limits="10/day", **plan):
     return key_on(Ledger(store, clock=clock), limits, **plan)
 
 
+def below_accounts(ledger, above):
+    """A secret of a key whose account has so many above it, each with a plan of its own."""
+    ledger.add_plan(UsagePlan("account", "100000/day"))
+    for level in range(above, -1, -1):
+        ledger.add_account(f"a{level}", parent=f"a{level + 1}" if level < above else None)
+        ledger.associate(f"a{level}", "account")
+    plan = ledger.list_plans()[-1 if ledger.list_plans()[0].id == "account" else 0]
+    return ledger.issue_key("below", plan, account="a0").secret
+
+
 def used(ledger, secret, limit=0):
     """What a limit has counted."""
     decision = ledger.peek(secret, 1)

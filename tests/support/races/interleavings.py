@@ -32,11 +32,11 @@ def files(*names):
 class World:
     """A ledger with one key on one plan, and the receipts of what is consumed through it."""
 
-    store = staticmethod(lambda: MemoryStore(stripes=1))
+    store = staticmethod(lambda stripes: MemoryStore(stripes=stripes))
 
-    def __init__(self, limits, *, alerts=(), warm=0):
+    def __init__(self, limits, *, alerts=(), warm=0, stripes=1):
         self.clock = ManualClock(NOON)
-        self.ledger = Ledger(self.store(), clock=self.clock)
+        self.ledger = Ledger(self.store(stripes), clock=self.clock)
         self.ledger.add_plan(UsagePlan("PlanA", limits, alerts=alerts))
         self.key = self.ledger.import_key(OLD, "Key123", plan="PlanA", id="Key123").key
         self.limit = int(limits.partition("/")[0])

@@ -149,7 +149,7 @@ def change_plan(plane: Plane, plan_id: str, change: Any) -> UsagePlan:
         with plane.lock:
             if added := set(stages_of(new)) - set(stages_of(old)):
                 for key in plane.keys_on(plan_id):
-                    check_rivals(plane, key, plan_id, added, new.api)
+                    check_rivals(plane, key, new, added)
             try:
                 return plane.ledger.replace_plan(new, expected=old)
             except UnknownPlan:
@@ -191,14 +191,14 @@ def delete_plan(plane: Plane, _: Call, plan_id: str) -> Reply:
     return 202, None
 
 
-def check_rivals(plane: Plane, key: ApiKey, plan_id: str, stages: set[str], api: str) -> None:
-    """Refuse a stage that another plan of the key has. Raises ``Refused``."""
+def check_rivals(plane: Plane, key: ApiKey, plan: UsagePlan, stages: set[str]) -> None:
+    """Refuse a stage, or whatever else a plan governs, that another plan of the key has. Raises ``Refused``."""
     for other in plane.plans_of(key.id):
-        shared = sorted(stages & set(stages_of(other)))
-        if other.id != plan_id and (shared or other.api == api):
+        shared = sorted(stages & set(stages_of(other))) or sorted({*plan.apis} & {*other.apis})
+        if other.id != plan.id and shared:
             raise conflict(
                 f"API Key {key.id} cannot reference multiple Usage Plans with the same API Stage: "
-                f"{other.id} has {shared[0] if shared else brief(api)}"
+                f"{other.id} has {brief(shared[0])}"
             )
 
 
@@ -216,7 +216,7 @@ def create_plan_key(plane: Plane, call: Call, plan_id: str) -> Reply:
         raise bad_request("Invalid API Key type specified: the only one is API_KEY")
     with plane.lock:
         plan, key = plane.plan(plan_id), plane.key(key_id or "")
-        check_rivals(plane, key, plan_id, set(stages_of(plan)), plan.api)
+        check_rivals(plane, key, plan, set(stages_of(plan)))
         try:
             plane.ledger.associate(key, plan)
         except UnknownKey:

@@ -12,6 +12,7 @@ from ...clock import to_datetime
 from ...errors import UnknownKey
 from ...key import ApiKey
 from ...limit import Quota
+from ...operations.usage import UsageRecord
 from ...plan import UsagePlan
 from ...rule.limits import MAX_UNITS
 from ..write import quota_of
@@ -61,10 +62,17 @@ def _days(plane: Plane, key: ApiKey, plan: UsagePlan, quota: Quota, since: date,
     """(used, remaining) of each day. Of days without use, what the day before left, or all where a window began."""
     first = since - timedelta(days=35)  # the longest window before it
     try:
-        records = plane.ledger.usage(key, api=plan.api, since=first, until=until)
+        records = [
+            record for api in plan.apis for record in plane.ledger.usage(key, api=api, since=first, until=until)
+            if record.limit == quota.name
+        ]  # fmt: skip
     except UnknownKey:  # removed since it was listed
         return []
-    told = {record.day: record for record in records if record.limit == quota.name}
+    told: dict[date, UsageRecord] = {}
+    for record in records:
+        before = told.get(record.day)
+        used, remaining = (before.used, before.remaining) if before else (0, record.remaining)
+        told[record.day] = record._replace(used=used + record.used, remaining=min(remaining, record.remaining))
     found: list[list[int]] = []
     remaining, window = quota.limit, None
     period = attrs.evolve(quota.period)  # one of its own: the plan's remembers the current window
@@ -73,11 +81,10 @@ def _days(plane: Plane, key: ApiKey, plan: UsagePlan, quota: Quota, since: date,
         at = period.window(_us(day))[0]
         if at != window:
             remaining, window = quota.limit, at
-        record = told.get(day)
-        if record is not None:
-            remaining = record.remaining
+        if day in told:
+            remaining = told[day].remaining
         if day >= since:
-            found.append([0 if record is None else record.used, remaining])
+            found.append([told[day].used if day in told else 0, remaining])
         day += _DAY
     return found
 
@@ -105,7 +112,7 @@ def update_usage(plane: Plane, call: Call, plan_id: str, key_id: str) -> Reply:
         raise bad_request(f"Usage Plan {plan_id} has no quota")
     if remaining is not None:
         try:
-            plane.ledger.set_remaining(key, quota.name, remaining, api=plan.api)
+            plane.ledger.set_remaining(key, quota.name, remaining, api=plan.apis[0])
         except UnknownKey:
             raise not_found(NO_KEY) from None
         except ValueError as error:

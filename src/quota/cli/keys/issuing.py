@@ -148,7 +148,8 @@ def import_(
 def check_plans(ledger: Ledger, ids: list[str] | None) -> list[str]:
     """Return the plans, before anything is made: all there, and each for an API of its own."""
     plans = [ledger.get_plan(id_) for id_ in ids or []]
-    if len({plan.api for plan in plans}) < len(plans):
+    apis = [api for plan in plans for api in plan.apis]
+    if len({*apis}) < len(apis):
         raise WrongUse("a key has one plan for each api, and two of these are for the same")
     return [plan.id for plan in plans]
 

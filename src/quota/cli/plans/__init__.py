@@ -29,14 +29,17 @@ from . import file
 app = typer.Typer(help="Usage plans: what their keys may use.", no_args_is_help=True)
 file.register(app)
 
-_FIELDS = {"id", "limits", "name", "api", "routes", "costs", "alerts", "metadata"}
+_FIELDS = {"id", "limits", "name", "api", "apis", "routes", "costs", "alerts", "metadata"}
 
 IdArgument = Annotated[str | None, typer.Argument(metavar="PLAN", help="The plan's id.", autocompletion=complete_plan)]
 LimitsArgument = Annotated[
     str | None, typer.Argument(metavar="LIMITS", help="Such as '1000/day, 10/s burst 20'; '' for none.")
 ]
 NameOption = Annotated[str | None, typer.Option("--name", help="A name for people; by default the id.")]
-GovernsOption = Annotated[str | None, typer.Option("--api", help="Which API it governs: a key has one plan for each.")]
+GovernsOption = Annotated[
+    list[str] | None,
+    typer.Option("--api", help="Which API it governs: a key has one plan for each. Repeat: it counts them together."),
+]
 RoutesOption = Annotated[
     list[str] | None,
     typer.Option("--route", metavar="ROUTE=LIMITS", help="A route's own limits, as 'GET /search=5/s burst 5'; repeat."),
@@ -108,7 +111,10 @@ def list_(store: StoreOption = None, as_json: JsonOption = False) -> None:
     if as_json:
         print_json({"plans": [plan.to_dict() for plan in plans]})
         return
-    rows = [(plan.id, str(plan) or "no limits", plan.api, plan.name if plan.name != plan.id else "") for plan in plans]
+    rows = [
+        (plan.id, str(plan) or "no limits", ", ".join(plan.apis), plan.name if plan.name != plan.id else "")
+        for plan in plans
+    ]
     print_table(("plan", "limits", "api", "name"), rows)
 
 
@@ -122,7 +128,7 @@ def show(plan: PlanArgument, store: StoreOption = None, as_json: JsonOption = Fa
         print_json(found.to_dict())
         return
     say(f"plan {found.id}" + (f" ({found.name})" if found.name != found.id else ""))
-    rows = [("api", found.api)] if found.api else []
+    rows = [("api", ", ".join(found.apis))] if found.apis != ("",) else []
     rows += [("limit", str(limit)) for limit in found.limits]
     rows += [(f"on {route}", ", ".join(map(str, own))) for route, own in found.routes.items()]
     rows += [(f"cost of {route}", _cost(cost)) for route, cost in found.costs.items()]
@@ -170,7 +176,7 @@ def _plans(
     id_: str | None,
     limits: str | None,
     name: str | None,
-    api: str | None,
+    api: list[str] | None,
     routes: list[str] | None,
     costs: list[str] | None,
     alerts: list[int] | None,
@@ -185,7 +191,7 @@ def _plans(
         raise WrongUse("a plan has an id and limits, such as: quota plan add gold '1000/day' (or --from FILE)")
     own: Any = to_pairs("route", routes or [], "ROUTE=LIMITS")
     prices = {route: to_cost(text) for route, text in to_pairs("cost", costs or [], "ROUTE=COST").items()}
-    more: dict[str, Any] = {"name": name, "api": api or "", "routes": own, "costs": prices}
+    more: dict[str, Any] = {"name": name, "apis": api or (), "routes": own, "costs": prices}
     more |= {} if alerts is None else {"alerts": alerts}
     parts: Any = limits if limits.strip() else ()
     return [UsagePlan(id_, parts, **more)]

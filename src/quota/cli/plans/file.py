@@ -43,7 +43,7 @@ class PlanChange:
     def fields(self) -> dict[str, list[Any]]:
         """Return each field that differs, as it is and as it will be."""
         old, new = (plan.to_dict() if plan else {} for plan in (self.old, self.new))
-        return {name: [old.get(name), new.get(name)] for name in new or old if old.get(name) != new.get(name)}
+        return {name: [old.get(name), new.get(name)] for name in {**new, **old} if old.get(name) != new.get(name)}
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON can hold it."""
@@ -55,7 +55,7 @@ def to_toml(plans: Iterable[UsagePlan]) -> str:
     parts: list[str] = []
     for plan in plans:
         data, plain = plan.to_dict(), UsagePlan(plan.id, plan.limits).to_dict()
-        said = {name: value for name, value in data.items() if name != "id" and value != plain[name]}
+        said = {name: value for name, value in data.items() if name != "id" and value != plain.get(name)}
         lines = [f"[plans.{_text(plan.id)}]", f"limits = {_text(data['limits'])}"]
         lines += [f"{name} = {_text(value)}" for name, value in said.items() if name not in _LATER]
         for name in _LATER:
@@ -109,13 +109,13 @@ def conflicts(ledger: Ledger, changes: Iterable[PlanChange]) -> list[str]:
     changed = {change.id: change.new for change in changes}
     found: dict[str, None] = {}
     for change in changes:
-        if change.old is None or change.new is None or change.old.api == change.new.api:
+        if change.old is None or change.new is None or {*change.old.apis} == {*change.new.apis}:
             continue
         for key in ledger.list_keys(plan=change.old):
             now = [changed.get(plan.id, plan) for plan in ledger.list_plans(key)]
-            apis = [plan.api for plan in now if plan is not None]
+            apis = [api for plan in now if plan is not None for api in plan.apis]
             for api in sorted({api for api in apis if apis.count(api) > 1}):
-                names = ", ".join(plan.id for plan in now if plan is not None and plan.api == api)
+                names = ", ".join(plan.id for plan in now if plan is not None and api in plan.apis)
                 found[f"key {key.id} would have several plans for the api {api!r}: {names}"] = None
     return list(found)
 

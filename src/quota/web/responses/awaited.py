@@ -47,7 +47,6 @@ class Exchange(Carried):
         self._own = own
         self._names = names
         self._gone = False
-        self._closing = False
         self._committed: Decision | None = None
         self._loop = asyncio.get_running_loop()
         self._wait()
@@ -110,12 +109,12 @@ class Exchange(Carried):
         ``last``: now, if it is known what was used: the last part is about to go out.
         """
         reservation, gate = self._reservation, self._gate
-        if self._closing or reservation.settled:
+        if self._over or reservation.settled:
             return
         kept = gate.kept(self._status, self._scope, self._scope["state"].get("quota_actual"), reservation)
         if last and gate.charge == "response" and kept[1] is None:
             return
-        self._closing = True
+        self._over = True
         self._timer.cancel()
         await self._through(self._close(*kept))
 
@@ -129,11 +128,11 @@ class Exchange(Carried):
             await self._reservation.extend(self._gate.ttl)
         except Exception as error:  # noqa: BLE001 -- nobody waits for it
             over = self.outlived(error)
-        if not over and not self._closing:
+        if not over and not self._over:
             self._wait()
 
     def __del__(self) -> None:
-        if not self._closing and self.here and not self._reservation.settled:  # its framework dropped it
+        if not self._over and self.here and not self._reservation.settled:  # its framework dropped it
             with suppress(RuntimeError):  # the event loop is closed: it lapses
                 self._loop.call_soon_threadsafe(_settle_dropped, self)
 

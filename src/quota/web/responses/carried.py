@@ -28,6 +28,7 @@ class Carried:
     """A response on its way. ``_left``: so many bytes of its body are to come, where that is known."""
 
     _left: int | None = None
+    _over = False
     _status: int | None = None
 
     def __init__(self, gate: Gate, reservation: Held) -> None:
@@ -68,7 +69,7 @@ class Carried:
         """Tell whether it is over with holding a response longer; where the store was away, the ledger told so."""
         if isinstance(error, UNDECIDED):
             return False
-        if not self._reservation.settled:
+        if not self._over and not self._reservation.settled:
             log.warning("a response outlives what it holds, by its ttl: %r", error)
         return True
 
@@ -119,6 +120,8 @@ class Renewals:
                     self._dropped.get(timeout=left).settle()
                 except Empty:
                     break
+                except Exception:  # noqa: BLE001 -- the thread goes on
+                    log.exception("a response that nobody closed could not be settled")
             self.round()
             with self._lock:
                 if not self._since and self._dropped.empty():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any
@@ -26,17 +27,19 @@ class Exchange(Carried):
         self._body: Any = None
         self._chunks: Iterator[bytes] = iter(())
         self._parts = 0  # so many are to come, where that is known
-        self._over = False
-        renewals(gate.ttl).add(self)
+        self._renewals = renewals(gate.ttl)
+        self._renewals.add(self)
 
     def run(self, app: WSGIApplication, start_response: StartResponse) -> Iterable[bytes]:
+        this, own = weakref.proxy(self), self._own  # the application keeps what follows: a body that is dropped is gone
+
         def start(status: str, fields: list[tuple[str, str]], *error: Any) -> Callable[[bytes], object]:
-            self.begin(int(status[:3]), fields)
-            write = start_response(status, merged(self._own, fields), *error)
+            this.begin(int(status[:3]), fields)
+            write = start_response(status, merged(own, fields), *error)
 
             def writing(part: bytes) -> object:
-                if self.ends(part):
-                    self.settle(last=True)
+                if this.ends(part):
+                    this.settle(last=True)
                 return write(part)
 
             return writing
@@ -81,7 +84,7 @@ class Exchange(Carried):
 
     def __del__(self) -> None:
         if not self._over and self.here:  # nobody closed it
-            renewals(self._gate.ttl).drop(self)
+            self._renewals.drop(self)
 
     def close(self) -> None:
         try:
@@ -113,7 +116,7 @@ class Exchange(Carried):
         if last and gate.charge == "response" and actual is None:
             return
         self._over = True
-        renewals(gate.ttl).remove(self)
+        self._renewals.remove(self)
         try:
             if not commit:
                 reservation.cancel()

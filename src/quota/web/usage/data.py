@@ -47,20 +47,21 @@ def collect(ledger: Ledger, key: ApiKey, zone: str) -> dict[str, Any]:
 def _plan(ledger: Ledger, key: ApiKey, plan: UsagePlan, now: datetime, zone: ZoneInfo) -> dict[str, Any]:
     today = now.date()
     since = today - timedelta(days=DAYS - 1)
-    statuses = ledger.status(key, api=plan.api)
+    statuses = ledger.status(key, api=plan.apis[0])
     kinds = _kinds("", [plan])
     for account in {status.holder for status in statuses if status.name.startswith(f"{status.holder}: ")}:
         kinds |= _kinds(f"{account}: ", ledger.list_plans(ledger.get_account(account)))
     limits = [_limit(status, kinds.get(status.name, "quota"), zone) for status in statuses]
     used: dict[str, dict[str, int]] = {limit.name: {} for limit in plan.limits if isinstance(limit, Quota)}
-    for record in ledger.usage(key, api=plan.api, since=since, until=today):
-        used.setdefault(record.limit, {})[record.day.isoformat()] = record.used
+    for record in (record for api in plan.apis for record in ledger.usage(key, api=api, since=since, until=today)):
+        counts, day = used.setdefault(record.limit, {}), record.day.isoformat()
+        counts[day] = counts.get(day, 0) + record.used
     days = [(since + timedelta(days=at)).isoformat() for at in range(DAYS)]
     history = [
         {"limit": name, "days": [{"day": day, "used": counts.get(day, 0)} for day in days]}
         for name, counts in used.items()
     ]
-    return {"name": plan.name, "api": plan.api, "limits": limits, "history": history}
+    return {"name": plan.name, "api": ", ".join(plan.apis), "limits": limits, "history": history}
 
 
 def _kinds(prefix: str, plans: Iterable[UsagePlan]) -> dict[str, str]:
