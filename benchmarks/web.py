@@ -4,21 +4,32 @@ Bare applications (Starlette, Flask) are called as a server calls them, without 
 the same header, in memory, and tell it in headers. Contestants take turns in short rounds of processor time; a round's
 overhead is its time less that of the bare application in the same round, and each ratio is of overheads. slowapi by its
 two middlewares and by its decorator, flask-limiter by default limits and by its decorator, both with their headers on.
-"by address": who presents no key, counted by what a proxy says in X-Forwarded-For.
+"by address": who presents no key, counted by what a proxy says in X-Forwarded-For. Flask's extension, Django's middleware
+and aiohttp's are measured on top of bare applications of their own, as shares of what quota's plain middleware takes.
 """
 
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
+import types
 import warnings
 from collections.abc import Callable
 from typing import Any
 
+import django
 import flask
 import flask_limiter
 import slowapi
 import slowapi.middleware
+from aiohttp import web as aioweb
+from aiohttp.test_utils import make_mocked_request
+from django.conf import settings as django_settings
+from django.core.handlers.wsgi import WSGIHandler
+from django.http import HttpResponse
+from django.test import override_settings
+from django.urls import path
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
@@ -26,12 +37,14 @@ from starlette.routing import Route
 
 from benchmarks.measure import Ratio, Timing, ratio
 from quota import Ledger, UsagePlan
+from quota.aiohttp import setup
 from quota.asgi import QuotaMiddleware as InFrontOfASGI
+from quota.flask import Quota
 from quota.web import Anonymous
 from quota.wsgi import QuotaMiddleware as InFrontOfWSGI
 
 TITLE = "In front of web applications"
-VERSIONS = ("slowapi", "flask-limiter", "starlette", "flask")
+VERSIONS = ("slowapi", "flask-limiter", "starlette", "flask", "django", "aiohttp")
 BATCH = 100
 SECONDS = 0.05
 LIMIT = "1000000000/day"
@@ -133,7 +146,13 @@ def with_quota_wsgi(made: Ledger, **settings: object) -> flask.Flask:
     return app
 
 
-def wsgi_batch(app: flask.Flask, secret: str, field: str = "x-api-key") -> Callable[[], None]:
+def with_quota_flask(made: Ledger) -> flask.Flask:
+    app = flask_app()
+    Quota(app, made, on_unavailable="deny")
+    return app
+
+
+def wsgi_batch(app: Callable[..., Any], secret: str, field: str = "x-api-key") -> Callable[[], None]:
     from werkzeug.test import EnvironBuilder
 
     environ = EnvironBuilder(path="/", headers={field: secret}).get_environ()
@@ -150,6 +169,55 @@ def wsgi_batch(app: flask.Flask, secret: str, field: str = "x-api-key") -> Calla
             b"".join(body)
             body.close()
         assert statuses == ["200 OK"] * BATCH, statuses[:3]
+
+    return run
+
+
+# Django and aiohttp
+
+
+def django_apps(made: Ledger) -> tuple[WSGIHandler, WSGIHandler]:
+    """Return handlers of a project of one view: bare, and behind the middleware."""
+    shop: Any = types.ModuleType("quota_bench_shop")
+    shop.urlpatterns = [path("", lambda request: HttpResponse("hi"))]
+    shop.ledger = made
+    sys.modules[shop.__name__] = shop
+    ours = {"LEDGER": f"{shop.__name__}.ledger", "ON_UNAVAILABLE": "deny"}
+    django_settings.configure(
+        ALLOWED_HOSTS=["*"], SECRET_KEY="bench", ROOT_URLCONF=shop.__name__, LOGGING_CONFIG=None, QUOTA=ours
+    )
+    django.setup()
+    bare = WSGIHandler()
+    with override_settings(MIDDLEWARE=["quota.django.QuotaMiddleware"]):
+        return bare, WSGIHandler()
+
+
+HERE = ("127.0.0.1", 1)
+CLIENT = types.SimpleNamespace(transport=None, ssl_context=None, peername=HERE, sockname=HERE)
+"""A client's connection, as far as a request asks of it: a mock takes longer than all else."""
+
+
+def aiohttp_batch(made: Ledger | None, secret: str) -> Callable[[], None]:
+    """Return a batch of requests to an application's own dispatch, behind the middleware where there is a ledger."""
+    loop = asyncio.new_event_loop()
+    app = aioweb.Application()
+
+    async def home(_: aioweb.Request) -> aioweb.Response:
+        return aioweb.Response(text="hi")
+
+    app.router.add_get("/", home)
+    if made:
+        setup(app, made, on_unavailable="deny")
+    app.freeze()
+    requests = [make_mocked_request("GET", "/", {"x-api-key": secret}, app=app) for _ in range(BATCH)]
+    for request in requests:
+        request._protocol, request._transport_peername = CLIENT, HERE
+
+    async def batch() -> list[int]:
+        return [(await app._handle(request)).status for request in requests]
+
+    def run() -> None:
+        assert loop.run_until_complete(batch()) == [200] * BATCH
 
     return run
 
@@ -199,15 +267,27 @@ def measure(rounds: int) -> dict[str, Any]:
                 "quota, WSGI, no headers": wsgi_batch(with_quota_wsgi(made, profile=None), secret),
                 "quota, WSGI, charging successes": wsgi_batch(with_quota_wsgi(made, charge="success"), secret),
                 "quota, WSGI, by address": wsgi_batch(with_quota_wsgi(made, **BY_ADDRESS), ADDRESS, "x-forwarded-for"),
+                "quota, Flask's extension": wsgi_batch(with_quota_flask(made), secret),
                 "flask-limiter, default limits": wsgi_batch(flask_app("default"), secret),
                 "flask-limiter, decorator": wsgi_batch(flask_app("decorator"), secret),
             },
             rounds,
         )
+    bare, behind = django_apps(made)
+    djangos = overheads(
+        {"bare Django": wsgi_batch(bare, secret), "quota, Django's middleware": wsgi_batch(behind, secret)}, rounds
+    )
+    aiohttps = overheads(
+        {"bare aiohttp": aiohttp_batch(None, secret), "quota, aiohttp": aiohttp_batch(made, secret)}, rounds
+    )
     found: dict[str, Ratio] = {}
     for ours, timings in (("quota, ASGI", starlettes), ("quota, WSGI", flasks)):
         for name in timings:
             if name.startswith(("slowapi", "flask-limiter")):
                 found[f"{ours} / {name}"] = ratio(timings[ours], timings[name])
         found[f"{ours}, by address / by key"] = ratio(timings[f"{ours}, by address"], timings[ours])
-    return {"timings": starlettes | flasks, "ratios": found}
+    plain = flasks["quota, WSGI"]
+    found["quota, Flask's extension / quota, WSGI"] = ratio(flasks["quota, Flask's extension"], plain)
+    found["quota, Django's middleware / quota, WSGI"] = ratio(djangos["quota, Django's middleware"], plain)
+    found["quota, aiohttp / quota, ASGI"] = ratio(aiohttps["quota, aiohttp"], starlettes["quota, ASGI"])
+    return {"timings": starlettes | flasks | djangos | aiohttps, "ratios": found}

@@ -1,5 +1,6 @@
 """quota plan export, sync: all usage plans as a TOML file."""
 
+import json
 import tomllib
 
 import pytest
@@ -138,6 +139,28 @@ def test_a_change_that_would_put_a_key_on_two_plans_of_an_api_is_refused(shop):
         assert shop("plan", "sync", "-", *more, data=text) == 2
         assert "key ada would have several plans for the api ''" in shop.err
     assert [plan.id for plan in shop.ledger.list_plans()] == ["b", "gold", "old"]
+
+
+def test_a_plan_for_several_apis(shop):
+    """Said by options or in a file, shown, and told where a key's usage is; a plan that would meet another is refused."""
+    assert shop("plan", "add", "wide", "9/day", "--api", "maps", "--api", "search") == 0
+    assert shop("plan", "show", "wide") == 0
+    assert "api: maps, search" in shop.out
+    assert shop("plan", "list", "--json") == 0
+    assert [plan.get("apis") for plan in json.loads(shop.out)["plans"]] == [None, None, ["maps", "search"]]
+    assert shop("key", "attach", "ada", "wide") == 0
+    assert shop("usage", "ada", "--api", "search") == 0
+    assert "on gold, wide for maps and search" in shop.out
+    assert shop("usage", "ada", "--api", "other") == 0
+    assert "'maps' (plan wide), 'search' (plan wide)" in shop.out
+    assert shop("plan", "export") == 0
+    text = shop.out
+    assert 'apis = ["maps", "search"]' in text
+    assert shop("plan", "sync", "-", data=text) == 0
+    assert "nothing to change" in shop.out
+    assert shop("plan", "sync", "-", "--yes", data="[plans.old]\nlimits = '7/day'\napis = ['search', 'more']\n") == 0
+    assert shop("plan", "sync", "-", data="[plans.gold]\nlimits = '7/day'\napis = ['', 'search']\n") == 2
+    assert "key ada would have several plans for the api 'search': gold, wide" in shop.err
 
 
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
