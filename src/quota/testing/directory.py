@@ -12,7 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from ..clock import ManualClock, to_datetime
 from ..decision import Decision
-from ..errors import ClockSkew, InvalidValue, PlanConflict
+from ..errors import ClockSkew, InvalidValue, PlanConflict, UnknownKey
+from ..key import ApiKey
 from ..ledger.sync import Ledger
 from ..plan import UsagePlan
 from .model import Answer, Model
@@ -237,6 +238,21 @@ class DirectoryMachine(RuleBasedStateMachine):
             self._tell("key.removed", id_)
             self.model.remove_key(id_)
             self._lose(id_)
+
+    @rule(id_=KEY_IDS, seldom=st.integers(0, 2))
+    def erase(self, id_: str, seldom: int) -> None:
+        """A key that was removed: nothing is told of it any more, but that somebody was erased."""
+        gone = [one for one in self.model.removed if one[0].id == id_]
+        if id_ in self.model.keys or seldom or not gone:
+            return
+        key = ApiKey(id_, "any", id_)  # and no account of this id
+        self.ledger.erase(key)
+        self.model.removed = [one for one in self.model.removed if one[0].id != id_]
+        raises(UnknownKey, lambda: self.ledger.usage(key))
+        told = self.ledger.events()
+        equal((told[-1].kind, told[-1].key), ("erased", None), "the last event")
+        equal([one for one in told if one.key == id_], [], f"events of {id_}")
+        self.cursor, self.model.told = told[-1].cursor, []
 
     @rule(id_=KEY_IDS)
     def forget(self, id_: str) -> None:
