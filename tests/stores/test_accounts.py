@@ -3,7 +3,8 @@
 import pytest
 
 from every_store import ALL, EXACT, run_threads
-from quota import Account, InvalidValue, PlanConflict, UnknownAccount, UsagePlan
+from quota import Account, InvalidValue, Ledger, PlanConflict, UnknownAccount, UsagePlan
+from quota.stores.memory import MemoryStore
 
 
 def over(*kinds):
@@ -183,3 +184,15 @@ def test_what_is_no_account_is_refused(stores, clock, wrong):
     with pytest.raises(InvalidValue):
         ledger.add_account(**wrong)
     assert ledger.list_accounts() == []
+
+
+def test_a_key_of_its_own_goes_to_the_lock_of_the_tree_that_its_account_joins():
+    """In memory: else it and the keys of that tree count on one root under two locks."""
+    ledger = Ledger(MemoryStore(stripes=4))
+    ledger.add_plan(UsagePlan("p", "10/day"))
+    ledger.add_account("root")
+    for name in map(str, range(20)):
+        ledger.issue_key(name, "p", id=name)
+        ledger.add_account(name, parent="root")
+    entry = ledger.store._key_entry
+    assert {entry(name).stripe for name in map(str, range(20))} == {ledger.store._accounts["root"].stripe}

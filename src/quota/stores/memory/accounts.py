@@ -55,7 +55,8 @@ def add_account(store: Any, account: Account, by: By | None) -> None:
             steps.append((store._accounts.__setitem__, account.id, entry))
             own = store._key_entry(account.id)
             if own is not None and own.account is None and own.key.account == account.id:
-                steps += [(entry.members.append, own), (setattr, own, "account", entry)]
+                entry.members.append(own)  # at once: it goes with its account to the stripe of a parent
+                steps.append((setattr, own, "account", entry))
         steps += _placed(store, entry, account)
         store._outbox.at_once(steps, account_changed(None, account, by))
 
