@@ -95,6 +95,35 @@ def test_what_adjusts_a_key_adjusts_an_account(stores, clock):
 
 
 @over(*ALL)
+def test_what_a_call_does_is_done_on_every_account_above(stores, clock):
+    """Held, committed, cancelled, refunded, retried by its id, in flight, and told by events: each once on each of them."""
+    ledger, secrets = company(stores, clock, org="20/day, 2 concurrent", team="1000/day")
+    there = stores.ledger(clock, ledger)
+    used = lambda *whose: [there.status(who)[0].used for who in whose]  # noqa: E731
+    cursor = ledger.events()[-1].cursor
+    decision = ledger.consume(secrets["a"], 6, request_id="once")
+    again = there.consume(secrets["a"], 6, request_id="once")
+    assert (again.replayed, again.id, used("ka", "a", "org")) == (True, decision.id, [6, 6, 6])
+    held, other = (ledger.reserve(secrets[team], 5, ttl=timedelta(hours=1)) for team in "ab")
+    assert there.consume(secrets["b"]).violated == ("org: concurrency",)
+    assert {one.id for one in there.list_reservations(there.get_account("b"))} == {other.id}
+    assert used("ka", "a", "b", "org") == [11, 11, 5, 16]
+    assert held.commit(8).allowed
+    other.cancel()
+    assert used("ka", "a", "b", "org") == [14, 14, 0, 14]
+    assert there.refund(decision) == 6
+    assert used("ka", "a", "b", "org") == [8, 8, 0, 8]
+    there.grant("org", "requests/day", 5)
+    there.override_limit("a", "requests/day", 9)
+    assert there.consume(secrets["a"], 2).violated == ("a: requests/day",)
+    told = [(event.kind, event.key, event.account, event.limit) for event in ledger.events(after=cursor)]
+    assert told == [
+        ("limit.crossed", None, "org", "org: requests/day"), ("limit.granted", None, "org", "org: requests/day"),
+        ("override.set", None, "a", "a: requests/day"),
+    ]  # fmt: skip
+
+
+@over(*ALL)
 def test_names_that_are_equal_are_counted_apart(stores, clock):
     """An account's own limit, one by account of a key's plan, and one that is called as an account's is told."""
     ledger = stores.ledger(clock)
