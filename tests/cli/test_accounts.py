@@ -122,6 +122,26 @@ def test_accounts_are_moved_changed_and_removed(shop):
     assert "removed account maps (maps)" in shop.out
 
 
+def test_keys_and_accounts_are_erased(shop):
+    """Asked for at a terminal; a removed key too; an id of nothing, of an account, or of one with others below is one line."""
+    assert shop("key", "erase", "m", terminal=True, data="n\n") == 130
+    assert "erase key m (Maps key), its usage by day and its events, for good?" in shop.err
+    assert shop("key", "erase", "m", terminal=True, data="y\n") == 0
+    assert shop.out.endswith("erased key m (Maps key)\n")
+    assert "no API key has the id 'm'" in shop.fails("key", "erase", "m")
+    assert shop("key", "remove", "s") == 0
+    assert shop.json("key", "erase", "s") == {"erased": "s"}
+    assert "no API key has the id 'idle'" in shop.fails("key", "erase", "idle")
+    assert "'maps' is below it" in shop.fails("account", "erase", "acme")
+    assert shop("account", "erase", "maps", terminal=True, data="n\n") == 130
+    assert "erase account maps (maps), its 1 keys, their usage by day and its events, for good?" in shop.err
+    for account in ("maps", "search", "acme"):
+        assert shop.json("account", "erase", account) == {"erased": account}
+    assert "no account has the id 'acme'" in shop.fails("account", "erase", "acme")
+    assert {one["kind"] for one in shop.json("events")["events"]} == {"plan.added", "account.added", "erased"}
+    assert [one["id"] for one in shop.json("account", "list")["accounts"]] == ["idle"]
+
+
 def test_accounts_go_on_plans_and_off_them(shop):
     """At once; a plan that is removed says whom it limited."""
     assert shop.json("account", "attach", "maps", "team")["plans"] == ["team"]

@@ -37,6 +37,14 @@ def limits_count_all_apis_of_the_plan_together(q):
     assert ledger.consume(secret, api="r3").reason.value == "NO_PLAN"
 
 
+def what_an_api_never_counted_is_counted_from_its_first_call_on(q):
+    ledger, _, secret = _tiers(q)
+    ledger.associate("k", "paid")
+    for api in APIS:
+        assert ledger.consume(secret, {"tokens": 1}, api=api)
+    assert [ledger.consume(secret, api=api).limits[0].used for api in (*APIS, *APIS)] == [1, 2, 3, 4]
+
+
 def a_move_keeps_what_was_used_on_the_apis_of_the_new_plan(q):
     ledger, clock, secret = _tiers(q, free="10/hour, 30/day", paid="20/hour, 50/day")
     assert ledger.consume(secret, 3, api="r1")

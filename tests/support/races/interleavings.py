@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import itertools
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 import quota
 from quota import Ledger, ManualClock, Reason, UsagePlan
+from quota.rule.record import minute_of
 from quota.stores.memory import MemoryStore
 from quota.stores.memory import locks as _locks
 from receipts import Change, Denial, Receipt, check_ceiling, check_receipts, justify_denials
@@ -25,7 +27,9 @@ OLD, NEW = "a-foreign-secret-of-one", "a-foreign-secret-of-two"
 
 
 def files(*names):
-    """The files of modules of the package."""
+    """The files of modules of the package, which are loaded: what is loaded when asked for is else traced the first time."""
+    for name in names:
+        importlib.import_module(f"quota.{name.replace('/', '.')}")
     return [f"{next(iter(quota.__path__))}/{name}.py" for name in names]
 
 
@@ -36,6 +40,7 @@ class World:
 
     def __init__(self, limits, *, alerts=(), warm=0, stripes=1):
         self.clock = ManualClock(NOON)
+        minute_of(NOON)  # which is told last: every schedule finds it so
         self.ledger = Ledger(self.store(stripes), clock=self.clock)
         self.ledger.add_plan(UsagePlan("PlanA", limits, alerts=alerts))
         self.key = self.ledger.import_key(OLD, "Key123", plan="PlanA", id="Key123").key
