@@ -397,8 +397,8 @@ BUGS = {
         a_patch_is_whole, "aws/control/keys.py", "            _apply(item, operation)\n", "            try:\n                _apply(item, operation)\n            except Exception:\n                break\n"),
     "a plan is written over": (nobody_else_s_patch_is_lost, "aws/control/plans.py", "replace_plan(new, expected=old)", "replace_plan(new)"),
     "a key is written over": (
-        nobody_else_s_patch_is_lost, "aws/control/keys.py", "    plane.key(key_id)\n    try:\n        return plane.ledger.store.change_key(key_id, change)",
-        "    new = change(plane.key(key_id))\n    try:\n        return plane.ledger.store.change_key(key_id, lambda _: new)"),
+        nobody_else_s_patch_is_lost, "aws/control/keys.py", "    plane.key(key_id)\n    try:\n        return plane.ledger.store.change_key(key_id, change,",
+        "    new = change(plane.key(key_id))\n    try:\n        return plane.ledger.store.change_key(key_id, lambda _: new,"),
     "a page begins with the last one's end": (
         pages_lose_nobody, "aws/control/paging.py", "if after is None or rank(item) < after", "if after is None or rank(item) <= after"),
     "a full last page has a position": (pages_lose_nobody, "aws/control/paging.py", "if len(found) > limit else None", "if len(found) >= limit else None"),
@@ -408,11 +408,13 @@ BUGS = {
     "values are listed unasked": (values_are_hidden, "aws/control/keys.py", "plane.value_of(key) if values else None", "plane.value_of(key)"),
     "another key's usage is told": (usage_is_of_who_is_asked_for, "aws/control/usage.py", "keys = [key for key in keys if key.id == key_id]", "pass"),
     "what remains is set for everybody": (
-        usage_is_of_who_is_asked_for, "aws/control/usage.py", "            plane.ledger.set_remaining(key, quota.name, remaining, api=plan.api)",
-        "            for one in plane.keys_on(plan_id):\n                plane.ledger.set_remaining(one, quota.name, remaining, api=plan.api)"),
+        usage_is_of_who_is_asked_for, "aws/control/usage.py", "            plane.ledger.set_remaining(key, quota.name, remaining, api=plan.apis[0])",
+        "            for one in plane.keys_on(plan_id):\n                plane.ledger.set_remaining(one, quota.name, remaining, api=plan.apis[0])"),
     "any stage will do": (stages_bind, "aws/control/plans.py", "if stage not in plane.stages[api]:", "if False:"),
     "a plan goes with its stages": (stages_bind, "aws/control/plans.py", "if stages := stages_of(plane.plan(plan_id)):", "if stages := []:"),
-    "two plans for one stage": (stages_bind, "aws/control/plans.py", "if added := set(stages_of(new)) - set(stages_of(old)):", "if added := set():"),
+    "two plans for one stage": (
+        stages_bind, "aws/control/plans.py", "if added := set(stages_of(new)) - set(stages_of(old)):", "if added := set():",
+        "                    raise conflict(brief(error)) from None\n\n\ndef _made", "                    return old\n\n\ndef _made"),
     "tags that are reserved": (stages_bind, "aws/control/plane.py", 'if name.lower().startswith("aws:"):', "if False:"),
     "a body of any length": (the_control_plane_is_bounded, "aws/control/wire.py", "if int(length) > MOST_BODY:", "if False:"),
     "a patch of any length": (the_control_plane_is_bounded, "aws/control/wire.py", "if len(given) > MOST_OPERATIONS:", "if False:"),
@@ -454,8 +456,8 @@ def test_as_it_is(history):
 @pytest.mark.parametrize("bug", BUGS)
 def test_a_planted_bug_is_seen(bug, tmp_path):
     """By its history."""
-    history, file, old, new = BUGS[bug]
-    package, _, _ = planting.plant(tmp_path, f"_face{list(BUGS).index(bug)}", file, old, new)
+    history, file, *pieces = BUGS[bug]
+    package, _, _ = planting.plant(tmp_path, f"_face{list(BUGS).index(bug)}", file, *pieces)
     with pytest.raises((AssertionError, KeyError, TypeError)):
         history(package)
 
