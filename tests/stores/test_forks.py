@@ -1,7 +1,6 @@
 """Forks that Python is not told of (uWSGI's, a C library's): a child spends, answers and closes nothing of its parent's."""
 
 import asyncio
-import ctypes
 import os
 import signal
 import threading
@@ -9,6 +8,7 @@ import threading
 import pytest
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
+from forked import bare_fork
 from quota import AsyncLedger, Ledger, StoreUnavailable, UsagePlan
 from quota.process import home as _forks
 from quota.stores.postgres import AsyncPostgresStore, PostgresStore
@@ -32,11 +32,6 @@ def url(request):
 
 def leased(url, share):
     return f"leased+{url}{'&' if '?' in url else '?'}share={share}"
-
-
-def bare_fork():
-    """libc's own: none of Python's hooks run."""
-    return ctypes.PyDLL(None).fork()
 
 
 def in_children(work, count=CHILDREN, fork=bare_fork):
