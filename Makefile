@@ -2,6 +2,8 @@
 # Programs are started by their interpreter: a script's first line cannot name a folder that has a blank in it.
 PYTHON ?= python3
 TESTS ?=
+# Half as many workers again as there are processors: many a test waits for a server or a deadline.
+WORKERS ?= $$($(BIN)/python -c 'import os; print(os.cpu_count() * 3 // 2)')
 PYTHONS ?= 3.11 3.12 3.13
 PYTHON_FT ?= python3.13t
 SECONDS ?= 60
@@ -55,7 +57,7 @@ demo: $(VENV)/.core  ## the walk-through on the real library, then a log replaye
 	@$(BIN)/python -m quota demo
 
 test: $(VENV)/.test $(VENV)/.pgbouncer $(VENV)/.pyright  ## the suite, in minutes, on all processors; TESTS=tests/test_period.py for a part of it
-	@$(BIN)/python -m pytest -n auto --dist worksteal $(TESTS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(TESTS)
 
 test-slow: $(VENV)/.test $(VENV)/.pgbouncer  ## the long campaigns
 	@QUOTA_PROFILE=$${QUOTA_PROFILE:-nightly} $(BIN)/python -m pytest -m slow -n auto --dist worksteal $(TESTS)

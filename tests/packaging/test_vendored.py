@@ -33,7 +33,9 @@ ELSEWHERE = {
     "packaging/test_vendored": "is this",
     "ledger/test_planted": "copies and renames the library itself",
     "ledger/test_planted_accounts": "copies and renames the library itself",
+    "ledger/test_planted_apis": "copies and renames the library itself",
     "ledger/test_planted_billing": "copies and renames the library itself",
+    "web/test_slots": "copies and renames the library itself",
     "cli/test_sqlite": "needs typer",
     "stores/sqlite/test_faults": "starts interpreters that know the library by its name",
 }

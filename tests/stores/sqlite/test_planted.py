@@ -348,10 +348,12 @@ def forked(world):
 
 
 def removed(world):
-    """A key that is removed and made again remembers nothing."""
+    """A key that is removed and made again remembers nothing, and nothing of that stays in the file."""
     here, secret = world.with_key()
     here.consume(secret, 5, request_id="once")
     here.remove_key("k")
+    with closing(sqlite3.connect(here.store.path)) as db:
+        assert db.execute("SELECT count(*) FROM remembered").fetchone() == (0,)
     here.import_key(secret, "k", "p", id="k")
     assert not here.consume(secret, 5, request_id="once").replayed
 
