@@ -24,7 +24,7 @@ from web import Site, Strict
 
 def gunicorn(store, charge, workers=4):
     return Served(
-        "gunicorn", "site_wsgi:app", "-w", str(workers), "-k", "gthread", "--threads", "8", "-b", "127.0.0.1:0",
+        "gunicorn", "site_wsgi:app", "-w", str(workers), "-k", "gthread", "--threads", "8", "--keep-alive", "75", "-b", "127.0.0.1:0",
         "--access-logfile", "-", "--access-logformat", "%(r)s %({http_x_api_key}e)s", "--no-control-socket",
         ready="Booting worker", workers=workers, QUOTA_STORE=store, QUOTA_CHARGE=charge,
     )  # fmt: skip

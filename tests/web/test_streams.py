@@ -119,7 +119,7 @@ def test_streams_cut_at_random_bytes(ledger, serve, count):
 def test_a_server_that_is_killed(ledger, serve):
     """What its streams had spent stays charged; the rest of what they held, and their slots, are back at ``ttl``."""
     keys = ledger.issue_keys([f"k{number}" for number in range(4)], "talk")
-    server = serve(10**6)
+    server = serve(4 * 10**6)
 
     async def every():
         left = set(range(4))

@@ -5,13 +5,14 @@ import os
 import select
 import signal
 import threading
+from queue import Empty
 
 
 class _End:
-    """In place of a response that is to be settled: it ends the thread that settles it."""
+    """In place of a response that is to be settled: it ends the pause of the thread that settles it."""
 
     def settle(self):
-        raise SystemExit
+        raise Empty
 
 
 def bare_fork():
@@ -22,7 +23,9 @@ def bare_fork():
     """
     for thread in threading.enumerate():
         if thread.name == "quota-renewals":
-            thread._target.__self__.drop(_End())
+            renewals = thread._target.__self__
+            renewals._since.clear()
+            renewals.drop(_End())
             thread.join()
     return ctypes.PyDLL(None).fork()
 

@@ -14,6 +14,7 @@ import pytest
 
 import quota
 from quota import Ledger, ManualClock, Reason, UsagePlan
+from quota.operations.request import INFO, wants
 from quota.rule.record import minute_of
 from quota.stores.memory import MemoryStore
 from quota.stores.memory import locks as _locks
@@ -41,6 +42,7 @@ class World:
     def __init__(self, limits, *, alerts=(), warm=0, stripes=1):
         self.clock = ManualClock(NOON)
         minute_of(NOON)  # which is told last: every schedule finds it so
+        wants[0] = {INFO: False}  # what a first refusal finds, of any ledger
         self.ledger = Ledger(self.store(stripes), clock=self.clock)
         self.ledger.add_plan(UsagePlan("PlanA", limits, alerts=alerts))
         self.key = self.ledger.import_key(OLD, "Key123", plan="PlanA", id="Key123").key

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import dis
+import gc
 import itertools
 import random
 import re
@@ -292,6 +293,19 @@ class _Run:
                     yield _Node((*self.node.orders, order), (*self.node.stops, stop), prefix)
 
 
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Collect no garbage: when a removed key in a circle is gone, which weak mappings tell, must not go by chance."""
+    gc.collect(1)
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 class _Engine:
     """What stays the same over the schedules of one exploration."""
 
@@ -337,10 +351,11 @@ class _Engine:
 
     def run(self, node: _Node, full: bool, literal: Schedule | None = None) -> _Run:
         """Run one schedule and check it; raises ``Found``."""
-        state = self.setup()
-        run = _Run(self, node, full, literal)
         try:
-            results = run.execute(self.threads(state))
+            with uncollected():
+                state = self.setup()
+                run = _Run(self, node, full, literal)
+                results = run.execute(self.threads(state))
             if not run.stuck:
                 self.check(state, results)
         except Unsteady:
