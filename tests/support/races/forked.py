@@ -5,14 +5,13 @@ import os
 import select
 import signal
 import threading
-from queue import Empty
 
 
 class _End:
-    """In place of a response that is to be settled: it ends the pause of the thread that settles it."""
+    """In place of a response that is to be settled: it ends the thread that settles it, one with a planted bug too."""
 
     def settle(self):
-        raise Empty
+        raise SystemExit
 
 
 def bare_fork():
@@ -23,9 +22,8 @@ def bare_fork():
     """
     for thread in threading.enumerate():
         if thread.name == "quota-renewals":
-            renewals = thread._target.__self__
-            renewals._since.clear()
-            renewals.drop(_End())
+            thread._invoke_excepthook = lambda *_: None  # pytest's takes it for an error
+            thread._target.__self__.drop(_End())
             thread.join()
     return ctypes.PyDLL(None).fork()
 
