@@ -6,10 +6,15 @@ piece must still be there, so that a bug cannot go stale unseen.
 
 import pytest
 
+import planted_accounts
+import planted_apis
+import planted_billing
+import planted_holders
 import quota
 from planting import SCENARIOS, caught_by, plant
 
 BUGS = {
+    **planted_accounts.BUGS, **planted_apis.BUGS, **planted_billing.BUGS, **planted_holders.BUGS,
     # The rule
     "a limit refuses its last unit": (
         "rule/charge.py", "units > 0 and reading + units > limit.limit", "units > 0 and reading + units >= limit.limit"),
@@ -308,7 +313,7 @@ BUGS = {
 
 @pytest.mark.parametrize("bug", BUGS)
 def test_the_suite_catches(bug, tmp_path):
-    """One planted bug, seen."""
+    """One planted bug, seen by a scenario or the machine."""
     assert caught_by(*plant(tmp_path, f"_{list(BUGS).index(bug)}", *BUGS[bug]))
 
 

@@ -1,21 +1,18 @@
 """Bugs planted in copies of the package, and what must catch them: short histories, else the conformance machine."""
 
 import importlib
-import shutil
 import sys
 
 from hypothesis import Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-import paths
 import scenarios
 import scenarios_accounts
 import scenarios_apis
 import scenarios_billing
 import scenarios_fast
 import scenarios_holders
-
-PACKAGE = paths.PACKAGE
+from copies import copied
 
 SCENARIOS = {
     **scenarios_accounts.SCENARIOS, **scenarios.SCENARIOS, **scenarios_fast.SCENARIOS, **scenarios_holders.SCENARIOS,
@@ -26,13 +23,7 @@ SCENARIOS = {
 def plant(folder, number, file, *pieces):
     """The package with a piece of its source replaced (or several, where two guard the same), under another name."""
     name = f"planted{number}"
-    shutil.copytree(PACKAGE, folder / name, ignore=shutil.ignore_patterns("cli", "*.pyc.*"))  # with its compiled files
-    path = folder / name / file
-    source = path.read_text()
-    for old, new in zip(pieces[::2], pieces[1::2], strict=True):
-        assert source.count(old) >= 1, f"{file} no longer has {old!r}"
-        source = source.replace(old, new)
-    path.write_text(source)
+    copied(folder, name, *[(file, *pair) for pair in zip(pieces[::2], pieces[1::2], strict=True)], once=False)
     sys.path.insert(0, str(folder))
     try:
         package = importlib.import_module(name)

@@ -13,7 +13,7 @@ import pytest
 import paths
 from quota import Ledger, ManualClock, UsagePlan
 from served import PATIENCE, Served
-from servers import Valkey
+from servers import shared_store
 
 HERE = paths.ROOT / "examples" / "llm_proxy"
 LONG = 30_000
@@ -30,12 +30,8 @@ def serve(app, **environment):
 @pytest.fixture(params=["sqlite", "valkey"])
 def store(request, tmp_path):
     """The URL of a store."""
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'usage.db'}?durability=normal"
-        return
-    server = Valkey()
-    yield server.url
-    server.stop()
+    with shared_store(request.param, tmp_path) as url:
+        yield url
 
 
 class Proxy:

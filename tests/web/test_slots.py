@@ -164,21 +164,28 @@ def wsgi_settles_what_was_spent(package):
         assert (site.used("tokens"), site.in_flight) == (cost, 0)
 
 
-def wsgi_renews(package):
-    """A response that lasts is held longer, again and again, by one thread that ends with it; a dead one never is."""
-    site = Behind(
-        package, "wsgi", lambda request, start: (start("200 OK", TEXT), itertools.repeat(b"a"))[1], ttl=300_000
-    )
-    renewed, apply, ops = threading.Semaphore(0), site.ledger.store.apply, []
+def watched(store, renewed):
+    """What a store is asked from now on, in order; ``renewed`` is released for each reservation that is held longer."""
+    apply, ops = store.apply, []
 
-    def watched(request):
+    def applied(request):
         answer = apply(request)
         ops.append(request.op)
         if request.op == "extend":
             renewed.release()
         return answer
 
-    site.ledger.store.apply = watched
+    store.apply = applied
+    return ops
+
+
+def wsgi_renews(package):
+    """A response that lasts is held longer, again and again, by one thread that ends with it; a dead one never is."""
+    site = Behind(
+        package, "wsgi", lambda request, start: (start("200 OK", TEXT), itertools.repeat(b"a"))[1], ttl=300_000
+    )
+    renewed = threading.Semaphore(0)
+    ops = watched(site.ledger.store, renewed)
     before = set(threading.enumerate())
     body, _ = opened(site)
     (thread,) = set(threading.enumerate()) - before
@@ -301,18 +308,9 @@ def asgi_renews(package):
             counts.append(site.in_flight)
         await send({"type": "http.response.body", "body": b""})
 
-    renewed, counts, ops = asyncio.Semaphore(0), [], []
+    renewed, counts = asyncio.Semaphore(0), []
     site = Behind(package, "asgi", lasting, ttl=300_000)
-    apply = site.ledger.store.apply
-
-    def watched(request):
-        answer = apply(request)
-        ops.append(request.op)
-        if request.op == "extend":
-            renewed.release()
-        return answer
-
-    site.ledger.store.apply = watched
+    ops = watched(site.ledger.store, renewed)
     assert served(site)[-1] == ("body", 0)
     assert counts == [1, 1, 1] and ops.count("extend") < 7
 

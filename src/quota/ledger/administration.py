@@ -32,6 +32,8 @@ class Unchanged(enum.Enum):
 
 UNCHANGED: Final = Unchanged.UNCHANGED
 MOST_AT_ONCE = 10_000
+PAGE = 500
+"""Keys that reports and erasures ask for at once."""
 
 Asking = Generator["Step[Any]", Any, T]
 """Several steps, each of which may go by the answer to the one before; its answer is what it returns."""

@@ -120,10 +120,8 @@ def used_of(record: Record | None, days: ReportDays, retention: int) -> list[Use
     for meter in record.meters:
         if meter.route or several(meter.api) or days.api not in (None, meter.api):
             continue
-        readings = meter.readings()
-        ends = [*(reading for _, reading in readings[1:]), meter.total]
-        for (day, before), after in zip(readings, ends, strict=True):
-            if first <= day <= days.last and after != before:
+        for day, units in meter.used().items():
+            if first <= day <= days.last and units:
                 place = record.plan_on(meter.api, day), meter.api, meter.unit
-                found[place] = found.get(place, 0) + after - before
+                found[place] = found.get(place, 0) + units
     return [(*place, units) for place, units in found.items()]

@@ -97,7 +97,7 @@ def _rows(subject: Subject, plan: UsagePlan | None, api: str, account: str | Non
     found = {}
     for record, row in sorted(rows, key=lambda one: one[1].api in apis):  # where two tell of a day, its own plan's does
         meter = record.meter(api, row.route, row.unit)
-        used = row.used if row.api == api else meter.used(row.day) if meter else 0
+        used = row.used if row.api == api else meter.used().get(row.day, 0) if meter else 0
         if used or row.api == api:
             left = max(0, row.limit - row.window_used)
             found[row.day, row.route, row.name] = used, left, record.leased((api, row.route, row.unit), row.day)

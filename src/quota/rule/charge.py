@@ -311,7 +311,7 @@ def _prepare(subject: Subject, limit: CompiledLimit, now: int) -> bool:
     window = meter.window(limit.name)
     if window is None or window.end <= now:
         base, since = reading_at(record, meter, start)
-        # What several plans count on at the same time, an account's keys share: none of them came from another there.
+        # On an account the plans of several keys count at the same time: a window there came from no other one.
         alone = record is subject.key or limit.level
         extra, alerted = carried(record, meter, limit.name, (start, end)) if alone else (0, 0)
     elif (window.start, window.end) == (start, end):

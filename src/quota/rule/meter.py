@@ -82,7 +82,7 @@ class Bucket:
 class Meter:
     """All ever taken of one unit (``total``), and its readings at the start of the last minute, hour, days.
 
-    ``api``: the one that it counts, or all that it counts together (``entries.together``): what it reads is then the
+    ``api``: the one that it counts, or all that it counts together (``apis.together``): what it reads is then the
     sum of the meters of each, whatever plan it was counted under.
     ``days``: a day, what was read as it began, the next day on which something was used, and so on. ``rows``: a quota,
     then four numbers for each of these days that is over: which, its limit, units used in its window and since when.
@@ -141,22 +141,22 @@ class Meter:
 
     def history(self) -> Iterator[Day]:
         """The days of its quotas that are over."""
-        used = {day: after - before for (day, before), (_, after) in pairwise(self.readings())}
+        used = self.used()
         for name, rows in zip(self.rows[::2], self.rows[1::2], strict=True):
             for day, limit, window_used, since in _fours(rows):
                 yield Day(self.api, self.route, self.unit, name, day, limit, used[day], window_used, since)
 
-    def used(self, day: int) -> int:
-        """Return the units taken on a day."""
+    def used(self) -> dict[int, int]:
+        """Return the units taken by day, the one that is not finished included."""
         readings = [*self.readings(), (0, self.total)]
-        return sum(after - before for (of, before), (_, after) in pairwise(readings) if of == day)
+        return {day: after - before for (day, before), (_, after) in pairwise(readings)}
 
     def add_up(self, parts: Sequence[Meter], today: int) -> None:
         """Begin as the sum of these meters: from now on it counts whatever they do."""
         self.total = sum(part.total for part in parts)
         self.minute = sum(part.minute for part in parts)
         self.hour = sum(part.hour for part in parts)
-        self.days = numbers((today, self.total - sum(part.used(today) for part in parts)))
+        self.days = numbers((today, self.total - sum(part.used().get(today, 0) for part in parts)))
 
     def unfinished(self) -> list[Day]:
         """The day of each quota that is not finished, where something was used."""

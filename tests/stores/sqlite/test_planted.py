@@ -6,17 +6,15 @@ in ``test_planted.py``, which the conformance machine finds over every store.
 
 import importlib
 import os
-import shutil
 import sqlite3
 import threading
 from contextlib import closing
 
 import pytest
 
-import paths
+from copies import copied
 from powerloss import Nothing, Recorder, after_power_loss
 
-PACKAGE = paths.PACKAGE
 START = 1_773_144_000_000_000
 DAY = 86_400_000_000
 
@@ -499,23 +497,11 @@ def caught_by(name, folder):
     return None
 
 
-def planted(folder, number, file, old, new):
-    """The name of a package with one piece of a store's source replaced."""
-    name = f"planted_sqlite{number}"
-    shutil.copytree(
-        PACKAGE, folder / name, ignore=shutil.ignore_patterns("cli", "data", "*.pyc.*")
-    )  # with its compiled files
-    path = folder / name / file
-    source = path.read_text()
-    assert source.count(old) == 1, f"{file} has {source.count(old)} of {old!r}"
-    path.write_text(source.replace(old, new))
-    return name
-
-
 @pytest.mark.parametrize("bug", BUGS)
 def test_a_planted_bug_is_caught(bug, tmp_path, monkeypatch):
     """One bug of a kind that only this store can have, seen."""
-    name = planted(tmp_path, list(BUGS).index(bug), *BUGS[bug])
+    name = f"planted_sqlite{list(BUGS).index(bug)}"
+    copied(tmp_path, name, BUGS[bug])
     monkeypatch.syspath_prepend(tmp_path)
     assert caught_by(name, tmp_path)
 

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psycopg
@@ -367,3 +367,16 @@ def poolers() -> dict[str, object]:
     """What makes each kind of pooler before a port: the stand-in, and PgBouncer where it is found."""
     real = {mode: functools.partial(PgBouncer, mode=mode) for mode in ("transaction", "statement")}
     return {"stand-in": Pooler, **(real if PGBOUNCER else {})}
+
+
+@contextmanager
+def shared_store(kind, folder):
+    """The URL of a store that several processes share: a file, or a Valkey of one's own."""
+    if kind.lower() == "sqlite":
+        yield f"sqlite:///{folder / 'usage.db'}?durability=normal"
+        return
+    server = Valkey()
+    try:
+        yield server.url
+    finally:
+        server.stop()

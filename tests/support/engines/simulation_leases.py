@@ -8,15 +8,13 @@ or leave, plans and keys change. After every step all units must be accounted fo
 import asyncio
 import importlib
 import random
-import shutil
 import sys
 from datetime import datetime, timezone
 
-import paths
+from copies import copied
 
 START = int(datetime(2026, 3, 10, 12, 0, 30, tzinfo=timezone.utc).timestamp()) * 1_000_000
 SECOND = 1_000_000
-PACKAGE = paths.PACKAGE
 PERIODS = {"minute": 60 * SECOND, "hour": 3600 * SECOND, "day": 86_400 * SECOND}
 
 
@@ -42,12 +40,7 @@ class Package:
 
 def plant(folder, name, pieces):
     """The package with some of its source replaced, under another name."""
-    shutil.copytree(PACKAGE, folder / name, ignore=shutil.ignore_patterns("cli", "*.pyc.*"))  # with its compiled files
-    for file, old, new in pieces:
-        path = folder / name / file
-        source = path.read_text()
-        assert source.count(old) == 1, f"{file} has {old!r} {source.count(old)} times"
-        path.write_text(source.replace(old, new))
+    copied(folder, name, *pieces)
     sys.path.insert(0, str(folder))
     try:
         importlib.import_module(name)

@@ -172,7 +172,7 @@ QUEUES: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 
 
 class Settled:
-    """Where all that was done with reservations passes, at once or at last: whoever watches them watches this."""
+    """Take note of what was done with a reservation, at once or at last: metrics watch this alone."""
 
     store: Any
 

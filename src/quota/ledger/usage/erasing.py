@@ -15,10 +15,7 @@ from ...operations.usage import UsageRecord
 from ...rule.record import Record
 from ...stores.accounts import check_empty
 from ..accounts import Accounts
-from ..administration import Asking, Step, key_id, same
-
-_PAGE = 500
-"""Keys of an account that are asked for at once."""
+from ..administration import PAGE, Asking, Step, key_id, same
 
 
 def removed_usage(
@@ -81,13 +78,11 @@ def erase_account(id_: str, by: By) -> Asking[None]:
         below: list[Account] = yield Step("list_accounts", (None, 1, id_), same)
         check_empty(id_, [], [one.id for one in below])
     while True:
-        keys: list[ApiKey] = yield Step("list_keys", (None, _PAGE, None, id_, by[1]), same)
-        for key in keys:
-            with suppress(UnknownKey):
-                yield Step("drop_key", (key.id, by), same)
-            ids[key.id] = None
-        if keys:
-            continue
+        while keys := (yield Step("list_keys", (None, PAGE, None, id_, by[1]), same)):
+            for key in keys:
+                with suppress(UnknownKey):
+                    yield Step("drop_key", (key.id, by), same)
+                ids[key.id] = None
         yield from _release(id_, ids, by)
         try:
             yield Step("drop_account", (id_, by), same)

@@ -13,14 +13,11 @@ from ...key import ApiKey
 from ...operations.request import Request
 from ...operations.usage import UsageRecord, UsageTotal
 from ..accounts import Accounts
-from ..administration import Asking, Step, Telling, same
+from ..administration import PAGE, Asking, Step, Telling, same
 from ..holders import check_where
 
 if TYPE_CHECKING:
     from ...operations.report import KeyUsage, ReportDays
-
-PAGE = 500
-"""Keys that are asked for at once."""
 
 
 class Reports(Accounts):
@@ -47,7 +44,7 @@ class Reports(Accounts):
             request = Request("usage", now, None, key, api, args=days, account=account)
             found: list[UsageRecord] = yield Step("apply", (request,), same)
         except UnknownKey as unknown:
-            from .erasing import removed_usage  # noqa: PLC0415 -- as above
+            from .erasing import removed_usage  # noqa: PLC0415 -- loaded where a key is gone
 
             found = yield from removed_usage(unknown, key_or_account, api, now, days)
         return found

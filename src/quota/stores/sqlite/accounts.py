@@ -220,24 +220,16 @@ def copy_record(db: Connection, subject: int, other: int) -> None:
 
 def move_plan(db: Connection, plan: UsagePlan, number: int) -> None:
     """Move a plan's keys and accounts to its new apis. Raises ``PlanConflict`` where one has another plan there."""
-    apis = to_json(plan.apis)
-    held = db.execute(
-        "SELECT own.account, other.api FROM account_plans AS own JOIN account_plans AS other USING (account) "
-        "JOIN plans ON plans.number = other.plan WHERE own.plan = ?2 AND other.plan <> ?2 "
-        "AND other.api IN (SELECT value FROM json_each(?1)) LIMIT 1", (apis, number),
-    ).fetchone()  # fmt: skip
-    if held is not None:
-        raise PlanConflict(plan.id, f"account {held[0]} has another plan for the api {held[1]!r}")
-    taken = db.execute(
-        "SELECT own.id, other.api FROM key_plans AS own JOIN key_plans AS other USING (key) "
-        "JOIN plans ON plans.number = other.plan WHERE own.plan = ?2 AND other.plan <> ?2 "
-        "AND other.api IN (SELECT value FROM json_each(?1)) LIMIT 1", (apis, number),
-    ).fetchone()  # fmt: skip
-    if taken is not None:
-        raise PlanConflict(plan.id, f"key {taken[0]} has another plan for the api {taken[1]!r}")
-    for table, who in (("account_plans", "account"), ("key_plans", "key, id")):
-        rows = db.execute(f"SELECT DISTINCT {who} FROM {table} WHERE plan = ?", (number,)).fetchall()  # noqa: S608 -- names from the line above
-        db.execute(f"DELETE FROM {table} WHERE plan = ?", (number,))  # noqa: S608 -- as above
-        new = [(row[0], api, number, *row[1:]) for row in rows for api in plan.apis]
-        places = ", ".join("?" * (3 + len(who.split()) - 1))
-        db.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({places})", new)  # noqa: S608 -- as above
+    for kind, name in (("account", "account"), ("key", "id")):
+        table, more = f"{kind}_plans", "" if name == kind else ", ?"
+        taken = db.execute(
+            f"SELECT own.{name}, other.api FROM {table} AS own JOIN {table} AS other USING ({kind}) "  # noqa: S608 -- names from the line above
+            "JOIN plans ON plans.number = other.plan WHERE own.plan = ?2 AND other.plan <> ?2 "
+            "AND other.api IN (SELECT value FROM json_each(?1)) LIMIT 1", (to_json(plan.apis), number),
+        ).fetchone()  # fmt: skip
+        if taken is not None:
+            raise PlanConflict(plan.id, f"{kind} {taken[0]} has another plan for the api {taken[1]!r}")
+        who = kind if name == kind else f"{kind}, {name}"
+        rows = db.execute(f"DELETE FROM {table} WHERE plan = ? RETURNING {who}", (number,)).fetchall()  # noqa: S608 -- as above
+        new = [(of, api, number, *others) for of, *others in dict.fromkeys(rows) for api in plan.apis]
+        db.executemany(f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?{more})", new)  # noqa: S608 -- as above

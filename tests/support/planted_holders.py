@@ -1,9 +1,5 @@
 """Planted bugs of where keys and accounts stand; see ``test_planted``."""
 
-import pytest
-
-from planting import caught_by, plant
-
 BUGS = {
     "a status is charged": (
         "operations/usage.py", "    apis, shared_only = request.args\n",
@@ -65,9 +61,3 @@ BUGS = {
     "a status does not tell what is scheduled": ("operations/usage.py", "if not {*goes.apis}.isdisjoint(plan.apis):", "if goes.id in plan.apis:"),
     "a key is listed by the plan that it was on": ("stores/memory/directory.py", "settled(self._entry(key_entry), now)", "self._entry(key_entry)"),
 }  # fmt: skip
-
-
-@pytest.mark.parametrize("bug", BUGS)
-def test_the_suite_catches(bug, tmp_path):
-    """One planted bug, seen by a scenario or the machine."""
-    assert caught_by(*plant(tmp_path, f"_holders_{list(BUGS).index(bug)}", *BUGS[bug]))

@@ -1,11 +1,5 @@
 """Planted bugs of accounts and their plans; see ``test_planted``."""
 
-import pytest
-
-import quota
-from planting import caught_by, plant
-from scenarios_accounts import SCENARIOS
-
 BUGS = {
     "the nearest account alone is checked": (
         "stores/memory/directory.py", "account.parent.line()", "[]"),
@@ -39,15 +33,3 @@ BUGS = {
     "what the only key used is not the account's": (
         "stores/memory/directory.py", "            if first.record is not None:\n", "            if False:\n"),
 }  # fmt: skip
-
-
-@pytest.mark.parametrize("name", SCENARIOS)
-def test_scenarios(name):
-    """Each history goes as it should."""
-    SCENARIOS[name](quota)
-
-
-@pytest.mark.parametrize("bug", BUGS)
-def test_the_suite_catches(bug, tmp_path):
-    """One planted bug, seen by a scenario or the machine."""
-    assert caught_by(*plant(tmp_path, f"_accounts_{list(BUGS).index(bug)}", *BUGS[bug]))
