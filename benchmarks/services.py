@@ -66,7 +66,7 @@ def retrying() -> Loop:
     ledger, key, _ = opened(ONE)
     for _ in range(2):
         ledger.consume(key, request_id="again")
-    ledger.consume(key, request_id="last")
+    ledger.consume(key, 1, request_id="last")
     return loop(ledger, key, request_id="last")
 
 
