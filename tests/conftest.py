@@ -19,6 +19,8 @@ from collections import defaultdict
 import pytest
 from hypothesis import HealthCheck, settings
 
+import figures
+
 # Compiled once, not by each of the processes that tests start, whatever is set outside.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
@@ -31,25 +33,23 @@ settings.register_profile("push", max_examples=300, **_COMMON)
 settings.register_profile("nightly", max_examples=20_000, **_COMMON)
 settings.load_profile(os.environ.get("QUOTA_PROFILE", "dev"))
 
+
+def pytest_configure(config):
+    """Keep what is collected for the page of figures, and hold each test to what the page tells of it."""
+    config.pluginmanager.register(figures.Collected(), "figures")
+
+
 COLOURS = {f"{colour}{engine}" for colour in ("", "awaited ", "leased ") for engine in ("sqlite", "redis", "postgres")}
 
 
-def kind_of(item):
-    """The kind of store that a case is about, or None; the other values of its parameters."""
-    values = item.callspec.params
-    kind = next((name for name, value in values.items() if isinstance(value, str) and value in COLOURS), None)
-    return values.get(kind), repr([value for name, value in values.items() if name != kind])
-
-
-def one_of_each_colour(cases):
-    """The cases of a test that say the same of a store in another colour."""
-    by_engine = defaultdict(lambda: defaultdict(list))
+def in_another_colour(cases):
+    """The cases of a test that say of a server what another case says of it in another colour."""
+    engines = defaultdict(lambda: defaultdict(list))
     for item in cases:
-        kind, _ = kind_of(item)
-        if kind:
-            by_engine[kind.rpartition(" ")[2]][kind].append(item)
+        for kind in COLOURS & {value for value in item.callspec.params.values() if isinstance(value, str)}:
+            engines[kind.rpartition(" ")[2]][kind].append(item)
     turn = zlib.crc32(cases[0].originalname.encode())
-    for at, (engine, kinds) in enumerate(sorted(by_engine.items())):
+    for at, (engine, kinds) in enumerate(sorted(engines.items())):
         kept = engine if engine == "sqlite" and engine in kinds else sorted(kinds)[(turn + at) % len(kinds)]
         yield from (item for kind, found in kinds.items() if kind != kept for item in found)
 
@@ -64,6 +64,6 @@ def pytest_collection_modifyitems(items):
     for cases in tests.values():
         spread = cases[0].get_closest_marker("spread")
         every, first = (*spread.args, 0)[:2] if spread else (1, 0)
-        left = [item for at, item in enumerate(cases) if at % every != first] if spread else one_of_each_colour(cases)
+        left = [item for at, item in enumerate(cases) if at % every != first] if spread else in_another_colour(cases)
         for item in left if len(cases) > every else ():
             item.add_marker(pytest.mark.slow)
