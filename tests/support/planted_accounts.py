@@ -42,8 +42,8 @@ BUGS = {
         "stores/memory/store.py", "Entry(key_entry.said(), plans, scheduled=later)", "Entry(key_entry.said(), plans)"),
     "an account is told the plan that it left": (
         "operations/request.py", "        entry = entry._replace(uppers=tuple([_settled(upper, now) for upper in entry.uppers]))\n    return _settled(entry, now)",
-        "        entry = entry._replace(uppers=tuple([_settled(upper, now) for upper in entry.uppers]))\n"
-        "    return entry if type(entry.key) is Account else _settled(entry, now)"),
+        ("        entry = entry._replace(uppers=tuple([_settled(upper, now) for upper in entry.uppers]))\n"
+         "    return entry if type(entry.key) is Account else _settled(entry, now)")),
     "what the only key used is not the account's": (
         "stores/memory/directory.py", "            if first.record is not None:\n", "            if False:\n"),
 }  # fmt: skip
