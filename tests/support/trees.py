@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import attrs
 
+from figures import tell
 from quota import Quota, ReservationClosed, UsagePlan
 
 SECOND = 1_000_000
@@ -140,6 +141,7 @@ class History:
         return self.draw.choice(self.ledgers)
 
     def run(self, steps):
+        tell()
         for number in range(4):
             self.replace(f"p{number}-{self.seed}")
         for number in range(5):

@@ -22,12 +22,13 @@ _numbers = itertools.count(1)
 class _Held:
     """All that a sync and an async reservation share."""
 
-    __slots__ = ("__weakref__", "_close", "_doubts", "_expires", "_handle", "_hold", "decision", "id", "settled")
+    __slots__ = ("__weakref__", "_close", "_doubts", "_expires", "_handle", "_hold", "decision", "id", "patient", "settled")
 
     def __init__(self, decision: Decision, hold: Hold, close: Close) -> None:
         self.decision = decision
         self.id = hold.id
         self.settled = not decision.allowed
+        self.patient = True  # asks a store that is away too; what a middleware settles does not
         self._hold = hold
         self._expires = hold.expires  # beside the hold: another thread may hold it longer while this one spends
         self._close = close
