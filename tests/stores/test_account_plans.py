@@ -360,7 +360,10 @@ def test_leases_below_an_account_of_another_plan(request, clock, kind):
         one.close()
         two.close()
         other.associate("root", "o")
-        assert {s.name: s.used for s in other.status("root")} == {"root: requests/day": 140, "root: requests/month": 140}
+        assert {s.name: s.used for s in other.status("root")} == {
+            "root: requests/day": 140,
+            "root: requests/month": 140,
+        }
         assert [s.used for s in other.status("org")][:2] == [140, 140]
     finally:
         stores.close()
