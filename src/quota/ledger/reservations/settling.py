@@ -192,9 +192,9 @@ class Reserving(Settled):
 
     def _settle(self, held: Reservation, op: str, value: Any) -> Any:
         """Ask for what becomes of a reservation; what the store cannot be asked for is told, and tried again."""
-        step = self._steps.settle(held, op, value)
+        step, guard = self._steps.settle(held, op, value), held._guard(self, op)
         try:
-            answer = self._ask(step)
+            answer = self._ask(step) if guard is None else guard.ask(self._ask, step)
         except (StoreBusy, StoreUnavailable) as error:
             from .again import Thread, told  # noqa: PLC0415 -- stores are seldom away
 
@@ -239,8 +239,9 @@ class AsyncReserving(Settled):
         return await whole(functools.partial(self._settled, held, op, step), times=1 if op == "spend" else 2)
 
     async def _settled(self, held: AsyncReservation, op: str, step: Step[Any]) -> Any:
+        guard = held._guard(self, op)
         try:
-            answer = await self._ask(step)
+            answer = await (self._ask(step) if guard is None else guard.ask_awaited(self._ask, step))
         except (StoreBusy, StoreUnavailable) as error:
             from .again import Tasks, told  # noqa: PLC0415 -- stores are seldom away
 
