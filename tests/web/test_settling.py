@@ -18,7 +18,7 @@ from quota import AsyncLedger, Reason, StoreUnavailable
 from quota.asgi import QuotaMiddleware
 from quota.ledger.breaker import Breaker
 from quota.ledger.reservations import again
-from quota.ledger.reservations.settling import Settled
+from quota.ledger.reservations.handle import _Held
 from web import Boom, Front, Site, Strict, ledger
 
 with warnings.catch_warnings():
@@ -246,6 +246,6 @@ def test_no_response_waits_for_a_store_that_is_away(kind, monkeypatch):
 
 def test_planted_patience(monkeypatch):
     """A settlement that asks whatever is known is seen."""
-    monkeypatch.setattr(Settled, "_guard", lambda *_: None)
+    monkeypatch.setattr(_Held, "_guard", lambda *_: None)
     with pytest.raises(AssertionError):
         test_no_response_waits_for_a_store_that_is_away("asgi", monkeypatch)

@@ -27,6 +27,7 @@ def test_the_books_show(bug, tmp_path):
     assert caught(simulate, package, range(100)) is not None
 
 
+@pytest.mark.spread(2)
 @pytest.mark.parametrize("part", range(4))
 def test_histories(part):
     """Every unit of every meter is accounted for after every step of every history."""

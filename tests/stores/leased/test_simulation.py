@@ -71,6 +71,7 @@ def test_the_simulation_catches(bug, tmp_path):
     assert caught(simulate, package, [SOONEST.get(bug, 1), *range(400)]) is not None
 
 
+@pytest.mark.spread(2)
 @pytest.mark.parametrize("part", range(4))
 def test_histories(part):
     """Every unit is accounted for after every step of every history."""
@@ -86,6 +87,7 @@ def test_histories_that_failed_once(seed):
     simulate(seed, awaited=seed % 3 == 0)
 
 
+@pytest.mark.spread(2)
 @pytest.mark.parametrize("part", range(2))
 def test_crowded_histories(part):
     """The same where many tasks of one process call at once, and some of them are cancelled on the way."""

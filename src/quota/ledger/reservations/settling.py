@@ -175,12 +175,6 @@ class Settled:
     """Take note of what was done with a reservation, at once or at last: metrics watch this alone."""
 
     store: Any
-    _breaker: Any
-
-    def _guard(self, held: _Held, op: str) -> Any:
-        """Return what answers at once while the store is away, for what need not wait: it is tried again."""
-        guard = self._breaker or getattr(self.store, "_breaker", None)
-        return None if held.patient or op == "spend" else guard
 
     def _done(self, held: _Held, op: str, answer: Any) -> None:
         held._done(op, answer)
@@ -198,7 +192,7 @@ class Reserving(Settled):
 
     def _settle(self, held: Reservation, op: str, value: Any) -> Any:
         """Ask for what becomes of a reservation; what the store cannot be asked for is told, and tried again."""
-        step, guard = self._steps.settle(held, op, value), self._guard(held, op)
+        step, guard = self._steps.settle(held, op, value), held._guard(self, op)
         try:
             answer = self._ask(step) if guard is None else guard.ask(self._ask, step)
         except (StoreBusy, StoreUnavailable) as error:
@@ -245,7 +239,7 @@ class AsyncReserving(Settled):
         return await whole(functools.partial(self._settled, held, op, step), times=1 if op == "spend" else 2)
 
     async def _settled(self, held: AsyncReservation, op: str, step: Step[Any]) -> Any:
-        guard = self._guard(held, op)
+        guard = held._guard(self, op)
         try:
             answer = await (self._ask(step) if guard is None else guard.ask_awaited(self._ask, step))
         except (StoreBusy, StoreUnavailable) as error:
