@@ -256,3 +256,17 @@ def test_a_call_that_waits_is_one(registry):
         held.commit()
     assert decisions(registry) == {("free", "", "OK"): 4}
     assert scraped(registry)["quota_units_total", "free", "requests"] == 4
+
+
+def test_a_view_of_a_ledger_is_counted_once(registry):
+    """Whichever of the two is instrumented first or again, on one registry and on another."""
+    ledger = Ledger()
+    ledger.add_plan(UsagePlan("p", "9/day"))
+    _, secret = ledger.issue_key("k", "p")
+    instrument(ledger, registry)
+    instrument(ledger, CollectorRegistry())
+    view = ledger.acting("ada")
+    instrument(view, registry)
+    assert ledger.consume(secret)
+    assert view.consume(secret)
+    assert registry.get_sample_value("quota_decisions_total", {"plan": "p", "api": "", "reason": "OK"}) == 2

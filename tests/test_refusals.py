@@ -151,6 +151,18 @@ def test_a_busy_key_is_told_so_often_in_a_minute(ledger, told):
             most_refused(count)
 
 
+def test_a_thread_that_is_late_begins_no_minute_anew(told):
+    """Records are bounded though calls of two minutes come by turns, as at the end of one."""
+    clock = ManualClock(START)
+    ledger = Ledger(clock=clock)
+    ledger.add_plan(UsagePlan("p", "0/day"))
+    _, secret = ledger.issue_key("k", "p")
+    for number in range(4 * PER_MINUTE):
+        clock.set(START + 60_000_000 * (1 - number % 2))
+        assert not ledger.consume(secret)
+    assert len(told()) == PER_MINUTE
+
+
 def test_counts_are_bounded(ledger, told, monkeypatch):
     """Those that were refused least are forgotten."""
     monkeypatch.setattr(module, "_MOST_NAMES", 4)

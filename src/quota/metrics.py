@@ -37,6 +37,7 @@ class _Figures:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.ledgers: WeakSet[Any] = WeakSet()
+        self.calls: WeakSet[Any] = WeakSet()
         self.stores: WeakSet[Any] = WeakSet()
         self._series: dict[tuple[Any, ...], Any] = {}
         self._decisions = Counter(
@@ -138,7 +139,7 @@ def instrument(ledger: Ledger | AsyncLedger, registry: CollectorRegistry | None 
     ``peek`` is none), ``quota_units_total`` by plan and unit (of a reservation as it is spent and committed),
     ``quota_settlements_failed_total``. Histogram: ``quota_store_seconds`` by operation, with leases of the store behind
     them. Gauges: ``quota_leased_units`` by unit, ``quota_store_away``. A second call for the same ledger and registry
-    changes nothing.
+    changes nothing, nor does one for its view (``acting``).
 
     Raises:
         InvalidValue: for a ledger or a registry that is none.
@@ -151,10 +152,14 @@ def instrument(ledger: Ledger | AsyncLedger, registry: CollectorRegistry | None 
     figures = _registries.get(registry)
     if figures is None:
         figures = _registries[registry] = _Figures(registry)
-    if ledger in figures.ledgers:
-        return
+    call = vars(ledger).get("consume")
+    while call is not None:  # a view (acting) has the watched methods of its ledger already
+        if call in figures.calls:
+            return
+        call = getattr(call, "__wrapped__", None)
     figures.ledgers.add(ledger)
     _watch(ledger, "consume", figures.consumed)
+    figures.calls.add(vars(ledger)["consume"])
     _watch(ledger, "acquire", figures.consumed)
     _watch(ledger, "reserve", figures.reserved)
     _watch(ledger, "_settle", figures.unsettled)

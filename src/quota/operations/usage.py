@@ -54,7 +54,7 @@ class UsageTotal(NamedTuple):
     used: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON can hold it, as ``quota usage --all --json`` tells it."""
+        """Return it as JSON can hold it, as ``quota report --json`` tells it."""
         return self._asdict()
 
 
