@@ -49,7 +49,7 @@ TestShortMemory.settings = settings(stateful_step_count=10)
 
 def test_a_refund_ends_with_the_retention_of_the_store():
     """The model believes in no other: it took 35 days for granted, which few histories showed."""
-    drawn = iter(["toggled", UsagePlan("p", "9/day"), None])
+    drawn = iter(["toggled", UsagePlan("p", "9/month"), None])
     world = ShortMemory()
     world.begin(SimpleNamespace(draw=lambda _: next(drawn)))
     world.hammer("k1", known=False, times=1)
