@@ -196,6 +196,7 @@ def test_all_or_nothing_behind_headrooms(name):
     assert interrupt(CHANGES[name], LATER["at once"], 1 + len(name) % 10, 10, bound=True) > 1
 
 
+@pytest.mark.spread(3)
 @pytest.mark.parametrize("later", ["at once", "a minute later"])
 @pytest.mark.parametrize("name", ["consume", "consume on a route", "refused", "peek"])
 def test_all_or_nothing_by_a_headroom(name, later):

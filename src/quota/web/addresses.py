@@ -16,6 +16,8 @@ from ..plan import UsagePlan
 
 Networks = tuple[IPv4Network | IPv6Network, ...]
 Proxies = int | Networks
+Trusted = int | str | Iterable[str | IPv4Network | IPv6Network]
+"""The setting ``trusted_proxies``."""
 
 _VARIABLES = ("HTTP_X_FORWARDED_FOR", "HTTP_FORWARDED")
 _TRANSLATED = IPv6Network("64:ff9b::/96")
@@ -48,7 +50,7 @@ class Anonymous:
     by: Callable[[Any], str | Caller | None] | None = attrs.field(default=None, validator=_function)
 
 
-def check_proxies(trusted: int | str | Iterable[Any]) -> Proxies:
+def check_proxies(trusted: Trusted) -> Proxies:
     """Return what the setting ``trusted_proxies`` says. Raises ``InvalidValue``."""
     if type(trusted) is int and 0 <= trusted <= _MOST_HOPS:
         return trusted
@@ -65,7 +67,7 @@ def check_proxies(trusted: int | str | Iterable[Any]) -> Proxies:
     return tuple(found)
 
 
-def client_address(request: Mapping[str, Any], trusted_proxies: int | str | Iterable[Any] = 0) -> str | None:
+def client_address(request: Mapping[str, Any], trusted_proxies: Trusted = 0) -> str | None:
     """The address of whoever sent a request (a WSGI ``environ`` or an ASGI ``scope``); None where it is not known.
 
     Without trusted proxies it is the connection's. A number n of them: what the nth proxy from here saw, by

@@ -118,6 +118,10 @@ class AccountEntry:
         self.shared = False
         self.record: Record | None = None
 
+    def said(self) -> Account:
+        """Return what was said of it."""
+        return self.account or Account(self.name)
+
     def line(self) -> list[AccountEntry]:
         """Return it and the accounts above, the nearest first."""
         return [self, *(self.parent.line() if self.parent else ())]
