@@ -84,7 +84,9 @@ def traffic(seed, many=400):
     return [(at, f"c{random.randrange(4)}", random.choice(["r1/prod", "r2/prod"])) for at in moments]
 
 
-@pytest.mark.parametrize("plans", [(FREE,), (PAID,), (FREE, UsagePlan("search", "7/day, 1/minute burst 2", api="r2/prod"))])
+@pytest.mark.parametrize(
+    "plans", [(FREE,), (PAID,), (FREE, UsagePlan("search", "7/day, 1/minute burst 2", api="r2/prod"))]
+)
 def test_a_replay_is_what_the_middlewares_of_the_stages_decide(plans):
     """Overlapping tiers: the log of the calls gives the very figures of the middlewares that served them."""
     clock = ManualClock(1_800_000_000_000_000)
@@ -147,7 +149,11 @@ def test_from_the_command_line(tmp_path):
     logs = [tmp_path / "r1.log", tmp_path / "r2.log"]
     rules = ["--api", "r1/prod=log:r1.log", "--api", "r2/prod=log:r2.log"]
     data = quota.json("replay", *logs, "--plan", "free", "--plan", "free+search", "--plan", "5/day", *rules)
-    assert [(one["plan"]["id"], one["allowed"]) for one in data["reports"]] == [("free", 4), ("free+search", 6), ("plan3", 5)]
+    assert [(one["plan"]["id"], one["allowed"]) for one in data["reports"]] == [
+        ("free", 4),
+        ("free+search", 6),
+        ("plan3", 5),
+    ]
     assert data["reports"][1]["apis"][1] == {"api": "r2/prod", "allowed": 2, "refused": 1}
     assert data["reports"][1]["refused_by_limit"] == {"free: requests/day": 2, "search: requests/day": 1}
     assert quota("replay", *logs, "--plan", "free+search", *rules) == 0

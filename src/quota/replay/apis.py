@@ -1,4 +1,4 @@
-"""Which API each request of a log is to: by its path, its host, its log, or a field of its line."""
+"""The API that a request of a log is to: by its path, its host, its log, or a field of its line."""
 
 from __future__ import annotations
 
