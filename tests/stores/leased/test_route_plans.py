@@ -11,7 +11,7 @@ BUGS = {
     "an account's units are not given back": [(
         LEASES, "for record in subject.records():\n        lease = record.leases.get", "for record in subject.records()[:1]:\n        lease = record.leases.get")],
     "a lease is remembered of the key alone": [(
-        LEASES, "for record in subject.records():\n        until", "for record in subject.records()[:1]:\n        until")],
+        LEASES, "for record in subject.records():\n        leases, burned", "for record in subject.records()[:1]:\n        leases, burned")],
     "one unit's lease is taken to cover all": [(LEASE_HOLDER, "        return all(\n            unit in self.units", "        return any(\n            unit in self.units")],
     "only one unit is spent": [(
         LEASE_HOLDER, "                self.spent[unit].total += units\n", "                self.spent[unit].total += units\n                break\n")],

@@ -10,8 +10,8 @@ OPERATIONS = "operations/leases.py"
 
 BUGS = {
     "unreported units go back after a crash": [(
-        LEASES, "        until = record.open_until(now, takes, now)\n",
-        ("        until = record.open_until(now, takes, now)\n        for other, lease in (record.leases or {}).items():\n"
+        LEASES, "        leases, burned, over = {}, {}, []\n",
+        ("        leases, burned, over = {}, {}, []\n        for other, lease in (record.leases or {}).items():\n"
         "            if lease.lively < now:\n                record.give_back(lease.taken_at, lease.takes)\n"
         "                record.leases[other] = lease._replace(takes=())\n"))],
     "a lease is settled again and again": [(
@@ -105,6 +105,7 @@ CROWDED = {
 }  # fmt: skip
 
 
+@pytest.mark.spread(3)
 @pytest.mark.parametrize("bug", CROWDED)
 def test_crowded_histories_catch(bug, tmp_path):
     """One planted bug that only tasks at once show."""

@@ -20,15 +20,28 @@ from quota.errors import InvalidValue
 from quota.stores import open_store
 from quota.stores.leased import AsyncLeasedStore, LeasedStore
 from quota.stores.memory import MemoryStore
-from quota.testing import Machine, machine
-from quota.testing.strategies import APIS, KEY_IDS, REQUEST_IDS, STEPS
+from quota.testing import Machine
+from quota.testing.strategies import APIS, KEY_IDS, REQUEST_IDS, ROUTES, STEPS, TTLS
 from servers import Valkey
 
 START = 1_773_144_000_000_000
 SECOND = 1_000_000
 
 
-TestSmallLimits = machine(lambda: LeasedStore(MemoryStore())).TestCase
+class SmallLimits(Machine):
+    """Limits too small to lease, those of a key's own too: a throttle whose burst is twelve is leased."""
+
+    open = staticmethod(lambda: LeasedStore(MemoryStore()))
+
+    @rule(
+        id_=KEY_IDS, which=st.integers(0, 5), value=st.sampled_from([None, 0, 2, 3, 8]), api=APIS, route=ROUTES,
+        lasts=st.sampled_from([None, 1, 20_000_000, 3_600_000_000]),
+    )  # fmt: skip
+    def override(self, id_, which, value, api, route, lasts):
+        Machine.override(self, id_, which, value, api, route, lasts)
+
+
+TestSmallLimits = SmallLimits.TestCase
 TestSmallLimits.settings = settings(stateful_step_count=40)
 
 
@@ -55,6 +68,10 @@ class OneHolder(Machine):
     @rule(id_=KEY_IDS, cost=st.sampled_from([None, {"requests": 1}, {"requests": 3}]), api=APIS, request_id=REQUEST_IDS)
     def consume(self, id_, cost, api, request_id):
         Machine.consume(self, id_, cost, api, None, request_id)
+
+    @rule(id_=KEY_IDS, cost=st.sampled_from([None, {"requests": 1}, {"requests": 3}]), api=APIS, ttl=TTLS)
+    def keep_slot(self, id_, cost, api, ttl):
+        Machine.keep_slot(self, id_, cost, api, None, ttl)
 
     @rule(id_=KEY_IDS, times=st.integers(1, 60))
     def hammer(self, id_, times):
