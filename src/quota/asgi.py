@@ -12,8 +12,8 @@ from .decision import Decision, Reason
 from .errors import InvalidValue, QuotaError
 from .ledger.aio import AsyncLedger
 from .ledger.reservations.again import whole
+from .ledger.reservations.awaited import kept_alive
 from .ledger.reservations.handle import AsyncReservation
-from .ledger.reservations.settling import kept_alive
 from .ledger.sync import Ledger
 from .operations.shape import DEFAULT
 from .stores.memory.store import MemoryStore

@@ -20,11 +20,12 @@ _new = tuple.__new__  # half the time of the class
 
 def take_named(  # noqa: C901 -- in line, as the plainest call
     own: OneMeter | NoMeter, now: int, cost: Any, api: str, route: str | None, address: str | None, scope: str | None,
-    name: object, ttl: int,
+    name: object, ttl: int, keep: object,
 ) -> Decision | None:  # fmt: skip
     """Decide a call under the request id ``name``, remembered for ``ttl`` microseconds; None where the rule must.
 
-    ``own``: all that the key's calls ask first. As in its ``take_otherwise``, an interrupt leaves no lock taken.
+    ``keep``: not None of a call that would keep its slots, which is not decided here where there are any. ``own``: all
+    that the key's calls ask first. As in its ``take_otherwise``, an interrupt leaves no lock taken.
     """
     if type(name) is not str or not 0 < len(name) <= 256 or not name.isprintable():
         return None
@@ -35,7 +36,7 @@ def take_named(  # noqa: C901 -- in line, as the plainest call
     else:
         return None
     amounts = room.shape.standard if cost is DEFAULT else room.shape.asked(cost)
-    if amounts is None or barred(room.key, address, scope):
+    if amounts is None or barred(room.key, address, scope) or (keep is not None and room.slots):
         return None
     stripe, lock, told, mine = key_entry.stripe, own.lock, None, False
     try:
