@@ -11,7 +11,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test test-slow test-browser test-terraform test-pythons test-freethreaded test-all check format bench check-bench coverage mutate docs audit fuzz clean
+.PHONY: help demo test test-slow test-browser test-terraform test-pythons test-freethreaded test-all check format bench check-bench coverage mutate figures docs audit fuzz clean
 .NOTPARALLEL:
 
 help:  ## this list
@@ -119,6 +119,9 @@ coverage: $(VENV)/.test $(VENV)/.pgbouncer  ## branch coverage of what is embedd
 mutate: $(VENV)/.mutate  ## mutation testing of the rule, the periods and the plans: no survivor that is not argued in place
 	@QUOTA_PROFILE=$${QUOTA_PROFILE:-smoke} $(BIN)/python $(BIN)/mutmut run
 	@! $(BIN)/python $(BIN)/mutmut results | grep -E ': (survived|no tests)$$'
+
+figures: $(VENV)/.test $(VENV)/.mutate  ## docs/figures.md: what the tests do, counted as they are collected
+	@$(BIN)/python tests/support/figures.py
 
 fuzz:  ## each parser of what strangers send, with coverage, SECONDS each (60)
 	@$(MAKE) VENV=.venv-fuzz .venv-fuzz/.fuzz

@@ -131,7 +131,14 @@ RIGHT = """
 from datetime import timedelta
 from quota import *
 from quota.stores.leased import LeasedStore
-from quota.stores.redis import AsyncRedisStore
+from quota.stores.redis import AsyncRedisStore, RedisStore
+from quota.stores.postgres import AsyncPostgresStore, PostgresStore
+from quota.flask import Quota as Extension
+from quota.web import client_address, usage_page
+import ipaddress
+import psycopg_pool
+import redis
+import redis.asyncio
 ledger = Ledger("memory://")
 ledger.add_plan(UsagePlan("p", [Quota(5, "day"), "1/s"], routes={"r": "2/day as few"}, costs={"r": 1, "s": {"tokens": 2}}, alerts=[50]))
 ledger.add_plan(UsagePlan("q", Throttle("0.5", "minute", burst=3)))
@@ -150,6 +157,22 @@ async def main() -> None:
         held: AsyncReservation = await awaited.reserve(issued[1], 1, ttl=1)
         await held.cancel()
         again: ApiKey = await AsyncRedisStore().get_key(issued.key.id)
+usage_page(ledger, trusted_proxies=["10.0.0.0/8", ipaddress.ip_network("fd00::/8")])
+address: str | None = client_address({}, 1)
+extension = Extension(None, "sqlite:///usage.db", on_unavailable="deny", everywhere=False, key=lambda request: ledger.get_key("ada"))
+@extension.limited(cost=5, on_unavailable="allow")
+def view() -> str:
+    return "pets"
+ApiKey("k", "k", "k", metadata={"a": "b"})
+RedisStore(redis.Redis())
+RedisStore(redis.RedisCluster("a"))
+AsyncRedisStore(redis.asyncio.Redis())
+PostgresStore(psycopg_pool.ConnectionPool("postgresql://"))
+AsyncPostgresStore(psycopg_pool.AsyncConnectionPool("postgresql://"))
+PostgresStore("postgresql://")
+LeasedStore(RedisStore())
+Ledger(PostgresStore())
+AsyncLedger(AsyncRedisStore())
 plans: list[UsagePlan] = LeasedStore("redis://").list_plans()
 @limited(ledger, key=secret, cost={"tokens": 2}, route="r")
 def add(a: int, b: int = 0) -> int:
@@ -175,7 +198,14 @@ WRONG = {
     "a limited function's argument": "limited(ledger, key='s')(len)(5)", "what it gives": "n: str = limited(ledger, key='s')(len)('')", "a key of a function": "limited(ledger, key=5)",
     "a page's ledger": "from quota.web import usage_page; usage_page(5)", "stages": "from quota.aws import control_plane; control_plane(ledger, credentials=None, stages=5)",
     "credentials": "from quota.aws import control_plane; control_plane(ledger, credentials='AK', stages=None)", "a zone of nobody": "from quota.web import usage_page; usage_page(ledger, zone='UTC')",
-    "no key": "limited(ledger)", "a name that is not there": "from quota import nonsense",
+    "no key": "limited(ledger)", "metadata": "ApiKey('k', 'k', 'k', metadata=5)", "an account's metadata": "Account('a', metadata=5)",
+    "a leased store": "from quota.stores.leased import LeasedStore; LeasedStore(5)", "an awaited one": "from quota.stores.leased import AsyncLeasedStore; AsyncLeasedStore(5)",
+    "a client": "from quota.stores.redis import RedisStore; RedisStore(5)", "a client that is not awaited": "import redis; from quota.stores.redis import AsyncRedisStore; AsyncRedisStore(redis.Redis())",
+    "a pool": "from quota.stores.postgres import PostgresStore; PostgresStore(5)", "an awaited pool": "from quota.stores.postgres import AsyncPostgresStore; AsyncPostgresStore(5)",
+    "proxies": "from quota.web import usage_page; usage_page(ledger, trusted_proxies=1.5)", "networks of proxies": "from quota.web import client_address; client_address({}, [1.5])",
+    "a setting's callable": "from quota.wsgi import QuotaMiddleware; QuotaMiddleware(lambda e, s: [], ledger, on_unavailable='deny', key=lambda environ: 5)",
+    "an extension's setting": "from quota.flask import Quota; Quota(None, ledger, on_unavialable='deny')", "a view's": "from quota.flask import Quota; Quota(None, ledger).limited(csot=5)",
+    "a Django view's": "from quota.django import limited as only; only(csot=5)", "a name that is not there": "from quota import nonsense",
 }  # fmt: skip
 
 

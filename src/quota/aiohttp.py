@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Unpack
 
-from aiohttp import Payload, web
+from aiohttp import Payload, StreamReader, web
+from aiohttp.base_protocol import BaseProtocol
 
 from .asgi import QuotaMiddleware, nowhere, preflight_of
 from .decision import Decision
@@ -122,14 +124,39 @@ async def _as_it_is(_: web.BaseRequest) -> None:
 
 
 class _Body:
-    """A body that aiohttp has read, or will: it keeps what was read for whoever asks again. A form is left to it."""
+    """A body's first bytes; a handler reads or streams all of it. A form with files is left to aiohttp."""
 
     def __init__(self, seen: _Seen, most: int) -> None:
         self._seen, self._most = seen, most
 
     async def read(self) -> bytes:
-        request = self._seen.request
-        return b"" if request.content_type == "multipart/form-data" else (await request.read())[: self._most]
+        request, first = self._seen.request, b""
+        if request.content_type == "multipart/form-data":
+            return b""
+        if not request.can_read_body:  # there is none, or somebody has read it, which aiohttp keeps
+            return (await request.read())[: self._most]
+        source = request._payload  # what is asked for as ``content`` is kept as it was
+        while len(first) < self._most and (part := await source.read(self._most - len(first))):
+            first += part
+        request._payload = _Again(first, source)
+        return first
+
+
+class _Again(StreamReader):
+    """All that was read of a body, then what was not, as it comes."""
+
+    def __init__(self, first: bytes, source: StreamReader) -> None:
+        loop = asyncio.get_running_loop()
+        super().__init__(BaseProtocol(loop), sys.maxsize, loop=loop)  # the source alone holds its connection back
+        self._source = source
+        self.feed_data(first)
+
+    async def _wait(self, _: str) -> None:
+        part = await self._source.readany()
+        if part:
+            self.feed_data(part)
+        else:
+            self.feed_eof()
 
 
 def _scope(request: web.Request) -> dict[str, Any]:

@@ -192,7 +192,7 @@ def check_text(
     return value
 
 
-def to_metadata(metadata: object) -> Mapping[str, str]:
+def to_metadata(metadata: Mapping[str, str]) -> Mapping[str, str]:
     """Check an operator's own texts, and return them as a mapping that nobody changes."""
     if not isinstance(metadata, Mapping):
         raise InvalidValue("metadata", metadata, "a mapping from str to str")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar, Unpack, overload
 from wsgiref.types import WSGIEnvironment
 
 import flask
@@ -13,11 +13,12 @@ from werkzeug.exceptions import HTTPException, default_exceptions
 from .decision import Decision
 from .errors import InvalidValue
 from .ledger.sync import Ledger
+from .web.addresses import Anonymous
 from .web.bodies import read_input
 from .web.gate import Answer
 from .web.responses.plain import Exchange
 from .web.routes import KnownRoutes, WerkzeugRoutes
-from .web.settings import Settings, seeing
+from .web.settings import Settings, SomeSettings, seeing
 from .wsgi import QuotaMiddleware, nowhere, preflight_of
 
 ViewFunction = TypeVar("ViewFunction", bound=Callable[..., Any])
@@ -26,6 +27,18 @@ _MARK = "__quota__"
 _EXTENSION, _EXCHANGE, _GLOBALS = "quota", "quota.exchange", "quota.globals"
 _REQUEST = "werkzeug.request"
 _KNOWN = {*Settings.__annotations__, "ledger", "everywhere"}
+
+
+class ViewSettings(SomeSettings, total=False):
+    """The keywords of ``Quota.limited``."""
+
+    anonymous: Anonymous | None
+
+
+class ExtensionSettings(ViewSettings, total=False):
+    """The keywords of ``Quota``."""
+
+    everywhere: bool
 
 
 class Refused(HTTPException):
@@ -52,8 +65,10 @@ class Quota:
         InvalidValue: for a setting that cannot be meant.
     """
 
-    def __init__(self, app: flask.Flask | None = None, ledger: Ledger | str | None = None, **settings: Any) -> None:
-        self._given = settings if ledger is None else {**settings, "ledger": ledger}
+    def __init__(
+        self, app: flask.Flask | None = None, ledger: Ledger | str | None = None, **settings: Unpack[ExtensionSettings]
+    ) -> None:
+        self._given: dict[str, Any] = {**settings} if ledger is None else {**settings, "ledger": ledger}
         if app is not None:
             self.init_app(app)
 
@@ -70,7 +85,7 @@ class Quota:
     @overload
     def limited(self, view: ViewFunction, /) -> ViewFunction: ...
     @overload
-    def limited(self, /, **settings: Any) -> Callable[[ViewFunction], ViewFunction]: ...
+    def limited(self, /, **settings: Unpack[ViewSettings]) -> Callable[[ViewFunction], ViewFunction]: ...
     def limited(self, view: Any = None, /, **settings: Any) -> Any:
         """Give a view settings of its own, above or below ``@app.get``: ``@quota.limited(cost=5)``.
 

@@ -44,6 +44,13 @@ class JoinedPlan(UsagePlan):
     parts: tuple[Part, ...]
     above: tuple[str, ...]  # type: ignore[misc] # a plan of its own has none
 
+    def __eq__(self, other: object) -> bool:
+        """Tell whether the plans of the key and of the accounts are equal: one of these may have been replaced."""
+        mine = self.base, self.parts, self.above
+        return type(other) is JoinedPlan and mine == (other.base, other.parts, other.above)
+
+    __hash__ = UsagePlan.__hash__
+
     @property
     def told(self) -> UsagePlan:
         """The key's plan itself."""

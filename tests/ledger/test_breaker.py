@@ -1,6 +1,7 @@
 """A store that is away: after three calls in a row that could not ask, everybody is answered at once, and one call asks."""
 
 import asyncio
+import inspect
 import logging
 import pickle
 import threading
@@ -12,6 +13,7 @@ from interleavings import plant
 from quota import AsyncLedger, ClockSkew, InvalidValue, Ledger, Reason, StoreBusy, StoreUnavailable, UsagePlan
 from quota.ledger import breaker as module
 from quota.ledger.breaker import Breaker
+from quota.ledger.reservations import again
 from quota.stores.leased import LeasedStore
 from quota.stores.memory import MemoryStore
 
@@ -144,6 +146,48 @@ def test_what_settles_and_administers_always_asks(now):
         call()
     store.error = None
     assert held.commit().limits[0].used == 1
+
+
+@pytest.mark.parametrize("kind", [Ledger, AsyncLedger])
+def test_what_a_middleware_settles_waits_for_no_store_that_is_away(kind, now, monkeypatch):
+    """Its failures count, and one call in a second asks; what is not settled is tried again all the same."""
+    monkeypatch.setattr(again, "_SHORTEST", 60)
+    store = Shaky()
+    ledger = kind(store, on_unavailable="deny")
+
+    async def do(answer):
+        return await answer if inspect.isawaitable(answer) else answer
+
+    async def asked(ask, *args):
+        before = store.asked
+        with pytest.raises(StoreUnavailable):
+            await do(ask(*args))
+        return store.asked - before
+
+    async def act():
+        await do(ledger.add_plan(UsagePlan("p", "100/day")))
+        secret = (await do(ledger.issue_key("k", "p", id="k"))).secret
+        held = [await do(ledger.reserve(secret, 1, ttl=10**9)) for _ in range(6)]
+        store.error = AWAY
+        for one in held:
+            one.patient = False
+        assert [await asked(one.cancel) for one in held[:5]] == [1, 1, 1, 0, 0]
+        last = held[5]
+        assert (await asked(last.extend, 10**9), await asked(last.spend, 1)) == (0, 1)
+        now[0] += 1
+        assert (await asked(last.extend, 10**9), await asked(last.commit)) == (1, 0)
+        last.patient = True
+        assert await asked(last.commit) == 1
+        store.error = None
+        now[0] += 1
+        last.patient = False
+        await do(last.extend(10**9))
+        assert not ledger._breaker.open
+        await do(last.commit())
+        await do(ledger._again.close())
+        assert (await do(ledger.status("k")))[0].used == 1 + 5 * (kind is AsyncLedger)
+
+    asyncio.run(act())
 
 
 def test_threads_do_not_pile_up(monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import os
 import re
 import shutil
@@ -84,6 +85,7 @@ def install(folder, *names):
     return Path(sysconfig.get_path("scripts", "venv", {"base": str(folder)})) / "python"
 
 
+@functools.cache
 def imported(path):
     """The names of the top-level modules that a test file, or a helper that it imports, imports."""
     names = set()

@@ -5,9 +5,10 @@ from datetime import timedelta
 import pytest
 
 from every_store import ALL, EXACT, SYNC, Stores, run_threads
-from quota import InvalidValue, PlanConflict, Throttle, UnknownKey, UsagePlan
+from quota import InvalidValue, Ledger, PlanConflict, Throttle, UnknownKey, UsagePlan
+from quota.clock import DAY_US
 from quota.stores.leased import LeasedStore
-from trees import History
+from trees import History, LeasedHistory
 
 
 def over(*kinds):
@@ -208,14 +209,39 @@ def test_a_moved_account_counts_on_its_new_parent(stores, clock):
 SEEDS = 6
 
 
+def next_noon(clock):
+    """Each history is within a day of its own."""
+    clock.set((clock() // DAY_US + 1) * DAY_US + DAY_US // 2)
+
+
+def random_trees(stores, clock, seeds, steps):
+    """Histories one after another, on two ledgers beside each other."""
+    ledger = stores.ledger(clock)
+    ledgers = [ledger, stores.ledger(clock, ledger)]
+    for seed in seeds:
+        next_noon(clock)
+        History(seed, ledgers, clock).run(steps)
+
+
+def leased_trees(stores, clock, seeds, steps):
+    """The same on two ledgers that spend from leases, and what another one finds when they are gone."""
+    found = stores.over(stores.open().store, clock=clock)
+    for seed in seeds:
+        next_noon(clock)
+        leasing = [Ledger(LeasedStore(stores.open(found).store, share=0.5), clock=clock) for _ in range(2)]
+        history = LeasedHistory(seed, leasing, clock)
+        history.run(steps)
+        for ledger in leasing:
+            ledger.close()
+        history.given_back(found)
+
+
 @pytest.mark.parametrize("part", range(3))
 @over(*EXACT)
 def test_random_trees_are_as_the_model_says(stores, clock, part):
     """Plans, costs, routes, holds, refunds, grants, moves and changes of plan, by two processes in turn."""
-    for seed in range(part * SEEDS, part * SEEDS + (SEEDS if not stores.awaited else 2)):
-        ledger = stores.ledger(clock)
-        clock.set(1_773_144_000_000_000)
-        History(seed, [ledger, stores.ledger(clock, ledger)], clock).run(45)
+    first = part * SEEDS
+    random_trees(stores, clock, range(first, first + (SEEDS if not stores.awaited else 2)), 45)
 
 
 @pytest.mark.slow
@@ -223,10 +249,21 @@ def test_random_trees_are_as_the_model_says(stores, clock, part):
 @over(*SYNC)
 def test_a_thousand_random_trees(stores, clock, part):
     """Longer, and a thousand of them on each store."""
-    for seed in range(1000 + part * 50, 1050 + part * 50):
-        clock.set(1_773_144_000_000_000)
-        ledger = stores.ledger(clock)
-        History(seed, [ledger, stores.ledger(clock, ledger)], clock).run(60)
+    random_trees(stores, clock, range(1000 + part * 50, 1050 + part * 50), 60)
+
+
+@over("leased sqlite")
+def test_random_trees_under_leases(stores, clock):
+    """Two processes that spend from leases: never a unit too many, a refusal only for what is out, all counts met in the end."""
+    leased_trees(stores, clock, range(4), 40)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(20))
+@over("leased sqlite", "leased redis", "leased postgres")
+def test_a_thousand_random_trees_under_leases(stores, clock, part):
+    """A thousand of them over each store."""
+    leased_trees(stores, clock, range(1000 + part * 50, 1050 + part * 50), 60)
 
 
 @over(*SYNC)
@@ -292,5 +329,41 @@ def test_leases_of_a_moved_account_are_settled_where_they_were_taken(request, cl
         assert all(leasing.consume(secret) for _ in range(50))
         leasing.close()
         assert [other.status(id_)[0].used for id_ in ("old", "new", "k")] == [300, 50, 350]
+    finally:
+        stores.close()
+
+
+@pytest.mark.parametrize("kind", ["leased sqlite", "leased redis", "leased postgres"])
+def test_leases_below_an_account_of_another_plan(request, clock, kind):
+    """A plan above is replaced by one of other limits, or comes while a quiet process holds a lease: told and counted."""
+    stores = Stores(kind, request.getfixturevalue)
+    try:
+        first = stores.open()
+        one, two = (stores.over(LeasedStore(stores.open(first).store, share=0.5), clock=clock) for _ in "12")
+        other = stores.over(stores.open(first).store, clock=clock)
+        for plan in (UsagePlan("o", "100000/day"), UsagePlan("k", "1000000/day")):
+            other.add_plan(plan)
+        for id_, parent in (("root", None), ("org", "root")):
+            other.add_account(id_, parent=parent)
+        other.associate("org", "o")
+        secrets = [other.issue_key(id_, "k", id=id_, account="org").secret for id_ in ("x", "y")]
+        assert all(one.consume(secrets[0]) for _ in range(40))
+        for limits in ("90000/day", "90000/day, 95000/month"):
+            other.replace_plan(UsagePlan("o", limits))
+            clock.advance(timedelta(seconds=1.1))
+            for _ in range(30):
+                decision = one.consume(secrets[0])
+                assert [s.limit for s in decision.limits[1:]] == [90000, 95000][: len(decision.limits) - 1]
+            assert len(decision.limits) == 2 + limits.count(",")
+        clock.advance(timedelta(seconds=400))
+        assert all(two.consume(secrets[1]) for _ in range(40))
+        one.close()
+        two.close()
+        other.associate("root", "o")
+        assert {s.name: s.used for s in other.status("root")} == {
+            "root: requests/day": 140,
+            "root: requests/month": 140,
+        }
+        assert [s.used for s in other.status("org")][:2] == [140, 140]
     finally:
         stores.close()

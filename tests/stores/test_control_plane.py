@@ -12,7 +12,7 @@ from cryptography.fernet import Fernet
 
 from control import bare, client, plane, refused, served
 from every_store import Stores
-from quota import Ledger
+from quota import Ledger, PlanConflict
 
 SERVE = """
 import sys
@@ -43,6 +43,11 @@ def walk(ledger):
         keys = [aws.create_api_key(name=name, enabled=True)["id"] for name in ("a", "b")]
         for key in keys:
             aws.create_usage_plan_key(usagePlanId=plan, keyId=key, keyType="API_KEY")
+        rival = aws.create_usage_plan(name="rival", apiStages=[{"apiId": "r1", "stage": "prod"}])["id"]
+        with pytest.raises(PlanConflict):  # as another process asks, which has looked before
+            ledger.store.associate(keys[0], rival, "if_free", ledger._steps._now())
+        assert [one["id"] for one in aws.get_usage_plans(keyId=keys[0])["items"]] == [plan]
+        ledger.store.associate(keys[0], plan, "if_free", ledger._steps._now())  # where it is already
         value = aws.get_api_key(apiKey=keys[0], includeValue=True)["value"]
         assert [ledger.consume(value, api="r1/prod").allowed for _ in range(3)] == [True, True, False]
         today = ledger.usage(keys[0], api="r1/prod")[-1].day.isoformat()

@@ -12,6 +12,7 @@ import time
 import pytest
 
 from every_store import namespace
+from figures import tell
 from quota import Ledger, ManualClock, UsagePlan
 from quota.errors import StoreBusy, StoreUnavailable
 from quota.stores.postgres import PostgresStore
@@ -89,7 +90,9 @@ def killed(open_store, pick, end_server=None):
         pass
     if end_server is not None:
         end_server()
+        tell()
     os.kill(pid, signal.SIGKILL)
+    tell()
     os.waitpid(pid, 0)
 
 

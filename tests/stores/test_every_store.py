@@ -60,6 +60,7 @@ HISTORIES = {
 """How many, of how many steps; how many at length. In memory: ``ledger/test_machine.py``."""
 
 
+@pytest.mark.spread(1)
 @over(*HISTORIES)
 def test_the_conformance_machine(stores):
     """Every history agrees with the model."""

@@ -49,6 +49,7 @@ PLANTED = {
 """Each on the store that it names, else in a file."""
 
 
+@pytest.mark.spread(2)
 @pytest.mark.parametrize(
     "what", [pytest.param(what, marks=[pytest.mark.slow] * what.endswith(("valkey", "postgres"))) for what in PLANTED]
 )

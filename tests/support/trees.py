@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import attrs
 
+from figures import tell
 from quota import Quota, ReservationClosed, UsagePlan
 
 SECOND = 1_000_000
@@ -105,22 +106,28 @@ class Model:
         return violated, told
 
 
-def plan(draw, id_):
-    """A small plan; the names of its limits are those that others have too."""
-    limits = [Quota(draw.randint(2, 14), "day", by=draw.choice(["key", "key", "account"]))]
+def plan(draw, id_, times=1):
+    """A small plan, or one of so many ``times`` the units; the names of its limits are those that others have too."""
+    units = lambda least, most: times * draw.randint(least, most)  # noqa: E731
+    limits = [Quota(units(2, 14), "day", by=draw.choice(["key", "key", "account"]))]
     if draw.random() < 0.4:
-        limits.append(Quota(draw.randint(3, 20), "day", unit="tokens", by=draw.choice(["key", "account"])))
+        limits.append(Quota(units(3, 20), "day", unit="tokens", by=draw.choice(["key", "account"])))
     if draw.random() < 0.3:
-        limits.append(Quota(draw.randint(4, 30), "month"))
-    routes = {"r": [Quota(draw.randint(1, 5), "day")]} if draw.random() < 0.4 else {}
+        limits.append(Quota(units(4, 30), "month"))
+    routes = {"r": [Quota(units(1, 5), "day")]} if draw.random() < 0.4 else {}
     return UsagePlan(id_, limits, routes=routes)
 
 
 class History:
-    """One random history on a ledger, and on another that is another process's."""
+    """One random history on a ledger, and on another that is another process's. All its ids end in the seed.
+
+    So the ledgers may have had others before: a store for each would cost more than what is done on it.
+    """
+
+    times = 1
 
     def __init__(self, seed, ledgers, clock):
-        self.draw, self.ledgers, self.clock = random.Random(seed), ledgers, clock
+        self.draw, self.ledgers, self.clock, self.seed = random.Random(seed), ledgers, clock, seed
         self.model, self.secrets = Model(), {}
         self.taken, self.held = [], []
         self.plans = {}
@@ -134,18 +141,19 @@ class History:
         return self.draw.choice(self.ledgers)
 
     def run(self, steps):
+        tell()
         for number in range(4):
-            self.replace(f"p{number}")
+            self.replace(f"p{number}-{self.seed}")
         for number in range(5):
             parent = self.draw.choice([None, *self.model.parents])
             if parent and len(self.model.above(parent)) >= 3:
                 parent = None
-            self.ledger.add_account(f"a{number}", parent=parent)
-            self.model.parents[f"a{number}"] = parent
+            self.ledger.add_account(account := f"a{number}-{self.seed}", parent=parent)
+            self.model.parents[account] = parent
             if parent:
                 self.model.begin(parent)
         for number in range(3):
-            self.issue(f"k{number}")
+            self.issue(f"k{number}-{self.seed}")
         acts = [self.consume] * 8 + [self.reserve] * 2 + [self.settle] * 3 + [self.refund, self.refund, self.grant]
         acts += [self.move, self.move, self.place, self.place, self.tick, self.status, self.again]
         for _ in range(steps):
@@ -153,13 +161,17 @@ class History:
         for key in self.model.keys:
             self.check(key)
 
+    def binds(self):
+        """Let what one process changed bind in the other one."""
+
     def replace(self, id_):
-        made = plan(self.draw, id_)
+        made = plan(self.draw, id_, self.times)
         self.ledger.replace_plan(made)
         self.plans[id_] = made
         for holder, old in self.model.plans.items():
             if old.id == id_:
                 self.model.plans[holder] = made
+        self.binds()
 
     def again(self):
         self.replace(self.draw.choice([*self.plans]))
@@ -172,6 +184,7 @@ class History:
             self.model.begin(account)
         self.model.keys[id_] = account
         self.model.plans["key", id_] = self.plans[plan]
+        self.binds()
 
     def place(self):
         account, plan = self.draw.choice([*self.model.parents]), self.draw.choice([*self.plans])
@@ -179,10 +192,12 @@ class History:
         if on is not None and self.draw.random() < 0.3:
             self.ledger.dissociate(account, on.id)
             del self.model.plans["account", account]
+            self.binds()
             return
         self.ledger.associate(account, plan)
         self.model.begin(account)
         self.model.plans["account", account] = self.plans[plan]
+        self.binds()
 
     def move(self):
         account, parent = self.draw.choice([*self.model.parents]), self.draw.choice([None, *self.model.parents])
@@ -194,6 +209,7 @@ class History:
         self.model.parents[account] = parent
         if parent is not None:
             self.model.begin(parent)
+        self.binds()
 
     def tick(self):
         self.clock.advance(timedelta(seconds=self.draw.choice([0.000001, 1, 7, 70, 4000])))
@@ -253,6 +269,8 @@ class History:
             charge.units = {}
             return
         actual = {unit: self.draw.randint(0, 2 * units) for unit, units in charge.units.items()}
+        if actual["requests"] <= charge.units["requests"]:  # more tokens alone are in no window, and never given back
+            actual = {unit: min(units, charge.units[unit]) for unit, units in actual.items()}
         decision = held.commit(actual)
         charge.units, charge.expires = {unit: units for unit, units in actual.items() if units}, None
         self.taken.append([decision, charge])
@@ -300,3 +318,67 @@ class History:
 
     def status(self):
         self.check(self.draw.choice([*self.secrets]))
+
+
+class LeasedHistory(History):
+    """The same where both processes spend from leases, of plans so large that there are some.
+
+    What is out on lease counts as used. So a call that is admitted fits the model, one that is refused would not have
+    fitted beside what is out, and once both have given back, every count is the model's.
+    """
+
+    times = 40
+
+    def out(self, unit):
+        return sum(ledger.store.outstanding().get(unit, 0) for ledger in self.ledgers)
+
+    def look(self):
+        """What is out before a call: idle leases are given back in the course of it."""
+        self.before = {unit: self.out(unit) for unit in ("requests", "tokens")}
+
+    def _call(self):
+        self.look()
+        return super()._call()
+
+    def binds(self):
+        self.clock.advance(timedelta(seconds=1.1))
+
+    def consume(self):
+        key, route, units = self._call()
+        ledger, id_ = self.ledger, f"id{len(self.model.charges)}" if self.draw.random() < 0.1 else None
+        for _ in range(1 if id_ else self.draw.choice([1, 40, 80])):
+            decision = ledger.consume(self.secrets[key], units, route=route, request_id=id_)
+            if not decision:  # for a refresh a process refuses by itself, whatever was given back meanwhile
+                self.binds()
+                self.look()
+                decision = ledger.consume(self.secrets[key], units, route=route, request_id=id_)
+            charge = self._admitted(key, route, units, decision, [])
+            if charge is None:
+                return
+        self.taken.append([decision, charge])
+
+    def _admitted(self, key, route, units, decision, told, expires=None):
+        wanted = {unit: count + (0 if decision else self.before[unit]) for unit, count in units.items()}
+        violated, states = self.model.decide(key, wanted, route, self.now)
+        assert bool(decision) == (not violated), (decision, violated, states)
+        if not decision:
+            return None
+        charge = Charge(self.model.line(key), dict(units), route, self.model.routed(key, route), expires)
+        self.model.charges.append(charge)
+        return charge
+
+    def check(self, key):
+        _, states = self.model.decide(key, {}, None, self.now)
+        units = [quota.unit for _, _, quota, _ in self.model.limits(key, None)]
+        for ledger in self.ledgers:
+            self.look()
+            found = ledger.status(key)
+            assert [(s.name, s.holder) for s in found] == [(name, holder) for name, _, holder in states]
+            for told, (_, used, _), unit in zip(found, states, units, strict=True):
+                assert used <= told.used <= used + self.before[unit], (told, used)
+
+    def given_back(self, ledger):
+        """Compare all with the model, after both processes are gone."""
+        self.ledgers = [ledger]
+        for key in self.model.keys:
+            super().check(key)

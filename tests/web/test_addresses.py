@@ -176,6 +176,12 @@ def test_one_subscriber_of_ipv6_is_one():
     assert counted_by(REAL) == REAL
 
 
+def test_clients_of_a_translator_are_not_one():
+    """IPv4 that comes over IPv6 by the well-known prefix of RFC 6052 is counted as IPv4: all of it is in one /64."""
+    assert counted_by("64:ff9b::cb00:7107") == REAL
+    assert counted_by("64:ff9b:1::cb00:7107") == "64:ff9b:1::/64"
+
+
 @pytest.mark.parametrize("trusted", [-1, 65, True, "", "here", ["10.0.0.1/8"], None, [None], 1.5])
 def test_settings_that_cannot_be_meant(trusted):
     """Neither a number of hops nor networks: an error that says so."""

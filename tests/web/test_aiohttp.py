@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import aiohttp
 import pytest
@@ -31,6 +32,7 @@ class Shop:
         setup(app, ledger or self.ledger, **self.settings)
         app.router.add_get("/pets/{number}", self.pet)
         app.router.add_post("/echo", self.echo)
+        app.router.add_post("/streams-in/{how}", self.streams_in)
         app.router.add_get("/stream", self.stream)
         app.router.add_get("/status/{status}", self.status)
         app.router.add_get("/seven", self.seven)
@@ -50,6 +52,15 @@ class Shop:
             field.file.close()
             return web.Response(text=field.filename)
         return web.Response(body=await request.read())
+
+    async def streams_in(self, request):
+        if request.match_info["how"] == "whole":
+            parts = [await request.read()]
+        elif request.match_info["how"] == "lines":
+            parts = [line async for line in request.content]
+        else:
+            parts = [part async for part in request.content.iter_chunked(7)]
+        return web.json_response([b"".join(parts).decode(), request[DECISION].cost])
 
     async def stream(self, request):
         response = web.StreamResponse()
@@ -162,6 +173,30 @@ def test_the_secret_is_hidden_and_the_body_whole():
 
     assert asyncio.run(bodies()) == (b"12345", b"a.txt")
     assert shop.used == 8
+
+
+@pytest.mark.parametrize("redact", [True, False])
+@pytest.mark.parametrize("how", ["whole", "lines", "pieces"])
+def test_a_body_is_handed_on_whole(how, redact):
+    """Its first bytes say what it costs; a handler that streams it reads them again, and what follows as it comes."""
+    shop = Shop("1000/day", cost_from_body=len, most_body=10, redact=redact)
+    bodies = [b"", b"1234\n67", b"1234567890", b"1234\n67890\n2345" * 20]
+
+    async def slow(body):
+        for place in range(0, len(body), 6):
+            yield body[place : place + 6]
+            await asyncio.sleep(0)
+
+    async def run():
+        async with TestClient(TestServer(shop.build())) as client:
+            return [
+                json.loads((await shop.one(client, f"/streams-in/{how}", shop.secret, "post", data=sent(body)))[1])
+                for body in bodies
+                for sent in (bytes, slow)
+            ]
+
+    wanted = [[body.decode(), min(len(body), 10) or 1] for body in bodies for _ in "12"]
+    assert asyncio.run(run()) == wanted
 
 
 def test_callables_people_guesses_and_preflights():

@@ -62,6 +62,11 @@ def tells(request):
     return HttpResponse("told")
 
 
+def streams_in(request):
+    parts = iter(lambda: request.read(70_000), b"")
+    return HttpResponse(f"{sum(map(len, parts))} cost {request.quota.cost}")
+
+
 def fails(request):
     return HttpResponse("no", status=500)
 
@@ -139,7 +144,7 @@ router.register("animals", Animals, basename="animal")
 
 urls = types.ModuleType("quota_test_urls")
 urls.urlpatterns = [
-    path("pets/<int:number>", pet), path("apets/<int:number>", apet), path("tells", tells), path("fails", fails), path("raises", raises),
+    path("pets/<int:number>", pet), path("apets/<int:number>", apet), path("tells", tells), path("streams-in", streams_in), path("fails", fails), path("raises", raises),
     path("seven", used_seven), path("stream", stream), path("broken-stream", broken_stream), path("astream", astream),
     path("broken-astream", broken_astream),
     path("limited/<int:number>", limited(pet)), path("costly/<int:number>", limited(cost=2)(pet)), path("alimited/<int:number>", limited(cost=2)(apet)),
@@ -384,6 +389,17 @@ def test_a_form_with_files_is_left_to_the_view(site, visitor):
     assert visitor.get("/tells", secret, method="post", data={"file": file}).status_code == 200
     assert b"contents" in seen[-1][-1]
     assert used(ledger, key) == 1
+
+
+@pytest.mark.parametrize("size", [0, 7, 100, 101, 3_000_000])
+def test_a_body_is_handed_on_whole(site, visitor, size):
+    """Its first bytes say what it costs; a view reads all of it, also more than Django keeps in memory."""
+    ledger, key, secret = site("1000/day", COST_FROM_BODY=len, MOST_BODY=100)
+    answer = visitor.get("/streams-in", secret, method="post", data=b"x" * size, content_type="application/x")
+    assert (answer.status_code, answer.content.decode()) == (200, f"{size} cost {min(size, 100) or 1}")
+    if size <= 2_500_000:
+        assert visitor.get("/tells", secret, method="post", data=b"x" * size, content_type="application/x").content
+        assert seen[-1][-1] == b"x" * size
 
 
 def test_preflights(site, visitor):

@@ -21,7 +21,7 @@ from quota.fastapi import QuotaKey, Refused, refused
 from quota.key import mint
 from quota.stores.memory import MemoryStore
 from quota.web import Anonymous, Answer
-from quota.web.bodies import Body, _Rest, read_input
+from quota.web.bodies import Body, Rest, read_input
 from quota.web.gate import Gate
 from quota.web.guesses import Guesses
 from quota.wsgi import QuotaMiddleware as InWsgi
@@ -270,6 +270,15 @@ def test_guesses_of_an_address_are_counted_and_a_valid_key_is_never_refused_for_
     assert site(key=mint())[0] == 403
 
 
+def test_guesses_from_no_known_address_are_counted_together(kind):
+    """Whoever forges a header so that its address is not known guesses no more than others; a valid key is served."""
+    site, made, secret = shop(kind, "100/day", failed_keys="3/minute", trusted_proxies=1)
+    forged = ["garbage", "", None, "unknown", "192.0.2.1, [::"]
+    assert [site(key=mint(), forwarded=told)[0] for told in forged] == [403, 403, 403, 429, 429]
+    assert site(key=mint(), forwarded=ADDRESS)[0] == 403
+    assert [site(key=secret, forwarded=told)[0] for told in forged] == [200] * 5
+
+
 def test_what_is_no_guess_is_not_counted(kind):
     """A disabled key, one that is used up, and no key at all are refused as ever; a report tells the guesses."""
     told = []
@@ -407,7 +416,7 @@ def test_a_body_that_is_read_already_costs_what_the_plan_says():
 
 def test_planted_readings(monkeypatch):
     """A rest that is read past its length, and a first part that is lost, are seen."""
-    plant(monkeypatch, _Rest, "readinto", {"min(len(buffer), self._left)": "len(buffer)"})
+    plant(monkeypatch, Rest, "readinto", {"min(len(buffer), self._left)": "len(buffer)"})
     with pytest.raises(AssertionError, match="wait for ever"):
         test_a_wsgi_input_is_handed_on_whole.hypothesis.inner_test(b"x" * 30, 5, [7], known=True)
     monkeypatch.undo()

@@ -261,6 +261,41 @@ def stages_bind(package):
     assert plane("PUT", f"/tags/arn:aws:apigateway:x::/apikeys/{key}", {"tags": {"aws:a": "b"}})[0] == 400
 
 
+def nobody_is_moved_from_another_plan(package):
+    """Of two processes that attach a key to plans with a stage in common at once, one is refused, by attaching alike."""
+    plane = Plane(package)
+    plans = [plane("POST", "/usageplans", {"name": "n", "apiStages": STAGE})[1]["id"] for _ in range(2)]
+    key = plane("POST", "/apikeys", {"name": "k"})[1]["id"]
+    module = importlib.import_module(f"{package.__name__}.aws.control.plans")
+    real, first = module.check_rivals, [plans[0]]
+
+    def overtaken(*given):
+        real(*given)
+        while first:
+            assert plane("POST", f"/usageplans/{first.pop()}/keys", {"keyId": key, "keyType": "API_KEY"})[0] == 201
+
+    with mock.patch.object(module, "check_rivals", overtaken):
+        assert plane("POST", f"/usageplans/{plans[1]}/keys", {"keyId": key, "keyType": "API_KEY"})[0] == 409
+    assert [plan.id for plan in plane.ledger.list_plans(key)] == plans[:1]
+
+
+def an_import_that_is_overtaken(package):
+    """By who makes a key of one of its values: a conflict, and nothing of it stays."""
+    plane = Plane(package)
+    module = importlib.import_module(f"{package.__name__}.aws.control.keys")
+    real, values = module.make_key, [VALUE]
+
+    def overtaken(*given):
+        while values:
+            plane("POST", "/apikeys", {"name": "first", "value": values.pop()})
+        return real(*given)
+
+    with mock.patch.object(module, "make_key", overtaken):
+        rows = f"name,key\none,{'x' * 20}\ntwo,{VALUE}\n".encode()
+        assert send(plane.app, "POST", "/apikeys", rows, "mode=import&format=csv")[0] == 409
+    assert [key.name for key in plane.ledger.list_keys()] == ["first"]
+
+
 def the_control_plane_is_bounded(package):
     """A body of a hundred megabytes is not read; ten thousand operations are refused, and change nothing."""
     plane = Plane(package)
@@ -370,7 +405,7 @@ def the_page_logs_no_key(package):
 
 HISTORIES = [
     who_signs, when_it_was_signed, this_machine_alone, a_patch_is_whole, nobody_else_s_patch_is_lost, pages_lose_nobody, values_are_hidden,
-    usage_is_of_who_is_asked_for, stages_bind, the_control_plane_is_bounded, the_control_plane_logs_no_value, the_page_shows_its_own,
+    usage_is_of_who_is_asked_for, stages_bind, nobody_is_moved_from_another_plan, an_import_that_is_overtaken, the_control_plane_is_bounded, the_control_plane_logs_no_value, the_page_shows_its_own,
     the_page_of_an_exhausted_key, the_page_takes_no_key_from_an_address, the_page_is_text, the_page_bounds_guesses, the_page_is_bounded,
     the_page_logs_no_key,
 ]  # fmt: skip
@@ -415,6 +450,10 @@ BUGS = {
     "two plans for one stage": (
         stages_bind, "aws/control/plans.py", "if added := set(stages_of(new)) - set(stages_of(old)):", "if added := set():",
         "                    raise conflict(brief(error)) from None\n\n\ndef _made", "                    return old\n\n\ndef _made"),
+    "a key is moved from another plan": (nobody_is_moved_from_another_plan, "aws/control/plans.py", "IF_FREE, by[1], by", "None, by[1], by"),
+    "a plan that is free takes another's place": (nobody_is_moved_from_another_plan, "stores/associations.py", "most=at is None", "most=1"),
+    "an import that is overtaken fails": (an_import_that_is_overtaken, "aws/control/keys.py", "(UnknownKey, UnknownPlan, PlanConflict)", "(UnknownKey, UnknownPlan)"),
+    "a part of an import stays": (an_import_that_is_overtaken, "aws/table.py", "        for step in reversed(undo):\n            step()\n", ""),
     "tags that are reserved": (stages_bind, "aws/control/plane.py", 'if name.lower().startswith("aws:"):', "if False:"),
     "a body of any length": (the_control_plane_is_bounded, "aws/control/wire.py", "if int(length) > MOST_BODY:", "if False:"),
     "a patch of any length": (the_control_plane_is_bounded, "aws/control/wire.py", "if len(given) > MOST_OPERATIONS:", "if False:"),
@@ -453,6 +492,7 @@ def test_as_it_is(history):
     history(quota)
 
 
+@pytest.mark.spread(3)
 @pytest.mark.parametrize("bug", BUGS)
 def test_a_planted_bug_is_seen(bug, tmp_path):
     """By its history."""

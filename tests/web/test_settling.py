@@ -16,6 +16,9 @@ from starlette.routing import Route
 
 from quota import AsyncLedger, Reason, StoreUnavailable
 from quota.asgi import QuotaMiddleware
+from quota.ledger.breaker import Breaker
+from quota.ledger.reservations import again
+from quota.ledger.reservations.handle import _Held
 from web import Boom, Front, Site, Strict, ledger
 
 with warnings.catch_warnings():
@@ -219,3 +222,30 @@ def test_what_could_not_be_given_back_is_told(kind, monkeypatch, caplog):
     assert "cancel of nothing" in caplog.text
     assert "held {'requests': 1} until 2026-03-01T12:01:00" in caplog.text
     assert len(reported) == 1
+
+
+@pytest.mark.parametrize("kind", ["wsgi", "asgi"])
+def test_no_response_waits_for_a_store_that_is_away(kind, monkeypatch):
+    """The end of one asks none that is known to be away by then: it is tried again."""
+    monkeypatch.setattr(again, "_SHORTEST", 60)
+    made, secret = ledger("9/day")
+    made._breaker = Breaker(1000.0)  # a store in memory has none of its own
+    apply, asked = made.store.apply, []
+    monkeypatch.setattr(made.store, "apply", lambda request: (asked.append(request.op), apply(request))[1])
+
+    def goes_away(decision, request):
+        for _ in range(3):
+            made._breaker.leave(StoreUnavailable("no answer"), probe=False)
+
+    front = Front(kind, Site(), made, charge="success", report=goes_away)
+    assert front(headers={"x-api-key": secret}).status == 200
+    assert asked == ["reserve"]
+    made.close()
+    assert asked == ["reserve", "commit"]
+
+
+def test_planted_patience(monkeypatch):
+    """A settlement that asks whatever is known is seen."""
+    monkeypatch.setattr(_Held, "_guard", lambda *_: None)
+    with pytest.raises(AssertionError):
+        test_no_response_waits_for_a_store_that_is_away("asgi", monkeypatch)

@@ -351,6 +351,7 @@ PLANTED = [
 ]  # fmt: skip
 
 
+@pytest.mark.spread(3)
 @pytest.mark.parametrize("number", range(len(PLANTED)), ids=lambda number: PLANTED[number][0])
 def test_the_histories_catch(number, tmp_path, monkeypatch):
     """Each bug, planted into a copy of the package, is seen by its short history."""

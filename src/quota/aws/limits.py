@@ -14,13 +14,16 @@ from typing import Any
 import attrs
 
 from ..errors import InvalidPlan, InvalidValue
-from ..limit import Limit, Quota, Throttle
+from ..limit import Quota, Throttle
 from ..period import Period
 from ..rule.limits import MAX_UNITS
 
 PERIODS = {"DAY": "day", "WEEK": "week", "MONTH": "month"}
 METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 """All that ``ANY`` stands for."""
+
+OFFSET = "quota.offset"
+"""The attribute that keeps a quota's offset where it moves nothing here: a day's."""
 
 _EVERY = ("ANY", "*")
 _METHOD = re.compile(r"[A-Z]+")
@@ -51,7 +54,7 @@ class Told:
         self.warnings.append(self.notes[-1])
 
 
-def read_quota(quota: Any, told: Told) -> list[Limit]:
+def read_quota(quota: Any, told: Told) -> list[Quota]:
     """A plan's quota, if it has one."""
     if quota is None or quota == {}:
         return []
@@ -62,8 +65,12 @@ def read_quota(quota: Any, told: Told) -> list[Limit]:
     if not isinstance(period, str) or period.upper() not in PERIODS:
         raise InvalidValue(f"{field}.period", period, "DAY, WEEK or MONTH")
     offset = 0 if given.get("offset") is None else _whole(f"{field}.offset", given["offset"])
+    every = PERIODS[period.upper()]
+    if every == "day" and offset:
+        told.warn(f"quota: its offset {offset} moves no day")
+        offset = 0
     try:
-        return [Quota(limit, Period(PERIODS[period.upper()], offset=offset))]
+        return [Quota(limit, Period(every, offset=offset))]
     except InvalidPlan as error:
         raise InvalidValue(f"{field}.{error.field}", error.value, error.accepted) from None
 

@@ -19,8 +19,9 @@ import attrs
 from ..clock import EPOCH
 from ..errors import InvalidSecret, InvalidValue
 from ..key import ApiKey, Secret, import_secret
+from ..limit import Limit, Quota
 from ..plan import MOST_APIS, UsagePlan
-from .limits import Item, Told, is_as, is_plain, read_quota, read_routes, read_throttle, whole
+from .limits import OFFSET, Item, Told, is_as, is_plain, read_quota, read_routes, read_throttle, whole
 
 TEXT, JSON, OWN = "aws.", "aws-json.", "aws-own."
 """Metadata under such names is API Gateway's attributes, as text or JSON, and what the control plane notes beside them;
@@ -29,9 +30,8 @@ any other is a tag."""
 NO_STAGE = "no-stage/"
 _OF_KEY = ("id", "name", "value", "enabled", "createdDate", "tags")
 _OF_PLAN = ("id", "name", "apiStages", "throttle", "quota", "tags")
-_DEEPEST = 32
+_DEEPEST, _MOST_TAGS = 32, 50
 _KEPT = ("description", "productCode")
-_MOST_TAGS = 50
 _MORE = ("position", "nexttoken", "marker", "nextmarker", "continuationtoken", "istruncated")
 _LONGEST_API = _LONGEST_NAME = 256
 _STAGE = re.compile(r"[^/\s]+")
@@ -170,12 +170,11 @@ def read_plan(item: Item, api: str | None, found: Found) -> UsagePlan:
     names = [_stage(told, stage) for stage in stages]
     if len(set(names)) < len(names):
         raise InvalidValue(f"{told.of}: apiStages", names, "each stage once")
-    limits = read_quota(item.get("quota"), told)
+    quotas = _quotas(item, told, attributes)
     general = None if item.get("throttle") in (None, {}) else read_throttle("throttle", item["throttle"], told)
-    if general is not None:
-        limits.append(general)
-        if not is_as(general, item["throttle"]):
-            attributes.keep("throttle", item["throttle"])
+    limits: list[Limit] = [*quotas, *([] if general is None else [general])]
+    if general is not None and not is_as(general, item["throttle"]):
+        attributes.keep("throttle", item["throttle"])
     methods = dict(zip(names, (stage.get("throttle") for stage in stages), strict=True))
     routes = read_routes(methods, general, told)
     if not is_plain(stages, routes):
@@ -227,6 +226,14 @@ def _is_name(name: Any) -> bool:
     if not isinstance(name, str):
         raise InvalidValue("name", name, "text, as the AWS CLI prints it")
     return 0 < len(name) <= _LONGEST_NAME and name.isprintable()
+
+
+def _quotas(item: Item, told: Told, attributes: _Attributes) -> list[Quota]:
+    """Return a plan's quota, if it has one; an offset that moves nothing here is kept."""
+    quotas = read_quota(item.get("quota"), told)
+    if quotas and (offset := int(item["quota"].get("offset") or 0)) != quotas[0].period.offset:
+        attributes.keep(OFFSET, offset)
+    return quotas
 
 
 @attrs.define

@@ -13,7 +13,7 @@ import attrs
 from ..key import ApiKey
 from ..limit import REQUESTS, Concurrency, Limit, Quota, Throttle
 from ..plan import UsagePlan
-from .limits import PERIODS, Item, Told, in_short, read_routes, read_throttle
+from .limits import OFFSET, PERIODS, Item, Told, in_short, read_routes, read_throttle
 from .read import JSON, NO_STAGE, OWN, TEXT, dump
 
 Note = Callable[[str], None]
@@ -118,13 +118,15 @@ def write_plan(plan: UsagePlan, notes: list[str]) -> dict[str, Any]:
             note(f"limit '{limit}' has no counterpart{f': one {name} a plan' if written else ''}")
         else:
             item[name] = written
+    if item.get("quota", {}).get("period") == "DAY":
+        item["quota"] |= {"offset": rest[OFFSET]} if OFFSET in rest else {}
     known = _write_methods(plan, item["apiStages"], rest.get("methods", {}), told)
     _write_routes({route: plan.routes[route] for route in plan.routes if route not in known}, item["apiStages"], note)
     if plan.costs:
         note("costs of routes have no counterpart")
     if plan.alerts != (80, 100):
         note("alerts have no counterpart")
-    apart = ("apiStages", "methods", "throttle", *(["name"] if plan.name != plan.id else []))
+    apart = ("apiStages", "methods", "throttle", OFFSET, *(["name"] if plan.name != plan.id else []))
     return {**item, **{name: attribute for name, attribute in rest.items() if name not in apart}}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from typing import Annotated, Any
@@ -89,8 +90,14 @@ def main(arguments: list[str] | None = None) -> int:
     return answer(lambda: _run(arguments))
 
 
+@functools.cache
+def _command(*, plain: bool) -> Any:
+    """The application as Click has it: all that a command of a process in its own right costs, so it is made once."""
+    return typer.main.get_command(build(plain=plain))
+
+
 def _run(arguments: list[str] | None) -> int:
-    command = typer.main.get_command(build(plain=not sys.stdout.isatty()))
+    command = _command(plain=not sys.stdout.isatty())
     token, actor = root_store.set(None), root_actor.set(None)
     try:
         status = int(command.main(args=arguments, prog_name="quota", standalone_mode=False) or OK)

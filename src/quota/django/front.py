@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import io
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -21,6 +22,7 @@ from ..key import Caller
 from ..ledger.aio import AsyncLedger
 from ..ledger.sync import Ledger
 from ..web.addresses import Anonymous
+from ..web.bodies import Rest, read_first
 from ..web.gate import Answer, Gate
 from ..web.responses.awaited import Exchange as AwaitedExchange
 from ..web.responses.plain import Exchange
@@ -193,8 +195,18 @@ class Front:
     def _body(seen: Seen, most: int) -> bytes:
         """Return the first bytes of a body, which the view reads again; of a form with files none."""
         request = seen[_REQUEST]
-        form = request.content_type == "multipart/form-data"
-        return b"" if form else bytes(request.body[:most])
+        known = "_body" in vars(request)
+        if request.content_type == "multipart/form-data" or (request._read_started and not known):
+            return b""
+        if known:
+            return bytes(request.body[:most])
+        first, stream = read_first(request, most), request._stream
+        if getattr(stream, "seekable", bool)():
+            stream.seek(0)
+        else:
+            request._stream = io.BufferedReader(Rest(first, stream, None))
+        request._read_started = False
+        return first
 
 
 _PASS = Answer(0)

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial, wraps
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar, Unpack, overload
 
 from asgiref.sync import iscoroutinefunction
 
+from ..web.addresses import Anonymous
+from ..web.settings import SomeSettings
 from .config import front
 
 DjangoView = TypeVar("DjangoView", bound=Callable[..., Any])
 
 
+class DjangoViewSettings(SomeSettings, total=False):
+    """The keywords of ``limited``."""
+
+    anonymous: Anonymous | str | None
+    users: str | None
+
+
 @overload
 def limited(view: DjangoView, /) -> DjangoView: ...
 @overload
-def limited(**settings: Any) -> Callable[[DjangoView], DjangoView]: ...
+def limited(**settings: Unpack[DjangoViewSettings]) -> Callable[[DjangoView], DjangoView]: ...
 def limited(view: Any = None, /, **settings: Any) -> Any:
     """Check and count the calls of a view, sync or async, by ``settings.QUOTA``.
 

@@ -118,8 +118,9 @@ def remember(
 ) -> None:
     """Write down what was just charged as leased; of leases that matter no more, only what history tells."""
     takes = metered(route_plan, units)
+    # An account without windows of its own, which may get some, forgets a lease no sooner than the others do.
+    until = max(record.open_until(now, takes, now) for record in subject.records())
     for record in subject.records():
-        until = record.open_until(now, takes, now)
         leases, burned, over = {}, {}, []
         for name, lease in (record.leases or {}).items():
             if not lease.number:

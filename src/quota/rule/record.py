@@ -47,7 +47,8 @@ class Record:
     ``version``: of a record in memory, it moves whenever anything but a plain charge changes it, or a reservation.
     ``leases`` go by name and are replaced, never changed. ``overrides``: the subject's own limits, in place of those of
     the same names in its plans. ``last_used``: the minute of its last admission, 0 before. ``plan_days``: from which
-    day on it was charged on which plan, by api. ``in_flight``: how many of the holds are open, by api and route; another one takes its place.
+    day on it was charged on which plan, by api. ``in_flight``: how many of the holds are open, by api and route;
+    another one takes its place.
     """
 
     __slots__ = (

@@ -14,7 +14,7 @@ from ..key import ApiKey, ScheduledPlan
 from ..limit import Quota
 from ..operations.request import Entry, Scheduled, by_api, rivals, settled, with_plan
 from ..plan import UsagePlan
-from .base import PERIOD_END
+from .base import IF_FREE, PERIOD_END
 
 
 def associated(entry: Entry, plan: UsagePlan, at: int | str | None, now: int) -> Entry:
@@ -25,8 +25,8 @@ def associated(entry: Entry, plan: UsagePlan, at: int | str | None, now: int) ->
     """
     entry = settled(entry, now)
     later = _later(entry, plan)
-    if at is None:
-        check_one(entry, entry.plans, plan)
+    if at is None or at == IF_FREE:
+        check_one(entry, entry.plans, plan, most=at is None)
         return entry._replace(plans=with_plan(entry.plans, plan), scheduled=later)
     leaves = next((entry.plans[api] for api in plan.apis if api in entry.plans), None)
     instant = period_end(leaves, now) if isinstance(at, str) else at
@@ -40,10 +40,13 @@ def _later(entry: Entry, plan: UsagePlan) -> tuple[Scheduled, ...]:
     return tuple(change for change in entry.scheduled if {*plan.apis}.isdisjoint(change[0].apis))
 
 
-def check_one(entry: Entry, plans: Mapping[str, UsagePlan], plan: UsagePlan) -> None:
-    """Raise ``PlanConflict`` where a plan would take the place of two: which of them it replaces is not ours to say."""
+def check_one(entry: Entry, plans: Mapping[str, UsagePlan], plan: UsagePlan, most: int = 1) -> None:
+    """Raise ``PlanConflict`` where a plan would take the place of two: which of them it replaces is not ours to say.
+
+    ``most``: of how many it may take the place.
+    """
     others = [f"{id_} for {', '.join(map(repr, other.apis))}" for id_, other in rivals(plans, plan).items()]
-    if len(others) > 1:
+    if len(others) > most:
         found = "; ".join(others)
         who = f"{_kind(entry)} {entry.key.id}"
         raise PlanConflict(plan.id, f"{who} has several plans for its apis: {found}; take it off all but one first")

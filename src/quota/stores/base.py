@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..operations.report import KeyUsage, ReportDays
     from ..rule.record import Record
 
-PERIOD_END = "period_end"
+PERIOD_END, IF_FREE = "period_end", "if_free"
 """In place of an instant: the end of the longest calendar quota of the plan that a key leaves."""
 
 
@@ -101,7 +101,8 @@ class Store(Protocol):
     def associate(self, key_id: str, plan_id: str, at: int | str | None, now: int, by: By | None = None) -> None:
         """Put a key on a plan, in place of the one it has for the same api; ``UnknownKey``, ``UnknownPlan``.
 
-        ``at``: the instant, or ``"period_end"``, when it goes there; None for at once. See ``associations``.
+        ``at``: the instant, or ``"period_end"``, when it goes there; None for at once, ``"if_free"`` for at once and in
+        place of none, else ``PlanConflict``. See ``associations``.
         """
 
     def dissociate(self, key_id: str, plan_id: str, now: int, by: By | None = None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any
 
 import attrs
@@ -16,8 +16,11 @@ from ..plan import UsagePlan
 
 Networks = tuple[IPv4Network | IPv6Network, ...]
 Proxies = int | Networks
+Trusted = int | str | Iterable[str | IPv4Network | IPv6Network]
+"""The setting ``trusted_proxies``."""
 
 _VARIABLES = ("HTTP_X_FORWARDED_FOR", "HTTP_FORWARDED")
+_TRANSLATED = IPv6Network("64:ff9b::/96")
 _LONGEST = 8192
 _MOST_HOPS = 64
 _PORT = re.compile(r"(?P<v6>\[[^\]]*\])(:\d{1,5})?|(?P<v4>[^:]*)(:\d{1,5})?")
@@ -47,7 +50,7 @@ class Anonymous:
     by: Callable[[Any], str | Caller | None] | None = attrs.field(default=None, validator=_function)
 
 
-def check_proxies(trusted: int | str | Iterable[Any]) -> Proxies:
+def check_proxies(trusted: Trusted) -> Proxies:
     """Return what the setting ``trusted_proxies`` says. Raises ``InvalidValue``."""
     if type(trusted) is int and 0 <= trusted <= _MOST_HOPS:
         return trusted
@@ -64,7 +67,7 @@ def check_proxies(trusted: int | str | Iterable[Any]) -> Proxies:
     return tuple(found)
 
 
-def client_address(request: Mapping[str, Any], trusted_proxies: int | str | Iterable[Any] = 0) -> str | None:
+def client_address(request: Mapping[str, Any], trusted_proxies: Trusted = 0) -> str | None:
     """The address of whoever sent a request (a WSGI ``environ`` or an ASGI ``scope``); None where it is not known.
 
     Without trusted proxies it is the connection's. A number n of them: what the nth proxy from here saw, by
@@ -171,5 +174,12 @@ def normal(text: str) -> str | None:
 
 @lru_cache(maxsize=4096)
 def counted_by(address: str) -> str:
-    """By what an address is counted: of IPv6 the network of 64 bits, which one subscriber has to itself."""
-    return address if ":" not in address else str(ip_network(f"{address}/64", strict=False))
+    """By what an address is counted: of IPv6 the network of 64 bits, which one subscriber has to itself.
+
+    IPv4 that a translator sends over IPv6 (RFC 6052) is IPv4 again: its clients are not one network.
+    """
+    if ":" not in address:
+        return address
+    found = ip_address(address)
+    translated = found in _TRANSLATED
+    return str(IPv4Address(int(found) & 0xFFFF_FFFF) if translated else ip_network(f"{address}/64", strict=False))

@@ -10,7 +10,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 
 
-class _Rest(io.RawIOBase):
+class Rest(io.RawIOBase):
     """All that was read of a WSGI input, then what was not.
 
     ``left`` bytes of it, None where the input ends by itself.
@@ -37,23 +37,25 @@ class _Rest(io.RawIOBase):
         return len(found)
 
 
+def read_first(source: Any, most: int) -> bytes:
+    """The first ``most`` bytes of an input, fewer where it ends before."""
+    parts = []
+    while most and (part := source.read(most)):
+        parts.append(part)
+        most -= len(part)
+    return b"".join(parts)
+
+
 def read_input(environ: MutableMapping[str, Any], most: int) -> bytes:
     """The first ``most`` bytes of a WSGI request's body; the application reads all of it from the beginning."""
     source, length = environ.get("wsgi.input"), environ.get("CONTENT_LENGTH") or ""
     left = int(length) if length.isascii() and length.isdigit() else None
     if source is None or left == 0 or (left is None and not environ.get("wsgi.input_terminated")):
         return b""  # PEP 3333: without a length there is no body, but where the server says that the input ends
-    parts, wanted = [], most if left is None else min(most, left)
-    while wanted:
-        part = source.read(wanted)
-        if not part:
-            break
-        parts.append(part)
-        wanted -= len(part)
-    body = b"".join(parts)
-    whole = wanted > 0 or left == len(body)
+    body = read_first(source, most if left is None else min(most, left))
+    whole = len(body) < most or left == len(body)
     rest = None if left is None else left - len(body)
-    environ["wsgi.input"] = io.BytesIO(body) if whole else io.BufferedReader(_Rest(body, source, rest))
+    environ["wsgi.input"] = io.BytesIO(body) if whole else io.BufferedReader(Rest(body, source, rest))
     return body
 
 

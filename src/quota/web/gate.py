@@ -143,7 +143,7 @@ class Gate:
         if self._guesses is None or decision.reason is not Reason.UNKNOWN_KEY:
             return decision
         address = address_of(request, self.trusted_proxies)
-        refused = None if address is None else self._guesses.count(counted_by(address))
+        refused = self._guesses.count("unknown" if address is None else counted_by(address))
         return decision if refused is None else refused
 
     def price(self, request: Request, body: bytes = b"") -> Cost | None:

@@ -13,9 +13,10 @@ from ..clock import DAY_US, span_us
 from ..decision import Decision
 from ..errors import InvalidValue, check_text
 from ..ledger.limited import awaited
+from ..ledger.requests import Credential
 from ..limit import REQUESTS, Cost, Limit, Quota, Throttle
 from ..limit_text import parse_limits
-from .addresses import Anonymous
+from .addresses import Anonymous, Trusted
 from .sources import check_sources
 
 Request = Any
@@ -36,7 +37,30 @@ class Answer(NamedTuple):
         return f"{self.status} {known[0] if known else 'Unknown'}"
 
 
-class Settings(TypedDict, total=False):
+class _Others(TypedDict, total=False):
+    key: str | Iterable[str] | Callable[[Request], Credential]
+    trusted_proxies: Trusted
+    failed_keys: str | Limit | None
+    cost: Cost | Callable[[Request], Cost | None] | None
+    cost_from_body: Callable[[bytes], Cost | None] | None
+    most_body: int
+    api: str
+    charge: Literal["arrival", "success", "response"]
+    success: Callable[[int], bool]
+    actual: Callable[[Request], Cost | None] | None
+    ttl: timedelta | int
+    exempt: str | Iterable[str] | Callable[[Request], bool]
+    preflight: Literal["ask", "pass", "answer"]
+    shadow: bool
+    refuse: Callable[[Decision, Request], Answer | None] | None
+    unauthorized: Literal[401, 403]
+    style: Literal["problem", "api_gateway"]
+    profile: str | None
+    report: Callable[[Decision, Request], None] | None
+    redact: bool
+
+
+class Settings(_Others, total=False):
     """The keywords of ``quota.wsgi.QuotaMiddleware`` and ``quota.asgi.QuotaMiddleware``; only the first is required.
 
     A callable is given the WSGI ``environ`` or the ASGI ``scope``, and is not async. One that raises is an error of the
@@ -81,28 +105,15 @@ class Settings(TypedDict, total=False):
     """
 
     on_unavailable: Required[Literal["deny", "allow"]]
-    key: str | Iterable[str] | Callable[[Request], Any]
     anonymous: Anonymous | None
-    trusted_proxies: int | str | Iterable[Any]
-    failed_keys: str | Limit | None
     route: Callable[[Request], str | None] | None
-    cost: Cost | Callable[[Request], Cost | None] | None
-    cost_from_body: Callable[[bytes], Cost | None] | None
-    most_body: int
-    api: str
-    charge: Literal["arrival", "success", "response"]
-    success: Callable[[int], bool]
-    actual: Callable[[Request], Cost | None] | None
-    ttl: timedelta | int
-    exempt: str | Iterable[str] | Callable[[Request], bool]
-    preflight: Literal["ask", "pass", "answer"]
-    shadow: bool
-    refuse: Callable[[Decision, Request], Answer | None] | None
-    unauthorized: Literal[401, 403]
-    style: Literal["problem", "api_gateway"]
-    profile: str | None
-    report: Callable[[Decision, Request], None] | None
-    redact: bool
+
+
+class SomeSettings(_Others, total=False):
+    """Some of the settings, where a framework's own configuration says the others; a ``route`` by name too."""
+
+    on_unavailable: Literal["deny", "allow"]
+    route: str | Callable[[Request], str | None] | None
 
 
 def one_of(*accepted: str | None) -> Any:

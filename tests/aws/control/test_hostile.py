@@ -127,7 +127,7 @@ def test_names_with_markup_and_escapes_come_back_as_they_were(ledger, text):
 @pytest.mark.parametrize(("method", "path", "status"), [
     ("GET", "/", 404), ("GET", "/apikeys/", 404), ("GET", "//apikeys", 404), ("GET", "/restapis", 404), ("HEAD", "/apikeys", 405), ("PUT", "/apikeys", 405), ("TRACE", "/account", 405),
     ("GET", "/apikeys/a/b", 404), ("GET", "/tags/", 404), ("GET", "/apikeys/%2e%2e", 404), ("GET", "/apikeys/\n", 404), ("GET", "/usageplans/\xe9\xff", 404), ("GET", "/account", 200),
-    ("POST", "/apikeys?mode", 400),
+    ("POST", "/apikeys?mode", 400), ("GET", "/usageplans/a\nb/keys", 200), ("GET", f"/usageplans/{'x' * 5000}/keys", 200), ("GET", "/usageplans/\x00/usage?startDate=2026-01-01&endDate=2026-01-01", 404),
 ])  # fmt: skip
 def test_paths(ledger, method, path, status):
     """What is there, what is not, and what cannot be."""

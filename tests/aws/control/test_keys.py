@@ -12,6 +12,7 @@ from cryptography.fernet import Fernet, MultiFernet
 from control import bare, client, plane, refused, served
 from quota import Ledger, ManualClock
 from quota.aws import rotate_values
+from quota.aws.control import keys
 
 VALUE = "abcdef1234ghijklmnop-8901234567"
 pytestmark = pytest.mark.usefixtures("empty")
@@ -297,6 +298,33 @@ def test_an_import_with_warnings(aws, ledger):
     made = aws.import_api_keys(body=csv, format="csv")
     assert (len(made["ids"]), len(made["warnings"])) == (2, 2)
     assert not any("key1234" in text or "short" in text for text in [*made["warnings"], told[2]])
+
+
+@pytest.mark.parametrize("overtake", ["same value", "key gone", "plan gone"])
+def test_an_import_that_somebody_overtakes(aws, ledger, monkeypatch, overtake):
+    """Is told so, as a conflict, and changes nothing."""
+    plan = aws.create_usage_plan(name="n")["id"]
+    there = aws.create_api_key(value=VALUE, name="before")["id"]
+    other = "b" * 20
+    made = keys.make_key
+    with served(plane(ledger)) as url:
+        beside = client(url)
+        acts = {
+            "same value": lambda: beside.create_api_key(value=other), "key gone": lambda: beside.delete_api_key(apiKey=there),
+            "plan gone": lambda: beside.delete_usage_plan(usagePlanId=plan),
+        }  # fmt: skip
+
+        def make_key_too_late(*given):
+            key = made(*given)
+            acts.pop(overtake, dict)()
+            return key
+
+        monkeypatch.setattr(keys, "make_key", make_key_too_late)
+        csv = f"name,key,usageplanids\nafter,{VALUE},\nnew,{other},{plan}\n".encode()
+        told = refused(aws.import_api_keys, body=csv, format="csv")
+    assert told == (409, "ConflictException", keys.OVERTAKEN)
+    names = {"same value": ["", "before"], "key gone": [], "plan gone": ["before"]}[overtake]
+    assert sorted(keys.name_of(key) for key in ledger.list_keys()) == names
 
 
 @pytest.mark.parametrize(("csv", "message"), [

@@ -10,6 +10,8 @@ import pytest
 
 from control import bare, client, plane, refused, served
 from quota import UsagePlan
+from quota.aws.control import plans
+from quota.aws.control.plans import check_rivals
 
 NO_PLAN = (404, "NotFoundException", "Invalid Usage Plan ID specified")
 pytestmark = pytest.mark.usefixtures("empty")
@@ -79,7 +81,7 @@ def test_what_is_given_comes_back(aws, given, shown):
     ({"apiStages": [{**STAGE, "throttle": {"/pets/GET": THROTTLE}}]}, (400, "BadRequestException", "Can not define fine grain throttling if usage plan throttle is not defined.")),
     ({"quota": {"limit": 5}}, None), ({"quota": {"period": "DAY"}}, None), ({"quota": {"limit": -5, "period": "DAY"}}, None), ({"quota": {"limit": 5, "period": "HOUR"}}, (400, "ValidationException", "1 validation error detected: Value 'HOUR' at 'createUsagePlanInput.quota.period' failed to satisfy constraint: Member must satisfy enum value set: [DAY, WEEK, MONTH]")),
     ({"quota": {"limit": 5, "period": "day"}}, (400, "ValidationException", "1 validation error detected: Value 'day' at 'createUsagePlanInput.quota.period' failed to satisfy constraint: Member must satisfy enum value set: [DAY, WEEK, MONTH]")),
-    ({"quota": {"limit": 5, "period": "DAY", "offset": 1}}, None), ({"throttle": {"rateLimit": -1, "burstLimit": 1}}, None), ({"throttle": {"rateLimit": 1, "burstLimit": -1}}, None),
+    ({"throttle": {"rateLimit": -1, "burstLimit": 1}}, None), ({"throttle": {"rateLimit": 1, "burstLimit": -1}}, None),
     ({"apiStages": [STAGE, STAGE]}, None), ({"tags": {"aws:a": "b"}}, None), ({"name": ""}, None), ({"description": "\n" * 600_000}, None), ({"throttle": {"rateLimit": 1e300, "burstLimit": 1}}, None),
 ])  # fmt: skip
 def test_what_a_plan_cannot_be_is_refused(aws, ledger, given, answer):
@@ -204,6 +206,21 @@ def test_a_plan_with_stages_is_not_deleted(aws):
     assert aws.get_usage_plans(keyId=key["id"])["items"] == []
 
 
+def test_an_offset_of_a_day_is_kept(aws):
+    """As moto's tests give it; by creating a plan and by a patch, and until the quota goes."""
+    quota = {"limit": 5, "offset": 2, "period": "DAY"}
+    assert aws.create_usage_plan(name="n", quota=quota)["quota"] == quota
+    plan = aws.create_usage_plan(name="n")
+    given = [("add", f"/quota/{name}", str(value)) for name, value in quota.items()]
+    assert patch(aws, plan, *given)["quota"] == aws.get_usage_plan(usagePlanId=plan["id"])["quota"] == quota
+    assert patch(aws, plan, ("replace", "/quota/offset", "0"))["quota"] == {**quota, "offset": 0}
+    assert patch(aws, plan, *given)["quota"] == quota
+    assert patch(aws, plan, ("replace", "/quota/period", "WEEK"))["quota"] == {**quota, "period": "WEEK"}
+    assert "quota" not in patch(aws, plan, ("replace", "/quota/period", "DAY"), ("remove", "/quota"))
+    again = patch(aws, plan, ("replace", "/quota/period", "DAY"), ("replace", "/quota/limit", "1"))
+    assert again["quota"] == {"limit": 1, "offset": 0, "period": "DAY"}
+
+
 def test_keys_of_a_plan(aws):
     """Attached, found, listed from the newest, detached; without their values, which are shown once."""
     plan = aws.create_usage_plan(name="n")["id"]
@@ -225,7 +242,8 @@ def test_keys_of_a_plan(aws):
     for call in (aws.delete_usage_plan_key, aws.get_usage_plan_key):
         assert refused(call, usagePlanId=plan, keyId=keys[0]) == NO_PLAN
         assert refused(call, usagePlanId=plan, keyId="nothing") == NO_KEY
-    assert refused(aws.create_usage_plan_key, usagePlanId=plan, keyId="nothing", keyType="API_KEY") == NO_KEY
+    for there in (plan, "nothing"):
+        assert refused(aws.create_usage_plan_key, usagePlanId=there, keyId="nothing", keyType="API_KEY") == NO_KEY
     assert refused(aws.create_usage_plan_key, usagePlanId=plan, keyId=keys[0], keyType="TOKEN")[:2] == (
         400,
         "BadRequestException",
@@ -254,6 +272,28 @@ def test_a_key_has_one_plan_for_a_stage(aws):
     assert told[:2] == (409, "ConflictException")
     assert {plan["id"] for plan in aws.get_usage_plans(keyId=key)["items"]} == {plans[0], plans[2], plans[3]}
     assert aws.get_usage_plan(usagePlanId=plans[2])["apiStages"] == []
+
+
+def test_two_processes_attach_a_key_at_once(aws, ledger, monkeypatch):
+    """To plans with a stage in common: one of them is told that it is refused, and the key stays where the other put it.
+
+    The second one has looked for rivals before the first one attaches.
+    """
+    one, two = (aws.create_usage_plan(name=name, apiStages=[STAGE])["id"] for name in ("a", "b"))
+    key = aws.create_api_key()["id"]
+    first = [lambda: aws.create_usage_plan_key(usagePlanId=one, keyId=key, keyType="API_KEY")]
+
+    def check_then_be_overtaken(*given):
+        check_rivals(*given)
+        while first:
+            first.pop()()
+
+    monkeypatch.setattr(plans, "check_rivals", check_then_be_overtaken)
+    with served(plane(ledger)) as url:
+        told = refused(client(url).create_usage_plan_key, usagePlanId=two, keyId=key, keyType="API_KEY")
+    words = f"API Key {key} cannot reference multiple Usage Plans with the same API Stage: {one} has r1:prod"
+    assert told == (409, "ConflictException", words)
+    assert [plan["id"] for plan in aws.get_usage_plans(keyId=key)["items"]] == [one]
 
 
 def test_lists_of_plans_go_from_the_newest_in_pages(aws):

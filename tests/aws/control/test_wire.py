@@ -68,6 +68,24 @@ def test_an_error_has_a_code_a_message_and_an_id(plane):
     assert fields["x-amzn-RequestId"] != ask(plane, "GET", "/apikeys")[1]["x-amzn-RequestId"]
 
 
+def test_what_cannot_be_meant_is_told_of_what_was_sent(plane):
+    """And not of an id that nobody has seen."""
+    for quota in ({"period": "DAY"}, {"limit": -1, "period": "DAY"}):
+        _, _, data = ask(plane, "POST", "/usageplans", {"name": "p", "quota": quota})
+        assert data["message"] == "Usage Plan quota limit must be a non-negative numeric"
+    _, _, data = ask(plane, "POST", "/usageplans", {"name": "p", "quota": {"limit": 1, "period": "WEEK", "offset": 7}})
+    assert data["message"] == "quota.offset: 7 is not accepted; expected whole days from 0 to 6 for a week"
+    _, _, data = ask(plane, "POST", "/apikeys", {"tags": {"a": "b"}, "value": "é" * 20})
+    assert data["message"].startswith("Invalid API Key value: ")
+
+
+def test_another_method_is_told_which_there_are(plane):
+    """In the field Allow, and as a text."""
+    status, fields, data = ask(plane, "PUT", "/apikeys")
+    assert (status, fields["Allow"]) == (405, "GET, POST")
+    assert "GET, POST" in data["message"]
+
+
 def test_a_query_of_an_import_says_csv_and_its_body_is_the_file(plane):
     """Without a Content-Type; another format is none of the enumeration."""
     file = b"name,key\nk,a-key-of-twenty-characters-or-more\n"

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from figures import tell
 from quota import Ledger, UsagePlan
 from quota.stores.leased import LeasedStore
 
@@ -76,6 +77,7 @@ def test_killed_processes_burn_at_most_their_leases(url):
             for process, reading in workers:
                 admitted += hear(reading, dice.randrange(200, 1500))
                 os.kill(process.pid, signal.SIGKILL)
+                tell()
             for process, reading in workers:
                 process.join()
                 admitted += hear(reading)

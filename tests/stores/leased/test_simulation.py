@@ -63,6 +63,7 @@ SOONEST = {
 """Histories that showed a bug that few do; where they no longer do, others are looked for."""
 
 
+@pytest.mark.spread(3)
 @pytest.mark.parametrize("bug", BUGS)
 def test_the_simulation_catches(bug, tmp_path):
     """One planted bug, seen within some histories."""

@@ -59,6 +59,7 @@ CUSTOMERS = {
 }
 
 
+@pytest.mark.spread(5)
 @pytest.mark.parametrize("own", [False, True], ids=["an account of its own name", "of a key's name"])
 @pytest.mark.parametrize("many", [1, 2, 3])
 @pytest.mark.parametrize("used", CUSTOMERS)

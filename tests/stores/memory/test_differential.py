@@ -57,6 +57,7 @@ PLANTED = {
 }  # fmt: skip
 
 
+@pytest.mark.spread(3)
 @pytest.mark.parametrize("what", PLANTED)
 def test_planted_differences_are_found(monkeypatch, what):
     """A fast path that keeps something else than the rule is seen in the histories that every run lives through."""

@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from figures import tell
 from powerloss import Nothing, Recorder, after_power_loss
 from quota import Ledger
 from quota.stores.sqlite import SQLiteStore
@@ -66,6 +67,7 @@ def kill_children(path, secret, durability, pick):
         pass
     for pid in children:
         os.kill(pid, signal.SIGKILL)
+        tell()
     assert all(os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL for pid in children)
     numbers = [[*first, *told(end)] for first, end in zip(begun, ends, strict=True)]
     acknowledged = -sum(number for mine in numbers for number in mine if number < 0)
@@ -131,6 +133,7 @@ def test_killed_inside_a_transaction_it_never_was(tmp_path, where, monkeypatch):
             os._exit(1)
     assert os.read(out, 1) == b"x"
     os.kill(pid, signal.SIGKILL)
+    tell()
     os.waitpid(pid, 0)
     before = time.monotonic()
     assert ledger.consume(secret, 3, request_id="r").limits[0].used == 4
@@ -174,6 +177,7 @@ def losses(tmp_path, log, secret, picks):
         os.mkdir(folder)
         before = log[:place]
         after_power_loss(before, folder, pick)
+        tell()
         acknowledged = [entry[1] for entry in before if entry[0] == "said"][-1]
         asked = [entry for entry in before if entry[0] in ("said", "takes")][-1]
         with Ledger(SQLiteStore(folder / "usage.db", durability="normal")) as ledger:

@@ -12,6 +12,7 @@ import sys
 from datetime import datetime, timezone
 
 from copies import copied
+from figures import tell
 
 START = int(datetime(2026, 3, 10, 12, 0, 30, tzinfo=timezone.utc).timestamp()) * 1_000_000
 SECOND = 1_000_000
@@ -488,6 +489,7 @@ class World:
 
 def simulate(seed, package=None, steps=40, *, awaited=False, crowded=False):
     """One history; its seed and what was done are told when it fails."""
+    tell()
     loop = asyncio.new_event_loop() if awaited or crowded else None
     try:
         return play(World(seed, package or Package(), loop, crowded=crowded), steps)

@@ -9,6 +9,7 @@ import asyncio
 import random
 from collections import Counter
 
+from figures import tell
 from simulation_leases import SECOND, START, Package, _quiet
 
 PLANS = [
@@ -323,6 +324,7 @@ class World:
 
 def simulate(seed, package=None, steps=60, *, awaited=False):
     """One history; its seed and what was done are told when it fails."""
+    tell()
     loop = asyncio.new_event_loop() if awaited else None
     world = World(seed, package or Package(), loop)
     try:

@@ -18,6 +18,8 @@ from collections import Counter
 from itertools import accumulate
 from typing import NamedTuple
 
+from figures import tell
+
 LIMIT = 5
 TTL = 200_000  # microseconds
 APART = 5_000_000  # how far clocks of callers are off, at most
@@ -150,6 +152,7 @@ def play(quota, url, folder, kills, seed):
 
     def kill(pid):
         os.kill(pid, signal.SIGKILL)
+        tell()
         os.waitpid(pid, 0)
         ends[alive.pop(pid)] = now()
 

@@ -69,10 +69,11 @@ class ControlPlane:
         """Answer a request; whatever goes wrong is an answer too."""
         request_id = new_request_id()
         kind = None
+        more: tuple[tuple[str, str], ...] = ()
         try:
             status, data = self._serve(environ)
         except Refused as refused:
-            status, kind, data = refused.status, refused.code, {"message": refused.message}
+            status, kind, data, more = refused.status, refused.code, {"message": refused.message}, refused.fields
         except (StoreBusy, StoreUnavailable, ClockSkew) as error:
             log.warning("request %s could not be served: %s", request_id, error)
             status, kind, data = 503, "ServiceUnavailableException", {"message": "The store cannot be asked now"}
@@ -80,7 +81,7 @@ class ControlPlane:
             log.exception("request %s failed", request_id)
             status, kind, data = 500, "InternalServerErrorException", {"message": "Internal server error"}
         body = b"" if data is None else json.dumps(data, separators=(",", ":")).encode()
-        fields = [("Content-Type", "application/json")] if data is not None else []
+        fields = [*more, *([("Content-Type", "application/json")] if data is not None else [])]
         fields += [
             ("x-amzn-RequestId", request_id),
             ("Cache-Control", "no-store"),
@@ -103,9 +104,9 @@ class ControlPlane:
         match, methods = found
         method = environ["REQUEST_METHOD"]
         if method not in methods:
-            raise Refused(
-                405, "MethodNotAllowedException", f"The method is not allowed here: one of {', '.join(methods)}"
-            )
+            allowed = ", ".join(methods)
+            said = f"The method is not allowed here: one of {allowed}"
+            raise Refused(405, "MethodNotAllowedException", said, (("Allow", allowed),))
         plane = self.plane if caller is None else self.plane.acting(caller)
         return methods[method](plane, Call(method, path, query, body), *match.groups())
 

@@ -11,11 +11,12 @@ NO_PLAN = "Invalid Usage Plan ID specified"
 class Refused(Exception):
     """A request that is refused; nothing was changed."""
 
-    def __init__(self, status: int, code: str, message: str) -> None:
+    def __init__(self, status: int, code: str, message: str, fields: tuple[tuple[str, str], ...] = ()) -> None:
         super().__init__(status, code, message)
         self.status = status
         self.code = code
         self.message = message
+        self.fields = fields
 
 
 def bad_request(message: str) -> Refused:

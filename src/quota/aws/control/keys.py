@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from ...errors import InvalidSecret, InvalidValue, PlanConflict, UnknownKey
+from ...errors import InvalidSecret, InvalidValue, PlanConflict, UnknownKey, UnknownPlan
 from ...key import ApiKey, Secret, import_secret, mint_plain, new_id
 from ..keys_csv import CsvKey, parse_csv
 from ..read import OWN, Found, read_key
@@ -22,6 +22,7 @@ from .wire import Call, Operation, brief, flag_of, list_of, text_of, texts_of
 
 Reply = tuple[int, dict[str, Any] | None]
 
+OVERTAKEN = "Unable to complete operation due to concurrent modification. Please try again later."
 _LONGEST_NAME = 1024
 _LONGEST_DESCRIPTION = 125_000
 _REPLACED = ("/description", "/enabled", "/name", "/customerId")
@@ -203,8 +204,11 @@ def import_keys(plane: Plane, call: Call) -> Reply:
         item = {**write_key(old, []), **_of_row(row), "enabled": row.enabled, "lastUpdatedDate": plane.now_text()}
         return changed(old, item)
 
-    with plane.lock:
-        done = add_rows(plane.ledger, rows, warnings, make, change, strict=strict, reaches=stages_of)
+    try:
+        with plane.lock:
+            done = add_rows(plane.ledger, rows, warnings, make, change, strict=strict, reaches=stages_of)
+    except (UnknownKey, UnknownPlan, PlanConflict):
+        raise conflict(OVERTAKEN) from None
     if strict and warnings:
         raise bad_request(brief(f"Nothing was imported: {'; '.join(warnings)}"))
     return 201, {"ids": done, "warnings": warnings}

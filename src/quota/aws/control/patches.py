@@ -36,13 +36,17 @@ def patched(item: Item, operations: Sequence[Operation], check_stage: Check) -> 
     """Return a plan's item after all operations. Raises ``Refused``."""
     for operation in operations:
         _apply(item, operation, check_stage)
-    quota = item.get("quota")
-    if quota is not None and not {"limit", "period"} <= set(quota):
-        missing = "limit" if "limit" not in quota else "period"
-        raise bad_request(f"Usage Plan quota {missing} must be specified")
     if not item.get("name"):
         raise bad_request("Usage Plan name is required")
     return item
+
+
+def check_quota(quota: Item) -> None:
+    """Refuse a quota without a limit, or without a period. Raises ``Refused``."""
+    if type(quota.get("limit")) is not int or quota["limit"] < 0:
+        raise bad_request("Usage Plan quota limit must be a non-negative numeric")
+    if quota.get("period") is None:
+        raise bad_request("Usage Plan quota period must be specified")
 
 
 def _apply(item: Item, operation: Operation, check_stage: Check) -> None:

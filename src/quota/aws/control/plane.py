@@ -103,7 +103,7 @@ class Plane:
         """Return the keys of a plan."""
         try:
             return self.ledger.list_keys(plan=plan_id)
-        except UnknownPlan:  # removed since it was found
+        except (UnknownPlan, ValueError):  # removed since it was found, or no id
             return []
 
     def kept(self, value: str) -> dict[str, str]:

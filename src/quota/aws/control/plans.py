@@ -10,17 +10,18 @@ import attrs
 from ...errors import InvalidValue, PlanConflict, UnknownKey, UnknownPlan
 from ...key import ApiKey, new_id
 from ...plan import UsagePlan
-from ..limits import PERIODS, Item
+from ...stores.base import IF_FREE
+from ..limits import OFFSET, PERIODS, Item
 from ..read import OWN, Found, read_plan
 from ..write import write_plan
-from .errors import NO_PLAN, bad_request, conflict, not_found, not_in_enumeration, unreadable
+from .errors import NO_KEY, NO_PLAN, bad_request, conflict, not_found, not_in_enumeration, unreadable
 from .keys import Reply, name_of
 from .paging import page, rank_of
-from .patches import patched
+from .patches import check_quota, patched
 from .plane import ACCOUNT, Plane, check_tags, stages_of
 from .wire import Call, brief, list_of, object_of, text_of, texts_of
 
-_APART = ("apiStages", "methods", "throttle")
+_APART = ("apiStages", "methods", "throttle", OFFSET)
 _LIMITS = ("apiStages", "throttle", "quota")
 _UNFILLED = "Invalid API Stage {api: %s, stage: %s} specified for usageplan %s"
 
@@ -102,11 +103,13 @@ def make_plan(item: Item, own: Mapping[str, str]) -> UsagePlan:
             stage["throttle"] = {place: _doubles(throttle) for place, throttle in methods.items()}
     if written.get("throttle") in (None, {}) and any(stage.get("throttle") for stage in written["apiStages"]):
         raise bad_request("Can not define fine grain throttling if usage plan throttle is not defined.")
+    if quota := written.get("quota"):
+        check_quota(quota)
     try:
         plan = read_plan(written, None, Found())
         return attrs.evolve(plan, metadata={**plan.metadata, **own})
     except InvalidValue as error:
-        raise bad_request(brief(error)) from None
+        raise bad_request(brief(str(error).removeprefix(f"plan {item['id']}: "))) from None
 
 
 def _doubles(throttle: Mapping[str, Any]) -> dict[str, Any]:
@@ -215,15 +218,17 @@ def create_plan_key(plane: Plane, call: Call, plan_id: str) -> Reply:
     if kind != "API_KEY":
         raise bad_request("Invalid API Key type specified: the only one is API_KEY")
     with plane.lock:
-        plan, key = plane.plan(plan_id), plane.key(key_id or "")
+        key, plan = plane.key(key_id or ""), plane.plan(plan_id)
         check_rivals(plane, key, plan, set(stages_of(plan)))
+        by = plane.ledger._steps._by()
         try:
-            plane.ledger.associate(key, plan)
+            plane.ledger.store.associate(key.id, plan.id, IF_FREE, by[1], by)
         except UnknownKey:
-            raise not_found("Invalid API Key identifier specified") from None
+            raise not_found(NO_KEY) from None
         except UnknownPlan:
             raise not_found(NO_PLAN) from None
-        except PlanConflict as error:
+        except PlanConflict as error:  # another process put it on one since it was looked
+            check_rivals(plane, key, plan, set(stages_of(plan)))
             raise conflict(brief(error)) from None
     return 201, _link(plane, key)
 

@@ -9,6 +9,8 @@ import hmac
 import re
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
+from itertools import product
+from posixpath import normpath
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, quote
 
@@ -19,8 +21,13 @@ from .instants import parse_basic
 SKEW = 300
 """Seconds by which a signature's date may be off, as at most of AWS's services."""
 
+_DIFFERS = (
+    "The request signature we calculated does not match the signature you provided. Check your AWS Secret Access "
+    "Key and signing method. Consult the service documentation for details."
+)
 _ALGORITHM = "AWS4-HMAC-SHA256"
-_SCOPE = re.compile(r"([^/\s]+)/(\d{8})/([a-z0-9-]+)/apigateway/aws4_request")
+_SERVICE = "apigateway"
+_SCOPE = re.compile(r"([^/\s]+)/(\d{8})/([a-z0-9-]+)/([^/\s]+)/aws4_request")
 _LONGEST_EXPIRY = 604_800
 _UNSIGNED = "X-Amz-Signature"
 
@@ -39,7 +46,7 @@ class Claim(NamedTuple):
 
     @property
     def scope(self) -> str:
-        return f"{self.day}/{self.region}/apigateway/aws4_request"
+        return f"{self.day}/{self.region}/{_SERVICE}/aws4_request"
 
 
 def read_claim(environ: Mapping[str, Any], query: list[tuple[str, str]]) -> Claim:
@@ -71,6 +78,8 @@ def read_claim(environ: Mapping[str, Any], query: list[tuple[str, str]]) -> Clai
         raise _incomplete("Credential must be ACCESS_KEY/YYYYMMDD/REGION/apigateway/aws4_request")
     if "host" not in signed or not re.fullmatch("[0-9a-f]{64}", signature):
         raise _incomplete("SignedHeaders must name host, and Signature be 64 hexadecimal digits")
+    if scope[4] != _SERVICE:
+        raise _wrong(f"Credential should be scoped to correct service: '{_SERVICE}'. ")
     return Claim(scope[1], scope[2], scope[3], signed, signature, date, lasts, not header)
 
 
@@ -96,13 +105,13 @@ def check_signature(
     if said != hashed and not (claim.in_query and said == "UNSIGNED-PAYLOAD" and not body):
         raise _wrong()
     key = f"AWS4{secret}".encode()
-    for part in (claim.day, claim.region, "apigateway", "aws4_request"):
+    for part in (claim.day, claim.region, _SERVICE, "aws4_request"):
         key = hmac.digest(key, part.encode(), sha256)
     headers = "".join(f"{name}:{_header(environ, name)}\n" for name in claim.signed)
-    rest = f"{_query(query)}\n{headers}\n{';'.join(claim.signed)}\n{said}"
+    rest = f"{headers}\n{';'.join(claim.signed)}\n{said}"
     good = False
-    for path in _paths(environ):
-        asked = f"{environ['REQUEST_METHOD']}\n{path}\n{rest}"
+    for path, asked_for in product(_paths(environ), dict.fromkeys((_query(query), _raw_query(environ)))):
+        asked = f"{environ['REQUEST_METHOD']}\n{path}\n{asked_for}\n{rest}"
         hashed_ask = sha256(asked.encode("utf-8", "surrogateescape")).hexdigest()
         text = f"{_ALGORITHM}\n{claim.date}\n{claim.scope}\n{hashed_ask}"
         good |= hmac.compare_digest(hmac.digest(key, text.encode(), sha256).hex(), claim.signature)
@@ -123,6 +132,12 @@ def _query(pairs: list[tuple[str, str]]) -> str:
     return "&".join(f"{name}={value}" for name, value in written)
 
 
+def _raw_query(environ: Mapping[str, Any]) -> str:
+    """Return the query as it stands on the wire, sorted: many clients sign that, whatever they wrote it in."""
+    pairs = [part.partition("=") for part in environ.get("QUERY_STRING", "").split("&") if part]
+    return "&".join(f"{name}={value}" for name, _, value in sorted(pairs) if name != _UNSIGNED)
+
+
 def _quote(text: str) -> str:
     return quote(text, safe="-_.~", errors="surrogateescape")
 
@@ -136,7 +151,8 @@ def _header(environ: Mapping[str, Any], name: str) -> str:
 def _paths(environ: Mapping[str, Any]) -> Iterator[str]:
     """The path as a client may have written it and signed: encoded once on the wire, once more in the signature.
 
-    Servers decode it, and some keep what came; where none did, what can have been meant is tried.
+    Servers decode it, and some keep what came; where none did, what can have been meant is tried. Most clients sign it
+    in its normal form, without empty segments and dots.
     """
     prefix, path = environ.get("SCRIPT_NAME", ""), environ.get("PATH_INFO", "")
     raw = [str(environ[name]).partition("?")[0] for name in ("REQUEST_URI", "RAW_URI") if environ.get(name)]
@@ -145,7 +161,8 @@ def _paths(environ: Mapping[str, Any]) -> Iterator[str]:
     if path.startswith("/tags/"):
         raw.append(quote(prefix.encode("latin-1", "replace"), safe="/-_.~") + "/tags/")
         raw[-1] += quote(path[6:].encode("latin-1", "replace"), safe="-_.~")
-    for one in dict.fromkeys(raw):
+    normal = [normpath(f"/{one.lstrip('/')}").rstrip("/") + "/" * one.endswith("/") or "/" for one in raw]
+    for one in dict.fromkeys(raw + normal):
         yield quote(one, safe="/~-_.")
 
 
@@ -153,9 +170,5 @@ def _incomplete(why: str) -> Refused:
     return Refused(400, "IncompleteSignatureException", f"Authorization cannot be read: {why}")
 
 
-def _wrong() -> Refused:
-    return Refused(
-        403, "InvalidSignatureException",
-        "The request signature we calculated does not match the signature you provided. Check your AWS Secret Access "
-        "Key and signing method. Consult the service documentation for details.",
-    )  # fmt: skip
+def _wrong(why: str = _DIFFERS) -> Refused:
+    return Refused(403, "InvalidSignatureException", why)

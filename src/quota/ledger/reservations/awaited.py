@@ -40,8 +40,9 @@ class AsyncReserving(Settled):
         return await whole(functools.partial(self._settled, held, op, step), times=1 if op == "spend" else 2)
 
     async def _settled(self, held: AsyncReservation, op: str, step: Step[Any]) -> Any:
+        guard = held._guard(self, op)
         try:
-            answer = await self._ask(step)
+            answer = await (self._ask(step) if guard is None else guard.ask_awaited(self._ask, step))
         except (StoreBusy, StoreUnavailable) as error:
             from .again import Tasks  # noqa: PLC0415 -- stores are seldom away
 

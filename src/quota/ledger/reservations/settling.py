@@ -203,9 +203,9 @@ class Reserving(Settled):
 
     def _settle(self, held: Reservation, op: str, value: Any) -> Any:
         """Ask for what becomes of a reservation; what the store cannot be asked for is told, and tried again."""
-        step = self._steps.settle(held, op, value)
+        step, guard = self._steps.settle(held, op, value), held._guard(self, op)
         try:
-            answer = self._ask(step)
+            answer = self._ask(step) if guard is None else guard.ask(self._ask, step)
         except (StoreBusy, StoreUnavailable) as error:
             from .again import Thread  # noqa: PLC0415 -- stores are seldom away
 

@@ -10,7 +10,7 @@ from typing import Any
 from ...errors import ClockSkew
 from ...operations.request import Request
 from .. import open_store
-from ..base import check_store, tell_clock
+from ..base import AsyncStore, Store, check_store, tell_clock
 from ..server.flow import Awaited, Flow
 from ..server.loops import Turns
 from .directory import Change
@@ -26,9 +26,11 @@ class AsyncLeasedStore(Awaited, Leasing):
     if the store behind it may be used so.
     """
 
-    def __init__(self, store: Any, *, refresh: float = 1.0, share: float = 0.005, most_keys: int = 65_536) -> None:
+    def __init__(
+        self, store: Store | AsyncStore | str, *, refresh: float = 1.0, share: float = 0.005, most_keys: int = 65_536
+    ) -> None:
         super().__init__(refresh, share, most_keys)
-        self.store = open_store(store, asynchronous=True) if isinstance(store, str) else store
+        self.store: Any = open_store(store, asynchronous=True) if isinstance(store, str) else store
         check_store(self.store)
         self.exact_across_failover: bool = self.store.exact_across_failover
         self._tasks: dict[LeaseHolder | asyncio.AbstractEventLoop, asyncio.Task[None]] = {}

@@ -14,7 +14,7 @@ from typing import Any
 from ...errors import ClockSkew, InvalidValue, StoreBusy
 from ...operations.request import Request
 from .. import open_store
-from ..base import check_store, tell_clock
+from ..base import Store, check_store, tell_clock
 from ..server.flow import Flow, Synchronous
 from ..urls import join_url, split_url, whole_option
 from .aio import AsyncLeasedStore
@@ -43,7 +43,7 @@ class LeasedStore(Synchronous, Leasing):
 
     def __init__(
         self,
-        store: Any,
+        store: Store | str,
         *,
         refresh: float = 1.0,
         share: float = 0.005,
@@ -53,7 +53,7 @@ class LeasedStore(Synchronous, Leasing):
         super().__init__(refresh, share, most_keys)
         if type(background) is not bool:
             raise InvalidValue("background", background, "True or False")
-        self.store = open_store(store) if isinstance(store, str) else store
+        self.store: Any = open_store(store) if isinstance(store, str) else store
         check_store(self.store, "AsyncLeasedStore")
         self.blocking = getattr(self.store, "blocking", False)
         self.exact_across_failover: bool = self.store.exact_across_failover

@@ -7,7 +7,7 @@ The functions beside them are the store's, made and brought up to date with the 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import parse_qsl, quote, urlencode
 
 import psycopg
@@ -22,6 +22,10 @@ from .pool import AsyncConnections, Connections, checked, follow, follow_async, 
 from .requests import PostgresSteps, read_reply
 from .wire import Again, Call, exchange
 
+if TYPE_CHECKING:
+    from psycopg_pool import AsyncConnectionPool, ConnectionPool  # noqa: F401 -- named in texts below
+
+OwnPool = TypeVar("OwnPool")
 _DRIVER = (psycopg.Error, OSError)
 
 
@@ -44,7 +48,7 @@ def _check_url(conninfo: str | None, url: str | None) -> str:
     return check_url(text, lone=True)
 
 
-class _Connected(PostgresSteps):
+class _Connected(PostgresSteps, Generic[OwnPool]):
     """A PostgreSQL store's connections: its own, or of a pool of the caller's."""
 
     _own: Any
@@ -52,7 +56,7 @@ class _Connected(PostgresSteps):
 
     def __init__(
         self,
-        conninfo_or_pool: Any = None,
+        conninfo_or_pool: OwnPool | str | None = None,
         *,
         url: str | None = None,
         namespace: str = "quota",
@@ -63,13 +67,12 @@ class _Connected(PostgresSteps):
     ) -> None:
         super().__init__(namespace, timeout, check_clock, options)
         most = _check_most(connections)
-        own = conninfo_or_pool is None or isinstance(conninfo_or_pool, str)
-        self._connections: Any = (
-            self._own(_check_url(conninfo_or_pool, url), timeout, most) if own else self._borrowed(conninfo_or_pool)
-        )
+        given: Any = conninfo_or_pool
+        own = given is None or isinstance(given, str)
+        self._connections: Any = self._own(_check_url(given, url), timeout, most) if own else self._borrowed(given)
 
 
-class PostgresStore(Synchronous, _Connected):
+class PostgresStore(Synchronous, _Connected["ConnectionPool[Any]"]):
     """A ledger on PostgreSQL (13 or later), shared by any number of processes and machines.
 
     ``conninfo_or_pool``: a connection string or URL of libpq's, or your own ``psycopg_pool.ConnectionPool``, which
@@ -117,7 +120,7 @@ class PostgresStore(Synchronous, _Connected):
         self._connections.close()
 
 
-class AsyncPostgresStore(Awaited, _Connected):
+class AsyncPostgresStore(Awaited, _Connected["AsyncConnectionPool[Any]"]):
     """``PostgresStore`` over asyncio, for ``AsyncLedger``: the same steps, awaited; no threads.
 
     ``conninfo_or_pool`` may be your own ``psycopg_pool.AsyncConnectionPool``. Cancelling a call leaves it done or not

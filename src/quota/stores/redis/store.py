@@ -8,7 +8,7 @@ directory entry is fresh, ``secrets``, ``keys``, ``accounts`` and ``plans`` are 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import redis
 import redis.asyncio
@@ -23,8 +23,10 @@ from .pools import Address, AsyncPools, Pools, Resend, Route, Unreached, failed
 from .requests import RedisSteps
 from .wire import ASKING, Call
 
+Client = TypeVar("Client")
 
-class _Connected(RedisSteps):
+
+class _Connected(RedisSteps, Generic[Client]):
     """A Redis store's client and its pools."""
 
     _driver: Any
@@ -32,7 +34,7 @@ class _Connected(RedisSteps):
 
     def __init__(
         self,
-        client: Any = None,
+        client: Client | None = None,
         *,
         url: str | None = None,
         namespace: str = "quota",
@@ -44,19 +46,20 @@ class _Connected(RedisSteps):
         driver = self._driver
         self._owned = client is None
         self._closes = 0
-        if client is None:
+        used: Any = client
+        if used is None:
             # A driver that sends a script again after a lost reply would charge twice.
             retry = driver.retry.Retry(NoBackoff(), 0)
             waits = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
-            client = driver.Redis.from_url(_driver_url(url), retry=retry, **waits)
+            used = driver.Redis.from_url(_driver_url(url), retry=retry, **waits)
         wanted = f"a client of {'redis-py' if driver is redis else driver.__name__}"
-        check_client(client, "execute_command", wanted, awaited=driver is not redis)
-        self.client = client
-        self._route = Route(client) if hasattr(client, "nodes_manager") else None
-        self._pools = self._new_pools(client)
+        check_client(used, "execute_command", wanted, awaited=driver is not redis)
+        self.client = used
+        self._route = Route(used) if hasattr(used, "nodes_manager") else None
+        self._pools = self._new_pools(used)
 
 
-class RedisStore(Synchronous, _Connected):
+class RedisStore(Synchronous, _Connected[redis.Redis | redis.RedisCluster]):
     """A ledger on Redis (7 or later) or Valkey, shared by any number of processes and machines.
 
     ``client``: your own ``redis.Redis`` or ``redis.RedisCluster``; its pool is used, its retries are not, since a
@@ -123,7 +126,7 @@ class RedisStore(Synchronous, _Connected):
         self._pools.close(own=self._owned)
 
 
-class AsyncRedisStore(Awaited, _Connected):
+class AsyncRedisStore(Awaited, _Connected[redis.asyncio.Redis | redis.asyncio.RedisCluster]):
     """``RedisStore`` over ``redis.asyncio``, for ``AsyncLedger``: the same steps, awaited; no threads.
 
     Cancelling a call leaves it done or not done, never half done.

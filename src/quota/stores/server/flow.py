@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Coroutine, Generator, Hashable
 from contextlib import suppress
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 import attrs
 
@@ -139,6 +139,10 @@ class operation(Generic[P, T]):  # noqa: N801 -- a decorator
     def __get__(self, store: Any, kind: Any) -> Any:
         """Found only where neither of the two has put a method in its place."""
         return self
+
+    if TYPE_CHECKING:  # pyright asks whether this, and not what it gives, is the method that a ledger's store needs
+
+        def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any: ...
 
 
 def _drive(store: type, driver: Callable[[Any], Any]) -> None:

@@ -17,7 +17,7 @@ from ...headers import PROBLEM_TYPE
 from ...key import ApiKey
 from ...ledger.sync import Ledger
 from ...limit_text import parse_limit
-from ..addresses import address_of, check_proxies, counted_by
+from ..addresses import Trusted, address_of, check_proxies, counted_by
 from ..bodies import read_input
 from ..guesses import Guesses
 from .data import collect, find_zone
@@ -51,7 +51,7 @@ class _Refused(Exception):
 
 
 def usage_page(
-    ledger: Ledger, *, header: str = "x-api-key", failed_keys: str = "20/minute", trusted_proxies: Any = 0
+    ledger: Ledger, *, header: str = "x-api-key", failed_keys: str = "20/minute", trusted_proxies: Trusted = 0
 ) -> UsagePage:
     """Return a WSGI application that shows who holds a key what that key has used, and nothing of any other.
 
