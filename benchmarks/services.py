@@ -156,6 +156,7 @@ def measure(rounds: int) -> dict[str, Any]:
     plain, key, secret = opened(ONE)
     routed, routed_key, _ = opened(ONE, routes={"/reports": f"{HUGE}/hour"})
     governed, governed_key, _ = opened(ONE, api="shop")
+    several, several_key, _ = opened(ONE, apis=("shop", "maps", "search"))
     tokens, tokens_key, _ = opened(f"{ONE}, {HUGE} tokens/month")
     burst = f"{10**8}/s burst {10**8}"
     filled, filled_key, _ = opened(f"{ONE}, {HUGE} tokens/month, {burst}")
@@ -177,6 +178,7 @@ def measure(rounds: int) -> dict[str, Any]:
         "route with a quota of its own": loop(routed, routed_key, route="/reports"),
         "refused on that route": loop(full, full_key, route="/reports"),
         "api": loop(governed, governed_key, api="shop"),
+        "an api of three": loop(several, several_key, api="maps"),
         "two keys on one account": loop(joint, joint_key),
         "team: own requests, shared tokens": loop(mates, mates_key, both),
         "two accounts above, each with a plan": loop(*company(2)),

@@ -98,7 +98,7 @@ def engine_of(name):
     return next(((engine, floor) for floor, names in enumerate(ENGINES) if engine in names), ("__init__", 0))
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)
 def modules(folder):
     """Every Python file below a folder."""
     return [
@@ -329,7 +329,7 @@ def unsure(module):
         ):
             yield f"{module.name}:{node.lineno} gives up: {name}"
     for node in ast.walk(module.tree):
-        if isinstance(node, ast.Call) and re.match(r"(\w+\.)*sleep$", ast.unparse(node.func)):
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) == "sleep":
             if [ast.unparse(argument) for argument in node.args] != ["0"]:  # sleep(0) only lets others run
                 yield f"{module.name}:{node.lineno} sleeps"
 

@@ -75,6 +75,7 @@ def seconds(texts):
     return time.process_time() - began
 
 
+@pytest.mark.spread(3)
 @pytest.mark.parametrize("piece", PIECES)
 def test_text_is_read_in_linear_time(piece):
     """Eight times as much takes less than thirty-two times as long, and nowhere near the sixty-four of a square."""

@@ -254,6 +254,7 @@ def test_the_31st_comes_back():
     assert all((day + timedelta(days=1)).day == 1 for day in days)
 
 
+@pytest.mark.spread(3)
 @pytest.mark.parametrize("zone", EVENTFUL)
 @pytest.mark.parametrize("every", ["hour", "day", "week"])
 def test_every_transition_of_eventful_zones(zone, every):

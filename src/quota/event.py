@@ -155,25 +155,21 @@ def plan_changed(old: UsagePlan | None, new: UsagePlan | None, by: By | None) ->
 
 
 def association_changed(
-    key: KeyOrCaller, plan: UsagePlan, before: dict[str, str] | None, after: dict[str, str] | None, by: By | None
+    who: ApiKey | Account, plan: UsagePlan, before: dict[str, str] | None, after: dict[str, str] | None, by: By | None
 ) -> tuple[Draft, ...]:
-    """Tell of a key that was put on a plan, is to go to one at an instant, or was taken off; nothing where none was."""
+    """Tell of who was put on a plan, is to go to one at an instant, or was taken off; nothing where nobody was."""
     if before == after:
         return ()
     ids = [before.get(name) for name in ("plan", "next")] if before else []
     gone = plan.id in ids and (not after or plan.id not in (after.get("plan"), after.get("next")))
     kind = "plan.dissociated" if gone else "plan.associated"
     more = {"plan": plan.id, "api": _apis(plan), "before": before, "after": after}
-    return _of(by, kind, key=key.id, account=key.account, **more)
+    return _of(by, kind, **_whose(who), **more)
 
 
-def account_placed(account: str, plan: UsagePlan, old: str | None, *, on: bool, by: By | None) -> tuple[Draft, ...]:
-    """Tell of an account that was put on a plan or taken off one; nothing where it was on it already."""
-    if old == plan.id and on:
-        return ()
-    before, after = None if old is None else {"plan": old}, {"plan": plan.id} if on else None
-    kind = "plan.associated" if on else "plan.dissociated"
-    return _of(by, kind, account=account, plan=plan.id, api=_apis(plan), before=before, after=after)
+def _whose(who: KeyOrCaller | Account) -> dict[str, str | None]:
+    """Name the key and the account of an event."""
+    return {"key": None, "account": who.id} if isinstance(who, Account) else {"key": who.id, "account": who.account}
 
 
 def crossed(told: tuple[Any, ...], key: KeyOrCaller, plan: str | None, api: str) -> tuple[Draft, ...]:
@@ -196,8 +192,5 @@ def crossed(told: tuple[Any, ...], key: KeyOrCaller, plan: str | None, api: str)
 
 def limit_changed(by: By, kind: str, limit: CompiledLimit, before: Any, after: Any, **where: Any) -> tuple[Draft]:
     """Tell of a limit that an operator changed for one key or account. ``where``: the key, the plan's id, the api."""
-    key: KeyOrCaller | Account = where.pop("key")
-    mine = None if limit.shared or isinstance(key, Account) else key.id
-    account = key.id if isinstance(key, Account) else key.account
-    fields = {"limit": limit.told, "before": before, "after": after, **where}
-    return _of(by, kind, key=mine, account=account, **fields)
+    fields = {**_whose(where.pop("key")), "limit": limit.told, "before": before, "after": after, **where}
+    return _of(by, kind, **fields | ({"key": None} if limit.shared else {}))

@@ -198,10 +198,14 @@ def _instant(field: str, value: datetime | None) -> None:
 
 
 class ScheduledPlan(NamedTuple):
-    """A usage plan, by its id, that a key goes to at an instant."""
+    """A usage plan, by its id, that a key or an account goes to at an instant."""
 
     plan: str
     at: datetime
+
+    def to_dict(self) -> dict[str, str]:
+        """Return it as JSON can hold it."""
+        return {"plan": self.plan, "at": self.at.isoformat()}
 
 
 @attrs.frozen(weakref_slot=False)
@@ -243,7 +247,7 @@ class ApiKey:
             "created_at": _iso(self.created_at), "expires_at": _iso(self.expires_at), "metadata": dict(self.metadata),
             "secrets": [{"hint": s.hint, "prefix": s.prefix, "expires_at": _iso(s.expires_at)} for s in self.secrets],
             "networks": [*self.networks], "scopes": [*self.scopes],
-            "scheduled": [{"plan": plan, "at": at.isoformat()} for plan, at in self.scheduled],
+            "scheduled": [change.to_dict() for change in self.scheduled],
         }  # fmt: skip
 
     def __getstate__(self) -> dict[str, Any]:

@@ -45,8 +45,7 @@ class LimitStatus:
         plain = {field: getattr(self, field) for field in _TOLD}
         instants = {"resets_at": self.resets_at, "retry_at": self.retry_at}
         told = plain | {field: instant and instant.isoformat() for field, instant in instants.items()}
-        change = self.scheduled and {"plan": self.scheduled.plan, "at": self.scheduled.at.isoformat()}
-        return {**told, "scheduled": change}
+        return {**told, "scheduled": self.scheduled and self.scheduled.to_dict()}
 
 
 _TOLD = ("name", "unit", "limit", "used", "remaining", "holder", "extra", "over")

@@ -4,50 +4,63 @@ import pytest
 
 from commands import Quota
 
+OF = pytest.mark.parametrize("of", ["key", "account"])
+
 
 @pytest.fixture
 def shop():
     quota = Quota()
     assert quota("plan", "add", "gold", "10/day, 5/s burst 9, 70/day by account as ours") == 0
     assert quota("plan", "add", "silver", "5/day") == 0
+    assert quota("plan", "add", "all", "900/day") == 0
+    assert quota("account", "add", "acme", "--plan", "all") == 0
     assert quota("key", "issue", "Ada", "--id", "ada", "--plan", "gold", "--account", "team") == 0
     assert quota("key", "issue", "Bob", "--id", "bob", "--plan", "gold", "--account", "team") == 0
     return quota
 
 
+@OF
 @pytest.mark.parametrize("terminal", [False, True])
-def test_a_key_goes_to_a_plan_on_a_date(shop, terminal):
+def test_a_change_of_plan_with_a_date(shop, terminal, of):
     """Told when it is said and by show; said anew it stands, and detach takes it back."""
-    assert shop("key", "attach", "Ada", "silver", "--at", "2999-01-01", terminal=terminal) == 0
+    who, on = ("ada", "gold") if of == "key" else ("acme", "all")
+    assert shop(of, "attach", who, "silver", "--at", "2999-01-01", terminal=terminal) == 0
     assert "goes to: silver at 2999-01-01 00:00:00Z" in shop.out
-    assert "plans: gold" in shop.out
-    assert shop("key", "attach", "ada", "silver", "--at", "2999-02-01T06:00+06:00", terminal=terminal) == 0
-    assert shop("key", "show", "ada", terminal=terminal) == 0
+    assert f"plans: {on}" in shop.out
+    assert shop(of, "attach", who, "silver", "--at", "2999-02-01T06:00+06:00", terminal=terminal) == 0
+    assert shop(of, "show", who, terminal=terminal) == 0
     assert shop.out.count("goes to") == 1
     assert "goes to: silver at 2999-02-01 00:00:00Z" in shop.out
-    assert shop("key", "detach", "ada", "silver", terminal=terminal) == 0
+    assert shop(of, "detach", who, "silver", terminal=terminal) == 0
     assert "goes to" not in shop.out
-    assert "plans: gold" in shop.out
-    assert shop("key", "attach", "ada", "silver", "--at", "period-end", terminal=terminal) == 0
+    assert f"plans: {on}" in shop.out
+    assert shop(of, "attach", who, "silver", "--at", "period-end", terminal=terminal) == 0
     assert "00:00:00Z" in shop.out
-    assert shop("key", "attach", "ada", "gold", terminal=terminal) == 0
+    assert shop(of, "attach", who, on, terminal=terminal) == 0
     assert "goes to" not in shop.out
 
 
-def test_what_is_scheduled_as_json(shop):
-    """In the key, wherever it is told, and in the limits that status tells."""
-    told = shop.json("key", "attach", "ada", "silver", "--at", "2999-01-01")
-    assert (told["plans"], told["scheduled"]) == (["gold"], [{"plan": "silver", "at": "2999-01-01T00:00:00+00:00"}])
-    assert shop.json("key", "show", "ada")["scheduled"] == told["scheduled"]
-    listed = {key["id"]: key["scheduled"] for key in shop.json("key", "list")["keys"]}
-    assert listed == {"ada": told["scheduled"], "bob": []}
+@OF
+def test_what_is_scheduled_as_json(shop, of):
+    """In the key or the account, wherever it is told, and in the limits that status tells."""
+    who, on = ("ada", "gold") if of == "key" else ("acme", "all")
+    told = shop.json(of, "attach", who, "silver", "--at", "2999-01-01")
+    assert (told["plans"], told["scheduled"]) == ([on], [{"plan": "silver", "at": "2999-01-01T00:00:00+00:00"}])
+    assert shop.json(of, "show", who)["scheduled"] == told["scheduled"]
+    listed = {one["id"]: one["scheduled"] for one in shop.json(of, "list")[f"{of}s"]}
+    assert listed == {who: told["scheduled"]} | ({"bob": []} if of == "key" else {"team": []})
+    if of == "account":
+        assert shop.json("account", "tree")["accounts"][0]["scheduled"] == told["scheduled"]
+        assert shop.json("account", "show", "acme")["limits"][0]["scheduled"] == told["scheduled"][0]
 
 
-def test_a_date_that_cannot_be_meant(shop):
+@OF
+def test_a_date_that_cannot_be_meant(shop, of):
     """One line, and nothing is changed."""
+    who = "ada" if of == "key" else "acme"
     for wrong in ("2001-01-01", "month-end", "0d"):
-        assert "at: " in shop.fails("key", "attach", "ada", "silver", "--at", wrong)
-    assert shop.json("key", "show", "ada")["scheduled"] == []
+        assert "at: " in shop.fails(of, "attach", who, "silver", "--at", wrong)
+    assert shop.json(of, "show", who)["scheduled"] == []
 
 
 @pytest.mark.parametrize("terminal", [False, True])

@@ -38,7 +38,7 @@ class Shaky:
         return getattr(self.within, name)
 
     @property
-    def lanes(self):
+    def rooms(self):
         return {}
 
 
@@ -170,17 +170,17 @@ def test_what_a_middleware_settles_waits_for_no_store_that_is_away(kind, now, mo
         held = [await do(ledger.reserve(secret, 1, ttl=10**9)) for _ in range(6)]
         store.error = AWAY
         for one in held:
-            one.patient = False
+            one._patient = False
         assert [await asked(one.cancel) for one in held[:5]] == [1, 1, 1, 0, 0]
         last = held[5]
         assert (await asked(last.extend, 10**9), await asked(last.spend, 1)) == (0, 1)
         now[0] += 1
         assert (await asked(last.extend, 10**9), await asked(last.commit)) == (1, 0)
-        last.patient = True
+        last._patient = True
         assert await asked(last.commit) == 1
         store.error = None
         now[0] += 1
-        last.patient = False
+        last._patient = False
         await do(last.extend(10**9))
         assert not ledger._breaker.open
         await do(last.commit())

@@ -25,7 +25,7 @@ CORE = [
         "ledger.sync", "ledger.requests", "ledger.administration", "ledger.reservations.handle", "ledger.reservations.settling", "operations", "operations.request",
         "operations.consume", "operations.reservations", "operations.adjustments", "operations.usage",
         "operations.idempotency", "operations.headroom", "operations.shape", "operations.compiled", "process.atomic", "period", "rule.charge", "rule.entries", "rule.limits", "rule.subject", "rule.record", "rule.replan",
-        "rule.kept", "rule.meter", "stores.base", "stores.memory.locks", "stores.memory.one_meter", "stores.memory.retries", "stores.memory.entries", "stores.memory.binding", "stores.memory.holding", "stores.memory.store", "stores.memory.accounts", "stores.memory.directory", "stores.accounts",
+        "rule.kept", "rule.meter", "stores.base", "process.locks", "stores.memory.one_meter", "stores.memory.retries", "stores.memory.entries", "stores.memory.binding", "stores.memory.holding", "stores.memory.store", "stores.memory.accounts", "stores.memory.directory", "stores.accounts",
     )
 ]  # fmt: skip
 HOUR = timedelta(hours=1)
@@ -196,6 +196,7 @@ def test_all_or_nothing_behind_headrooms(name):
     assert interrupt(CHANGES[name], LATER["at once"], 1 + len(name) % 10, 10, bound=True) > 1
 
 
+@pytest.mark.spread(3)
 @pytest.mark.parametrize("later", ["at once", "a minute later"])
 @pytest.mark.parametrize("name", ["consume", "consume on a route", "refused", "peek"])
 def test_all_or_nothing_by_a_headroom(name, later):

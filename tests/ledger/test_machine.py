@@ -1,10 +1,12 @@
 """The conformance machine over the memory store: by its fast path, by the general way alone, and awaited."""
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import settings
 
 from awaited import Awaited
-from quota import AsyncLedger
+from quota import AsyncLedger, UsagePlan
 from quota.stores.memory import MemoryStore
 from quota.testing import Machine, machine
 
@@ -43,6 +45,19 @@ TestAwaited = AsyncMachine.TestCase
 TestAwaited.settings = settings(stateful_step_count=25)
 TestShortMemory = ShortMemory.TestCase
 TestShortMemory.settings = settings(stateful_step_count=10)
+
+
+def test_a_refund_ends_with_the_retention_of_the_store():
+    """The model believes in no other: it took 35 days for granted, which few histories showed."""
+    drawn = iter(["toggled", UsagePlan("p", "9/month"), None])
+    world = ShortMemory()
+    world.begin(SimpleNamespace(draw=lambda _: next(drawn)))
+    world.hammer("k1", known=False, times=1)
+    assert world.taken
+    world.tick([86_400_000_000])
+    world.refund(0, None)
+    world.everyone_stands_where_the_model_says()
+    world.teardown()
 
 
 @pytest.mark.slow

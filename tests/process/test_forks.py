@@ -23,7 +23,7 @@ from quota.process import forks
 from quota.stores.memory import MemoryStore
 
 HOUR = timedelta(hours=1)
-FORKS = pytest.mark.parametrize("forks_made", [12, pytest.param(40, marks=pytest.mark.slow)])
+FORKS = pytest.mark.parametrize("forks_made", [6, pytest.param(40, marks=pytest.mark.slow)])
 MANY = 10**12
 TAKES = {"requests": 3, "tokens": 3}
 

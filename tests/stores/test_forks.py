@@ -58,6 +58,7 @@ def in_children(work, count=CHILDREN, fork=bare_fork):
     return told
 
 
+@pytest.mark.spread(2)
 @pytest.mark.parametrize("share", [None, 0.005, 0.2])
 def test_children_and_their_parent_admit_the_limit_and_no_more(url, share):
     """The parent has used the ledger, then four workers come of a bare fork: what all admit is the limit, or less."""

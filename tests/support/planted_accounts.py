@@ -30,6 +30,20 @@ BUGS = {
     "an account's override is a key's": ("operations/override.py", "OWN * own + limit.name\n", "limit.name\n"),
     "an account's throttle is changed with no memory of the last": (
         "rule/subject.py", "return refs if all(ref.name.startswith(OWN) for ref in refs) else ()", "return ()"),
+    "an account's date binds a microsecond late": (
+        "operations/request.py", "_settled(upper, now) for", "_settled(upper, now - 1) for"),
+    "an account's date is overlooked by what serves its keys": (
+        "operations/compiled.py", "in entry.changes]", "in entry.scheduled]"),
+    "what was due on an account is made by the clock alone": (
+        "stores/memory/store.py", "[place.record for place in account.line() if place.shared] if account is not None else []", "[]"),
+    "an account's date is told of its keys' limits": (
+        "operations/usage.py", "next((upper for upper in entry.uppers if upper.id == limit.holder), entry) if limit.holder else entry", "entry"),
+    "a plan that is removed takes an account's dates along": (
+        "stores/memory/store.py", "Entry(key_entry.said(), plans, scheduled=later)", "Entry(key_entry.said(), plans)"),
+    "an account is told the plan that it left": (
+        "operations/request.py", "        entry = entry._replace(uppers=tuple([_settled(upper, now) for upper in entry.uppers]))\n    return _settled(entry, now)",
+        ("        entry = entry._replace(uppers=tuple([_settled(upper, now) for upper in entry.uppers]))\n"
+         "    return entry if type(entry.key) is Account else _settled(entry, now)")),
     "what the only key used is not the account's": (
         "stores/memory/directory.py", "            if first.record is not None:\n", "            if False:\n"),
 }  # fmt: skip

@@ -14,7 +14,7 @@ BUGS = {
         "ledger/holders.py", "                    seen |= {plan.id for plan in new}\n", ""),
     "an account's count is told as the key's": (
         "status.py", "key.account if limit.shared else key.id", "key.id"),
-    "what is over is told as what remains": ("status.py", "over=max(0, -left)", "over=max(0, left)"),
+    "what is over is told as what remains": ("status.py", '"over": -left if left < 0 else 0', '"over": left if left > 0 else 0'),
     "a limit that refuses for ever tells when to retry": (
         "rule/charge.py", "end if refused and units <= limit.limit + limit.overage else None", "end if refused else None"),
     # Limits of one's own
@@ -43,7 +43,7 @@ BUGS = {
     # Changes of plan with a date
     "a date binds a microsecond late": ("operations/request.py", "with_plan(plans, plan) if at <= now else plans", "with_plan(plans, plan) if at < now else plans"),
     "a date binds a microsecond late on the fast path": (
-        "operations/compiled.py", "changes = [at for _, at in entry.scheduled]", "changes = [at + 1 for _, at in entry.scheduled]"),
+        "operations/compiled.py", "changes = [at for _, at in entry.changes]", "changes = [at + 1 for _, at in entry.changes]"),
     "a date is overlooked on the fast path": (
         "operations/compiled.py", "*expiries, *changes", "*expiries"),
     "a record past its date goes back": (
@@ -51,13 +51,13 @@ BUGS = {
     "what was due is forgotten when another change is scheduled": (
         "stores/associations.py", "    entry = settled(entry, now)\n    later = ", "    later = "),
     "what was due is made by the clock alone": (
-        "stores/memory/store.py", "[place.record.at for place in (key_entry, account) if place and place.record]", "[]"),
+        "stores/memory/store.py", "[record.at for record in (*[one.record for one in own], *above) if record]", "[]"),
     "a change at once leaves what is scheduled": (
         "stores/associations.py", "with_plan(entry.plans, plan), scheduled=later)", "with_plan(entry.plans, plan))"),
     "two changes of an api stand": (
         "stores/associations.py", "later = _later(entry, plan)\n    if at is None", "later = entry.scheduled\n    if at is None"),
     "a plan that is removed takes its past along": ("stores/associations.py", "    entry = settled(entry, now)\n    later = tuple(one", "    later = tuple(one"),
     "a period ends with the shortest quota": ("stores/associations.py", "return max(windows", "return min(windows"),
-    "a status does not tell what is scheduled": ("operations/usage.py", "if not {*goes.apis}.isdisjoint(plan.apis):", "if goes.id in plan.apis:"),
+    "a status does not tell what is scheduled": ("operations/usage.py", "if not {*goes.apis}.isdisjoint(apis)", "if goes.id in apis"),
     "a key is listed by the plan that it was on": ("stores/memory/directory.py", "settled(self._entry(key_entry), now)", "self._entry(key_entry)"),
 }  # fmt: skip

@@ -113,6 +113,36 @@ def an_account_s_throttle_is_filled_by_all_its_keys(q):
     assert ledger.consume(second)
 
 
+def an_account_goes_to_a_plan_on_its_microsecond_and_never_back(q):
+    ledger, clock, first, second = _company(q)
+    for id_, limits in (("q", "90/day"), ("r", "80/day")):
+        ledger.add_plan(q.UsagePlan(id_, limits))
+    at = START + timedelta(seconds=10)
+    ledger.associate("org", "q", at=at)
+    assert [status.scheduled for status in ledger.status("ka")] == [None, None, ("q", at)]
+    assert ledger.get_account("org").scheduled == (("q", at),)
+    limits = lambda: [ledger.consume(one).limits[-1].limit for one in (first, second) * 3]  # noqa: E731
+    assert limits() == [100] * 6
+    clock.set(at - timedelta(microseconds=1))
+    assert limits() == [100] * 6
+    clock.set(at)
+    assert limits() == [90] * 6
+    assert [plan.id for plan in ledger.list_plans("org")] == ["q"]
+    clock.advance(-timedelta(seconds=1))
+    assert limits() == [90] * 6
+    ledger.associate("org", "r", at=START + timedelta(hours=1))
+    assert limits() == [90] * 6
+
+
+def a_plan_removed_after_its_date_leaves_the_account_on_none(q):
+    ledger, clock, first, _ = _company(q)
+    ledger.add_plan(q.UsagePlan("q", "90/day"))
+    ledger.associate("org", "q", at=START + timedelta(hours=1))
+    clock.advance(timedelta(hours=1))
+    ledger.remove_plan("q")
+    assert (ledger.list_plans("org"), len(ledger.consume(first).limits)) == ([], 2)
+
+
 SCENARIOS = {
     name: found for name, found in vars().items() if callable(found) and found.__module__ == __name__ and name[0] != "_"
 }

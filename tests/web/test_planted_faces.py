@@ -346,6 +346,21 @@ def the_page_of_an_exhausted_key(package):
     assert page.get(page.secret)[0] == 403
 
 
+def the_page_tells_every_limit(package):
+    """Those of routes, of the plan and of the account's plan, each with its kind."""
+    page = Page(package)
+    page.ledger.add_plan(package.UsagePlan("routes", "5/day", routes={"GET /a": "3/day, 2/s"}))
+    page.ledger.add_plan(package.UsagePlan("team", (), routes={"GET /b": "4/day"}))
+    page.ledger.add_account("acme")
+    page.ledger.associate("acme", "team")
+    _, secret = page.ledger.issue_key("Joan", plan="routes", account="acme")
+    (plan,) = json.loads(page.get(secret)[2])["plans"]
+    assert [(one["route"], one["name"], one["kind"]) for one in plan["limits"]] == [
+        (None, "requests/day", "quota"), ("GET /a", "GET /a requests/day", "quota"), ("GET /a", "throttle", "throttle"),
+        ("GET /b", "acme: requests/day", "quota"),
+    ]  # fmt: skip
+
+
 def the_page_takes_no_key_from_an_address(package):
     """Where addresses are logged: refused, by whatever name."""
     page = Page(package)
@@ -406,7 +421,7 @@ def the_page_logs_no_key(package):
 HISTORIES = [
     who_signs, when_it_was_signed, this_machine_alone, a_patch_is_whole, nobody_else_s_patch_is_lost, pages_lose_nobody, values_are_hidden,
     usage_is_of_who_is_asked_for, stages_bind, nobody_is_moved_from_another_plan, an_import_that_is_overtaken, the_control_plane_is_bounded, the_control_plane_logs_no_value, the_page_shows_its_own,
-    the_page_of_an_exhausted_key, the_page_takes_no_key_from_an_address, the_page_is_text, the_page_bounds_guesses, the_page_is_bounded,
+    the_page_of_an_exhausted_key, the_page_tells_every_limit, the_page_takes_no_key_from_an_address, the_page_is_text, the_page_bounds_guesses, the_page_is_bounded,
     the_page_logs_no_key,
 ]  # fmt: skip
 
@@ -467,6 +482,9 @@ BUGS = {
     "an exhausted key is turned away": (the_page_of_an_exhausted_key, "web/usage/page.py", "        if decision.reason in _SHUT:", "        if not decision and decision.reason not in _SHUT:\n            raise _Refused(403, decision.reason.value)\n        if decision.reason in _SHUT:"),
     "a disabled key is shown": (the_page_of_an_exhausted_key, "web/usage/page.py", 'Reason.DISABLED_KEY: "This key is disabled", ', ""),
     "that nothing is left is not said": (the_page_of_an_exhausted_key, "web/usage/html.py", " <b>(none left)</b>", ""),
+    "limits of routes are left out": (the_page_tells_every_limit, "web/usage/data.py", "for route in (None, *routes):", "for route in (None,):"),
+    "routes of accounts are left out": (the_page_tells_every_limit, "web/usage/data.py", "for owns in owners.values() for own in owns if {", 'for own in owners[""] if {'),
+    "a limit is told once for each route": (the_page_tells_every_limit, "web/usage/data.py", "kinds.get(status.name)", 'kinds.get(status.name, "quota")'),
     "a key in an address": (the_page_takes_no_key_from_an_address, "web/usage/page.py", 'if set(query) - {"zone"}:', "if False:"),
     "a name is markup": (the_page_is_text, "web/usage/html.py", "<h1>Usage of {escape(key['name'])}</h1>", "<h1>Usage of {key['name']}</h1>"),
     "a title is markup": (the_page_is_text, "web/usage/html.py", "<title>{escape(title)}</title>", "<title>{title}</title>"),

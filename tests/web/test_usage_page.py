@@ -153,6 +153,76 @@ def test_calls_in_flight(ledger):
     assert told == [("quota", 1, 8), ("concurrency", 1, 2)]
     assert [one["limit"] for one in plan["history"]] == ["requests/day"]
     assert "concurrency (in flight)" in page
+    assert "as calls end" in page
+
+
+def told_of(ledger, secret):
+    """({(route, name): (kind, used, remaining)} of the first plan, the JSON, the page's text)."""
+    data = json.loads(ask(usage_page(ledger), secret).body)
+    jsonschema.validate(data, SCHEMA)
+    told = {
+        (limit["route"], limit["name"]): (limit["kind"], limit["used"], limit["remaining"])
+        for limit in data["plans"][0]["limits"]
+    }
+    assert len(told) == len(data["plans"][0]["limits"])
+    return told, data, Page(ask(usage_page(ledger), secret, accept="text/html").body).text
+
+
+def test_limits_of_routes(ledger):
+    """The plan's own and an account's, each with its route: what one of them refuses is not told as free."""
+    routes = {"GET /a": "1/day, 5/s", "POST /b/*": "2/day", "say": "3 concurrent"}
+    ledger.add_plan(UsagePlan("r", "9/day", routes=routes))
+    ledger.add_plan(UsagePlan("t", (), routes={"GET /a": "4/day", "ANY /c": "6/day"}))
+    ledger.add_account("acme")
+    ledger.associate("acme", "t")
+    _, secret = ledger.issue_key("Grace", plan="r", account="acme")
+    assert ledger.consume(secret, route="GET /a")
+    assert not ledger.consume(secret, route="GET /a")
+    assert ledger.consume(secret, route="POST /b/7")
+    told, _, text = told_of(ledger, secret)
+    assert told == {
+        (None, "requests/day"): ("quota", 2, 7),
+        ("GET /a", "GET /a requests/day"): ("quota", 1, 0), ("GET /a", "throttle"): ("throttle", 1, 4),
+        ("GET /a", "acme: requests/day"): ("quota", 1, 3), ("POST /b/*", "POST /b/* requests/day"): ("quota", 1, 1),
+        ("say", "concurrency"): ("concurrency", 0, 3), ("ANY /c", "acme: requests/day"): ("quota", 0, 6),
+    }  # fmt: skip
+    for words in (
+        "GET /a requests/day",
+        "GET /a: throttle (at once)",
+        "ANY /c: acme: requests/day",
+        "say: concurrency",
+    ):
+        assert words in text
+
+
+def test_an_account_s_plans_of_other_apis(ledger):
+    """Of a plan for several apis every account's limit is told, whichever of them it is for."""
+    ledger.add_plan(UsagePlan("both", "9/day", apis=("r1", "r2")))
+    for api, limits in (("r1", "5/day"), ("r2", "6/day, 7/month")):
+        ledger.add_plan(UsagePlan(f"team {api}", limits, api=api))
+    ledger.add_account("acme")
+    for plan in ("team r1", "team r2"):
+        ledger.associate("acme", plan)
+    _, secret = ledger.issue_key("Grace", plan="both", account="acme")
+    assert ledger.consume(secret, api="r2")
+    assert told_of(ledger, secret)[0] == {
+        (None, "requests/day"): ("quota", 1, 8), (None, "acme: requests/day"): ("quota", 0, 5),
+        (None, "acme: requests/day (r2)"): ("quota", 1, 5), (None, "acme: requests/month"): ("quota", 1, 6),
+    }  # fmt: skip
+
+
+def test_what_is_granted_taken_overridden_and_to_come(ledger, key):
+    """A key whose units were taken away is told when it gets new ones; the plan that it goes to, and when."""
+    ledger.set_remaining(key[0], "requests/day", 0)
+    ledger.override_limit(key[0], "requests/month", 1000)
+    ledger.add_plan(UsagePlan("next", "50/day", name="Next <i>"))
+    ledger.associate(key[0], "next", at=datetime(2026, 4, 1, tzinfo=timezone.utc))
+    told, data, text = told_of(ledger, key[1])
+    assert told[None, "requests/day"] == ("quota", 0, 0)
+    assert data["plans"][0]["limits"][0]["resets_at"] == "2026-03-30T00:00:00+00:00"
+    assert data["plans"][0]["limits"][1]["limit"] == 1000
+    assert data["key"]["scheduled"] == [{"plan": "Next <i>", "at": "2026-04-01T00:00:00+00:00"}]
+    assert "goes to the plan Next <i> on 2026-04-01 00:00" in " ".join(text.split())
 
 
 def test_an_account_of_a_key_s_id(ledger, key):

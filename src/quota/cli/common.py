@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from datetime import datetime, timedelta, timezone
 from getpass import getpass, getuser
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 import typer
@@ -97,6 +97,12 @@ HolderArgument = Annotated[
     ),
 ]
 PlanArgument = Annotated[str, typer.Argument(metavar="PLAN", help="The plan's id.", autocompletion=complete_plan)]
+AtOption = Annotated[
+    str | None,
+    typer.Option(
+        "--at", metavar="WHEN", help="2027-01-01, 30d from now, or period-end: when its longest quota begins anew."
+    ),
+]
 PlotOption = Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Draw it too: FILE.svg or FILE.png.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
@@ -228,6 +234,11 @@ def to_instant(field: str, text: str) -> datetime:
         except OverflowError:
             raise InvalidValue(field, text, "an instant before the year 10000") from None
     return instant if instant.tzinfo else instant.replace(tzinfo=timezone.utc)
+
+
+def to_date(at: str | None) -> datetime | Literal["period_end"] | None:
+    """Read ``--at`` of a change of plan."""
+    return "period_end" if at == "period-end" else None if at is None else to_instant("at", at)
 
 
 def to_cost(text: str) -> Cost:

@@ -157,8 +157,8 @@ def plot_reports(path: Path, log: str, reports: Sequence[Report]) -> None:
             linewidth=0.3, label=f"refused: {report.refused:,}",
         )  # fmt: skip
         most = max([most, *(sum(counts) for _, counts in table)])
-        name = f"{report.plan.id}: " if len(reports) > 1 else ""
-        _title(ax, f"{name}{report.plan or 'no limits'}")
+        name = f"{report.id}: " if len(reports) > 1 and not report.more else ""
+        _title(ax, f"{name}{report.limits}")
         ax.set_ylabel("requests a day" if by_day else "requests an hour")
         _frame(ax, middle, by_day=by_day)
     for ax in axes:

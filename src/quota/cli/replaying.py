@@ -12,6 +12,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.text import Text
 
 from ..clock import to_datetime
+from ..errors import UnknownPlan
+from ..ledger.sync import Ledger
 from ..plan import UsagePlan
 from ..replay.log_files import LogFile, open_logs
 from ..replay.logs import field_of
@@ -30,7 +32,7 @@ PlansOption = Annotated[
     typer.Option(
         "--plan",
         metavar="LIMITS",
-        help="'300/day, 2/s burst 20', or the id of a plan in the store; repeat.",
+        help="'300/day, 2/s burst 20', or the id of a plan in the store, or ids of one key's plans, a+b; repeat.",
         autocompletion=complete_plan,
     ),
 ]
@@ -46,6 +48,14 @@ def replay(
     key: Annotated[
         str, typer.Option("--key", help="Who a client is: ip, user, path, header:NAME, field:NAME, re:PATTERN.")
     ] = "ip",
+    api: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--api",
+            metavar="RULE",
+            help="Which API requests are to: API=path:/PREFIX, API=host:HOST, API=log:FILE, field:NAME, API; repeat.",
+        ),
+    ] = None,
     field: Annotated[
         list[str] | None, typer.Option("--field", metavar="NAME=WHERE", help="Where JSON lines have it; repeat.")
     ] = None,
@@ -72,12 +82,14 @@ def replay(
         if not plans:
             raise WrongUse("--plot draws what plans would have done: give a --plan")
     percent = None if suggest is None else to_percent(suggest)
-    watcher = None if percent is None else Watcher(plans[0] if plans else UsagePlan("suggested", SHAPE))
+    if percent is not None and plans and len(plans[0]) > 1:
+        raise WrongUse("--suggest goes by one plan's limits: name that plan first, alone")
+    watcher = None if percent is None else Watcher(plans[0][0] if plans else UsagePlan("suggested", SHAPE))
     fields = dict(field_of(text) for text in field or [])
     name = ", ".join(log)
     with open_logs(log) as logs, _progress(logs) as progress:
-        wanted = plans or [UsagePlan("none", ())]  # the log is looked at, whatever it is for
-        reports = run(logs, wanted, key=key, fields=fields, late=late, progress=progress, watch=watcher)
+        wanted = plans or [(UsagePlan("none", ()),)]  # the log is looked at, whatever it is for
+        reports = run(logs, wanted, key=key, apis=api or (), fields=fields, late=late, progress=progress, watch=watcher)
     check_understood(name, reports[0])
     found = watcher.suggest(percent) if watcher is not None and percent is not None else None
     if plot is not None:
@@ -95,18 +107,28 @@ def replay(
         say(f"drawn: {plot}")
 
 
-def _plans(texts: Sequence[str], store: str | None) -> list[UsagePlan]:
-    """Limits as they are written, or plans of the store by id."""
+def _plans(texts: Sequence[str], store: str | None) -> list[tuple[UsagePlan, ...]]:
+    """Limits as they are written, or plans of the store by id, several of one key too."""
     if len(texts) > _MOST_PLANS:
         raise WrongUse(f"at most {_MOST_PLANS} plans at a time")
-    plans: list[UsagePlan] = []
+    plans: list[tuple[UsagePlan, ...]] = []
     for number, text in enumerate(texts, 1):
         if "/" in text or not text.strip():
-            plans.append(UsagePlan(f"plan{number}", text))
+            plans.append((UsagePlan(f"plan{number}", text),))
         else:
             with opened(store) as ledger:
-                plans.append(ledger.get_plan(text))
+                plans.append(_of_store(ledger, text))
     return plans
+
+
+def _of_store(ledger: Ledger, text: str) -> tuple[UsagePlan, ...]:
+    """The plan of this id, or those of the ids between each ``+``."""
+    try:
+        return (ledger.get_plan(text),)
+    except UnknownPlan:
+        if "+" not in text:
+            raise
+        return tuple(ledger.get_plan(id_.strip()) for id_ in text.split("+"))
 
 
 @contextmanager
@@ -130,10 +152,12 @@ def _show(reports: Sequence[Report], top: int) -> None:
         _show_side_by_side(reports)
     for report in reports:
         say()
-        name = f"{report.plan.id}: " if len(reports) > 1 else ""
-        say(f"{name}{report.plan or 'no limits'}", style="bold")
+        name = f"{report.id}: " if len(reports) > 1 and not report.more else ""
+        say(f"{name}{report.limits}", style="bold")
         summary = f"  allowed {report.allowed:,}{share(report.allowed, report.total)}, refused {report.refused:,}"
         say(Text(summary, style=BAD if report.refused else GOOD))
+        for api, (allowed, refused) in sorted(report.apis.items()):
+            say(f"  {plain(api) or 'no API'}: allowed {allowed:,}, refused {refused:,}")
         for what, counts in (("refused", report.by_reason), ("over limit", report.by_limit)):
             if counts:
                 say(f"  {what}: {', '.join(f'{name} {count:,}' for name, count in counts.most_common())}")
@@ -159,7 +183,7 @@ def _show_side_by_side(reports: Sequence[Report]) -> None:
     for report in reports:
         hit = report.hardest(1)
         rows.append((
-            report.plan.id, str(report.plan) or "no limits", f"{report.allowed:,}", f"{report.refused:,}",
+            report.id, report.limits, f"{report.allowed:,}", f"{report.refused:,}",
             f"{report.refused * 1000 // report.total / 10 if report.total else 0:.1f} %", f"{report.clients_refused:,}",
             f"{plain(hit[0][0], 40)} ({hit[0][1]:,})" if hit else "",
         ))  # fmt: skip

@@ -156,6 +156,11 @@ def _and(apis: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
+def going(who: ApiKey | Account) -> list[tuple[str, str]]:
+    """The rows of the plans that a key or an account goes to."""
+    return [("goes to", f"{change.plan} at {at(change.at)}") for change in who.scheduled]
+
+
 def state_of(key: ApiKey, now: datetime) -> Text:
     """enabled, disabled or expired."""
     if not key.enabled:
@@ -179,7 +184,7 @@ def show_key(ledger: Ledger, key: ApiKey, done: str, *, as_json: bool) -> None:
         ("state", str(state_of(key, to_datetime(system_clock())))),
         ("plans", on_plans(plans) or "none"),
     ]
-    rows += [("goes to", f"{change.plan} at {at(change.at)}") for change in key.scheduled]
+    rows += going(key)
     if key.account != key.id:
         rows.append(("account", key.account))
     if key.created_at is not None:

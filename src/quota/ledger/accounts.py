@@ -11,7 +11,7 @@ import attrs
 from ..account import Account
 from ..errors import InvalidValue, PlanConflict, UnknownAccount, UnknownKey, check_text
 from ..key import ApiKey
-from .administration import UNCHANGED, Administration, Asking, Step, Unchanged, at_least_one, same
+from .administration import UNCHANGED, Administration, Asking, Step, Unchanged, at_least_one, same, to_come
 
 
 class Accounts(Administration):
@@ -38,7 +38,8 @@ class Accounts(Administration):
 
     def get_account(self, account: Account | str) -> Step[Account]:
         """The account as it is now. Raises ``UnknownAccount``."""
-        return Step("get_account", (account_id(account),), same)
+        now = self._now()
+        return Step("get_account", (account_id(account),), lambda found: to_come(found, now))
 
     def list_accounts(
         self, *, parent: Account | str | None = None, after: Account | str | None = None, limit: int | None = None
@@ -50,7 +51,8 @@ class Accounts(Administration):
         """
         most = None if limit is None else at_least_one("limit", limit)
         first, above = (None if given is None else account_id(given) for given in (after, parent))
-        return Step("list_accounts", (first, most, above), same)
+        now = self._now()
+        return Step("list_accounts", (first, most, above), lambda found: [to_come(one, now) for one in found])
 
     def update_account(
         self,
@@ -74,8 +76,9 @@ class Accounts(Administration):
         changes = {field: value for field, value in given.items() if value is not UNCHANGED}
         checked: Any = attrs.evolve(Account("any account"), **changes)
         changes = {field: getattr(checked, field) for field in changes}
-        args = account_id(account), lambda old: attrs.evolve(old, **changes), self._by()
-        return Step("change_account", args, same)
+        by = self._by()
+        args = account_id(account), lambda old: attrs.evolve(old, **changes), by
+        return Step("change_account", args, lambda found: to_come(found, by[1]))
 
     def remove_account(self, account: Account | str) -> Step[None]:
         """Remove an account and its counts.

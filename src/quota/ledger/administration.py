@@ -12,6 +12,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import attrs
 
+from ..account import Holder
 from ..clock import Clock, span_us, to_datetime, to_us
 from ..errors import InvalidValue, check_text
 from ..key import ApiKey, IssuedKey, Secret, import_secret, mint, new_id
@@ -283,11 +284,11 @@ class Administration:
         return Step("last_used", (key_id(key),), lambda minute: to_datetime(minute) if minute else None)
 
 
-def to_come(key: ApiKey, now: int) -> ApiKey:
-    """Return a key that tells of the changes of plan alone that are still to come."""
-    if not key.scheduled:
-        return key  # nearly always
-    return attrs.evolve(key, scheduled=tuple(change for change in key.scheduled if to_us(change.at) > now))
+def to_come(who: Holder, now: int) -> Holder:
+    """Return a key or an account that tells of the changes of plan alone that are still to come."""
+    if not who.scheduled:
+        return who  # nearly always
+    return attrs.evolve(who, scheduled=tuple(change for change in who.scheduled if to_us(change.at) > now))
 
 
 def _plan(plan: object) -> UsagePlan:

@@ -45,17 +45,14 @@ class Associations(Accounts):
 
     def list_plans(self, key_or_account: ApiKey | Account | str | None = None) -> Asking[list[UsagePlan]]:
         """All usage plans by id; or those that a key, or an account, is on now, by api. Raises ``UnknownKey``."""
-        step: Step[list[UsagePlan]]
-        if key_or_account is None:
-            step = Step("list_plans", (), same)
-        else:
-            key, account = yield from self._one(key_or_account)
-            step = self._plans_of(str(key)) if account is None else Step("account_plans", (account,), same)
+        step: Step[list[UsagePlan]] = Step("list_plans", (), same)
+        if key_or_account is not None:
+            step = self._plans_of(*(yield from self._one(key_or_account)))
         found: list[UsagePlan] = yield step
         return found
 
-    def _plans_of(self, key: str) -> Step[list[UsagePlan]]:
-        return Step("apply", (Request("plans", self._now(), None, key),), same)
+    def _plans_of(self, key: str | None, account: str | None = None) -> Step[list[UsagePlan]]:
+        return Step("apply", (Request("plans", self._now(), None, key, account=account),), same)
 
     def associate(
         self, key_or_account: ApiKey | Account | str, plan: UsagePlan | str, *,
@@ -63,15 +60,15 @@ class Associations(Accounts):
     ) -> Asking[None]:  # fmt: skip
         """Put a key on a plan; from another one for the same api it is moved, and what was used stays used.
 
-        Or an account, at once: calls of its keys, and of all accounts below it, are limited by its plan too. Each call
-        is taken from the key's plan and from those of all accounts above it, or from none of them.
+        Or an account: calls of its keys, and of all accounts below it, are limited by its plan too. Each call is taken
+        from the key's plan and from those of all accounts above it, or from none of them.
 
         ``at``: when, to the microsecond and in every process; ``"period_end"``: when the longest quota of the plan that
         it leaves begins anew, reckoned now. What is scheduled last for an api stands, until the key is put on a plan or
-        taken off one there at once, or the plan that it goes to is removed. A key past the instant never goes back.
+        taken off one there at once, or the plan that it goes to is removed. Who is past the instant never goes back.
 
-        Raises ``UnknownKey``, ``UnknownPlan``, ``InvalidValue`` for an instant that is not to come, for an account's,
-        and for ``"period_end"`` where the key leaves no plan with a quota.
+        Raises ``UnknownKey``, ``UnknownPlan``, ``PlanConflict`` where it would take the place of two, ``InvalidValue``
+        for an instant that is not to come, and for ``"period_end"`` where no plan with a quota is left.
         """
         by = self._by()
         now, instant = by[1], at if at is None or at == PERIOD_END else _instant(at)
@@ -81,10 +78,8 @@ class Associations(Accounts):
         key, account = yield from self._one(key_or_account)
         if account is None:
             yield Step("associate", (key, id_, instant, now, by), same)
-            return
-        if at is not None:
-            raise InvalidValue("at", at, "None: an account is put on a plan at once")
-        yield Step("place_account", (account, id_, True, by), same)
+        else:
+            yield Step("place_account", (account, id_, True, instant, now, by), same)
 
     def dissociate(self, key_or_account: ApiKey | Account | str, plan: UsagePlan | str) -> Asking[None]:
         """Take a key, or an account, off a plan, or have it not go to one; what is scheduled for that api is dropped.
@@ -96,7 +91,7 @@ class Associations(Accounts):
         if account is None:
             yield Step("dissociate", (key, id_, by[1], by), same)
         else:
-            yield Step("place_account", (account, id_, False, by), same)
+            yield Step("place_account", (account, id_, False, None, by[1], by), same)
 
 
 class Holders(Associations):
@@ -184,7 +179,7 @@ class Holders(Associations):
 
     def _own_names(self, account: str, api: str, route: str | None) -> Asking[list[str]]:
         """Return the names of the limits of an account's own plan."""
-        plans = [plan for plan in (yield Step("account_plans", (account,), same)) if api in plan.apis]
+        plans = [plan for plan in (yield self._plans_of(None, account)) if api in plan.apis]
         own = [one.name for plan in plans for one in plan.routes.get(route or "", ())]
         return [*own, *(f"{route} {name}" for name in own), *(one.name for plan in plans for one in plan.limits)]
 

@@ -65,7 +65,7 @@ def compile_headroom(
         (*meter, unit, shape.share(f"soft {place}", soft), shape.share(f"hard {place}", hard))
         for place, (meter, unit, soft, hard) in enumerate(room.cells)
     )
-    changes = [at for _, at in entry.scheduled]
+    changes = [at for _, at in entry.changes]
     room.end = shape.share("end", min([MAX_UNITS, *map(next_end if slots else next_due, records), *expiries, *changes]))
     if bound:
         room.bind(records)

@@ -155,33 +155,6 @@ class _Nobody(Headroom):
 NOBODY = _Nobody()
 
 
-class Replayed(Headroom):
-    """Stands behind an answer that is told again, with the key and the plan as they are now."""
-
-    __slots__ = ("answer", "key")
-
-    def __init__(self, answer: Any, key: KeyOrCaller, shape: Shape) -> None:
-        self.answer, self.key, self.shape = answer, key, shape
-
-    def again(self) -> Told:
-        """Return the decision that the earlier call had."""
-        decision: Told = Told()
-        decision.allowed, decision._room = True, self
-        decision._now = self.answer._now if isinstance(self.answer, Decision) else self.answer.outcome.now
-        return decision
-
-    def details(self, decision: Told) -> Details:  # noqa: ARG002 -- as every headroom's
-        answer = self.answer
-        found = answer._details() if isinstance(answer, Decision) else answer
-        return found.changed(  # type: ignore[no-any-return] # one of its kind
-            id=answer.id, key=self.key, plan=self.shape.plan, replayed=True
-        )
-
-    def rows(self, decision: Told) -> list[Row]:
-        """Tell all limits by the whole answer."""
-        return Decision._rows(decision)
-
-
 class SeveralMeters(Headroom):
     """Room of one key on one route plan: on any number of meters and buckets, of its own record and its account's.
 
@@ -248,7 +221,7 @@ class SeveralMeters(Headroom):
         more = ((fourth, self.fourth_version), *self.more)
         return all(record.version == version and record.at <= now and record.quiet(now) for record, version in more)
 
-    def take(  # noqa: C901, PLR0912, PLR0915 -- in line: a call more is a floor's quarter
+    def take(  # noqa: C901, PLR0912 -- in line: a call more is a floor's quarter
         self, decision: Told, amounts: list[int], now: int, dry: bool
     ) -> bool | None:
         """Take all or nothing, and fill the decision in. None: nothing was done, ask the rule.
@@ -259,7 +232,7 @@ class SeveralMeters(Headroom):
         if not (
             own.at <= now < self.until
             and own.version == self.own_version
-            and (own.holds is None or now < own.holds.due)  # type: ignore[operator] # there are some
+            and (own.holds is None or own.quiet(now))
             and self.shape.live
             and (last is own or (last.version == self.last_version and last.at <= now and last.quiet(now)))
             and (third is None or self._good_above(now))
@@ -281,16 +254,9 @@ class SeveralMeters(Headroom):
             found.append(filled)
             if filled > burst and units:
                 allowed = False
-        for record, apis, route, most in self.slots:
-            used = record.in_use(apis, route)
-            found.append(used)
-            if used >= most and any(amounts):
-                allowed = None  # the rule finds when one lapses
-                break
-        if allowed is None:
+        if allowed is None or (self.slots and not self._free(found, amounts)):
             return None
-        decision._room = self
-        decision._now = now
+        decision._room, decision._now = self, now  # in pairs: of four a tuple would be made
         decision._amounts = amounts
         decision._found = found if allowed else self._untouched(now)
         decision.allowed = allowed
@@ -324,6 +290,15 @@ class SeveralMeters(Headroom):
             third.at = now
             if self.fourth is not None:
                 self.fourth.at = now
+        return True
+
+    def _free(self, found: list[int], amounts: list[int]) -> bool:
+        """Read how many calls are in flight; where there are as many as may be, the rule finds when one lapses."""
+        for record, apis, route, most in self.slots:
+            used = record.in_use(apis, route)
+            found.append(used)
+            if used >= most and any(amounts):
+                return False
         return True
 
     def _behind(self) -> bool:

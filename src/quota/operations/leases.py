@@ -60,8 +60,8 @@ def lease_(request: Request, entry: Entry | None, subject: Subject | None, optio
 
 
 def _end(entry: Entry, work: Subject, readings: tuple[Reading, ...]) -> int:
-    """Return when a lease is over at the latest: a window ends, or the key goes to another plan."""
-    return min([first_end(work, readings), *(at for _, at in entry.scheduled)])
+    """Return when a lease is over at the latest: a window ends, or the key or an account goes to another plan."""
+    return min([first_end(work, readings), *(at for _, at in entry.changes)])
 
 
 def _leased(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from ..account import Account
 from ..clock import to_us
@@ -106,7 +106,13 @@ def required(request: Request, entry: Entry | None, subject: Subject | None) -> 
 
 
 def settled(entry: Entry, now: int) -> Entry:
-    """Return the entry with the changes of plan made whose instant has come."""
+    """Return the entry with the changes of plan made whose instant has come, those of its accounts with it."""
+    if any(upper.scheduled for upper in entry.uppers):
+        entry = entry._replace(uppers=tuple([_settled(upper, now) for upper in entry.uppers]))
+    return _settled(entry, now)
+
+
+def _settled(entry: E, now: int) -> E:
     if not entry.scheduled:
         return entry  # nearly always
     plans = entry.plans
@@ -144,7 +150,7 @@ def with_plan(plans: Mapping[str, UsagePlan], plan: UsagePlan) -> dict[str, Usag
 
 def on_plans(entry: Entry, subject: Subject, now: int) -> Entry:
     """Return the entry with the plans that it is on at the subject's instant, which never runs backwards."""
-    return settled(entry, max([now, *[record.at for record in subject.records()]])) if entry.scheduled else entry
+    return settled(entry, max([now, *[record.at for record in subject.records()]])) if entry.changes else entry
 
 
 def in_force(entry: Entry, subject: Subject, now: int) -> Entry:
@@ -191,10 +197,11 @@ Scheduled = tuple[UsagePlan, int]
 
 
 class Upper(NamedTuple):
-    """An account whose record a call counts on, with its own plans by api."""
+    """An account whose record a call counts on, with its own plans by api, and those that it goes to."""
 
     id: str
     plans: Mapping[str, UsagePlan]
+    scheduled: tuple[Scheduled, ...] = ()
 
 
 class Entry(NamedTuple):
@@ -214,6 +221,16 @@ class Entry(NamedTuple):
     def above(self) -> tuple[str, ...]:
         """The accounts above the key's own."""
         return tuple([upper.id for upper in self.uppers[self.shared :]])
+
+    @property
+    def changes(self) -> tuple[Scheduled, ...]:
+        """All that is scheduled, for its accounts too."""
+        if not self.uppers:
+            return self.scheduled  # nearly always
+        return (*self.scheduled, *(change for upper in self.uppers for change in upper.scheduled))
+
+
+E = TypeVar("E", Entry, Upper)
 
 
 class Request(Data):

@@ -158,12 +158,17 @@ def status(
         # A limit of several apis is told with the first of them.
         states = tuple([each for each in states if not (several(each.limit.apis) and _place(each.limit) in known)])
         known |= {_place(each.limit) for each in states}
-        told = [status_of(each, entry.key) for each in states if each.limit.shared or not shared_only]
-        for at, _, goes in sorted(((at, goes.id, goes) for goes, at in entry.scheduled), reverse=True):
-            if not {*goes.apis}.isdisjoint(plan.apis):
-                told = [attrs.evolve(each, scheduled=ScheduledPlan(goes.id, to_datetime(at))) for each in told]
-        found += told
+        told = [each for each in states if each.limit.shared or not shared_only]
+        found += [attrs.evolve(status_of(each, entry.key), scheduled=_next(entry, each.limit, of)) for each in told]
     return tuple(found)
+
+
+def _next(entry: Entry, limit: CompiledLimit, api: str) -> ScheduledPlan | None:
+    """Return the plan that takes the place of a limit's, which is the key's or that of one of its accounts."""
+    whose = next((upper for upper in entry.uppers if upper.id == limit.holder), entry) if limit.holder else entry
+    apis = whose.plans[api].apis
+    changes = sorted((at, goes.id) for goes, at in whose.scheduled if not {*goes.apis}.isdisjoint(apis))
+    return ScheduledPlan(changes[0][1], to_datetime(changes[0][0])) if changes else None
 
 
 OPERATIONS = MappingProxyType({"status": status, "usage": usage, "plans": plans})

@@ -41,6 +41,11 @@ ALIASES = {
         "httpRequest.requestUrl", "url.path", "url.original", "rawPath", "properties.requestUri",
         "properties.CsUriStem", "cs-uri-stem", "request",
     ),
+    "host": (
+        "host", "http_host", "request.host", "RequestHost", "domainName", "requestContext.domainName", "url.domain",
+        "authority", ":authority", "server_name", "virtual_host", "vhost", "cs-host", "cs(host)", "x-host-header",
+        "properties.CsHost",
+    ),
     "bytes": (
         "bytes", "size", "body_bytes_sent", "bytes_sent", "responseLength", "DownstreamContentSize",
         "httpRequest.responseSize", "http.response.body.bytes", "http.response.bytes", "response.size",

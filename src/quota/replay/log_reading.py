@@ -10,6 +10,7 @@ from operator import itemgetter
 
 import attrs
 
+from .apis import ApiRules, To
 from .log_files import LogFile
 from .log_forms import bare
 from .logs import Parser, Request, Row
@@ -21,8 +22,8 @@ _MOST_WAITING = 1_000_000
 """So many requests wait to be put in order: 60 s of 13,000 a second, in some 120 MB; 450 MB where plans look at routes
 and units."""
 
-Told = tuple[tuple[int, ...], tuple[str, str] | None] | None
-"""All that plans look at in a row: so many of each unit, method and path; None where no plan looks at any."""
+Told = tuple[tuple[int, ...], tuple[str, str] | None, To | None] | None
+"""All that plans look at in a row: so many of each unit, method and path, the API; None where no plan looks at any."""
 
 Asked = tuple[int, str, Told]
 _first = itemgetter(0)
@@ -30,20 +31,30 @@ _first = itemgetter(0)
 
 @attrs.define
 class Reading:
-    """The requests of one log as they stand in it, and what was met on the way. Of a row, ``units`` and ``routes``."""
+    """The requests of one log as they stand in it, and what was met on the way. Of a row, ``units`` and ``routes``.
+
+    ``apis`` say which API a request is to; one that is to none of them is left out, and counted as ``elsewhere``.
+    """
 
     lines: Iterable[str]
     parser: Parser
     units: Sequence[str] = ()
     routes: bool = False
     progress: Callable[[], object] = int
+    apis: ApiRules | None = None
     malformed: int = 0
     samples: list[tuple[int, str]] = attrs.field(factory=list)
     nameless: int = 0
     nameless_sample: tuple[int, str] | None = None
     out_of_order: int = 0
+    elsewhere: int = 0
+    _to: Callable[[Row, str, str], To | None] | None = None
     _latest: int = 0
     _clients: dict[str, str] = attrs.field(factory=dict)  # a name is kept once, however many requests wait
+
+    def __attrs_post_init__(self) -> None:
+        if self.apis:
+            self._to = self.apis.of(getattr(self.lines, "name", ""), self.parser)
 
     def __iter__(self) -> Iterator[Asked]:
         parse, progress, wanted = self.parser, self.progress, bool(self.units or self.routes)
@@ -58,7 +69,7 @@ class Reading:
                     if asked := self._asked(number, line, request):
                         yield asked
                 continue
-            if client is None or now < self._latest:
+            if client is None or now < self._latest or self._to is not None:
                 if asked := self._asked(number, line, (now, client, row)):
                     yield asked
                 continue
@@ -89,16 +100,22 @@ class Reading:
             self.nameless += 1
             self.nameless_sample = self.nameless_sample or (number, _short(line))
             return None
+        to = None
+        if self._to is not None:
+            to = self._to(row, line, self.parser.request(row)[1])
+            if to is None:
+                self.elsewhere += 1
+                return None
         if now < self._latest:
             self.out_of_order += 1
         else:
             self._latest = now
-        told = self._look(row) if self.units or self.routes else None
+        told = self._look(row, to) if self.units or self.routes or to else None
         return now, self._clients.setdefault(client, client), told
 
-    def _look(self, row: Row) -> Told:
+    def _look(self, row: Row, to: To | None = None) -> Told:
         units = self.parser.units
-        return tuple([units(row, unit) for unit in self.units]), self.parser.request(row) if self.routes else None
+        return tuple([units(row, unit) for unit in self.units]), self.parser.request(row) if self.routes else None, to
 
     def _leave_out(self, number: int, line: str) -> None:
         self.malformed += 1
@@ -119,10 +136,10 @@ class Requests:
 
     def __init__(
         self, logs: Sequence[Iterable[str]], parser: Callable[[], Parser], late: int, *, units: Sequence[str] = (),
-        routes: bool = False, progress: Callable[[int], object] | None = None,
+        routes: bool = False, progress: Callable[[int], object] | None = None, apis: ApiRules | None = None,
     ) -> None:  # fmt: skip
         told = _telling(progress)
-        self.readings = [Reading(log, parser(), units, routes, told) for log in logs]
+        self.readings = [Reading(log, parser(), units, routes, told, apis) for log in logs]
         self.full = False
         self._parser = parser
         self._late_us = late * 1_000_000

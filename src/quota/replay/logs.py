@@ -44,6 +44,8 @@ _AFTER = re.compile(_REST, re.ASCII)
 _IP, _USER, _DAY, _MINUTE, _SECOND, _ZONE, _REQUEST, _STATUS, _SIZE = range(1, 10)
 _HEADERS = re.compile(rf" {_QUOTED} {_QUOTED}")
 _ABSOLUTE = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#]*", re.IGNORECASE)
+_HOST = re.compile(r"^(?:[A-Z]+ )*[a-z][a-z0-9+.-]*://([^/?# ]+)", re.IGNORECASE)
+_PORT = re.compile(r":\d+$")
 
 
 def field_of(text: str) -> tuple[str, str]:
@@ -59,9 +61,9 @@ class Parser:
 
     ``key``: ``ip``, ``user``, ``path``, ``header:NAME``, ``field:NAME`` or ``re:PATTERN`` (its first group, on the
     whole line). A text line knows the headers Referer and User-Agent, a JSON line any field; ``a.b`` is field ``b``
-    of object ``a``. ``fields`` says where a JSON line has ``time``, ``ip``, ``user``, ``method``, ``path``, ``bytes``
-    or another unit, where it is not found by itself. An ``ip`` is an address or a host without its port. A log whose
-    columns are named by a line of its own (W3C) has a parser of its own.
+    of object ``a``. ``fields`` says where a JSON line has ``time``, ``ip``, ``user``, ``method``, ``path``, ``host``,
+    ``bytes`` or another unit, where it is not found by itself. An ``ip`` is an address or a host without its port. A
+    log whose columns are named by a line of its own (W3C) has a parser of its own.
 
     Raises:
         InvalidValue: for a ``key`` that names no client.
@@ -171,6 +173,21 @@ class Parser:
                 method = method or said
                 path = path if path and path != "$default" else found or path
         return method.upper() or "GET", path
+
+    def host(self, row: Row, line: str) -> str | None:
+        """The host that was asked, in small letters and without its port; a text line may have it in front."""
+        if isinstance(row, re.Match):
+            said, found = _HOST.search(row[_REQUEST]), None if row.string is line else bare(line).split(maxsplit=1)[0]
+        else:
+            paths = (told(value) or "" for value in values(row, self._names["path"]))
+            said = next((url for path in paths if (url := _HOST.search(path))), None)
+            found = first_told(row, self._names["host"]) or header(row, "Host")
+        found = said[1] if said else found
+        return None if found is None else _PORT.sub("", found.lower()).rstrip(".")
+
+    def text(self, row: Row, name: str) -> str | None:
+        """A field of a JSON line; None where it has none."""
+        return None if isinstance(row, re.Match) else first_told(row, self._places(name))
 
     def units(self, row: Row, unit: str) -> int:
         """Return how many of a unit the log says the request took: ``bytes``, of a JSON line any whole number.

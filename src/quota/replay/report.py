@@ -27,6 +27,8 @@ class Report:
     ``malformed`` lines were left out, the first few are in ``samples`` as (line number, text), and so were
     ``nameless`` requests, whose client the key does not find. ``out_of_order`` lines came after a later one; of these
     ``too_late`` ones could not be put in order and count at the latest time reached. ``notes``: what else to know.
+    ``more``: other plans that the same key is on. ``apis``: what was asked by API, where rules name these; requests
+    that no rule names were left out, ``elsewhere``.
     """
 
     plan: UsagePlan
@@ -44,6 +46,21 @@ class Report:
     notes: list[str] = attrs.field(factory=list)
     first: int | None = None
     last: int | None = None
+    more: tuple[UsagePlan, ...] = ()
+    apis: dict[str, Counts] = attrs.field(factory=dict)
+    elsewhere: int = 0
+
+    @property
+    def id(self) -> str:
+        """The plan's id, or those of all plans of the key."""
+        return "+".join(plan.id for plan in (self.plan, *self.more))
+
+    @property
+    def limits(self) -> str:
+        """The limits as text, each plan's behind its id where there are several."""
+        if not self.more:
+            return str(self.plan) or "no limits"
+        return "; ".join(f"{plan.id}: {plan}" for plan in (self.plan, *self.more))
 
     @property
     def allowed(self) -> int:
@@ -80,7 +97,7 @@ class Report:
     def to_dict(self, top: int = 10) -> dict[str, Any]:
         """The report as JSON-able data; instants are ISO 8601 in UTC."""
         return {
-            "plan": {"id": self.plan.id, "limits": [str(limit) for limit in self.plan.limits]},
+            "plan": {"id": self.id, "limits": [str(lim) for plan in (self.plan, *self.more) for lim in plan.limits]},
             "key": self.key,
             "total": self.total,
             "allowed": self.allowed,
@@ -90,11 +107,13 @@ class Report:
             "clients": len(self.clients),
             "clients_refused": self.clients_refused,
             "hardest": [{"client": c, "refused": refused, "total": total} for c, refused, total in self.hardest(top)],
+            "apis": [{"api": api, "allowed": a, "refused": r} for api, (a, r) in sorted(self.apis.items())],
             "days": [{"day": iso(day)[:10], "allowed": a, "refused": r} for day, (a, r) in sorted(self.days.items())],
             "hours": [{"hour": iso(hour), "allowed": a, "refused": r} for hour, (a, r) in sorted(self.hours.items())],
             "malformed": self.malformed,
             "malformed_samples": [{"line": number, "text": text} for number, text in self.samples],
             "nameless": self.nameless,
+            "elsewhere": self.elsewhere,
             "out_of_order": self.out_of_order,
             "too_late": self.too_late,
             "notes": list(self.notes),
@@ -124,7 +143,7 @@ def plain(text: str, longest: int = 80) -> str:
 def describe(report: Report, top: int = 10) -> str:
     """A report for people, as plain text."""
     lines = [
-        f"plan {report.plan}",
+        f"plan {report.limits if report.more else report.plan}",
         f"  {report.total:,} requests of {len(report.clients):,} clients (by {report.key})"
         + (f", {iso(report.first)} to {iso(report.last)}" if report.first is not None and report.last else ""),
         f"  allowed {report.allowed:,}{share(report.allowed, report.total)}, refused {report.refused:,}",
@@ -153,6 +172,8 @@ def remarks(report: Report) -> list[str]:
         number, text = report.nameless_sample
         lines += [f"{report.nameless:,} requests left out in which {plain(report.key)} names no client, such as"]
         lines += [f"  line {number}: {plain(text)}"]
+    if report.elsewhere:
+        lines += [f"{report.elsewhere:,} requests left out that are to none of the APIs that are named"]
     if report.malformed:
         lines += [f"{report.malformed:,} malformed lines left out, such as"]
         lines += [f"  line {number}: {plain(text)}" for number, text in report.samples]
@@ -161,6 +182,9 @@ def remarks(report: Report) -> list[str]:
 
 def check_understood(log: str, report: Report) -> None:
     """Raises ``InvalidValue`` when a log has something in it but no request was replayed, with what it seems to be."""
+    if report.elsewhere and not report.total:
+        many = f"{report.elsewhere:,} requests are to none of the APIs that are named"
+        raise InvalidValue("api", log, f"rules that name the API of some request; {many}")
     if report.total or not (report.malformed or report.nameless or report.notes):
         return
     notes = "".join(f"; {plain(note, 200)}" for note in report.notes)

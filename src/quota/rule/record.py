@@ -78,7 +78,7 @@ class Record:
 
     def quiet(self, now: int) -> bool:
         """Tell whether no hold lapses, or is to be forgotten, by then."""
-        return self.holds is None or now < self.holds.due  # type: ignore[operator] # there are some
+        return self.holds is None or self.holds.due is None or now < self.holds.due
 
     def meter(self, api: str, route: str, unit: str) -> Meter | None:
         for meter in self.meters:

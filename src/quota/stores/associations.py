@@ -1,26 +1,32 @@
-"""Changes of the plans that a key is on: pure steps, each in the atomic step of a store's directory."""
+"""Changes of the plans that a key or an account is on: pure steps, each in the atomic step of a store's directory."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import attrs
 
-from ..account import Account
+from ..account import Account, Holder
 from ..clock import to_datetime
 from ..errors import InvalidValue, PlanConflict
 from ..event import By, Draft, association_changed
-from ..key import ApiKey, ScheduledPlan
+from ..key import ScheduledPlan
 from ..limit import Quota
 from ..operations.request import Entry, Scheduled, by_api, rivals, settled, with_plan
 from ..plan import UsagePlan
 from .base import IF_FREE, PERIOD_END
 
 
+def change_of(on: bool, at: int | str | None) -> Callable[..., Entry]:
+    """Return the step that puts an account on a plan, or takes it off."""
+    return partial(associated, at=at) if on else dissociated
+
+
 def associated(entry: Entry, plan: UsagePlan, at: int | str | None, now: int) -> Entry:
     """Put a key on a plan, at once or at an instant; what was scheduled for an api of its before is dropped.
 
-    ``now``: the latest instant that the key's record knows, or a later one; what was due by then stays made.
+    ``now``: the latest instant that its records know, or a later one; what was due by then stays made.
     Raises ``PlanConflict`` where it would take the place of two plans.
     """
     entry = settled(entry, now)
@@ -29,7 +35,7 @@ def associated(entry: Entry, plan: UsagePlan, at: int | str | None, now: int) ->
         check_one(entry, entry.plans, plan, most=at is None)
         return entry._replace(plans=with_plan(entry.plans, plan), scheduled=later)
     leaves = next((entry.plans[api] for api in plan.apis if api in entry.plans), None)
-    instant = period_end(leaves, now) if isinstance(at, str) else at
+    instant = period_end(leaves, now, _kind(entry)) if isinstance(at, str) else at
     entry = entry._replace(scheduled=(*later, (plan, instant)))
     _check_dates(entry)
     return settled(entry, now)  # its record may be past it
@@ -60,12 +66,16 @@ def _check_dates(entry: Entry) -> None:
         plans = with_plan(plans, plan)
 
 
-def period_end(plan: UsagePlan | None, now: int) -> int:
+def period_end(plan: UsagePlan | None, now: int, kind: str) -> int:
     """Return when the longest of a plan's quotas begins anew. Raises ``InvalidValue`` where there is none."""
     limits = [limit for own in (plan.limits, *plan.routes.values()) for limit in own] if plan else []
     windows = [limit.period.window(now) for limit in limits if isinstance(limit, Quota)]
     if not windows:
-        left = f"plan {plan.id}, which the key leaves, has no quota" if plan else "the key leaves no plan for this api"
+        left = (
+            f"plan {plan.id}, which the {kind} leaves, has no quota"
+            if plan
+            else f"the {kind} leaves no plan for this api"
+        )
         raise InvalidValue("at", PERIOD_END, f"an instant: {left}")
     return max(windows, key=lambda window: (window[1] - window[0], window[1]))[1]
 
@@ -77,15 +87,6 @@ def dissociated(entry: Entry, plan: UsagePlan, now: int) -> Entry:
     if len(plans) == len(entry.plans) and plan.id not in [goes.id for goes, _ in entry.scheduled]:
         raise PlanConflict(plan.id, f"{_kind(entry)} {entry.key.id} is not on this plan")
     return entry._replace(plans=plans, scheduled=_later(entry, plan))
-
-
-def account_on(
-    account_id: str, plans: Mapping[str, UsagePlan], plan: UsagePlan, *, on: bool
-) -> tuple[Mapping[str, UsagePlan], str | None]:
-    """Put an account on a plan, or take it off: its plans then, and the id of the one that it was on for these apis."""
-    entry = Entry(Account(account_id), plans)
-    new = associated(entry, plan, None, 0) if on else dissociated(entry, plan, 0)
-    return new.plans, next((plans[api].id for api in plan.apis if api in plans), None)
 
 
 def check_apart(key_id: str, plans: Sequence[UsagePlan]) -> None:
@@ -144,9 +145,9 @@ def _standing(entry: Entry, plan: UsagePlan) -> dict[str, str] | None:
     return found or None
 
 
-def told(key: ApiKey, scheduled: tuple[Scheduled, ...]) -> ApiKey:
-    """Return a key that tells which plans it goes to."""
+def told(who: Holder, scheduled: tuple[Scheduled, ...]) -> Holder:
+    """Return a key or an account that tells which plans it goes to."""
     if not scheduled:
-        return key
+        return who
     changes = sorted((at, plan.id) for plan, at in scheduled)
-    return attrs.evolve(key, scheduled=tuple([ScheduledPlan(id_, to_datetime(at)) for at, id_ in changes]))
+    return attrs.evolve(who, scheduled=tuple([ScheduledPlan(id_, to_datetime(at)) for at, id_ in changes]))

@@ -131,11 +131,10 @@ class Store(Protocol):
     ) -> list[Account]:
         """Accounts in the order of their ids, beyond ``after``, at most ``limit``; ``parent``: the children of one."""
 
-    def account_plans(self, account_id: str) -> list[UsagePlan]:
-        """The plans that an account itself is on, by api; ``UnknownAccount`` when there is none."""
-
-    def place_account(self, account_id: str, plan_id: str, on: bool, by: By | None = None) -> None:
-        """Put an account on a plan or take it off; raises as ``associate`` and ``dissociate``, ``UnknownAccount``."""
+    def place_account(
+        self, account_id: str, plan_id: str, on: bool, at: int | str | None, now: int, by: By | None = None
+    ) -> None:
+        """Put an account on a plan or take it off, as ``associate`` and ``dissociate`` do keys; ``UnknownAccount``."""
 
     def close(self) -> None:
         """Give back what the store holds open. Closing twice is fine."""

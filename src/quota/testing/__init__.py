@@ -223,7 +223,7 @@ class Machine(AccountsMachine):
         except Skewed:
             raises(ClockSkew, lambda: self.ledger.refund(decision, units))
             return
-        late = now >= to_us(decision.at) + 35 * DAY  # the retention of stores that are not told another
+        late = now >= to_us(decision.at) + self._retention * DAY
         spent = (
             late or decision.id in self.spent or key.era != era or decision not in [d for _, _, d, _, _ in self.taken]
         )

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
 from ..account import Account
+from ..clock import to_datetime
 from ..errors import ClockSkew, InvalidValue, PlanConflict, UnknownAccount, UnknownKey
+from ..key import ScheduledPlan
 from ..limit import Quota
 from .directory import equal, raises
 from .flight import FlightMachine
 from .model import Skewed
-from .strategies import ACCOUNT_IDS, ACCOUNTED, UPPER_IDS, upper_plans
+from .plans import Member
+from .strategies import ACCOUNT_IDS, ACCOUNTED, LATER, UPPER_IDS, upper_plans
 
 
 class AccountsMachine(FlightMachine):
@@ -35,7 +39,8 @@ class AccountsMachine(FlightMachine):
         if wrong is not None:
             raises((UnknownAccount, InvalidValue), lambda: change(id_, parent=parent))
             return
-        equal(change(id_, parent=parent), Account(id_, parent=parent), "an account")
+        goes = () if add else self._going(id_)
+        equal(change(id_, parent=parent), Account(id_, parent=parent, scheduled=goes), "an account")
         if add or before != parent:
             self._tell("account.added" if add else "account.updated", None)
 
@@ -50,24 +55,26 @@ class AccountsMachine(FlightMachine):
             self._tell("account.removed", None)
 
     @precondition(lambda self: self.focus in ACCOUNTED)
-    @rule(data=st.data(), id_=ACCOUNT_IDS, new=st.booleans(), on=st.sampled_from([True, True, False]))
-    def limit_account(self, data: Any, id_: str, new: bool, on: bool) -> None:
-        """Put an account on a plan, which may be another one than it was, or take it off."""
+    @rule(data=st.data(), id_=ACCOUNT_IDS, new=st.booleans(), on=st.sampled_from([True, True, False]), later=LATER)
+    def limit_account(self, data: Any, id_: str, new: bool, on: bool, later: int | str | None) -> None:
+        """Put an account on a plan, which may be another one than it was, now or on a date; or take it off."""
         if new:
             self._replace(data.draw(upper_plans(self.focus)))
         plan = data.draw(UPPER_IDS)
         if plan not in self.model.plans:
             return
-        change = self.ledger.associate if on else self.ledger.dissociate
+        instant, at = self._instant(later)
+        change: Any = partial(self.ledger.associate, at=at) if on else self.ledger.dissociate
         if not self.model.there(id_):
             raises(UnknownKey, lambda: change(id_, plan))
             return
-        before = dict(self.model.account_plans.get(id_, {}))
-        if not self.model.put_on(id_, plan, on=on):
-            raises(PlanConflict, lambda: change(id_, plan))
+        before = self._on_and_next(self.model.on_plans.get(id_) or Member("", id_), plan)
+        refused = self.model.put_on(id_, plan, instant, self.now, on=on)
+        if refused:
+            raises(InvalidValue if refused == "no period" else PlanConflict, lambda: change(id_, plan))
             return
         change(id_, plan)
-        if self.model.account_plans[id_] != before:
+        if self._on_and_next(self.model.on_plans[id_], plan) != before:
             self._tell("plan.associated" if on else "plan.dissociated", None, plan)
 
     @precondition(lambda self: self.focus in ACCOUNTED)
@@ -76,7 +83,8 @@ class AccountsMachine(FlightMachine):
         if not self.model.there(id_):
             raises(UnknownKey, lambda: self.ledger.grant(id_, "requests/day", units))
             return
-        plan = self.model.plans.get(self.model.account_plans.get(id_, {}).get("", ""))
+        latest = self.model.latest(Member("", id_), self.now)
+        plan = self.model.plans.get(self.model.plans_of(id_, latest).get("", ""))
         quotas = [limit for limit in plan.limits if isinstance(limit, Quota)] if plan else []
         if quotas:
             limit = quotas[which % len(quotas)].name
@@ -90,17 +98,23 @@ class AccountsMachine(FlightMachine):
     @precondition(lambda self: self.focus in ACCOUNTED)
     @rule(parent=st.one_of(st.none(), ACCOUNT_IDS))
     def list_accounts(self, parent: str | None) -> None:
-        """All, and those right below one, with their plans."""
+        """All, and those right below one, with their plans and what they go to."""
         if parent is not None and not self.model.there(parent):
             raises(UnknownAccount, lambda: self.ledger.list_accounts(parent=parent))
             return
         names = {*self.model.parents, *self.model.members}
         wanted = [
-            Account(id_, parent=self.model.parents.get(id_)) for id_ in sorted(names)
+            Account(id_, parent=self.model.parents.get(id_), scheduled=self._going(id_)) for id_ in sorted(names)
             if self.model.there(id_) and parent in (None, self.model.parents.get(id_))
         ]  # fmt: skip
         equal(self.ledger.list_accounts(parent=parent), wanted, f"the accounts below {parent}")
         for account in wanted:
             plans = [plan.id for plan in self.ledger.list_plans(account)]
-            on = self.model.account_plans.get(account.id, {})
+            on = self.model.plans_of(account.id, self.model.latest(Member("", account.id), self.now))
             equal(plans, [plan for _, plan in sorted(on.items())], f"the plans of {account.id}")
+
+    def _going(self, id_: str) -> tuple[ScheduledPlan, ...]:
+        """Return the plans that an account goes to, as it is told."""
+        mine = self.model.on_plans.get(id_)
+        changes = sorted((at, plan) for plan, at in mine.goes_to.items() if at > self.now) if mine else ()
+        return tuple(ScheduledPlan(plan, to_datetime(at)) for at, plan in changes)

@@ -17,7 +17,8 @@ from ..key import ApiKey
 from ..ledger.sync import Ledger
 from ..plan import UsagePlan
 from .model import Answer, Model
-from .strategies import FOCUS, KEY_IDS, PLAN_IDS, START, STEPS, plans
+from .plans import Member
+from .strategies import FOCUS, KEY_IDS, LATER, PLAN_IDS, START, STEPS, plans
 from .windows import DAY
 
 
@@ -145,7 +146,7 @@ class DirectoryMachine(RuleBasedStateMachine):
         instants = sorted(
             {us_of(s.resets_at) or 0 for s in decision.limits}
             | ({us_of(r) or 0} if (r := decision.retry_at) else set())
-            | {at for key in self.model.keys.values() for at in key.goes_to.values()}
+            | {at for one in (*self.model.keys.values(), *self.model.on_plans.values()) for at in one.goes_to.values()}
         )
         later = [instant for instant in instants if self.now < instant + delta < self.now + 400 * DAY]
         if later:
@@ -164,35 +165,36 @@ class DirectoryMachine(RuleBasedStateMachine):
         if old != plan:
             self._tell("plan.replaced" if old else "plan.added", None, plan.id)
 
-    @rule(
-        id_=KEY_IDS, plan=PLAN_IDS,
-        later=st.sampled_from([None, None, 1, 20_000_000, 3_600_000_000, DAY, "period_end", "period_end"]),
-    )  # fmt: skip
+    @rule(id_=KEY_IDS, plan=PLAN_IDS, later=LATER)
     def associate(self, id_: str, plan: str, later: int | str | None) -> None:
         if id_ not in self.model.keys or plan not in self.model.plans:
             return
-        instant = self.now + later if isinstance(later, int) else later
-        at: Any = to_datetime(instant) if isinstance(instant, int) else instant
-        before = self._on_and_next(id_, plan)
-        refused = self.model.associate(id_, plan, instant, self.now)
+        instant, at = self._instant(later)
+        before = self._on_and_next(self.model.keys[id_], plan)
+        refused = self.model.associate(self.model.keys[id_], plan, instant, self.now)
         if refused:
             error = PlanConflict if refused == "conflict" else InvalidValue
             raises(error, lambda: self.ledger.associate(id_, plan, at=at))
             return
         self.ledger.associate(id_, plan, at=at)
-        if self._on_and_next(id_, plan) != before:
+        if self._on_and_next(self.model.keys[id_], plan) != before:
             self._tell("plan.associated", id_, plan)
+
+    def _instant(self, later: int | str | None) -> tuple[int | str | None, Any]:
+        """Return when it is later, and how a ledger is told."""
+        instant = self.now + later if isinstance(later, int) else later
+        return instant, to_datetime(instant) if isinstance(instant, int) else instant
 
     @rule(id_=KEY_IDS, plan=PLAN_IDS)
     def dissociate(self, id_: str, plan: str) -> None:
         if id_ in self.model.keys and plan in self.model.plans:
-            if self.model.dissociate(id_, plan, self.now):
+            if self.model.dissociate(self.model.keys[id_], plan, self.now):
                 self.ledger.dissociate(id_, plan)
                 self._tell("plan.dissociated", id_, plan)
             else:
                 raises(PlanConflict, lambda: self.ledger.dissociate(id_, plan))
 
-    @rule(plan=PLAN_IDS, seldom=st.integers(0, 4))
+    @rule(plan=st.one_of(PLAN_IDS, st.just("u")), seldom=st.integers(0, 4))
     def remove_plan(self, plan: str, seldom: int) -> None:
         if not seldom and plan in self.model.plans:
             self.ledger.remove_plan(plan)
@@ -265,9 +267,9 @@ class DirectoryMachine(RuleBasedStateMachine):
         """Expect an event."""
         self.model.told.append((kind, key, plan, None, None))
 
-    def _on_and_next(self, id_: str, plan: str) -> tuple[Any, ...]:
-        """The plan that a key is on for the first of a plan's apis that has one, and those that it goes to."""
-        key, new = self.model.keys[id_], self.model.plans[plan]
+    def _on_and_next(self, key: Member, plan: str) -> tuple[Any, ...]:
+        """The plan that a key or an account is on for the first of a plan's apis, and those that it goes to."""
+        new = self.model.plans[plan]
         latest = self.model.latest(key, self.now)
         on = self.model.on(key, latest)
         goes = sorted((one, at) for one, at in self.model.scheduled(key, new) if at > latest)

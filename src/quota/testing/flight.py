@@ -103,7 +103,8 @@ class FlightMachine(ReportMachine):
             kwargs["cost"] = cost
         plan = self.model.plan_at(key, api, self.now) if key else None
         slotted = key is not None and any(
-            type(limit.spec).__name__ == "Concurrency" for limit in self.model.joined(key, plan, api, route)
+            type(limit.spec).__name__ == "Concurrency"
+            for limit in self.model.joined(key, plan, api, route, self.model.latest(key, self.now))
         )
         until, mark = (ttl, f"hold {len(self.held)}") if slotted else (None, "")
         try:

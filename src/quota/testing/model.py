@@ -116,7 +116,7 @@ class Model(AccountsOfModel):
         self.members: dict[str, list[str]] = {}
         self.shared: set[str] = set()
         self.parents: dict[str, str | None] = {}
-        self.account_plans: dict[str, dict[str, str]] = {}
+        self.on_plans: dict[str, Member] = {}
         self.lines: dict[str, tuple[str, ...]] = {}
         self.events: list[Taking] = []
         self.slots: list[CallInFlight] = []
@@ -252,7 +252,7 @@ class Model(AccountsOfModel):
         alone = Member("", account)
         now = self.instant(alone, now)
         self.settle(alone, "", None, now)
-        limit = next(one for one in self.joined(alone, None, "", None) if one.name == f"{account}: {name}")
+        limit = next(one for one in self.joined(alone, None, "", None, now) if one.name == f"{account}: {name}")
         current = self.windows[self.place(alone, limit), limit.name]
         current.extra += units
         used = self.sum(self.place(alone, limit), current.since, now)
@@ -409,7 +409,7 @@ class Model(AccountsOfModel):
     def settle(self, key: Member, api: str, route: str | None, now: int) -> None:
         """Time passes for good: windows roll and buckets change hands."""
         plan = self.plan_of(key, api, now)
-        limits = self.joined(key, plan, api, route)
+        limits = self.joined(key, plan, api, route, now)
         self.levels = self.buckets(key, plan, api, now)
         for unit in ("requests", "tokens"):
             if plan and (throttles := self.throttles(plan, unit)):
@@ -442,7 +442,7 @@ class Model(AccountsOfModel):
         never = quota = closed = full = False
         lapses: list[tuple[int, int]] = []
         levels = self.buckets(key, plan, api, now)
-        for limit in self.joined(key, plan, api, route) if limits is None else limits:
+        for limit in self.joined(key, plan, api, route, now) if limits is None else limits:
             units = takes.get(limit.spec.unit, 0)
             place = self.place(key, limit)
             if isinstance(limit.spec, Concurrency):
@@ -517,7 +517,7 @@ class Model(AccountsOfModel):
         expires: int | None = None, hold: str = "", routes: tuple[str, ...] | None = None,
     ) -> tuple[Taking, ...]:  # fmt: skip
         if routes is None:
-            plans = [*([plan] if plan else []), *(upper for _, upper in self.parts(key, api))]
+            plans = [*([plan] if plan else []), *(upper for _, upper in self.parts(key, api, now))]
             routes = ("", route) if plan and route and any(one.routes.get(route) for one in plans) else ("",)
         events = tuple(
             Taking(now, set(self.subjects(key)) | ({("account", key.account)}), api, routes, unit, units, expires, hold)
@@ -542,7 +542,7 @@ class Model(AccountsOfModel):
                 place = self.place(key, limit)
                 current = self.windows[place, limit.name]
                 used = self.sum(place, current.since, now)
-                upper = self.plans.get(self.account_plans.get(limit.holder, {}).get(limit.apis[0], ""))
+                upper = self.plans.get(self.plans_of(limit.holder, now).get(limit.apis[0], ""))
                 for percent in (upper or plan).alerts:
                     if percent > current.alerted and used * 100 >= percent * (limit.spec.limit + current.extra):
                         crossed.append((limit.name, percent))
@@ -579,7 +579,7 @@ class Model(AccountsOfModel):
         events = self.take(key, plan, api, route, takes, now, until, "" if slot else hold)
         if ttl is not None:
             self.keep(key, api, route, now + ttl, hold)
-        limits = self.joined(key, plan, api, route)
+        limits = self.joined(key, plan, api, route, now)
         self.pour(key, limits, takes, now)
         told = len(self.told)
         crossed = self.alerts(key, plan, limits, takes, now)
@@ -626,7 +626,7 @@ class Model(AccountsOfModel):
         lapsed = any(not event.counts(now) for event in held)
         self.settle(key, api, route, now)
         plan = self.plan_of(key, api, now)
-        limits = self.joined(key, plan, api, route)
+        limits = self.joined(key, plan, api, route, now)
         was = {event.unit: event.units for event in held}
         used = dict(was if actual is None else actual)
         routes = self._routes(hold)
@@ -670,7 +670,7 @@ class Model(AccountsOfModel):
         beyond = {unit: units - within.get(unit, 0) for unit, units in actual.items()}
         more = {unit: units for unit, units in (actual if lapsed else beyond).items() if units}
         self.take(key, plan, api, route, more, now, hold=f"spent {hold}", routes=self._routes(hold))
-        limits = self.joined(key, plan, api, route)
+        limits = self.joined(key, plan, api, route, now)
         self.pour(key, limits, beyond, now)
         if plan:
             self.alerts(key, plan, limits, more, now)

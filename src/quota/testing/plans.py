@@ -1,4 +1,4 @@
-"""The model's plans of keys: which one a key is on at an instant, and which one it goes to."""
+"""The model's plans of keys and accounts: which one each is on at an instant, and which one it goes to."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..plan import UsagePlan
 
 @attrs.define(eq=False)
 class Member:
-    """A key."""
+    """A key; or an account, with no id of its own."""
 
     id: str
     account: str
@@ -34,12 +34,17 @@ class PlansOfKeys:
     plans: dict[str, UsagePlan]
     keys: dict[str, Member]
     at: dict[tuple[str, str], int]
+    on_plans: dict[str, Member]
+    shared: set[str]
+    members: dict[str, list[str]]
     subjects: Callable[[Member], list[tuple[str, str]]]
     window: Callable[[Any, int], tuple[int, int]]
 
     def latest(self, key: Member, now: int) -> int:
         """Return the latest instant that anybody told the key's counts, or ``now``."""
-        return max([now, *[self.at.get(subject, 0) for subject in self.subjects(key)]])
+        alone = [] if key.id or key.account in self.shared else self.members.get(key.account, [])
+        counts = [*self.subjects(key), *(("key", id_) for id_ in alone)]
+        return max([now, *[self.at.get(subject, 0) for subject in counts]])
 
     def on(self, key: Member, now: int) -> dict[str, str]:
         """Return the plans by api, as they are at an instant of the key's."""
@@ -79,9 +84,9 @@ class PlansOfKeys:
         key.goes_to = {plan: at for plan, at in key.goes_to.items() if at > now}
         return now
 
-    def associate(self, id_: str, plan: str, at: int | str | None, now: int) -> str:
+    def associate(self, key: Member, plan: str, at: int | str | None, now: int) -> str:
         """Put a key on a plan, now or later; or say why not: it leaves none that has a period, or two."""
-        key, apis = self.keys[id_], self.plans[plan].apis
+        apis = self.plans[plan].apis
         latest = self.latest(key, now)
         left = next((one for one in (self.plan_at(key, api, now) for api in apis) if one is not None), None)
         if isinstance(at, str):
@@ -104,9 +109,9 @@ class PlansOfKeys:
         key.plans, key.goes_to = plans, later
         return ""
 
-    def dissociate(self, id_: str, plan: str, now: int) -> bool:
+    def dissociate(self, key: Member, plan: str, now: int) -> bool:
         """Take a key off a plan, or off its way to it; False where it is neither on it nor on its way."""
-        key, latest = self.keys[id_], self.latest(self.keys[id_], now)
+        latest = self.latest(key, now)
         if plan not in self.on(key, latest).values() and key.goes_to.get(plan, 0) <= latest:
             return False
         self._settle_plans(key, now)
@@ -115,11 +120,16 @@ class PlansOfKeys:
         key.plans = {api: id_ for api, id_ in key.plans.items() if id_ != plan}
         return True
 
+    def _named(self, plan: str) -> list[Member]:
+        """Return the keys and accounts that were put on a plan, or are to go to it."""
+        everybody = [*self.keys.values(), *self.on_plans.values()]
+        return [one for one in everybody if plan in (*one.plans.values(), *one.goes_to)]
+
     def replace_plan(self, plan: UsagePlan, now: int) -> bool:
         """Have the keys of a plan follow it to its apis; False where one has, or gets, another plan there."""
         old, changed = self.plans.get(plan.id), []
         self.plans[plan.id] = plan
-        for key in self.keys.values() if old is not None and old.apis != plan.apis else ():
+        for key in self._named(plan.id) if old is not None and old.apis != plan.apis else ():
             self.plans[plan.id] = old  # type: ignore[assignment] # there is one
             latest = self.latest(key, now)
             on, goes_to = self.on(key, latest), {one: at for one, at in key.goes_to.items() if at > latest}
@@ -139,7 +149,7 @@ class PlansOfKeys:
 
     def remove_plan(self, plan: str, now: int) -> None:
         """Remove a plan: who was on it is on none, who was to go there stays."""
-        for key in self.keys.values():
+        for key in self._named(plan):
             self._settle_plans(key, now)
             key.plans = {api: id_ for api, id_ in key.plans.items() if id_ != plan}
             key.goes_to.pop(plan, None)

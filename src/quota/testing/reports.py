@@ -57,6 +57,11 @@ class ReportMachine(StatusMachine):
         minute = None if key.last_used is None else to_datetime(key.last_used)
         equal(self.ledger.last_used(id_), minute, f"when {id_} was last used")
 
+    @property
+    def _retention(self) -> int:
+        """The days that the store keeps; that of stores that are not told another."""
+        return getattr(getattr(self.ledger.store, "options", None), "retention", 35)
+
     @rule(
         by=st.sampled_from(["key", "account", "plan"]), back=st.integers(0, 40), days=st.integers(0, 40),
         api=st.sampled_from([None, None, "", "b"]),
@@ -68,7 +73,6 @@ class ReportMachine(StatusMachine):
                 EPOCH.date() + timedelta(first), EPOCH.date() + timedelta(first + days), by=by, api=api
             )
         )
-        retention = getattr(getattr(self.ledger.store, "options", None), "retention", 35)
-        expected = totals(self.model, by, first, first + days, api, self.now, retention)
+        expected = totals(self.model, by, first, first + days, api, self.now, self._retention)
         equal({(one.id, one.api, one.unit): one.used for one in told}, expected, f"what was used by {by}")
         equal([one.id for one in told], sorted(one.id for one in told), "the order of a report")

@@ -33,9 +33,9 @@ def stand(model: Model, who: str, api: str | None, route: str | None, now: int) 
         told += _stand(model, model.keys[id_], api, route, now, seen, _of_its_keys)
     alone = Member("", who)
     at = model.instant(alone, now)
-    for of in sorted({of for account in (who, *model.above(who)) for of in model.account_plans.get(account, ())}):
-        limits = model.joined(alone, None, of, route) if api in (None, of) else []
-        told += [_row(model, alone, None, of, route, limit, at, None) for limit in limits]
+    for of in sorted({of for account in (who, *model.above(who)) for of in model.plans_of(account, at)}):
+        limits = model.joined(alone, None, of, route, at) if api in (None, of) else []
+        told += [_row(model, alone, None, of, route, limit, at) for limit in limits]
     return told
 
 
@@ -59,15 +59,13 @@ def _stand(
         plan = model.plan_of(key, of, at)
         if plan is None:
             continue
-        changes = [(one, when) for one, when in model.scheduled(key, plan) if when > at]
-        goes = min(changes, key=lambda change: (change[1], change[0]), default=None)
-        limits = filter(told, model.joined(key, plan, of, route))
-        rows += [_row(model, key, plan, of, route, limit, at, goes) for limit in limits]
+        limits = filter(told, model.joined(key, plan, of, route, at))
+        rows += [_row(model, key, plan, of, route, limit, at) for limit in limits]
     return rows
 
 
 def _row(
-    model: Model, key: Member, plan: UsagePlan | None, of: str, route: str | None, limit: Limit, at: int, goes: Any
+    model: Model, key: Member, plan: UsagePlan | None, of: str, route: str | None, limit: Limit, at: int
 ) -> tuple[Any, ...]:
     """Tell where one limit stands."""
     alone = model.evaluate(key, plan, of, route, {limit.spec.unit: 1}, at, [limit])
@@ -79,6 +77,10 @@ def _row(
     else:
         extra, over = model.current(model.place(key, limit), limit, at).extra, alone.over
     holder = limit.holder or (key.account if limit.spec.by == "account" else key.id)
+    whose = model.on_plans[limit.holder] if limit.holder else key
+    its = model.plans[model.on(whose, at)[of]]
+    changes = [(one, when) for one, when in model.scheduled(whose, its) if when > at]
+    goes = min(changes, key=lambda change: (change[1], change[0]), default=None)
     return name, used, remaining, resets_at, holder, extra, over, alone.retry_at, goes
 
 

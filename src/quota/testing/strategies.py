@@ -79,6 +79,8 @@ ACCOUNTED = ("accounts", "all", "audited", "in flight", "one name")
 """The corners of the world that have accounts above accounts."""
 ACCOUNT_IDS = st.sampled_from(["team", "team", "org", "top", "side"])
 UPPER_IDS = st.sampled_from(["u", "v", "x"])  # plans of accounts; the last one governs another api
+LATER = st.sampled_from([None, None, 1, 20_000_000, 3_600_000_000, DAY, "period_end", "period_end"])
+"""The instants of changes of plan: at once, so many microseconds from now, or at a period's end."""
 REQUEST_IDS = st.sampled_from([None, None, None, "once", "twice"])
 STEPS = st.sampled_from([
     0, 1, 999_999, 1_000_000, 20_000_000, 60_000_000, 1_200_000_000, 3_600_000_000, 12 * 3_600_000_000, DAY, 5 * DAY,

@@ -21,7 +21,7 @@ class AccountsOfModel(PlansOfKeys):
     members: dict[str, list[str]]
     shared: set[str]
     parents: dict[str, str | None]
-    account_plans: dict[str, dict[str, str]]
+    on_plans: dict[str, Member]
     limits: Callable[[UsagePlan, str | None], list[Any]]
     _copy: Callable[[Subject, Subject], None]
     _drop: Callable[[Subject], None]
@@ -87,36 +87,36 @@ class AccountsOfModel(PlansOfKeys):
             return InvalidValue
         self._drop(("account", account))
         self.shared.discard(account)
-        for table in (self.parents, self.account_plans, self.members):
+        for table in (self.parents, self.on_plans, self.members):
             table.pop(account, None)  # type: ignore[attr-defined, unused-ignore] # dicts all
         return None
 
-    def put_on(self, account: str, plan: str, *, on: bool) -> bool:
-        """Put an account on a plan or take it off; False where it is not on it."""
-        plans, api = self.account_plans.setdefault(account, {}), self.plans[plan].api
-        if not on and plans.get(api) != plan:
-            return False
-        self.parents.setdefault(account, None)
-        self.begin(account)
-        if on:
-            plans[api] = plan
-        else:
-            del plans[api]
-        return True
+    def put_on(self, account: str, plan: str, at: int | str | None, now: int, *, on: bool) -> str:
+        """Put an account on a plan, now or later, or take it off; or say why not."""
+        mine = self.on_plans.get(account) or Member("", account)
+        refused = self.associate(mine, plan, at, now) if on else "" if self.dissociate(mine, plan, now) else "not on it"
+        if not refused:
+            self.on_plans[account] = mine
+            self.parents.setdefault(account, None)
+            self.begin(account)
+        return refused
 
-    def parts(self, key: Member, api: str) -> list[tuple[str, UsagePlan]]:
+    def plans_of(self, account: str, now: int) -> dict[str, str]:
+        """Return the plans that an account itself is on at an instant, by api."""
+        return self.on(self.on_plans[account], now) if account in self.on_plans else {}
+
+    def parts(self, key: Member, api: str, now: int) -> list[tuple[str, UsagePlan]]:
         """Return the accounts that a key's calls count on and that have a plan for an api, each with it."""
         mine = [key.account] if key.account in self.shared else []
-        found = [(account, self.account_plans.get(account, {}).get(api)) for account in (*mine, *self.line(key))]
+        found = [(account, self.plans_of(account, now).get(api)) for account in (*mine, *self.line(key))]
         return [(account, self.plans[plan]) for account, plan in found if plan is not None]
 
-    def joined(self, key: Member, plan: UsagePlan | None, api: str, route: str | None) -> list[Any]:
+    def joined(self, key: Member, plan: UsagePlan | None, api: str, route: str | None, now: int) -> list[Any]:
         """Return the limits of a key's plan and of those of the accounts that it is counted on; none without a plan."""
         if plan is None and key.id:
             return []
-        own = [
-            of_account(limit, account) for account, upper in self.parts(key, api) for limit in self.limits(upper, route)
-        ]
+        parts = self.parts(key, api, now)
+        own = [of_account(limit, account) for account, upper in parts for limit in self.limits(upper, route)]
         return [*(self.limits(plan, route) if plan else ()), *own]
 
 

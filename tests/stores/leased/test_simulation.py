@@ -10,8 +10,8 @@ OPERATIONS = "operations/leases.py"
 
 BUGS = {
     "unreported units go back after a crash": [(
-        LEASES, "        until = record.open_until(now, takes, now)\n",
-        ("        until = record.open_until(now, takes, now)\n        for other, lease in (record.leases or {}).items():\n"
+        LEASES, "        leases, burned, over = {}, {}, []\n",
+        ("        leases, burned, over = {}, {}, []\n        for other, lease in (record.leases or {}).items():\n"
         "            if lease.lively < now:\n                record.give_back(lease.taken_at, lease.takes)\n"
         "                record.leases[other] = lease._replace(takes=())\n"))],
     "a lease is settled again and again": [(
@@ -71,6 +71,7 @@ def test_the_simulation_catches(bug, tmp_path):
     assert caught(simulate, package, [SOONEST.get(bug, 1), *range(400)]) is not None
 
 
+@pytest.mark.spread(2)
 @pytest.mark.parametrize("part", range(4))
 def test_histories(part):
     """Every unit is accounted for after every step of every history."""
@@ -86,6 +87,7 @@ def test_histories_that_failed_once(seed):
     simulate(seed, awaited=seed % 3 == 0)
 
 
+@pytest.mark.spread(2)
 @pytest.mark.parametrize("part", range(2))
 def test_crowded_histories(part):
     """The same where many tasks of one process call at once, and some of them are cancelled on the way."""

@@ -347,7 +347,7 @@ def test_a_newer_schema_is_refused_by_its_number(path):
         db.execute("PRAGMA user_version = 99")
     db.close()
     before = Path(path).read_bytes()
-    unavailable(lambda: ledger.consume(secret), path, "99", "5")
+    unavailable(lambda: ledger.consume(secret), path, "99", "6")
     unavailable(ledger.list_plans, path, "99")
     assert Path(path).read_bytes() == before
     ledger.close()

@@ -113,6 +113,7 @@ def interrupted(folder, act, modules=MODULES, **options):
         assert found in (sure, sure + 1), f"after {instants} calls: {found!r}"
 
 
+@pytest.mark.spread(2)
 @pytest.mark.parametrize("act", [File.consume, File.remember, File.peek, File.close])
 def test_an_interrupt_loses_no_turn_and_no_connection(tmp_path, act):
     """Others go on at once, and all is closed when it is to be."""

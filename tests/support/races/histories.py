@@ -52,7 +52,7 @@ PATHS = [None, None, None, "/r", "/q", "/x", "/c"]
 ON = [0, 1, 10_000, SECOND, 20 * SECOND, MINUTE, 61 * SECOND, 10 * MINUTE, HOUR, 7 * HOUR, 25 * HOUR]
 BACK = [-1, -SECOND, -61 * SECOND, -290 * SECOND, -400 * SECOND]
 KINDS = {
-    "consume": 30, "call": 22, "peek": 7, "again": 60, "remembered": 4, "tick": 20, "reserve": 6, "keep": 4, "hold_again": 14, "settle": 14, "stream": 2, "refund": 3, "adjust": 2,
+    "consume": 30, "call": 22, "peek": 7, "again": 60, "remembered": 10, "tick": 20, "reserve": 6, "keep": 4, "hold_again": 14, "settle": 14, "stream": 2, "refund": 3, "adjust": 2,
     "change_plan": 4, "change_key": 2, "forget": 1, "look_again": 2,
 }  # fmt: skip
 
@@ -241,10 +241,11 @@ class Side:
     def counts(self):
         """Every record as it would be encoded."""
         found = self.records(self.ledger.store)
-        return {whose: self._encoded(record) for whose, record in found if record is not None and record.at}
+        return {whose: self._encoded(record, whose) for whose, record in found if record is not None and record.at}
 
-    def _encoded(self, record):
+    def _encoded(self, record, whose):
         data = plain(record.encode())
+        data[3] = whose.startswith("key") and data[3]  # of its last use only a key is told
         data[2] = self._named(data[2])
         if not self.remembered:
             data[8] = None

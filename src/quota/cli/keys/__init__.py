@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import attrs
 import typer
@@ -11,6 +11,7 @@ from ...clock import system_clock, to_datetime
 from ...key import ApiKey
 from ...ledger.administration import UNCHANGED
 from ..common import (
+    AtOption,
     JsonOption,
     KeyArgument,
     PlanArgument,
@@ -21,6 +22,7 @@ from ..common import (
     confirm,
     find_key,
     opened,
+    to_date,
     to_instant,
     to_pairs,
     to_span,
@@ -157,12 +159,7 @@ def remove(key: KeyArgument, yes: YesOption = False, store: StoreOption = None, 
 def attach(
     key: KeyArgument,
     plan: PlanArgument,
-    at: Annotated[
-        str | None,
-        typer.Option(
-            "--at", metavar="WHEN", help="2027-01-01, 30d from now, or period-end: when its longest quota begins anew."
-        ),
-    ] = None,
+    at: AtOption = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -170,7 +167,7 @@ def attach(
 
     With --at it goes there by itself at that instant, everywhere at once; the last one said stands.
     """
-    when: Any = "period_end" if at == "period-end" else None if at is None else to_instant("at", at)
+    when = to_date(at)
     with opened(store) as ledger:
         found = find_key(ledger, key)
         ledger.associate(found, plan, at=when)

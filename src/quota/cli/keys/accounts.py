@@ -19,6 +19,7 @@ from ...ledger.sync import Ledger
 from ...plan import UsagePlan
 from ...status import LimitStatus
 from ..common import (
+    AtOption,
     JsonOption,
     PlanArgument,
     StoreOption,
@@ -27,6 +28,7 @@ from ..common import (
     complete_account,
     confirm,
     opened,
+    to_date,
     to_pairs,
 )
 from ..show import (
@@ -35,6 +37,7 @@ from ..show import (
     bar,
     can_show,
     fits,
+    going,
     key_data,
     on_plans,
     print_json,
@@ -174,24 +177,32 @@ def remove(
 
 @app.command(epilog="Example: quota account attach search team")
 def attach(
-    account: AccountArgument, plan: PlanArgument, store: StoreOption = None, as_json: JsonOption = False
+    account: AccountArgument,
+    plan: PlanArgument,
+    at: AtOption = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Put an account on a plan: it limits all calls of its keys and below, beside their own plans."""
+    """Put an account on a plan: it limits all calls of its keys and below, beside their own plans.
+
+    With --at it goes there by itself at that instant, everywhere at once; the last one said stands.
+    """
+    when = to_date(at)
     with opened(store) as ledger:
         found = ledger.get_account(account)
-        ledger.associate(found, plan)
-        _show(ledger, found, "attached", as_json=as_json)
+        ledger.associate(found, plan, at=when)
+        _show(ledger, ledger.get_account(account), "attached", as_json=as_json)
 
 
 @app.command(epilog="Example: quota account detach search team")
 def detach(
     account: AccountArgument, plan: PlanArgument, store: StoreOption = None, as_json: JsonOption = False
 ) -> None:
-    """Take an account off a plan. What was used stays used."""
+    """Take an account off a plan, or off its way to it. What was used stays used."""
     with opened(store) as ledger:
         found = ledger.get_account(account)
         ledger.dissociate(found, plan)
-        _show(ledger, found, "detached", as_json=as_json)
+        _show(ledger, ledger.get_account(account), "detached", as_json=as_json)
 
 
 @app.command(epilog="Example: quota account forget search --yes")
@@ -218,7 +229,7 @@ def _show(ledger: Ledger, account: Account, done: str, *, as_json: bool) -> None
     line = [account]
     while line[-1].parent is not None:
         line.append(ledger.get_account(line[-1].parent))
-    rows = [("plans", on_plans(plans) or "none")]
+    rows = [("plans", on_plans(plans) or "none"), *going(account)]
     if line[1:]:
         rows.insert(0, ("below", ", below ".join(above.id for above in line[1:])))
     if done == "account":

@@ -23,14 +23,14 @@ class _Held:
     """All that a sync and an async reservation share."""
 
     __slots__ = (
-        "__weakref__", "_close", "_doubts", "_expires", "_handle", "_hold", "decision", "id", "patient", "settled",
+        "__weakref__", "_close", "_doubts", "_expires", "_handle", "_hold", "_patient", "decision", "id", "settled",
     )  # fmt: skip
 
     def __init__(self, decision: Decision, hold: Hold, close: Close) -> None:
         self.decision = decision
         self.id = hold.id
         self.settled = not decision.allowed
-        self.patient = True  # asks a store that is away too; what a middleware settles does not
+        self._patient = True  # asks a store that is away too; what a middleware settles does not
         self._hold = hold
         self._expires = hold.expires  # beside the hold: another thread may hold it longer while this one spends
         self._close = close
@@ -77,7 +77,7 @@ class _Held:
     def _guard(self, ledger: Any, op: str) -> Any:
         """Return what answers at once while the store is away, for what need not wait: it is tried again."""
         guard = ledger._breaker or getattr(ledger.store, "_breaker", None)
-        return None if self.patient or op == "spend" else guard
+        return None if self._patient or op == "spend" else guard
 
     def _done(self, op: str, answer: Any) -> None:
         """Take note of what a settlement came to."""

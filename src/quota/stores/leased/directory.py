@@ -89,13 +89,10 @@ class LeasedDirectory(LeaseHolders):
         yield Change("drop_account", (account_id, by), self._owing)
 
     @operation
-    def place_account(self, account_id: str, plan_id: str, on: bool, by: By | None = None) -> Flow[None]:
-        yield Change("place_account", (account_id, plan_id, on, by), self._owing)
-
-    @operation
-    def account_plans(self, account_id: str) -> Flow[list[UsagePlan]]:
-        plans: list[UsagePlan] = yield "account_plans", (account_id,)
-        return plans
+    def place_account(
+        self, account_id: str, plan_id: str, on: bool, at: int | str | None, now: int, by: By | None = None
+    ) -> Flow[None]:
+        yield Change("place_account", (account_id, plan_id, on, at, now, by), self._owing)
 
     @operation
     def get_account(self, account_id: str) -> Flow[Account]:

@@ -8,14 +8,13 @@ from typing import Any
 
 from ...account import Account
 from ...errors import UnknownAccount
-from ...event import By, account_changed, account_placed
+from ...event import By, account_changed
 from ...operations import perform
-from ...operations.request import Entry, Request, each_once
-from ...plan import UsagePlan
+from ...operations.request import Request
 from ...process.atomic import Step
 from ...rule.subject import Subject
 from ..accounts import check_empty, check_parent, is_new
-from ..associations import account_on
+from ..associations import change_of, placed, told
 from .entries import AccountEntry, Stripe
 from .one_meter import NoMeter
 
@@ -30,7 +29,12 @@ def _known(store: Any, account_id: str) -> AccountEntry:
 def get_account(store: Any, account_id: str) -> Account:
     """See ``Store.get_account``."""
     with store._directory:
-        return _account(_known(store, account_id))
+        return _shown(store, _known(store, account_id))
+
+
+def _shown(store: Any, entry: AccountEntry) -> Account:
+    """Return an account that tells which plans it goes to."""
+    return told(entry.said(), store._upper(entry).scheduled)
 
 
 def list_accounts(
@@ -40,7 +44,7 @@ def list_accounts(
     with store._directory:
         among = store._accounts if parent is None else _known(store, parent).children
         ids = [id_ for id_, entry in among.items() if (after is None or id_ > after) and _told(entry)]
-        return [_account(among[id_]) for id_ in sorted(ids)[:limit]]
+        return [_shown(store, among[id_]) for id_ in sorted(ids)[:limit]]
 
 
 def add_account(store: Any, account: Account, by: By | None) -> None:
@@ -65,11 +69,11 @@ def change_account(store: Any, account_id: str, change: Callable[[Account], Acco
     """See ``Store.change_account``."""
     with store._everything():
         entry = _known(store, account_id)
-        old = _account(entry)
+        old = entry.said()
         account = change(old)
         if account != old:
             store._outbox.at_once(_placed(store, entry, account), account_changed(old, account, by))
-        return account
+        return _shown(store, entry)
 
 
 def _placed(store: Any, entry: AccountEntry, account: Account) -> list[Step]:
@@ -91,7 +95,7 @@ def _placed(store: Any, entry: AccountEntry, account: Account) -> list[Step]:
 
 def _begun(store: Any, entry: AccountEntry) -> list[Step]:
     """Return the steps that give an account a count, if it has none: it has a child or a plan from now on."""
-    return [(setattr, entry, "account", _account(entry)), *(() if entry.shared else store._split(entry, entry.members))]
+    return [(setattr, entry, "account", entry.said()), *(() if entry.shared else store._split(entry, entry.members))]
 
 
 def _moved_to(store: Any, entry: AccountEntry, stripe: Stripe) -> list[Step]:
@@ -122,26 +126,22 @@ def drop_account(store: Any, account_id: str, by: By | None) -> None:
         check_empty(account_id, [member.key.id for member in entry.members], [*entry.children])
         steps: list[Step] = [(entry.parent.children.pop, account_id)] if entry.parent else []
         steps += [(setattr, entry, "record", None), (store._accounts.pop, account_id)]
-        store._outbox.at_once(steps, account_changed(_account(entry), None, by))
+        store._outbox.at_once(steps, account_changed(entry.said(), None, by))
 
 
-def account_plans(store: Any, account_id: str) -> list[UsagePlan]:
-    """See ``Store.account_plans``."""
-    with store._directory:
-        return each_once(store._upper(_known(store, account_id)).plans)
-
-
-def place_account(store: Any, account_id: str, plan_id: str, on: bool, by: By | None = None) -> None:
+def place_account(
+    store: Any, account_id: str, plan_id: str, on: bool, at: int | str | None, now: int, by: By | None = None
+) -> None:
     """See ``Store.place_account``."""
     with store._everything():
         entry, plan = _known(store, account_id), store.get_plan(plan_id)
-        plans, old = account_on(account_id, store._upper(entry).plans, plan, on=on)
-        key_plans = store._key_plans({api: other.id for api, other in plans.items()})
+        old, latest = store._entry(entry), store._latest(entry, now)
+        new = change_of(on, at)(old, plan=plan, now=latest)
         for below in entry.below():
             for key_entry in below.members:
                 key_entry.room.invalidate()
-        steps = [*_begun(store, entry), (setattr, entry, "key_plans", key_plans)]
-        store._outbox.at_once(steps, account_placed(account_id, plan, old, on=on, by=by))
+        steps = [*_begun(store, entry), (setattr, entry, "key_plans", store._on(new))]
+        store._outbox.at_once(steps, placed(old, new, plan, latest, by))
 
 
 def apply_to_account(store: Any, request: Request, account_id: str) -> Any:
@@ -152,7 +152,7 @@ def apply_to_account(store: Any, request: Request, account_id: str) -> Any:
             return perform(request, None, None, store.options)
         with entry.stripe.exclusive():
             above = entry.parent.line() if entry.parent else []
-            found = Entry(_account(entry), store._upper(entry).plans, uppers=tuple(map(store._upper, above)))
+            found = store._entry(entry)._replace(uppers=tuple(map(store._upper, above)))
             subject = Subject(store._copy(entry), None, *map(store._copy, above))
             answer = perform(request, found, subject, store.options)
             if subject.changed and entry.shared:
@@ -175,7 +175,3 @@ def apply_across(store: Any, request: Request, key_id: str) -> Any:
 def _told(entry: AccountEntry) -> bool:
     """Tell whether an account is there: it was added, or a key that has another id is in it."""
     return entry.account is not None or any(member.key.id != entry.name for member in entry.members)
-
-
-def _account(entry: AccountEntry) -> Account:
-    return entry.account or Account(entry.name)

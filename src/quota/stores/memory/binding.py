@@ -55,7 +55,11 @@ class Binding:
             return
         # One that was bound and then served no call, because each changes the record, is bound every second time.
         old = next((old for old in key_entry.rooms if old.route_plan is route_plan), None)
-        if old is not None and (old.good(now) or not old.until) and not _on_one_meter(request, key_entry, subject, old):
+        if (
+            old is not None
+            and (old.good(now) or not old.until)
+            and not (_unnamed(request) and _on_one_meter(key_entry, subject, old))
+        ):
             old.until = old.until or 1
             return
         self._compile(request, key_entry, entry, subject)
@@ -76,12 +80,13 @@ class Binding:
         if compiled is None:
             return
         now, room = request.now, key_entry.room
-        if _on_one_meter(request, key_entry, subject, compiled):
+        if _on_one_meter(key_entry, subject, compiled):
             room = OneMeter(key_entry)
             room.lay(compiled)
             self._renew(key_entry, room, now)
             room.open(compiled.own)
-            return
+            if _unnamed(request):
+                return
         late = [s for s in key_entry.key.secrets if s.expires_at is not None and to_us(s.expires_at) <= now]
         if (room.version < 0 and not key_entry.rooms) or any(self.rooms.get(secret.digest) is room for secret in late):
             self._renew(key_entry, NoMeter(key_entry), now)
@@ -127,8 +132,8 @@ def _unnamed(request: Request) -> bool:
     return request.request_id is None and request.op != "reserve"
 
 
-def _on_one_meter(request: Request, key_entry: KeyEntry, subject: Subject, room: SeveralMeters) -> bool:
+def _on_one_meter(key_entry: KeyEntry, subject: Subject, room: SeveralMeters) -> bool:
     """Tell whether the next calls like this one get the plainest form, which knows no ids, accounts or networks."""
-    plain = room.shape.simple and _unnamed(request) and not key_entry.key.networks
+    plain = room.shape.simple and not key_entry.key.networks
     plain = plain and [cell[0].api for cell in room.cells] == [room.shape.api]
     return plain and len(subject.records()) == 1 and not key_entry.room.until

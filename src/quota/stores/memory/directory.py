@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from itertools import islice
 from typing import Any
@@ -38,6 +38,7 @@ class Directory:
     _directory: Any
     _entry: Callable[[KeyEntry], Entry]
     _key_entry: Callable[..., KeyEntry | None]
+    _look_up: Callable[[KeyEntry | AccountEntry], Mapping[str, UsagePlan]]
     _sorted: list[str] | None
     _plans: dict[str, UsagePlan]
     _stripes: list[Stripe]
@@ -105,11 +106,10 @@ class Directory:
     ) -> list[Account]:
         return _tree().list_accounts(self, after, limit, parent)  # type: ignore[no-any-return]
 
-    def account_plans(self, account_id: str) -> list[UsagePlan]:
-        return _tree().account_plans(self, account_id)  # type: ignore[no-any-return]
-
-    def place_account(self, account_id: str, plan_id: str, on: bool, by: By | None = None) -> None:
-        _tree().place_account(self, account_id, plan_id, on, by)
+    def place_account(
+        self, account_id: str, plan_id: str, on: bool, at: int | str | None, now: int, by: By | None = None
+    ) -> None:
+        _tree().place_account(self, account_id, plan_id, on, at, now, by)
 
     def _apply_to_account(self, request: Request, account_id: str) -> Any:
         return _tree().apply_to_account(self, request, account_id)
@@ -126,10 +126,8 @@ class Directory:
 
     def _upper(self, account: AccountEntry) -> Upper:
         """Return an account with its own plans, as a request finds it."""
-        key_plans = account.key_plans
-        if key_plans.plans is None:
-            key_plans.plans = {api: self._plans[id_] for api, id_ in key_plans.ids.items()}
-        return Upper(account.name, key_plans.plans)
+        plans = account.key_plans.plans
+        return Upper(account.name, self._look_up(account) if plans is None else plans, account.key_plans.scheduled)
 
     def _ids(self) -> list[str]:
         """The ids of all keys in their order, sorted anew where keys came or went."""

@@ -11,9 +11,9 @@ from ...key import KeyOrCaller
 from ...operations.headroom import SeveralMeters
 from ...operations.request import Scheduled
 from ...plan import UsagePlan
+from ...process.locks import Exclusive
 from ...rule.limits import StoreOptions
 from ...rule.record import Record
-from .locks import Exclusive
 from .one_meter import NoMeter, OneMeter
 
 
@@ -117,6 +117,10 @@ class AccountEntry:
         self.members: list[KeyEntry] = []
         self.shared = False
         self.record: Record | None = None
+
+    def said(self) -> Account:
+        """Return what was said of it."""
+        return self.account or Account(self.name)
 
     def line(self) -> list[AccountEntry]:
         """Return it and the accounts above, the nearest first."""

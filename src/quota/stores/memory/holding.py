@@ -11,8 +11,9 @@ from typing import Any
 
 from ...clock import DAY_US
 from ...decision import Decision, Details
+from ...operations import request as bounds
 from ...operations.headroom import SeveralMeters, Told
-from ...operations.request import MOST_HOLDS, Request, barred, reservation_id
+from ...operations.request import Request, barred, reservation_id
 from ...process.atomic import Step, at_once
 from ...rule.charge import metered
 from ...rule.entries import Hold
@@ -22,7 +23,7 @@ from ...rule.record import HOUR_US, MINUTE_US, Record
 from .entries import KeyEntry
 
 
-class Holding(Told):
+class Reserved(Told):
     """A decision that holds something. ``_made``: its reservation."""
 
     __slots__ = ("_made",)
@@ -75,9 +76,9 @@ def _held(request: Request, key_entry: KeyEntry) -> tuple[Decision] | None:
     amounts, records = shape.amounts(takes), room.records()
     if amounts is None or not (reserves or room.slots):
         return None
-    if any(len(record.holds or ()) >= MOST_HOLDS for record in records):
+    if any(len(record.holds or ()) >= bounds.MOST_HOLDS for record in records):
         return None
-    decision = Holding()
+    decision = Reserved()
     allowed = room.take(decision, amounts, now, True)  # noqa: FBT003 -- as its other callers
     if not allowed:
         return None if allowed is None else (decision,)

@@ -16,10 +16,10 @@ from ...limit import REQUESTS
 from ...operations.headroom import Headroom, Place, SeveralMeters, Told
 from ...operations.request import INFO, barred, refused, wants
 from ...operations.shape import DEFAULT, unrouted
+from ...process.locks import wait_for
 from ...rule.limits import MAX_UNITS
 from ...rule.meter import Bucket, Meter
 from ...rule.record import MINUTE_US, Record, minute_of
-from .locks import wait_for
 
 
 class Asked:

@@ -4,18 +4,46 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...decision import Decision
+from ...decision import Decision, Details
+from ...key import KeyOrCaller
 from ...limit import parse_cost
-from ...operations.headroom import Replayed, SeveralMeters, Told
+from ...operations.headroom import Headroom, SeveralMeters, Told
 from ...operations.idempotency import asked_for, id_of
 from ...operations.request import barred, refused
-from ...operations.shape import DEFAULT
+from ...operations.shape import DEFAULT, Shape
 from ...process.atomic import at_once
+from ...process.locks import wait_for
 from ...rule.entries import RememberedRequest
-from .locks import wait_for
 from .one_meter import NoMeter, OneMeter
 
 _new = tuple.__new__  # half the time of the class
+
+
+class Replayed(Headroom):
+    """Stands behind an answer that is told again, with the key and the plan as they are now."""
+
+    __slots__ = ("answer", "key")
+
+    def __init__(self, answer: Any, key: KeyOrCaller, shape: Shape) -> None:
+        self.answer, self.key, self.shape = answer, key, shape
+
+    def again(self) -> Told:
+        """Return the decision that the earlier call had."""
+        decision: Told = Told()
+        decision.allowed, decision._room = True, self
+        decision._now = self.answer._now if isinstance(self.answer, Decision) else self.answer.outcome.now
+        return decision
+
+    def details(self, decision: Told) -> Details:  # noqa: ARG002 -- as every headroom's
+        answer = self.answer
+        found = answer._details() if isinstance(answer, Decision) else answer
+        return found.changed(  # type: ignore[no-any-return] # one of its kind
+            id=answer.id, key=self.key, plan=self.shape.plan, replayed=True
+        )
+
+    def rows(self, decision: Told) -> list[Any]:
+        """Tell all limits by the whole answer."""
+        return Decision._rows(decision)
 
 
 def take_named(  # noqa: C901 -- in line, as the plainest call

@@ -131,12 +131,13 @@ class MemoryStore(Callers, Directory, Plans, Binding):
     def _entry(self, key_entry: KeyEntry | AccountEntry, *, shared: bool = False) -> Entry:
         key_plans = key_entry.key_plans
         if isinstance(key_entry, AccountEntry):
-            return Entry(key_entry.account, self._upper(key_entry).plans)
+            _, plans, later = self._upper(key_entry)
+            return Entry(key_entry.said(), plans, scheduled=later)
         plans = key_plans.plans or self._look_up(key_entry)
         return Entry(key_entry.key, plans, shared, key_plans.scheduled)
 
-    def _look_up(self, key_entry: KeyEntry) -> Mapping[str, UsagePlan]:
-        if isinstance(key_entry.key, Caller):
+    def _look_up(self, key_entry: KeyEntry | AccountEntry) -> Mapping[str, UsagePlan]:
+        if isinstance(key_entry, KeyEntry) and isinstance(key_entry.key, Caller):
             return self._plan_of(key_entry.key)
         key_plans = key_entry.key_plans
         key_plans.scheduled = tuple([(self._plans[id_], at) for id_, at in key_plans.later])
@@ -145,12 +146,13 @@ class MemoryStore(Callers, Directory, Plans, Binding):
 
     @staticmethod
     def _latest(key_entry: KeyEntry | AccountEntry, now: int) -> int:
-        """Return the latest instant that a key's records know, or ``now``: what was due by then stays made."""
-        if isinstance(key_entry, AccountEntry):
-            return now
-        key_entry.room.flush()
-        account = key_entry.account if key_entry.account is not None and key_entry.account.shared else None
-        return max([now, *[place.record.at for place in (key_entry, account) if place and place.record]])
+        """Return the latest instant that its records know, or ``now``: what was due by then stays made."""
+        own = [key_entry] if isinstance(key_entry, KeyEntry) else [] if key_entry.shared else key_entry.members
+        for one in own:
+            one.room.flush()
+        account = key_entry.account if isinstance(key_entry, KeyEntry) else key_entry
+        above = [place.record for place in account.line() if place.shared] if account is not None else []
+        return max([now, *[record.at for record in (*[one.record for one in own], *above) if record]])
 
     @staticmethod
     def _copy(place: KeyEntry | AccountEntry) -> Record:

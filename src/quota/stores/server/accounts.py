@@ -3,37 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ...account import Account
 from ...errors import UnknownAccount, UnknownPlan
-from ...event import By, Draft, account_changed, account_placed
+from ...event import By, account_changed
 from ...key import new_number
-from ...operations.request import Entry, Upper, by_api, each_once
-from ...plan import UsagePlan
+from ...operations.request import Upper
 from ..accounts import check_empty, check_parent, is_new
-from ..associations import account_on, moved
-from .adding import NOBODY, TOLD, put_account
+from ..associations import change_of, placed
+from .adding import NOBODY, TOLD, account_of, lists_of_account, put_account, relisted
+from .associations import KeyPlansOnServer, pairs_of
 from .cache import CachedKey
 from .changes import ClearRecord, DropText, IndexKey, Mutation, Precondition, PutText, UnindexKey
 from .flow import Flow, operation
 
 
-class Accounts:
+class Accounts(KeyPlansOnServer):
     """Accounts. Each change of the tree goes by the stamp of all plans, so that two of them make no circle."""
-
-    _attempts: Callable[[], Generator[int, None, None]]
-    _change: Callable[[list[Precondition], Sequence[Mutation]], Flow[bool]]
-    _list: Callable[..., Flow[list[str]]]
-    _read: Callable[..., Flow[list[str | None]]]
-    _decode_plan: Callable[[str], tuple[str, UsagePlan]]
-    _told: Callable[[Sequence[Draft]], list[Mutation]]
-    _split: Callable[[str, str, list[Precondition], list[Mutation]], Flow[None]]
 
     @operation
     def get_account(self, account_id: str) -> Flow[Account]:
-        return account_of(account_id, (yield from self._account(account_id))[1])
+        _, data = yield from self._account(account_id)
+        return (yield from self._shown(account_of(account_id, data), data))
 
     @operation
     def list_accounts(
@@ -42,8 +35,10 @@ class Accounts:
         if parent is not None:
             yield from self._account(parent)
         name = TOLD if parent is None else _children(parent)
-        texts = yield from self._list(name, after or "", limit, "accounts")
-        return [account_of(data["id"], data) for data in map(json.loads, texts)]
+        found: list[Account] = []
+        for data in map(json.loads, (yield from self._list(name, after or "", limit, "accounts"))):
+            found.append((yield from self._shown(account_of(data["id"], data), data)))  # noqa: PERF401 -- it yields
+        return found
 
     def _account(self, account_id: str) -> Flow[tuple[str, dict[str, Any]]]:
         """Return what there is of an account that was added, or that a key of another id is in."""
@@ -75,7 +70,7 @@ class Accounts:
             account = change(old)
             told = self._told(account_changed(old, account, by))
             if account == old or (yield from self._put(account, old.parent, text, data, stamp, told)):
-                return account
+                return (yield from self._shown(account, data))
         raise AssertionError  # pragma: no cover -- attempts end by raising
 
     def _put(
@@ -138,49 +133,25 @@ class Accounts:
             height += 1
         return height
 
-    def _on(self, pairs: Iterable[Sequence[str]], texts: Iterator[str | None]) -> dict[str, UsagePlan]:
-        """Return the plans of pairs (id, generation), each of whose texts comes next, by api."""
-        plans: dict[str, UsagePlan] = {}
-        for (_, generation), text in zip(pairs, texts, strict=False):
-            if text is not None:
-                current, plan = self._decode_plan(text)
-                if current == generation:
-                    plans |= by_api([plan])
-        return plans
-
-    def _check_move(self, old: UsagePlan, new: UsagePlan, generation: str) -> Flow[None]:
-        """A plan that changes its apis takes its accounts along, unless one of them has another plan there."""
-        for text in (yield from self._list(TOLD, "", None, "accounts")):
-            data = json.loads(text)
-            if [old.id, generation] in (data.get("plans") or ()):
-                moved(Entry(account_of(data["id"], data), (yield from self._plans_on(data))), old, new, 0)
-
     @operation
-    def account_plans(self, account_id: str) -> Flow[list[UsagePlan]]:
-        plans = yield from self._plans_on((yield from self._account(account_id))[1])
-        return each_once(plans)
-
-    def _plans_on(self, data: Mapping[str, Any]) -> Flow[dict[str, UsagePlan]]:
-        pairs = data.get("plans") or ()
-        texts = (yield from self._read(*(("plans", id_) for id_, _ in pairs))) if pairs else []
-        return self._on(pairs, iter(texts))
-
-    @operation
-    def place_account(self, account_id: str, plan_id: str, on: bool, by: By | None = None) -> Flow[None]:
+    def place_account(
+        self, account_id: str, plan_id: str, on: bool, at: int | str | None, now: int, by: By | None = None
+    ) -> Flow[None]:
         for _ in self._attempts():
             stamp, plan_text = yield from self._read(("stamps", "*"), ("plans", plan_id))
             text, data = yield from self._account(account_id)
             if plan_text is None:
                 raise UnknownPlan(plan_id)
             generation, plan = self._decode_plan(plan_text)
-            plans, old = account_on(account_id, (yield from self._plans_on(data)), plan, on=on)
-            kept = {other.id for other in plans.values()} - {plan_id}
-            pairs = [pair for pair in data.get("plans") or () if pair[0] in kept]
+            entry, generations = yield from self._read_entry(data)
+            latest = yield from self._latest(entry, now)
+            new = change_of(on, at)(entry, plan=plan, now=latest)
+            pairs = pairs_of(new, {**generations, plan_id: generation})
             checks = [Precondition("stamps", "*", stamp)]
             writes: list[Mutation] = [PutText("stamps", "*", str(new_number()))]
-            more = {"plans": [*pairs, [plan_id, generation]] if on else pairs}
-            yield from self._begin(account_id, text, data, more, checks, writes)
-            writes += self._told(account_placed(account_id, plan, old, on=on, by=by))
+            yield from self._begin(account_id, text, data, {"plans": pairs}, checks, writes)
+            writes += relisted(account_id, lists_of_account(data.get("plans") or ()), lists_of_account(pairs))
+            writes += self._told(placed(entry, new, plan, latest, by))
             if (yield from self._change(checks, writes)):
                 return
 
@@ -197,14 +168,13 @@ class Accounts:
                 _, data = yield from self._account(account_id)
             except UnknownAccount:
                 return None
-            line = [(account_of(account_id, data), (yield from self._plans_on(data)))]
-            while (parent := line[-1][0].parent) is not None:
+            line = [(yield from self._read_entry(data))[0]]
+            while (parent := line[-1].key.parent) is not None:
                 _, data = yield from self._account(parent)
-                line.append((account_of(parent, data), (yield from self._plans_on(data))))
+                line.append((yield from self._read_entry(data))[0])
             if (yield from self._read(("stamps", "*"))) == [stamp]:
-                (account, plans), *above = line
-                uppers = tuple([Upper(upper.id, of) for upper, of in above])
-                return CachedKey(Entry(account, plans, uppers=uppers), (stamp, stamp))
+                uppers = tuple([Upper(one.key.id, one.plans, one.scheduled) for one in line[1:]])
+                return CachedKey(line[0]._replace(uppers=uppers), (stamp, stamp))
         raise AssertionError  # pragma: no cover -- attempts end by raising
 
     @operation
@@ -222,6 +192,7 @@ class Accounts:
                 PutText("stamps", "*", str(new_number())),
             ]  # fmt: skip
             old = account_of(account_id, data)
+            writes += relisted(account_id, lists_of_account(data.get("plans") or ()), set())
             writes += self._told(account_changed(old, None, by))
             parent = old.parent
             if parent is not None:
@@ -235,13 +206,8 @@ def is_told(data: Mapping[str, Any]) -> bool:
     return bool(data.get("account") or data.get("others"))
 
 
-def account_of(account_id: str, data: Mapping[str, Any]) -> Account:
-    """Return the account of what is stored of it."""
-    return Account(account_id, **(data.get("account") or {}))
-
-
 def _said(account: Account) -> dict[str, Any]:
-    return {"name": account.name, "parent": account.parent, "metadata": dict(account.metadata)}
+    return {name: of for name, of in account.said().items() if name != "id"}
 
 
 def _children(parent: str) -> str:

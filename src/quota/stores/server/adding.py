@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any
 
+from ...account import Account
 from ...errors import PlanConflict, UnknownPlan
 from ...event import By, Draft, Event, key_added
 from ...key import ApiKey, encode_key, new_number
@@ -15,7 +16,7 @@ from ...rule.limits import StoreOptions
 from ..associations import check_apart
 from ..base import check_distinct
 from ..texts import encode_draft, to_json
-from .changes import ClearRecord, CopyRecord, IndexKey, Mutation, Place, Precondition, PutText, Tell
+from .changes import ClearRecord, CopyRecord, IndexKey, Mutation, Place, Precondition, PutText, Tell, UnindexKey
 from .flow import Flow, operation
 
 NOBODY = '{"members": 0, "shared": false, "sole": "", "others": 0}'
@@ -39,6 +40,21 @@ TOLD = "o"
 def lists_of(key: ApiKey, plans: Iterable[Iterable[Any]]) -> set[str]:
     """Name the lists that a key is on: of all keys, of its account, and of each plan that it is on or goes to."""
     return {ALL, f"a\n{key.account}", *(f"p\n{generation}" for _, generation, *_ in plans)}
+
+
+def lists_of_account(plans: Iterable[Iterable[Any]]) -> set[str]:
+    """Name the lists that an account is on for its plans: of each that it is on or goes to."""
+    return {f"q\n{generation}" for _, generation, *_ in plans}
+
+
+def relisted(id_: str, before: set[str], after: set[str]) -> list[Mutation]:
+    """Return the mutations that take a key or an account from some lists to others."""
+    return [*(UnindexKey(name, id_) for name in before - after), *(IndexKey(name, id_) for name in after - before)]
+
+
+def account_of(account_id: str, data: Mapping[str, Any]) -> Account:
+    """Return the account of what is stored of it."""
+    return Account(account_id, **(data.get("account") or {}))
 
 
 class Adding:

@@ -20,10 +20,11 @@ class CachedKey:
     api, with those of its accounts.
     """
 
-    __slots__ = ("entry", "lanes", "plans", "stamp_name", "stamps")
+    __slots__ = ("changes", "entry", "lanes", "plans", "stamp_name", "stamps")
 
     def __init__(self, entry: Entry, stamps: tuple[Any, ...]) -> None:
         self.entry = entry
+        self.changes = entry.changes
         self.stamps = stamps
         self.plans = plans_joined(entry)
         self.stamp_name = f"k:{entry.key.id}" if type(entry.key) is ApiKey else "*"
@@ -31,7 +32,7 @@ class CachedKey:
 
     def plans_at(self, now: int) -> Mapping[str, UsagePlan]:
         """Return the plans by api at an instant, with those of its accounts."""
-        return plans_joined(settled(self.entry, now)) if self.entry.scheduled else self.plans
+        return plans_joined(settled(self.entry, now)) if self.changes else self.plans
 
     def lane(self, request: Request) -> SeveralMeters | None:
         """The lane that calls like this one have, if any; none where the key may not be used so."""

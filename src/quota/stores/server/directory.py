@@ -10,7 +10,7 @@ from typing import Any
 from ...clock import Clock, ManualClock, monotonic, system_clock
 from ...errors import InvalidValue, PlanConflict, StoreBusy, UnknownKey, UnknownPlan
 from ...event import By, key_changed, key_removed, plan_changed
-from ...key import ApiKey, decode_key, encode_key, new_number
+from ...key import ApiKey, decode_key, new_number
 from ...operations.request import Upper
 from ...plan import UsagePlan, decode_plan, encode_plan
 from ...rule.limits import StoreOptions
@@ -19,7 +19,6 @@ from ..base import is_new, make_options
 from ..texts import to_json
 from .accounts import Accounts, is_told
 from .adding import ALL, NOBODY, TOLD, lists_of, put_account
-from .associations import KeyPlansOnServer
 from .cache import CachedKey, KeyCache
 from .changes import (
     Above,
@@ -37,7 +36,7 @@ from .flow import Flow, Queues, operation
 from .reports import Reports
 
 
-class Directory(Accounts, KeyPlansOnServer, Reports):
+class Directory(Accounts, Reports):
     """Keys, plans and accounts. An engine says how a key is looked up, and how places are read and changed.
 
     ``_lock``: what those who stand in line for a record wait on.
@@ -93,9 +92,9 @@ class Directory(Accounts, KeyPlansOnServer, Reports):
         if found is None:
             return None
         key_entry, texts = json.loads(found.key_entry), iter(found.plans)
-        entry = self._entry(key_entry, [next(texts) for _ in key_entry["plans"]])
+        entry = self._entry(key_entry, texts)
         accounts = [json.loads(text) for text in found.accounts]
-        uppers = [(account, Upper(account["id"], self._on(account.get("plans", ()), texts))) for account in accounts]
+        uppers = [(account, Upper(account["id"], *self._on(account.get("plans", ()), texts))) for account in accounts]
         own = [upper for account, upper in uppers[:1] if account["shared"] and account["id"] == entry.key.account]
         line = (*own, *(upper for _, upper in uppers if upper.id != entry.key.account))
         return CachedKey(entry._replace(shared=bool(own), uppers=line), (found.stamp, found.plans_stamp))
@@ -130,8 +129,7 @@ class Directory(Accounts, KeyPlansOnServer, Reports):
             checks, writes = [Precondition("stamps", "*", stamp)], list[Mutation]()
             if old is not None and old.apis != plan.apis:
                 change = partial(moved, old=old, new=plan)
-                yield from self._check_move(old, plan, generation)
-                writes += yield from self._for_all_on(generation, change, now, looks=True)
+                writes += yield from self._for_all_on(generation, change, now, checks, looks=True)
                 checks.append(Precondition("stamps", "**", key_entries_stamp))
             new = to_json({"generation": generation, "plan": encode_plan(plan)})
             writes += [PutText("plans", plan.id, new), PutText("stamps", "*", str(new_number()))]
@@ -148,8 +146,8 @@ class Directory(Accounts, KeyPlansOnServer, Reports):
             if text is None:
                 raise UnknownPlan(plan_id)
             generation, plan = self._decode_plan(text)
-            writes = yield from self._for_all_on(generation, partial(deprived, plan=plan), now)
             checks = [Precondition("stamps", "*", stamp), Precondition("stamps", "**", key_entries_stamp)]
+            writes = yield from self._for_all_on(generation, partial(deprived, plan=plan), now, checks)
             writes += [DropText("plans", plan_id), PutText("stamps", "*", str(new_number()))]
             writes += self._told(plan_changed(plan, None, by))
             if (yield from self._change(checks, writes)):
@@ -195,7 +193,7 @@ class Directory(Accounts, KeyPlansOnServer, Reports):
             checks = [Precondition("stamps", f"k:{key_id}", stamp)]
             checks += [Precondition(*secret, None) for secret in fresh]
             if (yield from self._change(checks, writes)):
-                return (yield from self._shown({**key_entry, "key": encode_key(new)}))
+                return (yield from self._shown(new, key_entry))
         raise AssertionError  # pragma: no cover -- attempts end by raising
 
     @operation
@@ -242,7 +240,8 @@ class Directory(Accounts, KeyPlansOnServer, Reports):
         (text,) = yield from self._read(("keys", key_id))
         if text is None:
             raise UnknownKey(key_id)
-        return (yield from self._shown(json.loads(text)))
+        key_entry = json.loads(text)
+        return (yield from self._shown(decode_key(key_entry["key"]), key_entry))
 
     @operation
     def list_keys(
@@ -263,7 +262,7 @@ class Directory(Accounts, KeyPlansOnServer, Reports):
             for key_entry in map(json.loads, texts):
                 after = key_entry["key"]["id"]
                 if plan is None or (yield from self._is_on(key_entry, *plan, now)):
-                    found.append((yield from self._shown(key_entry)))
+                    found.append((yield from self._shown(decode_key(key_entry["key"]), key_entry)))
             if limit is None or len(found) >= limit or len(texts) < limit:
                 return found[:limit]
 

@@ -14,7 +14,7 @@ from ...key import Caller, new_number, new_token
 from ...operations import perform
 from ...operations.compiled import compile_headroom
 from ...operations.headroom import SeveralMeters
-from ...operations.request import LOOKS, Entry, Request, by_api, terms_of, usable
+from ...operations.request import LOOKS, Entry, Request, Upper, by_api, terms_of, usable
 from ...rule.entries import RememberedRequest
 from ...rule.kept import Kept
 from ...rule.limits import CompiledThrottle, StoreOptions
@@ -244,10 +244,11 @@ def dead_by(entry: Entry, record: Record, options: StoreOptions) -> int:
 
 def _drained(entry: Entry) -> int:
     """Return how long the fullest bucket of a key's plans takes to be empty."""
+    places: list[Entry | Upper] = [entry, *entry.uppers]
     limits = [
         limit
-        for plans in (entry.plans, *(upper.plans for upper in entry.uppers))
-        for plan in (*plans.values(), *(plan for plan, _ in entry.scheduled))
+        for on in places
+        for plan in (*on.plans.values(), *(plan for plan, _ in on.scheduled))
         for route in ("", *plan.routes)
         for limit in plan.route_plan(route).limits
     ]

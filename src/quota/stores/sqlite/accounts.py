@@ -8,13 +8,13 @@ from sqlite3 import Connection
 
 from ...account import Account
 from ...errors import PlanConflict, UnknownAccount
-from ...event import By, Draft, Event, account_changed, account_placed
+from ...event import By, Draft, Event, account_changed
 from ...key import new_number
-from ...operations.request import by_api, each_once
+from ...operations.request import Entry
 from ...plan import UsagePlan
 from ...rule.limits import StoreOptions
 from ..accounts import check_empty, check_parent, is_new
-from ..associations import account_on
+from ..associations import change_of
 from ..texts import decode_event, encode_draft, to_json
 from .pool import Pool
 from .records import drop, touch
@@ -50,38 +50,25 @@ class Accounts:
         query = "SELECT cursor, body FROM events WHERE cursor > ? ORDER BY cursor LIMIT ?"
         return self._pool.read(lambda db: [decode_event(*row) for row in db.execute(query, (after, limit))])
 
-    _decode_plan: Callable[[str], UsagePlan]
-    _get_plan: Callable[[Connection, str], tuple[int, UsagePlan]]
+    _change_plans: Callable[..., None]
+    _told: Callable[[Connection, int, Account], Account]
 
-    def account_plans(self, account_id: str) -> list[UsagePlan]:
-        plans = self._pool.read(lambda db: self._account_plans(db, known_account(db, account_id).id))
-        return each_once(plans)
+    def place_account(
+        self, account_id: str, plan_id: str, on: bool, at: int | str | None, now: int, by: By | None = None
+    ) -> None:
+        self._pool.write(self._place_account, change_of(on, at), account_id, plan_id, now, by)
 
-    def _account_plans(self, db: Connection, account_id: str) -> dict[str, UsagePlan]:
-        rows = db.execute(
-            "SELECT body FROM account_plans JOIN plans ON number = plan WHERE account = ?", (account_id,)
-        ).fetchall()  # fmt: skip
-        return by_api([self._decode_plan(body) for (body,) in rows])
-
-    def place_account(self, account_id: str, plan_id: str, on: bool, by: By | None = None) -> None:
-        self._pool.write(self._place_account, account_id, plan_id, on, by)
-
-    def _place_account(self, db: Connection, account_id: str, plan_id: str, on: bool, by: By | None) -> None:
-        account, (number, plan) = known_account(db, account_id), self._get_plan(db, plan_id)
-        before = self._account_plans(db, account_id)
-        plans, old = account_on(account_id, before, plan, on=on)
-        self._tell_of(db, account_placed(account_id, plan, old, on=on, by=by))
-        gone = [(account_id, api) for api, other in before.items() if plans.get(api) is not other]
-        db.executemany("DELETE FROM account_plans WHERE account = ? AND api = ?", gone)
-        if on:
-            rows = [(account_id, api, number) for api in plan.apis]
-            db.executemany("INSERT OR REPLACE INTO account_plans VALUES (?, ?, ?)", rows)
+    def _place_account(
+        self, db: Connection, change: Callable[..., Entry], account_id: str, plan_id: str, now: int, by: By | None
+    ) -> None:
+        account = known_account(db, account_id)
         _put(db, account, account.parent)
         count(db, account_id)
+        self._change_plans(db, change, _subject(db, account_id), account, plan_id, now, by)
         touch_plans(db)
 
     def get_account(self, account_id: str) -> Account:
-        return self._pool.read(known_account, account_id)
+        return self._pool.read(lambda db: self._told(db, _subject(db, account_id), known_account(db, account_id)))
 
     def list_accounts(
         self, after: str | None = None, limit: int | None = None, parent: str | None = None
@@ -99,7 +86,9 @@ class Accounts:
                 "AND account NOT IN (SELECT id FROM account_entries)"
             )
         found = db.execute(f"{query} ORDER BY 1 LIMIT :most", {"after": after, "parent": parent, "most": limit})
-        return [_account(id_, body) for id_, body in found]
+        accounts = [_account(id_, body) for id_, body in found]
+        dated = dict(db.execute("SELECT id, key FROM scheduled WHERE key < 0").fetchall())
+        return [self._told(db, dated[one.id], one) if one.id in dated else one for one in accounts]
 
     def add_account(self, account: Account, by: By | None = None) -> None:
         self._pool.write(self._add_account, account, by)
@@ -121,7 +110,7 @@ class Accounts:
         if account != old:
             _put(db, account, old.parent)
             self._tell_of(db, account_changed(old, account, by))
-        return account
+        return self._told(db, _subject(db, account_id), account)
 
     def drop_account(self, account_id: str, by: By | None = None) -> None:
         self._pool.write(self._drop_account, account_id, by)
@@ -131,11 +120,11 @@ class Accounts:
         keys = db.execute("SELECT id FROM keys WHERE coalesce(account, id) = ? LIMIT 1", (account_id,)).fetchall()
         below = db.execute("SELECT id FROM account_entries WHERE parent = ? LIMIT 1", (account_id,)).fetchall()
         check_empty(account_id, [id_ for (id_,) in keys], [id_ for (id_,) in below])
-        row = db.execute("DELETE FROM accounts WHERE id = ? RETURNING number", (account_id,)).fetchone()
+        subject = _subject(db, account_id)
+        db.execute("DELETE FROM accounts WHERE id = ?", (account_id,))
         db.execute("DELETE FROM account_entries WHERE id = ?", (account_id,))
-        db.execute("DELETE FROM account_plans WHERE account = ?", (account_id,))
-        if row is not None:
-            drop(db, -row[0])
+        drop(db, subject)
+        off_plans(db, subject)
         touch_plans(db)
         self._tell_of(db, account_changed(account, None, by))
 
@@ -150,6 +139,18 @@ def known_account(db: Connection, account_id: str) -> Account:
     if row is None and not db.execute("SELECT 1 FROM keys WHERE account = ?", (account_id,)).fetchone():
         raise UnknownAccount(account_id)
     return _account(account_id, row and row[0])
+
+
+def _subject(db: Connection, account_id: str) -> int:
+    """Return an account's subject; 0, which nobody has, where it has no count."""
+    row = db.execute("SELECT -number FROM accounts WHERE id = ?", (account_id,)).fetchone()
+    return 0 if row is None else row[0]
+
+
+def off_plans(db: Connection, subject: int) -> None:
+    """Take a key or an account, by its subject, off all plans, and have it go to none."""
+    for table in ("key_plans", "scheduled"):
+        db.execute(f"DELETE FROM {table} WHERE key = ?", (subject,))  # noqa: S608 -- names from the line above
 
 
 def line_of(db: Connection, account_id: str) -> list[Account]:
@@ -178,7 +179,7 @@ def _put(db: Connection, account: Account, old_parent: str | None) -> None:
         count(db, account.parent)
         if db.execute("SELECT 1 FROM account_entries WHERE id = ?", (account.parent,)).fetchone() is None:
             _put(db, line[0], None)
-    body = to_json(account.to_dict())
+    body = to_json(account.said())
     db.execute("INSERT OR REPLACE INTO account_entries VALUES (?, ?, ?)", (account.id, account.parent, body))
     if account.parent != old_parent:
         touch_plans(db)
@@ -220,16 +221,14 @@ def copy_record(db: Connection, subject: int, other: int) -> None:
 
 def move_plan(db: Connection, plan: UsagePlan, number: int) -> None:
     """Move a plan's keys and accounts to its new apis. Raises ``PlanConflict`` where one has another plan there."""
-    for kind, name in (("account", "account"), ("key", "id")):
-        table, more = f"{kind}_plans", "" if name == kind else ", ?"
-        taken = db.execute(
-            f"SELECT own.{name}, other.api FROM {table} AS own JOIN {table} AS other USING ({kind}) "  # noqa: S608 -- names from the line above
-            "JOIN plans ON plans.number = other.plan WHERE own.plan = ?2 AND other.plan <> ?2 "
-            "AND other.api IN (SELECT value FROM json_each(?1)) LIMIT 1", (to_json(plan.apis), number),
-        ).fetchone()  # fmt: skip
-        if taken is not None:
-            raise PlanConflict(plan.id, f"{kind} {taken[0]} has another plan for the api {taken[1]!r}")
-        who = kind if name == kind else f"{kind}, {name}"
-        rows = db.execute(f"DELETE FROM {table} WHERE plan = ? RETURNING {who}", (number,)).fetchall()  # noqa: S608 -- as above
-        new = [(of, api, number, *others) for of, *others in dict.fromkeys(rows) for api in plan.apis]
-        db.executemany(f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?{more})", new)  # noqa: S608 -- as above
+    taken = db.execute(
+        "SELECT own.key, own.id, other.api FROM key_plans AS own JOIN key_plans AS other USING (key) "
+        "JOIN plans ON plans.number = other.plan WHERE own.plan = ?2 AND other.plan <> ?2 "
+        "AND other.api IN (SELECT value FROM json_each(?1)) LIMIT 1", (to_json(plan.apis), number),
+    ).fetchone()  # fmt: skip
+    if taken is not None:
+        kind = "key" if taken[0] > 0 else "account"
+        raise PlanConflict(plan.id, f"{kind} {taken[1]} has another plan for the api {taken[2]!r}")
+    rows = db.execute("DELETE FROM key_plans WHERE plan = ? RETURNING key, id", (number,)).fetchall()
+    new = [(subject, api, number, id_) for subject, id_ in dict.fromkeys(rows) for api in plan.apis]
+    db.executemany("INSERT OR REPLACE INTO key_plans VALUES (?, ?, ?, ?)", new)

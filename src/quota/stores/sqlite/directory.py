@@ -6,7 +6,9 @@ import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from sqlite3 import Connection
+from typing import Any
 
+from ...account import Account, Holder
 from ...errors import PlanConflict, StoreUnavailable, UnknownAccount, UnknownKey, UnknownPlan
 from ...event import By, key_added, key_changed, key_removed, plan_changed
 from ...key import ApiKey, Caller, decode_key, encode_key, new_number
@@ -27,6 +29,7 @@ from .accounts import (
     line_numbers,
     member_of,
     move_plan,
+    off_plans,
     share,
     touch_plans,
 )
@@ -106,8 +109,9 @@ class Directory(Accounts, Reports):
         key = decode_key(json.loads(body))
         (_, account), *line = line_numbers(db, key.account, above)
         counting = [(key.account, account), *line] if account is not None else line
-        uppers = tuple([Upper(id_, self._account_plans(db, id_)) for id_, _ in counting])
-        entry = Entry(key, self._plans(db, number), account is not None, self._scheduled(db, number), uppers)
+        uppers = tuple([Upper(id_, *self._plans(db, -(number or 0))) for id_, number in counting])
+        plans, later = self._plans(db, number)
+        entry = Entry(key, plans, account is not None, later, uppers)
         return KeyRow(entry, number, *[-number for _, number in counting])  # type: ignore[operator] # whoever is above has a count
 
     def _account_entry(self, db: Connection, account_id: str) -> KeyRow | None:
@@ -116,15 +120,17 @@ class Directory(Accounts, Reports):
         except UnknownAccount:
             return None
         (_, own), *line = line_numbers(db, account_id, None)
-        uppers = tuple([Upper(id_, self._account_plans(db, id_)) for id_, _ in line])
-        entry = Entry(account, self._account_plans(db, account_id), uppers=uppers)
+        uppers = tuple([Upper(id_, *self._plans(db, -(number or 0))) for id_, number in line])
+        plans, later = self._plans(db, -(own or 0))
+        entry = Entry(account, plans, scheduled=later, uppers=uppers)
         return KeyRow(entry, -(own or 0), *[-number for _, number in line])  # type: ignore[operator] # as above
 
-    def _plans(self, db: Connection, number: int) -> dict[str, UsagePlan]:
+    def _plans(self, db: Connection, subject: int) -> tuple[dict[str, UsagePlan], tuple[Scheduled, ...]]:
+        """Return the plans that a key or an account is on by api, and those that it goes to."""
         rows = db.execute(
-            "SELECT plans.body FROM key_plans JOIN plans ON plans.number = key_plans.plan WHERE key = ?", (number,)
+            "SELECT plans.body FROM key_plans JOIN plans ON plans.number = key_plans.plan WHERE key = ?", (subject,)
         )  # fmt: skip
-        return by_api([self._decode_plan(body) for (body,) in rows])
+        return by_api([self._decode_plan(body) for (body,) in rows]), self._scheduled(db, subject)
 
     def _scheduled(self, db: Connection, number: int) -> tuple[Scheduled, ...]:
         rows = db.execute(
@@ -132,37 +138,37 @@ class Directory(Accounts, Reports):
         )  # fmt: skip
         return tuple([(self._decode_plan(body), at) for body, at in rows])
 
-    def _told(self, db: Connection, number: int, key: ApiKey) -> ApiKey:
-        return told(key, self._scheduled(db, number))
+    def _told(self, db: Connection, subject: int, who: Holder) -> Holder:
+        return told(who, self._scheduled(db, subject))
 
     def _associations(
-        self, db: Connection, number: int, key: ApiKey, change: Callable[..., Entry], now: int
+        self, db: Connection, subject: int, who: ApiKey | Account, change: Callable[..., Entry], now: int
     ) -> tuple[Entry, Entry, int]:
-        """Change the plans of a key by a pure step: what they were, what they are, and when."""
-        account = db.execute("SELECT -number FROM accounts WHERE id = ?", (key.account,)).fetchone()
-        subjects = (number,) if account is None else (number, account[0])
-        entry = Entry(key, self._plans(db, number), scheduled=self._scheduled(db, number))
-        now = max([now, *[latest(db, subject) for subject in subjects]])
+        """Change the plans of a key or an account by a pure step: what they were, what they are, and when."""
+        plans, goes = self._plans(db, subject)
+        entry = Entry(who, plans, scheduled=goes)
+        counts = line_numbers(db, who.id if isinstance(who, Account) else who.account, None)
+        now = max([now, latest(db, subject), *[latest(db, -number) for _, number in counts if number is not None]])
         new = change(entry, now=now)
-        plans = [*new.plans.values(), *(plan for plan, _ in new.scheduled)]
-        numbers = {plan.id: self._get_plan(db, plan.id)[0] for plan in plans}
-        for table in ("key_plans", "scheduled"):
-            db.execute(f"DELETE FROM {table} WHERE key = ?", (number,))  # noqa: S608 -- names from the line above
-        on = [(number, api, numbers[plan.id], key.id) for api, plan in new.plans.items()]
+        named = (*new.plans.values(), *(goes for goes, _ in new.scheduled))
+        numbers = {plan.id: self._get_plan(db, plan.id)[0] for plan in named}
+        off_plans(db, subject)
+        on = [(subject, api, numbers[plan.id], who.id) for api, plan in new.plans.items()]
         db.executemany("INSERT INTO key_plans VALUES (?, ?, ?, ?)", on)
-        later = [(number, numbers[plan.id], at, key.id) for plan, at in new.scheduled]
+        later = [(subject, numbers[plan.id], at, who.id) for plan, at in new.scheduled]
         db.executemany("INSERT INTO scheduled VALUES (?, ?, ?, ?)", later)
-        touch(db, number)
+        touch(db, subject)
         return entry, new, now
 
     def _settle_plan(self, db: Connection, plan: int, change: Callable[..., Entry], now: int) -> None:
-        """Change the plans of the keys that go to a plan, or from it to another one, by a pure step."""
+        """Change the plans of the keys and accounts that go to a plan, or from it to another one, by a pure step."""
         rows = db.execute(
-            "SELECT number, body FROM keys WHERE number IN (SELECT key FROM scheduled WHERE plan = ?1 "
-            "OR key IN (SELECT key FROM key_plans WHERE plan = ?1))", (plan,),
+            "SELECT DISTINCT key, id FROM scheduled WHERE plan = ?1 "
+            "OR key IN (SELECT key FROM key_plans WHERE plan = ?1)", (plan,),
         ).fetchall()  # fmt: skip
-        for number, body in rows:
-            self._associations(db, number, decode_key(json.loads(body)), change, now)
+        for subject, id_ in rows:
+            who = _known(db, id_)[1] if subject > 0 else known_account(db, id_)
+            self._associations(db, subject, who, change, now)
 
     def put_plan(self, plan: UsagePlan, replace: bool | UsagePlan, now: int, by: By | None = None) -> None:
         self._pool.write(self._put_plan, plan, replace, now, by)
@@ -265,8 +271,7 @@ class Directory(Accounts, Reports):
         number, key = _known(db, key_id)
         for secret in key.secrets:
             db.execute("DELETE FROM digests WHERE digest = ?", (secret.digest,))
-        db.execute("DELETE FROM key_plans WHERE key = ?", (number,))
-        db.execute("DELETE FROM scheduled WHERE key = ?", (number,))
+        off_plans(db, number)
         db.execute("DELETE FROM keys WHERE number = ?", (number,))
         account = db.execute("SELECT number FROM accounts WHERE id = ?", (key.account,)).fetchone()
         told = db.execute("SELECT 1 FROM account_entries WHERE id = ?", (key.account,)).fetchone()
@@ -299,17 +304,20 @@ class Directory(Accounts, Reports):
         return self._pool.read(_last_used, key_id)
 
     def associate(self, key_id: str, plan_id: str, at: int | str | None, now: int, by: By | None = None) -> None:
-        self._pool.write(self._change_plans, partial(associated, at=at), key_id, plan_id, now, by)
+        self._pool.write(self._place_key, partial(associated, at=at), key_id, plan_id, now, by)
 
     def dissociate(self, key_id: str, plan_id: str, now: int, by: By | None = None) -> None:
-        self._pool.write(self._change_plans, dissociated, key_id, plan_id, now, by)
+        self._pool.write(self._place_key, dissociated, key_id, plan_id, now, by)
+
+    def _place_key(self, db: Connection, change: Callable[..., Entry], key_id: str, *more: Any) -> None:
+        self._change_plans(db, change, *_known(db, key_id), *more)
 
     def _change_plans(
-        self, db: Connection, change: Callable[..., Entry], key_id: str, plan_id: str, now: int, by: By | None
-    ) -> None:
-        number, key = _known(db, key_id)
+        self, db: Connection, change: Callable[..., Entry], subject: int, who: ApiKey | Account, plan_id: str, now: int,
+        by: By | None,
+    ) -> None:  # fmt: skip
         _, plan = self._get_plan(db, plan_id)
-        old, new, now = self._associations(db, number, key, partial(change, plan=plan), now)
+        old, new, now = self._associations(db, subject, who, partial(change, plan=plan), now)
         self._tell_of(db, placed(old, new, plan, now, by))
 
 

@@ -21,18 +21,18 @@ _TABLES = text_beside(__package__, "tables.sql")
 
 
 def _create(db: sqlite3.Connection) -> None:
-    """Make version 5.
+    """Make version 6.
 
-    ``keys``, ``digests``, ``plans``, ``key_plans`` (which key is on which plan) and ``scheduled`` (which one it goes
-    to, and when) are the directory; ``accounts`` are those that have a count, as several keys share them or other
-    accounts are below, ``account_entries`` those that something was said of, ``account_plans`` which
-    of those is on which plan. A subject is a key's number or,
-    negative, an account's. ``counts`` holds what plain charges move, small and apart from ``records``, the rest of
-    what is remembered of a subject; ``remembered`` are remembered requests and refunds; ``events`` are the outbox.
-    ``version`` and ``plans`` are drawn anew whenever anything but a plain charge changed a subject or its directory
-    entry, or any plan: a process's copy is fresh while they stand. ``keys.last_used`` is the minute of the last
-    admission once the record, which knows it else, is forgotten. ``removed`` are keys that are gone and whose days of
-    usage are told until they are forgotten: a number is never another key's, so their records stay where they were.
+    ``keys``, ``digests``, ``plans``, ``key_plans`` (which key or account, by its subject, is on which plan) and
+    ``scheduled`` (which one it goes to, and when) are the directory; ``accounts`` are those that have a count, as
+    several keys share them, other accounts are below or they are on a plan, ``account_entries`` those that something
+    was said of. A subject is a key's number or, negative, an account's. ``counts`` holds what plain charges move, small
+    and apart from ``records``, the rest of what is remembered of a subject; ``remembered`` are remembered requests and
+    refunds; ``events`` are the outbox. ``version`` and ``plans`` are drawn anew whenever anything but a plain charge
+    changed a subject or its directory entry, or any plan: a process's copy is fresh while they stand.
+    ``keys.last_used`` is the minute of the last admission once the record, which knows it else, is forgotten.
+    ``removed`` are keys that are gone and whose days of usage are told until they are forgotten: a number is never
+    another key's, so their records stay where they were.
     """
     for statement in _TABLES.split(";"):
         if statement.strip():
@@ -44,10 +44,10 @@ def _unreleased(_: sqlite3.Connection) -> None:
     """Make nothing: tables of versions that were never released had other names, and such a file is refused."""
 
 
-UNRELEASED = 5
+UNRELEASED = 6
 """The first version that is read."""
 
-STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (*[_unreleased] * 4, _create)
+STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (*[_unreleased] * 5, _create)
 """Functions that make each version of the schema out of the one before; their number is this version."""
 
 

@@ -121,9 +121,10 @@ _AGREEMENTS = {
     "SELECT id FROM keys LEFT JOIN digests ON key = number GROUP BY number HAVING count(digest) <> "
     "json_array_length(body, '$.secrets')": "key {}: not all of its secrets are found",
     "SELECT key FROM digests WHERE key NOT IN (SELECT number FROM keys)": "a secret of a key {} that is not there",
-    "SELECT key FROM key_plans WHERE key NOT IN (SELECT number FROM keys)": "a plan of a key {} that is not there",
-    "SELECT key FROM scheduled WHERE key NOT IN (SELECT number FROM keys) OR plan NOT IN (SELECT number FROM plans)":
-        "a plan that a key {} goes to, of which one is not there",
+    "SELECT key FROM key_plans WHERE key NOT IN (SELECT number FROM keys UNION ALL SELECT -number FROM accounts)":
+        "a plan of a key or account {} that is not there",
+    "SELECT key FROM scheduled WHERE key NOT IN (SELECT number FROM keys UNION ALL SELECT -number FROM accounts) "
+    "OR plan NOT IN (SELECT number FROM plans)": "a plan that a key or account {} goes to, of which one is not there",
     "SELECT subject FROM counts WHERE subject NOT IN (SELECT subject FROM records)":
         "the counts of subject {} have no record",
     "SELECT subject FROM records WHERE subject NOT IN (SELECT subject FROM counts)":

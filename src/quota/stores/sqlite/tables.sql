@@ -17,8 +17,6 @@ CREATE TABLE scheduled (key INTEGER NOT NULL, plan INTEGER NOT NULL, at INTEGER 
 CREATE INDEX scheduled_by_plan ON scheduled (plan, id);
 CREATE TABLE accounts (number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE);
 CREATE TABLE account_entries (id TEXT PRIMARY KEY, parent TEXT, body TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE account_plans (account TEXT NOT NULL, api TEXT NOT NULL, plan INTEGER NOT NULL,
-    PRIMARY KEY (account, api)) WITHOUT ROWID;
 CREATE INDEX account_entries_by_parent ON account_entries (parent, id) WHERE parent IS NOT NULL;
 CREATE TABLE counts (subject INTEGER PRIMARY KEY, version INTEGER NOT NULL, moving NOT NULL);
 CREATE TABLE records (subject INTEGER PRIMARY KEY, dead_at INTEGER NOT NULL, body TEXT NOT NULL);

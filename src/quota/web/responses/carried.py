@@ -34,7 +34,7 @@ class Carried:
     def __init__(self, gate: Gate, reservation: Held) -> None:
         self._gate = gate
         self._reservation: Any = reservation
-        reservation.patient = False
+        reservation._patient = False
         self._process = os.getpid()
 
     @property

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from ...clock import to_datetime
-from ...errors import InvalidValue
+from ...errors import InvalidValue, UnknownAccount
 from ...key import ApiKey
 from ...ledger.sync import Ledger
 from ...limit import Quota
 from ...plan import UsagePlan
 from ...status import LimitStatus
+
+Owners = dict[str, list[UsagePlan]]
+"""The plans that hold a call, by how names of their limits begin: a key's with nothing, an account's with its id."""
+
+_MOST_ROUTES = 100
+"""The most routes whose own limits are told: each is asked for by itself."""
 
 DAYS = 35
 """The days of the chart: as long as daily usage is kept by default."""
@@ -35,23 +41,34 @@ def collect(ledger: Ledger, key: ApiKey, zone: str) -> dict[str, Any]:
     """Return what a key's holder may see of it. Nothing is charged."""
     where = find_zone(zone)
     now = to_datetime(ledger._steps._now())
-    plans = [_plan(ledger, key, plan, now, where) for plan in ledger.list_plans(key)]
+    above = _above(ledger, key)
+    plans = [_plan(ledger, key, plan, above, now, where) for plan in ledger.list_plans(key)]
     told = {
         "name": key.name,
         "hint": key.secrets[0].hint if key.secrets else "",
         "expires_at": _at(key.expires_at, where),
+        "scheduled": [{"plan": ledger.get_plan(id_).name, "at": _at(at, where)} for id_, at in key.scheduled],
     }
     return {"at": _at(now, where), "zone": zone, "key": told, "plans": plans}
 
 
-def _plan(ledger: Ledger, key: ApiKey, plan: UsagePlan, now: datetime, zone: ZoneInfo) -> dict[str, Any]:
+def _above(ledger: Ledger, key: ApiKey) -> Owners:
+    """Return the plans of a key's account and of those above it, none where it stands alone."""
+    found: Owners = {}
+    id_: str | None = key.account
+    while id_ is not None:
+        try:
+            account = ledger.get_account(id_)
+        except UnknownAccount:
+            break
+        found[f"{id_}: "] = ledger.list_plans(account)
+        id_ = account.parent
+    return found
+
+
+def _plan(ledger: Ledger, key: ApiKey, plan: UsagePlan, above: Owners, now: datetime, zone: ZoneInfo) -> dict[str, Any]:
     today = now.date()
     since = today - timedelta(days=DAYS - 1)
-    statuses = ledger.status(key, api=plan.apis[0])
-    kinds = _kinds("", [plan])
-    for account in {status.holder for status in statuses if status.name.startswith(f"{status.holder}: ")}:
-        kinds |= _kinds(f"{account}: ", ledger.list_plans(ledger.get_account(account)))
-    limits = [_limit(status, kinds.get(status.name, "quota"), zone) for status in statuses]
     used: dict[str, dict[str, int]] = {limit.name: {} for limit in plan.limits if isinstance(limit, Quota)}
     for record in (record for api in plan.apis for record in ledger.usage(key, api=api, since=since, until=today)):
         counts, day = used.setdefault(record.limit, {}), record.day.isoformat()
@@ -61,19 +78,56 @@ def _plan(ledger: Ledger, key: ApiKey, plan: UsagePlan, now: datetime, zone: Zon
         {"limit": name, "days": [{"day": day, "used": counts.get(day, 0)} for day in days]}
         for name, counts in used.items()
     ]
+    limits = list(_limits(ledger, key, plan, {"": [plan], **above}, zone))
     return {"name": plan.name, "api": ", ".join(plan.apis), "limits": limits, "history": history}
 
 
-def _kinds(prefix: str, plans: Iterable[UsagePlan]) -> dict[str, str]:
-    """The kind of each limit of plans, by the name that it has in a status: a quota, a throttle and so on."""
-    return {f"{prefix}{limit.name}": type(limit).__name__.lower() for plan in plans for limit in plan.limits}
+def _limits(ledger: Ledger, key: ApiKey, plan: UsagePlan, owners: Owners, zone: ZoneInfo) -> Iterator[dict[str, Any]]:
+    """Every limit that a call on a plan can meet: its own, its routes', and the same of the accounts above.
+
+    An account may have another plan for another api of the plan's: such an api is asked for too.
+    """
+    first = plan.apis[0]
+    every = [own for owns in owners.values() for own in owns if {*own.apis} & {*plan.apis}]
+    others = [next(api for api in plan.apis if api in own.apis) for own in every if first not in own.apis]
+    routes = list(dict.fromkeys(route for own in every for route in own.routes))[:_MOST_ROUTES]
+    names: set[tuple[str | None, str]] = set()
+    for api in dict.fromkeys([first, *others]):
+        governing = {
+            owner: own for owner, owns in owners.items() for own in owns
+            if api in own.apis and (api == first or first not in own.apis)
+        }  # fmt: skip
+        for route in (None, *routes):
+            for status in ledger.status(key, api=api, route=route):
+                kind = _kind(governing, status, route)
+                if kind is None:
+                    continue
+                name = status.name if (route, status.name) not in names else f"{status.name} ({api})"
+                names.add((route, name))
+                yield _limit(status, name, kind, route, zone)
 
 
-def _limit(status: LimitStatus, kind: str, zone: ZoneInfo) -> dict[str, Any]:
+def _kind(governing: Mapping[str, UsagePlan], status: LimitStatus, route: str | None) -> str | None:
+    """Tell what a limit is: a quota, a throttle and so on; None of one that is not the route's own."""
+    owner = f"{status.holder}: "
+    owner = owner if status.name.startswith(owner) else ""
+    own = governing.get(owner)
+    limits = () if own is None else own.limits if route is None else own.routes.get(route, ())
+    general = set() if own is None or route is None else {limit.name for limit in own.limits}
+    kinds = {
+        f"{owner}{route} {limit.name}" if limit.name in general else f"{owner}{limit.name}": type(
+            limit
+        ).__name__.lower()
+        for limit in limits
+    }
+    return kinds.get(status.name)
+
+
+def _limit(status: LimitStatus, name: str, kind: str, route: str | None, zone: ZoneInfo) -> dict[str, Any]:
     return {
-        "name": status.name, "kind": kind, "unit": status.unit, "limit": status.limit,
+        "name": name, "kind": kind, "route": route, "unit": status.unit, "limit": status.limit,
         "extra": status.extra, "used": status.used, "remaining": status.remaining,
-        "resets_at": _at(status.resets_at, zone) if status.used else None,
+        "resets_at": _at(status.resets_at, zone) if status.used or status.extra else None,
     }  # fmt: skip
 
 

@@ -29,6 +29,8 @@ def usage_html(data: Mapping[str, Any]) -> str:
     """Return the page of a key."""
     key = data["key"]
     ends = f" It expires on {_instant(key['expires_at'])}." if key["expires_at"] else ""
+    for change in key["scheduled"]:
+        ends += f" It goes to the plan {escape(change['plan'])} on {_instant(change['at'])}."
     when = f"{_instant(data['at'])} ({escape(data['zone'])})"
     body = [f"<h1>Usage of {escape(key['name'])}</h1>"]
     body.append(f"<p>The key that ends in <b>{escape(key['hint'])}</b>, on {when}.{ends}</p>")
@@ -57,8 +59,9 @@ def _plan(plan: Mapping[str, Any], *, several: bool) -> str:
 def _row(limit: Mapping[str, Any]) -> str:
     whole = limit["limit"] + limit["extra"]
     state = "" if limit["remaining"] else " <b>(none left)</b>"
-    resets = _instant(limit["resets_at"]) if limit["resets_at"] else "nothing used"
-    name = limit["name"] + _BESIDE.get(limit["kind"], "")
+    resets = _instant(limit["resets_at"]) if limit["resets_at"] else "as calls end" if limit["used"] else "nothing used"
+    where = f"{limit['route']}: " if limit["route"] and limit["route"] not in limit["name"] else ""
+    name = where + limit["name"] + _BESIDE.get(limit["kind"], "")
     numbers = "".join(
         f'<td class="number" data-of="{of}">{max(0, number):,}{more}</td>'
         for of, number, more in (
