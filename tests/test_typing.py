@@ -221,7 +221,7 @@ def mypy(folder, *, untyped=False):  # noqa: ARG001 -- whatever comes of a libra
         "--strict",
         "--ignore-missing-imports",
         "--cache-dir",
-        str(folder / "cache"),
+        str(paths.ROOT / ".mypy_cache" / "programs"),  # one for all of them: the library is read once
     ]
     command += sorted(path.name for path in folder.glob("*.py"))
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)

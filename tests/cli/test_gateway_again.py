@@ -98,6 +98,7 @@ def kept(url):
         return ledger.list_plans(), {key: [plan.id for plan in ledger.list_plans(key)] for key in ledger.list_keys()}
 
 
+@pytest.mark.spread(2)
 @pytest.mark.parametrize("at", [pytest.param(0, marks=pytest.mark.slow), 5])
 def test_a_killed_import_is_finished_by_the_same_command(url, tmp_path, at):
     """Every key is there as the files have it, or not at all; then all of them are, and again changes nothing."""

@@ -172,7 +172,7 @@ def interrupt(change, later, first=1, stride=1, **options):
     raise AssertionError
 
 
-@pytest.mark.spread(3)
+@pytest.mark.spread(4)
 @pytest.mark.parametrize("name", CHANGES)
 def test_all_or_nothing(name):
     """Of what callers can be told afterwards, nothing is half done; what can be done once was done or can be.
@@ -182,14 +182,14 @@ def test_all_or_nothing(name):
     assert interrupt(CHANGES[name], LATER["at once"], 1 + len(name) % 18, 18) > 5
 
 
-@pytest.mark.spread(3, 1)
+@pytest.mark.spread(4, 1)
 @pytest.mark.parametrize("name", CHANGES)
 def test_all_or_nothing_on_the_fast_path(name):
     """The same of a key that is alone, with the fast path open, every tenth: it is never left open on what has changed."""
     assert interrupt(CHANGES[name], LATER["at once"], 1 + len(name) % 10, 10, alone=True) > 1
 
 
-@pytest.mark.spread(3, 2)
+@pytest.mark.spread(4, 2)
 @pytest.mark.parametrize("name", CHANGES)
 def test_all_or_nothing_behind_headrooms(name):
     """The same of keys of one account whose calls are served by headrooms: none goes on with what has changed."""
@@ -229,7 +229,7 @@ PLANTED = {
 }  # fmt: skip
 
 
-@pytest.mark.spread(3)
+@pytest.mark.spread(4)
 @pytest.mark.parametrize(("what", "name"), [(what, name) for what, (_, names) in PLANTED.items() for name in names])
 def test_planted_halves_are_found(monkeypatch, what, name):
     """A store that writes in two goes, or in many, is seen."""

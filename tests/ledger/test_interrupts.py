@@ -213,7 +213,7 @@ def interrupted(limits, calls, later, then, op=consume):
     return instants
 
 
-@pytest.mark.spread(3)
+@pytest.mark.spread(5)
 @pytest.mark.parametrize(
     ("calls", "later"), [(1, 0), (2, 0), (16, 0), (17, 0), (18, 0), (3, 1_000_000), (18, 1_000_000), (3, 60_000_000)]
 )
@@ -223,6 +223,7 @@ def test_an_interrupt_burns_nothing_that_is_leased(limits, calls, later):
     assert interrupted(limits, calls, later, 40 * (calls % 2)) > 5
 
 
+@pytest.mark.spread(3)
 @pytest.mark.parametrize("op", [reserve, disable, close])
 @pytest.mark.parametrize("then", [0, 40])
 def test_an_interrupt_burns_nothing_that_is_given_back(op, then):

@@ -46,6 +46,7 @@ def test_packed_and_joined(tmp_path, first, second):
         assert read(tmp_path / "log") == (LINES * 2, [])
 
 
+@pytest.mark.spread(3)
 @pytest.mark.parametrize("times", [400, pytest.param(2000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ["gzip", "bzip2", "xz"])
 def test_archives_that_are_cut_or_followed_by_rubbish_keep_what_was_read(tmp_path, kind, times):

@@ -236,6 +236,7 @@ def leased_trees(stores, clock, seeds, steps):
         history.given_back(found)
 
 
+@pytest.mark.spread(4)
 @pytest.mark.parametrize("part", range(3))
 @over(*EXACT)
 def test_random_trees_are_as_the_model_says(stores, clock, part):

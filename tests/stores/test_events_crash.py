@@ -111,7 +111,7 @@ def killed_often(open_store, kills, end_server=None):
     assert reached >= kills, seed  # every child was told of one admission, which crossed
 
 
-KILLS = pytest.mark.parametrize("kills", [20, pytest.param(200, marks=pytest.mark.slow)])
+KILLS = pytest.mark.parametrize("kills", [10, pytest.param(200, marks=pytest.mark.slow)])
 
 
 @KILLS

@@ -58,7 +58,7 @@ def in_children(work, count=CHILDREN, fork=bare_fork):
     return told
 
 
-@pytest.mark.spread(2)
+@pytest.mark.spread(4)
 @pytest.mark.parametrize("share", [None, 0.005, 0.2])
 def test_children_and_their_parent_admit_the_limit_and_no_more(url, share):
     """The parent has used the ledger, then four workers come of a bare fork: what all admit is the limit, or less."""
@@ -135,6 +135,7 @@ def test_answers_are_the_callers_own(postgres):
         assert in_children(work) == ["0", "150", "0", "150"]
 
 
+@pytest.mark.spread(3)
 @pytest.mark.parametrize("place", ["postgres", "sqlite"])
 @pytest.mark.parametrize("kind", ["own", "leased"])
 def test_a_child_goes_on_though_threads_were_busy(request, place, kind):

@@ -60,8 +60,8 @@ def bounded(kind, few, many, clock, find):
 
 
 def test_memory_is_bounded(clock, request):
-    """On SQLite: two and a half thousand keys as six hundred, which are more than a page of them."""
-    bounded("sqlite", 600, 2_500, clock, request.getfixturevalue)
+    """On SQLite: sixteen hundred keys as five hundred and fifty, which are more than a page of them."""
+    bounded("sqlite", 550, 1_600, clock, request.getfixturevalue)
 
 
 @pytest.mark.slow

@@ -102,6 +102,7 @@ def words(lines, number):
     return lines
 
 
+@pytest.mark.spread(2, 1)
 def test_the_proxy(proxy, store):
     """Whole answers, cut ones, a sixth call, an empty budget, a model that is gone, a proxy that is killed."""
     usage = proxy.call(50).json()["usage"]

@@ -36,6 +36,7 @@ def run(site, tmp_path, valkey, limit):
         assert {status.used for status in ledger.status(key)} == {limit}
 
 
+@pytest.mark.spread(2)
 @pytest.mark.parametrize("site", ["DRF's throttle", "FastAPI on Valkey"])
 def test_exactly(site, tmp_path, valkey):
     """A small one by default: four gunicorn workers behind the REST framework, two of uvicorn's on Valkey."""

@@ -106,7 +106,7 @@ async def storm(url, secret, requests, clients):
     [
         pytest.param("arrival", 1_000, marks=pytest.mark.slow),
         pytest.param("success", 1_000, marks=pytest.mark.slow),
-        ("success", 300),
+        ("success", 150),
     ],
 )
 def test_exactly_the_limit(ledger, serve, charge, limit):

@@ -113,6 +113,7 @@ def test_streams_cut_at_random_bytes(ledger, serve, count):
     assert sum(tokens < WHOLE for tokens in made.values()) > count // 4, "few were cut in the middle"
 
 
+@pytest.mark.spread(2)
 def test_a_server_that_is_killed(ledger, serve):
     """What its streams had spent stays charged; the rest of what they held, and their slots, are back at ``ttl``."""
     keys = ledger.issue_keys([f"k{number}" for number in range(4)], "talk")

@@ -105,6 +105,7 @@ CROWDED = {
 }  # fmt: skip
 
 
+@pytest.mark.spread(3)
 @pytest.mark.parametrize("bug", CROWDED)
 def test_crowded_histories_catch(bug, tmp_path):
     """One planted bug that only tasks at once show."""

@@ -179,6 +179,7 @@ def test_a_lost_reply_is_unknown_and_a_request_id_makes_it_once(store, clock, pr
         assert used(direct, secret) == 2 + number
 
 
+@pytest.mark.spread(2)
 @pytest.mark.parametrize(
     ("fault", "nth"),
     # A server that is silent while one connects is given two seconds: once is enough.

@@ -468,6 +468,7 @@ def test_the_histories_catch(server, monkeypatch, bug):
     assert caught_by(server)
 
 
+@pytest.mark.spread(3)
 @pytest.mark.parametrize("history", HISTORIES, ids=lambda history: history.__name__)
 def test_history(server, history):
     """Each history comes out as it says on the functions as they are."""

@@ -273,6 +273,7 @@ PLANTED = {
 }  # fmt: skip
 
 
+@pytest.mark.spread(3)
 @pytest.mark.parametrize("bug", PLANTED)
 def test_planted_bugs_of_the_pool_are_found(monkeypatch, bug):
     """Each is seen by one of these."""

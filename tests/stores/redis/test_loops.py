@@ -89,6 +89,7 @@ def test_loops_one_after_another(server, client, loop):
     assert asyncio.run(call(ledger, secret)) == 5
 
 
+@pytest.mark.spread(3)
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("client", CLIENTS.values(), ids=CLIENTS)
 def test_loops_side_by_side(server, client):

@@ -106,6 +106,7 @@ class Away:
             self.runner.close()
 
 
+@pytest.mark.spread(3)
 @pytest.mark.parametrize(
     ("on_unavailable", "answered"),
     [("allow", "STORE_UNAVAILABLE"), ("deny", "STORE_UNAVAILABLE"), ("raise", "raised")],
@@ -134,6 +135,7 @@ def stop(away, how):
         one.send_signal(how)
 
 
+@pytest.mark.spread(3)
 def test_a_proxy_that_swallows_replies(away):
     """What was asked may have been counted; nothing is asked that could be, and all is exact when replies come through."""
     proxy = KINDS[away.kind][1](away.server.port)

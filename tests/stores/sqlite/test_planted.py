@@ -497,7 +497,7 @@ def caught_by(name, folder):
     return None
 
 
-@pytest.mark.spread(4)
+@pytest.mark.spread(6)
 @pytest.mark.parametrize("bug", BUGS)
 def test_a_planted_bug_is_caught(bug, tmp_path, monkeypatch):
     """One bug of a kind that only this store can have, seen."""

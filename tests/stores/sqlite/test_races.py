@@ -137,7 +137,7 @@ def test_an_interrupt_while_an_error_is_undone_leaves_it_undone(tmp_path):
     assert interrupted(tmp_path, refused) > 5
 
 
-@pytest.mark.spread(3)
+@pytest.mark.spread(5)
 @pytest.mark.parametrize("other", [File.consume, File.remember, File.peek, File.close])
 @pytest.mark.parametrize("act", [File.consume, File.remember])
 def test_a_signal_handler_has_its_answer_or_is_told_that_the_store_is_busy(tmp_path, act, other):
@@ -272,7 +272,7 @@ PLANTED = {
 }  # fmt: skip
 
 
-@pytest.mark.spread(3)
+@pytest.mark.spread(4)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # such as they are to cause
 @pytest.mark.parametrize("bug", PLANTED)
 def test_planted_bugs_of_turns_are_found(tmp_path, monkeypatch, bug):
