@@ -12,9 +12,10 @@ from .decision import Decision, Reason
 from .errors import InvalidValue, QuotaError
 from .ledger.aio import AsyncLedger
 from .ledger.reservations.again import whole
+from .ledger.reservations.awaited import kept_alive
 from .ledger.reservations.handle import AsyncReservation
-from .ledger.reservations.settling import kept_alive
 from .ledger.sync import Ledger
+from .operations.headroom import Told
 from .operations.shape import DEFAULT
 from .stores.memory.store import MemoryStore
 from .web.bodies import Body
@@ -97,7 +98,7 @@ class QuotaMiddleware:
             else:
                 deciding = self._ledger.consume(secret, cost, api=gate.api, route=route, address=address, keep_slot=ttl)
                 decision = deciding if self._at_once else await deciding
-                held = self._awaited(decision, decision.slot) if type(decision) is Decision else None
+                held = self._awaited(decision, decision.slot) if type(decision) is not Told else None
         except UNDECIDED as error:
             decision = gate.undecided(error)
         decision = decision if decision.allowed else gate.judged(decision, scope)

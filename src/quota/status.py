@@ -56,15 +56,19 @@ _window_end = lru_cache(maxsize=256)(to_datetime)
 """Windows' ends: the same for all calls of a window."""
 
 
-def status_at(limit: CompiledLimit, used: int, extra: int, resets_at: int, holder: str) -> LimitStatus:
-    """A limit as users see it after an admission."""
+def status_at(
+    limit: CompiledLimit, used: int, extra: int, resets_at: int, holder: str, retry_at: int | None = None
+) -> LimitStatus:
+    """A limit as users see it after a call."""
     left = limit.limit + extra - used
-    end = _window_end(resets_at) if isinstance(limit, CompiledQuota) else to_datetime(resets_at)
+    read = _window_end if isinstance(limit, CompiledQuota) else to_datetime
+    end = None if isinstance(limit, CompiledConcurrency) else read(resets_at)
     status = _new(LimitStatus)
     fields = {
         "name": limit.told, "unit": limit.unit, "limit": limit.limit, "used": used, "remaining": max(0, left),
-        "resets_at": end, "window": limit.length, "holder": holder, "extra": extra, "over": -left if left < 0 else 0,
-        "retry_at": None, "scheduled": None,
+        "resets_at": end, "window": limit.length,
+        "holder": holder, "extra": extra, "over": -left if left < 0 else 0,
+        "retry_at": None if retry_at is None else to_datetime(retry_at), "scheduled": None,
     }  # fmt: skip
     object.__setattr__(status, "__dict__", fields)  # at once: an ``__init__`` takes three times as long
     return status
@@ -72,12 +76,6 @@ def status_at(limit: CompiledLimit, used: int, extra: int, resets_at: int, holde
 
 def status_of(state: LimitState, key: KeyOrCaller | None) -> LimitStatus:
     """The state of a key's limit as users see it."""
-    limit, retry_at = state.limit, state.retry_at
-    left = limit.limit + state.extra - state.used
-    return LimitStatus(
-        limit.told, limit.unit, limit.limit, state.used, max(0, left),
-        None if isinstance(limit, CompiledConcurrency) else to_datetime(state.resets_at), limit.length,
-        holder=limit.holder or ("" if key is None else key.account if limit.shared else key.id), extra=state.extra,
-        over=max(0, -left),
-        retry_at=None if retry_at is None else to_datetime(retry_at),
-    )  # fmt: skip
+    limit = state.limit
+    holder = limit.holder or ("" if key is None else key.account if limit.shared else key.id)
+    return status_at(limit, state.used, state.extra, state.resets_at, holder, state.retry_at)

@@ -11,6 +11,7 @@ from .errors import InvalidValue
 from .ledger.reservations.handle import Reservation
 from .ledger.sync import Ledger
 from .limit import Cost
+from .operations.headroom import Told
 from .operations.shape import DEFAULT
 from .web.bodies import read_input
 from .web.gate import UNDECIDED, Answer, Gate, Settings, merged
@@ -95,7 +96,7 @@ class QuotaMiddleware:
         try:
             if gate.charge == "arrival":
                 decision = ledger.consume(secret, cost, api=gate.api, route=route, address=address, keep_slot=keep_slot)
-                held = decision.slot if type(decision) is Decision else None  # not of a plain admission in memory
+                held = decision.slot if type(decision) is not Told else None  # not of a plain admission in memory
             else:
                 held = ledger.reserve(secret, cost, ttl=gate.ttl, api=gate.api, route=route, address=address)
                 decision = held.decision

@@ -38,7 +38,7 @@ class Shaky:
         return getattr(self.within, name)
 
     @property
-    def lanes(self):
+    def rooms(self):
         return {}
 
 

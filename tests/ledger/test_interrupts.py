@@ -15,6 +15,7 @@ from quota import decision as decisions
 from quota.operations import compiled as _compiled
 from quota.operations import headroom as _headroom
 from quota.process import atomic as _atomic
+from quota.process import locks as _locks
 from quota.stores.leased import LeasedStore
 from quota.stores.leased import flow as _leased_steps
 from quota.stores.leased import holder as _leased_lease_holder
@@ -25,7 +26,6 @@ from quota.stores.leased.flow import Leasing
 from quota.stores.leased.holder import HeldLease
 from quota.stores.memory import MemoryStore
 from quota.stores.memory import binding as _binding
-from quota.stores.memory import locks as _locks
 from quota.stores.memory import one_meter as _one_meter
 from quota.stores.memory import retries as _retries
 from quota.stores.memory import store as memory

@@ -123,7 +123,7 @@ BUGS = {
     "the fast path takes any route": (
         "operations/shape.py", " and route.isprintable()", ""),
     "the fast path goes on where the record was changed": (
-        "stores/memory/binding.py", "and room.version == record.version\n", "and room.version >= 0\n"),
+        "stores/memory/binding.py", "and room.version == record.version and", "and room.version >= 0 and"),
     "the fast path admits one unit too many": (
         "stores/memory/one_meter.py", "True if total <= self.soft else", "True if total <= self.soft + 1 else"),
     "the fast path forgets the throttle": (
@@ -149,7 +149,7 @@ BUGS = {
     "a bucket of a headroom refuses nobody": (
         "operations/headroom.py", "            if filled > burst and units:\n", "            if False:\n"),
     "a headroom of more than two buckets does not pour": (
-        "operations/headroom.py", '(setattr, bucket, "level", next(readings))', '(setattr, bucket, "level", bucket.level)'),
+        "operations/headroom.py", '(setattr, bucket, "level", level)', '(setattr, bucket, "level", bucket.level)'),
     "a headroom outlives a change of its key's record": (
         "operations/headroom.py", "own.version != self.own_version or ", "", "and own.version == self.own_version", ""),
     "a headroom outlives a change of its account's record": (
@@ -157,9 +157,9 @@ BUGS = {
     "a headroom outlives its plan": (
         "operations/headroom.py", " or not self.shape.live", "", "            and self.shape.live\n", ""),
     "a headroom outlives a secret": (
-        "operations/compiled.py", "*map(next_due, records), *expiries,", "*map(next_due, records),"),
+        "operations/compiled.py", "*map(next_end if slots else next_due, records), *expiries,", "*map(next_due, records),"),
     "a headroom outlives what is due": (
-        "operations/compiled.py", "*map(next_due, records), *expiries,", "*expiries,"),
+        "operations/compiled.py", "*map(next_end if slots else next_due, records), *expiries,", "*expiries,"),
     "a headroom notes no minute": (
         "operations/headroom.py", " or own.last_used != self.began or last.at < self.began", ""),
     "a headroom notes a minute after its first call": (
@@ -194,7 +194,7 @@ BUGS = {
     "a headroom does not see what the fast path counted": (
         "stores/memory/one_meter.py", "                if self.until:\n", "                if False:\n"),
     "a refusal by a headroom tells what was asked for": (
-        "operations/headroom.py", "found if allowed else self._untouched(now) if pours else [cell[0].total for cell in cells]", "found"),
+        "operations/headroom.py", "found if allowed else self._untouched(now)", "found"),
     "a headroom tells another unit's count": (
         "operations/headroom.py", "zip(self.shape.units, amounts, strict=True) if units", "zip(self.shape.units, reversed(amounts), strict=True) if units"),
     "a headroom takes costs that are no whole numbers": (
@@ -289,9 +289,9 @@ BUGS = {
     "copies of records share what they hold": (
         "stores/memory/directory.py", "Record.decode(first.record.encode())", "first.record.copy()"),
     # Calls in flight
-    "a slot is freed twice": ("rule/record.py", "self._open(hold.place, -hold.still_open)", "self._open(hold.place, -1 - hold.still_open)"),
-    "a slot is never freed": ("rule/record.py", "            self._open(hold.place, -hold.still_open)\n", ""),
-    "a slot that lapsed is not free": ("rule/record.py", "                self._open(hold.place, -1)\n", ""),
+    "a slot is freed twice": ("rule/record.py", "self.opened(hold.place, -hold.still_open)", "self.opened(hold.place, -1 - hold.still_open)"),
+    "a slot is never freed": ("rule/record.py", "            self.in_flight = self.opened(hold.place, -hold.still_open)\n", ""),
+    "a slot that lapsed is not free": ("rule/record.py", "                self.in_flight = self.opened(hold.place, -1)\n", ""),
     "one too many is in flight": ("rule/charge.py", "bool(takes) and reading >= limit.limit", "bool(takes) and reading > limit.limit"),
     "a plain call needs no slot": (
         "rule/charge.py", "refused = bool(takes) and reading >= limit.limit", "refused = bool(takes) and reading >= limit.limit and len(waits) > 9"),

@@ -21,7 +21,7 @@ BUGS = {
     "a grant is lost by a move": ("rule/readings.py", "min((window.extra for window in alike), default=0)", "0"),
     "an alert fires again after a move": ("rule/readings.py", "max((window.alerted for window in alike), default=0)", "0"),
     "calls in flight are those of one api": ("rule/record.py", "if counts(apis, of) and", 'if of == apis.rpartition("\\n")[2] and'),
-    "a plan takes the place of two": ("stores/associations.py", "if len(others) > 1:", "if len(others) > 2:"),
+    "a plan takes the place of two": ("stores/associations.py", "if len(others) > most:", "if len(others) > most + 1:"),
     "a replaced plan overlaps another of its key": ("stores/associations.py", "if old.id in plans and taken:", "if False:"),
     "a plan that goes leaves one of its apis": (
         "operations/request.py", "return {api: kept for api, kept in plans.items() if kept.id not in gone} | by_api([plan])", "return {**plans, **by_api([plan])}"),

@@ -2,8 +2,8 @@
 
 BUGS = {
     "a refusal is the last use": (
-        "stores/memory/one_meter.py", "                self.flush()\n                minute = now",
-        "                self.flush()\n                self.key_entry.record.last_used = minute_of(now)\n                minute = now"),
+        "stores/memory/one_meter.py", "                self.flush()\n                self.at = now",
+        "                self.flush()\n                self.key_entry.record.last_used = minute_of(now)\n                self.at = now"),
     "a grant's minute hides the next use": (
         "operations/headroom.py", "own.last_used != self.began", "own.at < self.began"),
     "the minute is noted as it was before": (

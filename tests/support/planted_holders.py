@@ -14,7 +14,7 @@ BUGS = {
         "ledger/holders.py", "                    seen |= {plan.id for plan in new}\n", ""),
     "an account's count is told as the key's": (
         "status.py", "key.account if limit.shared else key.id", "key.id"),
-    "what is over is told as what remains": ("status.py", "over=max(0, -left)", "over=max(0, left)"),
+    "what is over is told as what remains": ("status.py", '"over": -left if left < 0 else 0', '"over": left if left > 0 else 0'),
     "a limit that refuses for ever tells when to retry": (
         "rule/charge.py", "end if refused and units <= limit.limit + limit.overage else None", "end if refused else None"),
     # Limits of one's own

@@ -18,8 +18,9 @@ from ..operations.shape import DEFAULT
 from ..stores.base import AsyncStore, Store, tell_clock
 from .administration import Asking, Step, concluding
 from .requests import Credential, Steps, Unavailable, acting, in_memory, required
+from .reservations.awaited import AsyncReserving
 from .reservations.handle import AsyncReservation
-from .reservations.settling import AsyncReserving, hold_of
+from .reservations.settling import hold_of
 from .sync import Ledger, P, T, _opened
 from .usage.telling import telling_awaited
 
@@ -177,14 +178,15 @@ class AsyncLedger(AsyncReserving):
                 and (keep_slot is None or (type(keep_slot) is int and 0 < keep_slot <= DAY_US))
             ):
                 room = here._rooms.get(secret.id)
-                told = None if room is None else room.take(here._clock(), cost, api, route, address, scope, False)  # noqa: FBT003
+                dry = False if keep_slot is None else None
+                told = None if room is None else room.take(here._clock(), cost, api, route, address, scope, dry)
                 if told is not None:
                     return told
             decision = here.consume(
                 secret, cost, api=api, route=route, request_id=request_id, address=address, scope=scope,
                 keep_slot=keep_slot,
             )  # fmt: skip
-            if keep_slot is not None and type(decision) is Decision and decision.slot is not None:
+            if keep_slot is not None and decision.slot is not None:
                 decision._slot = AsyncReservation(decision, decision.slot._hold, self._settle)
             return decision
         if keep_slot is not None:

@@ -213,18 +213,18 @@ class Ledger(Reserving):
             if room is None:
                 told = self._foreign(now, secret, cost, api, route, scope)
             else:
-                told = room.take(now, cost, api, route, address, scope, False)  # noqa: FBT003 -- by keyword it takes longer
+                told = room.take(now, cost, api, route, address, scope, False if keep_slot is None else None)
             if told is not None:
                 return told
         elif self._whole and (room := self._rooms.get(ref)) is not None:
-            told = take_named(room, now, cost, api, route, address, scope, request_id, self._request_ttl)
+            told = take_named(room, now, cost, api, route, address, scope, request_id, self._request_ttl, keep_slot)
             if told is not None:
                 return told
         ttl = 0 if keep_slot is None else lifetime(keep_slot, "keep_slot")
         more = api, route, request_id, ref, address, scope, ttl
         decision = self._charge(self._steps.asked_at(now, "consume", secret, cost, *more))
-        if ttl and type(decision) is Decision and decision._full.slot:
-            decision._slot = Reservation(decision, slot_of(decision, api, route), self._settle)
+        if ttl and (slot := slot_of(decision, api, route)) is not None:
+            decision._slot = Reservation(decision, slot, self._settle)
         return decision
 
     def peek(

@@ -9,8 +9,8 @@ from ..clock import to_us
 from ..decision import Reason
 from ..plan import UsagePlan
 from ..rule.apis import counts
-from ..rule.charge import current, next_due
-from ..rule.limits import BEYOND, MAX_UNITS, CompiledQuota, CompiledThrottle, RoutePlan
+from ..rule.charge import current, next_due, next_end
+from ..rule.limits import BEYOND, MAX_UNITS, CompiledConcurrency, CompiledQuota, CompiledThrottle, RoutePlan
 from ..rule.record import Record
 from ..rule.subject import Subject
 from .headroom import Place, SeveralMeters
@@ -24,11 +24,18 @@ Shapes = Callable[[UsagePlan, RoutePlan, frozenset[str]], Shape]
 
 
 def compile_headroom(
-    request: Request, entry: Entry, subject: Subject, shapes: Shapes = Shape, *, bound: bool = False
+    request: Request,
+    entry: Entry,
+    subject: Subject,
+    shapes: Shapes = Shape,
+    *,
+    bound: bool = False,
+    slots: bool = False,
 ) -> SeveralMeters | None:
     """Return the headroom for calls like this one, where the records are settled for its route plan; else None.
 
-    ``bound``: to the very records, whose meters and buckets it moves; else it names them by index.
+    ``bound``: to the very records, whose meters and buckets it moves; else it names them by index. ``slots``: calls in
+    flight lapse by the instants of calls, each of which sees for itself which reservations are open.
     """
     entry = in_force(entry, subject, request.now)
     plan = entry.plans.get(request.api)
@@ -36,8 +43,8 @@ def compile_headroom(
         return None
     route_plan = plan.route_plan(request.route, request.api)
     records = subject.records()
-    # Slots come and go without a charge; and the first admission on a plan is noted by the rule.
-    if route_plan.slotted or records[0].plan_of(request.api) != plan.id:
+    # The first admission on a plan is noted by the rule.
+    if (route_plan.slotted and not slots) or records[0].plan_of(request.api) != plan.id:
         return None
     now = max(request.now, *(record.at for record in records))
     if now >= MAX_UNITS or any(len(record.meters) > _MOST_METERS for record in records):
@@ -59,7 +66,7 @@ def compile_headroom(
         for place, (meter, unit, soft, hard) in enumerate(room.cells)
     )
     changes = [at for _, at in entry.changes]
-    room.end = shape.share("end", min([MAX_UNITS, *map(next_due, records), *expiries, *changes]))
+    room.end = shape.share("end", min([MAX_UNITS, *map(next_end if slots else next_due, records), *expiries, *changes]))
     if bound:
         room.bind(records)
     return room
@@ -94,8 +101,14 @@ def _lay(
     places: list[Place] = []
     bases: list[int] = []
     pours: list[Any] = []
+    slots: list[tuple[Record, str, str, int]] = []
     for limit in route_plan.limits:
         record = subject.record_of(limit)
+        if isinstance(limit, CompiledConcurrency):
+            slots.insert(0, (record, limit.apis, limit.route, limit.limit))
+            places.append((limit, -len(slots), 0, 0))
+            bases.append(0)
+            continue
         index = records.index(record)
         meter = record.meter(limit.apis, limit.route, limit.unit)
         position = record.meters.index(meter)  # type: ignore[arg-type] # advanced
@@ -120,7 +133,7 @@ def _lay(
             bases.append(0)
             what = (bucket,) if bound else (index, position, place)
             pours.append((*what, units.index(limit.unit), limit.drain, limit.scale, limit.burst))
-    room.places, room.bases, room.pours = tuple(places), tuple(bases), tuple(pours)
+    room.places, room.bases, room.pours, room.slots = tuple(places), tuple(bases), tuple(pours), tuple(slots)
     whose = [(records[index].meters[position],) if bound else (index, position) for index, position, _ in meters]
     room.cells = tuple((what, unit, *top) for what, (_, _, unit), top in zip(whose, meters, tops, strict=True))
     return True

@@ -19,7 +19,7 @@ from ..limit import REQUESTS
 from ..plan import UsagePlan
 from ..process.atomic import Step, at_once
 from ..rule.charge import evaluate, metered
-from ..rule.limits import CompiledLimit, Outcome, Reading, RoutePlan
+from ..rule.limits import CompiledLimit, CompiledThrottle, Outcome, Reading, RoutePlan
 from ..rule.record import HOUR_US, MINUTE_US, Record, minute_of
 from ..status import LimitStatus, status_at
 from .shape import Shape
@@ -52,12 +52,15 @@ class Told(Decision):
         if name != "_full":
             raise AttributeError(name)
         with _lazy:  # another thread, or a signal handler, may be first
-            full = self._room.details(self)
+            full = self._work_out()
             try:
                 return object.__getattribute__(self, "_full")
             except AttributeError:
                 self._full = full
         return full
+
+    def _work_out(self) -> Details:
+        return self._room.details(self)
 
     @property
     def plan(self) -> UsagePlan | None:
@@ -132,9 +135,10 @@ class Headroom:
             reading = found[index]
             if end:
                 rows.append((limit, reading - bases[len(rows)], extra, end, False))
+            elif isinstance(limit, CompiledThrottle):
+                rows.append((limit, -(-reading // limit.scale), 0, now - -reading // limit.drain, False))
             else:
-                used = -(-reading // limit.scale)  # type: ignore[union-attr] # a throttle
-                rows.append((limit, used, 0, now - -reading // limit.drain, False))  # type: ignore[union-attr]
+                rows.append((limit, reading, 0, now, False))
         return rows
 
 
@@ -151,51 +155,26 @@ class _Nobody(Headroom):
 NOBODY = _Nobody()
 
 
-class Replayed(Headroom):
-    """Stands behind an answer that is told again, with the key and the plan as they are now."""
-
-    __slots__ = ("answer", "key")
-
-    def __init__(self, answer: Any, key: KeyOrCaller, shape: Shape) -> None:
-        self.answer, self.key, self.shape = answer, key, shape
-
-    def again(self) -> Told:
-        """Return the decision that the earlier call had."""
-        decision: Told = Told()
-        decision.allowed, decision._room = True, self
-        decision._now = self.answer._now if isinstance(self.answer, Decision) else self.answer.outcome.now
-        return decision
-
-    def details(self, decision: Told) -> Details:  # noqa: ARG002 -- as every headroom's
-        answer = self.answer
-        found = answer._details() if isinstance(answer, Decision) else answer
-        return found.changed(  # type: ignore[no-any-return] # one of its kind
-            id=answer.id, key=self.key, plan=self.shape.plan, replayed=True
-        )
-
-    def rows(self, decision: Told) -> list[Row]:
-        """Tell all limits by the whole answer."""
-        return Decision._rows(decision)
-
-
 class SeveralMeters(Headroom):
     """Room of one key on one route plan: on any number of meters and buckets, of its own record and its account's.
 
     ``cells``: (meter, unit's place, soft limit, hard limit). Up to the soft one nothing happens but counting, above
     the hard one a quota refuses, in between the rule is asked. ``pours``: (bucket, unit's place, drain, scale, burst).
     A meter is an object here; for a script of an engine's, (record, meter) by index, and a bucket is (record, meter,
-    bucket). ``end``: when something is due. ``began``, ``until``: the minute that it was last asked in, 0 before.
-    ``own``, ``last``: the key's record, and the next one or the same; ``third``, ``fourth``: those of accounts above,
-    or None; ``more``: any beyond. ``tag``: what a store keeps with it.
+    bucket). ``slots``: (record, apis, route, limit) of calls in flight, the last first; they are read last.
+    ``end``: when something is due, reservations aside. ``began``, ``until``: the minute that it was last asked in, 0
+    before. ``own``, ``last``: the key's record, and the next one or the same; ``third``, ``fourth``: those of accounts
+    above, or None; ``more``: any beyond. ``tag``: what a store keeps with it.
     """
 
     __slots__ = (
         "bases", "began", "cells", "end", "fourth", "fourth_version", "key", "last", "last_version", "more", "own",
-        "own_version", "places", "pours", "tag", "third", "third_version", "tokens",
+        "own_version", "places", "pours", "slots", "tag", "third", "third_version", "tokens",
     )  # fmt: skip
 
     cells: tuple[tuple[Any, ...], ...]
     pours: tuple[tuple[Any, ...], ...]
+    slots: Sequence[tuple[Record, str, str, int]]
     end: int
     own: Record
     last: Record
@@ -225,7 +204,7 @@ class SeveralMeters(Headroom):
         own, last = self.own, self.last
         if own.version != self.own_version or last.version != self.last_version or not self.shape.live:
             return False
-        if not self._good_above(now):
+        if not (own.quiet(now) and last.quiet(now) and self._good_above(now)):
             return False
         if self.until <= now < self.end:
             began = now - now % MINUTE_US
@@ -235,13 +214,12 @@ class SeveralMeters(Headroom):
     def _good_above(self, now: int) -> bool:
         """Tell whether the records of accounts above stand as well."""
         third, fourth = self.third, self.fourth
-        if third is None or third.version != self.third_version or third.at > now:
+        if third is None or third.version != self.third_version or third.at > now or not third.quiet(now):
             return third is None
         if fourth is None:
             return True
-        if fourth.version != self.fourth_version or fourth.at > now:
-            return False
-        return all(record.version == version and record.at <= now for record, version in self.more)
+        more = ((fourth, self.fourth_version), *self.more)
+        return all(record.version == version and record.at <= now and record.quiet(now) for record, version in more)
 
     def take(  # noqa: C901, PLR0912 -- in line: a call more is a floor's quarter
         self, decision: Told, amounts: list[int], now: int, dry: bool
@@ -254,8 +232,9 @@ class SeveralMeters(Headroom):
         if not (
             own.at <= now < self.until
             and own.version == self.own_version
+            and (own.holds is None or own.quiet(now))
             and self.shape.live
-            and (last is own or (last.version == self.last_version and last.at <= now))
+            and (last is own or (last.version == self.last_version and last.at <= now and last.quiet(now)))
             and (third is None or self._good_above(now))
         ) and not self.good(now):
             return None
@@ -275,12 +254,11 @@ class SeveralMeters(Headroom):
             found.append(filled)
             if filled > burst and units:
                 allowed = False
-        if allowed is None:
+        if allowed is None or (self.slots and not self._free(found, amounts)):
             return None
-        decision._room = self
-        decision._now = now
+        decision._room, decision._now = self, now  # in pairs: of four a tuple would be made
         decision._amounts = amounts
-        decision._found = found if allowed else self._untouched(now) if pours else [cell[0].total for cell in cells]
+        decision._found = found if allowed else self._untouched(now)
         decision.allowed = allowed
         if dry:
             decision._dry = True
@@ -314,6 +292,15 @@ class SeveralMeters(Headroom):
                 self.fourth.at = now
         return True
 
+    def _free(self, found: list[int], amounts: list[int]) -> bool:
+        """Read how many calls are in flight; where there are as many as may be, the rule finds when one lapses."""
+        for record, apis, route, most in self.slots:
+            used = record.in_use(apis, route)
+            found.append(used)
+            if used >= most and any(amounts):
+                return False
+        return True
+
     def _behind(self) -> bool:
         """Tell whether an account above begins a minute, or there are too many to be written by stores alone."""
         third, fourth, began = self.third, self.fourth, self.began
@@ -324,22 +311,29 @@ class SeveralMeters(Headroom):
         return [
             *[cell.total for cell, _, _, _ in self.cells],
             *[max(0, bucket.level - drain * (now - bucket.at)) for bucket, _, drain, _, _ in self.pours],
+            *[record.in_use(apis, route) for record, apis, route, _ in self.slots],
         ]
 
-    def steps(self, found: Sequence[int], now: int) -> list[Step]:
-        """Return a commit of any size; the first of a minute notes what all meters of a record read when that began."""
-        readings = iter(found)
-        steps: list[Step] = [(setattr, cell, "total", next(readings)) for cell, _, _, _ in self.cells]
-        for bucket, _, _, _, _ in self.pours:
-            steps += [(setattr, bucket, "level", next(readings)), (setattr, bucket, "at", now)]
+    def records(self) -> list[Record]:
+        """Return the records that it is bound to."""
         above = [self.third, self.fourth, *(record for record, _ in self.more)] if self.third is not None else []
-        for record in dict.fromkeys((self.own, self.last, *filter(None, above))):
+        return list(dict.fromkeys((self.own, self.last, *filter(None, above))))
+
+    def steps(self, found: Sequence[int], now: int, *, admitted: bool = True) -> list[Step]:
+        """Return a commit of any size; the first of a minute notes what all meters of a record read when that began.
+
+        ``found``: of the meters, and of the buckets where these are told.
+        """
+        steps: list[Step] = [(setattr, cell[0], "total", total) for cell, total in zip(self.cells, found, strict=False)]
+        for (bucket, *_), level in zip(self.pours, found[len(self.cells) :], strict=False):
+            steps += [(setattr, bucket, "level", level), (setattr, bucket, "at", now)]
+        for record in self.records():
             if record.at < now - now % MINUTE_US:
                 steps += [(setattr, meter, "minute", meter.total) for meter in record.meters]
                 if record.at < now - now % HOUR_US:
                     steps += [(setattr, meter, "hour", meter.total) for meter in record.meters]
             steps.append((setattr, record, "at", now))
-        if self.own.last_used != minute_of(now):
+        if admitted and self.own.last_used != minute_of(now):
             steps.append((setattr, self.own, "last_used", minute_of(now)))
         return steps
 

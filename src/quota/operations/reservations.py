@@ -157,13 +157,26 @@ def _spend(
     counted = beyond if hold.still_open else dict(takes)
     places = _places(hold, route_plan)
     count(record, _amounts(places, counted), now)
-    spent = hold.spent
-    for at, units in ((hold.taken_at, within if hold.still_open else {}), (now, counted)):
-        spent = _added(spent, at, _amounts(places, units))
+    spent = _spent(hold, places, within if hold.still_open else {}, counted, now)
     left = tuple([each._replace(units=each.units - within.get(each.unit, 0)) for each in hold.takes])
     left = tuple([each for each in left if each.units])
     some = {unit: units for unit, units in counted.items() if units}
     return hold._replace(takes=left, spent=spent), some, {unit: units for unit, units in beyond.items() if units}
+
+
+def _spent(
+    hold: Hold, places: Iterable[tuple[str, str]], within: Mapping[str, int], beyond: Mapping[str, int], now: int
+) -> Groups:
+    held = _added(hold.spent, hold.taken_at, _amounts(places, within))
+    return _added(held, now, _amounts(places, beyond))
+
+
+def spent_of(hold: Hold, actual: Mapping[str, int], now: int, route_plan: RoutePlan) -> Groups:
+    """Tell what was taken for good, and when, of an open reservation of which this was used."""
+    held = hold.held()
+    within = {unit: min(units, held.get(unit, 0)) for unit, units in actual.items()}
+    beyond = {unit: units - within[unit] for unit, units in actual.items()}
+    return _spent(hold, _places(hold, route_plan), within, beyond, now)
 
 
 def _instant(group: tuple[int, Amounts]) -> int:

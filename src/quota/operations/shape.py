@@ -66,7 +66,8 @@ class Shape:
         throttles = [limit for limit in route_plan.limits if isinstance(limit, CompiledThrottle)]
         self.throttle = throttles[0] if len(throttles) == 1 else None
         self.simple_cost = route_plan.cost == {REQUESTS: 1}
-        self.simple = units == (REQUESTS,) and self.simple_cost and len(throttles) <= 1 and not route_plan.routed
+        self.simple = units == (REQUESTS,) and self.simple_cost and len(throttles) <= 1
+        self.simple = self.simple and not route_plan.routed and not route_plan.slotted
         self.live = True
         self._latest: dict[str, Any] = {}
 

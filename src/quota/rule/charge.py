@@ -74,7 +74,7 @@ def _due(subject: Subject, route_plan: RoutePlan | None, now: int) -> tuple[Reco
 
 def _late(record: Record, now: int, lapse_instant: int) -> bool:
     """Tell whether something is due of a record at ``now``, or a hold at the instant by which they lapse."""
-    return now >= _next_end(record) or (record.due is not None and lapse_instant >= record.due)
+    return now >= next_end(record) or (record.due is not None and lapse_instant >= record.due)
 
 
 def advanced(subject: Subject, route_plan: RoutePlan | None, now: int, options: StoreOptions) -> Subject:
@@ -250,11 +250,11 @@ def _counted(route_plan: RoutePlan, takes: Mapping[str, int]) -> list[tuple[str,
 
 def next_due(record: Record) -> int:
     """The instant when something is due of a record, whatever is called: a hold lapses, a day or a window ends."""
-    end = _next_end(record)
+    end = next_end(record)
     return end if record.due is None else min(end, record.due)
 
 
-def _next_end(record: Record) -> int:
+def next_end(record: Record) -> int:
     """The instant when a day, a window or a subject's own limit ends."""
     ends = [window.end for meter in record.meters for window in meter.windows if window.name and window.end > record.at]
     ends += [own.until for own in record.overrides if own.until is not None and own.until > record.at]

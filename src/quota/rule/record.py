@@ -44,10 +44,11 @@ class Record:
 
     ``at``: the latest instant charged; time never runs backwards for a record. ``floor``: nothing before it is
     remembered, so a call from before it is refused an answer. ``token`` tells this record from one forgotten earlier.
-    ``version``: of a record in memory, it moves whenever anything but a plain charge changes it. ``leases`` go by name
-    and are replaced, never changed. ``overrides``: the subject's own limits, in place of those of the same names in its
-    plans. ``last_used``: the minute of its last admission, 0 before. ``plan_days``: from which day on it was charged on
-    which plan, by api. ``in_flight``: how many of the holds are open, by api and route; another one takes its place.
+    ``version``: of a record in memory, it moves whenever anything but a plain charge changes it, or a reservation.
+    ``leases`` go by name and are replaced, never changed. ``overrides``: the subject's own limits, in place of those of
+    the same names in its plans. ``last_used``: the minute of its last admission, 0 before. ``plan_days``: from which
+    day on it was charged on which plan, by api. ``in_flight``: how many of the holds are open, by api and route;
+    another one takes its place.
     """
 
     __slots__ = (
@@ -74,6 +75,10 @@ class Record:
     def due(self) -> int | None:
         """No hold lapses, or is to be forgotten, before then; None where there is none."""
         return None if self.holds is None else self.holds.due
+
+    def quiet(self, now: int) -> bool:
+        """Tell whether no hold lapses, or is to be forgotten, by then."""
+        return self.holds is None or self.holds.due is None or now < self.holds.due
 
     def meter(self, api: str, route: str, unit: str) -> Meter | None:
         for meter in self.meters:
@@ -111,7 +116,7 @@ class Record:
         record.meters = [Meter.decode(m, [day for day in days if day.meter == tuple(m[:3])]) for m in meters]
         record.holds = Kept(Hold.decode(id_, hold) for id_, hold in holds.items()) if holds else None
         for hold in record.holds.each() if record.holds else ():
-            record._open(hold.place, hold.still_open)
+            record.in_flight = record.opened(hold.place, hold.still_open)
         record.refunds = Kept(Refund(until, name) for name, until in refunds.items()) if refunds else None
         record.leases = {name: Lease.decode(lease) for name, lease in leases.items()} if leases else None
         record.overrides = tuple(Override(*override) for override in overrides)
@@ -151,7 +156,7 @@ class Record:
         plain += [(setattr, self, field, getattr(new, field)) for field in ("last_used", "plan_days", "in_flight")]
         if new.overrides != self.overrides:
             more.append((setattr, self, "overrides", new.overrides))
-        moved = bool(more) or new.due != self.due or new.leases is not self.leases
+        moved = bool(more) or new.leases is not self.leases
         return [*plain, *more, (setattr, self, "at", new.at), (setattr, self, "version", self.version + moved)]
 
     def metered(self, api: str, route: str, unit: str, now: int) -> Meter:
@@ -227,15 +232,14 @@ class Record:
         """Remember what is only held, or what became of it."""
         self.holds = self.holds or Kept()
         old = self.holds.get(hold.id)
-        self._open(hold.place, hold.still_open - (old is not None and old.still_open))
+        self.in_flight = self.opened(hold.place, hold.still_open - (old is not None and old.still_open))
         self.holds.put(hold)
 
-    def _open(self, place: tuple[str, ...], more: int) -> None:
-        """So many more reservations are open than before."""
-        if more:
-            count = self.in_flight.get(place, 0) + more
-            others = {other: found for other, found in self.in_flight.items() if other != place}
-            self.in_flight = {**others, place: count} if count else others
+    def opened(self, place: tuple[str, ...], more: int) -> Mapping[tuple[str, ...], int]:
+        """Count what is in flight when so many more reservations are open than before."""
+        count = self.in_flight.get(place, 0) + more
+        others = {other: found for other, found in self.in_flight.items() if other != place}
+        return {**others, place: count} if count else others
 
     def in_use(self, apis: str, route: str) -> int:
         """Count the reservations that are open: of a route, or of all where it is empty."""
@@ -259,7 +263,7 @@ class Record:
         hold = self.held(id_)
         if hold is not None and self.holds is not None:
             self.holds.drop(id_)
-            self._open(hold.place, -hold.still_open)
+            self.in_flight = self.opened(hold.place, -hold.still_open)
         return hold
 
     def lapse(self, now: int) -> None:
@@ -269,7 +273,7 @@ class Record:
         for hold in self.holds.ripe(now):
             if hold.still_open:
                 self.give_back(hold.taken_at, hold.takes)
-                self._open(hold.place, -1)
+                self.in_flight = self.opened(hold.place, -1)
             if hold.still_open and hold.until + DAY_US > now:
                 self.holds.put(hold.lapsed())
             else:

@@ -33,7 +33,7 @@ from quota.stores.memory.one_meter import OneMeter
 LEASED = files(
     "ledger/sync",
     "operations/headroom",
-    "stores/memory/locks",
+    "process/locks",
     "stores/memory/one_meter",
     *(f"stores/leased/{part}" for part in ("store", "holder", "index", "lane", "flow")),
 )

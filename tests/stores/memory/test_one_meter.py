@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from quota import Ledger, ManualClock, UsagePlan
-from quota.stores.memory import locks as _locks
+from quota.process import locks as _locks
 
 NOON = 1_700_049_600_000_000
 

@@ -9,8 +9,8 @@ import pytest
 from histories import GeneralStore
 from interleavings import NOON, plant
 from quota import Ledger, ManualClock, RequestMismatch, UsagePlan
-from quota.operations.headroom import Replayed, Told
 from quota.stores.memory import MemoryStore, retries
+from quota.stores.memory.retries import Replayed, Told
 from quota.stores.memory.store import MemoryStore as Store
 
 LIMITS = {

@@ -25,8 +25,15 @@ LIMITS = [
     "9/minute, 400/hour", "5/day", "40/10 minute", "7/day overage 2", "30/hour, 3/s burst 6", "90/day, 12/minute burst 9",
     "8/7 minute, 60/hour as long", "25/day by account, 9/hour", "20/hour by account, 5/s burst 9 by account", "2/s burst 5",
     "300/day by account, 600 tokens/minute by account as budget", "200/day overage 3, 50 tokens/day, 4 tokens/s burst 300",
+    "2 concurrent, 400/hour", "3 concurrent by account, 40/10 minute, 3/s burst 6", "4 concurrent, 2 concurrent by account as two, 90 tokens/hour",
 ]  # fmt: skip
-ROUTES = [{}, {}, {"/r": "7/minute as r"}, {"/r": "3/s burst 3", "/q": "20/hour as q"}]
+ROUTES = [
+    {},
+    {},
+    {"/r": "7/minute as r"},
+    {"/r": "3/s burst 3", "/q": "20/hour as q"},
+    {"/r": "1 concurrent as r", "/x": "9/hour"},
+]
 COSTS = [
     None,
     None,
@@ -45,7 +52,7 @@ PATHS = [None, None, None, "/r", "/q", "/x", "/c"]
 ON = [0, 1, 10_000, SECOND, 20 * SECOND, MINUTE, 61 * SECOND, 10 * MINUTE, HOUR, 7 * HOUR, 25 * HOUR]
 BACK = [-1, -SECOND, -61 * SECOND, -290 * SECOND, -400 * SECOND]
 KINDS = {
-    "consume": 30, "call": 22, "peek": 7, "again": 60, "remembered": 4, "tick": 20, "reserve": 4, "settle": 3, "refund": 3, "adjust": 2,
+    "consume": 30, "call": 22, "peek": 7, "again": 60, "remembered": 10, "tick": 20, "reserve": 6, "keep": 4, "hold_again": 14, "settle": 14, "stream": 2, "refund": 3, "adjust": 2,
     "change_plan": 4, "change_key": 2, "forget": 1, "look_again": 2,
 }  # fmt: skip
 
@@ -107,9 +114,14 @@ def told(decision):
     return (
         decision.allowed, decision.reason, decision.limits, decision.violated, decision.over, decision.crossed,
         decision.retry_at, decision.at, decision.cost, decision.replayed, decision.key and decision.key.id,
-        decision.plan, plain(decision._details().metered), decision.headers(), decision.headers("github"), decision.problem(),
+        decision.plan, [[at, sorted(part)] for at, part in plain(decision._details().metered)], decision.headers(), decision.headers("github"), decision.problem(),
         told_again(decision), len(decision._details().tokens), decision._details().tokens == (0, 0),
     )  # fmt: skip
+
+
+def standing(held):
+    """All that a reservation tells, but for its id."""
+    return held.held, held.spent, held.expires_at, held.settled, held.api, held.route, held.key
 
 
 def told_again(decision):
@@ -168,14 +180,33 @@ class Side:
 
     def reserve(self, name, nth, cost, ttl, **where):
         held = self.ledger.reserve(self._presented(name, nth), cost or 1, ttl=ttl, **where)
+        return *told(held.decision), self._holds(held)
+
+    def keep(self, name, nth, cost, ttl, **where):
+        decision = self.ledger.consume(
+            self._presented(name, nth), *([] if cost is None else [cost]), keep_slot=ttl, **where
+        )
+        return *self._kept(decision), self._holds(decision.slot)
+
+    def _holds(self, held):
+        if held is None:
+            return None
         self.held.append(held)
-        return told(held.decision)
+        self._named(held.id), self._named(held.decision.id)
+        return standing(held)
 
     def settle(self, which, actual):
+        """One of those that were made last, or any."""
         if not self.held:
             return None
-        held = self.held[which % len(self.held)]
-        return held.cancel() if actual is None else self._kept(held.commit(*actual))
+        held = self.held[which % len(self.held) if which % 2 else -1 - which % min(4, len(self.held))]
+        return [held.cancel() if actual is None else self._kept(held.commit(*actual)), standing(held)]
+
+    def stream(self, which, units, ttl):
+        held = self.held[-1 - which % min(4, len(self.held))] if self.held else None
+        if held is not None:
+            told(held.extend(ttl) or held.spend(units))
+        return held and list(standing(held))
 
     def refund(self, which, units):
         return self.ledger.refund(self.decisions[which % len(self.decisions)], units) if self.decisions else None
@@ -210,10 +241,11 @@ class Side:
     def counts(self):
         """Every record as it would be encoded."""
         found = self.records(self.ledger.store)
-        return {whose: self._encoded(record) for whose, record in found if record is not None and record.at}
+        return {whose: self._encoded(record, whose) for whose, record in found if record is not None and record.at}
 
-    def _encoded(self, record):
+    def _encoded(self, record, whose):
         data = plain(record.encode())
+        data[3] = whose.startswith("key") and data[3]  # of its last use only a key is told
         data[2] = self._named(data[2])
         if not self.remembered:
             data[8] = None
@@ -222,6 +254,7 @@ class Side:
         for hold in data[6].values():
             if len(hold) > 6:  # the decision that it is remembered under
                 hold[6] = hold[6] and self._named(hold[6])
+                hold[8] = [[self._named(handle), spending > 0] for handle, spending in hold[8]]
         remembered = record.requests.all() if self.remembered and record.requests else []
         whole = [earlier._replace(id=id_of(earlier), answer=answer_of(earlier)) for earlier in remembered]
         # What was done with a reservation is remembered under its id, behind a line's end.
@@ -243,7 +276,7 @@ class History:
     def __init__(self, seed):
         self.random = random.Random(seed)
         self.names = ["a", "b"]
-        self.called = None
+        self.called = self.holding = None
         self.clock = ManualClock(NOON + seed % 86_399 * SECOND)
 
     def _begin(self):
@@ -262,6 +295,7 @@ class History:
             kind = self.random.choices(list(KINDS), KINDS.values())[0]
             step = getattr(self, f"_{kind}")(self.random, self.random.choice(self.names))
             self.called = step if kind in ("consume", "call", "peek") else self.called
+            self.holding = step if kind in ("reserve", "keep") else self.holding
             yield step
 
     def _plan(self, id_, **more):
@@ -304,6 +338,19 @@ class History:
     def _reserve(self, pick, name):
         ttl, again = pick.choice([SECOND, MINUTE, HOUR, DAY]), pick.choice([None, None, "held"])
         return "reserve", (name, 0, pick.choice(COSTS), ttl), {**self._where(), "request_id": again}
+
+    def _keep(self, pick, name):
+        again = pick.choice([None, None, None, "kept"])
+        args = name, 0, pick.choice(COSTS), pick.choice([SECOND, MINUTE, HOUR])
+        return "keep", args, {**self._where(), "request_id": again}
+
+    def _hold_again(self, pick, name):
+        """Hold as was held last: what the rule need not be asked any more."""
+        return self.holding or self._reserve(pick, name)
+
+    def _stream(self, pick, name):
+        units = pick.choice([{"requests": 1}, {"tokens": 2}, {"requests": 2, "tokens": 1}])
+        return "stream", (pick.randrange(999), units, pick.choice([SECOND, MINUTE, HOUR])), {}
 
     def _settle(self, pick, name):
         return "settle", (pick.randrange(999), pick.choice(ACTUAL)), {}

@@ -15,9 +15,9 @@ import pytest
 import quota
 from quota import Ledger, ManualClock, Reason, UsagePlan
 from quota.operations.request import INFO, wants
+from quota.process import locks as _locks
 from quota.rule.record import minute_of
 from quota.stores.memory import MemoryStore
-from quota.stores.memory import locks as _locks
 from receipts import Change, Denial, Receipt, check_ceiling, check_receipts, justify_denials
 from scheduler import Found, explore, replay
 

@@ -76,7 +76,7 @@ def _until(quota, held):
 
 def use_slots(quota, ledger, secret, log, pick):
     """Open, spend, renew and close for ever. Some slots are left alone until they lapsed, and then used on."""
-    mine, numbers = {}, iter(range(10**9))
+    mine, numbers, tried = {}, iter(range(10**9)), False
     closes = {"commit": lambda held, units: held.commit(units), "cancel": lambda held, _: held.cancel()}
 
     def renewed(held):
@@ -87,6 +87,8 @@ def use_slots(quota, ledger, secret, log, pick):
         late = [number for number, (held, *_) in mine.items() if held._expires < now()]
         usable = late if late and pick.random() < 0.5 else [number for number, (*_, left) in mine.items() if not left]
         op = pick.choices(("open", "keep", "call", "renew", "spend", "commit", "cancel"), (3, 1, 1, 6, 4, 2, 2))[0]
+        if late and not tried:  # once in each process, not by chance: nothing revives what lapsed
+            op, usable, tried = "renew", late, True
         if op in ("open", "keep", "call") or not usable:
             number, units = next(numbers), pick.randint(1, 9)
             if op == "call":

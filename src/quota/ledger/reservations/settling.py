@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Coroutine, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -15,7 +13,6 @@ from ...decision import Decision, Details, Reason
 from ...errors import (
     InvalidCost,
     InvalidValue,
-    QuotaError,
     ReservationClosed,
     StoreBusy,
     StoreUnavailable,
@@ -23,13 +20,13 @@ from ...errors import (
     UnknownKey,
 )
 from ...key import ApiKey, Caller, KeyOrCaller
-from ...limit import REQUESTS, Cost, parse_cost
+from ...limit import REQUESTS, parse_cost
 from ...operations.request import Request
 from ...rule.entries import Amount, Hold
 from ...rule.limits import Outcome
 from ..administration import Asking, Step, same
 from ..holders import Holders
-from .handle import AsyncReservation, Reservation, _Held
+from .handle import Reservation, _Held
 
 T = TypeVar("T")
 FoundReservation = tuple[Hold, KeyOrCaller]
@@ -46,6 +43,8 @@ def lifetime(ttl: timedelta | int, field: str = "ttl") -> int:
 
 def hold_of(decision: Decision, request: Request) -> Hold:
     """Return the reservation of a decision: the first call's, where the decision is a replay."""
+    if (made := getattr(decision, "_made", None)) is not None:
+        return made  # type: ignore[no-any-return] # a hold
     details = decision._details()
     held = tuple([Amount(request.api, "", unit, units) for unit, units in details.takes.items()])
     remembered = details.id or "" if request.request_id is not None else ""
@@ -56,9 +55,12 @@ def hold_of(decision: Decision, request: Request) -> Hold:
     )  # fmt: skip
 
 
-def slot_of(decision: Decision, api: str, route: str | None) -> Hold:
-    """Return the reservation that keeps the slots of a decision."""
-    details = decision._details()
+def slot_of(decision: Decision, api: str, route: str | None) -> Hold | None:
+    """Return the reservation that keeps the slots of a decision, where one does."""
+    made: Hold | None = getattr(decision, "_made", None)
+    if made is not None or type(decision) is not Decision or not decision._full.slot:
+        return made
+    details = decision._full
     return Hold(
         details.until, details.slot, details.outcome.now, still_open=True, takes=(), api=api, route=route or "",
         above=details.above,
@@ -103,14 +105,14 @@ class Settling(Holders):
         takes: Mapping[str, int] | None = None
         if op == "spend" or (op == "commit" and value is not None):
             takes = parse_cost(value, "actual", 0)
-            units = {**hold.held(), **hold.gone()} or decision._details().takes
-            if isinstance(value, int) and set(units) != {REQUESTS}:
-                raise InvalidCost("actual", value, f"how many of each unit that is held: {', '.join(units)}")
+            if isinstance(value, int) and {*hold.held(), *hold.gone()} != {REQUESTS}:
+                units = {**hold.held(), **hold.gone()} or decision._details().takes
+                if set(units) != {REQUESTS}:
+                    raise InvalidCost("actual", value, f"how many of each unit that is held: {', '.join(units)}")
         ttl = lifetime(value) if op == "extend" else 0
-        subject = decision._details().key
-        if subject is None:  # allowed without the store: nothing is held
+        if "." not in held.id:  # allowed without the store: nothing is held
             return Step("", (), lambda _: decision)
-        key, caller = named(subject)
+        _, (key, caller) = _whose(held.id)
         again = hold.decision if not held.settled else ""
         args: tuple[Any, ...] = held._numbered(takes or {}) if op == "spend" else ()
         if op == "cancel" and again:
@@ -175,6 +177,16 @@ class Settled:
     """Take note of what was done with a reservation, at once or at last: metrics watch this alone."""
 
     store: Any
+    _again: Any = None
+
+    def _told(self, held: _Held, op: str, step: Step[Any], error: Exception, again: Callable[[Any], Any]) -> None:
+        """Tell of a settlement that failed, and have it tried again."""
+        from .again import told  # noqa: PLC0415 -- stores are seldom away
+
+        job = told(held, op, step, error)
+        if job is not None:
+            self._again = self._again or again(self)
+            self._again.put(job)
 
     def _done(self, held: _Held, op: str, answer: Any) -> None:
         held._done(op, answer)
@@ -188,7 +200,6 @@ class Reserving(Settled):
     _steps: Any
     _ask: Callable[..., Any]
     _asked: Callable[[Any], Any]
-    _again: Any = None
 
     def _settle(self, held: Reservation, op: str, value: Any) -> Any:
         """Ask for what becomes of a reservation; what the store cannot be asked for is told, and tried again."""
@@ -196,12 +207,9 @@ class Reserving(Settled):
         try:
             answer = self._ask(step) if guard is None else guard.ask(self._ask, step)
         except (StoreBusy, StoreUnavailable) as error:
-            from .again import Thread, told  # noqa: PLC0415 -- stores are seldom away
+            from .again import Thread  # noqa: PLC0415 -- stores are seldom away
 
-            job = told(held, op, step, error)
-            if job is not None:
-                self._again = self._again or Thread(self)
-                self._again.put(job)
+            self._told(held, op, step, error, Thread)
             raise
         self._done(held, op, answer)
         return answer
@@ -216,104 +224,3 @@ class Reserving(Settled):
 
     reservation.__doc__ = Settling.reservation.__doc__
     list_reservations.__doc__ = Settling.list_reservations.__doc__
-
-
-class AsyncReserving(Settled):
-    """The same of an ``AsyncLedger``."""
-
-    _steps: Any
-    _ask: Callable[..., Coroutine[Any, Any, Any]]
-    _asked: Callable[[Any], Coroutine[Any, Any, Any]]
-    _charge: Callable[..., Coroutine[Any, Any, Decision]]
-    _here: Any
-    _again: Any = None
-
-    async def _settle(self, held: AsyncReservation, op: str, value: Any) -> Any:
-        """See ``Ledger._settle``; done as a whole, though the task is cancelled meanwhile."""
-        step = self._steps.settle(held, op, value)
-        if self._here is not None:
-            return await self._settled(held, op, step)
-        from .again import whole  # noqa: PLC0415 -- most programs reserve nothing
-
-        # A spending that was cut short may have been made; what commits in the end knows all that was used.
-        return await whole(functools.partial(self._settled, held, op, step), times=1 if op == "spend" else 2)
-
-    async def _settled(self, held: AsyncReservation, op: str, step: Step[Any]) -> Any:
-        guard = held._guard(self, op)
-        try:
-            answer = await (self._ask(step) if guard is None else guard.ask_awaited(self._ask, step))
-        except (StoreBusy, StoreUnavailable) as error:
-            from .again import Tasks, told  # noqa: PLC0415 -- stores are seldom away
-
-            job = told(held, op, step, error)
-            if job is not None:
-                self._again = self._again or Tasks(self)
-                self._again.put(job)
-            raise
-        self._done(held, op, answer)
-        return answer
-
-    async def reservation(self, id: str) -> AsyncReservation:  # noqa: A002 -- the public contract
-        """See ``Ledger.reservation``."""
-        found = await self._asked(self._steps.reservation(id))
-        return AsyncReservation(decision_of(found), found[0], self._settle)
-
-    async def list_reservations(self, key_or_account: ApiKey | Account | str) -> list[AsyncReservation]:
-        """See ``Ledger.list_reservations``."""
-        found = await self._asked(self._steps.list_reservations(key_or_account))
-        return [AsyncReservation(decision_of(one), one[0], self._settle) for one in found]
-
-    async def _keep_slot(self, secret: Any, cost: Cost, ttl: timedelta | int, where: Mapping[str, Any]) -> Decision:
-        """Consume, and keep the slots."""
-
-        def held(decision: Decision) -> AsyncReservation | None:
-            if type(decision) is not Decision or not decision._full.slot:
-                return None
-            return AsyncReservation(decision, slot_of(decision, where["api"], where["route"]), self._settle)
-
-        decision = await self._unless_left(
-            self._charge("consume", secret, cost, lifetime(ttl, "keep_slot"), **where), held
-        )
-        slot = held(decision)
-        if slot is not None:
-            decision._slot = slot
-        return decision
-
-    async def _unless_left(
-        self, asking: Coroutine[Any, Any, Decision], held: Callable[[Decision], AsyncReservation | None]
-    ) -> Decision:
-        """Wait for a decision; what it holds is given back if its caller is cancelled meanwhile."""
-        if self._here is not None:
-            return await asking
-        import asyncio  # noqa: PLC0415 -- a store that waits has loaded it
-
-        task = kept_alive(asking)
-
-        def give_back(done: asyncio.Task[Decision]) -> None:
-            made = None if done.cancelled() or done.exception() is not None else held(done.result())
-            if made:
-                kept_alive(_given_back(made))
-
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            task.add_done_callback(give_back)
-            raise
-
-
-_running: set[Any] = set()
-
-
-def kept_alive(work: Coroutine[Any, Any, T]) -> Any:
-    """A task that goes on when nobody waits for it any more: the event loop itself holds tasks only weakly."""
-    import asyncio  # noqa: PLC0415 -- a ledger that is not awaited never needs it
-
-    task = asyncio.ensure_future(work)
-    _running.add(task)
-    task.add_done_callback(_running.discard)
-    return task
-
-
-async def _given_back(held: AsyncReservation) -> None:
-    with suppress(QuotaError):  # it was told, and it lapses
-        await held.cancel()

@@ -13,13 +13,13 @@ from ...operations.leases import LeaseGrant
 from ...operations.request import Request, barred
 from ...plan import UsagePlan
 from ...process.home import Home
+from ...process.locks import Exclusive
 from ...rule.charge import evaluate, metered
 from ...rule.leases import LeaseRequest
 from ...rule.limits import BEYOND, CompiledQuota, CompiledThrottle, Outcome, Reading, RoutePlan
 from ...rule.meter import Bucket, Meter
 from ...rule.record import MINUTE_US
 from ...rule.replan import level_at
-from ..memory.locks import Exclusive
 from ..memory.one_meter import Span
 from .lane import LeasedMeter, shape_of
 

@@ -44,46 +44,49 @@ class Binding:
 
     def _bind(self, request: Request, key_entry: KeyEntry, entry: Entry, subject: Subject) -> None:
         """Open the key's headroom again where it still holds, or compile one for what was just decided."""
-        record, room, now = key_entry.record, key_entry.room, request.now
-        if record is None or now < record.at:
+        room, now = key_entry.room, request.now
+        if not self._reopen(key_entry, now):
             return
-        if (
-            isinstance(room, OneMeter)
-            and room.version == record.version
-            and not room.until
-            and room.shape.live
-            and now < room.span.end
-        ):
-            room.open(record)
         plan = in_force(entry, subject, now).plans.get(request.api)
-        if plan is None or request.op not in ("consume", "peek"):
+        if plan is None or request.op not in ("consume", "peek", "reserve"):
             return
         route_plan = plan.route_plan(request.route, request.api)
-        if (
-            request.request_id is None
-            and isinstance(room, OneMeter)
-            and room.until
-            and room.shape.route_plan is route_plan
-        ):
+        if _unnamed(request) and isinstance(room, OneMeter) and room.until and room.shape.route_plan is route_plan:
             return
         # One that was bound and then served no call, because each changes the record, is bound every second time.
         old = next((old for old in key_entry.rooms if old.route_plan is route_plan), None)
-        if old is not None and (old.good(now) or not old.until) and not _on_one_meter(request, key_entry, subject, old):
+        if (
+            old is not None
+            and (old.good(now) or not old.until)
+            and not (_unnamed(request) and _on_one_meter(key_entry, subject, old))
+        ):
             old.until = old.until or 1
             return
         self._compile(request, key_entry, entry, subject)
 
+    @staticmethod
+    def _reopen(key_entry: KeyEntry, now: int) -> bool:
+        """Open the key's headroom of one meter again where it still holds; tell whether it is the record's time."""
+        record, room = key_entry.record, key_entry.room
+        if record is None or now < record.at:
+            return False
+        closed = isinstance(room, OneMeter) and room.version == record.version and not room.until
+        if closed and room.shape.live and now < room.span.end:  # type: ignore[union-attr] # one meter
+            room.open(record)  # type: ignore[union-attr] # as above
+        return True
+
     def _compile(self, request: Request, key_entry: KeyEntry, entry: Entry, subject: Subject) -> None:
-        compiled = compile_headroom(request, entry, subject, self._shape, bound=True)
+        compiled = compile_headroom(request, entry, subject, self._shape, bound=True, slots=True)
         if compiled is None:
             return
         now, room = request.now, key_entry.room
-        if _on_one_meter(request, key_entry, subject, compiled):
+        if _on_one_meter(key_entry, subject, compiled):
             room = OneMeter(key_entry)
             room.lay(compiled)
             self._renew(key_entry, room, now)
             room.open(compiled.own)
-            return
+            if _unnamed(request):
+                return
         late = [s for s in key_entry.key.secrets if s.expires_at is not None and to_us(s.expires_at) <= now]
         if (room.version < 0 and not key_entry.rooms) or any(self.rooms.get(secret.digest) is room for secret in late):
             self._renew(key_entry, NoMeter(key_entry), now)
@@ -124,8 +127,13 @@ class Binding:
         return refs
 
 
-def _on_one_meter(request: Request, key_entry: KeyEntry, subject: Subject, room: SeveralMeters) -> bool:
+def _unnamed(request: Request) -> bool:
+    """Tell whether nothing is kept of a call under a name."""
+    return request.request_id is None and request.op != "reserve"
+
+
+def _on_one_meter(key_entry: KeyEntry, subject: Subject, room: SeveralMeters) -> bool:
     """Tell whether the next calls like this one get the plainest form, which knows no ids, accounts or networks."""
-    plain = room.shape.simple and request.request_id is None and not key_entry.key.networks
+    plain = room.shape.simple and not key_entry.key.networks
     plain = plain and [cell[0].api for cell in room.cells] == [room.shape.api]
     return plain and len(subject.records()) == 1 and not key_entry.room.until

@@ -11,9 +11,9 @@ from ...key import KeyOrCaller
 from ...operations.headroom import SeveralMeters
 from ...operations.request import Scheduled
 from ...plan import UsagePlan
+from ...process.locks import Exclusive
 from ...rule.limits import StoreOptions
 from ...rule.record import Record
-from .locks import Exclusive
 from .one_meter import NoMeter, OneMeter
 
 

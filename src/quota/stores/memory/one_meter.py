@@ -16,10 +16,10 @@ from ...limit import REQUESTS
 from ...operations.headroom import Headroom, Place, SeveralMeters, Told
 from ...operations.request import INFO, barred, refused, wants
 from ...operations.shape import DEFAULT, unrouted
+from ...process.locks import wait_for
 from ...rule.limits import MAX_UNITS
 from ...rule.meter import Bucket, Meter
 from ...rule.record import MINUTE_US, Record, minute_of
-from .locks import wait_for
 
 
 class Asked:
@@ -32,7 +32,7 @@ class Asked:
     until: int
 
     def take_otherwise(  # noqa: C901 -- in line: a call more is a floor's quarter
-        self, now: int, cost: Any, api: str, route: str | None, address: str | None, scope: str | None, dry: bool
+        self, now: int, cost: Any, api: str, route: str | None, address: str | None, scope: str | None, dry: bool | None
     ) -> Decision | None:
         """Decide a call by a headroom of the key on several meters."""
         key_entry = self.key_entry
@@ -47,7 +47,7 @@ class Asked:
         else:
             return None
         amounts = shape.standard if cost is DEFAULT else shape.asked(cost)
-        if amounts is None or key_entry.room is not self:
+        if amounts is None or key_entry.room is not self or (dry is None and room.slots):
             return None
         if (scope is not None or room.key.networks) and barred(room.key, address, scope):
             return None
@@ -175,9 +175,12 @@ class OneMeter(Asked, _Hot):
         return (found,) if self.shape.throttle is None else (found, decision._level)
 
     def take(  # noqa: C901, PLR0912 -- in line: a call more is a tenth of its time
-        self, now: int, cost: Any, api: str, route: str | None, address: str | None, scope: str | None, dry: bool
+        self, now: int, cost: Any, api: str, route: str | None, address: str | None, scope: str | None, dry: bool | None
     ) -> Decision | None:
-        """Decide a call, here or by another headroom of the key; None where the rule must. ``dry``: for ``peek``."""
+        """Decide a call, here or by another headroom of the key; None where the rule must.
+
+        ``dry``: for ``peek``; None of a call that would keep its slots, which is not decided here where there are any.
+        """
         units = 1 if cost is DEFAULT else cost if type(cost) is int and 0 < cost <= MAX_UNITS else _alone(cost)
         shape = self.shape
         plain = api == shape.api and (route is None or unrouted(shape.own, route))
@@ -247,8 +250,12 @@ class OneMeter(Asked, _Hot):
         """Own the count from now on."""
         self.at = record.at
         self.total = self.meter.total
-        turn = record.at - record.at % MINUTE_US + MINUTE_US
-        self.until = self.shape.share("until", min(turn, self.span.end))
+        self._go_on(record, record.at - record.at % MINUTE_US)
+
+    def _go_on(self, record: Record, minute: int) -> None:
+        """Serve calls until the minute, or all that it was laid for, is over, or a reservation lapses."""
+        end = minute + MINUTE_US
+        self.until = self.shape.share("until", min(end, self.span.end, record.due or end))
 
     def flush(self) -> None:
         """Bring the record up to date while open: all that was admitted since was in the minute of ``at``."""
@@ -286,17 +293,18 @@ class OneMeter(Asked, _Hot):
             stripe.check()
             try:
                 stripe.busy = True
+                record = self.key_entry.record
                 if not self.until:
-                    record = self.key_entry.record
                     good = record is not None and self.version == record.version and self.shape.live
-                    if good and record.at <= now < self.span.end:
+                    if good and record.at <= now < self.span.end and record.quiet(now):
                         self.open(record)
                     return self.until > 0
-                if not (0 < self.until <= now < self.span.end and self.at <= now and self.shape.live):
+                good = 0 < self.until <= now < self.span.end and self.at <= now and self.shape.live
+                if not good or not record.quiet(now):
                     return False
                 self.flush()
-                minute = now - now % MINUTE_US
-                self.at, self.until = minute, self.shape.share("until", min(minute + MINUTE_US, self.span.end))
+                self.at = now - now % MINUTE_US
+                self._go_on(record, self.at)
                 return True
             finally:
                 stripe.busy = False

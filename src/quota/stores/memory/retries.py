@@ -4,27 +4,56 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...decision import Decision
+from ...decision import Decision, Details
+from ...key import KeyOrCaller
 from ...limit import parse_cost
-from ...operations.headroom import Replayed, SeveralMeters, Told
+from ...operations.headroom import Headroom, SeveralMeters, Told
 from ...operations.idempotency import asked_for, id_of
 from ...operations.request import barred, refused
-from ...operations.shape import DEFAULT
+from ...operations.shape import DEFAULT, Shape
 from ...process.atomic import at_once
+from ...process.locks import wait_for
 from ...rule.entries import RememberedRequest
-from .locks import wait_for
 from .one_meter import NoMeter, OneMeter
 
 _new = tuple.__new__  # half the time of the class
 
 
+class Replayed(Headroom):
+    """Stands behind an answer that is told again, with the key and the plan as they are now."""
+
+    __slots__ = ("answer", "key")
+
+    def __init__(self, answer: Any, key: KeyOrCaller, shape: Shape) -> None:
+        self.answer, self.key, self.shape = answer, key, shape
+
+    def again(self) -> Told:
+        """Return the decision that the earlier call had."""
+        decision: Told = Told()
+        decision.allowed, decision._room = True, self
+        decision._now = self.answer._now if isinstance(self.answer, Decision) else self.answer.outcome.now
+        return decision
+
+    def details(self, decision: Told) -> Details:  # noqa: ARG002 -- as every headroom's
+        answer = self.answer
+        found = answer._details() if isinstance(answer, Decision) else answer
+        return found.changed(  # type: ignore[no-any-return] # one of its kind
+            id=answer.id, key=self.key, plan=self.shape.plan, replayed=True
+        )
+
+    def rows(self, decision: Told) -> list[Any]:
+        """Tell all limits by the whole answer."""
+        return Decision._rows(decision)
+
+
 def take_named(  # noqa: C901 -- in line, as the plainest call
     own: OneMeter | NoMeter, now: int, cost: Any, api: str, route: str | None, address: str | None, scope: str | None,
-    name: object, ttl: int,
+    name: object, ttl: int, keep: object,
 ) -> Decision | None:  # fmt: skip
     """Decide a call under the request id ``name``, remembered for ``ttl`` microseconds; None where the rule must.
 
-    ``own``: all that the key's calls ask first. As in its ``take_otherwise``, an interrupt leaves no lock taken.
+    ``keep``: not None of a call that would keep its slots, which is not decided here where there are any. ``own``: all
+    that the key's calls ask first. As in its ``take_otherwise``, an interrupt leaves no lock taken.
     """
     if type(name) is not str or not 0 < len(name) <= 256 or not name.isprintable():
         return None
@@ -35,7 +64,7 @@ def take_named(  # noqa: C901 -- in line, as the plainest call
     else:
         return None
     amounts = room.shape.standard if cost is DEFAULT else room.shape.asked(cost)
-    if amounts is None or barred(room.key, address, scope):
+    if amounts is None or barred(room.key, address, scope) or (keep is not None and room.slots):
         return None
     stripe, lock, told, mine = key_entry.stripe, own.lock, None, False
     try:

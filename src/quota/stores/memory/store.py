@@ -105,6 +105,13 @@ class MemoryStore(Callers, Directory, Plans, Binding):
     def _perform(self, request: Request, key_entry: KeyEntry) -> Any:
         account = key_entry.account
         key_entry.room.close()
+        if request.op in ("reserve", "commit", "cancel") or (request.ttl and request.op == "consume"):
+            from .holding import decided  # noqa: PLC0415 -- loaded where something is held
+
+            told = decided(request, key_entry, known=self.rooms.get(request.ref) is key_entry.room)
+            if told:
+                self._reopen(key_entry, request.now)
+                return told[0]
         joint = account if account is not None and account.shared else None
         above = [] if account is None else self._above(request, key_entry)
         entry = self._entry(key_entry, shared=joint is not None)

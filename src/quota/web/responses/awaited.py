@@ -11,8 +11,8 @@ from typing import Any
 
 from ...decision import Decision
 from ...errors import InvalidCost, QuotaError
+from ...ledger.reservations.awaited import kept_alive
 from ...ledger.reservations.handle import AsyncReservation
-from ...ledger.reservations.settling import kept_alive
 from ..gate import KEPT, log
 from .carried import Carried
 

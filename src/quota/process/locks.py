@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ...clock import pause
-from ...errors import StoreBusy
+from ..clock import pause
+from ..errors import StoreBusy
 
 TRIES = 100
 
