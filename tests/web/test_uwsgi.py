@@ -55,7 +55,7 @@ def serve():
             [sys.executable, "-c", "import pyuwsgi, sys; pyuwsgi.run(sys.argv[1:])", "--http-socket", f"127.0.0.1:{port}",
              "--master", "--processes", "4", "--enable-threads", "--threads", "2", "--need-app", "--die-on-term",
              "--disable-logging", "--listen", "64", "--wsgi-file", str(HERE / "site_uwsgi.py")],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (HERE.parent / "src", HERE))),
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (paths.PACKAGE.parent, HERE))),
                  "QUOTA_STORE": store, "QUOTA_SECRET": secret},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip

@@ -18,7 +18,7 @@ class Served:
     """A server in processes of its own, up once each of its workers is; what it logs is kept."""
 
     def __init__(self, *command, ready, workers, **environment):
-        path = os.pathsep.join(map(str, (HERE.parent / "src", HERE)))
+        path = os.pathsep.join(map(str, (paths.PACKAGE.parent, HERE)))
         self.log = []
         self._up = threading.Event()
         self._ready, self._workers = ready, workers
