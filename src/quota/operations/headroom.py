@@ -11,6 +11,7 @@ all is worked out first; what is then written is written between two such places
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from ..decision import Decision, Details, Reason, _lazy, reason_of
@@ -163,13 +164,13 @@ class SeveralMeters(Headroom):
     A meter is an object here; for a script of an engine's, (record, meter) by index, and a bucket is (record, meter,
     bucket). ``slots``: (record, apis, route, limit) of calls in flight, the last first; they are read last.
     ``end``: when something is due, reservations aside. ``began``, ``until``: the minute that it was last asked in, 0
-    before. ``own``, ``last``: the key's record, and the next one or the same; ``third``, ``fourth``: those of accounts
-    above, or None; ``more``: any beyond. ``tag``: what a store keeps with it.
+    before. ``own``, ``last``: the key's record, and the next one or the same; ``above``: any beyond, of accounts above,
+    each with its version. ``tag``: what a store keeps with it.
     """
 
     __slots__ = (
-        "bases", "began", "cells", "end", "fourth", "fourth_version", "key", "last", "last_version", "more", "own",
-        "own_version", "places", "pours", "slots", "tag", "third", "third_version", "tokens",
+        "above", "bases", "began", "cells", "end", "key", "last", "last_version", "own", "own_version", "places",
+        "pours", "slots", "tag", "tokens",
     )  # fmt: skip
 
     cells: tuple[tuple[Any, ...], ...]
@@ -178,9 +179,7 @@ class SeveralMeters(Headroom):
     end: int
     own: Record
     last: Record
-    third: Record | None
-    fourth: Record | None
-    more: tuple[tuple[Record, int], ...]
+    above: tuple[tuple[Record, int], ...]
     tag: Any
 
     @property
@@ -191,11 +190,7 @@ class SeveralMeters(Headroom):
     def bind(self, records: Sequence[Record]) -> None:
         """Bind it to the records that its meters are of, as they are now."""
         self.own, self.last = records[0], records[1] if len(records) > 1 else records[0]
-        above: list[Record | None] = [*records[2:], None, None]
-        third, fourth, *more = above
-        self.third, self.third_version = third, third.version if third else 0
-        self.fourth, self.fourth_version = fourth, fourth.version if fourth else 0
-        self.more = tuple([(record, record.version) for record in more if record is not None])
+        self.above = tuple([(record, record.version) for record in records[2:]])
         self.own_version, self.last_version = self.own.version, self.last.version
         self.began = self.until = 0
 
@@ -213,13 +208,10 @@ class SeveralMeters(Headroom):
 
     def _good_above(self, now: int) -> bool:
         """Tell whether the records of accounts above stand as well."""
-        third, fourth = self.third, self.fourth
-        if third is None or third.version != self.third_version or third.at > now or not third.quiet(now):
-            return third is None
-        if fourth is None:
-            return True
-        more = ((fourth, self.fourth_version), *self.more)
-        return all(record.version == version and record.at <= now and record.quiet(now) for record, version in more)
+        for record, version in self.above:
+            if record.version != version or record.at > now or not (record.holds is None or record.quiet(now)):
+                return False
+        return True
 
     def take(  # noqa: C901, PLR0912 -- in line: a call more is a floor's quarter
         self, decision: Told, amounts: list[int], now: int, dry: bool
@@ -228,14 +220,14 @@ class SeveralMeters(Headroom):
 
         The caller sees to it that nobody else counts on these records. ``dry`` answers the same and changes nothing.
         """
-        own, last, third = self.own, self.last, self.third
+        own, last, above = self.own, self.last, self.above
         if not (
             own.at <= now < self.until
             and own.version == self.own_version
             and (own.holds is None or own.quiet(now))
             and self.shape.live
             and (last is own or (last.version == self.last_version and last.at <= now and last.quiet(now)))
-            and (third is None or self._good_above(now))
+            and (not above or self._good_above(now))
         ) and not self.good(now):
             return None
         found: list[int] = []
@@ -258,14 +250,14 @@ class SeveralMeters(Headroom):
             return None
         decision._room, decision._now = self, now  # in pairs: of four a tuple would be made
         decision._amounts = amounts
-        decision._found = found if allowed else self._untouched(now)
+        decision._found = found
         decision.allowed = allowed
         if dry:
             decision._dry = True
         if dry or not allowed:
             return allowed
-        width, filled_ones = len(cells), len(pours)
-        few = width <= 4 and filled_ones <= 2 and (third is None or not self._behind())
+        width, filled_ones, high = len(cells), len(pours), len(above)
+        few = width <= 4 and filled_ones <= 2 and (not high or not self._behind())
         if not few or own.last_used != self.began or last.at < self.began:
             at_once(*self.steps(found, now))
             return True
@@ -286,10 +278,10 @@ class SeveralMeters(Headroom):
                 bucket.level = found[width + 1]
                 bucket.at = now
         own.at = last.at = now
-        if third is not None:
-            third.at = now
-            if self.fourth is not None:
-                self.fourth.at = now
+        if high:
+            above[0][0].at = now
+            if high > 1:
+                above[1][0].at = now
         return True
 
     def _free(self, found: list[int], amounts: list[int]) -> bool:
@@ -303,38 +295,40 @@ class SeveralMeters(Headroom):
 
     def _behind(self) -> bool:
         """Tell whether an account above begins a minute, or there are too many to be written by stores alone."""
-        third, fourth, began = self.third, self.fourth, self.began
-        return third.at < began or (fourth is not None and (fourth.at < began or bool(self.more)))  # type: ignore[union-attr] # there is one
+        above, began = self.above, self.began
+        high = len(above)
+        return above[0][0].at < began or (high > 1 and (above[1][0].at < began or high > 2))
 
-    def _untouched(self, now: int) -> list[int]:
-        """Return what meters and buckets read at ``now`` while nobody takes anything."""
-        return [
-            *[cell.total for cell, _, _, _ in self.cells],
-            *[max(0, bucket.level - drain * (now - bucket.at)) for bucket, _, drain, _, _ in self.pours],
-            *[record.in_use(apis, route) for record, apis, route, _ in self.slots],
-        ]
+    def found(self, decision: Told) -> Sequence[int]:
+        """See ``Headroom.found``; what was refused left all as it was."""
+        found, amounts = decision._found, decision._amounts
+        if decision.allowed or type(amounts) is not list:
+            return found  # type: ignore[no-any-return] # numbers
+        asked = [amounts[cell[1]] for cell in self.cells] + [amounts[pour[1]] * pour[3] for pour in self.pours]
+        return [after - more for after, more in zip_longest(found, asked, fillvalue=0)]
 
     def records(self) -> list[Record]:
         """Return the records that it is bound to."""
-        above = [self.third, self.fourth, *(record for record, _ in self.more)] if self.third is not None else []
-        return list(dict.fromkeys((self.own, self.last, *filter(None, above))))
+        own, last = self.own, self.last
+        return [own, *([] if last is own else [last]), *[record for record, _ in self.above]]
 
     def steps(self, found: Sequence[int], now: int, *, admitted: bool = True) -> list[Step]:
         """Return a commit of any size; the first of a minute notes what all meters of a record read when that began.
 
         ``found``: of the meters, and of the buckets where these are told.
         """
+        minute, own = now - now % MINUTE_US, self.own
         steps: list[Step] = [(setattr, cell[0], "total", total) for cell, total in zip(self.cells, found, strict=False)]
         for (bucket, *_), level in zip(self.pours, found[len(self.cells) :], strict=False):
-            steps += [(setattr, bucket, "level", level), (setattr, bucket, "at", now)]
+            steps += (setattr, bucket, "level", level), (setattr, bucket, "at", now)
         for record in self.records():
-            if record.at < now - now % MINUTE_US:
+            if record.at < minute:
                 steps += [(setattr, meter, "minute", meter.total) for meter in record.meters]
                 if record.at < now - now % HOUR_US:
                     steps += [(setattr, meter, "hour", meter.total) for meter in record.meters]
             steps.append((setattr, record, "at", now))
-        if admitted and self.own.last_used != minute_of(now):
-            steps.append((setattr, self.own, "last_used", minute_of(now)))
+        if admitted and own.last_used != minute:
+            steps.append((setattr, own, "last_used", minute_of(now)))
         return steps
 
     def conclude(

@@ -39,20 +39,8 @@ class Shape:
     """
 
     __slots__ = (
-        "__weakref__",
-        "_latest",
-        "api",
-        "live",
-        "own",
-        "plan",
-        "route",
-        "route_plan",
-        "simple",
-        "simple_cost",
-        "standard",
-        "throttle",
-        "units",
-        "wide",
+        "__weakref__", "_latest", "api", "live", "own", "plan", "route", "route_plan", "simple", "simple_cost",
+        "standard", "throttle", "units", "wide",
     )  # fmt: skip
 
     def __init__(self, plan: UsagePlan, route_plan: RoutePlan, missing: frozenset[str] = frozenset()) -> None:

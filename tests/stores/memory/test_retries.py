@@ -9,6 +9,7 @@ import pytest
 from histories import GeneralStore
 from interleavings import NOON, plant
 from quota import Ledger, ManualClock, RequestMismatch, UsagePlan
+from quota.ledger import sync as ledger_module
 from quota.stores.memory import MemoryStore, retries
 from quota.stores.memory.retries import Replayed, Told
 from quota.stores.memory.store import MemoryStore as Store
@@ -96,7 +97,8 @@ def test_what_was_refunded_is_not_told_again():
 def test_after_its_time_a_name_is_another_call():
     """As long as ``request_ttl`` says, to the microsecond; what is over is forgotten, two with each call."""
     ledger, clock, key = opened()
-    ledger.consume(key, request_id="r")
+    for name in ("a", "b", "c", "r"):
+        ledger.consume(key, request_id=name)
     clock.advance(timedelta(seconds=59, microseconds=999_999))
     assert ledger.consume(key, request_id="r").replayed
     clock.advance(1)
@@ -129,19 +131,20 @@ def test_calls_by_an_id_ask_no_rule(monkeypatch):
 
 
 PLANTED = {
-    "another call is told": ("earlier.asked != asked or ", "", test_another_call_of_that_name_is_told, {"cost": 2}),
-    "a refunded call is told": ("record.refunds is not None and ", "False and ", test_what_was_refunded_is_not_told_again),
-    "a call is told for ever": ("earlier.until > now", "True", test_after_its_time_a_name_is_another_call),
-    "a call is told once more": ("earlier.until > now", "earlier.until >= now", test_after_its_time_a_name_is_another_call),
-    "none is told": ("earlier is not None and", "False and", test_a_retry_of_an_exhausted_key_is_told_its_admission),
-    "nothing is forgotten": ("record.remembering(remembered, now)", "record.remembering(remembered, 0)", test_after_its_time_a_name_is_another_call),
+    "another call is told": ("_again", "earlier.asked == asked and ", "", test_another_call_of_that_name_is_told, {"cost": 2}),
+    "a refunded call is told": ("_again", "record.refunds is not None and ", "False and ", test_what_was_refunded_is_not_told_again),
+    "a call is told for ever": ("take_named", "earlier.until > now", "True", test_after_its_time_a_name_is_another_call),
+    "a call is told once more": ("take_named", "earlier.until > now", "earlier.until >= now", test_after_its_time_a_name_is_another_call),
+    "none is told": ("take_named", "earlier is not None and", "False and", test_a_retry_of_an_exhausted_key_is_told_its_admission),
+    "nothing is forgotten": ("_alone", "remembering(remembered, now)", "remembering(remembered, 0)", test_after_its_time_a_name_is_another_call),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("what", PLANTED)
 def test_planted_bugs_are_found(monkeypatch, what):
     """Each test above sees what it is for."""
-    old, new, test, *arguments = PLANTED[what]
-    plant(monkeypatch, retries, "_take", {old: new})
+    function, old, new, test, *arguments = PLANTED[what]
+    plant(monkeypatch, retries, function, {old: new})
+    monkeypatch.setattr(ledger_module, "take_named", retries.take_named)
     with pytest.raises((AssertionError, pytest.fail.Exception)):
         test(*arguments)

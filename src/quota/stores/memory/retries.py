@@ -64,7 +64,9 @@ def take_named(  # noqa: C901 -- in line, as the plainest call
     else:
         return None
     amounts = room.shape.standard if cost is DEFAULT else room.shape.asked(cost)
-    if amounts is None or barred(room.key, address, scope) or (keep is not None and room.slots):
+    if amounts is None or (keep is not None and room.slots):
+        return None
+    if (scope is not None or room.key.networks) and barred(room.key, address, scope):
         return None
     stripe, lock, told, mine = key_entry.stripe, own.lock, None, False
     try:
@@ -72,19 +74,13 @@ def take_named(  # noqa: C901 -- in line, as the plainest call
             wait_for(lock)
         if not stripe.busy and key_entry.room is own:
             mine = stripe.busy = True
-            until = own.until
-            if until:
-                own.close()
-            told = _take(
-                room,
-                amounts,
-                now,
-                name,
-                ttl,
-                asked_for("consume", api, route, None if cost is DEFAULT else parse_cost(cost)),
-            )
-            if until:
-                own.open(room.own)
+            asked = asked_for("consume", api, route, None if cost is DEFAULT else parse_cost(cost))
+            earlier = None if room.own.requests is None else room.own.requests.get(name)
+            if earlier is not None and earlier.until > now:
+                told = _again(own, room, earlier, asked, now)
+            else:
+                kept = (now + ttl, name, "", room.shape.plan.id, room.shape.share("asked", asked))
+                told = _alone(own, room, amounts, now, kept) or _take(own, room, amounts, now, kept)
             mine = stripe.busy = False
         lock.release()
     except BaseException:
@@ -96,22 +92,50 @@ def take_named(  # noqa: C901 -- in line, as the plainest call
     return told if told is None or told.allowed else refused(told, api, route)
 
 
-def _take(
-    room: SeveralMeters, amounts: list[int], now: int, name: str, ttl: int, asked: tuple[Any, ...]
-) -> Decision | None:
-    """Decide under the lock: as an earlier call of that name was, or now."""
+def _again(
+    own: OneMeter | NoMeter, room: SeveralMeters, earlier: RememberedRequest, asked: tuple[Any, ...], now: int
+) -> Told | None:
+    """Tell the answer of an earlier call of that name, where nothing changed since and nothing is due."""
+    record = room.own
+    same = earlier.asked == asked and earlier.plan_id == room.shape.plan.id and room.shape.live
+    same = same and record.version == room.own_version and (record.holds is None or record.quiet(now))
+    if not (same and (own.at if own.until else record.at) <= now < room.end):  # type: ignore[union-attr] # open: one meter
+        return None
+    if record.refunds is not None and record.refunded(id_of(earlier)):
+        return None
+    return Replayed(earlier.answer, room.key, room.shape).again()
+
+
+def _alone(
+    own: OneMeter | NoMeter, room: SeveralMeters, amounts: list[int], now: int, kept: tuple[Any, ...]
+) -> Told | None:
+    """Admit on the key's headroom of one meter, which stays open; None where another way must be gone."""
+    if type(own) is not OneMeter or own.shape is not room.shape or not own.at <= now < own.until:
+        return None
+    total, shape = own.total + amounts[0], own.shape
+    if total > own.soft or shape.throttle is not None or not shape.live:
+        return None
     decision: Told = Told()
+    decision.allowed, decision._room = True, own
+    decision._now, decision._amounts, decision._found = now, amounts[0], total
+    remembered = _new(RememberedRequest, (*kept, decision))
+    at_once((setattr, own, "total", total), (setattr, own, "at", now), *room.own.remembering(remembered, now))
+    return decision
+
+
+def _take(
+    own: OneMeter | NoMeter, room: SeveralMeters, amounts: list[int], now: int, kept: tuple[Any, ...]
+) -> Told | None:
+    """Decide by the headroom of several meters, and remember an admission."""
+    decision: Told = Told()
+    until = own.until
+    if until:
+        own.close()
     allowed = room.take(decision, amounts, now, True)  # noqa: FBT003
-    record, plan = room.own, room.shape.plan
-    earlier = None if record.requests is None or allowed is None else record.requests.get(name)
-    if earlier is not None and earlier.until > now:
-        if earlier.asked != asked or earlier.plan_id != plan.id:
-            return None
-        if record.refunds is not None and record.refunded(id_of(earlier)):
-            return None
-        return Replayed(earlier.answer, room.key, room.shape).again()
     if allowed:
         del decision._dry
-        remembered = _new(RememberedRequest, (now + ttl, name, "", plan.id, room.shape.share("asked", asked), decision))
-        at_once(*room.steps(decision._found, now), *record.remembering(remembered, now))
+        remembered = _new(RememberedRequest, (*kept, decision))
+        at_once(*room.steps(decision._found, now), *room.own.remembering(remembered, now))
+    if until:
+        own.open(room.own)  # type: ignore[union-attr] # it was
     return None if allowed is None else decision
