@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -51,7 +52,7 @@ class LimitStatus:
 _TOLD = ("name", "unit", "limit", "used", "remaining", "holder", "extra", "over")
 
 
-_new = object.__new__
+_new, _set = object.__new__, object.__setattr__
 _window_end = lru_cache(maxsize=256)(to_datetime)
 """Windows' ends: the same for all calls of a window."""
 
@@ -61,17 +62,31 @@ def status_at(
 ) -> LimitStatus:
     """A limit as users see it after a call."""
     left = limit.limit + extra - used
-    read = _window_end if isinstance(limit, CompiledQuota) else to_datetime
-    end = None if isinstance(limit, CompiledConcurrency) else read(resets_at)
+    fields, ends = _lasting(limit)
+    told = fields.copy()  # and then each of its own: a new one takes three times as long
+    told["used"], told["remaining"] = used, left if left > 0 else 0  # noqa: FURB136 -- a call
+    told["holder"], told["extra"] = holder, extra
+    if ends is not None:
+        told["resets_at"] = ends(resets_at)
+    if left < 0:
+        told["over"] = -left
+    if retry_at is not None:
+        told["retry_at"] = to_datetime(retry_at)
     status = _new(LimitStatus)
-    fields = {
-        "name": limit.told, "unit": limit.unit, "limit": limit.limit, "used": used, "remaining": max(0, left),
-        "resets_at": end, "window": limit.length,
-        "holder": holder, "extra": extra, "over": -left if left < 0 else 0,
-        "retry_at": None if retry_at is None else to_datetime(retry_at), "scheduled": None,
-    }  # fmt: skip
-    object.__setattr__(status, "__dict__", fields)  # at once: an ``__init__`` takes three times as long
+    _set(status, "__dict__", told)  # at once: an ``__init__`` takes three times as long
     return status
+
+
+@lru_cache(maxsize=1024)
+def _lasting(limit: CompiledLimit) -> tuple[dict[str, Any], Callable[[int], datetime] | None]:
+    """Return what is told of a limit whatever the call, and how its end is read where it has one."""
+    fields = {
+        "name": limit.told, "unit": limit.unit, "limit": limit.limit, "used": 0, "remaining": 0, "resets_at": None,
+        "window": limit.length, "holder": "", "extra": 0, "over": 0, "retry_at": None, "scheduled": None,
+    }  # fmt: skip
+    if isinstance(limit, CompiledConcurrency):
+        return fields, None
+    return fields, _window_end if isinstance(limit, CompiledQuota) else to_datetime
 
 
 def status_of(state: LimitState, key: KeyOrCaller | None) -> LimitStatus:

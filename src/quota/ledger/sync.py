@@ -228,16 +228,9 @@ class Ledger(Reserving):
         return decision
 
     def peek(
-        self,
-        secret: Credential,
-        cost: Cost = DEFAULT,
-        *,
-        api: str = "",
-        route: str | None = None,
-        request_id: str | None = None,
-        address: str | None = None,
-        scope: str | None = None,
-    ) -> Decision:
+        self, secret: Credential, cost: Cost = DEFAULT, *, api: str = "", route: str | None = None,
+        request_id: str | None = None, address: str | None = None, scope: str | None = None,
+    ) -> Decision:  # fmt: skip
         """The decision that ``consume`` would return, on the same code path, changing nothing."""
         now = self._clock()
         kind = type(secret)
@@ -265,33 +258,18 @@ class Ledger(Reserving):
         return decision if wants[0].get(INFO) is False else refused(decision, "", None)
 
     def require(
-        self,
-        secret: Credential,
-        cost: Cost = DEFAULT,
-        *,
-        api: str = "",
-        route: str | None = None,
-        request_id: str | None = None,
-        address: str | None = None,
-        scope: str | None = None,
-    ) -> Decision:
+        self, secret: Credential, cost: Cost = DEFAULT, *, api: str = "", route: str | None = None,
+        request_id: str | None = None, address: str | None = None, scope: str | None = None,
+    ) -> Decision:  # fmt: skip
         """``consume`` that raises ``NotAllowed``, which carries the decision, in place of returning a refusal."""
         return required(
             self.consume(secret, cost, api=api, route=route, request_id=request_id, address=address, scope=scope)
         )
 
     def acquire(
-        self,
-        secret: Credential,
-        cost: Cost = DEFAULT,
-        *,
-        timeout: float | timedelta,
-        api: str = "",
-        route: str | None = None,
-        request_id: str | None = None,
-        address: str | None = None,
-        scope: str | None = None,
-    ) -> Decision:
+        self, secret: Credential, cost: Cost = DEFAULT, *, timeout: float | timedelta, api: str = "",
+        route: str | None = None, request_id: str | None = None, address: str | None = None, scope: str | None = None,
+    ) -> Decision:  # fmt: skip
         """``consume`` that waits until it is admitted, for ``timeout`` (seconds, or a timedelta) at most.
 
         Refuses at once what cannot be admitted by then; a slot in flight may come back at any time. First come, first
@@ -303,18 +281,9 @@ class Ledger(Reserving):
         return until_admitted(self, "consume", secret, cost, timeout, where)  # type: ignore[no-any-return]
 
     def reserve(
-        self,
-        secret: Credential,
-        cost: Cost,
-        *,
-        ttl: timedelta | int,
-        timeout: float | timedelta = 0,
-        api: str = "",
-        route: str | None = None,
-        request_id: str | None = None,
-        address: str | None = None,
-        scope: str | None = None,
-    ) -> Reservation:
+        self, secret: Credential, cost: Cost, *, ttl: timedelta | int, timeout: float | timedelta = 0, api: str = "",
+        route: str | None = None, request_id: str | None = None, address: str | None = None, scope: str | None = None,
+    ) -> Reservation:  # fmt: skip
         """Hold units now and commit or cancel them later; after ``ttl`` they go back by themselves.
 
         ``ttl``: a timedelta, or microseconds. ``timeout``: wait as ``acquire`` does. Everything else as in ``consume``.

@@ -46,7 +46,7 @@ class Replayed(Headroom):
         return Decision._rows(decision)
 
 
-def take_named(  # noqa: C901 -- in line, as the plainest call
+def take_named(  # noqa: C901, PLR0912 -- in line, as the plainest call
     own: OneMeter | NoMeter, now: int, cost: Any, api: str, route: str | None, address: str | None, scope: str | None,
     name: object, ttl: int, keep: object,
 ) -> Decision | None:  # fmt: skip
