@@ -15,7 +15,7 @@ import attrs
 from ..clock import Clock, system_clock
 from ..decision import Decision, Details, Reason
 from ..errors import ClockSkew, InvalidValue, StoreBusy, StoreUnavailable
-from ..headers import PROFILES
+from ..headers import PROFILES, headers
 from ..key import ApiKey, Caller
 from ..ledger.reservations.handle import AsyncReservation, Reservation
 from ..limit import Cost, Limit, parse_cost
@@ -204,12 +204,7 @@ class Gate:
 
     def shown(self, decision: Decision) -> dict[str, str]:
         """The headers that an admitted response carries."""
-        if self.profile is None:
-            return {}
-        found = decision.headers(self.profile)
-        if not decision.allowed:
-            found.pop("Retry-After", None)
-        return found
+        return {} if self.profile is None else headers(self.profile, decision._rows(), decision._now, None)
 
     def refusal(self, decision: Decision, method: str, request: Request = None) -> Answer:
         """The whole answer to a refused request. HEAD gets no body."""
