@@ -17,7 +17,7 @@ from interrupts import interrupts
 from quota import Ledger, ManualClock, QuotaError, UsagePlan
 from quota.clock import to_datetime
 from quota.operations.headroom import Told
-from quota.stores.memory import MemoryStore, accounts, retries
+from quota.stores.memory import MemoryStore, accounts, holding, retries
 
 CORE = [
     importlib.import_module(f"{Ledger.__module__.removesuffix('.ledger.sync')}.{name}")
@@ -223,9 +223,10 @@ def test_all_or_nothing_at_any_instant(name, later, kind):
 PLANTED = {
     "records one after the other": ((MemoryStore, "_keep", {"steps += record.changes(copy)": "self._outbox.at_once(record.changes(copy), ())"}), ["commit more", "consume", "refund"]),
     "what is kept by name goes first": ((MemoryStore, "_keep", {"steps += record": "self._outbox.at_once(copy.written(), ()); steps += record"}), ["cancel", "refund"]),
-    "step by step": ((MemoryStore, "_keep", {"self._outbox.at_once(steps, subject.told)": "[step[0](*step[1:]) for step in steps]"}), ["cancel", "refund", "reserve"]),
+    "step by step": ((MemoryStore, "_keep", {"self._outbox.at_once(steps, subject.told)": "[step[0](*step[1:]) for step in steps]"}), ["cancel", "refund"]),
+    "counted, then held": ((holding, "_held", {"now), *[": "now)); at_once(*["}), ["reserve"]),
     "an account moved step by step": ((accounts, "change_account", {"store._outbox.at_once(_placed(store, entry, account), account_changed(old, account, by))": "[step[0](*step[1:]) for step in _placed(store, entry, account)]"}), ["an account goes below others"]),
-    "counted, then remembered": ((retries, "_take", {"now), *record.remembering": "now)); at_once(*record.remembering"}), ["consume by an id"]),
+    "counted, then remembered": ((retries, "_take", {"now), *room.own.remembering": "now)); at_once(*room.own.remembering"}), ["consume by an id"]),
 }  # fmt: skip
 
 

@@ -45,10 +45,13 @@ LEASING = (
 )
 
 
-def opened():
+THROTTLED = "1000/day, 100/s burst 100"
+
+
+def opened(limits=THROTTLED):
     clock = ManualClock(NOON)
     ledger = Ledger(clock=clock)
-    ledger.add_plan(UsagePlan("p", "1000/day, 100/s burst 100"))
+    ledger.add_plan(UsagePlan("p", limits))
     key, secret = ledger.issue_key("k", "p", id="k")
     ledger.consume(secret)
     return ledger, clock, key, secret
@@ -57,11 +60,12 @@ def opened():
 @pytest.mark.parametrize("before", [[], [{"request_id": "q"}]], ids=["plain", "named before"])
 @pytest.mark.parametrize("options", [{}, {"request_id": "r"}, {"route": "/r"}], ids=["fast", "named", "route"])
 @pytest.mark.parametrize("later", [0, 60_000_000], ids=["same minute", "next minute"])
-def test_an_interrupt_leaves_no_lock_taken(options, before, later):
+@pytest.mark.parametrize("limits", [THROTTLED, "1000/day"])
+def test_an_interrupt_leaves_no_lock_taken(limits, options, before, later):
     """Interrupted after each call that consume makes in turn: others go on, and nothing is half counted."""
     instants = 0
     while True:
-        ledger, clock, key, secret = opened()
+        ledger, clock, key, secret = opened(limits)
         for earlier in before:
             ledger.consume(secret, **earlier)
         clock.advance(later)
@@ -74,6 +78,13 @@ def test_an_interrupt_leaves_no_lock_taken(options, before, later):
         assert again.replayed == (used == 2 and "request_id" in options)
         assert again.limits[0].used == used + len(before) + (not again.replayed)
     assert instants > 5
+
+
+def test_a_call_by_an_id_that_is_written_in_two_goes_is_found(monkeypatch):
+    """Counted, and then remembered."""
+    plant(monkeypatch, _retries, "_alone", {'"at", now), *room.own': '"at", now)); at_once(*room.own'})
+    with pytest.raises(AssertionError):
+        test_an_interrupt_leaves_no_lock_taken("1000/day", {"request_id": "r"}, [{"request_id": "q"}], 0)
 
 
 @pytest.mark.parametrize("which", [0, 1], ids=["the same", "another"])

@@ -58,7 +58,7 @@ ROWS = [
         r"tests/stores/leased/test_simulation\.py::test_histories_that_failed_once": lambda: 1,
         r"tests/stores/leased/test_simulation\.py::test_crowded_histories": lambda: 10,
         r"tests/stores/leased/test_simulation\.py::test_many_crowded_histories": lambda: 200,
-        r"tests/stores/leased/test_simulation\.py::test_many_histories": lambda: 240,
+        r"tests/stores/leased/test_simulation\.py::test_many_histories": lambda: 250,
         r"tests/stores/leased/test_route_plans\.py::test_histories": lambda: 12,
         r"tests/stores/leased/test_route_plans\.py::test_many_histories": lambda: 200,
         r"tests/stores/test_account_plans\.py::test_a_thousand_random_trees": lambda: 50,

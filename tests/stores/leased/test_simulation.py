@@ -116,18 +116,18 @@ def test_crowded_histories_catch(bug, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", range(10))
+@pytest.mark.parametrize("part", range(5))
 def test_many_crowded_histories(part):
-    """As above, two thousand times."""
+    """As above, a thousand times."""
     for seed in range(60_000 + part * 200, 60_000 + part * 200 + 200):
         simulate(seed, crowded=True)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", range(50))
+@pytest.mark.parametrize("part", range(20))
 def test_many_histories(part):
-    """As above, twelve thousand times."""
-    for seed in range(10_000 + part * 240, 10_000 + part * 240 + 240):
+    """As above, five thousand times."""
+    for seed in range(10_000 + part * 250, 10_000 + part * 250 + 250):
         simulate(seed, awaited=seed % 3 == 0)
 
 
