@@ -84,6 +84,7 @@ class World:
                 for route in (None, "/r"):
                     told[id_, *takes, route] = attempt(self._look, id_, takes, route)
             told[id_, "usage"] = attempt(lambda id_=id_: [*self.ledger.usage(id_)])
+        told["held"] = attempt(lambda: [sorted(held.held.items()) for held in self.ledger.list_reservations("k")])
         told["plans"] = self.ledger.list_plans()
         for account in self.ledger.list_accounts():
             told[account.id] = account, attempt(self.ledger.status, account), self.ledger.list_plans(account)
@@ -236,4 +237,4 @@ def test_planted_halves_are_found(monkeypatch, what, name):
     """A store that writes in two goes, or in many, is seen."""
     plant(monkeypatch, *PLANTED[what][0])
     with pytest.raises(AssertionError, match=r"after \d+ calls"):
-        interrupt(CHANGES[name], LATER["at once"], stride=5)
+        interrupt(CHANGES[name], LATER["at once"], stride=3)
