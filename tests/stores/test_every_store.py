@@ -14,6 +14,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from every_store import ALL, EXACT, SERVERS, SYNC, run_threads, used
 from quota import (
     ClockSkew,
+    InvalidValue,
     Ledger,
     ManualClock,
     PlanConflict,
@@ -247,6 +248,29 @@ def test_a_plan_removed_and_added_again_has_no_keys(stores, clock, called):
         ledger.dissociate(key, "p")
     ledger.associate(key, "p")
     assert ledger.consume(secret).limits[0].used == 1 + called
+
+
+@over(*ALL)
+def test_a_plan_is_replaced_and_removed_if_it_is_what_was_expected(stores, clock):
+    """Another by now, it stays as it is, with its keys; gone, it is unknown."""
+    ledger, key, secret = stores.with_key(clock)
+    old, new = ledger.get_plan("p"), UsagePlan("p", "11/day")
+    ledger.replace_plan(new)
+    for change in (
+        lambda: ledger.replace_plan(UsagePlan("p", "12/day"), expected=old),
+        lambda: ledger.remove_plan("p", expected=old),
+    ):
+        with pytest.raises(PlanConflict, match="changed meanwhile"):
+            change()
+    assert ledger.list_plans(key) == [new]
+    assert ledger.consume(secret)
+    ledger.remove_plan(new, expected=new)
+    assert ledger.list_plans() == []
+    for change in (lambda: ledger.replace_plan(old, expected=new), lambda: ledger.remove_plan("p", expected=new)):
+        with pytest.raises(UnknownPlan):
+            change()
+    with pytest.raises(InvalidValue):
+        ledger.remove_plan("p", expected="p")
 
 
 @over(*ALL)

@@ -199,6 +199,24 @@ def nobody_else_s_patch_is_lost(package):
         assert (there["name"], there["description"]) == ("mine", "theirs")
 
 
+def a_plan_with_a_new_stage_stays(package):
+    """One that another process adds after a deletion looked for stages."""
+    plane = Plane(package)
+    plan = f"/usageplans/{plane('POST', '/usageplans', {'name': 'n'})[1]['id']}"
+    module = importlib.import_module(f"{package.__name__}.aws.control.plans")
+    real, coming = module.stages_of, [("add", "/apiStages", "r1:prod")]
+
+    def overtaken(one):
+        found = real(one)
+        if coming:
+            assert plane.patch(plan, coming.pop())[0] == 200
+        return found
+
+    with mock.patch.object(module, "stages_of", overtaken):
+        assert plane("DELETE", plan)[0] == 400
+    assert plane("GET", plan)[1]["apiStages"] == STAGE
+
+
 def pages_lose_nobody(package):
     """Each key once, in the order of creation, whatever is made and removed between the pages."""
     plane = Plane(package)
@@ -419,7 +437,7 @@ def the_page_logs_no_key(package):
 
 
 HISTORIES = [
-    who_signs, when_it_was_signed, this_machine_alone, a_patch_is_whole, nobody_else_s_patch_is_lost, pages_lose_nobody, values_are_hidden,
+    who_signs, when_it_was_signed, this_machine_alone, a_patch_is_whole, nobody_else_s_patch_is_lost, a_plan_with_a_new_stage_stays, pages_lose_nobody, values_are_hidden,
     usage_is_of_who_is_asked_for, stages_bind, nobody_is_moved_from_another_plan, an_import_that_is_overtaken, the_control_plane_is_bounded, the_control_plane_logs_no_value, the_page_shows_its_own,
     the_page_of_an_exhausted_key, the_page_tells_every_limit, the_page_takes_no_key_from_an_address, the_page_is_text, the_page_bounds_guesses, the_page_is_bounded,
     the_page_logs_no_key,
@@ -446,6 +464,7 @@ BUGS = {
     "a patch of a key is half applied": (
         a_patch_is_whole, "aws/control/keys.py", "            _apply(item, operation)\n", "            try:\n                _apply(item, operation)\n            except Exception:\n                break\n"),
     "a plan is written over": (nobody_else_s_patch_is_lost, "aws/control/plans.py", "replace_plan(new, expected=old)", "replace_plan(new)"),
+    "a plan goes with another's stage": (a_plan_with_a_new_stage_stays, "aws/control/plans.py", "remove_plan(plan, expected=plan)", "remove_plan(plan)"),
     "a key is written over": (
         nobody_else_s_patch_is_lost, "aws/control/keys.py", "    plane.key(key_id)\n    try:\n        return plane.ledger.store.change_key(key_id, change,",
         "    new = change(plane.key(key_id))\n    try:\n        return plane.ledger.store.change_key(key_id, lambda _: new,"),
@@ -461,7 +480,7 @@ BUGS = {
         usage_is_of_who_is_asked_for, "aws/control/usage.py", "            plane.ledger.set_remaining(key, quota.name, remaining, api=plan.apis[0])",
         "            for one in plane.keys_on(plan_id):\n                plane.ledger.set_remaining(one, quota.name, remaining, api=plan.apis[0])"),
     "any stage will do": (stages_bind, "aws/control/plans.py", "if stage not in plane.stages[api]:", "if False:"),
-    "a plan goes with its stages": (stages_bind, "aws/control/plans.py", "if stages := stages_of(plane.plan(plan_id)):", "if stages := []:"),
+    "a plan goes with its stages": (stages_bind, "aws/control/plans.py", "if stages := stages_of(plan):", "if stages := []:"),
     "two plans for one stage": (
         stages_bind, "aws/control/plans.py", "if added := set(stages_of(new)) - set(stages_of(old)):", "if added := set():",
         "                    raise conflict(brief(error)) from None\n\n\ndef _made", "                    return old\n\n\ndef _made"),

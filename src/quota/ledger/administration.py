@@ -106,13 +106,14 @@ class Administration:
         by = self._by()
         return Step("put_plan", (_plan(plan), replace, by[1], by), lambda _: plan)
 
-    def remove_plan(self, plan: UsagePlan | str) -> Step[None]:
+    def remove_plan(self, plan: UsagePlan | str, *, expected: UsagePlan | None = None) -> Step[None]:
         """Remove a usage plan; its keys are then on no plan, and what is scheduled for it is dropped.
 
-        Raises ``UnknownPlan``.
+        ``expected``: as of ``replace_plan``. Raises ``UnknownPlan``.
         """
         by = self._by()
-        return Step("drop_plan", (plan_id_of(plan), by[1], by), same)
+        wanted = None if expected is None else _plan(expected)
+        return Step("drop_plan", (plan_id_of(plan), by[1], by, wanted), same)
 
     def get_plan(self, plan: UsagePlan | str) -> Step[UsagePlan]:
         """The usage plan as it is now. Raises ``UnknownPlan``."""

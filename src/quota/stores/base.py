@@ -44,8 +44,11 @@ class Store(Protocol):
         ``replace``: a plan where only that very one may be; ``UnknownPlan`` when it is gone.
         """
 
-    def drop_plan(self, plan_id: str, now: int, by: By | None = None) -> None:
-        """Remove a plan, its associations and what is scheduled for it; ``UnknownPlan`` when there is none."""
+    def drop_plan(self, plan_id: str, now: int, by: By | None = None, expected: UsagePlan | None = None) -> None:
+        """Remove a plan, its associations and what is scheduled for it; ``UnknownPlan`` when there is none.
+
+        ``expected``: where only that very plan may be removed, else ``PlanConflict``.
+        """
 
     def get_plan(self, plan_id: str) -> UsagePlan:
         """The plan; ``UnknownPlan`` when there is none."""
@@ -174,9 +177,15 @@ def is_new(plan: UsagePlan, old: UsagePlan | None, replace: bool | UsagePlan) ->
         return old is None
     if replace is False:
         raise PlanConflict(plan.id, "a different plan has this id; replace_plan() replaces it")
-    if replace is not True and replace != old:
-        raise PlanConflict(plan.id, "it was changed meanwhile; what was expected is not what is there")
+    if replace is not True:
+        check_expected(old, replace)
     return True
+
+
+def check_expected(plan: UsagePlan, expected: UsagePlan | None) -> None:
+    """Raise ``PlanConflict`` where a plan is another one than is expected, if one is."""
+    if expected is not None and plan != expected:
+        raise PlanConflict(plan.id, "it was changed meanwhile; what was expected is not what is there")
 
 
 COMMON = ("max_skew", "request_ttl", "retention")

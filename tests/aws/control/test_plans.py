@@ -11,6 +11,7 @@ import pytest
 from control import bare, client, plane, refused, served
 from quota import UsagePlan
 from quota.aws.control import plans
+from quota.aws.control.plane import stages_of
 from quota.aws.control.plans import check_rivals
 
 NO_PLAN = (404, "NotFoundException", "Invalid Usage Plan ID specified")
@@ -294,6 +295,31 @@ def test_two_processes_attach_a_key_at_once(aws, ledger, monkeypatch):
     words = f"API Key {key} cannot reference multiple Usage Plans with the same API Stage: {one} has r1:prod"
     assert told == (409, "ConflictException", words)
     assert [plan["id"] for plan in aws.get_usage_plans(keyId=key)["items"]] == [one]
+
+
+@pytest.mark.parametrize(
+    ("overtaken", "status"), [(("add", "/apiStages", "r1:prod"), 400), (("replace", "/name", "m"), 202)]
+)
+def test_a_plan_that_is_changed_while_it_is_deleted(aws, ledger, monkeypatch, overtaken, status):
+    """By another process, after it was looked for stages: with one now it stays; a name keeps nobody from deleting it."""
+    plan = aws.create_usage_plan(name="n")
+    coming = [overtaken]
+
+    def look_then_be_overtaken(one):
+        found = stages_of(one)
+        if coming:
+            patch(aws, plan, coming.pop())
+        return found
+
+    monkeypatch.setattr(plans, "stages_of", look_then_be_overtaken)
+    with served(plane(ledger)) as url:
+        delete = client(url).delete_usage_plan
+        if status == 400:
+            assert refused(delete, usagePlanId=plan["id"])[:2] == (400, "BadRequestException")
+            assert aws.get_usage_plan(usagePlanId=plan["id"])["apiStages"] == [STAGE]
+        else:
+            assert delete(usagePlanId=plan["id"])["ResponseMetadata"]["HTTPStatusCode"] == 202
+            assert refused(aws.get_usage_plan, usagePlanId=plan["id"]) == NO_PLAN
 
 
 def test_lists_of_plans_go_from_the_newest_in_pages(aws):

@@ -180,18 +180,21 @@ def _made(old: UsagePlan, change: Any) -> UsagePlan:
 
 
 def delete_plan(plane: Plane, _: Call, plan_id: str) -> Reply:
-    """DeleteUsagePlan: refused while it has stages."""
-    with plane.lock:
-        if stages := stages_of(plane.plan(plan_id)):
+    """DeleteUsagePlan: refused while it has stages, also those that it was given since it was looked."""
+    while True:
+        plan = plane.plan(plan_id)
+        if stages := stages_of(plan):
             raise bad_request(
                 f"Cannot delete Usage Plan {brief(plan_id)} because there are API Stages associated with it, "
                 f"including {stages[0]}"
             )
         try:
-            plane.ledger.remove_plan(plan_id)
+            plane.ledger.remove_plan(plan, expected=plan)
         except UnknownPlan:
             raise not_found(NO_PLAN) from None
-    return 202, None
+        except PlanConflict:  # changed by somebody meanwhile, who got through
+            continue
+        return 202, None
 
 
 def check_rivals(plane: Plane, key: ApiKey, plan: UsagePlan, stages: set[str]) -> None:

@@ -132,7 +132,7 @@ def apply(ledger: Ledger, changes: list[PlanChange]) -> None:
     for number, change in enumerate(changes):
         try:
             if change.new is None:
-                ledger.remove_plan(change.id)
+                ledger.remove_plan(change.id, expected=change.old)
             elif change.old is None:
                 ledger.add_plan(change.new)
             else:

@@ -35,8 +35,8 @@ class LeasedDirectory(LeaseHolders):
         yield Change("put_plan", (plan, replace, now, by), lambda: self._of_plan(plan.id))
 
     @operation
-    def drop_plan(self, plan_id: str, now: int, by: By | None = None) -> Flow[None]:
-        yield Change("drop_plan", (plan_id, now, by), lambda: self._of_plan(plan_id))
+    def drop_plan(self, plan_id: str, now: int, by: By | None = None, expected: UsagePlan | None = None) -> Flow[None]:
+        yield Change("drop_plan", (plan_id, now, by, expected), lambda: self._of_plan(plan_id))
 
     @operation
     def add_key(self, key: ApiKey, plan_id: str | None, *more: str, by: By | None = None) -> Flow[None]:

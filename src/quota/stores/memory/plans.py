@@ -13,7 +13,7 @@ from ...key import Caller
 from ...operations.request import Entry
 from ...plan import UsagePlan
 from ...process.atomic import Step
-from ..base import is_new
+from ..base import check_expected, is_new
 from .binding import Shapes
 from .entries import AccountEntry, KeyEntry, KeyPlans
 from .one_meter import NoMeter, OneMeter
@@ -71,9 +71,10 @@ class Plans:
         stale = [(setattr, key_plans, "plans", None) for key_plans in set(new)]  # looked up above, before the change
         return [*stale, *((setattr, one, "key_plans", mine) for one, mine in zip(found, new, strict=True))]
 
-    def drop_plan(self, plan_id: str, now: int, by: By | None = None) -> None:
+    def drop_plan(self, plan_id: str, now: int, by: By | None = None, expected: UsagePlan | None = None) -> None:
         with self._everything():
             plan = self.get_plan(plan_id)
+            check_expected(plan, expected)
             steps = self._for_all_on(plan_id, partial(associations().deprived, plan=plan), now)
             steps = [*self._buried(plan_id), *steps, (self._plans.pop, plan_id)]
             self._outbox.at_once(steps, plan_changed(plan, None, by))

@@ -15,7 +15,7 @@ from ...operations.request import Upper
 from ...plan import UsagePlan, decode_plan, encode_plan
 from ...rule.limits import StoreOptions
 from ..associations import deprived, moved
-from ..base import is_new, make_options
+from ..base import check_expected, is_new, make_options
 from ..texts import to_json
 from .accounts import Accounts, is_told
 from .adding import ALL, NOBODY, TOLD, lists_of, put_account
@@ -138,7 +138,7 @@ class Directory(Accounts, Reports):
                 return
 
     @operation
-    def drop_plan(self, plan_id: str, now: int, by: By | None = None) -> Flow[None]:
+    def drop_plan(self, plan_id: str, now: int, by: By | None = None, expected: UsagePlan | None = None) -> Flow[None]:
         for _ in self._attempts():
             text, stamp, key_entries_stamp = yield from self._read(
                 ("plans", plan_id), ("stamps", "*"), ("stamps", "**")
@@ -146,6 +146,7 @@ class Directory(Accounts, Reports):
             if text is None:
                 raise UnknownPlan(plan_id)
             generation, plan = self._decode_plan(text)
+            check_expected(plan, expected)
             checks = [Precondition("stamps", "*", stamp), Precondition("stamps", "**", key_entries_stamp)]
             writes = yield from self._for_all_on(generation, partial(deprived, plan=plan), now, checks)
             writes += [DropText("plans", plan_id), PutText("stamps", "*", str(new_number()))]

@@ -19,7 +19,7 @@ from ...rule.limits import StoreOptions
 from ...rule.record import Record
 from ...rule.subject import Subject
 from ..associations import associated, check_apart, deprived, dissociated, moved, placed, told
-from ..base import is_new
+from ..base import check_expected, is_new
 from ..texts import to_json
 from .accounts import (
     Accounts,
@@ -188,11 +188,14 @@ class Directory(Accounts, Reports):
         touch_plans(db)
         self._tell_of(db, plan_changed(old, plan, by))
 
-    def drop_plan(self, plan_id: str, now: int, by: By | None = None) -> None:
-        self._pool.write(self._drop_plan, plan_id, now, by)
+    def drop_plan(self, plan_id: str, now: int, by: By | None = None, expected: UsagePlan | None = None) -> None:
+        self._pool.write(self._drop_plan, plan_id, now, by, expected)
 
-    def _drop_plan(self, db: Connection, plan_id: str, now: int, by: By | None) -> None:
+    def _drop_plan(
+        self, db: Connection, plan_id: str, now: int, by: By | None, expected: UsagePlan | None = None
+    ) -> None:
         number, plan = self._get_plan(db, plan_id)
+        check_expected(plan, expected)
         self._settle_plan(db, number, partial(deprived, plan=plan), now)
         db.execute("DELETE FROM plans WHERE id = ?", (plan_id,))
         touch_plans(db)
@@ -207,7 +210,7 @@ class Directory(Accounts, Reports):
             if new is not None:
                 self._put_plan(db, new, old or False, by[1], by)
             elif old is not None:
-                self._drop_plan(db, old.id, by[1], by)
+                self._drop_plan(db, old.id, by[1], by, old)
 
     def get_plan(self, plan_id: str) -> UsagePlan:
         return self._pool.read(self._get_plan, plan_id)[1]
