@@ -191,9 +191,7 @@ class Directory(Accounts, Reports):
     def drop_plan(self, plan_id: str, now: int, by: By | None = None, expected: UsagePlan | None = None) -> None:
         self._pool.write(self._drop_plan, plan_id, now, by, expected)
 
-    def _drop_plan(
-        self, db: Connection, plan_id: str, now: int, by: By | None, expected: UsagePlan | None = None
-    ) -> None:
+    def _drop_plan(self, db: Connection, plan_id: str, now: int, by: By | None, expected: UsagePlan | None) -> None:
         number, plan = self._get_plan(db, plan_id)
         check_expected(plan, expected)
         self._settle_plan(db, number, partial(deprived, plan=plan), now)
