@@ -53,7 +53,7 @@ def test_a_plan_is_added_shown_replaced_and_removed(quota):
     assert quota.json("plan", "replace", "gold", "")["limits"] == []
     assert quota("plan", "list") == 0
     assert "no limits" in quota.out
-    assert quota.json("plan", "remove", "gold", "--yes") == {"removed": "gold", "keys": [], "accounts": []}
+    assert quota.json("plan", "remove", "gold", "--yes") == {"removed": "gold", "keys": [], "accounts": [], "going": []}
     assert quota.json("plan", "list") == {"plans": []}
 
 

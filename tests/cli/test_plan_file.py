@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from commands import Quota
 from quota import Ledger, PlanConflict, UsagePlan
 from quota.cli.plans.file import apply, from_toml, plan_changes, to_toml
+from quota.clock import DAY_US, system_clock, to_datetime
 from quota.stores.memory import MemoryStore
 from quota.stores.sqlite import SQLiteStore
 from quota.testing.strategies import FOCUS, plans
@@ -137,7 +138,7 @@ def test_a_change_that_would_put_a_key_on_two_plans_of_an_api_is_refused(shop):
     text = "[plans.new]\nlimits = '5/day'\n[plans.b]\nlimits = '5/day'\n"
     for more in ((), ("--dry-run",)):
         assert shop("plan", "sync", "-", *more, data=text) == 2
-        assert "key ada would have several plans for the api ''" in shop.err
+        assert "key ada has another plan for the api ''" in shop.err
     assert [plan.id for plan in shop.ledger.list_plans()] == ["b", "gold", "old"]
 
 
@@ -160,7 +161,7 @@ def test_a_plan_for_several_apis(shop):
     assert "nothing to change" in shop.out
     assert shop("plan", "sync", "-", "--yes", data="[plans.old]\nlimits = '7/day'\napis = ['search', 'more']\n") == 0
     assert shop("plan", "sync", "-", data="[plans.gold]\nlimits = '7/day'\napis = ['', 'search']\n") == 2
-    assert "key ada would have several plans for the api 'search': gold, wide" in shop.err
+    assert "'gold': key ada has another plan for the api 'search'" in shop.err
 
 
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
@@ -182,3 +183,74 @@ def test_all_or_nothing(kind, tmp_path):
             assert "2 of 3 changes are made" in str(raised.value)
         apply(ledger, plan_changes(ledger, wanted, prune=True))
         assert ledger.list_plans() == wanted
+
+
+def test_accounts_and_dated_changes_are_counted_and_named(shop):
+    """Whose plan it is, and who goes to it at a date: keys by their number, accounts and dates by name."""
+    shop.ledger.add_account("acme")
+    shop.ledger.associate(shop.ledger.get_account("acme"), "gold")
+    shop.ledger.add_account("team")
+    at = to_datetime(system_clock() + 40 * DAY_US).replace(microsecond=0)
+    shop.ledger.associate("bob", "gold", at=at)
+    shop.ledger.associate(shop.ledger.get_account("team"), "gold", at=at)
+    (change,) = shop.json("plan", "sync", "-", "--dry-run", data="[plans.gold]\nlimits = '5/day'\n")["changes"]
+    assert (change["keys"], change["accounts"]) == (1, ["acme"])
+    later = at.isoformat()
+    assert change["going"] == [{"key": "bob", "at": later}, {"account": "team", "at": later}]
+    for terminal in (False, True):
+        assert shop("plan", "sync", "-", "--dry-run", data="[plans.gold]\nlimits = '5/day'\n", terminal=terminal) == 0
+        words = " ".join(shop.out.split())
+        for said in ("acme", f"key bob at {later[:10]}", f"account team at {later[:10]}"):
+            assert said in words, shop.out
+
+
+@pytest.mark.parametrize("who", ["key", "account"])
+def test_a_plan_that_something_goes_to_at_a_date_is_not_pruned(shop, who):
+    """It is said in a dry run too, and nothing is changed, not even what else the file says."""
+    shop.ledger.add_account("acme")
+    at = to_datetime(system_clock() + 40 * DAY_US)
+    shop.ledger.add_plan(UsagePlan("next", "9/day"))
+    holder = "ada" if who == "key" else shop.ledger.get_account("acme")
+    shop.ledger.associate(holder, "next", at=at)
+    before = shop.ledger.list_plans()
+    for more in (("--dry-run",), ()):
+        assert shop("plan", "sync", "-", "--prune", *more, data=FILE) == 2
+        told = f"'next': {who} {'ada' if who == 'key' else 'acme'} goes to it at {at:%Y-%m-%d %H:%M:%S}Z"
+        assert told in shop.err, shop.err
+    assert shop.ledger.list_plans() == before
+    shop.ledger.dissociate(holder, "next")
+    assert shop("plan", "sync", "-", "--prune", data=FILE) == 0
+    assert [plan.id for plan in shop.ledger.list_plans()] == ["free tier", "gold"]
+
+
+@pytest.mark.parametrize("who", ["key", "account"])
+def test_what_the_store_would_refuse_is_told_beforehand(shop, who):
+    """Of accounts as of keys, of plans that are gone to as of those of now, and in the order of the changes."""
+    shop.ledger.add_account("acme")
+    holder = "ada" if who == "key" else shop.ledger.get_account("acme")
+    for plan in (UsagePlan("b", "5/day", api="b"), UsagePlan("c", "5/day", api="c"), UsagePlan("d", "5/day", api="d")):
+        shop.ledger.add_plan(plan)
+    for id_ in ("b", "c"):
+        shop.ledger.associate(holder, id_)
+    shop.ledger.associate(holder, "d", at=to_datetime(system_clock() + 40 * DAY_US))
+    named = f"{who} {'ada' if who == 'key' else 'acme'}"
+    for data, said in (
+        ("[plans.b]\nlimits = '5/day'\napi = 'c'\n", f"'b': {named} has another plan for the api 'c'"),
+        ("[plans.d]\nlimits = '5/day'\napis = ['b', 'c']\n", f"'d': {named} has several plans for its apis"),
+        # What is left of both is one plan for each api, and on the way there are two.
+        ("[plans.b]\nlimits = '5/day'\napi = 'c'\n[plans.c]\nlimits = '5/day'\napi = 'b'\n", f"'b': {named} has another"),
+    ):  # fmt: skip
+        for more in (("--dry-run",), ()):
+            assert shop("plan", "sync", "-", *more, data=data) == 2, shop.out
+            assert said in shop.err
+    assert [plan.apis for plan in shop.ledger.list_plans()] == [("b",), ("c",), ("d",), ("",), ("",)]
+
+
+def test_who_goes_to_a_plan_is_told_before_it_is_removed(shop):
+    """By show, and by remove, whose answer as JSON names them."""
+    shop.ledger.add_plan(UsagePlan("next", "9/day"))
+    shop.ledger.associate("ada", "next", at=to_datetime(system_clock() + 40 * DAY_US))
+    assert shop("plan", "show", "next") == 0
+    assert "going to it: key ada at " in shop.out
+    assert shop.json("plan", "remove", "next")["going"][0]["key"] == "ada"
+    assert shop.ledger.get_key("ada").scheduled == ()

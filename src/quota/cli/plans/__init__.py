@@ -25,6 +25,7 @@ from ..common import (
 )
 from ..show import print_json, print_table, say
 from . import file
+from .holders import Going, accounts_on, going_to, some
 
 app = typer.Typer(help="Usage plans: what their keys may use.", no_args_is_help=True)
 file.register(app)
@@ -123,7 +124,7 @@ def show(plan: PlanArgument, store: StoreOption = None, as_json: JsonOption = Fa
     """Show a usage plan: its limits, routes, costs, keys and accounts."""
     with opened(store) as ledger:
         found = ledger.get_plan(plan)
-        keys, accounts = ([], []) if as_json else (_keys_on(ledger, found.id), _accounts_on(ledger, found.id))
+        keys, accounts, going = ([], [], []) if as_json else _holders(ledger, found.id)
     if as_json:
         print_json(found.to_dict())
         return
@@ -134,6 +135,7 @@ def show(plan: PlanArgument, store: StoreOption = None, as_json: JsonOption = Fa
     rows += [(f"cost of {route}", _cost(cost)) for route, cost in found.costs.items()]
     rows += [("alerts at", ", ".join(f"{percent} %" for percent in found.alerts) or "none"), ("keys", str(len(keys)))]
     rows += [("accounts", str(len(accounts)))] if accounts else []
+    rows += [("going to it", some(going))] if going else []
     for what, value in rows:
         say(f"  {what}: {value}")
 
@@ -146,26 +148,26 @@ def remove(plan: PlanArgument, yes: YesOption = False, store: StoreOption = None
     """
     with opened(store) as ledger:
         found = ledger.get_plan(plan)
-        keys, accounts = _keys_on(ledger, found.id), _accounts_on(ledger, found.id)
+        keys, accounts, going = _holders(ledger, found.id)
         who = [f"{len(keys)} keys are on {found.id} and will be refused"] if keys else []
         who += [f"{len(accounts)} accounts are on it and will be limited by it no more"] if accounts else []
+        who += [f"{some(going)} will not go to it"] if going else []
         if who:
             confirm(f"{'; '.join(who)}: remove it?", yes=yes)
         ledger.remove_plan(found)
     if as_json:
-        print_json({"removed": found.id, "keys": keys, "accounts": accounts})
+        print_json({
+            "removed": found.id, "keys": keys, "accounts": accounts, "going": [one.to_dict() for one in going],
+        })  # fmt: skip
     else:
         were = [f"{len(ids)} {what}" for ids, what in ((keys, "keys"), (accounts, "accounts")) if ids]
         say(f"removed plan {found.id}" + (f"; {' and '.join(were)} were on it" if were else ""))
 
 
-def _keys_on(ledger: Ledger, plan_id: str) -> list[str]:
-    return [key.id for key in ledger.list_keys(plan=plan_id)]
-
-
-def _accounts_on(ledger: Ledger, plan_id: str) -> list[str]:
-    on = [(account.id, ledger.list_plans(account)) for account in ledger.list_accounts()]
-    return [id_ for id_, plans in on if plan_id in [plan.id for plan in plans]]
+def _holders(ledger: Ledger, plan_id: str) -> tuple[list[str], list[str], list[Going]]:
+    """Return the keys and the accounts on a plan, and who goes to it."""
+    accounts = [account.id for account in accounts_on(ledger).get(plan_id, ())]
+    return [key.id for key in ledger.list_keys(plan=plan_id)], accounts, going_to(ledger).get(plan_id, [])
 
 
 def _cost(cost: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Annotated, Any
 
@@ -12,24 +12,35 @@ import attrs
 import typer
 from rich.text import Text
 
-from ...clock import system_clock
-from ...errors import InvalidPlan, InvalidValue, QuotaError
+from ...account import Account
+from ...clock import system_clock, to_us
+from ...errors import InvalidPlan, InvalidValue, PlanConflict, QuotaError
+from ...key import ApiKey
 from ...ledger.sync import Ledger
+from ...operations.request import Entry, by_api
 from ...plan import UsagePlan
+from ...stores.associations import deprived, moved
 from ..common import JsonOption, StoreOption, Unshown, WrongUse, YesOption, confirm, opened, read_text
-from ..show import BAD, GOOD, WARN, print_json, print_table, say
+from ..show import BAD, GOOD, WARN, at, print_json, print_table, say
+from .holders import Going, accounts_on, going_to, named, some
 
+_REMOVED = "its keys are on no plan then, its accounts are limited by it no more"
 _LATER = ("routes", "costs", "metadata")
 """The fields that are tables of their own."""
 
 
 @attrs.frozen
 class PlanChange:
-    """One plan that the file changes: ``old`` None where it is added, ``new`` None where it is removed."""
+    """One plan that the file changes: ``old`` None where it is added, ``new`` None where it is removed.
+
+    ``keys``, ``accounts``: that are on it now; ``going``: who goes to it at a date.
+    """
 
     old: UsagePlan | None
     new: UsagePlan | None
-    keys: int
+    keys: int = 0
+    accounts: Sequence[Account] = ()
+    going: Sequence[Going] = ()
 
     @property
     def kind(self) -> str:
@@ -47,7 +58,11 @@ class PlanChange:
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON can hold it."""
-        return {"plan": self.id, "change": self.kind, "keys": self.keys, "fields": self.fields()}
+        return {
+            "plan": self.id, "change": self.kind, "keys": self.keys,
+            "accounts": [account.id for account in self.accounts],
+            "going": [going.to_dict() for going in self.going], "fields": self.fields(),
+        }  # fmt: skip
 
 
 def to_toml(plans: Iterable[UsagePlan]) -> str:
@@ -101,23 +116,53 @@ def plan_changes(ledger: Ledger, plans: Iterable[UsagePlan], *, prune: bool) -> 
     wanted = {plan.id: plan for plan in plans}
     pairs = [(there.get(id_), plan) for id_, plan in wanted.items() if there.get(id_) != plan]
     pairs += [(plan, None) for id_, plan in there.items() if prune and id_ not in wanted]  # type: ignore[misc]
-    return [PlanChange(old, new, len(ledger.list_keys(plan=old)) if old else 0) for old, new in pairs]
+    some_old = any(old for old, _ in pairs)  # else nobody can be on one, or go to it
+    on, going = (accounts_on(ledger), going_to(ledger)) if some_old else ({}, {})
+    return [
+        PlanChange(old, new, len(ledger.list_keys(plan=old)), on.get(old.id, ()), going.get(old.id, ()))
+        if old else PlanChange(old, new) for old, new in pairs
+    ]  # fmt: skip
 
 
-def conflicts(ledger: Ledger, changes: Iterable[PlanChange]) -> list[str]:
-    """Return the keys that would have two plans for one api, in words: such a change is refused."""
-    changed = {change.id: change.new for change in changes}
-    found: dict[str, None] = {}
+def conflicts(ledger: Ledger, changes: Sequence[PlanChange]) -> list[str]:
+    """Return what a store would refuse of these changes, in words: it is told before any of them is made.
+
+    A plan that somebody goes to at a date is not removed either: who scheduled that relies on it.
+    """
+    found = dict.fromkeys(
+        str(PlanConflict(change.id, f"{named(going.who)} goes to it at {at(going.at)}"))
+        for change in changes if change.new is None for going in change.going
+    )  # fmt: skip
+    plans = {plan.id: plan for plan in ledger.list_plans()}
+    now = system_clock()
+    for who in _moving(ledger, changes):
+        goes = tuple([(plans[change.plan], to_us(change.at)) for change in who.scheduled if change.plan in plans])
+        entry = Entry(who, by_api(ledger.list_plans(who)), scheduled=goes)
+        try:
+            for change in changes:
+                entry = _changed(entry, change, now)
+        except PlanConflict as error:
+            found[str(error)] = None
+    return list(found)
+
+
+def _moving(ledger: Ledger, changes: Sequence[PlanChange]) -> Iterator[ApiKey | Account]:
+    """Yield each key and account that is on a plan whose apis change, or goes to one."""
+    told = set()
     for change in changes:
         if change.old is None or change.new is None or {*change.old.apis} == {*change.new.apis}:
             continue
-        for key in ledger.list_keys(plan=change.old):
-            now = [changed.get(plan.id, plan) for plan in ledger.list_plans(key)]
-            apis = [api for plan in now if plan is not None for api in plan.apis]
-            for api in sorted({api for api in apis if apis.count(api) > 1}):
-                names = ", ".join(plan.id for plan in now if plan is not None and api in plan.apis)
-                found[f"key {key.id} would have several plans for the api {api!r}: {names}"] = None
-    return list(found)
+        for who in (*ledger.list_keys(plan=change.old), *change.accounts, *(going.who for going in change.going)):
+            if named(who) not in told:
+                told.add(named(who))
+                yield who
+
+
+def _changed(entry: Entry, change: PlanChange, now: int) -> Entry:
+    """Return a key or an account after a change, by the steps of the stores. Raises ``PlanConflict``."""
+    if change.old is None:
+        return entry
+    return deprived(entry, change.old, now) if change.new is None else moved(entry, change.old, change.new, now)
 
 
 def apply(ledger: Ledger, changes: list[PlanChange]) -> None:
@@ -187,7 +232,9 @@ def _show(changes: list[PlanChange]) -> None:
     rows = []
     for change in changes:
         kind = Text(change.kind, style=styles[change.kind])
-        fields = [("", "its keys are on no plan then")] if change.new is None else _lines(change)
+        fields = [("", _REMOVED)] if change.new is None else _lines(change)
+        fields += [("its accounts", some(account.id for account in change.accounts))] if change.accounts else []
+        fields += [("going to it", some(change.going))] if change.going else []
         for number, (field, what) in enumerate(fields):
             rows.append((change.id, kind, str(change.keys), field, what) if not number else ("", "", "", field, what))
     if rows:
