@@ -184,7 +184,7 @@ def strangers(module):
             yield f"{module.name}:{node.lineno} imports by text"
 
 
-WAITING = {"ledger.breaker", "ledger.waiting"}
+WAITING = {"ledger.breaker", "ledger.waiting", "process.lines"}
 """A store that is away is asked again after some seconds, and callers wait for as long as they say: by no wall clock."""
 
 

@@ -25,7 +25,7 @@ from quota.stores.server import flow as _remote_trips
 from scheduler import Deadlock, Found, explore
 from servers import Postgres
 
-POOL = files("stores/postgres/pool", "stores/postgres/store")
+POOL = files("stores/postgres/pool", "stores/postgres/store", "process/lines")
 SILENT, _ = os.pipe()
 NOON = 1_700_049_600_000_000
 pytestmark = pytest.mark.filterwarnings("ignore:.*was deleted while still open:ResourceWarning")
@@ -165,32 +165,6 @@ def test_closing_beside_a_call_neither_fails_nor_leaves_its_connection_open():
     assert closed_beside().preempted > 50
 
 
-def test_a_connection_that_is_given_back_as_a_wait_ends_is_had(monkeypatch):
-    """Nobody is told that none is free while one is."""
-    office = opened()
-    begun, end = threading.Event(), threading.Event()
-    thread = threading.Thread(target=office.call)
-    freed = office.store._connections._freed
-
-    def hold():
-        begun.set()
-        end.wait(10)
-
-    def wait(timeout=None):
-        """Another call ends just when this wait does."""
-        saved = freed._release_save()
-        end.set()
-        thread.join()
-        freed._acquire_restore(saved)
-        return False
-
-    monkeypatch.setattr(sys.modules[__name__], "between", hold)
-    thread.start()
-    assert begun.wait(10)
-    freed.wait = wait
-    assert office.call() == b"1"
-
-
 # Interrupts and signals
 
 
@@ -266,7 +240,7 @@ PLANTED = {
         Connections,
         "take",
         {
-            "room = self._choose(user, deadline)": "room = self._choose(self, deadline)",
+            "partial(self._choose, user)": "partial(self._choose, self)",
             "return link\n": "room.user = user\n    return link\n",
         },
     ),

@@ -128,7 +128,7 @@ def test_closing_beside_awaited_calls_leaves_nothing_open(server):
                     await asyncio.sleep(0)
                 await store.close()
                 assert await asyncio.gather(*calls) == [[], [], []]
-                pools = [pool for own in store._pools._loops.values() for pool in own.pools.values()]
+                pools = [fair.pool for own in store._pools._loops.values() for fair in own.pools.values()]
                 found = [one for pool in pools for one in (*pool._available_connections, *pool._in_use_connections)]
                 assert found
                 assert turns == 0 or not [one for one in found if one.is_connected]

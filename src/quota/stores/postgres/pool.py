@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Generator
 from contextlib import suppress
+from functools import partial
 from math import ceil
 from typing import Any
 
@@ -20,6 +21,7 @@ from psycopg_pool import PoolTimeout, TooManyRequests
 from ...clock import monotonic
 from ...errors import StoreBusy, StoreUnavailable
 from ...process.home import Home
+from ...process.lines import Line
 from ..server.flow import NOTHING, UNKNOWN
 from ..server.loops import Turn, Turns, heeded
 from .wire import READ, WRITE
@@ -180,10 +182,11 @@ class Room:
 
 
 class Connections:
-    """At most ``most`` connections of the store's own; of those that are open, the first that is free is used next.
+    """At most ``most`` connections of the store's own; who waits for one is served in order.
 
-    An interrupt may end a call at any instant, and a signal handler call in the middle of another call of its thread.
-    So who uses a connection is noted in a single step, and what a call had is found by that, whatever came between.
+    Of those that are open, the first that is free is used next. An interrupt may end a call at any instant, and a
+    signal handler call in the middle of another call of its thread. So who uses a connection is noted in a single step,
+    and what a call had is found by that, whatever came between.
     """
 
     def __init__(self, conninfo: str, timeout: float, most: int) -> None:
@@ -194,14 +197,16 @@ class Connections:
     def _begin(self) -> None:
         """Begin anew; in a forked child too, where what is open is the parent's, which goes on using it."""
         self._rooms = [Room() for _ in range(self._most)]
-        # Python's own Condition may be interrupted as it enters, with its lock taken; the lock itself may not.
         self._lock = threading.RLock()
-        self._freed = threading.Condition(self._lock)
+        self._line = Line()
 
     def take(self, user: object, deadline: float) -> Link:
         """A connection for a call, which gives back what it has under the same name, even if this fails."""
         self._home.check(self._begin)
-        room = self._choose(user, deadline)
+        attempt = partial(self._choose, user)
+        room = None if self._line else attempt()
+        if room is None and (room := self._line.wait(attempt, deadline)) is None:
+            raise TimeoutError
         link = room.link
         if link is not None and not link.good():
             link.end()
@@ -210,23 +215,19 @@ class Connections:
             link = room.link = self._connect()
         return link
 
-    def _choose(self, user: object, deadline: float) -> Room:
-        late = False
+    def _choose(self, user: object) -> Room | None:
+        """Room that no call uses, with an open connection where there is one."""
         with self._lock:
-            while True:
-                free = None
-                for room in self._rooms:
-                    if room.user is None and (room.link is not None or free is None):
-                        free = room
-                        if room.link is not None:
-                            break
-                if free is not None and free.user is None:
-                    free.user = user
-                    return free
-                if late:
-                    raise TimeoutError
-                # One may be given back as the wait ends.
-                late = not self._freed.wait(max(0, deadline - monotonic()))
+            free = None
+            for room in self._rooms:
+                if room.user is None and (room.link is not None or free is None):
+                    free = room
+                    if room.link is not None:
+                        break
+            if free is not None and free.user is None:
+                free.user = user
+                return free
+        return None
 
     def _connect(self) -> Link:
         return Link(psycopg.connect(self._conninfo, **_session(self._timeout)))
@@ -241,7 +242,7 @@ class Connections:
                         room.link = None
                     room.ends = False
                     room.user = None
-            self._freed.notify()  # also for one who was told of a free room and did not come to take it
+        self._line.wake()
 
     def close(self) -> None:
         self._home.check(self._begin)

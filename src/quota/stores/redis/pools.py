@@ -1,4 +1,4 @@
-"""Connections to Redis: pools of each process and event loop, and which node of a Cluster to ask."""
+"""Connections to Redis: pools of each process and event loop, each with a line for whoever finds none free."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from copy import copy
 from typing import Any
 
 import redis.asyncio
-from redis.exceptions import AskError, MovedError, NoScriptError, TryAgainError
+from redis.exceptions import MaxConnectionsError
 
 from ...clock import monotonic
 from ...errors import StoreBusy
-from .wire import failure
-
-Address = tuple[str, int]
+from ...process.lines import AwaitedLine, Line
+from ..server.flow import NOTHING
+from .wire import Address
 
 _OF_ONE_POOL = ("maint_notifications_pool_handler", "oss_cluster_maint_notifications_handler", "connection_pool")
 
@@ -36,91 +36,69 @@ def like(pool: Any, **changed: Any) -> Any:
         return pool
 
 
-class Unreached(Exception):
-    """A node of a Cluster could not be asked, and nothing was sent. ``failure``: what the caller is told in the end."""
-
-    def __init__(self, address: Address, failure: Exception) -> None:
-        super().__init__(address)
-        self.address = address
-        self.failure = failure
+def _busy(timeout: float) -> StoreBusy:
+    return StoreBusy(f"no connection to the server was free within {timeout} s; {NOTHING}")
 
 
-class Route:
-    """The node of a Cluster that serves a namespace, all in one slot. Any node says where to ask instead."""
+class FairPool:
+    """A pool of redis-py's, whose own kinds refuse when none is free, or let others overtake: threads wait in line.
 
-    def __init__(self, client: Any) -> None:
-        self._nodes = client.nodes_manager
-        self._home: Address | None = None
-        self._turn = 0
-
-    def address(self) -> Address:
-        """The node to ask first."""
-        if self._home is None:
-            nodes = list((self._nodes.nodes_cache or self._nodes.startup_nodes).values())
-            node = nodes[self._turn % len(nodes)]
-            return node.host, int(node.port)
-        return self._home
-
-    def told(self, error: AskError, asked: Address) -> Address:
-        """Where a node says that the slot is, or is about to be; without a host: its own."""
-        host, port = self._nodes.remap_host_port(error.host or asked[0], error.port)
-        if isinstance(error, MovedError):
-            self._home = host, port
-        return host, port
-
-    def lost(self, address: Address) -> None:
-        """A node broke off or cannot be reached: ask another one next time."""
-        if address == self.address():
-            self._home = None
-            self._turn += 1
-
-
-def failed(error: Exception, sent: bool, route: Route | None, address: Address | None) -> Exception:
-    """Return what becomes of a call whose connection broke, or that had none."""
-    told = failure(error, sent)
-    if route is None or address is None or isinstance(told, StoreBusy):
-        return told
-    route.lost(address)
-    return told if sent else Unreached(address, told)
-
-
-class Resend:
-    """A call that is sent again after answers which say that nothing ran, until its time is over.
-
-    ``by_text``: with the script's text. ``at``: another node than the usual one, for this time (``ASKING``).
+    Its owner may use it too, and is not in line.
     """
 
-    __slots__ = ("_deadline", "_patience", "_unreached", "at", "by_text")
+    def __init__(self, pool: Any) -> None:
+        self.pool = pool
+        self._line = Line()
 
-    def __init__(self, timeout: float) -> None:
-        self._deadline = monotonic() + timeout
-        self._patience = 0.0
-        self._unreached: set[Address] = set()
-        self.at: Address | None = None
-        self.by_text = False
+    def _attempt(self) -> Any:
+        """A connection, if one is free; a pool that blocks is not asked before it has one."""
+        queue = getattr(self.pool, "pool", None)
+        if queue is not None and queue.empty():
+            return None
+        try:
+            return self.pool.get_connection()
+        except MaxConnectionsError:
+            return None
 
-    def after(self, error: Exception, route: Route | None, asked: Address | None) -> float:
-        """Seconds to wait before it is sent again. Raises what the caller is told where it is not."""
-        if isinstance(error, NoScriptError) and not self.by_text:
-            self.by_text = True
-            return 0.0
-        self.at = None
-        if route is not None and asked is not None:
-            if isinstance(error, AskError):
-                told = route.told(error, asked)
-                self.at = None if isinstance(error, MovedError) else told
-            elif isinstance(error, Unreached):
-                self._unreached.add(error.address)
-        elif not isinstance(error, TryAgainError):
-            raise failure(error, sent=True) from error
-        followed = isinstance(error, (AskError, TryAgainError, Unreached))
-        lost = route is not None and (self.at or route.address()) in self._unreached
-        if not followed or lost or monotonic() >= self._deadline:
-            if isinstance(error, Unreached):
-                raise error.failure from error.__cause__
-            raise failure(error, sent=True) from error
-        wait, self._patience = self._patience, min(2 * self._patience + 0.001, 0.03)
-        return wait
+    def take(self, timeout: float) -> Any:
+        """A connection, waited for behind those who asked before; ``StoreBusy`` after so many seconds."""
+        found = None if self._line else self._attempt()
+        if found is None and (found := self._line.wait(self._attempt, monotonic() + timeout)) is None:
+            raise _busy(timeout)
+        return found
+
+    def give(self, connection: Any) -> None:
+        """Give a connection back."""
+        self.pool.release(connection)
+        self._line.wake()
+
+
+class AsyncFairPool:
+    """``FairPool`` of one event loop's tasks."""
+
+    def __init__(self, pool: Any) -> None:
+        self.pool = pool
+        self._line = AwaitedLine()
+
+    async def _attempt(self) -> Any:
+        if not self.pool.can_get_connection():
+            return None
+        try:
+            return await self.pool.get_connection()
+        except MaxConnectionsError:
+            return None
+
+    async def take(self, timeout: float) -> Any:  # noqa: ASYNC109 -- as the line has it, in order
+        """A connection, waited for behind those who asked before; ``StoreBusy`` after so many seconds."""
+        found = None if self._line else await self._attempt()
+        if found is None and (found := await self._line.wait(self._attempt, monotonic() + timeout)) is None:
+            raise _busy(timeout)
+        return found
+
+    async def give(self, connection: Any) -> None:
+        """Give a connection back."""
+        await self.pool.release(connection)
+        self._line.wake()
 
 
 class Pools:
@@ -133,20 +111,22 @@ class Pools:
     def __init__(self, client: Any) -> None:
         self._client = client
         self._pid = os.getpid()
-        self._found: dict[tuple[int, Address | None], Any] = {}
+        self._found: dict[tuple[int, Address | None], FairPool] = {}
         self._made: list[Any] = []
 
-    def get(self, address: Address | None) -> Any:
+    def get(self, address: Address | None) -> FairPool:
         """The pool of a node; ``None``: of the only one."""
         number = os.getpid()
-        if address is None and number == self._pid:
-            return self._client.connection_pool
         found = self._found.get((number, address))
-        return found or self._found.setdefault((number, address), self._pool(address, own=number == self._pid))
+        if found is None:
+            pool = self._pool(address, own=number == self._pid)
+            found = self._found.setdefault((number, address), FairPool(pool))
+        return found
 
     def _pool(self, address: Address | None, *, own: bool) -> Any:
         if address is None:
-            return self._make(self._client.connection_pool)
+            pool = self._client.connection_pool
+            return pool if own else self._make(pool)
         node = self._client.get_node(*address)
         if node is None:
             host, port = address
@@ -164,7 +144,8 @@ class Pools:
     def close(self, *, own: bool) -> None:
         """Close what is idle: what was made here and, where it is the store's ``own``, the client's."""
         number = os.getpid()
-        idle = [pool for (process, _), pool in list(self._found.items()) if process == number and pool in self._made]
+        pools = [fair.pool for (process, _), fair in list(self._found.items()) if process == number]
+        idle = [pool for pool in pools if pool in self._made]
         for pool in [self._client.connection_pool, *idle] if own and number == self._pid else idle:
             # Those in use are their calls': closed under a thread that uses it, the driver fails in ways of its own.
             pool.disconnect(inuse_connections=False)
@@ -178,7 +159,7 @@ class LoopPools:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, over: Callable[[], object]) -> None:
         self.loop, self.pid = loop, os.getpid()
-        self.pools: dict[Address | None, Any] = {}
+        self.pools: dict[Address | None, AsyncFairPool] = {}
         self._over = over
         self._keeper = self._until_the_loop_ends()
         self._closing: asyncio.Task[None] | None = None
@@ -195,7 +176,7 @@ class LoopPools:
             await asyncio.sleep(0)  # a transport ends one turn of the loop after it is closed
 
     def _all_pools(self) -> list[Any]:
-        pools = list(self.pools.values())
+        pools = [fair.pool for fair in self.pools.values()]
         sentinels = [one for pool in pools for one in getattr(getattr(pool, "sentinel_manager", None), "sentinels", ())]
         return pools + [one.connection_pool for one in sentinels]
 
@@ -243,13 +224,13 @@ class AsyncPools:
         self._inherited: list[LoopPools] = []
         self._loops: dict[asyncio.AbstractEventLoop, LoopPools] = {}
 
-    async def get(self, address: Address | None) -> Any:
+    async def get(self, address: Address | None) -> AsyncFairPool:
         """The running loop's pool of a node; ``None``: of the only one."""
         loop = asyncio.get_running_loop()
         own = self._loops.get(loop)
         if own is None or own.pid != os.getpid():
             own = await self._settle(loop)
-        return own.pools.get(address) or own.pools.setdefault(address, self._make(address))
+        return own.pools.get(address) or own.pools.setdefault(address, AsyncFairPool(self._make(address)))
 
     async def _settle(self, loop: asyncio.AbstractEventLoop) -> LoopPools:
         """Have pools in an event loop that the store is used in for the first time."""

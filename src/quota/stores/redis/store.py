@@ -19,9 +19,9 @@ from ...clock import pause
 from ...errors import InvalidValue
 from ..server.flow import Awaited, Synchronous, own_options
 from ..urls import check_client, check_url, join_url, split_url
-from .pools import Address, AsyncPools, Pools, Resend, Route, Unreached, failed
+from .pools import AsyncPools, Pools
 from .requests import RedisSteps
-from .wire import ASKING, Call
+from .wire import ASKING, Address, Call, Resend, Route, Unreached, failed
 
 Client = TypeVar("Client")
 
@@ -64,9 +64,10 @@ class RedisStore(Synchronous, _Connected[redis.Redis | redis.RedisCluster]):
 
     ``client``: your own ``redis.Redis`` or ``redis.RedisCluster``; its pool is used, its retries are not, since a
     charge sent again would count twice. Or ``url``. ``namespace``: begins every key, so that ledgers share a server.
-    ``timeout``: seconds that a call waits for the server (with a client of yours: its own socket timeout) and for its
-    turn under contention. ``check_clock``: whether to compare each call's instant with the server's, within
-    ``max_skew``; by default when the ledger reads the system's clock. Further options as in every store.
+    ``timeout``: seconds that a call waits for a free connection, in line, for the server (with a client of yours: its
+    own socket timeout) and for its turn under contention. ``check_clock``: whether to compare each call's instant with
+    the server's, within ``max_skew``; by default when the ledger reads the system's clock. Further options as in every
+    store.
 
     Exact on one primary. A failover may lose the last charges that the replica had not seen.
     """
@@ -97,7 +98,7 @@ class RedisStore(Synchronous, _Connected[redis.Redis | redis.RedisCluster]):
         sent, closes = False, self._closes
         try:
             pool = self._pools.get(address)
-            connection = pool.get_connection()
+            connection = pool.take(self.timeout)
             try:
                 if again is not None and again.at:
                     connection.send_packed_command([ASKING])
@@ -111,9 +112,9 @@ class RedisStore(Synchronous, _Connected[redis.Redis | redis.RedisCluster]):
                 connection.disconnect()
                 raise
             finally:
-                pool.release(connection)
+                pool.give(connection)
                 if self._closes != closes:
-                    pool.disconnect(inuse_connections=False)
+                    pool.pool.disconnect(inuse_connections=False)
         except ResponseError:
             raise
         except (RedisError, RedisClusterException, OSError) as error:
@@ -157,7 +158,7 @@ class AsyncRedisStore(Awaited, _Connected[redis.asyncio.Redis | redis.asyncio.Re
         sent, closes = False, self._closes
         try:
             pool = await self._pools.get(address)
-            connection = await pool.get_connection()
+            connection = await pool.take(self.timeout)
             try:
                 if again is not None and again.at:
                     await connection.send_packed_command([ASKING])
@@ -173,7 +174,7 @@ class AsyncRedisStore(Awaited, _Connected[redis.asyncio.Redis | redis.asyncio.Re
             finally:
                 if self._closes != closes:
                     await connection.disconnect(nowait=True)
-                await pool.release(connection)
+                await pool.give(connection)
         except ResponseError:
             raise
         except (RedisError, RedisClusterException, OSError) as error:

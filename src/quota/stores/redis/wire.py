@@ -1,4 +1,4 @@
-"""Redis's protocol for the store: calls packed once, and what an engine's error means."""
+"""Redis's protocol for the store: calls packed once, what an engine's error means, and where a call goes after it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,18 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import attrs
-from redis.exceptions import AuthenticationError, BusyLoadingError, MaxConnectionsError, ResponseError
+from redis.exceptions import (
+    AskError,
+    AuthenticationError,
+    BusyLoadingError,
+    MovedError,
+    NoScriptError,
+    ResponseError,
+    TryAgainError,
+)
 
-from ...errors import StoreBusy, StoreUnavailable
+from ...clock import monotonic
+from ...errors import StoreUnavailable
 from ..server.changes import (
     ClearRecord,
     CopyRecord,
@@ -24,6 +33,8 @@ from ..server.changes import (
 )
 from ..server.flow import NOTHING, UNKNOWN
 from .scripts import Script
+
+Address = tuple[str, int]
 
 
 @attrs.frozen
@@ -98,8 +109,93 @@ _WITHIN = re.compile(r"@user_script|script: ?[0-9a-f]{40}|Error running script")
 
 def failure(error: BaseException, sent: bool) -> Exception:
     """Return what an engine's error means for the caller, and whether anything may have happened."""
-    if isinstance(error, MaxConnectionsError):
-        return StoreBusy(f"no connection to the server is free; {NOTHING}")
     refused = isinstance(error, _REFUSED) and not _WITHIN.search(str(error))
     known = NOTHING if refused or not sent else UNKNOWN
     return StoreUnavailable(f"{type(error).__name__}: {error}; {known}", reached=isinstance(error, ResponseError))
+
+
+class Unreached(Exception):
+    """A node of a Cluster could not be asked, and nothing was sent. ``failure``: what the caller is told in the end."""
+
+    def __init__(self, address: Address, failure: Exception) -> None:
+        super().__init__(address)
+        self.address = address
+        self.failure = failure
+
+
+class Route:
+    """The node of a Cluster that serves a namespace, all in one slot. Any node says where to ask instead."""
+
+    def __init__(self, client: Any) -> None:
+        self._nodes = client.nodes_manager
+        self._home: Address | None = None
+        self._turn = 0
+
+    def address(self) -> Address:
+        """The node to ask first."""
+        if self._home is None:
+            nodes = list((self._nodes.nodes_cache or self._nodes.startup_nodes).values())
+            node = nodes[self._turn % len(nodes)]
+            return node.host, int(node.port)
+        return self._home
+
+    def told(self, error: AskError, asked: Address) -> Address:
+        """Where a node says that the slot is, or is about to be; without a host: its own."""
+        host, port = self._nodes.remap_host_port(error.host or asked[0], error.port)
+        if isinstance(error, MovedError):
+            self._home = host, port
+        return host, port
+
+    def lost(self, address: Address) -> None:
+        """A node broke off or cannot be reached: ask another one next time."""
+        if address == self.address():
+            self._home = None
+            self._turn += 1
+
+
+def failed(error: Exception, sent: bool, route: Route | None, address: Address | None) -> Exception:
+    """Return what becomes of a call whose connection broke, or that had none."""
+    told = failure(error, sent)
+    if route is None or address is None:
+        return told
+    route.lost(address)
+    return told if sent else Unreached(address, told)
+
+
+class Resend:
+    """A call that is sent again after answers which say that nothing ran, until its time is over.
+
+    ``by_text``: with the script's text. ``at``: another node than the usual one, for this time (``ASKING``).
+    """
+
+    __slots__ = ("_deadline", "_patience", "_unreached", "at", "by_text")
+
+    def __init__(self, timeout: float) -> None:
+        self._deadline = monotonic() + timeout
+        self._patience = 0.0
+        self._unreached: set[Address] = set()
+        self.at: Address | None = None
+        self.by_text = False
+
+    def after(self, error: Exception, route: Route | None, asked: Address | None) -> float:
+        """Seconds to wait before it is sent again. Raises what the caller is told where it is not."""
+        if isinstance(error, NoScriptError) and not self.by_text:
+            self.by_text = True
+            return 0.0
+        self.at = None
+        if route is not None and asked is not None:
+            if isinstance(error, AskError):
+                told = route.told(error, asked)
+                self.at = None if isinstance(error, MovedError) else told
+            elif isinstance(error, Unreached):
+                self._unreached.add(error.address)
+        elif not isinstance(error, TryAgainError):
+            raise failure(error, sent=True) from error
+        followed = isinstance(error, (AskError, TryAgainError, Unreached))
+        lost = route is not None and (self.at or route.address()) in self._unreached
+        if not followed or lost or monotonic() >= self._deadline:
+            if isinstance(error, Unreached):
+                raise error.failure from error.__cause__
+            raise failure(error, sent=True) from error
+        wait, self._patience = self._patience, min(2 * self._patience + 0.001, 0.03)
+        return wait
