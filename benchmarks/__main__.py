@@ -26,7 +26,7 @@ from benchmarks.report import table, write
 HERE = Path(__file__).parent
 SECTIONS = (
     "memory", "services", "tricks", "threads", "keys", "growth", "tail", "startup", "web", "sqlite", "valkey", "postgres", "leased",
-    "directory", "slots",
+    "directory", "slots", "metrics",
 )  # fmt: skip
 ROUNDS, QUICK = 21, 5
 

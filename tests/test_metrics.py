@@ -15,6 +15,7 @@ import paths
 from documents import play
 from quota import AsyncLedger, InvalidValue, Ledger, ManualClock, NotAllowed, StoreUnavailable, UsagePlan
 from quota.metrics import instrument
+from quota.operations.headroom import Told
 from quota.stores.memory import MemoryStore
 
 
@@ -93,6 +94,30 @@ def test_units_are_counted_once(registry):
     assert found["quota_units_total", "free", "tokens"] == 170
     assert found["quota_units_total", "free", "requests"] == 3
     assert found["quota_decisions_total", "free", "", "OK"] == 5
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["sync", "awaited"])
+def test_a_plain_admission_is_counted_without_its_whole_answer(registry, monkeypatch, waits):
+    """Its plan, its units and that it was admitted are known; where the limits stand is nobody's question here."""
+    ledger, key, _ = with_key(limits="9/day, 1000 tokens/day")
+    ledger = AsyncLedger(ledger.store, clock=ManualClock(10**15)) if waits else ledger
+    instrument(ledger, registry)
+
+    async def asked():
+        for cost in (1, 1, {"tokens": 5}, {"requests": 2, "tokens": 7}):
+            decision = ledger.consume(key, cost)
+            yield await decision if waits else decision
+
+    async def kinds():
+        found = [type(decision) async for decision in asked()]
+        return found[1:]
+
+    monkeypatch.setattr(Told, "_work_out", lambda _: pytest.fail("worked out"))
+    assert asyncio.run(kinds()) == [Told] * 3
+    found = scraped(registry)
+    assert decisions(registry) == {("free", "", "OK"): 4}
+    assert found["quota_units_total", "free", "requests"] == 4
+    assert found["quota_units_total", "free", "tokens"] == 12
 
 
 @pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "found"])

@@ -17,7 +17,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily
 
 from .clock import monotonic
-from .decision import Decision
+from .decision import Decision, Reason
 from .errors import InvalidValue, QuotaError, StoreBusy, StoreUnavailable
 from .ledger.aio import AsyncLedger
 from .ledger.sync import Ledger
@@ -27,8 +27,11 @@ SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1
 """Bounds of the histogram's buckets: from a call within a process to a store that is waited for until its timeout."""
 
 Method = Callable[..., Any]
+OK = Reason.OK.value
 _NOTHING: Mapping[str, int] = MappingProxyType({})
-Ended = Callable[[Any, QuotaError | None, tuple[Any, ...], Mapping[str, Any], float], None]
+Answered = Callable[[Any, str], None]
+"""Told of a call that was answered, and of which api it was."""
+Ended = Callable[[Any, QuotaError | None, tuple[Any, ...], float], None]
 """Told of a call that ended: its answer, its error, its arguments, and the seconds it took."""
 
 
@@ -89,18 +92,23 @@ class _Figures:
             for unit, units in ({REQUESTS: cost} if isinstance(cost, int) else cost).items():
                 self._of(self._units, plan.id, unit).inc(units - before.get(unit, 0))
 
-    def consumed(self, decision: Any, _error: Any, _args: Any, named: Mapping[str, Any], _seconds: float) -> None:
-        """Count a decision and its units."""
-        if decision is not None:
-            self._decided(decision, named.get("api", ""))
+    def consumed(self, decision: Any, api: str) -> None:
+        """Count a decision and its units; of a plain admission without working out the whole answer."""
+        if not decision.allowed or getattr(decision, "_amounts", None) is None:  # what is told again has no amounts
+            self._decided(decision, api)
             self._admitted(decision)
+            return
+        plan = decision.plan.id
+        takes = decision._room.takes(decision)
+        for unit, units in takes.items():
+            self._of(self._units, plan, unit).inc(units)
+        self._of(self._decisions, plan, api, OK).inc()
 
-    def reserved(self, held: Any, _error: Any, _args: Any, named: Mapping[str, Any], _seconds: float) -> None:
+    def reserved(self, held: Any, api: str) -> None:
         """Count a decision; its units are counted as they are spent and committed."""
-        if held is not None:
-            self._decided(held.decision, named.get("api", ""))
+        self._decided(held.decision, api)
 
-    def settled(self, _answer: Any, _error: Any, args: tuple[Any, ...], _named: Any, _seconds: float) -> None:
+    def settled(self, _answer: Any, _error: Any, args: tuple[Any, ...], _seconds: float) -> None:
         """Count what became of a reservation, whoever made it, at once or tried again."""
         held, op, answer = args
         if op == "spend":
@@ -108,12 +116,12 @@ class _Figures:
         elif op == "commit":
             self._admitted(answer, held.spent)
 
-    def unsettled(self, _answer: Any, error: Any, _args: Any, _named: Any, _seconds: float) -> None:
+    def unsettled(self, _answer: Any, error: Any, _args: Any, _seconds: float) -> None:
         """Count a reservation that could not be settled at once."""
         if isinstance(error, (StoreBusy, StoreUnavailable)):
             self._unsettled.inc()
 
-    def asked(self, _answer: Any, _error: Any, args: tuple[Any, ...], _named: Any, seconds: float) -> None:
+    def asked(self, _answer: Any, _error: Any, args: tuple[Any, ...], seconds: float) -> None:
         """Time a request to the store."""
         self._of(self._seconds, args[0].op).observe(seconds)
 
@@ -158,45 +166,63 @@ def instrument(ledger: Ledger | AsyncLedger, registry: CollectorRegistry | None 
             return
         call = getattr(call, "__wrapped__", None)
     figures.ledgers.add(ledger)
-    _watch(ledger, "consume", figures.consumed)
+    _replace(ledger, "consume", _answering, figures.consumed)
     figures.calls.add(vars(ledger)["consume"])
-    _watch(ledger, "acquire", figures.consumed)
-    _watch(ledger, "reserve", figures.reserved)
-    _watch(ledger, "_settle", figures.unsettled)
-    _watch(ledger, "_done", figures.settled)
+    _replace(ledger, "acquire", _answering, figures.consumed)
+    _replace(ledger, "reserve", _answering, figures.reserved)
+    _replace(ledger, "_settle", _ending, figures.unsettled)
+    _replace(ledger, "_done", _ending, figures.settled)
     store: Any = ledger.store
     while hasattr(store, "store"):
         store = store.store
     if store not in figures.stores:
         figures.stores.add(store)
-        _watch(store, "apply", figures.asked)
+        _replace(store, "apply", _ending, figures.asked)
 
 
-def _watch(owner: Any, name: str, ended: Ended) -> None:
+def _replace(owner: Any, name: str, watched: Callable[[Method, Any], Method], told: Answered | Ended) -> None:
     """Watch one object's method; its class and other objects keep theirs."""
     method = getattr(owner, name)
-    vars(owner)[name] = functools.wraps(method)(_watched(method, ended))
+    vars(owner)[name] = functools.wraps(method)(watched(method, told))
 
 
-def _watched(method: Method, ended: Ended) -> Method:
-    def call(*args: Any, **named: Any) -> Any:
-        start = monotonic()
-        try:
-            answer = method(*args, **named)
-        except QuotaError as error:
-            ended(None, error, args, named, monotonic() - start)
-            raise
-        ended(answer, None, args, named, monotonic() - start)
+def _answering(method: Method, answered: Answered) -> Method:
+    """Watch what is answered: a call that raises decided nothing. Most calls come by here, so no clock is read."""
+
+    def call(*args: Any, api: str = "", **named: Any) -> Any:
+        answer = method(*args, api=api, **named)
+        answered(answer, api)
         return answer
 
-    async def waiting(*args: Any, **named: Any) -> Any:
+    async def waiting(*args: Any, api: str = "", **named: Any) -> Any:
+        answer = await method(*args, api=api, **named)
+        answered(answer, api)
+        return answer
+
+    return waiting if iscoroutinefunction(method) else call
+
+
+def _ending(method: Method, ended: Ended) -> Method:
+    """Watch how calls end, and time them."""
+
+    def call(*args: Any) -> Any:
         start = monotonic()
         try:
-            answer = await method(*args, **named)
+            answer = method(*args)
         except QuotaError as error:
-            ended(None, error, args, named, monotonic() - start)
+            ended(None, error, args, monotonic() - start)
             raise
-        ended(answer, None, args, named, monotonic() - start)
+        ended(answer, None, args, monotonic() - start)
+        return answer
+
+    async def waiting(*args: Any) -> Any:
+        start = monotonic()
+        try:
+            answer = await method(*args)
+        except QuotaError as error:
+            ended(None, error, args, monotonic() - start)
+            raise
+        ended(answer, None, args, monotonic() - start)
         return answer
 
     return waiting if iscoroutinefunction(method) else call

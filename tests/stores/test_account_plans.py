@@ -36,6 +36,15 @@ def told(statuses):
 
 
 @over(*ALL)
+def test_the_plan_that_decided_is_the_keys_own(stores, clock):
+    """Whichever way a call is decided, its plan is the one that was added, not what was joined with the accounts'."""
+    ledger, secrets = company(stores, clock)
+    for _ in range(3):
+        decision = ledger.consume(secrets["a"])
+        assert (decision.plan, type(decision.plan)) == (ledger.get_plan("key"), UsagePlan)
+
+
+@over(*ALL)
 def test_a_call_is_taken_from_all_above_or_from_none(stores, clock):
     """Who refuses is told by the account's name; a refusal high up takes nothing below."""
     ledger, secrets = company(stores, clock, org="7/day", team="5/day")

@@ -66,7 +66,7 @@ class Told(Decision):
     @property
     def plan(self) -> UsagePlan | None:
         """See ``Decision.plan``."""
-        return self._room.shape.plan if self.allowed else super().plan
+        return self._room.shape.plan.told if self.allowed else super().plan
 
     @property
     def limits(self) -> tuple[LimitStatus, ...]:
