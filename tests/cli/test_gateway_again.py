@@ -106,8 +106,8 @@ def test_a_killed_import_is_finished_by_the_same_command(url, tmp_path, at):
     kind = url.partition(":")[0]
     status, _, _ = run("import-aws", str(source), "--store", url, killed=(*ADDS[kind], str(at)))
     assert status == -signal.SIGKILL
-    _, keys = kept(url)
-    assert len(keys) == (0 if kind == "sqlite" else at)
+    made, keys = kept(url)
+    assert (len(made), len(keys)) == ((0, 0) if kind == "sqlite" else (len(PLANS), at))
     for key, plans in keys.items():
         assert plans == [id_ for id_, on in ON.items() if key.id in {one["id"] for one in on}]
     for _ in range(2):
@@ -135,6 +135,24 @@ def test_a_killed_import_of_csv_is_finished_by_the_same_command(url, tmp_path, a
     assert run(*command) == (0, f"imported {5 - there} keys{replaced}\n", "")
     found = {key.name: plans for key, plans in kept(url)[1].items()}
     assert found == {f"n{number}": ["gold"] if number % 2 else ["gold", "pets"] for number in range(5)}
+
+
+def test_a_killed_import_again_changes_no_key_of_a_file(tmp_path):
+    """Of keys that are there none has another name, state or plan before all have: on SQLite it is one transaction."""
+    url, table = f"sqlite:///{tmp_path}/quota.db", tmp_path / "keys.csv"
+    command = ("key", "import", "--csv", str(table), "--store", url)
+    with Ledger(url) as ledger:
+        ledger.add_plan(UsagePlan("gold", "10/day"))
+    table.write_text("Name,Key\n" + "".join(f"old{number},{number:020}\n" for number in range(3)))
+    assert run(*command)[0] == 0
+    before = kept(url)
+    table.write_text("Name,Key,Enabled,UsagePlanIds\n" + "".join(f"new,{at:020},false,gold\n" for at in range(3)))
+    for method in ("_change_key", "_place_key"):
+        killed = (*ADDS["sqlite"][:2], method, "2")
+        assert run(*command, killed=killed)[0] == -signal.SIGKILL
+        assert kept(url) == before
+    assert run(*command)[:2] == (0, "imported 0 keys, replaced 3\n")
+    assert [(key.name, key.enabled, plans) for key, plans in kept(url)[1].items()] == [("new", False, ["gold"])] * 3
 
 
 def test_many_keys_wait_for_the_disk_once(tmp_path, monkeypatch):

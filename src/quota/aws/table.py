@@ -1,10 +1,11 @@
-"""The rows of a CSV of keys, put into a ledger all or nothing; with its plans each key is added in one step."""
+"""Imports, put into a ledger all or nothing: the rows of a CSV of keys, each key with its plans in one step."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from typing import Any
+from copy import copy
+from typing import Any, TypeVar
 
 import attrs
 
@@ -18,7 +19,9 @@ from .keys_csv import CsvKey
 NewKey = tuple[ApiKey, list[str]]
 """A key and the plans that it is put on."""
 
+T = TypeVar("T")
 Undo = list[Callable[[], object]]
+Wanted = tuple[CsvKey, ApiKey | None, list[UsagePlan]]
 Counted = Callable[[Sequence[Any], str], AbstractContextManager[Iterable[Any]]]
 """Goes through what is worked on, and may tell how far it got."""
 
@@ -26,6 +29,28 @@ Counted = Callable[[Sequence[Any], str], AbstractContextManager[Iterable[Any]]]
 def uncounted(items: Sequence[Any], _: str) -> AbstractContextManager[Iterable[Any]]:
     """The items as they are."""
     return nullcontext(items)
+
+
+def all_or_nothing(ledger: Ledger, work: Callable[[Ledger, Undo], T]) -> T:
+    """Return what ``work`` makes of a ledger. What it raises takes back all that it did.
+
+    In a SQLite file it is one transaction, which a crash undoes too; elsewhere ``work`` notes how its steps are undone.
+    """
+    undo: Undo = []
+    if isinstance(ledger.store, SQLiteStore):
+        view = copy(ledger)
+
+        def inside(store: SQLiteStore) -> T:
+            view.store = store
+            return work(view, undo)
+
+        return ledger.store.in_one_step(inside)
+    try:
+        return work(ledger, undo)
+    except BaseException:
+        for step in reversed(undo):
+            step()
+        raise
 
 
 def add_rows(
@@ -44,6 +69,21 @@ def add_rows(
     All or nothing. Where ``strict`` nothing is done if there are warnings. ``make`` a key of a row; ``change`` a key
     that is there to what the row says. ``reaches``: what a plan governs; of two plans that meet there a key has one.
     """
+
+    def add(view: Ledger, undo: Undo) -> list[str]:
+        found = _look(view, rows, warnings, reaches)
+        return [] if strict and warnings else _add(view, found, make, change, undo, counted)
+
+    return all_or_nothing(ledger, add)
+
+
+def _look(
+    ledger: Ledger,
+    rows: Sequence[CsvKey],
+    warnings: list[str],
+    reaches: Callable[[UsagePlan], Sequence[str]],
+) -> list[Wanted]:
+    """Return each row with the key that is there, if one is, and the plans that it is to be put on."""
     known = {secret.digest: key for key in ledger.list_keys() for secret in key.secrets}
     plans = {plan.id: plan for plan in ledger.list_plans()}
     wanted = []
@@ -51,30 +91,27 @@ def add_rows(
         old = known.get(digest(row.secret))
         on = [] if old is None else ledger.list_plans(old)
         wanted.append((row, old, _choose(row, plans, on, reaches, warnings)))
-    if strict and warnings:
-        return []
+    return wanted
+
+
+def _add(
+    ledger: Ledger,
+    wanted: Sequence[Wanted],
+    make: Callable[[CsvKey], ApiKey],
+    change: Callable[[ApiKey, CsvKey], ApiKey],
+    undo: Undo,
+    counted: Counted,
+) -> list[str]:
     new = [(make(row), [plan.id for plan in on]) for row, old, on in wanted if old is None]
     made = iter(new)
-    undo: Undo = []
-    with _all_or_nothing(undo):
-        there = [(row, old, on) for row, old, on in wanted if old is not None]
-        with counted(there, "keys that are there") as each:
-            for row, old, on in each:
-                _replace(ledger, old, row, change, undo)
-                for plan in on:
-                    _associate(ledger, old, plan, undo)
-        add_keys(ledger, new, undo, counted)
+    there = [(row, old, on) for row, old, on in wanted if old is not None]
+    with counted(there, "keys that are there") as each:
+        for row, old, on in each:
+            _replace(ledger, old, row, change, undo)
+            for plan in on:
+                _associate(ledger, old, plan, undo)
+    add_keys(ledger, new, undo, counted)
     return [next(made)[0].id if old is None else old.id for _, old, _ in wanted]
-
-
-@contextmanager
-def _all_or_nothing(undo: Undo) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        for step in reversed(undo):
-            step()
-        raise
 
 
 def add_keys(ledger: Ledger, keys: Sequence[NewKey], undo: Undo, counted: Counted = uncounted) -> None:
@@ -149,7 +186,6 @@ def _replace(ledger: Ledger, old: ApiKey, row: CsvKey, change: Callable[[ApiKey,
 
 
 def _as(key: ApiKey, other: ApiKey, fields: Sequence[str]) -> ApiKey:
-
     return attrs.evolve(key, **{field: getattr(other, field) for field in fields})
 
 

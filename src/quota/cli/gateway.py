@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +12,7 @@ import typer
 
 from ..aws.keys_csv import parse_csv
 from ..aws.read import Found, from_aws, parse_json
-from ..aws.table import NewKey, add_keys
+from ..aws.table import NewKey, Undo, add_keys, all_or_nothing
 from ..aws.write import to_aws, to_text
 from ..errors import PlanConflict
 from ..key import ApiKey, digest
@@ -47,8 +47,7 @@ def import_aws(
     """Build the plans, keys and associations that API Gateway's command line printed; all or nothing."""
     found = _read(directory, plans, keys, plan_keys or [], api)
     with opened(store, create=True) as ledger:
-        new_plans, new_keys = _check(ledger, found)
-        _build(ledger, new_plans, new_keys)
+        new_plans, new_keys = all_or_nothing(ledger, partial(_import, found=found))
     for note in found.notes:
         tell(note)
     links = sum(len(of) for _, of in found.keys)
@@ -132,18 +131,14 @@ def _differs(ledger: Ledger, there: ApiKey, key: ApiKey, of: Sequence[str]) -> s
     )
 
 
-def _build(ledger: Ledger, plans: Sequence[UsagePlan], keys: Sequence[NewKey]) -> None:
-    """All or nothing: what was made is taken back if something goes wrong."""
-    undo: list[Callable[[], object]] = []
-    try:
-        for plan in plans:
-            ledger.add_plan(plan)
-            undo.append(partial(ledger.remove_plan, plan.id))
-        add_keys(ledger, keys, undo)
-    except BaseException:
-        for step in reversed(undo):
-            step()
-        raise
+def _import(ledger: Ledger, undo: Undo, found: Found) -> tuple[list[UsagePlan], list[NewKey]]:
+    """Add what is new, and return it; ``undo`` says how it is taken back."""
+    plans, keys = _check(ledger, found)
+    for plan in plans:
+        ledger.add_plan(plan)
+        undo.append(partial(ledger.remove_plan, plan.id))
+    add_keys(ledger, keys, undo)
+    return plans, keys
 
 
 def export_aws(

@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 import sqlite3
 import struct
+from collections.abc import Callable
 from contextlib import closing, suppress
+from copy import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ...clock import Clock, ManualClock, system_clock
 from ...errors import InvalidValue, StoreUnavailable
@@ -21,6 +23,8 @@ from .pool import Pool
 from .records import load, prune
 from .requests import Decisions
 from .schema import read_version
+
+T = TypeVar("T")
 
 _DURABILITY = ("full", "normal")
 
@@ -73,6 +77,19 @@ class SQLiteStore(Decisions):
         self._clock = clock
         self._lapse_clock = None if isinstance(clock, ManualClock) else system_clock
 
+    def in_one_step(self, work: Callable[[SQLiteStore], T]) -> T:
+        """Do all that ``work`` changes in the directory of the store that it is given in one transaction.
+
+        What it raises, or a crash, undoes all of it. Until it returns others cannot write; this store is ``StoreBusy``.
+        """
+
+        def inside(db: sqlite3.Connection) -> T:
+            view: Any = copy(self)
+            view._pool = _Within(db)
+            return work(view)
+
+        return self._pool.write(inside)
+
     def prune(self) -> int:
         """Drop the records and remembered requests that are dead. Return how many. It goes by itself too."""
         gone, looked, now = 0, 1, self._clock()
@@ -102,6 +119,28 @@ class SQLiteStore(Decisions):
     def close(self) -> None:
         """Close all connections, once those who use them are done. Twice is fine; a later call opens new ones."""
         self._pool.close()
+
+
+class _Within:
+    """In place of a pool, the transaction that a store is in; what a part of it raises undoes that part."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def write(self, work: Callable[..., T], *args: Any) -> T:
+        self._db.execute("SAVEPOINT part")
+        try:
+            answer = work(self._db, *args)
+        except BaseException:
+            if self._db.in_transaction:  # SQLite itself takes all of it back where it cannot go on
+                self._db.execute("ROLLBACK TO part")
+                self._db.execute("RELEASE part")
+            raise
+        self._db.execute("RELEASE part")
+        return answer
+
+    def read(self, work: Callable[..., T], *args: Any) -> T:
+        return work(self._db, *args)
 
 
 def _copy_to(db: sqlite3.Connection, path: Path) -> None:
