@@ -182,8 +182,24 @@ class _Seen:
         return self._request
 
 
+class _Bytes(str):
+    """A header's value that is no UTF-8, as aiohttp tells it: copied to another request it is the same bytes."""
+
+    __slots__ = ()
+
+    def encode(self, encoding: str = "utf-8", errors: str = "surrogateescape") -> bytes:
+        return super().encode(encoding, errors)
+
+
+def _text(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return _Bytes(value.decode("utf-8", "surrogateescape"))
+
+
 def _hidden(request: web.Request, scope: dict[str, Any]) -> web.Request:
-    fields = [(name.decode(), value.decode("utf-8", "surrogateescape")) for name, value in scope["headers"]]
+    fields = [(name.decode(), _text(value)) for name, value in scope["headers"]]
     query = scope["query_string"].decode()
     same = query == request.rel_url.raw_query_string
     url = request.rel_url if same else request.rel_url.with_query(query)

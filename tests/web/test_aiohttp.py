@@ -154,6 +154,38 @@ def test_what_is_settled():
     assert shop.used == 8
 
 
+NO_TEXT = (b"\xff\xfe", b"\xed\xa0\x80", b"\xe9", "é".encode(), b"%ff")
+
+
+@pytest.mark.parametrize("settings", [{}, {"redact": False}, {"key": lambda request: request.headers.get("X-Api-Key")}])
+def test_bytes_that_are_no_text(settings):
+    """Wherever a client puts them, the answer is a key's or a refusal, and a handler is given them as they came."""
+    shop = Shop("1000/day", **{"key": ["x-api-key", "?api_key"], "trusted_proxies": 1, **settings})
+
+    async def asked(server, target, *lines):
+        reader, writer = await asyncio.open_connection(server.host, server.port)
+        lines = [b"POST " + target + b" HTTP/1.1", b"connection: close", b"content-length: 0", *lines, b"", b""]
+        writer.write(b"\r\n".join(lines))
+        status = int((await reader.read()).split()[1])
+        writer.close()
+        return status
+
+    async def run():
+        own, host = b"x-api-key: " + shop.secret.encode(), b"host: h"
+        async with TestServer(shop.build()) as server:
+            for odd in NO_TEXT:
+                for name in (b"x-other", b"x-forwarded-for", b"cookie", b"content-type", b"origin"):
+                    assert await asked(server, b"/echo", host, own, name + b": " + odd) == 200
+                    assert (name, odd) in shop.seen[-1][3]
+                assert await asked(server, b"/echo", own, b"host: " + odd) == 200
+                assert await asked(server, b"/echo?a=" + odd, host, own) in {200, 400}
+                assert await asked(server, b"/pets/" + odd, host, own) in {400, 404, 405}
+                assert await asked(server, b"/echo", host, b"x-api-key: " + odd * 30) == 403
+                assert await asked(server, b"/echo?api_key=" + odd * 30, host) in {400, 403}
+
+    asyncio.run(run())
+
+
 def test_the_secret_is_hidden_and_the_body_whole():
     """Wherever the handler looks, by header and by query; what was read for the estimate is read again."""
     shop = Shop("99/day", key=["x-api-key", "?key"], cost_from_body=len)
