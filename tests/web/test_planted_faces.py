@@ -482,7 +482,7 @@ BUGS = {
     "any stage will do": (stages_bind, "aws/control/plans.py", "if stage not in plane.stages[api]:", "if False:"),
     "a plan goes with its stages": (stages_bind, "aws/control/plans.py", "if stages := stages_of(plan):", "if stages := []:"),
     "two plans for one stage": (
-        stages_bind, "aws/control/plans.py", "if added := set(stages_of(new)) - set(stages_of(old)):", "if added := set():",
+        stages_bind, "aws/control/plans.py", "added = set(stages_of(new)) - set(stages_of(old))", "added = set()",
         "                    raise conflict(brief(error)) from None\n\n\ndef _made", "                    return old\n\n\ndef _made"),
     "a key is moved from another plan": (nobody_is_moved_from_another_plan, "aws/control/plans.py", "IF_FREE, by[1], by", "None, by[1], by"),
     "a plan that is free takes another's place": (nobody_is_moved_from_another_plan, "stores/associations.py", "most=at is None", "most=1"),

@@ -329,6 +329,26 @@ def test_lists_of_plans_go_from_the_newest_in_pages(aws):
     assert [plan["id"] for page in pages for plan in page["items"]] == ids
 
 
+def test_a_key_is_attached_elsewhere_while_a_stage_is_added(aws, ledger, monkeypatch):
+    """By another process, behind the look for rivals: the stage is refused in the same words."""
+    one, two = aws.create_usage_plan(name="a")["id"], aws.create_usage_plan(name="b", apiStages=[STAGE])["id"]
+    key = aws.create_api_key()["id"]
+    aws.create_usage_plan_key(usagePlanId=one, keyId=key, keyType="API_KEY")
+    coming = [lambda: ledger.associate(key, two)]
+
+    def check_then_be_overtaken(*given):
+        check_rivals(*given)
+        while coming:
+            coming.pop()()
+
+    monkeypatch.setattr(plans, "check_rivals", check_then_be_overtaken)
+    add = [{"op": "add", "path": "/apiStages", "value": "r1:prod"}]
+    told = refused(aws.update_usage_plan, usagePlanId=one, patchOperations=add)
+    words = f"API Key {key} cannot reference multiple Usage Plans with the same API Stage: {two} has r1:prod"
+    assert told == (409, "ConflictException", words)
+    assert aws.get_usage_plan(usagePlanId=one)["apiStages"] == []
+
+
 def test_two_clients_patch_a_plan_at_once(aws, ledger):
     """Neither change is lost, nor is a tag."""
     plan = aws.create_usage_plan(name="n")

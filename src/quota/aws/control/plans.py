@@ -150,15 +150,15 @@ def change_plan(plane: Plane, plan_id: str, change: Any) -> UsagePlan:
         old = plane.plan(plan_id)
         new = _made(old, change)
         with plane.lock:
-            if added := set(stages_of(new)) - set(stages_of(old)):
-                for key in plane.keys_on(plan_id):
-                    check_rivals(plane, key, new, added)
+            added = set(stages_of(new)) - set(stages_of(old))
+            _check_rivals_of_all(plane, new, added)
             try:
                 return plane.ledger.replace_plan(new, expected=old)
             except UnknownPlan:
                 raise not_found(NO_PLAN) from None
             except PlanConflict as error:
                 if plane.plan(plan_id) == old:
+                    _check_rivals_of_all(plane, new, added)  # a key went on another plan since it was looked
                     raise conflict(brief(error)) from None
 
 
@@ -195,6 +195,12 @@ def delete_plan(plane: Plane, _: Call, plan_id: str) -> Reply:
         except PlanConflict:  # changed by somebody meanwhile, who got through
             continue
         return 202, None
+
+
+def _check_rivals_of_all(plane: Plane, plan: UsagePlan, added: set[str]) -> None:
+    """Refuse stages that a plan is given where another plan of one of its keys has them. Raises ``Refused``."""
+    for key in plane.keys_on(plan.id) if added else ():
+        check_rivals(plane, key, plan, added)
 
 
 def check_rivals(plane: Plane, key: ApiKey, plan: UsagePlan, stages: set[str]) -> None:
