@@ -8,8 +8,10 @@ from time import monotonic
 
 import pytest
 
+from forked import FORKS, in_child
 from interleavings import plant
 from quota import AsyncLedger, Caller, InvalidValue, Ledger, ManualClock, Reason, UsagePlan
+from quota.ledger import waiting
 from quota.ledger.waiting import Queues, queues_of
 
 START = 1_773_144_000_000_000  # 2026-03-10 12:00 UTC
@@ -170,6 +172,23 @@ def test_two_hundred_tasks_are_served_in_order():
     asyncio.run(run())
     assert served == list(range(200))
     assert len(queues_of(ledger)) == 0
+
+
+@pytest.mark.parametrize("fork", FORKS.values(), ids=FORKS)
+def test_a_forked_child_waits_behind_nobody_of_its_parents(fork):
+    """Who stood in its parent's lines is not there to leave them: the child's calls have lines of their own."""
+    ledger, secret = made("20/s burst 1")
+    key = ledger.consume(secret).key
+    queues = queues_of(ledger)
+    assert ledger.acquire(secret, timeout=60)  # both lines are there now, and in each is somebody
+    assert queues.enter(key.id, gone := lambda: None)
+    assert waiting._ARRIVALS[ledger.store].enter(waiting._presented(secret), gone)
+
+    def child():
+        return [bool(ledger.acquire(secret, timeout=60)) for _ in range(2)], len(queues)
+
+    assert in_child(fork, child) == "([True, True], 0)"
+    assert (len(queues), key.id in queues) == (1, True)
 
 
 def test_keys_wait_apart():

@@ -1,20 +1,25 @@
-"""Waiting until a call is admitted: within a deadline, first come, first served for each key of a process."""
+"""Waiting until a call is admitted: within a deadline, first come, first served for each key of a process.
+
+A call comes twice into a line: by what was presented before it asks the store anything, since answers of a server come
+in any order, and by its key once that is known. It leaves the first line as it has its place in the second.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Hashable
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
-from ..clock import MICROSECOND, Clock, monotonic, pause, system_clock
+from ..clock import MICROSECOND, monotonic, pause, system_clock
 from ..decision import Decision
 from ..errors import InvalidValue
 from ..operations.request import refused
-from ..process.forks import across_forks
+from ..process.home import Home
 from ..refusals import trying
 from ..rule.limits import CompiledConcurrency
 from .reservations.settling import QUEUES
@@ -35,27 +40,35 @@ def span_of(timeout: float | timedelta) -> float:
 
 
 class Queues:
-    """The calls that wait for a key, in order. A signal handler may come in the middle of any of it."""
+    """The calls that wait for a key, in order. A signal handler may come in the middle of any of it.
+
+    A forked child has queues of its own: nobody is there to leave its parent's.
+    """
 
     def __init__(self) -> None:
-        self._found: dict[str, deque[Callable[[], object]]] = {}
-        self._guard = threading.RLock()
-        across_forks(self._guard)
+        self._begin()
+        self._home = Home()
 
-    def __contains__(self, name: str) -> bool:
+    def _begin(self) -> None:
+        self._found: dict[Hashable, deque[Callable[[], object]]] = {}
+        self._guard = threading.RLock()
+
+    def __contains__(self, name: Hashable) -> bool:
         return name in self._found
 
     def __len__(self) -> int:
+        self._home.check(self._begin)
         return len(self._found)
 
-    def enter(self, name: str, wake: Callable[[], object]) -> bool:
+    def enter(self, name: Hashable, wake: Callable[[], object]) -> bool:
         """Have a place; whether it is the first. ``wake`` is called once it is."""
+        self._home.check(self._begin)
         with self._guard:
             queue = self._found.setdefault(name, deque())
             queue.append(wake)
             return queue[0] is wake
 
-    def leave(self, name: str, wake: Callable[[], object]) -> None:
+    def leave(self, name: Hashable, wake: Callable[[], object]) -> None:
         """Give the place up, and wake who is first then; whose event loop was closed is gone."""
         with self._guard:
             queue = self._found.get(name, deque())
@@ -80,9 +93,25 @@ class Queues:
 
 
 def queues_of(ledger: Any) -> Queues:
-    """Those of a ledger's store, made when the first call waits."""
-    found: Queues = QUEUES.get(ledger.store) or QUEUES.setdefault(ledger.store, Queues())
+    """Those of a ledger's store, by key, made when the first call waits."""
+    found: Queues = _of_store(QUEUES, ledger)
     return found
+
+
+_ARRIVALS: WeakKeyDictionary[Any, Queues] = WeakKeyDictionary()
+"""By store, the calls of which it is not known yet for which key they come, by what they present."""
+
+
+def _of_store(queues: Any, ledger: Any) -> Any:
+    return queues.get(ledger.store) or queues.setdefault(ledger.store, Queues())
+
+
+def _presented(who: Any) -> int:
+    """Name a secret, a key or a caller; two of one name only wait for each other's answer."""
+    try:
+        return hash(who)
+    except TypeError:  # which the ledger refuses
+        return 0
 
 
 class Ask(NamedTuple):
@@ -92,9 +121,10 @@ class Ask(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """Wait to be the first in a queue, for so many seconds."""
+    """Wait to be the first in a queue, for so many seconds; a place in another is given up once it has one in this."""
 
-    name: str
+    queues: Queues
+    name: Hashable
     seconds: float
 
 
@@ -114,31 +144,20 @@ def decision_of(answer: Any) -> Decision:
     return answer if isinstance(answer, Decision) else answer.decision
 
 
-def wait(queues: Queues, clock: Clock, timeout: float | timedelta) -> Waiting:
+def wait(ledger: Any, who: Any, timeout: float | timedelta) -> Waiting:
     """The steps of one call that waits until it is admitted, or cannot be before its deadline."""
-    seconds = span_of(timeout)
+    seconds, clock = span_of(timeout), ledger._steps._clock
     end, latest = monotonic() + seconds, clock() + int(seconds * 1e6)
-
-    def over(decision: Decision) -> bool:
-        """Tell whether an answer is the last one: admitted, or never to be before the deadline."""
-        retry_at, until = _instants(decision)
-        return decision.allowed or retry_at is None or until > latest
-
-    looked = bool(queues)
-    answer = yield Ask(peek=looked)
-    decision = decision_of(answer)
-    subject = decision._details().key
-    name = "" if subject is None else subject.id
-    if looked and (over(decision) is not decision.allowed or name not in queues):
-        looked, answer = False, (yield Ask(peek=False))  # nobody is before it, or it is refused whoever is
-        decision = decision_of(answer)
-    if not looked and over(decision):
+    if not (yield Turn(_of_store(_ARRIVALS, ledger), _presented(who), seconds)):
+        return (yield Ask(peek=False))
+    answer, name, looked = yield from _arrive(queues_of(ledger), latest)
+    if name is None:
         return answer
-    first = yield Turn(name, end - monotonic())
+    first = yield Turn(queues_of(ledger), name, end - monotonic())
     if not first or looked:
-        answer, looked = (yield Ask(peek=False)), False
+        answer = yield Ask(peek=False)
     poll = _SOONEST
-    while first and not over(decision_of(answer)):
+    while first and not _over(decision_of(answer), latest):
         retry_at, until = _instants(decision_of(answer))
         while (left := (until - clock()) / 1e6) > 0:
             left = min(left, end - monotonic(), left if clock is system_clock else _SLICE)
@@ -155,6 +174,25 @@ def wait(queues: Queues, clock: Clock, timeout: float | timedelta) -> Waiting:
     return answer
 
 
+def _arrive(queues: Queues, latest: int) -> Waiting:
+    """The first question of a call: its answer, for which key it is to wait, if it is, and whether it only looked."""
+    looked = bool(queues)
+    answer = yield Ask(peek=looked)
+    decision = decision_of(answer)
+    subject = decision._details().key
+    name = "" if subject is None else subject.id
+    if looked and (_over(decision, latest) is not decision.allowed or name not in queues):
+        looked, answer = False, (yield Ask(peek=False))  # nobody is before it, or it is refused whoever is
+        decision = decision_of(answer)
+    return answer, None if not looked and _over(decision, latest) else name, looked
+
+
+def _over(decision: Decision, latest: int) -> bool:
+    """Tell whether an answer is the last one: admitted, or never to be before the deadline."""
+    retry_at, until = _instants(decision)
+    return decision.allowed or retry_at is None or until > latest
+
+
 def _instants(decision: Decision) -> tuple[Any, int]:
     """Return when a call is admitted if nobody else calls, and before when it cannot be, whatever slots come back."""
     outcome = decision._details().outcome
@@ -167,9 +205,26 @@ def _instants(decision: Decision) -> tuple[Any, int]:
     return outcome.retry_at, max(others, default=0)
 
 
-def drive(queues: Queues, waiting: Waiting, ask: Callable[[], Any], peek: Callable[[], Any]) -> Any:
+class _Places(list[Turn]):
+    """The places of one call in lines, noted before they are had: an interrupt may come as soon as they are."""
+
+    def move(self, turn: Turn, wake: Callable[[], object]) -> bool:
+        """Have a place, and then no other one; whether it is the first."""
+        self.append(turn)
+        first = turn.queues.enter(turn.name, wake)
+        for left in self[:-1]:
+            left.queues.leave(left.name, wake)
+        return first
+
+    def leave(self, wake: Callable[[], object]) -> None:
+        """Give up what was not given up before."""
+        for place in self:
+            place.queues.leave(place.name, wake)
+
+
+def drive(waiting: Waiting, ask: Callable[[], Any], peek: Callable[[], Any]) -> Any:
     """Do the steps, waiting in this thread."""
-    turn, names = threading.Event(), []
+    turn, places = threading.Event(), _Places()
     wake = turn.set
     try:
         step = next(waiting)
@@ -178,23 +233,22 @@ def drive(queues: Queues, waiting: Waiting, ask: Callable[[], Any], peek: Callab
                 case Ask(peek=looks):
                     turn.clear()
                     step = waiting.send(peek() if looks else ask())
-                case Turn(name=name, seconds=seconds):
-                    names.append(name)
-                    step = waiting.send(queues.enter(name, wake) or turn.wait(max(0, seconds)))
+                case Turn(seconds=seconds):
+                    turn.clear()
+                    step = waiting.send(places.move(step, wake) or turn.wait(max(0, seconds)))
                 case Sleep(seconds=seconds, slot=slot):
                     step = waiting.send(turn.wait(seconds) if slot else pause(seconds))
     except StopIteration as stop:
         return stop.value
     finally:
-        for name in names:
-            queues.leave(name, wake)
+        places.leave(wake)
 
 
-async def drive_awaited(queues: Queues, waiting: Waiting, ask: Callable[[], Any], peek: Callable[[], Any]) -> Any:
+async def drive_awaited(waiting: Waiting, ask: Callable[[], Any], peek: Callable[[], Any]) -> Any:
     """Do the steps, awaited."""
     import asyncio  # noqa: PLC0415 -- a ledger that is not awaited never needs it
 
-    turn, names, loop = asyncio.Event(), [], asyncio.get_running_loop()
+    turn, places, loop = asyncio.Event(), _Places(), asyncio.get_running_loop()
 
     def wake() -> None:
         loop.call_soon_threadsafe(turn.set)
@@ -212,16 +266,15 @@ async def drive_awaited(queues: Queues, waiting: Waiting, ask: Callable[[], Any]
                 case Ask(peek=looks):
                     turn.clear()
                     step = waiting.send(await (peek() if looks else ask()))
-                case Turn(name=name, seconds=seconds):
-                    names.append(name)
-                    step = waiting.send(queues.enter(name, wake) or await within(max(0, seconds)))
+                case Turn(seconds=seconds):
+                    turn.clear()
+                    step = waiting.send(places.move(step, wake) or await within(max(0, seconds)))
                 case Sleep(seconds=seconds, slot=slot):
                     step = waiting.send(await (within if slot else asyncio.sleep)(seconds))
     except StopIteration as stop:
         return stop.value
     finally:
-        for name in names:
-            queues.leave(name, wake)
+        places.leave(wake)
 
 
 def until_admitted(ledger: Any, name: str, who: Any, cost: Any, timeout: Any, where: Any, **more: Any) -> Any:
@@ -229,10 +282,10 @@ def until_admitted(ledger: Any, name: str, who: Any, cost: Any, timeout: Any, wh
 
     The class's own method: whoever watches the ledger's sees one call, however often it is tried.
     """
-    queues, ask, peek = queues_of(ledger), partial(getattr(type(ledger), name), ledger), ledger.peek
-    steps = wait(queues, ledger._steps._clock, timeout)
+    ask, peek = partial(getattr(type(ledger), name), ledger), ledger.peek
+    steps = wait(ledger, who, timeout)
     with trying():
-        answer = drive(queues, steps, lambda: ask(who, cost, **where, **more), lambda: peek(who, cost, **where))
+        answer = drive(steps, lambda: ask(who, cost, **where, **more), lambda: peek(who, cost, **where))
     return _told(answer, where)
 
 
@@ -240,12 +293,10 @@ async def until_admitted_awaited(
     ledger: Any, name: str, who: Any, cost: Any, span: Any, where: Any, **more: Any
 ) -> Any:
     """The same, awaited."""
-    queues, ask, peek = queues_of(ledger), partial(getattr(type(ledger), name), ledger), ledger.peek
-    steps = wait(queues, ledger._steps._clock, span)
+    ask, peek = partial(getattr(type(ledger), name), ledger), ledger.peek
+    steps = wait(ledger, who, span)
     with trying():
-        answer = await drive_awaited(
-            queues, steps, lambda: ask(who, cost, **where, **more), lambda: peek(who, cost, **where)
-        )
+        answer = await drive_awaited(steps, lambda: ask(who, cost, **where, **more), lambda: peek(who, cost, **where))
     return _told(answer, where)
 
 
