@@ -37,13 +37,15 @@ class CsvKey:
     plans: tuple[str, ...] = ()
 
 
-def parse_csv(name: str, text: str, *, names: tuple[int, int] = (1, 256)) -> tuple[list[CsvKey], list[str]]:
+def parse_csv(
+    name: str, text: str, *, names: tuple[int, int] = (1, 256), whole: bool = False
+) -> tuple[list[CsvKey], list[str]]:
     """The rows of a file called ``name``, and warnings about those that are left out or read in a way of our own.
 
     Columns come in any order and case, cells are trimmed, columns of other names are ignored; ``Name`` and ``Key`` must
     be there. Cells are separated by commas, or by what spreadsheets write in their place: ``;``, a tab, what ``sep=``
     in the first line says. Lines without anything in them are skipped. No message shows a cell: it may be a secret.
-    ``names``: how short and how long a name may be.
+    ``names``: how short and how long a name may be. ``whole``: whether the text is known not to be cut short.
 
     Raises:
         InvalidValue: for a file that is no such table from its first line to its last (one that was cut short too).
@@ -71,9 +73,11 @@ def parse_csv(name: str, text: str, *, names: tuple[int, int] = (1, 256)) -> tup
             keys[digest(key.secret)] = key
     except csv.Error as error:
         raise InvalidValue(f"{name} line {reader.line_num}", str(error), "CSV, complete") from None
-    if cut == reader.line_num and not text.endswith("\n"):
+    if whole or text.endswith("\n"):
+        return list(keys.values()), warnings
+    if cut == reader.line_num:
         raise InvalidValue(f"{name} line {cut}", "its last line", "a whole row and a line end (is the file complete?)")
-    if keys and header[-1] == "key" and not text.endswith("\n"):
+    if keys and header[-1] == "key":
         warnings.append(f"line {reader.line_num}: nothing is behind its Key, not even a line end: is the key whole?")
     return list(keys.values()), warnings
 

@@ -289,6 +289,16 @@ def test_an_import(aws, ledger):
     assert len(ledger.list_keys()) == 3
 
 
+def test_an_import_without_a_last_line_end(aws, ledger):
+    """A body is as long as its Content-Length says: nothing is suspected of being cut short, and a bad row is told."""
+    told = aws.import_api_keys(body=b"Name,Key\nlast," + b"v" * 20, format="csv", failOnWarnings=True)
+    assert told["warnings"] == []
+    assert [key.id for key in ledger.list_keys()] == told["ids"]
+    told = aws.import_api_keys(body=b"Name,Key\ngood," + b"g" * 20 + b"\nbad,short", format="csv")
+    assert [len(told["ids"]), len(told["warnings"])] == [1, 1]
+    assert told["warnings"][0].startswith("line 3 is left out")
+
+
 def test_an_import_with_warnings(aws, ledger):
     """All or nothing where it is asked; else the good rows, and what is wrong with the others; never a value."""
     csv = b"name,key,usageplanids\ngood,goodkey1234abcdefghij0123456789,\nbad,short,\nlost,lostkey1234abcdefghij0123456789,nowhere\n"

@@ -189,7 +189,7 @@ def import_keys(plane: Plane, call: Call) -> Reply:
     if (kind := call.one("format")) != "csv":
         raise not_in_enumeration(brief(kind or ""), "importApiKeysInput.format", ["csv"])
     try:
-        rows, warnings = parse_csv("file", call.body.decode("utf-8"), names=(0, _LONGEST_NAME))
+        rows, warnings = parse_csv("file", call.body.decode("utf-8"), names=(0, _LONGEST_NAME), whole=True)
     except UnicodeDecodeError:
         raise unreadable("The file is no UTF-8 text") from None
     except InvalidValue as error:
