@@ -47,7 +47,7 @@ DRIVERS = {"redis": {"redis"}, "postgres": {"psycopg", "psycopg_pool"}}
 WIDEST = 13
 """The most entries of a folder below the root: about a dozen."""
 FACE = {
-    "Account", "ApiKey", "AsyncLedger", "AsyncReservation", "Caller", "Clock", "Concurrency", "Decision", "Event", "IssuedKey", "Ledger", "LimitStatus", "ManualClock", "Period", "Quota",
+    "Account", "ApiKey", "AsyncLedger", "AsyncReservation", "Caller", "Clock", "Concurrency", "Decision", "Event", "IssuedKey", "Ledger", "LimitOverride", "LimitStatus", "ManualClock", "Period", "Quota",
     "Reason", "Reservation", "ScheduledPlan", "Throttle", "UsagePlan", "UsageRecord", "UsageTotal", "limited", "system_clock",
 }  # fmt: skip
 ERRORS = {

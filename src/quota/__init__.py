@@ -32,7 +32,7 @@ from .limit import Concurrency, Quota, Throttle
 from .operations.usage import UsageRecord, UsageTotal
 from .period import Period
 from .plan import UsagePlan
-from .status import LimitStatus
+from .status import LimitOverride, LimitStatus
 
 __version__ = "0.1.0"
 
@@ -53,6 +53,7 @@ __all__ = [
     "InvalidValue",
     "IssuedKey",
     "Ledger",
+    "LimitOverride",
     "LimitStatus",
     "ManualClock",
     "NotAllowed",

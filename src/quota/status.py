@@ -5,13 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import attrs
 
 from .clock import to_datetime
 from .key import KeyOrCaller, ScheduledPlan
 from .rule.limits import CompiledConcurrency, CompiledLimit, CompiledQuota, LimitState
+
+
+class LimitOverride(NamedTuple):
+    """A value of one's own in place of a plan's limit: units, or a throttle's text; ``until`` None: for good."""
+
+    value: int | str
+    until: datetime | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON can hold it."""
+        return {"value": self.value, "until": self.until and self.until.isoformat()}
 
 
 @attrs.frozen(slots=False)  # every answer that is read makes some: with slots it takes twice as long
@@ -25,7 +36,8 @@ class LimitStatus:
     else None. ``holder``: the id of the key or account that it is counted on. ``extra``: granted on top of the limit in
     this window, negative where units were taken away. ``retry_at``: of a limit that refuses the call (``status``: one
     unit), when it would admit it if nobody else calls; None where it does not refuse, or never will admit it.
-    ``scheduled``: the plan that takes the place of the limit's, and when; ``status`` alone tells it.
+    ``scheduled``: the plan that takes the place of the limit's, and when. ``override``: what its holder was given in
+    place of the plan's. ``status`` and ``override_limit`` tell these two.
     """
 
     name: str
@@ -40,13 +52,15 @@ class LimitStatus:
     over: int = attrs.field(default=0, kw_only=True)
     retry_at: datetime | None = attrs.field(default=None, kw_only=True)
     scheduled: ScheduledPlan | None = attrs.field(default=None, kw_only=True)
+    override: LimitOverride | None = attrs.field(default=None, kw_only=True)
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON can hold it, as ``quota check --json`` tells it."""
         plain = {field: getattr(self, field) for field in _TOLD}
         instants = {"resets_at": self.resets_at, "retry_at": self.retry_at}
         told = plain | {field: instant and instant.isoformat() for field, instant in instants.items()}
-        return {**told, "scheduled": self.scheduled and self.scheduled.to_dict()}
+        more = {"scheduled": self.scheduled, "override": self.override}
+        return told | {field: value and value.to_dict() for field, value in more.items()}
 
 
 _TOLD = ("name", "unit", "limit", "used", "remaining", "holder", "extra", "over")
@@ -83,6 +97,7 @@ def _lasting(limit: CompiledLimit) -> tuple[dict[str, Any], Callable[[int], date
     fields = {
         "name": limit.told, "unit": limit.unit, "limit": limit.limit, "used": 0, "remaining": 0, "resets_at": None,
         "window": limit.length, "holder": "", "extra": 0, "over": 0, "retry_at": None, "scheduled": None,
+        "override": None,
     }  # fmt: skip
     if isinstance(limit, CompiledConcurrency):
         return fields, None

@@ -42,7 +42,7 @@ from scheduler import Deadlock
 CORE = files(
     "decision", "period", "plan", "rule/charge", "rule/entries", "rule/limits", "rule/subject", "rule/record", "rule/replan",
     "operations/__init__", "operations/request", "operations/consume", "operations/reservations", "operations/adjustments",
-    "operations/usage", "operations/idempotency", "operations/headroom", "operations/shape", "operations/compiled", "ledger/sync", "ledger/requests", "ledger/administration",
+    "operations/usage", "operations/standing", "operations/idempotency", "operations/headroom", "operations/shape", "operations/compiled", "ledger/sync", "ledger/requests", "ledger/administration",
     "ledger/reservations/handle", "ledger/reservations/settling", "stores/base", "stores/memory/store", "process/locks", "stores/memory/entries", "stores/memory/one_meter", "stores/memory/retries", "stores/memory/binding", "stores/memory/accounts", "stores/memory/directory",
 )  # fmt: skip
 """All that a call passes through but ``key.py`` and ``errors.py``, which share nothing between threads."""

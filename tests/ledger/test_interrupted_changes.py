@@ -23,7 +23,7 @@ CORE = [
     importlib.import_module(f"{Ledger.__module__.removesuffix('.ledger.sync')}.{name}")
     for name in (
         "ledger.sync", "ledger.requests", "ledger.administration", "ledger.reservations.handle", "ledger.reservations.settling", "operations", "operations.request",
-        "operations.consume", "operations.reservations", "operations.adjustments", "operations.usage",
+        "operations.consume", "operations.reservations", "operations.adjustments", "operations.standing", "operations.usage",
         "operations.idempotency", "operations.headroom", "operations.shape", "operations.compiled", "process.atomic", "period", "rule.charge", "rule.entries", "rule.limits", "rule.subject", "rule.record", "rule.replan",
         "rule.kept", "rule.meter", "stores.base", "process.locks", "stores.memory.one_meter", "stores.memory.retries", "stores.memory.entries", "stores.memory.binding", "stores.memory.holding", "stores.memory.store", "stores.memory.accounts", "stores.memory.directory", "stores.accounts",
     )

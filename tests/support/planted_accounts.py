@@ -27,7 +27,7 @@ BUGS = {
     "a plan that is replaced serves accounts as it was": (
         "stores/memory/binding.py", "for id_ in plan.ids():", "for id_ in [plan.id]:"),
     "an account's own limit is another's by its name": ("joined.py", "name=OWN + limit.name", "name=limit.name"),
-    "an account's override is a key's": ("operations/override.py", "OWN * own + limit.name\n", "limit.name\n"),
+    "an account's override is a key's": ("operations/standing.py", "OWN * own + limit.name\n", "limit.name\n"),
     "an account's throttle is changed with no memory of the last": (
         "rule/subject.py", "return refs if all(ref.name.startswith(OWN) for ref in refs) else ()", "return ()"),
     "an account's date binds a microsecond late": (
@@ -37,7 +37,7 @@ BUGS = {
     "what was due on an account is made by the clock alone": (
         "stores/memory/store.py", "[place.record for place in account.line() if place.shared] if account is not None else []", "[]"),
     "an account's date is told of its keys' limits": (
-        "operations/usage.py", "next((upper for upper in entry.uppers if upper.id == limit.holder), entry) if limit.holder else entry", "entry"),
+        "operations/standing.py", "next((upper for upper in entry.uppers if upper.id == limit.holder), entry) if limit.holder else entry", "entry"),
     "a plan that is removed takes an account's dates along": (
         "stores/memory/store.py", "Entry(key_entry.said(), plans, scheduled=later)", "Entry(key_entry.said(), plans)"),
     "an account is told the plan that it left": (

@@ -15,7 +15,7 @@ BUGS = {
         "            for meter in filter(None, [self.meter(api, route, unit)]):\n                meter.give_back(taken_at, units)"),
     "a report counts an api and the sum": ("operations/report.py", "meter.route or several(meter.api) or", "meter.route or"),
     "usage tells the sum for each api": ("operations/usage.py", "used = row.used if row.api == api else meter.used().get(row.day, 0) if meter else 0", "used = row.used"),
-    "a status tells a limit once for each api": ("operations/usage.py", "if not (several(each.limit.apis) and _place(each.limit) in known)", "if True"),
+    "a status tells a limit once for each api": ("operations/standing.py", "if not (several(each.limit.apis) and _place(each.limit) in known)", "if True"),
     "a throttle is full again after a move": ("rule/replan.py", "    level, own = _there(subject.record(shared=limit.shared), limit, now)\n    alike = [", "    return _there(subject.record(shared=limit.shared), limit, now)\n    alike = ["),
     "a move pours the same calls in again and again": ("rule/replan.py", "bucket.shared_level, bucket.since = level_at(bucket, now), now", "pass"),
     "a grant is lost by a move": ("rule/readings.py", "min((window.extra for window in alike), default=0)", "0"),

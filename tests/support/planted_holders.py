@@ -2,19 +2,19 @@
 
 BUGS = {
     "a status is charged": (
-        "operations/usage.py", "    apis, shared_only = request.args\n",
+        "operations/standing.py", "    apis, shared_only = request.args\n",
         ("    apis, shared_only = request.args\n    from .consume import consume\n    import attrs\n"
          "    consume(request.changed(op='consume', takes=None), entry, subject, options)\n")),
     "a status settles for good": (
-        "operations/usage.py", "advanced(subject, route_plan, now, options)", "advanced(subject, route_plan, now + 1, options)"),
+        "operations/standing.py", "advanced(subject, route_plan, now, options)", "advanced(subject, route_plan, now + 1, options)"),
     "a status is told as after one unit": (
-        "operations/usage.py", "{limit.unit: 1 for limit in route_plan.limits}", "{}"),
-    "an account is told of its keys' own limits": ("operations/usage.py", "if each.limit.shared or not shared_only", "if True"),
+        "operations/standing.py", "{limit.unit: 1 for limit in route_plan.limits}", "{}"),
+    "an account is told of its keys' own limits": ("operations/standing.py", "if each.limit.shared or not shared_only", "if True"),
     "an account's limit is told once for each key": (
         "ledger/holders.py", "                    seen |= {plan.id for plan in new}\n", ""),
     "an account's count is told as the key's": (
         "status.py", "key.account if limit.shared else key.id", "key.id"),
-    "what is over is told as what remains": ("status.py", '"over": -left if left < 0 else 0', '"over": left if left > 0 else 0'),
+    "what is over is told as what remains": ("status.py", '    if left < 0:\n        told["over"] = -left\n', '    if left > 0:\n        told["over"] = left\n'),
     "a limit that refuses for ever tells when to retry": (
         "rule/charge.py", "end if refused and units <= limit.limit + limit.overage else None", "end if refused else None"),
     # Limits of one's own
@@ -26,13 +26,13 @@ BUGS = {
         "joined.py", "(override.plan, override.route, override.name) == (plan, route, limit.name)",
         "(override.route, override.name) == (route, limit.name)"),
     "an override does not follow a replaced plan": (
-        "operations/override.py", "mine = plan.id, route", "mine = str(plan), route"),
-    "an override is never taken back": ("operations/override.py", "[other for other in had if other[:3] != mine]", "[*had]"),
+        "operations/standing.py", "mine = plan.id, route", "mine = str(plan), route"),
+    "an override is never taken back": ("operations/standing.py", "[other for other in had if other[:3] != mine]", "[*had]"),
     "an override is another route's too": (
         "joined.py", "(override.plan, override.route, override.name) == (plan, route, limit.name)",
         "(override.plan, override.name) == (plan, limit.name)"),
     "an account's limit is overridden on one key": (
-        "operations/override.py", 'subject.record(shared=limit.by == "account")', "subject.key"),
+        "operations/standing.py", 'subject.record(shared=limit.by == "account")', "subject.key"),
     "a key's override holds for its account's limits": (
         "joined.py", 'key if account is None or limit.by == "key" else account', "key + (account or ())"),
     "an override goes with the counts": ("operations/adjustments.py", "fresh.overrides, fresh.last_used = old.overrides, old.last_used", "fresh.last_used = old.last_used"),
@@ -40,6 +40,10 @@ BUGS = {
         "rule/record.py", 'more.append((setattr, self, "overrides", new.overrides))',
         'plain.append((setattr, self, "overrides", new.overrides))'),
     "the fast path overlooks an override": ("operations/compiled.py", "    entry = in_force(entry, subject, request.now)\n", ""),
+    "a status does not tell an override": ("operations/standing.py", "alike and own.holds(now)", "alike and not own.holds(now)"),
+    "a status tells an override of another route": (
+        "operations/standing.py", "own[:2] == (plan, route) and limit.name in names", "own.plan == plan and limit.name in names"),
+    "a status does not tell a route's override": ("operations/standing.py", "limit.name in names and", "limit.name == own.name and"),
     # Changes of plan with a date
     "a date binds a microsecond late": ("operations/request.py", "with_plan(plans, plan) if at <= now else plans", "with_plan(plans, plan) if at < now else plans"),
     "a date binds a microsecond late on the fast path": (
@@ -58,6 +62,6 @@ BUGS = {
         "stores/associations.py", "later = _later(entry, plan)\n    if at is None", "later = entry.scheduled\n    if at is None"),
     "a plan that is removed takes its past along": ("stores/associations.py", "    entry = settled(entry, now)\n    later = tuple(one", "    later = tuple(one"),
     "a period ends with the shortest quota": ("stores/associations.py", "return max(windows", "return min(windows"),
-    "a status does not tell what is scheduled": ("operations/usage.py", "if not {*goes.apis}.isdisjoint(apis)", "if goes.id in apis"),
+    "a status does not tell what is scheduled": ("operations/standing.py", "if not {*goes.apis}.isdisjoint(apis)", "if goes.id in apis"),
     "a key is listed by the plan that it was on": ("stores/memory/directory.py", "settled(self._entry(key_entry), now)", "self._entry(key_entry)"),
 }  # fmt: skip

@@ -82,6 +82,31 @@ def a_smaller_limit_of_one_s_own_refuses_again_and_again(q):
     assert not any(ledger.consume(secret) for _ in range(4))
 
 
+def a_status_tells_what_is_one_s_own(q):
+    ledger, _, key, _ = _ledger(q, "5/day, 3/s burst 5, 9/day by account as ours", routes={"r": "4/day"})
+    until = START + timedelta(hours=1)
+    ledger.issue_key("second", "p", id="second", account="k")
+    ledger.override_limit(key, "requests/day", 3, until=until)
+    ledger.override_limit(key, "throttle", q.Throttle(9, burst=10))
+    ledger.override_limit(key, "ours", 6, until=until)
+    told = [(3, until), ("9/second burst 10", None), (6, until)]
+    assert [status.override for status in ledger.status(key)] == told
+    assert [status.override for status in ledger.status(key, route="r")] == [*told, None]
+    ledger.override_limit(key, "requests/day", 2, route="r")
+    assert [status.override for status in ledger.status(key, route="r")] == [*told, (2, None)]
+    assert [status.override for status in ledger.status(key)] == told
+    assert [status.override for status in ledger.status("second")] == [None, None, (6, until)]
+    ledger.add_plan(q.UsagePlan("u", "50/day"))
+    ledger.add_account("k")
+    ledger.associate(ledger.get_account("k"), "u")
+    account = ledger.get_account("k")
+    ledger.override_limit(account, "requests/day", 70)
+    assert [status.override for status in ledger.status("second")] == [None, None, (6, until), (70, None)]
+    ledger.replace_plan(q.UsagePlan("u", "50/day", routes={"r": "40/day"}))
+    ledger.override_limit(account, "requests/day", 30, route="r")
+    assert [status.override for status in ledger.status("second", route="r")][4:] == [(70, None), (30, None)]
+
+
 def a_burst_of_one_s_own_binds_on_the_fast_path(q):
     ledger, _, key, secret = _ledger(q, "1/s burst 9")
     assert all(ledger.consume(secret) for _ in range(3))

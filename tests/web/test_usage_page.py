@@ -214,15 +214,40 @@ def test_an_account_s_plans_of_other_apis(ledger):
 def test_what_is_granted_taken_overridden_and_to_come(ledger, key):
     """A key whose units were taken away is told when it gets new ones; the plan that it goes to, and when."""
     ledger.set_remaining(key[0], "requests/day", 0)
-    ledger.override_limit(key[0], "requests/month", 1000)
+    ledger.override_limit(key[0], "requests/month", 1000, until=datetime(2026, 5, 1, tzinfo=timezone.utc))
     ledger.add_plan(UsagePlan("next", "50/day", name="Next <i>"))
     ledger.associate(key[0], "next", at=datetime(2026, 4, 1, tzinfo=timezone.utc))
     told, data, text = told_of(ledger, key[1])
     assert told[None, "requests/day"] == ("quota", 0, 0)
     assert data["plans"][0]["limits"][0]["resets_at"] == "2026-03-30T00:00:00+00:00"
+    assert data["plans"][0]["limits"][0]["override"] is None
     assert data["plans"][0]["limits"][1]["limit"] == 1000
+    assert data["plans"][0]["limits"][1]["override"] == {"until": "2026-05-01T00:00:00+00:00"}
+    assert "(agreed until 2026-05-01 00:00 )" in " ".join(text.split())
+    ledger.override_limit(key[0], "requests/month", 1000)
+    assert "(agreed for good)" in " ".join(told_of(ledger, key[1])[2].split())
     assert data["key"]["scheduled"] == [{"plan": "Next <i>", "at": "2026-04-01T00:00:00+00:00"}]
     assert "goes to the plan Next <i> on 2026-04-01 00:00" in " ".join(text.split())
+
+
+def test_an_account_that_goes_to_a_plan(ledger):
+    """The account's own change, and that of one above it; one that goes nowhere is not named."""
+    ledger.add_plan(UsagePlan("next", "50/day", name="Next <i>"))
+    for id_, parent in (("top", None), ("middle", "top"), ("acme", "middle")):
+        ledger.add_account(id_, parent=parent, name=f"{id_} <Ltd>")
+    for id_, day in (("acme", 1), ("top", 2)):
+        ledger.associate(id_, "next", at=datetime(2026, 4, day, tzinfo=timezone.utc))
+    _, secret = ledger.issue_key("Grace", plan="free", account="acme")
+    _, data, text = told_of(ledger, secret)
+    assert data["key"]["scheduled"] == []
+    assert data["accounts"] == [
+        {"name": "acme <Ltd>", "scheduled": [{"plan": "Next <i>", "at": "2026-04-01T00:00:00+00:00"}]},
+        {"name": "top <Ltd>", "scheduled": [{"plan": "Next <i>", "at": "2026-04-02T00:00:00+00:00"}]},
+    ]
+    words = " ".join(text.split())
+    for name, day in (("acme", 1), ("top", 2)):
+        assert f"Its account {name} <Ltd> goes to the plan Next <i> on 2026-04-0{day} 00:00" in words
+    assert "middle" not in words
 
 
 def test_an_account_of_a_key_s_id(ledger, key):

@@ -16,7 +16,7 @@ from ..replay.output import UNWRITTEN, answer
 from ..replay.report import plain
 from . import calls, gateway, keys, plans, replaying, stores
 from .common import OK, UNAVAILABLE, WRONG_USE, Unshown, root_actor, root_store
-from .keys import accounts, billing, reservations
+from .keys import accounts, billing, limits, reservations
 from .web import routes, serve
 
 _ClickException: type[Exception] = typer.BadParameter.__mro__[2]
@@ -74,7 +74,7 @@ def build(*, plain: bool = False) -> typer.Typer:
     groups = {"plan": plans, "key": keys, "account": accounts, "reservation": reservations, "store": stores}
     for name, group in groups.items():
         app.add_typer(group.app, name=name)
-    for module in (calls, billing, gateway, replaying, routes, serve, stores):
+    for module in (calls, limits, billing, gateway, replaying, routes, serve, stores):
         module.register(app)
     return app
 

@@ -1,4 +1,4 @@
-"""quota consume, check, usage, grant, set-remaining, override."""
+"""quota consume, check, usage."""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ import typer
 from ..account import Account
 from ..clock import system_clock, to_datetime
 from ..decision import Decision
-from ..errors import InvalidValue
+from ..errors import InvalidValue, UnknownKey
 from ..key import ApiKey
 from ..ledger.sync import Ledger
-from ..limit import Concurrency, Quota
-from ..limit_text import parse_limit
+from ..limit import Quota
 from ..operations.shape import DEFAULT
 from ..operations.usage import UsageRecord
 from ..plan import UsagePlan
-from ..status import LimitStatus
 from .charts import daily
 from .common import (
     REFUSED,
@@ -34,19 +32,22 @@ from .common import (
     complete_key,
     find_holder,
     find_key,
+    line_of,
     opened,
     read_secret,
     to_cost,
-    to_instant,
 )
 from .show import (
+    WARN,
     key_data,
     on_plans,
     print_json,
     say,
     show_adjustments,
     show_decision,
+    show_goings,
     show_limits,
+    show_own,
     show_refusal,
     state_of,
 )  # fmt: skip
@@ -73,8 +74,6 @@ SinceOption = Annotated[
     str | None, typer.Option("--since", metavar="DAY", help="From this UTC day on; by default 14 days.")
 ]
 UntilOption = Annotated[str | None, typer.Option("--until", metavar="DAY", help="Up to this UTC day, it included.")]
-LimitArgument = Annotated[str, typer.Argument(metavar="LIMIT", help="The quota's name, such as requests/day.")]
-
 _DAYS = 14
 
 
@@ -148,13 +147,18 @@ def usage(
 
         check_plot(plot)
     with opened(store) as ledger:
-        found = find_holder(ledger, key)
+        try:
+            found = find_holder(ledger, key)
+        except UnknownKey:
+            if _show_removed(ledger, key, api, since, until, as_json=as_json):
+                return
+            raise
         now = to_datetime(system_clock())
         first = since if since is not None else None if until is not None else now.date() - timedelta(days=_DAYS - 1)
         records = ledger.usage(found, api=api, since=first, until=until)
         decision = ledger.peek(found, api=api, route=route) if isinstance(found, ApiKey) else None
         limits = ledger.status(found, api=api, route=route)
-        plans = ledger.list_plans(found)
+        plans, line = ledger.list_plans(found), line_of(ledger, found)
     if plot is not None:
         from .plot import plot_usage  # noqa: PLC0415 -- as above
 
@@ -173,11 +177,28 @@ def usage(
     say(f"{found.id} ({found.name}) on {on_plans(plans) or 'no plan'}{state}")
     if decision is not None and isinstance(found, ApiKey) and not decision:
         show_refusal(decision, found, plans)
+    show_goings(line)
     show_limits(limits, now, () if decision is None else decision.violated)
+    show_own(limits)
     show_adjustments(limits)
     _show_days(records)
     if plot is not None:
         say(f"drawn: {plot}")
+
+
+def _show_removed(ledger: Ledger, key: str, api: str, since: str | None, until: str | None, *, as_json: bool) -> bool:
+    """Show the usage of a key that was removed; False where nothing of it is kept."""
+    try:
+        records = ledger.usage(key, api=api, since=since, until=until)
+    except (UnknownKey, InvalidValue):
+        return False
+    if as_json:
+        days = [record.to_dict() for record in records]
+        print_json({"removed": key, "api": api, "limits": [], "days": days})
+        return True
+    say(f"{key} was removed; its usage is told until the store's retention ends", style=WARN)
+    _show_days(records)
+    return True
 
 
 def _check_days(since: str | None, until: str | None) -> None:
@@ -202,76 +223,8 @@ def _show_days(records: list[UsageRecord]) -> None:
             say(line)
 
 
-def grant(
-    key: HolderArgument,
-    limit: LimitArgument,
-    units: Annotated[int, typer.Argument(metavar="UNITS", help="How many more.")],
-    api: ApiOption = "",
-    route: RouteOption = None,
-    store: StoreOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Admit so many more units of a quota, in this window only."""
-    with opened(store) as ledger:
-        status = ledger.grant(find_holder(ledger, key), limit, units, api=api, route=route)
-    _show_status(status, as_json=as_json)
-
-
-def set_remaining(
-    key: HolderArgument,
-    limit: LimitArgument,
-    remaining: Annotated[int, typer.Argument(metavar="REMAINING", help="How many are left then.")],
-    api: ApiOption = "",
-    route: RouteOption = None,
-    store: StoreOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Let so many units of a quota remain, in this window only (API Gateway's UpdateUsage)."""
-    with opened(store) as ledger:
-        status = ledger.set_remaining(find_holder(ledger, key), limit, remaining, api=api, route=route)
-    _show_status(status, as_json=as_json)
-
-
-def override(
-    who: HolderArgument,
-    limit: LimitArgument,
-    value: Annotated[
-        str | None,
-        typer.Argument(metavar="VALUE", help="Units of a quota, calls at once, or a throttle as '5/s burst 10'."),
-    ] = None,
-    until: Annotated[
-        str | None, typer.Option("--until", metavar="WHEN", help="2026-12-31, or 30d from now; else for good.")
-    ] = None,
-    clear: Annotated[bool, typer.Option("--clear", help="Take it back: the plan's own limit holds again.")] = False,
-    api: ApiOption = "",
-    route: RouteOption = None,
-    store: StoreOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Give one key or account a limit of its own in place of its plan's. What was used stays used."""
-    if clear == (value is not None) or (clear and until is not None):
-        raise WrongUse("either a VALUE, with --until or without, or --clear")
-    found = None if value is None else int(value) if value.isascii() and value.isdigit() else parse_limit(value)
-    if isinstance(found, (Quota, Concurrency)):
-        raise InvalidValue("VALUE", value, "a number of units or calls, or a throttle such as '5/s burst 10'")
-    end = None if until is None else to_instant("until", until)
-    with opened(store) as ledger:
-        status = ledger.override_limit(find_holder(ledger, who), limit, found, until=end, api=api, route=route)
-    _show_status(status, as_json=as_json)
-
-
-def _show_status(status: LimitStatus, *, as_json: bool) -> None:
-    if as_json:
-        print_json(status.to_dict())
-    else:
-        show_limits([status], to_datetime(system_clock()))
-
-
 def register(app: typer.Typer) -> None:
     """Add the commands to the root."""
     app.command(epilog="Example: quota consume \"Ada's laptop\" --cost 3 --route 'GET /export'")(consume)
     app.command(epilog='Example: quota check "Ada\'s laptop" --json')(check)
     app.command(epilog='Example: quota usage "Ada\'s laptop" --since 2026-01-01 --plot usage.svg')(usage)
-    app.command(epilog='Example: quota grant "Ada\'s laptop" requests/day 500')(grant)
-    app.command("set-remaining", epilog='Example: quota set-remaining "Ada\'s laptop" requests/day 100')(set_remaining)
-    app.command(epilog="Example: quota override ada requests/day 5000 --until 2026-12-31")(override)

@@ -190,6 +190,20 @@ def find_holder(ledger: Ledger, text: str) -> ApiKey | Account:
     return key
 
 
+def line_of(ledger: Ledger, who: ApiKey | Account) -> list[ApiKey | Account]:
+    """Return a key or an account, and the accounts above it, the nearest first."""
+    line = [who]
+    above = who.account if isinstance(who, ApiKey) else who.parent
+    while above is not None:
+        try:
+            account = ledger.get_account(above)
+        except UnknownAccount:
+            break  # a key's own of which nothing was said; or removed meanwhile
+        line.append(account)
+        above = account.parent
+    return line
+
+
 def read_secret(source: str) -> str:
     """A secret from a file or, for ``-``, standard input; asked for, unseen, at a terminal."""
     if source == "-" and sys.stdin.isatty():
@@ -238,7 +252,12 @@ def to_instant(field: str, text: str) -> datetime:
 
 def to_date(at: str | None) -> datetime | Literal["period_end"] | None:
     """Read ``--at`` of a change of plan."""
-    return "period_end" if at == "period-end" else None if at is None else to_instant("at", at)
+    if at in ("period-end", "period_end"):
+        return "period_end"
+    try:
+        return None if at is None else to_instant("at", at)
+    except InvalidValue as error:
+        raise InvalidValue("at", at, f"{error.accepted}, or period-end") from None
 
 
 def to_cost(text: str) -> Cost:

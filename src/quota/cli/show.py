@@ -156,6 +156,14 @@ def _and(apis: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
+def show_goings(line: Iterable[ApiKey | Account]) -> None:
+    """Tell to which plans a key or an account goes, and those above it: ``line`` begins with itself."""
+    for number, who in enumerate(line):
+        whose = f"account {who.id} " if number else ""
+        for change in who.scheduled:
+            say(f"{whose}goes to {change.plan} at {at(change.at)}", style=WARN)
+
+
 def going(who: ApiKey | Account) -> list[tuple[str, str]]:
     """The rows of the plans that a key or an account goes to."""
     return [("goes to", f"{change.plan} at {at(change.at)}") for change in who.scheduled]
@@ -246,6 +254,26 @@ def show_refusal(decision: Decision, key: ApiKey, plans: Sequence[UsagePlan]) ->
         say(f"the next call is allowed at {after(decision.retry_at, decision.at)}")
     elif decision.violated:
         say("no call is ever allowed: one costs more than the limit")
+
+
+def own_value(status: LimitStatus) -> str:
+    """Tell what an override gives."""
+    value = status.limit if status.override is None else status.override.value
+    return f"{value:,}" if isinstance(value, int) else value
+
+
+def own_until(status: LimitStatus) -> str:
+    """Tell until when an override holds."""
+    return (
+        "for good" if status.override is None or status.override.until is None else f"until {at(status.override.until)}"
+    )
+
+
+def show_own(limits: Iterable[LimitStatus]) -> None:
+    """Tell which limits are one's own, and until when."""
+    for status in limits:
+        if status.override is not None:
+            say(f"{status.name}: {own_value(status)} in place of its plan's, {own_until(status)}", style=WARN)
 
 
 def show_adjustments(limits: Iterable[LimitStatus]) -> None:

@@ -49,9 +49,9 @@ _OPERATIONS: Mapping[str, Operation] = MappingProxyType({"consume": consume, "pe
 
 def _loaded(op: str) -> Operation:
     """Return an operation that is loaded where it is asked for."""
-    from . import adjustments, override, reservations, usage  # noqa: PLC0415 -- as it says
+    from . import adjustments, reservations, standing, usage  # noqa: PLC0415 -- as it says
 
-    for module in (adjustments, override, reservations, usage):
+    for module in (adjustments, reservations, standing, usage):
         if op in module.OPERATIONS:
             found: Operation = module.OPERATIONS[op]
             return found

@@ -1,4 +1,4 @@
-"""Usage by UTC day, as API Gateway's GetUsage tells it, by limit; and where limits stand now. Nothing is charged."""
+"""Usage by UTC day, as API Gateway's GetUsage tells it, by limit. Nothing is charged."""
 
 from __future__ import annotations
 
@@ -6,16 +6,12 @@ from datetime import date, timedelta
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import attrs
-
-from ..clock import DAY_US, EPOCH, to_datetime
-from ..key import ScheduledPlan
+from ..clock import DAY_US, EPOCH
 from ..plan import UsagePlan
-from ..rule.apis import counts, several
+from ..rule.apis import counts
 from ..rule.charge import advanced, evaluate, read
-from ..rule.limits import OWN, CompiledLimit, CompiledQuota, RoutePlan, StoreOptions
+from ..rule.limits import OWN, CompiledQuota, RoutePlan, StoreOptions
 from ..rule.subject import Subject
-from ..status import LimitStatus, status_of
 from .request import Entry, Request, each_once, required, route_plan_of
 
 
@@ -135,40 +131,4 @@ def plans(request: Request, entry: Entry | None, subject: Subject | None, option
     return each_once(entry.plans)
 
 
-def _place(limit: CompiledLimit) -> tuple[Any, ...]:
-    return limit.level, limit.holder, limit.apis, limit.route, limit.name
-
-
-def status(
-    request: Request, entry: Entry | None, subject: Subject | None, options: StoreOptions
-) -> tuple[LimitStatus, ...]:
-    """Tell where every limit of a key's plans stands. ``args``: the apis, None for all; whether only of its account."""
-    entry, subject = required(request, entry, subject)
-    apis, shared_only = request.args
-    now = subject.instant(request.now, options)
-    found: list[LimitStatus] = []
-    known: set[tuple[Any, ...]] = set()
-    for of in sorted(entry.plans) if apis is None else apis:
-        plan = entry.plans.get(of)
-        if plan is None:
-            continue
-        route_plan = plan.route_plan(request.route, of)
-        readings = read(advanced(subject, route_plan, now, options), route_plan, now)
-        states = evaluate(readings, {limit.unit: 1 for limit in route_plan.limits}, now).states
-        # A limit of several apis is told with the first of them.
-        states = tuple([each for each in states if not (several(each.limit.apis) and _place(each.limit) in known)])
-        known |= {_place(each.limit) for each in states}
-        told = [each for each in states if each.limit.shared or not shared_only]
-        found += [attrs.evolve(status_of(each, entry.key), scheduled=_next(entry, each.limit, of)) for each in told]
-    return tuple(found)
-
-
-def _next(entry: Entry, limit: CompiledLimit, api: str) -> ScheduledPlan | None:
-    """Return the plan that takes the place of a limit's, which is the key's or that of one of its accounts."""
-    whose = next((upper for upper in entry.uppers if upper.id == limit.holder), entry) if limit.holder else entry
-    apis = whose.plans[api].apis
-    changes = sorted((at, goes.id) for goes, at in whose.scheduled if not {*goes.apis}.isdisjoint(apis))
-    return ScheduledPlan(changes[0][1], to_datetime(changes[0][0])) if changes else None
-
-
-OPERATIONS = MappingProxyType({"status": status, "usage": usage, "plans": plans})
+OPERATIONS = MappingProxyType({"usage": usage, "plans": plans})

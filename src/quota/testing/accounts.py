@@ -12,12 +12,13 @@ from ..account import Account
 from ..clock import to_datetime
 from ..errors import ClockSkew, InvalidValue, PlanConflict, UnknownAccount, UnknownKey
 from ..key import ScheduledPlan
-from ..limit import Quota
+from ..limit import Quota, Throttle
 from .directory import equal, raises
 from .flight import FlightMachine
 from .model import Skewed
 from .plans import Member
 from .strategies import ACCOUNT_IDS, ACCOUNTED, LATER, UPPER_IDS, upper_plans
+from .windows import DAY
 
 
 class AccountsMachine(FlightMachine):
@@ -94,6 +95,32 @@ class AccountsMachine(FlightMachine):
                 raises(ClockSkew, lambda: self.ledger.grant(id_, limit, units))
                 return
             equal(self.ledger.grant(id_, limit, units).remaining, expected, f"what remains of {id_}")
+
+    @precondition(lambda self: self.focus in ACCOUNTED)
+    @rule(
+        id_=ACCOUNT_IDS, which=st.integers(0, 3), value=st.sampled_from([None, 0, 2, 3, 8, 20]),
+        lasts=st.sampled_from([None, None, 1, 20_000_000, DAY]),
+    )  # fmt: skip
+    def override_account(self, id_: str, which: int, value: int | None, lasts: int | None) -> None:
+        """Give an account another limit than its own plan has."""
+        latest = self.model.latest(Member("", id_), self.now)
+        plan = self.model.plans.get(self.model.plans_of(id_, latest).get("", ""))
+        if plan is None or not plan.limits or not self.model.there(id_):
+            return
+        spec = plan.limits[which % len(plan.limits)]
+        given: Any = Throttle("3", burst=value) if value is not None and isinstance(spec, Throttle) else value
+        until = None if lasts is None else self.now + lasts
+        change = partial(self.ledger.override_limit, id_, spec.name, given, until=until and to_datetime(until))
+        try:
+            self.model.instant(Member("", id_), self.now)
+        except Skewed:
+            raises(ClockSkew, change)
+            return
+        change()
+        place = ("account", id_), plan.id, "", f"{id_}: {spec.name}"
+        self.model.overrides.pop(place, None)
+        if given is not None:
+            self.model.overrides[place] = given, until
 
     @precondition(lambda self: self.focus in ACCOUNTED)
     @rule(parent=st.one_of(st.none(), ACCOUNT_IDS))

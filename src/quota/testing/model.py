@@ -6,7 +6,7 @@ the periods that the machine plays with.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from math import ceil, floor
 from typing import Any
@@ -216,22 +216,36 @@ class Model(AccountsOfModel):
     def plan_of(self, key: Member, api: str, now: int) -> UsagePlan | None:
         """The key's plan at an instant, with its own limits and its account's in it."""
         plan = self.plan_at(key, api, now)
-        if plan is None:
-            return None
-        routes = {route: [self._own(key, plan, route, spec, now) for spec in own] for route, own in plan.routes.items()}
-        return attrs.evolve(plan, limits=[self._own(key, plan, "", spec, now) for spec in plan.limits], routes=routes)
+        return plan and self.in_force(plan, lambda limit: (self.holder(key, limit), limit.spec.name), now)
 
-    def _own(self, key: Member, plan: UsagePlan, route: str, spec: Spec, now: int) -> Spec:
-        of = self.holder(key, Limit(spec, route, "")), plan.id, route, spec.name
-        value, until = self.overrides.get(of, (None, None))
-        if value is None or (until is not None and until <= now):
-            return spec
-        if isinstance(spec, Quota):
-            whole = isinstance(value, int)
-            return attrs.evolve(spec, limit=value, overage=spec.overage if value else 0) if whole else spec
-        if isinstance(spec, Concurrency):
-            return attrs.evolve(spec, limit=value) if isinstance(value, int) else spec
-        return spec if isinstance(value, int) else attrs.evolve(value, unit=spec.unit, by=spec.by, name=spec.name)
+    def in_force(self, plan: UsagePlan, whose: Callable[[Limit], tuple[Subject, str]], now: int) -> UsagePlan:
+        """Return a plan with limits of one's own in it. ``whose``: on what a limit is counted, and under which name."""
+
+        def own(route: str, spec: Spec) -> Spec:
+            subject, name = whose(Limit(spec, route, ""))
+            found = self.override_of((subject, plan.id, route, name), spec, now)
+            if found is None:
+                return spec
+            if isinstance(spec, Quota):
+                return attrs.evolve(spec, limit=found[0], overage=spec.overage if found[0] else 0)
+            if isinstance(spec, Concurrency):
+                return attrs.evolve(spec, limit=found[0])
+            throttle: Throttle = attrs.evolve(found[0], unit=spec.unit, by=spec.by, name=spec.name)
+            return throttle
+
+        routes = {route: [own(route, spec) for spec in its] for route, its in plan.routes.items()}
+        return attrs.evolve(plan, limits=[own("", spec) for spec in plan.limits], routes=routes)
+
+    def override_of(self, place: tuple[Subject, str, str, str], spec: Spec, now: int) -> tuple[Any, int | None] | None:
+        """Return what holds in place of a limit at an instant, and until when; None of the other kind of limit."""
+        value, until = self.overrides.get(place, (None, None))
+        if (
+            value is None
+            or (until is not None and until <= now)
+            or isinstance(value, int) == isinstance(spec, Throttle)
+        ):
+            return None
+        return value, until
 
     def limits(self, plan: UsagePlan, route: str | None) -> list[Limit]:
         own = plan.routes.get(route, ()) if route else ()

@@ -17,6 +17,7 @@ from .directory import DirectoryMachine, equal, raises, us_of
 from .model import Limit, Model, Skewed
 from .plans import Member
 from .strategies import APIS, KEY_IDS, ROUTES
+from .tree import own_place
 from .windows import DAY
 
 
@@ -81,7 +82,10 @@ def _row(
     its = model.plans[model.on(whose, at)[of]]
     changes = [(one, when) for one, when in model.scheduled(whose, its) if when > at]
     goes = min(changes, key=lambda change: (change[1], change[0]), default=None)
-    return name, used, remaining, resets_at, holder, extra, over, alone.retry_at, goes
+    place = own_place(limit.holder, limit) if limit.holder else (model.holder(key, limit), limit.spec.name)
+    own = model.override_of((place[0], its.id, limit.route, place[1]), limit.spec, at)
+    given = own and (own[0] if isinstance(own[0], int) else str(own[0]), own[1])
+    return name, used, remaining, resets_at, holder, extra, over, alone.retry_at, goes, given
 
 
 class StatusMachine(DirectoryMachine):
@@ -147,6 +151,7 @@ class StatusMachine(DirectoryMachine):
                 s.over,
                 s.retry_at and us_of(s.retry_at),
                 s.scheduled and (s.scheduled.plan, us_of(s.scheduled.at)),
+                s.override and (s.override.value, us_of(s.override.until)),
             )
             for s in self.ledger.status(who, api=api, route=route)
         ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import attrs
@@ -23,6 +24,7 @@ class AccountsOfModel(PlansOfKeys):
     parents: dict[str, str | None]
     on_plans: dict[str, Member]
     limits: Callable[[UsagePlan, str | None], list[Any]]
+    in_force: Callable[[UsagePlan, Callable[[Any], tuple[Subject, str]], int], UsagePlan]
     _copy: Callable[[Subject, Subject], None]
     _drop: Callable[[Subject], None]
 
@@ -116,8 +118,17 @@ class AccountsOfModel(PlansOfKeys):
         if plan is None and key.id:
             return []
         parts = self.parts(key, api, now)
-        own = [of_account(limit, account) for account, upper in parts for limit in self.limits(upper, route)]
+        own = [
+            of_account(limit, account)
+            for account, upper in parts
+            for limit in self.limits(self.in_force(upper, partial(own_place, account), now), route)
+        ]
         return [*(self.limits(plan, route) if plan else ()), *own]
+
+
+def own_place(account: str, limit: Any) -> tuple[Subject, str]:
+    """Return on what a limit of an account's own plan is counted, and the name that its override has."""
+    return ("account", account), f"{account}: {limit.spec.name}"
 
 
 def of_account(limit: Any, account: str) -> Any:

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from ...account import Account
 from ...clock import to_datetime
 from ...errors import InvalidValue, UnknownAccount
 from ...key import ApiKey
@@ -41,27 +42,34 @@ def collect(ledger: Ledger, key: ApiKey, zone: str) -> dict[str, Any]:
     """Return what a key's holder may see of it. Nothing is charged."""
     where = find_zone(zone)
     now = to_datetime(ledger._steps._now())
-    above = _above(ledger, key)
+    accounts = _above(ledger, key)
+    above = {f"{account.id}: ": ledger.list_plans(account) for account in accounts}
     plans = [_plan(ledger, key, plan, above, now, where) for plan in ledger.list_plans(key)]
     told = {
         "name": key.name,
         "hint": key.secrets[0].hint if key.secrets else "",
         "expires_at": _at(key.expires_at, where),
-        "scheduled": [{"plan": ledger.get_plan(id_).name, "at": _at(at, where)} for id_, at in key.scheduled],
+        "scheduled": _goings(ledger, key, where),
     }
-    return {"at": _at(now, where), "zone": zone, "key": told, "plans": plans}
+    changes = [(account.name, _goings(ledger, account, where)) for account in accounts]
+    going = [{"name": name, "scheduled": scheduled} for name, scheduled in changes if scheduled]
+    return {"at": _at(now, where), "zone": zone, "key": told, "accounts": going, "plans": plans}
 
 
-def _above(ledger: Ledger, key: ApiKey) -> Owners:
-    """Return the plans of a key's account and of those above it, none where it stands alone."""
-    found: Owners = {}
+def _goings(ledger: Ledger, who: ApiKey | Account, zone: ZoneInfo) -> list[dict[str, Any]]:
+    return [{"plan": ledger.get_plan(id_).name, "at": _at(at, zone)} for id_, at in who.scheduled]
+
+
+def _above(ledger: Ledger, key: ApiKey) -> list[Account]:
+    """Return a key's account and those above it, none where it stands alone."""
+    found: list[Account] = []
     id_: str | None = key.account
     while id_ is not None:
         try:
             account = ledger.get_account(id_)
         except UnknownAccount:
             break
-        found[f"{id_}: "] = ledger.list_plans(account)
+        found.append(account)
         id_ = account.parent
     return found
 
@@ -128,6 +136,7 @@ def _limit(status: LimitStatus, name: str, kind: str, route: str | None, zone: Z
         "name": name, "kind": kind, "route": route, "unit": status.unit, "limit": status.limit,
         "extra": status.extra, "used": status.used, "remaining": status.remaining,
         "resets_at": _at(status.resets_at, zone) if status.used or status.extra else None,
+        "override": status.override and {"until": _at(status.override.until, zone)},
     }  # fmt: skip
 
 

@@ -31,6 +31,10 @@ def usage_html(data: Mapping[str, Any]) -> str:
     ends = f" It expires on {_instant(key['expires_at'])}." if key["expires_at"] else ""
     for change in key["scheduled"]:
         ends += f" It goes to the plan {escape(change['plan'])} on {_instant(change['at'])}."
+    for account in data["accounts"]:
+        for change in account["scheduled"]:
+            plan, name = escape(change["plan"]), escape(account["name"])
+            ends += f" Its account {name} goes to the plan {plan} on {_instant(change['at'])}."
     when = f"{_instant(data['at'])} ({escape(data['zone'])})"
     body = [f"<h1>Usage of {escape(key['name'])}</h1>"]
     body.append(f"<p>The key that ends in <b>{escape(key['hint'])}</b>, on {when}.{ends}</p>")
@@ -61,7 +65,10 @@ def _row(limit: Mapping[str, Any]) -> str:
     state = "" if limit["remaining"] else " <b>(none left)</b>"
     resets = _instant(limit["resets_at"]) if limit["resets_at"] else "as calls end" if limit["used"] else "nothing used"
     where = f"{limit['route']}: " if limit["route"] and limit["route"] not in limit["name"] else ""
-    name = where + limit["name"] + _BESIDE.get(limit["kind"], "")
+    name = escape(where + limit["name"] + _BESIDE.get(limit["kind"], ""))
+    if limit["override"]:
+        until = limit["override"]["until"]
+        name += f' <span class="quiet">(agreed {f"until {_instant(until)}" if until else "for good"})</span>'
     numbers = "".join(
         f'<td class="number" data-of="{of}">{max(0, number):,}{more}</td>'
         for of, number, more in (
@@ -70,7 +77,7 @@ def _row(limit: Mapping[str, Any]) -> str:
             ("Remaining", limit["remaining"], state),
         )
     )
-    return f'<tr><th scope="row">{escape(name)}</th>{numbers}<td data-of="Resets">{resets}</td></tr>'
+    return f'<tr><th scope="row">{name}</th>{numbers}<td data-of="Resets">{resets}</td></tr>'
 
 
 def _chart(history: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""One subject's own limit in place of its plan's."""
+"""Where limits stand now, nothing charged; and one subject's own limit in place of its plan's."""
 
 from __future__ import annotations
 
@@ -11,14 +11,68 @@ from ..clock import to_datetime
 from ..errors import InvalidPlan, InvalidValue
 from ..event import limit_changed
 from ..joined import limit_of
+from ..key import ScheduledPlan
 from ..limit import REQUESTS, Concurrency, Limit, Quota, Throttle
 from ..plan import UsagePlan
+from ..rule.apis import several
 from ..rule.charge import advanced, evaluate, read
 from ..rule.entries import Override
-from ..rule.limits import OWN, StoreOptions
+from ..rule.limits import OWN, CompiledLimit, CompiledThrottle, StoreOptions
+from ..rule.record import Record
 from ..rule.subject import Subject
-from ..status import LimitStatus, status_of
+from ..status import LimitOverride, LimitStatus, status_of
 from .request import Entry, Request, in_force, required
+
+
+def _place(limit: CompiledLimit) -> tuple[Any, ...]:
+    return limit.level, limit.holder, limit.apis, limit.route, limit.name
+
+
+def status(
+    request: Request, entry: Entry | None, subject: Subject | None, options: StoreOptions
+) -> tuple[LimitStatus, ...]:
+    """Tell where every limit of a key's plans stands. ``args``: the apis, None for all; whether only of its account."""
+    entry, subject = required(request, entry, subject)
+    apis, shared_only = request.args
+    now = subject.instant(request.now, options)
+    found: list[LimitStatus] = []
+    known: set[tuple[Any, ...]] = set()
+    for of in sorted(entry.plans) if apis is None else apis:
+        plan = entry.plans.get(of)
+        if plan is None:
+            continue
+        route_plan = plan.route_plan(request.route, of)
+        readings = read(advanced(subject, route_plan, now, options), route_plan, now)
+        states = evaluate(readings, {limit.unit: 1 for limit in route_plan.limits}, now).states
+        # A limit of several apis is told with the first of them.
+        states = tuple([each for each in states if not (several(each.limit.apis) and _place(each.limit) in known)])
+        known |= {_place(each.limit) for each in states}
+        told = [each for each in states if each.limit.shared or not shared_only]
+        found += [_changing(status_of(each, entry.key), entry, subject, each.limit, of, now) for each in told]
+    return tuple(found)
+
+
+def _changing(
+    status: LimitStatus, entry: Entry, subject: Subject, limit: CompiledLimit, api: str, now: int
+) -> LimitStatus:
+    """Tell of a limit which plan takes the place of its own, the key's or an account's, and which override holds."""
+    whose = next((upper for upper in entry.uppers if upper.id == limit.holder), entry) if limit.holder else entry
+    plan = whose.plans[api]
+    changes = sorted((at, goes.id) for goes, at in whose.scheduled if not {*goes.apis}.isdisjoint(plan.apis))
+    scheduled = ScheduledPlan(changes[0][1], to_datetime(changes[0][0])) if changes else None
+    own = _override(subject.record_of(limit), plan.id, limit, now)
+    return attrs.evolve(status, scheduled=scheduled, override=own)
+
+
+def _override(record: Record, plan: str, limit: CompiledLimit, now: int) -> LimitOverride | None:
+    """Return what a record has in place of a plan's limit; None where that is of the other kind by now."""
+    route, begin = limit.route, OWN * limit.name.startswith(OWN)
+    for own in record.overrides:
+        alike = isinstance(own.value, str) == isinstance(limit, CompiledThrottle)
+        names = own.name, f"{begin}{route} {own.name.removeprefix(OWN)}"  # a route's may have its route before it
+        if own[:2] == (plan, route) and limit.name in names and alike and own.holds(now):
+            return LimitOverride(own.value, to_datetime(own.until) if own.until is not None else None)
+    return None
 
 
 def override(request: Request, entry: Entry | None, subject: Subject | None, options: StoreOptions) -> LimitStatus:
@@ -56,7 +110,7 @@ def override(request: Request, entry: Entry | None, subject: Subject | None, opt
         told = [those[0] if those else None for those in (before, after)]
         where = {"key": entry.key, "plan": plan.id, "api": request.api}
         subject.told = limit_changed((request.actor, request.now), kind, found[-1].limit, *told, **where)
-    return status_of(found[-1], entry.key)
+    return _changing(status_of(found[-1], entry.key), entry, look, found[-1].limit, request.api, now)
 
 
 def _told(override: Override) -> dict[str, Any]:
@@ -97,4 +151,4 @@ def _check(plan: UsagePlan, route: str, limit: Limit, value: int | Throttle) -> 
         raise InvalidValue("value", value, f"what fits the plan: {error}") from None
 
 
-OPERATIONS = MappingProxyType({"override": override})
+OPERATIONS = MappingProxyType({"status": status, "override": override})
