@@ -30,6 +30,8 @@ _PATIENT = {Reply.LOST: 1, Reply.OPENED: 8}
 """The number of times that a call may lose a write, or a lane that was just opened, before it takes a turn."""
 _PLAIN = ("consume", *LOOKS)
 """All that the server may decide by itself, or what changes nothing."""
+_TELLING = tuple(op for op in LOOKS if op != "peek")
+"""All that tells where a key stands, or what it did, and is no call of its client's."""
 _CHARGES = ("consume", "peek", "reserve")
 """All that a key must be usable for."""
 _MOST_CALLERS = 8192
@@ -128,15 +130,16 @@ class Decisions(Directory):
         if not self._looked:
             yield from self._look_around()
         ref, copies = request.ref, self._copies if request.caller is None else self._callers
-        kept = request.account is None  # others are seldom asked about
-        copy = copies.get(ref) if kept else None
+        known = request.account is None  # others are seldom asked about
+        kept = known and request.op not in _TELLING  # a report asks once about every key there is
+        copy = copies.get(ref) if known else None
         way = Contention()
         for _ in self._attempts():
             if copy is None:
                 copy = yield from self._look_for(request)
                 if copy is not None and kept:
                     copies.put(ref, copy)
-            if copy is not None and kept and request.above not in (None, copy.entry.above):
+            if copy is not None and known and request.above not in (None, copy.entry.above):
                 # It was charged below other accounts than those of now.
                 copy = yield from self._look(request.digest, request.key_id or "", request.above)
             if copy is None:
