@@ -156,6 +156,19 @@ def test_calls_in_flight(ledger):
     assert "as calls end" in page
 
 
+def test_what_limits_of_a_unit_have_in_common_is_drawn_once(ledger):
+    """A day's and a month's requests are one picture that names both; tokens, used as often, have their own."""
+    ledger.add_plan(UsagePlan("both", "9/day, 99/month, 50 tokens/day"))
+    _, secret = ledger.issue_key("Grace", plan="both")
+    ledger.consume(secret, {"requests": 1, "tokens": 1})
+    html = ask(usage_page(ledger), secret, accept="text/html").body
+    assert html.count(b"<svg") == 2
+    assert html.count(b"<h3>requests/day and requests/month: the last 35 days</h3>") == 1
+    assert html.count(b"<h3>tokens/day: the last 35 days</h3>") == 1
+    histories = json.loads(ask(usage_page(ledger), secret).body)["plans"][0]["history"]
+    assert [one["limit"] for one in histories] == ["requests/day", "requests/month", "tokens/day"]
+
+
 def told_of(ledger, secret):
     """({(route, name): (kind, used, remaining)} of the first plan, the JSON, the page's text)."""
     data = json.loads(ask(usage_page(ledger), secret).body)

@@ -56,8 +56,22 @@ def _plan(plan: Mapping[str, Any], *, several: bool) -> str:
         if rows
         else "<p>This plan has no limits.</p>"
     )
-    charts = "".join(_chart(history) for history in plan["history"])
+    charts = "".join(map(_chart, _charts(plan)))
     return f"<section><h2>Plan {escape(plan['name'])}{where}</h2>{table}{charts}</section>"
+
+
+def _charts(plan: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The histories of a plan; what limits of one unit have in common is one picture, not the same one again."""
+    units = {limit["name"]: limit["unit"] for limit in plan["limits"]}
+    found: list[dict[str, Any]] = []
+    for history in plan["history"]:
+        drawn = {"unit": units.get(history["limit"], history["limit"]), "days": history["days"]}
+        same = next((one for one in found if {**one, **drawn} == one), None)
+        if same is None:
+            found.append({"limit": history["limit"], **drawn})
+        else:
+            same["limit"] += f" and {history['limit']}"
+    return found
 
 
 def _row(limit: Mapping[str, Any]) -> str:
