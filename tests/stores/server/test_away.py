@@ -3,9 +3,13 @@
 import asyncio
 import signal
 import time
+from contextlib import suppress
 
 import psutil
+import psycopg_pool
 import pytest
+import redis
+import redis.asyncio
 
 from every_store import namespace
 from quota import AsyncLedger, Ledger, StoreUnavailable, UsagePlan
@@ -40,9 +44,10 @@ class Away:
         self.kind, self.server, self.awaited = kind, server, awaited
         self.runner = asyncio.Runner() if awaited else None
 
-    def open(self, on_unavailable, url=None):
+    def open(self, on_unavailable, url=None, *, pool=None):
+        given = {"url": url or self.server.url} if pool is None else {}
         store = KINDS[self.kind][3 if self.awaited else 2](
-            url=url or self.server.url, namespace=namespace(), timeout=TIMEOUT, check_clock=False
+            pool, **given, namespace=namespace(), timeout=TIMEOUT, check_clock=False
         )
         ledger = (AsyncLedger if self.awaited else Ledger)(store, on_unavailable=on_unavailable, probe_every=EVERY)
         self.ledger = ledger
@@ -132,7 +137,46 @@ def stop(away, how):
     """Every process of the server."""
     process = psutil.Process(away.server.process.pid)
     for one in [*process.children(recursive=True), process]:
-        one.send_signal(how)
+        with suppress(psutil.NoSuchProcess):  # one of the server's own that ended just now
+            one.send_signal(how)
+
+
+def lent(away):
+    """A pool or a client of the caller's, and what closes it."""
+    if away.kind == "redis":
+        driver = redis.asyncio if away.awaited else redis
+        found = driver.Redis.from_pool(
+            driver.BlockingConnectionPool(port=away.server.port, max_connections=2, socket_timeout=TIMEOUT)
+        )
+        return found, found.aclose if away.awaited else found.close
+
+    async def opened():
+        made = psycopg_pool.AsyncConnectionPool(away.server.url, min_size=1, max_size=2, open=False)
+        await made.open()
+        return made
+
+    found = (
+        away.do(opened())
+        if away.awaited
+        else psycopg_pool.ConnectionPool(away.server.url, min_size=1, max_size=2, open=True)
+    )
+    return found, found.close
+
+
+def test_a_pool_of_the_callers_on_a_server_that_hangs(away):
+    """It says only that it has no connection: that the server is away is found out all the same."""
+    pool, close = lent(away)
+    away.open("deny", pool=pool)
+    before = away.used()
+    stop(away, signal.SIGSTOP)
+    try:
+        away.quick("STORE_UNAVAILABLE")
+    finally:
+        stop(away, signal.SIGCONT)
+    asked = away.back()
+    assert before + 1 <= away.used() <= before + 4 + asked
+    away.do(close())
+    away.close()
 
 
 @pytest.mark.spread(3)

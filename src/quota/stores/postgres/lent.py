@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 from psycopg import pq
+from psycopg_pool import PoolTimeout
 from psycopg_pool.base import BasePool
 
 from ...clock import monotonic
@@ -14,16 +15,35 @@ from ...process.home import Home
 from ..server.flow import NOTHING
 from ..server.loops import heeded
 from ..urls import check_client
-from .pool import Link
+from .pool import Link, not_connected
 
 
 class Lent:
-    """A pool of the caller's, used in the process that opened it: a fork of that has the very same connections."""
+    """A pool of the caller's, used in the process that opened it: a fork of that has the very same connections.
+
+    A pool says of a server that is away only that none of its connections is free.
+    """
 
     def __init__(self, pool: Any) -> None:
         self._pool = pool
         self._home: Home | None = None
+        self._broken = False  # whether the last of its connections that came back was of no use any more
+        self._troubles = self._count_troubles()
         self._note()
+
+    def _count_troubles(self) -> int:
+        """Count the connections that the pool could not open, or found closed."""
+        told: dict[str, int] = getattr(self._pool, "get_stats", dict)()
+        return told.get("connections_errors", 0) + told.get("connections_lost", 0)
+
+    def _none_came(self, error: Exception) -> Exception:
+        """Return what it means that the pool gave none in time: all are in use, or the server is away."""
+        before, self._troubles = self._troubles, self._count_troubles()
+        # One without a bound waits for nothing but the server.
+        self._broken = self._broken or self._troubles > before or getattr(self._pool, "max_size", None) == 0
+        if not self._broken:
+            return not_connected(error)
+        return StoreUnavailable(f"the pool could open no connection in time; {NOTHING}")
 
     def _note(self) -> None:
         """A pool may be opened after it was made; one of another make may know of forks itself."""
@@ -48,14 +68,18 @@ class Borrowed(Lent):
 
     def take(self, user: object, deadline: float) -> Link:
         self._check()
-        self._lent[user] = self._pool.getconn(timeout=max(0.001, deadline - monotonic()))
+        try:
+            self._lent[user] = self._pool.getconn(timeout=max(0.001, deadline - monotonic()))
+        except PoolTimeout as error:
+            raise self._none_came(error) from error
         return Link(self._lent[user])
 
     def give(self, user: object) -> None:
         connection = self._lent.get(user)
         if connection is None:
             return
-        if connection.pgconn.transaction_status != pq.TransactionStatus.IDLE:
+        self._broken = connection.pgconn.transaction_status != pq.TransactionStatus.IDLE
+        if self._broken:
             connection.pgconn.finish()  # whatever is under way
         try:
             self._pool.putconn(connection)
@@ -75,7 +99,10 @@ class AsyncBorrowed(Lent):
 
     async def take(self, deadline: float) -> Link:
         self._check()
-        connection, told_to_end = await heeded(self._pool.getconn(timeout=max(0.001, deadline - monotonic())))
+        try:
+            connection, told_to_end = await heeded(self._pool.getconn(timeout=max(0.001, deadline - monotonic())))
+        except PoolTimeout as error:
+            raise self._none_came(error) from error
         link = Link(connection)
         if told_to_end:
             await self.give(link)
@@ -83,6 +110,7 @@ class AsyncBorrowed(Lent):
         return link
 
     async def give(self, link: Link) -> None:
+        self._broken = not link.done()
         await asyncio.shield(self._pool.putconn(link.connection))
 
     async def close(self) -> None:
