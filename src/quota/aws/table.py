@@ -49,7 +49,8 @@ def all_or_nothing(ledger: Ledger, work: Callable[[Ledger, Undo], T]) -> T:
         return work(ledger, undo)
     except BaseException:
         for step in reversed(undo):
-            step()
+            with suppress(UnknownKey, UnknownPlan, PlanConflict):  # somebody else changed that since, and it is theirs
+                step()
         raise
 
 
@@ -179,14 +180,16 @@ def _replace(ledger: Ledger, old: ApiKey, row: CsvKey, change: Callable[[ApiKey,
     new = change(old, row)
     if new == old:
         return
-    fields = ("name", "enabled", "metadata")
     by = ledger._steps._by()
-    ledger.store.change_key(old.id, lambda key: change(key, row), by)
-    undo.append(lambda: ledger.store.change_key(old.id, lambda key: _as(key, old, fields), by))
+    made = ledger.store.change_key(old.id, lambda key: change(key, row), by)
+    undo.append(lambda: ledger.store.change_key(old.id, lambda key: _changed_back(key, made, old), by))
 
 
-def _as(key: ApiKey, other: ApiKey, fields: Sequence[str]) -> ApiKey:
-    return attrs.evolve(key, **{field: getattr(other, field) for field in fields})
+def _changed_back(key: ApiKey, made: ApiKey, old: ApiKey) -> ApiKey:
+    """Return a key with the fields as they were that an import made what they still are."""
+    fields = ("name", "enabled", "metadata")
+    same = [field for field in fields if getattr(key, field) == getattr(made, field)]
+    return attrs.evolve(key, **{field: getattr(old, field) for field in same})
 
 
 def _associate(ledger: Ledger, key: ApiKey, plan: UsagePlan, undo: Undo) -> None:

@@ -337,6 +337,29 @@ def test_an_import_that_somebody_overtakes(aws, ledger, monkeypatch, overtake):
     assert sorted(keys.name_of(key) for key in ledger.list_keys()) == names
 
 
+def test_an_import_that_is_taken_back_takes_back_nothing_of_others(aws, ledger, monkeypatch):
+    """A key that another process patched since keeps the patch, one that it deleted stays away; all else is as before."""
+    values = ["a" * 20, "b" * 20, "c" * 20]
+    ids = [aws.create_api_key(value=value, name="before")["id"] for value in values]
+    real = ledger.store.add_key
+
+    def add_key(*given, **named):
+        monkeypatch.undo()
+        with served(plane(ledger)) as url:
+            other = client(url)
+            patched = [{"op": "replace", "path": "/description", "value": "theirs"}]
+            other.update_api_key(apiKey=ids[0], patchOperations=patched)
+            other.delete_api_key(apiKey=ids[2])
+            other.create_api_key(value="d" * 20, name="theirs")
+        real(*given, **named)
+
+    monkeypatch.setattr(ledger.store, "add_key", add_key)
+    csv = "name,key\n" + "".join(f"after,{value}\n" for value in [*values, "d" * 20])
+    assert refused(aws.import_api_keys, body=csv.encode(), format="csv") == (409, "ConflictException", keys.OVERTAKEN)
+    found = [(key["name"], key.get("description")) for key in aws.get_api_keys()["items"]]
+    assert found == [("theirs", None), ("before", None), ("before", "theirs")]
+
+
 @pytest.mark.parametrize(("csv", "message"), [
     (b"name,description\nx,y\n", "Missing required column 'Key'"), (b"key\nabc\n", "Missing required column 'Name'"), (b"", None), (b"\xff\xfe", None), (b'name,key\n"x', None),
     (b'{"name": "x"}', None),
