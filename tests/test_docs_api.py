@@ -17,6 +17,7 @@ from quota.stores.memory import MemoryStore
 from quota.stores.postgres import PostgresStore
 from quota.stores.redis import RedisStore
 from quota.stores.sqlite import SQLiteStore
+from quota.web.gate import Settings
 
 TEXT = (paths.ROOT / "docs" / "api.md").read_text()
 SECTIONS = {part.partition("\n")[0]: part for part in TEXT.split("\n## ")[1:]}
@@ -66,9 +67,17 @@ def test_every_value_has_a_section():
 MODULES = {
     "quota": quota.__all__,
     "quota.wsgi": ["QuotaMiddleware"], "quota.asgi": ["QuotaMiddleware"], "quota.fastapi": ["QuotaKey", "Refused", "refused"],
-    "quota.django": ["QuotaMiddleware", "limited"],
+    "quota.django": ["QuotaMiddleware", "limited"], "quota.flask": ["Quota", "Refused"],
+    "quota.aiohttp": ["setup", "DECISION", "ACTUAL", "RESERVATION"],
     "quota.web": quota.web.__all__, "quota.aws": quota.aws.__all__, "quota.metrics": ["instrument"], "quota.stores": ["open_store"],
-    "quota.testing": ["machine"], "quota.replay": quota.replay.__all__,
+    "quota.testing": ["machine"], "quota.replay": quota.replay.__all__, "quota.refusals": ["most_refused"],
+    "quota.stores.memory": ["MemoryStore"], "quota.stores.sqlite": ["SQLiteStore"],
+    "quota.stores.postgres": ["AsyncPostgresStore", "PostgresStore"], "quota.stores.redis": ["AsyncRedisStore", "RedisStore"],
+    "quota.stores.leased": ["AsyncLeasedStore", "LeasedStore"],
+}  # fmt: skip
+INNER = {
+    "account", "clock", "decision", "errors", "event", "headers", "joined", "key", "ledger", "limit", "limit_text", "networks",
+    "operations", "period", "plan", "process", "rule", "status", "cli",
 }  # fmt: skip
 REFERENCE = "\n".join(page.read_text("utf-8") for page in sorted((paths.ROOT / "docs" / "reference").glob("*.md")))
 
@@ -80,6 +89,28 @@ def test_every_public_name_is_in_the_reference(module):
     errors = {name for name in quota.__all__ if getattr(getattr(quota, name), "__module__", "") == "quota.errors"}
     there = {name for name in MODULES[module] if f"{module}.{name}" in shown or name in errors or name in SECTIONS}
     assert set(MODULES[module]) == there
+
+
+def test_every_module_that_is_imported_by_name_is_in_the_reference():
+    """In its table; what users import from ``quota`` itself, and the command, have pages of their own."""
+    root = {
+        path.stem
+        for path in (paths.ROOT / "src" / "quota").iterdir()
+        if path.name[0] != "_" and path.suffix in {"", ".py"}
+    }
+    public = {f"quota.{name}" for name in root - INNER}
+    table = REFERENCE[REFERENCE.index("| module |") :].partition("\n\n")[0]
+    assert public == set(re.findall(r"^\| `(quota\.\w+)` \|", table, re.MULTILINE))
+    assert public == {name for name in MODULES if name.count(".") == 1}
+
+
+def test_every_setting_of_a_middleware_is_listed():
+    """In the table of settings, under its name."""
+    text = (paths.ROOT / "docs" / "web.md").read_text("utf-8")
+    table = text[text.index("\n| setting |") :].partition("\n\n")[0]
+    assert set(re.findall(r"`(\w+)`", "".join(line.split("|")[1] for line in table.splitlines() if line))) == set(
+        Settings.__annotations__
+    )
 
 
 def options_of(store):
