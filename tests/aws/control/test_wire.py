@@ -103,6 +103,26 @@ def test_an_update_without_operations_changes_nothing(plane):
         assert ask(plane, "PATCH", f"/apikeys/{key['id']}", data)[2]["lastUpdatedDate"] == key["lastUpdatedDate"]
 
 
+def test_a_head_request_gets_no_body(plane):
+    """Refused as it is: what stood behind the head would be read as the connection's next answer."""
+    status, fields, data = ask(plane, "HEAD", "/apikeys")
+    assert (status, fields["Allow"], data) == (405, "GET, POST", None)
+    assert int(fields["Content-Length"]) > 0
+
+
+def test_a_patch_without_an_operation(plane):
+    """In the words for a field that is not there."""
+    _, _, key = ask(plane, "POST", "/apikeys", {"name": "k"})
+    operations = [{"op": "replace", "path": "/name", "value": "x"}, {"path": "/name"}]
+    status, fields, data = ask(plane, "PATCH", f"/apikeys/{key['id']}", {"patchOperations": operations})
+    assert (status, fields["x-amzn-ErrorType"]) == (400, "ValidationException")
+    field = "updateApiKeyInput.patchOperations.2.member.op"
+    words = (
+        f"1 validation error detected: Value null at '{field}' failed to satisfy constraint: Member must not be null"
+    )
+    assert data["message"] == words
+
+
 def test_a_patch_without_a_path(plane):
     """Of an operation that has paths: which ones; of one that has none: that it is none."""
     _, _, key = ask(plane, "POST", "/apikeys", {"name": "k"})

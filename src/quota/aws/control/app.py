@@ -90,7 +90,7 @@ class ControlPlane:
         fields += [("x-amzn-ErrorType", kind)] if kind else []
         fields += [] if status == 204 else [("Content-Length", str(len(body)))]
         start_response(_STATUS[status], fields)
-        return [body]
+        return [b"" if environ["REQUEST_METHOD"] == "HEAD" else body]  # else it is read as the next answer
 
     def _serve(self, environ: WSGIEnvironment) -> tuple[int, dict[str, Any] | None]:
         path = environ.get("PATH_INFO", "").encode("latin-1", "replace").decode("utf-8", "replace")

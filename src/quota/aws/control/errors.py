@@ -39,6 +39,12 @@ def conflict(message: str) -> Refused:
     return Refused(409, "ConflictException", message)
 
 
+def missing(field: str) -> Refused:
+    """Return the refusal where a field that must be there is not."""
+    told = f"1 validation error detected: Value null at '{field}' failed to satisfy constraint: Member must not be null"
+    return Refused(400, "ValidationException", told)
+
+
 def not_in_enumeration(value: object, field: str, accepted: Iterable[str]) -> Refused:
     """Return the refusal of a value that is none of an enumeration. ``value``: short and printable."""
     return Refused(

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from .errors import Refused, bad_request, not_in_enumeration, unreadable
+from .errors import Refused, bad_request, missing, not_in_enumeration, unreadable
 
 MOST_BODY = 10 * 1024 * 1024
 """The longest body that is read: API Gateway's own bound, and room for a CSV of 10,000 keys."""
@@ -67,6 +67,8 @@ class Call(NamedTuple):
         found = []
         for number, one in enumerate(given, 1):
             op, path = text_of(one, "op"), text_of(one, "path")
+            if op is None:
+                raise missing(f"{of}.patchOperations.{number}.member.op")
             if op not in _OPERATIONS:
                 raise not_in_enumeration(brief(op), f"{of}.patchOperations.{number}.member.op", _OPERATIONS)
             found.append(Operation(op, path or "", text_of(one, "value")))
