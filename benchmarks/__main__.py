@@ -1,9 +1,10 @@
 """Measure and report, or hold the code to its budget.
 
-    python -m benchmarks [--quick] [--only SECTION ...] [--check]
+    python -m benchmarks [--quick] [--only SECTION ...] [--put] [--check]
 
 Every figure is a ratio of medians of paired rounds in one run. Without ``--check`` and ``--only``, and not ``--quick``, it writes
-RESULTS.md and results.svg beside this file. ``--check`` compares with budget.toml: a figure beyond its budget by more
+RESULTS.md and results.svg beside this file; with ``--put`` it puts the sections of ``--only`` in RESULTS.md and leaves the
+others. ``--check`` compares with budget.toml: a figure beyond its budget by more
 than the tolerance is taken again, once, with three times the rounds, and that one stands. Exits with 1 where one does
 not hold.
 """
@@ -21,7 +22,7 @@ from types import ModuleType
 from typing import Any
 
 from benchmarks.measure import Ratio
-from benchmarks.report import table, write
+from benchmarks.report import put, table, title_of, write
 
 HERE = Path(__file__).parent
 SECTIONS = (
@@ -89,7 +90,10 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help=f"{QUICK} rounds instead of {ROUNDS}, no million keys")
     parser.add_argument("--only", action="append", default=[], metavar="SECTION", help=", ".join(SECTIONS))
     parser.add_argument("--check", action="store_true", help="hold the code to budget.toml")
+    parser.add_argument("--put", action="store_true", help="put the sections of --only in RESULTS.md")
     options = parser.parse_args()
+    if options.put and (options.quick or options.check or not options.only):
+        parser.error("--put is for whole runs of the sections that --only names")
     rounds = QUICK if options.quick else ROUNDS
     chosen = sections(options.only)
     if options.check:
@@ -98,7 +102,9 @@ def main() -> int:
     for name, section in chosen:
         found[name] = section, taken(name, section, rounds)
         print(table(name, *found[name]))
-    if not options.quick and not options.only:
+    if options.put:
+        put(found, [title_of(name, section) for name, section in sections([])], rounds)
+    elif not options.quick and not options.only:
         write(found, rounds)
     return 0
 

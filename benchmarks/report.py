@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import sys
 import tomllib
 from importlib.metadata import PackageNotFoundError, version
@@ -33,7 +34,7 @@ is taken again, once, with three times the rounds, and that one stands.
 def table(name: str, section: ModuleType, found: dict[str, Any]) -> str:
     """One section as Markdown: what it is, its ratios against their marks, its times."""
     budgets = tomllib.loads((HERE / "budget.toml").read_text()).get(name, {})
-    lines = [f"## {getattr(section, 'TITLE', name.capitalize())}", "", (section.__doc__ or "").strip(), ""]
+    lines = [f"## {title_of(name, section)}", "", (section.__doc__ or "").strip(), ""]
     versions = [f"{package} {_version(package)}" for package in getattr(section, "VERSIONS", ())]
     if versions:
         lines += [f"Versions: {', '.join(versions)}.", ""]
@@ -53,17 +54,42 @@ def table(name: str, section: ModuleType, found: dict[str, Any]) -> str:
 def write(found: dict[str, tuple[ModuleType, dict[str, Any]]], rounds: int) -> None:
     """RESULTS.md and results.svg."""
     tolerance = tomllib.loads((HERE / "budget.toml").read_text())["tolerance"]
-    machine = f"{_processor()}, {os.cpu_count()} processors, {platform.system()} {platform.release()}; "
-    machine += (
-        f"{platform.python_implementation()} {platform.python_version()}; quota {version('quota')}; {rounds} rounds."
-    )
     body = "\n".join(table(name, *one) for name, one in found.items())
     (HERE / "RESULTS.md").write_text(
-        HEAD.format(tolerance=tolerance, machine=machine) + body + "\n" + (HERE / "history.md").read_text()
+        HEAD.format(tolerance=tolerance, machine=_machine(rounds)) + body + "\n" + (HERE / "history.md").read_text()
     )
     if "memory" in found:
         draw(found["memory"][1]["timings"], HERE / "results.svg")
     print(f"wrote {HERE / 'RESULTS.md'}", file=sys.stderr)
+
+
+def put(found: dict[str, tuple[ModuleType, dict[str, Any]]], titles: list[str], rounds: int) -> None:
+    """Put these sections in RESULTS.md in place of what it has of them, and leave the others. ``titles``: of all, in order."""
+    file = HERE / "RESULTS.md"
+    parts = re.split(r"^(?=## )", file.read_text(), flags=re.MULTILINE)
+    for name, (section, figures) in found.items():
+        facts = [*figures.get("facts", ()), f"In a run of its own: {_machine(rounds)}"]
+        title, text = title_of(name, section), table(name, section, {**figures, "facts": facts}) + "\n"
+        places = {part.partition("\n")[0][3:]: at for at, part in enumerate(parts)}
+        if title in places:
+            parts[places[title]] = text
+        else:  # before the first section that comes after it, at the latest before what was taken out
+            later = [places[other] for other in titles[titles.index(title) + 1 :] if other in places]
+            parts.insert(min(later, default=len(parts) - 1), text)
+    file.write_text("".join(parts))
+    print(f"put {', '.join(found)} in {file}", file=sys.stderr)
+
+
+def title_of(name: str, section: ModuleType) -> str:
+    """The heading of a section."""
+    return str(getattr(section, "TITLE", name.capitalize()))
+
+
+def _machine(rounds: int) -> str:
+    """Where and how often it was measured."""
+    machine = f"{_processor()}, {os.cpu_count()} processors, {platform.system()} {platform.release()}; "
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    return f"{machine}{python}; quota {version('quota')}; {rounds} rounds."
 
 
 def _version(package: str) -> str:
