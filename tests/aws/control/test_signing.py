@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import subprocess
 import sys
 from datetime import datetime, timedelta, timezone
@@ -176,8 +177,14 @@ def test_the_clock(url, monkeypatch, off, good, query):
     for name in ("get_current_datetime", "_get_current_datetime"):
         if hasattr(auth, name):
             monkeypatch.setattr(auth, name, lambda **_: now.replace(tzinfo=None))
-    status, code, _ = send(url, **signed(url, query=query, expires=300))
+    status, code, told = send(url, **signed(url, query=query, expires=300))
     assert (status, code) == ((200, None) if good else (403, "InvalidSignatureException"))
+    if not good:  # in the service's words, which say how far a clock is off
+        words = ("expired", "now earlier", "-") if off < 0 else ("not yet current", "still later", r"\+")
+        text = r"Signature {}: \d{{8}}T\d{{6}}Z is {} than \d{{8}}T\d{{6}}Z \(\d{{8}}T\d{{6}}Z {} 5 min.\)".format(
+            *words
+        )
+        assert re.fullmatch(text, told["message"])
 
 
 def test_without_credentials_this_machine_alone(ledger):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import date, datetime, timezone
 
-from ...clock import to_us
+from ...clock import to_datetime, to_us
 
 
 def parse_basic(text: str) -> datetime | None:
@@ -15,6 +15,11 @@ def parse_basic(text: str) -> datetime | None:
     except ValueError:
         return None
     return found.replace(tzinfo=timezone.utc) if re.fullmatch(r"[0-9]{8}T[0-9]{6}Z", text) else None
+
+
+def write_basic(us: int) -> str:
+    """Return microseconds since the epoch as ``20260131T235959Z``."""
+    return f"{to_datetime(us):%Y%m%dT%H%M%SZ}"
 
 
 def epoch_seconds(written: object) -> int:

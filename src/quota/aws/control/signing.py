@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, quote
 
 from ...clock import to_us
 from .errors import Refused
-from .instants import parse_basic
+from .instants import parse_basic, write_basic
 
 SKEW = 300
 """Seconds by which a signature's date may be off, as at most of AWS's services."""
@@ -89,11 +89,17 @@ def check_age(claim: Claim, now: int) -> None:
     if signed_at is None or claim.date[:8] != claim.day:
         raise _incomplete("the request's date must be YYYYMMDDTHHMMSSZ, of the day that Credential names")
     age = (now - to_us(signed_at)) // 1_000_000
-    if age > (SKEW if claim.lasts is None else claim.lasts) or age < -SKEW:
-        said = "expired" if age > 0 else "not yet current"
-        raise Refused(
-            403, "InvalidSignatureException", f"Signature {said}: {claim.date} is {abs(age)} s from this server's clock"
+    most = SKEW if claim.lasts is None else claim.lasts
+    if not -SKEW <= age <= most:
+        off, said = (
+            (SKEW, f"not yet current: {claim.date} is still later")
+            if age < 0
+            else (-most, f"expired: {claim.date} is now earlier")
         )
+        span = f"{abs(off) // 60} min." if off % 60 == 0 else f"{abs(off)} sec."
+        bound, here = write_basic(now + off * 1_000_000), write_basic(now)
+        told = f"Signature {said} than {bound} ({here} {'-' if off < 0 else '+'} {span})"
+        raise Refused(403, "InvalidSignatureException", told)
 
 
 def check_signature(
