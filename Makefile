@@ -138,7 +138,7 @@ audit:  ## what an index asks of the distributions, known faults of dependencies
 	@rm -rf .venv-audit/dist && .venv-audit/bin/python -m hatchling build -d .venv-audit/dist >/dev/null
 	@.venv-audit/bin/python -m twine check --strict .venv-audit/dist/*
 	@.venv-audit/bin/python -m bandit -q -c pyproject.toml -r src
-	@.venv-audit/bin/python -m pip_audit --local --skip-editable --progress-spinner off
+	@.venv-audit/bin/python tests/support/audit.py
 
 clean:  ## remove everything that make made
 	rm -rf .venv .venv-* site .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* mutants
