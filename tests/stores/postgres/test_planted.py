@@ -382,19 +382,24 @@ BUGS = {
     # The lane, at length
     "a stale copy is charged": (RULE, "IF v_stamp <> p_stamp OR v_plans", "IF v_plans"),
     "a stale plan is charged": (RULE, "IF v_stamp <> p_stamp OR v_plans <> p_plans", "IF v_stamp <> p_stamp"),
-    "a remembered request is charged again": (RULE, "EXIT WHEN v_kept OR v_version", "EXIT WHEN v_version"),
-    "another version of the key's record is charged": (RULE, "v_kept OR v_version <> p_versions[1] OR", "v_kept OR"),
-    "another version of the account's record is charged": (RULE, " OR w_version IS DISTINCT FROM p_versions[2]", ""),
-    "another's turn is not kept": (
-        RULE, "        AND greatest(v_turn, w_turn) > (extract(epoch FROM clock_timestamp()) * 1000)::bigint THEN",
-        "        AND false THEN"),
+    "a remembered request is charged again": (RULE, "EXIT WHEN v_kept OR v_others", "EXIT WHEN v_others"),
+    "another version of the key's record is charged": (
+        RULE, "OR r.version <> p_versions[v_found]", "OR (v_found > 1 AND r.version <> p_versions[v_found])",
+        "AND version = p_versions[i] AND moves", "AND moves"),
+    "another version of the account's record is charged": (
+        RULE, "OR r.version <> p_versions[v_found]", "OR (v_found = 1 AND r.version <> p_versions[v_found])",
+        "AND version = p_versions[i] AND moves", "AND moves"),
+    "another's turn is not kept": (RULE, "IF v_turn > 0 AND v_turn > (extract", "IF false AND v_turn > (extract"),
     "the server's clock is not asked": (RULE, "      IF abs(v_server - p_now) > p_far THEN\n        RETURN v_server;\n      END IF;\n    END IF;\n    EXIT", "    END IF;\n    EXIT"),
     "the server's clock is not asked with the records": (
         RULE, "    IF abs(v_server - p_now) > p_far THEN\n      RETURN v_server;\n    END IF;\n  END IF;\n  IF NOT p_open", "  END IF;\n  IF NOT p_open"),
-    "a clock far behind the key's record is charged": (RULE, "p_now < v_at - p_back OR ", ""),
-    "a clock far behind the account's record is charged": (RULE, " OR v_now < w_at - p_back", ""),
-    "time runs backwards for the account": (RULE, "    v_now := greatest(v_now, w_at);\n", ""),
-    "a lane never ends": (RULE, "    EXIT WHEN v_now >= p_until;\n", ""),
+    "a clock far behind the key's record is charged": (
+        RULE, "v_late OR v_now < r.at - p_back", "v_late OR (v_found > 1 AND v_now < r.at - p_back)"),
+    "a clock far behind the account's record is charged": (
+        RULE, "v_late OR v_now < r.at - p_back", "v_late OR (v_found = 1 AND v_now < r.at - p_back)"),
+    "time runs backwards for the account": (
+        RULE, "v_now := greatest(v_now, r.at);", "IF v_found = 1 THEN v_now := greatest(v_now, r.at); END IF;"),
+    "a lane never ends": (RULE, "EXIT WHEN v_late OR v_now >= p_until;", "EXIT WHEN v_late;"),
     "one unit too many": (RULE, "v_reading > p_meters[i + 3]", "v_reading > p_meters[i + 3] + 1"),
     "the last unit is refused": (RULE, "v_reading > p_meters[i + 3]", "v_reading >= p_meters[i + 3]"),
     "an alert is swallowed": (RULE, "ELSIF v_reading > p_meters[i + 2] THEN", "ELSIF false THEN"),
@@ -407,9 +412,12 @@ BUGS = {
     "a bucket is not dated": (RULE, "        v_filled[v_place] := v_now;\n", ""),
     "the minute is not noted": (RULE, "WHEN at < v_minute THEN totals", "WHEN false THEN totals"),
     "the hour is not noted": (RULE, "WHEN at < v_hour THEN totals", "WHEN false THEN totals"),
-    "the account is not charged": (RULE, "totals = v_totals[v_count + 1:]", "totals = totals"),
-    "a key's charge that another moved is lost": (RULE, "    IF v_locked OR v_account IS NULL THEN", "    IF true THEN"),
-    "a charge overwrites another's": (RULE, " AND moves = v_moves AND turn_until = v_turn", ""),
+    "the account is not charged": (
+        RULE, "totals = v_totals[v_place + 1:v_place + v_counts[i]],",
+        "totals = CASE WHEN i = 1 THEN v_totals[v_place + 1:v_place + v_counts[i]] ELSE totals END,"),
+    "a key is charged again where its account moved": (
+        RULE, "IF v_locked OR v_names = 1 THEN", "IF true THEN", "IF v_names > 1 THEN\n        RAISE", "IF false THEN\n        RAISE"),
+    "a charge overwrites another's": (RULE, " AND moves = v_moves[i] AND turn_until = v_turns[i]", ""),
     # What writes
     "a write overwrites charges": (WRITES, "OR r.moves IS DISTINCT FROM p_moves[i]", ""),
     "a write overwrites another's": (WRITES, "r.version IS DISTINCT FROM p_versions[i] OR r.moves IS DISTINCT FROM p_moves[i]", "false"),
@@ -454,10 +462,12 @@ def caught_by(server, histories=HISTORIES):
         world.close()
 
 
-def plant(monkeypatch, script, old, new):
+def plant(monkeypatch, script, *texts):
     source = getattr(_postgres_steps, script)
-    assert old in source, f"{script} no longer has {old!r}"
-    monkeypatch.setattr(_postgres_steps, script, source.replace(old, new))
+    for old, new in zip(texts[::2], texts[1::2], strict=True):
+        assert old in source, f"{script} no longer has {old!r}"
+        source = source.replace(old, new)
+    monkeypatch.setattr(_postgres_steps, script, source)
 
 
 @pytest.mark.slow
