@@ -254,3 +254,7 @@ def test_who_goes_to_a_plan_is_told_before_it_is_removed(shop):
     assert "going to it: key ada at " in shop.out
     assert shop.json("plan", "remove", "next")["going"][0]["key"] == "ada"
     assert shop.ledger.get_key("ada").scheduled == ()
+    shop.ledger.add_plan(UsagePlan("next", "9/day"))
+    shop.ledger.associate("ada", "next", at=to_datetime(system_clock() + 40 * DAY_US))
+    assert shop("plan", "remove", "next") == 0
+    assert "removed plan next; dropped with it: key ada at " in shop.out

@@ -161,7 +161,9 @@ def remove(plan: PlanArgument, yes: YesOption = False, store: StoreOption = None
         })  # fmt: skip
     else:
         were = [f"{len(ids)} {what}" for ids, what in ((keys, "keys"), (accounts, "accounts")) if ids]
-        say(f"removed plan {found.id}" + (f"; {' and '.join(were)} were on it" if were else ""))
+        told = [f"{' and '.join(were)} were on it"] if were else []
+        told += [f"dropped with it: {some(going)}"] if going else []
+        say("; ".join([f"removed plan {found.id}", *told]))
 
 
 def _holders(ledger: Ledger, plan_id: str) -> tuple[list[str], list[str], list[Going]]:
