@@ -148,6 +148,24 @@ def test_a_fresh_decision_takes_one_round_trip(stores, clock, accounts, own, mon
         assert (name, len(sent)) == (name, 1)
 
 
+@over(*SERVERS)
+def test_a_threshold_costs_the_one_call_that_crosses_it(stores, clock, monkeypatch):
+    """A second round trip, twice in a window; the calls before and after it take one, and so does a refusal."""
+    store, sent = stores.open(), []
+    exchange = type(store)._exchange
+    monkeypatch.setattr(type(store), "_exchange", lambda self, *args: (sent.append(args), exchange(self, *args))[1])
+    ledger = stores.over(store, clock=clock)
+    ledger.add_plan(UsagePlan("p", "10/day"))
+    key, secret = ledger.issue_key("k", "p")
+    trips = []
+    for _ in range(11):
+        sent.clear()
+        ledger.consume(secret)
+        trips.append(len(sent))
+    assert trips[1:] == [1, 1, 1, 1, 1, 1, 2, 1, 2, 1]
+    assert [event.percent for event in ledger.events() if event.kind == "limit.crossed"] == [80, 100]
+
+
 # Freshness
 
 
