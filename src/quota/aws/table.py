@@ -118,26 +118,27 @@ def _add(
 def add_keys(ledger: Ledger, keys: Sequence[NewKey], undo: Undo, counted: Counted = uncounted) -> None:
     """Add keys, each with all its plans in one step: whatever ends this, a key is there as it is meant or not at all.
 
-    All of them are added in one step where the store can; what was done by then is in ``undo``.
+    In a SQLite file that is the transaction's; elsewhere what was done by then is in ``undo``.
     """
     if isinstance(ledger.store, SQLiteStore):  # on a server, any number in one step would hold everybody up
-        with _undone(ledger, [key.id for key, _ in keys], undo):
-            ledger.store.add_keys(keys, ledger._steps._by())
+        ledger.store.add_keys(keys, ledger._steps._by())
         return
     with counted(keys, "keys") as each:
         for key, of in each:
-            with _undone(ledger, [key.id], undo):
+            with _undone(ledger, key, undo):
                 ledger.store.add_key(key, None, *of, by=ledger._steps._by())
 
 
 @contextmanager
-def _undone(ledger: Ledger, ids: list[str], undo: Undo) -> Iterator[None]:
-    """Note how to undo what adds keys, also where nobody knows if it did: interrupted, or a reply was lost."""
+def _undone(ledger: Ledger, key: ApiKey, undo: Undo) -> Iterator[None]:
+    """Note how to undo what adds a key, also where nobody knows if it did: interrupted, or a reply was lost.
+
+    One that somebody else has changed since stays: who imports the same at once was told of it.
+    """
 
     def drop() -> None:
-        for id_ in ids:
-            with suppress(UnknownKey):
-                ledger.remove_key(id_)
+        if ledger.get_key(key.id) == key:
+            ledger.remove_key(key.id)
 
     try:
         yield

@@ -136,7 +136,7 @@ def _import(ledger: Ledger, undo: Undo, found: Found) -> tuple[list[UsagePlan], 
     plans, keys = _check(ledger, found)
     for plan in plans:
         ledger.add_plan(plan)
-        undo.append(partial(ledger.remove_plan, plan.id))
+        undo.append(partial(ledger.remove_plan, plan, expected=plan))
     add_keys(ledger, keys, undo)
     return plans, keys
 

@@ -360,6 +360,28 @@ def test_an_import_that_is_taken_back_takes_back_nothing_of_others(aws, ledger, 
     assert found == [("theirs", None), ("before", None), ("before", "theirs")]
 
 
+def test_two_imports_of_the_same_values_at_once(aws, ledger, monkeypatch):
+    """On a server each key is a step: the one that comes between keeps what it was told of, the other is a conflict."""
+    rows = [f"{value * 20}\n" for value in "abc"]
+    real, told, added = ledger.store.add_key, [], []
+
+    def add_key(*given, **named):
+        added.append(1)
+        if len(added) == 3:
+            monkeypatch.undo()
+            with served(plane(ledger)) as url:
+                theirs = "name,key\n" + "".join(f"theirs,{row}" for row in rows)
+                told.append(client(url).import_api_keys(body=theirs.encode(), format="csv")["ids"])
+        real(*given, **named)
+
+    monkeypatch.setattr(ledger.store, "add_key", add_key)
+    mine = "name,key\n" + "".join(f"mine,{row}" for row in ["x" * 20 + "\n", *rows])
+    assert refused(aws.import_api_keys, body=mine.encode(), format="csv") == (409, "ConflictException", keys.OVERTAKEN)
+    found = aws.get_api_keys()["items"]
+    assert sorted(key["id"] for key in found) == sorted(told[0])
+    assert {key["name"] for key in found} == {"theirs"}
+
+
 @pytest.mark.parametrize(("csv", "message"), [
     (b"name,description\nx,y\n", "Missing required column 'Key'"), (b"key\nabc\n", "Missing required column 'Name'"), (b"", None), (b"\xff\xfe", None), (b'name,key\n"x', None),
     (b'{"name": "x"}', None),
