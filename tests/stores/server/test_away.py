@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import psutil
@@ -44,8 +45,8 @@ class Away:
         self.kind, self.server, self.awaited = kind, server, awaited
         self.runner = asyncio.Runner() if awaited else None
 
-    def open(self, on_unavailable, url=None, *, pool=None):
-        given = {"url": url or self.server.url} if pool is None else {}
+    def open(self, on_unavailable, url=None, *, pool=None, **given):
+        given |= {"url": url or self.server.url} if pool is None else {}
         store = KINDS[self.kind][3 if self.awaited else 2](
             pool, **given, namespace=namespace(), timeout=TIMEOUT, check_clock=False
         )
@@ -161,6 +162,49 @@ def lent(away):
         else psycopg_pool.ConnectionPool(away.server.url, min_size=1, max_size=2, open=True)
     )
     return found, found.close
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["own", "lent"])
+def test_who_stands_in_line_behind_a_server_that_hangs(away, own):
+    """Of twenty callers on two connections nobody goes on standing in line, to be told busy, once a connection broke.
+
+    Who came as the first did may be told that before one breaks, and then asks once more.
+    """
+    pool, close = (None, None) if own else lent(away)
+    if not own:
+        away.open("deny", pool=pool)
+    elif away.kind == "redis":
+        away.open("deny", f"{away.server.url}?max_connections=2")
+    else:
+        away.open("deny", connections=2)
+    stop(away, signal.SIGSTOP)
+    began, asked = time.monotonic(), away.asks()
+
+    def call():
+        for _ in range(20):
+            assert away.ledger.consume(away.secret).reason.value == "STORE_UNAVAILABLE"
+
+    async def call_awaited():
+        for _ in range(20):
+            assert (await away.ledger.consume(away.secret)).reason.value == "STORE_UNAVAILABLE"
+
+    async def all_awaited():
+        await asyncio.gather(*(call_awaited() for _ in range(20)))
+
+    try:
+        if away.awaited:
+            away.do(all_awaited())
+        else:
+            with ThreadPoolExecutor(20) as threads:
+                for found in [threads.submit(call) for _ in range(20)]:
+                    found.result()
+    finally:
+        stop(away, signal.SIGCONT)
+    assert len(asked) <= 2 * 20 + 4 + (time.monotonic() - began) / EVERY
+    away.back()
+    if close:
+        away.do(close())
+    away.close()
 
 
 def test_a_pool_of_the_callers_on_a_server_that_hangs(away):

@@ -6,16 +6,16 @@ import asyncio
 from typing import Any
 
 from psycopg import pq
-from psycopg_pool import PoolTimeout
+from psycopg_pool import PoolTimeout, TooManyRequests
 from psycopg_pool.base import BasePool
 
 from ...clock import monotonic
 from ...errors import StoreUnavailable
 from ...process.home import Home
-from ..server.flow import NOTHING
+from ..server.flow import NOTHING, none_came
 from ..server.loops import heeded
 from ..urls import check_client
-from .pool import Link, not_connected
+from .pool import Link
 
 
 class Lent:
@@ -36,14 +36,12 @@ class Lent:
         told: dict[str, int] = getattr(self._pool, "get_stats", dict)()
         return told.get("connections_errors", 0) + told.get("connections_lost", 0)
 
-    def _none_came(self, error: Exception) -> Exception:
+    def _none_came(self) -> Exception:
         """Return what it means that the pool gave none in time: all are in use, or the server is away."""
         before, self._troubles = self._troubles, self._count_troubles()
         # One without a bound waits for nothing but the server.
         self._broken = self._broken or self._troubles > before or getattr(self._pool, "max_size", None) == 0
-        if not self._broken:
-            return not_connected(error)
-        return StoreUnavailable(f"the pool could open no connection in time; {NOTHING}")
+        return none_came(self._broken)
 
     def _note(self) -> None:
         """A pool may be opened after it was made; one of another make may know of forks itself."""
@@ -70,8 +68,8 @@ class Borrowed(Lent):
         self._check()
         try:
             self._lent[user] = self._pool.getconn(timeout=max(0.001, deadline - monotonic()))
-        except PoolTimeout as error:
-            raise self._none_came(error) from error
+        except (PoolTimeout, TooManyRequests) as error:
+            raise self._none_came() from error
         return Link(self._lent[user])
 
     def give(self, user: object) -> None:
@@ -101,8 +99,8 @@ class AsyncBorrowed(Lent):
         self._check()
         try:
             connection, told_to_end = await heeded(self._pool.getconn(timeout=max(0.001, deadline - monotonic())))
-        except PoolTimeout as error:
-            raise self._none_came(error) from error
+        except (PoolTimeout, TooManyRequests) as error:
+            raise self._none_came() from error
         link = Link(connection)
         if told_to_end:
             await self.give(link)

@@ -16,17 +16,15 @@ from typing import Any
 
 import psycopg
 from psycopg import pq
-from psycopg_pool import PoolTimeout, TooManyRequests
 
 from ...clock import monotonic
-from ...errors import StoreBusy, StoreUnavailable
+from ...errors import StoreUnavailable
 from ...process.home import Home
 from ...process.lines import Line
-from ..server.flow import NOTHING, UNKNOWN
+from ..server.flow import NOTHING, UNKNOWN, none_came
 from ..server.loops import Turn, Turns, heeded
 from .wire import READ, WRITE
 
-_FULL = (PoolTimeout, TooManyRequests)
 _UTF8 = {b"utf8", b"unicode"}
 """All that PostgreSQL takes for its UTF8; it looks at letters and digits alone, in any case."""
 
@@ -37,8 +35,6 @@ def _session(timeout: float) -> dict[str, Any]:
 
 def not_connected(error: Exception) -> Exception:
     """Return why there is no connection to send on; nothing was sent."""
-    if isinstance(error, (*_FULL, TimeoutError)):
-        return StoreBusy(f"no connection to the server is free; {NOTHING}")
     text = " ".join(str(error).split())
     return StoreUnavailable(f"{type(error).__name__}: {text}; {NOTHING}")
 
@@ -197,6 +193,7 @@ class Connections:
     def _begin(self) -> None:
         """Begin anew; in a forked child too, where what is open is the parent's, which goes on using it."""
         self._rooms = [Room() for _ in range(self._most)]
+        self._broken = False  # whether the last connection was of no use
         self._lock = threading.RLock()
         self._line = Line()
 
@@ -206,7 +203,7 @@ class Connections:
         attempt = partial(self._choose, user)
         room = None if self._line else attempt()
         if room is None and (room := self._line.wait(attempt, deadline)) is None:
-            raise TimeoutError
+            raise none_came(self._broken)
         link = room.link
         if link is not None and not link.good():
             link.end()
@@ -237,7 +234,8 @@ class Connections:
         with self._lock:
             for room in self._rooms:
                 if room.user is user:
-                    if room.link is not None and (room.ends or not room.link.done()):
+                    self._broken = room.link is None or not room.link.done()
+                    if room.link is not None and (room.ends or self._broken):
                         room.link.end()
                         room.link = None
                     room.ends = False
@@ -268,16 +266,18 @@ class AsyncConnections:
     def _begin(self) -> None:
         self._turns = Turns(self._most)
         self._idle: deque[Link] = deque()
+        self._broken = False
 
     async def take(self, deadline: float) -> Link:
         self._home.check(self._begin)
         turns = self._turns
         turn = await turns.take(max(0, deadline - monotonic()))
         if turn is None:
-            raise TimeoutError
+            raise none_came(self._broken)
         try:
             link = self._sound() or await self._connect()
         except BaseException:
+            self._broken = True
             turns.give(turn)
             raise
         link.turn = turn
@@ -304,6 +304,7 @@ class AsyncConnections:
         return link
 
     async def give(self, link: Link) -> None:
+        self._broken = not link.done()
         if link.age != self._age or not self._home.here():
             link.end()  # closed since
         elif not link.connection.closed:

@@ -13,9 +13,8 @@ import redis.asyncio
 from redis.exceptions import MaxConnectionsError
 
 from ...clock import monotonic
-from ...errors import StoreBusy
 from ...process.lines import AwaitedLine, Line
-from ..server.flow import NOTHING
+from ..server.flow import none_came
 from .wire import Address
 
 _OF_ONE_POOL = ("maint_notifications_pool_handler", "oss_cluster_maint_notifications_handler", "connection_pool")
@@ -36,18 +35,14 @@ def like(pool: Any, **changed: Any) -> Any:
         return pool
 
 
-def _busy(timeout: float) -> StoreBusy:
-    return StoreBusy(f"no connection to the server was free within {timeout} s; {NOTHING}")
-
-
 class FairPool:
     """A pool of redis-py's, whose own kinds refuse when none is free, or let others overtake: threads wait in line.
 
-    Its owner may use it too, and is not in line.
+    Its owner may use it too, and is not in line. ``broken``: whether the last connection was of no use.
     """
 
     def __init__(self, pool: Any) -> None:
-        self.pool = pool
+        self.pool, self.broken = pool, False
         self._line = Line()
 
     def _attempt(self) -> Any:
@@ -59,12 +54,15 @@ class FairPool:
             return self.pool.get_connection()
         except MaxConnectionsError:
             return None
+        except BaseException:
+            self.broken = True
+            raise
 
     def take(self, timeout: float) -> Any:
-        """A connection, waited for behind those who asked before; ``StoreBusy`` after so many seconds."""
+        """A connection, waited for behind those who asked before, for so many seconds."""
         found = None if self._line else self._attempt()
         if found is None and (found := self._line.wait(self._attempt, monotonic() + timeout)) is None:
-            raise _busy(timeout)
+            raise none_came(self.broken)
         return found
 
     def give(self, connection: Any) -> None:
@@ -77,7 +75,7 @@ class AsyncFairPool:
     """``FairPool`` of one event loop's tasks."""
 
     def __init__(self, pool: Any) -> None:
-        self.pool = pool
+        self.pool, self.broken = pool, False
         self._line = AwaitedLine()
 
     async def _attempt(self) -> Any:
@@ -87,12 +85,15 @@ class AsyncFairPool:
             return await self.pool.get_connection()
         except MaxConnectionsError:
             return None
+        except BaseException:
+            self.broken = True
+            raise
 
     async def take(self, timeout: float) -> Any:  # noqa: ASYNC109 -- as the line has it, in order
-        """A connection, waited for behind those who asked before; ``StoreBusy`` after so many seconds."""
+        """A connection, waited for behind those who asked before, for so many seconds."""
         found = None if self._line else await self._attempt()
         if found is None and (found := await self._line.wait(self._attempt, monotonic() + timeout)) is None:
-            raise _busy(timeout)
+            raise none_came(self.broken)
         return found
 
     async def give(self, connection: Any) -> None:

@@ -105,12 +105,16 @@ class RedisStore(Synchronous, _Connected[redis.Redis | redis.RedisCluster]):
                     connection.read_response()
                 sent = True
                 connection.send_packed_command([call.packed(again is not None and again.by_text)])
-                return connection.read_response(disable_decoding=True)
+                answer = connection.read_response(disable_decoding=True)
             except ResponseError:
                 raise
             except BaseException:
+                pool.broken = True
                 connection.disconnect()
                 raise
+            else:
+                pool.broken = False
+                return answer
             finally:
                 pool.give(connection)
                 if self._closes != closes:
@@ -165,12 +169,16 @@ class AsyncRedisStore(Awaited, _Connected[redis.asyncio.Redis | redis.asyncio.Re
                     await connection.read_response()
                 sent = True
                 await connection.send_packed_command([call.packed(again is not None and again.by_text)])
-                return await connection.read_response(disable_decoding=True)
+                answer = await connection.read_response(disable_decoding=True)
             except ResponseError:
                 raise
             except BaseException:
+                pool.broken = True
                 await connection.disconnect(nowait=True)
                 raise
+            else:
+                pool.broken = False
+                return answer
             finally:
                 if self._closes != closes:
                     await connection.disconnect(nowait=True)

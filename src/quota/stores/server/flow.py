@@ -28,6 +28,16 @@ NOTHING = "nothing was charged"
 UNKNOWN = "the outcome is unknown: retry with a request_id"
 
 
+def none_came(broken: bool) -> Exception:
+    """Return why a call had no connection in time: all are in use or, where the last one broke, the server is away.
+
+    Threads in line for connections to a server that hangs must not pile up, each for the whole timeout.
+    """
+    if broken:
+        return StoreUnavailable(f"no connection to the server came in time, and the last one broke; {NOTHING}")
+    return StoreBusy(f"no connection to the server is free; {NOTHING}")
+
+
 @attrs.frozen
 class Pause:
     """Let others go first, for so many seconds."""
