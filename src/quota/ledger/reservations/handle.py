@@ -10,6 +10,7 @@ from typing import Any
 
 from ...clock import to_datetime
 from ...decision import Decision
+from ...errors import QuotaError
 from ...key import new_token
 from ...limit import Cost
 from ...rule.entries import Hold
@@ -23,13 +24,15 @@ class _Held:
     """All that a sync and an async reservation share."""
 
     __slots__ = (
-        "__weakref__", "_close", "_doubts", "_expires", "_handle", "_hold", "_patient", "decision", "id", "settled",
+        "__weakref__", "_close", "_doubts", "_expires", "_handle", "_hold", "_left", "_patient", "decision", "id",
+        "settled",
     )  # fmt: skip
 
     def __init__(self, decision: Decision, hold: Hold, close: Close) -> None:
         self.decision = decision
         self.id = hold.id
         self.settled = not decision.allowed
+        self._left = False  # to the background, which settles it
         self._patient = True  # asks a store that is away too; what a middleware settles does not
         self._hold = hold
         self._expires = hold.expires  # beside the hold: another thread may hold it longer while this one spends
@@ -98,7 +101,9 @@ def _decided(answer: Any) -> Decision:
 
 
 class Reservation(_Held):
-    """Units held by ``Ledger.reserve``; falsy when refused. As a context manager it cancels what was not committed.
+    """Units held by ``Ledger.reserve``; falsy when refused.
+
+    As a context manager it cancels what was not committed, and raises nothing over the block's own error.
 
     Exactly one of ``commit`` and ``cancel`` counts, once. After ``expires_at`` the units that were not spent are back
     by themselves; what is spent or committed then is recorded all the same. Where it was reserved with a
@@ -147,8 +152,12 @@ class Reservation(_Held):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self.settled:
-            self.cancel()
+        try:
+            if not (self.settled or self._left):
+                self.cancel()
+        except QuotaError:  # told; what the block raised goes on, its own interrupted commit too
+            if error is None:
+                raise
 
 
 class AsyncReservation(_Held):
@@ -182,5 +191,9 @@ class AsyncReservation(_Held):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self.settled:
-            await self.cancel()
+        try:
+            if not (self.settled or self._left):
+                await self.cancel()
+        except QuotaError:
+            if error is None:
+                raise

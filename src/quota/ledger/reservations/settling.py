@@ -186,6 +186,7 @@ class Settled:
         job = told(held, op, step, error)
         if job is not None:
             self._again = self._again or again(self)
+            held._left = True
             self._again.put(job)
 
     def _done(self, held: _Held, op: str, answer: Any) -> None:
