@@ -10,7 +10,6 @@ from copy import copy
 from typing import Any
 
 import redis.asyncio
-from redis.exceptions import MaxConnectionsError
 
 from ...clock import monotonic
 from ...process.lines import AwaitedLine, Line
@@ -35,6 +34,10 @@ def like(pool: Any, **changed: Any) -> Any:
         return pool
 
 
+_FULL = "Too many connections"
+"""All that a pool of redis-py 5 says in an error of no type of its own; later ones say it too."""
+
+
 class FairPool:
     """A pool of redis-py's, whose own kinds refuse when none is free, or let others overtake: threads wait in line.
 
@@ -52,9 +55,9 @@ class FairPool:
             return None
         try:
             return self.pool.get_connection()
-        except MaxConnectionsError:
-            return None
-        except BaseException:
+        except BaseException as error:
+            if str(error) == _FULL:
+                return None
             self.broken = True
             raise
 
@@ -83,9 +86,9 @@ class AsyncFairPool:
             return None
         try:
             return await self.pool.get_connection()
-        except MaxConnectionsError:
-            return None
-        except BaseException:
+        except BaseException as error:
+            if str(error) == _FULL:
+                return None
             self.broken = True
             raise
 
