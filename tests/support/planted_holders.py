@@ -17,6 +17,14 @@ BUGS = {
     "what is over is told as what remains": ("status.py", '    if left < 0:\n        told["over"] = -left\n', '    if left > 0:\n        told["over"] = left\n'),
     "a limit that refuses for ever tells when to retry": (
         "rule/charge.py", "end if refused and units <= limit.limit + limit.overage else None", "end if refused else None"),
+    # Networks and scopes
+    "a key's networks are not looked at": ("operations/request.py", "if key.networks and not contain(key.networks, address):", "if False:"),
+    "the fast path overlooks networks": (
+        "stores/memory/one_meter.py", "if (scope is not None or room.key.networks) and barred(", "if scope is not None and barred("),
+    "the plainest form overlooks networks": (
+        "stores/memory/binding.py", "plain = room.shape.simple and not key_entry.key.networks", "plain = room.shape.simple"),
+    "the plainest form overlooks scopes": (
+        "stores/memory/one_meter.py", "while units and plain and (scope is None or scope in self.key.scopes):", "while units and plain:"),
     # Limits of one's own
     "an override outlives its date": ("rule/entries.py", "return self.until is None or now < self.until", "return True"),
     "an override lasts a microsecond too long": ("rule/entries.py", "now < self.until", "now <= self.until"),

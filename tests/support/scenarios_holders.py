@@ -82,6 +82,19 @@ def a_smaller_limit_of_one_s_own_refuses_again_and_again(q):
     assert not any(ledger.consume(secret) for _ in range(4))
 
 
+def a_key_s_bounds_hold_on_every_path(q):
+    for limits in ("100/day", "100/day, 50/s burst 60", "9/day by account as ours, 80/month"):
+        ledger, _, key, secret = _ledger(q, limits)
+        ledger.update_key(key, networks=["10.0.0.0/8"], scopes=["read"])
+        for _ in range(3):
+            assert ledger.consume(secret, address="10.0.0.1", scope="read")
+            for ask in (ledger.consume, ledger.peek):
+                told = [ask(secret, address=at, scope="read").reason.value for at in ("192.0.2.1", None)]
+                assert told == ["ADDRESS_NOT_ALLOWED"] * 2
+                assert ask(secret, address="10.0.0.1", scope="write").reason.value == "SCOPE_NOT_ALLOWED"
+        assert [status.used for status in ledger.status(key)][0] == 3
+
+
 def a_status_tells_what_is_one_s_own(q):
     ledger, _, key, _ = _ledger(q, "5/day, 3/s burst 5, 9/day by account as ours", routes={"r": "4/day"})
     until = START + timedelta(hours=1)

@@ -17,14 +17,14 @@ from hypothesis.stateful import invariant, precondition, rule
 from ..clock import to_us
 from ..decision import Decision
 from ..errors import ClockSkew, InvalidValue, QuotaError, RequestMismatch, ReservationClosed
-from .accounts import AccountsMachine
+from .bounds import BoundsMachine
 from .directory import equal, raises, units_of, us_of
 from .model import Answer, Skewed
 from .strategies import APIS, COSTS, KEY_IDS, MANY, REQUEST_IDS, ROUTES, TTLS
 from .windows import DAY
 
 
-class Machine(AccountsMachine):
+class Machine(BoundsMachine):
     """Everything a ledger does, step by step beside the model."""
 
     @rule(id_=KEY_IDS, cost=COSTS, api=APIS, route=ROUTES, request_id=REQUEST_IDS)

@@ -125,6 +125,7 @@ class Model(AccountsOfModel):
         self.seen: dict[Place, list[tuple[int, int]]] = {}
         self.levels: dict[tuple[Place, str], Level] = {}
         self.charged: dict[tuple[str, str, str], list[Limit]] = {}
+        self.barred = ""  # why calls made now are refused for whence they come or what they are for
         self.overrides: dict[tuple[Subject, str, str, str], tuple[Any, int | None]] = {}
         self.told: list[tuple[Any, ...]] = []
         self.removed: list[tuple[Member, int, list[tuple[int, str, str, int]]]] = []
@@ -443,7 +444,7 @@ class Model(AccountsOfModel):
 
     def usable(self, id_: str | None) -> str:
         key = self.keys.get(id_ or "")
-        return "UNKNOWN_KEY" if key is None else "OK" if key.enabled else "DISABLED_KEY"
+        return "UNKNOWN_KEY" if key is None else self.barred or "OK" if key.enabled else "DISABLED_KEY"
 
     def evaluate(
         self, key: Member, plan: UsagePlan | None, api: str, route: str | None, takes: Mapping[str, int], now: int,
