@@ -40,7 +40,6 @@ BUGS = {
     "a refresh asks nothing": [(STEPS, 'yield "apply", (ask,)\n', 'lease if ask else (yield "apply", (ask,))\n')],
     "a renewal does not look at the key": [(
         OPERATIONS, "usable(request, entry) is not Reason.OK:\n        return None\n    lease, plan", "False:\n        return None\n    lease, plan")],
-    "a lost lease is handed out under a lower limit": [(LEASES, " or reading > limit.limit + limit.overage + extra", "")],
     "what was used is not told": [(LEASE_HOLDER, "self.used = {unit: meter.total for unit, meter in self.spent.items() if meter.total}", "self.used = {}")],
     "a late return takes back the next lease": [(STEPS, "if lease.returning or (off and lease.doubt):", "if off and lease.doubt:")],
     "closing settles nothing": [(INDEX, "                if not lease_holder.idle\n", "                if False\n")],
@@ -52,7 +51,6 @@ SOONEST = {
     "a lease whose lease request comes again after its window is taken back": 101,
     "a lease request that comes late is answered": 5,
     "a lease outlives its window": 138,
-    "a lost lease is handed out under a lower limit": 169,
     "a refresh never comes": 21,
     "a refresh asks nothing": 22,
     "a renewal does not look at the key": 115,
