@@ -1,7 +1,6 @@
 """``with ledger.reserve(...)`` on every store: what leaves the block is the block's own error, and nothing is forgotten."""
 
 import asyncio
-import contextlib
 from datetime import timedelta
 
 import pytest
@@ -79,18 +78,6 @@ def test_the_error_of_the_block_goes_on(stores, monkeypatch):
     with pytest.raises(StoreUnavailable), ledger.reserve(secret, 10, ttl=60 * SECOND):
         away.append("cancel")
     assert settled_at_last(ledger, away) == [0, 7]
-
-
-@STORES
-def test_in_an_exit_stack(stores):
-    """A block as any other."""
-    ledger, _, secret = stores.with_key(ManualClock(START), "1 concurrent, 100/day")
-    with contextlib.ExitStack() as stack:
-        held = stack.enter_context(ledger.reserve(secret, 10, ttl=60 * SECOND))
-        assert held.held == {"requests": 10}
-    with ledger.reserve(secret, 10, ttl=60 * SECOND) as held:
-        assert held.held == {"requests": 10}
-    assert [limit.used for limit in ledger.status("k")] == [0, 0]
 
 
 def test_awaited_blocks_likewise(monkeypatch):

@@ -295,15 +295,8 @@ class Ledger(Reserving):
             where = {"api": api, "route": route, "request_id": request_id, "address": address, "scope": scope}
             return until_admitted(self, "reserve", secret, cost, timeout, where, ttl=ttl)  # type: ignore[no-any-return]
         request, step = self._steps.reserve(secret, cost, ttl, api, route, request_id, address, scope)
-        try:
-            decision = self._ask(step)
-            return Reservation(decision, hold_of(decision, request), self._settle)
-        except BaseException as error:  # a signal handler's too; who named the call asks again by its id
-            if request_id is None and not isinstance(error, QuotaError):
-                from .reservations.again import give_back  # noqa: PLC0415 -- signal handlers seldom raise
-
-                give_back(self, request)
-            raise
+        decision = self._ask(step)
+        return Reservation(decision, hold_of(decision, request), self._settle)
 
     def close(self) -> None:
         """Close the store. Closing twice is fine."""

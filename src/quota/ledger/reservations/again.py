@@ -9,11 +9,9 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...errors import QuotaError, StoreBusy, StoreUnavailable
-from ...operations.request import Request, reservation_id
 from ...process.forks import across_forks
 from ..administration import Asking, Step
 
@@ -78,14 +76,6 @@ def trying(ledger: Any, job: Job) -> Asking[bool]:
         ledger._done(job.held, job.op, answer)
         log.warning("reservation %r is settled at last: %s", job.held.id, job.op)
     return True
-
-
-def give_back(ledger: Any, request: Request) -> None:
-    """Give back what a call to reserve that was interrupted may hold."""
-    with suppress(QuotaError):
-        key = ledger._charge(request.changed(op="peek", ttl=0))._details().key
-        if key is not None:
-            ledger.reservation(reservation_id(request.id, key)).cancel()
 
 
 class Thread:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
-from weakref import ref
+from typing import Any
 
 from ...clock import to_datetime
 from ...decision import Decision
@@ -102,13 +100,6 @@ def _decided(answer: Any) -> Decision:
     return answer if isinstance(answer, Decision) else answer[0]
 
 
-class _Entered(property):
-    """Enters by C alone: where Python enters a function of its own, Ctrl-C would leave what is held."""
-
-    def __call__(self, held: Reservation) -> Reservation:
-        return held  # for an ExitStack
-
-
 class Reservation(_Held):
     """Units held by ``Ledger.reserve``; falsy when refused.
 
@@ -155,12 +146,8 @@ class Reservation(_Held):
         """
         self._close(self, "cancel", None)
 
-    if TYPE_CHECKING:
-
-        def __enter__(self) -> Reservation: ...
-
-    else:
-        __enter__ = _Entered(ref)
+    def __enter__(self) -> Reservation:
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -171,10 +158,6 @@ class Reservation(_Held):
         except QuotaError:  # told; what the block raised goes on, its own interrupted commit too
             if error is None:
                 raise
-        except BaseException:  # a signal handler's, amid it: one more is not caught
-            with suppress(QuotaError):
-                self.cancel()
-            raise
 
 
 class AsyncReservation(_Held):
@@ -208,6 +191,9 @@ class AsyncReservation(_Held):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with suppress(*() if error is None else (QuotaError,)):
+        try:
             if not (self.settled or self._left):
                 await self.cancel()
+        except QuotaError:
+            if error is None:
+                raise
