@@ -12,6 +12,7 @@ The others are marked slow: ``make test-slow`` runs them. ``spread(1)`` keeps al
 """
 
 import os
+import signal
 import sys
 import zlib
 from collections import defaultdict
@@ -24,6 +25,10 @@ import figures
 # Compiled once, not by each of the processes that tests start, whatever is set outside.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+# A shell has what it runs in the background ignore Ctrl-C, and so would the programs that tests start, to stop them by it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A loaded machine is slow, which is no bug of the code under test.
 _COMMON = {"deadline": None, "print_blob": True, "suppress_health_check": [HealthCheck.too_slow]}
