@@ -116,15 +116,17 @@ def test_planted_order_of_answers(monkeypatch, request):
     assert asyncio.run(tasks_in_order(store)) != (list(range(200)), 0)
 
 
-def test_neither_too_early_nor_past_the_deadline(url):
+def test_neither_too_early_nor_past_the_deadline(monkeypatch, url):
     """Admitted a twentieth of a second later, not before; refused at once where that is too late, or never to be."""
     ledger, secret = made(url, "20/s burst 1")
     began = time.monotonic()
     assert ledger.consume(secret) and ledger.acquire(secret, timeout=60)
     assert 0.049 <= time.monotonic() - began < 5
     ledger.replace_plan(UsagePlan("p", "1/hour burst 1"))
-    ops, apply = [], ledger.store.apply
-    ledger.store.apply = lambda request: ops.append(request.op) or apply(request)
+    ops = []
+    for op in ("consume", "peek"):
+        ask = getattr(ledger, op)
+        monkeypatch.setattr(ledger, op, lambda *args, op=op, ask=ask, **where: ops.append(op) or ask(*args, **where))
     assert ledger.acquire(secret, timeout=100).reason is Reason.THROTTLED
     assert ledger.acquire(secret, 2, timeout=100).reason is Reason.COST_TOO_LARGE
     assert ledger.acquire("a secret that nobody has", timeout=100).reason is Reason.UNKNOWN_KEY
