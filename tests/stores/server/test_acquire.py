@@ -125,8 +125,8 @@ def test_neither_too_early_nor_past_the_deadline(monkeypatch, url):
     ledger.replace_plan(UsagePlan("p", "1/hour burst 1"))
     ops = []
     for op in ("consume", "peek"):
-        ask = getattr(ledger, op)
-        monkeypatch.setattr(ledger, op, lambda *args, op=op, ask=ask, **where: ops.append(op) or ask(*args, **where))
+        ask = getattr(Ledger, op)
+        monkeypatch.setattr(Ledger, op, lambda *args, op=op, ask=ask, **where: ops.append(op) or ask(*args, **where))
     assert ledger.acquire(secret, timeout=100).reason is Reason.THROTTLED
     assert ledger.acquire(secret, 2, timeout=100).reason is Reason.COST_TOO_LARGE
     assert ledger.acquire("a secret that nobody has", timeout=100).reason is Reason.UNKNOWN_KEY
