@@ -70,6 +70,6 @@ BUGS = {
         "stores/associations.py", "later = _later(entry, plan)\n    if at is None", "later = entry.scheduled\n    if at is None"),
     "a plan that is removed takes its past along": ("stores/associations.py", "    entry = settled(entry, now)\n    later = tuple(one", "    later = tuple(one"),
     "a period ends with the shortest quota": ("stores/associations.py", "return max(windows", "return min(windows"),
-    "a status does not tell what is scheduled": ("operations/standing.py", "if not {*goes.apis}.isdisjoint(apis)", "if goes.id in apis"),
+    "a status does not tell what is scheduled": ("operations/standing.py", "if not {*goes.apis}.isdisjoint(plan.apis)", "if goes.id in plan.apis"),
     "a key is listed by the plan that it was on": ("stores/memory/directory.py", "settled(self._entry(key_entry), now)", "self._entry(key_entry)"),
 }  # fmt: skip
