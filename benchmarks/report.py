@@ -18,9 +18,9 @@ HERE = Path(__file__).parent
 
 HEAD = """# Results
 
-Written by `make bench` (`python -m benchmarks`); do not edit. One run on a machine that others used at the same time:
-every figure is a ratio of two things measured in turn, round by round, in that run, and what slowed one round down
-slowed all of it. Ratios are medians with the middle half of the rounds in brackets; times are medians and only for
+Written by `make bench` (`python -m benchmarks`); do not edit. A section may be of another run than the next one
+(`--only SECTION --put`). Every figure is a ratio of two things measured in turn, round by
+round, in one run, and what slowed one round down slowed all of it. Ratios are medians with the middle half of the rounds in brackets; times are medians and only for
 orientation. `make check-bench` holds the code to [budget.toml](budget.toml), with a tolerance of {tolerance:.0%}; a figure beyond that
 is taken again, once, with three times the rounds, and that one stands.
 
