@@ -173,7 +173,7 @@ def strangers(module):
     """What is embedded imports the standard library and attrs; a remote store its own driver; nobody imports by text."""
     if module.floor > EMBEDDED:
         return
-    welcome = sys.stdlib_module_names | {"attrs", "_sha2"} | DRIVERS.get(module.remote, set())
+    welcome = sys.stdlib_module_names | {"attrs", "_sha2", "_sha256"} | DRIVERS.get(module.remote, set())
     for node, name, relative in imports(module):
         if not relative and name.partition(".")[0] not in welcome:
             yield f"{module.name}:{node.lineno} imports {name}"

@@ -498,6 +498,7 @@ def caught_by(name, folder):
 
 
 @pytest.mark.spread(6)
+@pytest.mark.filterwarnings("ignore:unclosed database:ResourceWarning")  # of a history that a bug broke off, from 3.13 on
 @pytest.mark.parametrize("bug", BUGS)
 def test_a_planted_bug_is_caught(bug, tmp_path, monkeypatch):
     """One bug of a kind that only this store can have, seen."""
