@@ -38,19 +38,12 @@ def fill(ledger: Ledger, count: int) -> None:
             ledger.consume(key, {"requests": 1, "tokens": 100})
 
 
-def listed(ledger: Ledger) -> Iterator[Any]:
-    """All keys, a page at a time."""
-    after = None
-    while page := ledger.list_keys(after=after, limit=500):
-        yield from page
-        after = page[-1]
-
-
 def jobs(ledger: Ledger) -> dict[str, Callable[[], int]]:
     """What is measured: each goes through all keys."""
+    from quota.cli.common import every_key
     from quota.cli.keys.billing import _fullest
 
-    found: dict[str, Callable[[], int]] = {"list_keys, in pages": lambda: sum(1 for _ in listed(ledger))}
+    found: dict[str, Callable[[], int]] = {"list_keys, in pages": lambda: sum(1 for _ in every_key(ledger))}
     for by in ("key", "account", "plan"):
         found[f"usage_report by {by}"] = lambda by=by: sum(1 for _ in ledger.usage_report(*DAYS, by=by))  # type: ignore[misc]
     found["quota top"] = lambda: max(sum(1 for one in _fullest(ledger, None) if one), 0)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import attrs
 
-from .errors import InvalidValue, check_text, to_metadata
+from .errors import InvalidValue, UnknownAccount, check_text, to_metadata
 from .key import ApiKey, ScheduledPlan
 
 
@@ -50,6 +50,18 @@ class Account:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc] # the one way to build a frozen object
+
+
+def line_of(account_id: str | None, get_account: Callable[[str], Account]) -> list[Account]:
+    """Return an account and those above it, the nearest first; none of a key's own of which nothing was said."""
+    line: list[Account] = []
+    while account_id is not None:
+        try:
+            line.append(get_account(account_id))
+        except UnknownAccount:
+            break  # or removed meanwhile
+        account_id = line[-1].parent
+    return line
 
 
 Holder = TypeVar("Holder", ApiKey, Account)

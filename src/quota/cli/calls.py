@@ -32,10 +32,10 @@ from .common import (
     complete_key,
     find_holder,
     find_key,
-    line_of,
     opened,
     read_secret,
     to_cost,
+    with_those_above,
 )
 from .show import (
     WARN,
@@ -158,7 +158,7 @@ def usage(
         records = ledger.usage(found, api=api, since=first, until=until)
         decision = ledger.peek(found, api=api, route=route) if isinstance(found, ApiKey) else None
         limits = ledger.status(found, api=api, route=route)
-        plans, line = ledger.list_plans(found), line_of(ledger, found)
+        plans, line = ledger.list_plans(found), with_those_above(ledger, found)
     if plot is not None:
         from .plot import plot_usage  # noqa: PLC0415 -- as above
 

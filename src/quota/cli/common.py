@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from ..account import Account
+from ..account import Account, line_of
 from ..clock import system_clock, to_datetime
 from ..errors import InvalidCost, InvalidValue, QuotaError, StoreUnavailable, UnknownAccount, UnknownKey
 from ..key import ApiKey
@@ -31,6 +31,7 @@ DEFAULT_STORE = "sqlite:///quota.db"
 OK, REFUSED, WRONG_USE, UNAVAILABLE, PARTLY = 0, 1, 2, 3, 4
 """Exit statuses: allowed or done, refused, wrong use, the store cannot be used, done but for what is told."""
 
+_PAGE = 500
 _UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _SPAN = re.compile(r"(?:\s*\d{1,9}\s*(?:s|m|min|h|d|w))+\s*", re.ASCII)
 _COST = re.compile(r"\s*(\d{1,16})(?:\s+(\S+))?\s*", re.ASCII)
@@ -190,18 +191,20 @@ def find_holder(ledger: Ledger, text: str) -> ApiKey | Account:
     return key
 
 
-def line_of(ledger: Ledger, who: ApiKey | Account) -> list[ApiKey | Account]:
+def with_those_above(ledger: Ledger, who: ApiKey | Account) -> list[ApiKey | Account]:
     """Return a key or an account, and the accounts above it, the nearest first."""
-    line = [who]
-    above = who.account if isinstance(who, ApiKey) else who.parent
-    while above is not None:
-        try:
-            account = ledger.get_account(above)
-        except UnknownAccount:
-            break  # a key's own of which nothing was said; or removed meanwhile
-        line.append(account)
-        above = account.parent
-    return line
+    return [who, *line_of(who.account if isinstance(who, ApiKey) else who.parent, ledger.get_account)]
+
+
+def every_key(ledger: Ledger) -> Iterator[ApiKey]:
+    """Yield all keys, a page at a time."""
+    after: str | None = None
+    while True:
+        page = ledger.list_keys(after=after, limit=_PAGE)
+        yield from page
+        if len(page) < _PAGE:
+            return
+        after = page[-1].id
 
 
 def read_secret(source: str) -> str:

@@ -317,7 +317,7 @@ class SeveralMeters(Headroom):
 
         ``found``: of the meters, and of the buckets where these are told.
         """
-        minute, own = now - now % MINUTE_US, self.own
+        minute, own = minute_of(now), self.own
         steps: list[Step] = [(setattr, cell[0], "total", total) for cell, total in zip(self.cells, found, strict=False)]
         for (bucket, *_), level in zip(self.pours, found[len(self.cells) :], strict=False):
             steps += (setattr, bucket, "level", level), (setattr, bucket, "at", now)
@@ -328,7 +328,7 @@ class SeveralMeters(Headroom):
                     steps += [(setattr, meter, "hour", meter.total) for meter in record.meters]
             steps.append((setattr, record, "at", now))
         if admitted and own.last_used != minute:
-            steps.append((setattr, own, "last_used", minute_of(now)))
+            steps.append((setattr, own, "last_used", minute))
         return steps
 
     def conclude(

@@ -1,4 +1,4 @@
-"""Where limits stand now, nothing charged; and one subject's own limit in place of its plan's."""
+"""The status of limits, nothing charged; and one subject's own limit in place of its plan's."""
 
 from __future__ import annotations
 

@@ -29,6 +29,11 @@ class Line:
     def __len__(self) -> int:
         return len(self._waiting)
 
+    def take(self, attempt: Callable[[], T | None], deadline: float) -> T | None:
+        """Make an attempt at once where nobody waits, else in line; None at the deadline."""
+        found = None if self else attempt()
+        return self.wait(attempt, deadline) if found is None else found
+
     def wait(self, attempt: Callable[[], T | None], deadline: float) -> T | None:
         """Make an attempt whenever this thread is the first, until one gives something; None at the deadline."""
         mine = threading.Lock()
@@ -70,6 +75,11 @@ class AwaitedLine:
 
     def __len__(self) -> int:
         return len(self._waiting)
+
+    async def take(self, attempt: Callable[[], Awaitable[T | None]], deadline: float) -> T | None:
+        """Make an attempt at once where nobody waits, else in line; None at the deadline."""
+        found = None if self else await attempt()
+        return await self.wait(attempt, deadline) if found is None else found
 
     async def wait(self, attempt: Callable[[], Awaitable[T | None]], deadline: float) -> T | None:
         """Make an attempt whenever this task is the first, until one gives something; None at the deadline."""

@@ -23,14 +23,13 @@ from ...limit import REQUESTS
 from ...operations.usage import UsageTotal
 from ...refusals import most_refused as top_refused
 from ...status import LimitStatus
-from ..common import JsonOption, StoreOption, WrongUse, opened, project_ledger
+from ..common import JsonOption, StoreOption, WrongUse, every_key, opened, project_ledger
 from ..show import after, bar, console, print_json, print_table, say
 
 T = TypeVar("T")
 
 _ROWS = 1000
 """Lines of a table that are laid out together where it is piped."""
-_PAGE = 500
 
 OneApiOption = Annotated[str | None, typer.Option("--api", help="Only of this API; of all by default.")]
 
@@ -198,18 +197,12 @@ def _show_nearest(ledger: Ledger, api: str | None, count: int, *, as_json: bool)
 
 def _fullest(ledger: Ledger, api: str | None) -> Iterator[tuple[float, ApiKey, LimitStatus] | None]:
     """Each key's fullest limit and how full it is; None of one that has used nothing, or none that can tell."""
-    after_id: str | None = None
-    while True:
-        page = ledger.list_keys(after=after_id, limit=_PAGE)
-        for key in page:
-            limits: tuple[LimitStatus, ...] = ()
-            with suppress(UnknownKey, ClockSkew):  # removed meanwhile; or its record is ahead of this clock
-                limits = ledger.status(key, api=api)
-            used = [(status.used / _whole(status), key, status) for status in limits if status.used and _whole(status)]
-            yield max(used, key=lambda one: one[0], default=None)
-        if len(page) < _PAGE:
-            return
-        after_id = page[-1].id
+    for key in every_key(ledger):
+        limits: tuple[LimitStatus, ...] = ()
+        with suppress(UnknownKey, ClockSkew):  # removed meanwhile; or its record is ahead of this clock
+            limits = ledger.status(key, api=api)
+        used = [(status.used / _whole(status), key, status) for status in limits if status.used and _whole(status)]
+        yield max(used, key=lambda one: one[0], default=None)
 
 
 def _whole(status: LimitStatus) -> int:

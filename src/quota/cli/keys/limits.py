@@ -23,9 +23,9 @@ from ..common import (
     StoreOption,
     WrongUse,
     find_holder,
-    line_of,
     opened,
     to_instant,
+    with_those_above,
 )
 from ..show import own_until, own_value, print_json, print_table, say, show_limits, show_own
 
@@ -102,7 +102,7 @@ def _list_overrides(who: str, store: str | None, *, as_json: bool) -> None:
     """All that a key or an account, or one above it, has in place of its plans' limits, those of routes too."""
     with opened(store) as ledger:
         holder = find_holder(ledger, who)
-        plans = [plan for one in line_of(ledger, holder) for plan in ledger.list_plans(one)]
+        plans = [plan for one in with_those_above(ledger, holder) for plan in ledger.list_plans(one)]
         found: list[tuple[str | None, LimitStatus]] = [(None, status) for status in _own(ledger, holder, None)]
         everywhere = Counter(_place(status) for _, status in found)
         for route in dict.fromkeys(route for plan in plans for route in plan.routes):

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime
+from itertools import chain
 from typing import Any, NamedTuple
 
 from ...account import Account
 from ...errors import UnknownAccount
 from ...key import ApiKey
 from ...ledger.sync import Ledger
+from ..common import every_key
 from ..show import at
-
-_PAGE = 500
 
 
 class Going(NamedTuple):
@@ -39,14 +39,6 @@ def named(who: ApiKey | Account) -> str:
     return f"{_kind(who)} {who.id}"
 
 
-def every_key(ledger: Ledger) -> Iterator[ApiKey]:
-    """Yield all keys."""
-    after: str | None = None
-    while page := ledger.list_keys(after=after, limit=_PAGE):
-        yield from page
-        after = page[-1].id
-
-
 def accounts_on(ledger: Ledger) -> dict[str, list[Account]]:
     """Return the accounts that are on each plan, by its id."""
     found: dict[str, list[Account]] = {}
@@ -60,15 +52,11 @@ def accounts_on(ledger: Ledger) -> dict[str, list[Account]]:
 def going_to(ledger: Ledger) -> dict[str, list[Going]]:
     """Return who goes to each plan at a date, by its id: keys and then accounts, in the order of their ids."""
     found: dict[str, list[Going]] = {}
-    for who in (*every_scheduled(every_key(ledger)), *every_scheduled(ledger.list_accounts())):
+    holders: Iterable[ApiKey | Account] = chain(every_key(ledger), ledger.list_accounts())
+    for who in holders:
         for change in who.scheduled:
             found.setdefault(change.plan, []).append(Going(who, change.at))
     return found
-
-
-def every_scheduled(holders: Iterable[ApiKey | Account]) -> Iterator[ApiKey | Account]:
-    """Yield those that go to a plan."""
-    return (who for who in holders if who.scheduled)
 
 
 def some(names: Iterable[object], most: int = 5) -> str:

@@ -200,9 +200,8 @@ class Connections:
     def take(self, user: object, deadline: float) -> Link:
         """A connection for a call, which gives back what it has under the same name, even if this fails."""
         self._home.check(self._begin)
-        attempt = partial(self._choose, user)
-        room = None if self._line else attempt()
-        if room is None and (room := self._line.wait(attempt, deadline)) is None:
+        room = self._line.take(partial(self._choose, user), deadline)
+        if room is None:
             raise none_came(self._broken)
         link = room.link
         if link is not None and not link.good():

@@ -63,8 +63,8 @@ class FairPool:
 
     def take(self, timeout: float) -> Any:
         """A connection, waited for behind those who asked before, for so many seconds."""
-        found = None if self._line else self._attempt()
-        if found is None and (found := self._line.wait(self._attempt, monotonic() + timeout)) is None:
+        found = self._line.take(self._attempt, monotonic() + timeout)
+        if found is None:
             raise none_came(self.broken)
         return found
 
@@ -94,8 +94,8 @@ class AsyncFairPool:
 
     async def take(self, timeout: float) -> Any:  # noqa: ASYNC109 -- as the line has it, in order
         """A connection, waited for behind those who asked before, for so many seconds."""
-        found = None if self._line else await self._attempt()
-        if found is None and (found := await self._line.wait(self._attempt, monotonic() + timeout)) is None:
+        found = await self._line.take(self._attempt, monotonic() + timeout)
+        if found is None:
             raise none_came(self.broken)
         return found
 

@@ -140,7 +140,7 @@ class Route:
         return self._home
 
     def told(self, error: AskError, asked: Address) -> Address:
-        """Where a node says that the slot is, or is about to be; without a host: its own."""
+        """Return the node that another one names for the slot; without a host it means itself."""
         host, port = self._nodes.remap_host_port(error.host or asked[0], error.port)
         if isinstance(error, MovedError):
             self._home = host, port

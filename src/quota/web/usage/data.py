@@ -8,9 +8,9 @@ from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from ...account import Account
+from ...account import Account, line_of
 from ...clock import to_datetime
-from ...errors import InvalidValue, UnknownAccount
+from ...errors import InvalidValue
 from ...key import ApiKey
 from ...ledger.sync import Ledger
 from ...limit import Quota
@@ -42,7 +42,7 @@ def collect(ledger: Ledger, key: ApiKey, zone: str) -> dict[str, Any]:
     """Return what a key's holder may see of it. Nothing is charged."""
     where = find_zone(zone)
     now = to_datetime(ledger._steps._now())
-    accounts = _above(ledger, key)
+    accounts = line_of(key.account, ledger.get_account)
     above = {f"{account.id}: ": ledger.list_plans(account) for account in accounts}
     plans = [_plan(ledger, key, plan, above, now, where) for plan in ledger.list_plans(key)]
     told = {
@@ -58,20 +58,6 @@ def collect(ledger: Ledger, key: ApiKey, zone: str) -> dict[str, Any]:
 
 def _goings(ledger: Ledger, who: ApiKey | Account, zone: ZoneInfo) -> list[dict[str, Any]]:
     return [{"plan": ledger.get_plan(id_).name, "at": _at(at, zone)} for id_, at in who.scheduled]
-
-
-def _above(ledger: Ledger, key: ApiKey) -> list[Account]:
-    """Return a key's account and those above it, none where it stands alone."""
-    found: list[Account] = []
-    id_: str | None = key.account
-    while id_ is not None:
-        try:
-            account = ledger.get_account(id_)
-        except UnknownAccount:
-            break
-        found.append(account)
-        id_ = account.parent
-    return found
 
 
 def _plan(ledger: Ledger, key: ApiKey, plan: UsagePlan, above: Owners, now: datetime, zone: ZoneInfo) -> dict[str, Any]:
