@@ -36,12 +36,12 @@ def _run(arguments: list[str] | None) -> int:
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """In one line, as everything that goes wrong."""
-        print(f"quota: {message}; every command and option comes with: pip install 'quota[cli]'", file=sys.stderr)
+        print(f"quota: {message}; every command and option comes with: pip install typer rich", file=sys.stderr)
         sys.exit(2)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser("quota", epilog="The other commands come with: pip install 'quota[cli]' (typer and rich).")
+    parser = _Parser("quota", epilog="The other commands come with: pip install typer rich.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     demo = commands.add_parser("demo", help="the mission step by step, then a recorded log")
     demo.set_defaults(run=_demo)

@@ -1,4 +1,4 @@
-"""Figures of a ledger for Prometheus: ``instrument(ledger)``. Needs prometheus-client (``pip install quota[metrics]``).
+"""Figures of a ledger for Prometheus: ``instrument(ledger)``. Needs prometheus-client (the extra ``metrics``).
 
 No metric has a label of a key, an account, a route or an address: the number of series grows with plans, apis, units
 and reasons alone. A ledger that is not instrumented pays nothing.

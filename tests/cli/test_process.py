@@ -128,7 +128,7 @@ def test_without_the_extra_it_is_said_what_brings_the_rest(folder):
         status, out, err = run(*arguments, command=command)
         assert (status, out, err.count("\n")) == (2, "", 1)
         assert err.startswith("quota: ")
-        assert "pip install 'quota[cli]'" in err
+        assert "pip install typer rich" in err
     status, out, _ = run("demo", command=command)
     assert status == 0
     assert "Key123" in out

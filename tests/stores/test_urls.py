@@ -195,11 +195,11 @@ for make in (Ledger, AsyncLedger):
 
 
 @pytest.mark.parametrize(("url", "missing", "said"), [
-    ("redis://", "redis", "redis:// needs redis: pip install 'quota[redis]', which brings them redis True"),
-    ("leased+valkey://h", "redis", "leased+valkey:// needs redis: pip install 'quota[redis]', which brings them redis True"),
-    ("postgresql://h/db", "psycopg", "postgresql:// needs psycopg and psycopg_pool: pip install 'quota[postgres]', which brings them psycopg True"),
+    ("redis://", "redis", "redis:// needs redis: pip install redis redis True"),
+    ("leased+valkey://h", "redis", "leased+valkey:// needs redis: pip install redis redis True"),
+    ("postgresql://h/db", "psycopg", "postgresql:// needs psycopg and psycopg_pool: pip install 'psycopg[binary]' psycopg-pool psycopg True"),
     ("leased+postgres://h", "psycopg_pool",
-     "leased+postgres:// needs psycopg and psycopg_pool: pip install 'quota[postgres]', which brings them psycopg_pool True"),
+     "leased+postgres:// needs psycopg and psycopg_pool: pip install 'psycopg[binary]' psycopg-pool psycopg_pool True"),
     ("memory://", "redis", "opened"),
 ])  # fmt: skip
 def test_a_missing_driver_is_named_with_what_to_install(url, missing, said):

@@ -34,7 +34,7 @@ def check_plot(path: Path) -> None:
     if not path.absolute().parent.is_dir():
         raise WrongUse(f"--plot {path}: there is no directory {path.parent}")
     if find_spec("matplotlib") is None:
-        raise WrongUse("--plot needs matplotlib: pip install 'quota[plot]'")
+        raise WrongUse("--plot needs matplotlib: pip install matplotlib")
 
 
 def _figure(panels: int, title: str) -> tuple[Any, list[Any]]:

@@ -34,7 +34,7 @@ def open_store(url: str, *, asynchronous: bool = False) -> Any:
         name = error.name or "".join(needs[:1])  # psycopg without libpq names nothing
         if name.partition(".")[0] not in needs:
             raise
-        text = f"{scheme}:// needs {' and '.join(needs)}: pip install 'quota[{engine}]', which brings them"
+        text = f"{scheme}:// needs {' and '.join(needs)}: pip install {_INSTALL[engine]}"
         raise ModuleNotFoundError(text, name=name) from None
     if scheme.startswith("leased+"):
         module = import_module(".leased", __package__)
@@ -47,3 +47,4 @@ _STORES = {
 }  # fmt: skip
 _NEEDS = {"redis": ("redis",), "postgres": ("psycopg", "psycopg_pool")}
 """The packages that a store cannot do without; its extra has its name."""
+_INSTALL = {"redis": "redis", "postgres": "'psycopg[binary]' psycopg-pool"}

@@ -71,7 +71,7 @@ def serve(
     try:
         from waitress.server import create_server  # noqa: PLC0415 -- an extra of its own
     except ModuleNotFoundError:
-        raise WrongUse("quota serve needs waitress: pip install 'quota[serve]'") from None
+        raise WrongUse("quota serve needs waitress: pip install waitress") from None
     plane = what is not What.usage
     address = _address(host)
     if plane and credentials is None and not is_loopback(address):
@@ -169,7 +169,7 @@ def _reveal(name: str | None) -> Any:
     try:
         from cryptography.fernet import Fernet, MultiFernet  # noqa: PLC0415 -- an extra of its own
     except ModuleNotFoundError:
-        raise WrongUse("--reveal needs cryptography: pip install 'quota[aws]'") from None
+        raise WrongUse("--reveal needs cryptography: pip install cryptography") from None
     try:
         return MultiFernet([Fernet(line.strip()) for line in read_text(name).splitlines() if line.strip()])
     except ValueError:

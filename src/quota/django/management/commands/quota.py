@@ -42,7 +42,7 @@ class Command(BaseCommand):  # type: ignore[misc] # Django has no types of its o
             from ....cli import main  # noqa: PLC0415 -- an extra of its own
             from ....cli.common import project_ledger  # noqa: PLC0415 -- as above
         except ModuleNotFoundError as error:
-            raise CommandError(f"manage.py quota needs {error.name}: pip install 'quota[cli]'") from None
+            raise CommandError(f"manage.py quota needs {error.name}: pip install typer rich") from None
         try:
             found = ledger()
         except ImproperlyConfigured as error:
