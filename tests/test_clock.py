@@ -42,7 +42,8 @@ def test_a_span_is_whole(span):
 
 
 def test_instants_are_exact_to_the_ends_of_datetime():
-    """Every microsecond is kept; beyond the last one a datetime can tell, it tells that one."""
+    """Every microsecond is kept; beyond the first or last one a datetime can tell, it tells that one."""
     for instant in (NOON, NOON + timedelta(microseconds=1), datetime.max.replace(tzinfo=timezone.utc)):
         assert to_datetime(to_us(instant)) == instant
     assert to_datetime(2**62) == datetime.max.replace(tzinfo=timezone.utc)
+    assert to_datetime(-(2**62)) == datetime.min.replace(tzinfo=timezone.utc)

@@ -45,8 +45,10 @@ def test_hints_and_signatures_are_right_at_run_time(name):
     found = CALLABLES[name]
     hints = typing.get_type_hints(found)
     assert "Step" not in repr(hints)
+    assert "Telling" not in repr(hints)
     if not (inspect.isclass(found) and issubclass(found, (BaseException, typing.Protocol, quota.Reason))):
         assert "Step" not in str(inspect.signature(found))
+        assert "Telling" not in str(inspect.signature(found))
 
 
 def test_what_methods_return():

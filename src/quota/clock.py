@@ -44,10 +44,12 @@ def to_us(instant: datetime, field: str = "instant") -> int:
 
 
 def to_datetime(instant_us: int) -> datetime:
-    """The aware UTC datetime of microseconds since the epoch, exactly; the last one there is for what lies beyond."""
+    """The aware UTC datetime of microseconds since the epoch, exactly; of what is beyond them all, the nearest."""
     try:
         return EPOCH + timedelta(microseconds=instant_us)
     except OverflowError:
+        if instant_us < 0:
+            return datetime.min.replace(tzinfo=timezone.utc)
         return datetime.max.replace(tzinfo=timezone.utc)
 
 

@@ -60,6 +60,36 @@ def test_accounts_are_added_listed_changed_and_removed(stores, clock):
 
 
 @over(*EXACT)
+def test_any_account_may_be_above_another(stores, clock):
+    """Whatever its id; what is no account is named by the parameter that it was given for, and all are told at once."""
+    ledger = stores.ledger(clock)
+    for id_ in ("any account", "account", "x"):
+        ledger.add_account(id_)
+    assert ledger.update_account("x", parent="any account").parent == "any account"
+    assert ids(ledger.list_accounts(limit=2**63)) == ["account", "any account", "x"]
+    for field, wrong in (
+        ("metadata", lambda: ledger.add_account("y", metadata=[])),
+        ("metadata", lambda: ledger.add_account("y", metadata=False)),
+        ("parent", lambda: ledger.add_account("y", parent=7)),
+        ("parent", lambda: ledger.update_account("x", parent=7)),
+        ("parent", lambda: ledger.update_account("x", parent="x")),
+        ("parent", lambda: ledger.list_accounts(parent="")),
+        ("after", lambda: ledger.list_accounts(after=7)),
+        ("after", lambda: ledger.list_keys(after=7)),
+        ("expected", lambda: ledger.replace_plan(UsagePlan("p", "1/day"), expected="p")),
+        ("expected", lambda: ledger.remove_plan("p", expected="p")),
+        ("until", lambda: next(iter(ledger.usage_report("2026-01-01", None)), None)),
+        ("since", lambda: next(iter(ledger.usage_report(None, "2026-01-01")), None)),
+        ("limit", lambda: ledger.events(limit=None)),
+    ):
+        with pytest.raises(InvalidValue) as error:
+            wrong()
+        assert error.value.field == field
+        assert "None" not in error.value.accepted
+    assert ids(ledger.list_accounts()) == ["account", "any account", "x"]
+
+
+@over(*EXACT)
 def test_four_levels_and_no_circle(stores, clock):
     """Neither by what is added nor by what is moved, with all that is below it."""
     ledger = stores.ledger(clock)

@@ -2,14 +2,14 @@
 
 import sqlite3
 from contextlib import closing
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from inspect import iscoroutine
 
 import psycopg
 import pytest
 
 from every_store import ALL, used
-from quota import ApiKey, InvalidValue, PlanConflict, StoreUnavailable, UnknownKey, UnknownPlan, UsagePlan
+from quota import ApiKey, InvalidValue, PlanConflict, Reason, StoreUnavailable, UnknownKey, UnknownPlan, UsagePlan
 
 HOUR = 3_600_000_000
 CALLS = {
@@ -148,6 +148,15 @@ def test_an_update_that_cannot_be_meant_changes_nothing(stores, clock):
 
 
 @over(*ALL)
+def test_a_key_that_ended_before_every_date_has_ended(stores, clock):
+    """The first hours of the year 1 in a zone ahead of UTC lie before the first date there is, not beyond the last."""
+    ledger, key, secret = stores.with_key(clock)
+    ledger.update_key(key, expires_at=datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=14))))
+    assert ledger.consume(secret).reason is Reason.EXPIRED_KEY
+    assert ledger.get_key(key).expires_at < datetime(2, 1, 1, tzinfo=timezone.utc)
+
+
+@over(*ALL)
 def test_a_thousand_keys_at_once(stores, clock):
     """All of them or none: each works, is on the plan and has its name; a bad one among them leaves none."""
     ledger, key, _ = stores.with_key(clock, "3/day")
@@ -214,6 +223,7 @@ def test_keys_are_listed_by_pages_in_the_order_of_their_ids(stores, clock):
     for plan in (None, "p", "q", "b"):
         for account in (None, "a", "team", "ab", "nobody"):
             chosen = [key for key in kept if (plan is None or plan in on[key.id]) and account in (None, key.account)]
+            assert ledger.list_keys(plan=plan, account=account, limit=10**30) == chosen
             assert ledger.list_keys(plan=plan, account=account) == chosen
             for size in (1, 2, 3, 100):
                 pages, page = [], there.list_keys(limit=size, plan=plan, account=account)

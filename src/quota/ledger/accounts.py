@@ -31,9 +31,8 @@ class Accounts(Administration):
         counts. Raises ``UnknownAccount`` for the parent, ``PlanConflict`` when another account has this id,
         ``InvalidValue``.
         """
-        account = Account(
-            id, name=name, parent=None if parent is None else account_id(parent), metadata=metadata or {}  # type: ignore[arg-type] # its default
-        )  # fmt: skip
+        above, own = None if parent is None else account_id(parent, "parent"), {} if metadata is None else metadata
+        account = Account(id, name=name, parent=above, metadata=own)  # type: ignore[arg-type] # its default
         return Step("add_account", (account, self._by()), lambda _: account)
 
     def get_account(self, account: Account | str) -> Step[Account]:
@@ -50,7 +49,8 @@ class Accounts(Administration):
         ``list_keys``. Raises ``UnknownAccount`` for the parent.
         """
         most = None if limit is None else at_least_one("limit", limit)
-        first, above = (None if given is None else account_id(given) for given in (after, parent))
+        above = None if parent is None else account_id(parent, "parent")
+        first = None if after is None else account_id(after, "after")
         now = self._now()
         return Step("list_accounts", (first, most, above), lambda found: [to_come(one, now) for one in found])
 
@@ -71,10 +71,10 @@ class Accounts(Administration):
         given: dict[str, Any] = {
             "name": name,
             "metadata": metadata,
-            "parent": account_id(parent) if isinstance(parent, (Account, str)) else parent,
+            "parent": parent if parent is None or parent is UNCHANGED else account_id(parent, "parent"),
         }
         changes = {field: value for field, value in given.items() if value is not UNCHANGED}
-        checked: Any = attrs.evolve(Account("any account"), **changes)
+        checked: Any = attrs.evolve(Account(account_id(account)), **changes)
         changes = {field: getattr(checked, field) for field in changes}
         by = self._by()
         args = account_id(account), lambda old: attrs.evolve(old, **changes), by
@@ -109,8 +109,8 @@ class Accounts(Administration):
         raise PlanConflict(who, f"a key has this id{of}: give the ApiKey, or the Account")
 
 
-def account_id(account: Account | str) -> str:
+def account_id(account: Account | str, field: str = "account") -> str:
     """An account given as the object or its id."""
     if not isinstance(account, (Account, str)):
-        raise InvalidValue("account", account, "an Account or its id")
-    return account.id if isinstance(account, Account) else check_text("account", account)
+        raise InvalidValue(field, account, "an Account or its id")
+    return account.id if isinstance(account, Account) else check_text(field, account)

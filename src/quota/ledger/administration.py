@@ -102,7 +102,7 @@ class Administration:
         ``expected``: replace this very plan alone, so that nobody's change is lost; ``PlanConflict`` where it is
         another by now, ``UnknownPlan`` where it is gone.
         """
-        replace = True if expected is None else _plan(expected)
+        replace = True if expected is None else _plan(expected, "expected")
         by = self._by()
         return Step("put_plan", (_plan(plan), replace, by[1], by), lambda _: plan)
 
@@ -112,7 +112,7 @@ class Administration:
         ``expected``: as of ``replace_plan``. Raises ``UnknownPlan``.
         """
         by = self._by()
-        wanted = None if expected is None else _plan(expected)
+        wanted = None if expected is None else _plan(expected, "expected")
         return Step("drop_plan", (plan_id_of(plan), by[1], by, wanted), same)
 
     def get_plan(self, plan: UsagePlan | str) -> Step[UsagePlan]:
@@ -292,17 +292,17 @@ def to_come(who: Holder, now: int) -> Holder:
     return attrs.evolve(who, scheduled=tuple(change for change in who.scheduled if to_us(change.at) > now))
 
 
-def _plan(plan: object) -> UsagePlan:
+def _plan(plan: object, field: str = "plan") -> UsagePlan:
     if not isinstance(plan, UsagePlan):
-        raise InvalidValue("plan", plan, "a UsagePlan")
+        raise InvalidValue(field, plan, "a UsagePlan")
     return plan
 
 
 def at_least_one(field: str, number: object) -> int:
-    """Check how many things may be told at most."""
+    """Check how many things may be told at most; what no engine can count to is all of them."""
     if type(number) is not int or number < 1:
-        raise InvalidValue(field, number, "a whole number, at least 1, or None")
-    return number
+        raise InvalidValue(field, number, "a whole number, at least 1")
+    return min(number, 2**53)
 
 
 def plan_id_of(plan: UsagePlan | str) -> str:
@@ -310,6 +310,6 @@ def plan_id_of(plan: UsagePlan | str) -> str:
     return plan.id if isinstance(plan, UsagePlan) else check_text("plan", plan)
 
 
-def key_id(key: ApiKey | str) -> str:
+def key_id(key: ApiKey | str, field: str = "key") -> str:
     """A key given as the object or its id."""
-    return key.id if isinstance(key, ApiKey) else check_text("key", key)
+    return key.id if isinstance(key, ApiKey) else check_text(field, key)

@@ -39,7 +39,7 @@ class Associations(Accounts):
         most = None if limit is None else at_least_one("limit", limit)
         plan_id = None if plan is None else plan_id_of(plan)
         mine = None if account is None else check_text("account", account)
-        now, beyond = self._now(), None if after is None else key_id(after)
+        now, beyond = self._now(), None if after is None else key_id(after, "after")
         args = (beyond, most, plan_id, mine, now)
         return Step("list_keys", args, lambda found: [to_come(one, now) for one in found])
 

@@ -84,7 +84,10 @@ class Reports(Accounts):
             raise InvalidValue("by", by, "'key', 'account' or 'plan'")
         check_where("" if api is None else api, None)
         first, last = _day("since", since, 0), _day("until", until, 0)
-        if since is None or until is None or first > last:
+        for field, day in (("since", since), ("until", until)):
+            if day is None:
+                raise InvalidValue(field, day, "a day: a date, an aware datetime or a text such as '2026-01-31'")
+        if first > last:
             raise InvalidValue("since", since, f"a day, and not one after until: {until}")
         return _totals(ReportDays(self._now(), first, last, api), by)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
+from inspect import signature
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ...operations.usage import UsageTotal
@@ -12,6 +13,14 @@ from ..administration import Step, Telling
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+def _shown(method: T, steps: Any, answer: Any) -> T:
+    """Return the method, which is shown to tell its answer, at run time and by ``help``, and no steps."""
+    shown: Any = method
+    shown.__annotations__ = {**steps.__annotations__, "return": answer}
+    shown.__signature__ = signature(steps).replace(return_annotation=answer)
+    return method
 
 
 def telling(steps: Callable[Concatenate[Any, P], Telling[T]]) -> Callable[Concatenate[Any, P], Iterator[T]]:
@@ -31,9 +40,7 @@ def telling(steps: Callable[Concatenate[Any, P], Telling[T]]) -> Callable[Concat
                     yield told
                     told = next(parts)
 
-    # At run time it tells no steps.
-    method.__annotations__ = {**steps.__annotations__, "return": Iterator[UsageTotal]}
-    return method
+    return _shown(method, steps, Iterator[UsageTotal])
 
 
 def telling_awaited(
@@ -55,6 +62,4 @@ def telling_awaited(
                     yield told
                     told = next(parts)
 
-    # At run time it tells no steps.
-    method.__annotations__ = {**steps.__annotations__, "return": AsyncIterator[UsageTotal]}
-    return method
+    return _shown(method, steps, AsyncIterator[UsageTotal])
