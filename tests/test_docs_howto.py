@@ -12,6 +12,7 @@ from documents import play
 
 DOCS = paths.ROOT / "docs"
 PAGES = [
+    DOCS / "index.md",
     DOCS / "start.md",
     DOCS / "flask.md",
     *(page for folder in ("howto", "reference", "explanation") for page in sorted((DOCS / folder).glob("*.md"))),
