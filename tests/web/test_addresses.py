@@ -182,7 +182,7 @@ def test_clients_of_a_translator_are_not_one():
     assert counted_by("64:ff9b:1::cb00:7107") == "64:ff9b:1::/64"
 
 
-@pytest.mark.parametrize("trusted", [-1, 65, True, "", "here", ["10.0.0.1/8"], None, [None], 1.5])
+@pytest.mark.parametrize("trusted", [-1, 65, True, "", "here", ["10.0.0.1/8"], None, [None], 1.5, [5], b"10"])
 def test_settings_that_cannot_be_meant(trusted):
     """Neither a number of hops nor networks: an error that says so."""
     with pytest.raises(InvalidValue, match="trusted_proxies"):

@@ -481,12 +481,13 @@ def test_unauthorized_as_api_gateway_writes_it(kind):
     ("field", "value"),
     [
         ("anonymous", "free"), ("anonymous", True), ("trusted_proxies", -1), ("trusted_proxies", "everybody"),
-        ("failed_keys", 20), ("failed_keys", "1/s, 2/day"), ("failed_keys", ""), ("failed_keys", "5 tokens/day"),
+        ("failed_keys", 20), ("failed_keys", "1/s, 2/day"), ("failed_keys", ""), ("failed_keys", "5 tokens/day"), ("failed_keys", "20 a minute"),
         ("cost_from_body", 1), ("cost_from_body", Body.read), ("most_body", 0), ("most_body", 1.5), ("refuse", "no"),
         ("refuse", Body.read), ("unauthorized", 402), ("unauthorized", True),
     ],
 )  # fmt: skip
 def test_setting_invalid(field, value):
     """A setting that cannot be meant is refused when the middleware is made."""
-    with pytest.raises(InvalidValue):
+    with pytest.raises(InvalidValue) as error:
         Gate(**{"on_unavailable": "deny", field: value})
+    assert error.value.field == field

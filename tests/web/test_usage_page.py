@@ -374,6 +374,15 @@ def test_keys_that_nobody_has_are_bounded(ledger, key):
     assert ask(app, "x" * 30, address="203.0.113.10").status == 401
 
 
+@pytest.mark.parametrize(("limit", "wait"), [("1/hour", 3600), ("0.1/s burst 1", 10), ("0/day", None)])
+def test_who_guesses_is_told_when_to_come_back(limit, wait):
+    """When the limit admits another key, not a minute later whatever it is; never, where it admits none."""
+    app = usage_page(Ledger(clock=ManualClock(0)), failed_keys=limit)
+    answers = [ask(app, "x" * 30) for _ in range(2)]
+    assert answers[1].status == 429
+    assert dict(answers[1].fields).get("Retry-After") == (None if wait is None else str(wait))
+
+
 def test_nothing_of_anybody_else_is_shown(ledger, key):
     """Of two keys of one plan, each its own name and count."""
     _, other = ledger.issue_key("Grace", plan="free")
@@ -406,9 +415,14 @@ def test_a_store_that_is_away(ledger, key, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "given", [{"ledger": None}, {"header": "a b"}, {"header": ""}, {"failed_keys": "many"}, {"trusted_proxies": -1}]
-)
-def test_what_a_page_cannot_be_made_of(ledger, given):
-    """Named."""
-    with pytest.raises(InvalidValue):
-        usage_page(**{"ledger": ledger, **given})
+    ("field", "value"),
+    [
+        ("ledger", None), ("header", "a b"), ("header", ""), ("trusted_proxies", -1), ("failed_keys", "many"),
+        ("failed_keys", None), ("failed_keys", 20), ("failed_keys", "5 concurrent"), ("failed_keys", "20 tokens/minute"),
+    ],
+)  # fmt: skip
+def test_what_a_page_cannot_be_made_of(ledger, field, value):
+    """Named. A limit on other units than requests would count no key."""
+    with pytest.raises(InvalidValue) as error:
+        usage_page(**{"ledger": ledger, field: value})
+    assert error.value.field == field

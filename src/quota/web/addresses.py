@@ -61,7 +61,7 @@ def check_proxies(trusted: Trusted) -> Proxies:
     found = []
     for network in several:
         try:
-            found.append(ip_network(network))
+            found.append(ip_network(network if isinstance(network, (IPv4Network, IPv6Network)) else str(network)))
         except ValueError:
             raise InvalidValue("trusted_proxies", network, accepted) from None
     return tuple(found)

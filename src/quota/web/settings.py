@@ -11,7 +11,7 @@ import attrs
 
 from ..clock import DAY_US, span_us
 from ..decision import Decision
-from ..errors import InvalidValue, check_text
+from ..errors import InvalidPlan, InvalidValue, check_text
 from ..ledger.limited import awaited
 from ..ledger.requests import Credential
 from ..limit import REQUESTS, Cost, Limit, Quota, Throttle
@@ -180,7 +180,10 @@ FAILED = "failed keys"
 
 def failed_keys(text: str | Limit | None) -> Limit | None:
     """The limit on guesses, by its own name."""
-    limits = parse_limits(text) if isinstance(text, str) else (text,)
+    try:
+        limits = parse_limits(text) if isinstance(text, str) else (text,)
+    except InvalidPlan as error:
+        raise InvalidValue("failed_keys", error.value, error.accepted) from None
     if len(limits) != 1:
         raise InvalidValue("failed_keys", text, "one limit, as in '20/minute'")
     if limits[0] is None:

@@ -16,10 +16,10 @@ from ...errors import ClockSkew, InvalidValue, StoreBusy, StoreUnavailable, Unkn
 from ...headers import PROBLEM_TYPE
 from ...key import ApiKey
 from ...ledger.sync import Ledger
-from ...limit_text import parse_limit
 from ..addresses import Trusted, address_of, check_proxies, counted_by
 from ..bodies import read_input
 from ..guesses import Guesses
+from ..settings import failed_keys as check_failed_keys
 from .data import collect, find_zone
 from .html import POLICY, form_page, usage_html
 
@@ -66,7 +66,10 @@ def usage_page(
         raise InvalidValue("ledger", type(ledger), "a Ledger")
     if not isinstance(header, str) or not header.isascii() or not header.replace("-", "").isalnum():
         raise InvalidValue("header", header, "the name of a header, such as 'x-api-key'")
-    guesses = Guesses(parse_limit(failed_keys), ledger._clock)
+    limit = check_failed_keys(failed_keys)
+    if limit is None:
+        raise InvalidValue("failed_keys", failed_keys, "one limit, as in '20/minute'")
+    guesses = Guesses(limit, ledger._clock)
     return UsagePage(ledger, "HTTP_" + header.upper().replace("-", "_"), guesses, check_proxies(trusted_proxies))
 
 
@@ -146,7 +149,8 @@ class UsagePage:
         if key is None:
             refusal = self._guesses.count(counted_by(address) if address else "unknown")
             if refusal is not None:
-                raise _Refused(429, "Too many keys that are none; please try again in a while", ("Retry-After", "60"))
+                retry = [] if refusal.retry_after is None else [("Retry-After", str(refusal.retry_after))]
+                raise _Refused(429, "Too many keys that are none; please try again in a while", *retry)
             raise _Refused(401, "This is no key that is known here", challenge)
         return self.ledger.get_key(key.id)
 
