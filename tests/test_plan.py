@@ -7,7 +7,6 @@ import pickle
 import pytest
 
 from quota import InvalidPlan, Ledger, Quota, Throttle, UsagePlan
-from quota.plan import decode_plan, encode_plan
 
 FULL = UsagePlan(
     "gold", "1000/day, 10/s burst 20, 90000 tokens/minute by account as budget", name="Gold", api="pets",
@@ -17,7 +16,7 @@ FULL = UsagePlan(
 
 
 @pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda plan: pickle.loads(pickle.dumps(plan)),
-                                   lambda plan: decode_plan(json.loads(json.dumps(encode_plan(plan))))])  # fmt: skip
+                                   lambda plan: UsagePlan(**json.loads(json.dumps(plan.to_dict())))])  # fmt: skip
 def test_a_plan_is_a_value(again):
     """Copied, pickled or stored as JSON it is equal, costs and routes included."""
     assert again(FULL) == FULL
@@ -134,7 +133,7 @@ def test_a_plan_that_can_never_admit_a_route_s_cost(limits, routes, costs, said)
     assert said in str(raised.value)
     assert raised.value.field == "costs['r']"
     with pytest.raises(InvalidPlan):
-        decode_plan({"id": "p", "limits": limits.split(", "), "routes": routes, "costs": costs})
+        UsagePlan(id="p", limits=limits.split(", "), routes=routes, costs=costs)
 
 
 @pytest.mark.parametrize(("limits", "routes", "costs"), [
@@ -146,7 +145,7 @@ def test_a_plan_that_can_never_admit_a_route_s_cost(limits, routes, costs, said)
 def test_a_route_s_cost_that_fits_or_is_closed(limits, routes, costs):
     """As much as a limit admits, overage included; and any where a limit of 0 closes the route on purpose."""
     plan = UsagePlan("p", limits, routes=routes, costs=costs)
-    assert decode_plan(json.loads(json.dumps(encode_plan(plan)))) == plan
+    assert UsagePlan(**json.loads(json.dumps(plan.to_dict()))) == plan
 
 
 def test_exports_a_day_that_cost_more():

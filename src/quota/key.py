@@ -49,25 +49,25 @@ def mint(prefix: str = _OURS) -> str:
         raise InvalidValue(
             "prefix", prefix, "1 to 16 ASCII letters, digits, '_' or '-', beginning with a letter or digit"
         )
-    body = f"{prefix}_{_base62(_random_bits(256), _BODY)}"
+    body = f"{prefix}_{_digits(_random_bits(256), _BODY)}"
     return body + _checksum(body)
 
 
 def mint_plain() -> str:
     """A new secret of 40 letters and digits (238 bits), as API Gateway makes them; it has no checksum."""
-    return _base62(_random_bits(320), 40)
+    return _digits(_random_bits(320), 40)
 
 
 def _random_bits(bits: int) -> int:
     return int.from_bytes(os.urandom((bits + 7) // 8), "big") >> -bits % 8
 
 
-def _base62(number: int, length: int) -> str:
+def _digits(number: int, length: int, digits: str = _BASE62) -> str:
     """The last ``length`` digits. Of a far larger random number they are as good as uniform."""
     text = ""
     for _ in range(length):
-        number, digit = divmod(number, 62)
-        text = _BASE62[digit] + text
+        number, digit = divmod(number, len(digits))
+        text = digits[digit] + text
     return text
 
 
@@ -122,11 +122,7 @@ def import_secret(secret: str) -> str:
 
 def new_id() -> str:
     """The id of a key: ten lowercase letters and digits, as API Gateway's."""
-    number, text = _random_bits(128), ""
-    for _ in range(10):
-        number, digit = divmod(number, 36)
-        text += "0123456789abcdefghijklmnopqrstuvwxyz"[digit]
-    return text
+    return _digits(_random_bits(128), 10, "0123456789abcdefghijklmnopqrstuvwxyz")
 
 
 def new_token() -> str:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import attrs
 
 from .errors import InvalidCost, InvalidPlan, InvalidValue, check_text, to_metadata
-from .limit import REQUESTS, Concurrency, Cost, Limit, Quota, Throttle, check_distinct, parse_cost, whole
+from .limit import Concurrency, Cost, Limit, Quota, Throttle, check_distinct, parse_cost
 from .rule.apis import several, together
 from .rule.entries import ThrottleRef
 from .rule.limits import (
@@ -21,11 +21,6 @@ from .rule.limits import (
     Throttles,
 )
 from .rule.routes import AnyRouteNames, RouteNames
-
-__all__ = [
-    "REQUESTS", "Concurrency", "Cost", "Limit", "Quota", "Throttle", "UsagePlan", "check_route", "decode_plan",
-    "encode_plan", "parse_cost", "whole",
-]  # fmt: skip
 
 MOST_APIS = 64
 """APIs that one plan governs together."""
@@ -244,8 +239,16 @@ class UsagePlan:
         return {self.id}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON can hold it, limits in their text form; ``UsagePlan.from_dict`` reads it."""
-        return encode_plan(self)
+        """Return it as JSON can hold it: limits in their text form, ``apis`` where there are several.
+
+        ``UsagePlan.from_dict`` reads it.
+        """
+        return {
+            "id": self.id, "limits": [str(limit) for limit in self.limits], "name": self.name, "api": self.api,
+            "routes": {route: [str(limit) for limit in limits] for route, limits in self.routes.items()},
+            "costs": _plain(self.costs), "alerts": list(self.alerts), "metadata": dict(self.metadata),
+            **({"apis": list(self.apis)} if len(self.apis) > 1 else {}),
+        }  # fmt: skip
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> UsagePlan:
@@ -253,7 +256,7 @@ class UsagePlan:
         fields = {field.name for field in attrs.fields(cls) if field.init}
         if not isinstance(data, Mapping) or not {"id", "limits"} <= set(data) <= fields:
             raise InvalidPlan("plan", data, f"a mapping with id and limits, and of {', '.join(sorted(fields))}")
-        return decode_plan(data)
+        return cls(**data)
 
     def __str__(self) -> str:
         return ", ".join(map(str, self.limits))
@@ -293,18 +296,3 @@ def _compiled(limit: Limit, route: str, name: str, plan: UsagePlan) -> CompiledL
     (scale, drain), room = limit._measure(), limit._room
     length = -(-room * scale // drain // 1_000_000)
     return CompiledThrottle(name, limit.unit, shared, route, room, scale, drain, room * scale, length, apis=apis)
-
-
-def encode_plan(plan: UsagePlan) -> dict[str, Any]:
-    """A plan as JSON-able data: limits in their text form; ``apis`` where there are several."""
-    return {
-        "id": plan.id, "limits": [str(limit) for limit in plan.limits], "name": plan.name, "api": plan.api,
-        "routes": {route: [str(limit) for limit in limits] for route, limits in plan.routes.items()},
-        "costs": _plain(plan.costs), "alerts": list(plan.alerts), "metadata": dict(plan.metadata),
-        **({"apis": list(plan.apis)} if len(plan.apis) > 1 else {}),
-    }  # fmt: skip
-
-
-def decode_plan(data: Mapping[str, Any]) -> UsagePlan:
-    """The plan that ``encode_plan`` wrote; raises ``InvalidPlan`` for anything else."""
-    return UsagePlan(**data)

@@ -16,7 +16,7 @@ from quota.aws.read import from_aws, parse_json
 from quota.aws.write import to_aws, to_text
 from quota.errors import InvalidValue
 from quota.limit import Throttle
-from quota.plan import decode_plan, encode_plan
+from quota.plan import UsagePlan
 from quota.replay import replay
 
 VALUE = "abcdef1234ghijklmnop8901234567"
@@ -44,7 +44,7 @@ def admitted(item, *routes, calls=5):
     """How many of so many calls of each route are let in at one instant."""
     found = imported(item)
     ledger = Ledger(clock=ManualClock(1_700_000_000_000_000))
-    ledger.add_plan(decode_plan(encode_plan(found.plans[0])))
+    ledger.add_plan(UsagePlan(**found.plans[0].to_dict()))
     ledger.store.add_key(found.keys[0][0], "p")
     api = found.plans[0].apis[0]
     return [sum(ledger.consume(VALUE, api=api, route=route).allowed for _ in range(calls)) for route in routes]
@@ -235,9 +235,9 @@ def test_a_rest_is_put_back_only_where_the_plan_is_still_so():
     """What was changed since is written as it is now."""
     throttle = {"burstLimit": 5000, "rateLimit": 100 / 3}
     found = imported(plan({"r1/prod": {"/pets/ANY": throttle}}, throttle=throttle))
-    data = encode_plan(found.plans[0]) | {"limits": "7/s burst 8"}
+    data = found.plans[0].to_dict() | {"limits": "7/s burst 8"}
     data["routes"] = {**data["routes"], "GET /pets": ["3/s burst 4"]}
-    back = written([decode_plan(data)])[0]
+    back = written([UsagePlan(**data)])[0]
     assert back["throttle"] == {"rateLimit": 7.0, "burstLimit": 8}
     methods = back["apiStages"][0]["throttle"]
     assert methods["/pets/GET"] == {"rateLimit": 3.0, "burstLimit": 4}
@@ -274,7 +274,7 @@ def test_a_plan_s_name_that_cannot_be_kept_stops_nothing(name):
     ) == ("p", name)
     assert "named by its id" in found.notes[0]
     assert written(found.plans)[0]["name"] == name
-    renamed = decode_plan(encode_plan(found.plans[0]) | {"name": "mine"})
+    renamed = UsagePlan(**found.plans[0].to_dict() | {"name": "mine"})
     assert written([renamed])[0]["name"] == "mine"
 
 
@@ -342,7 +342,7 @@ def test_random_accounts_come_back_as_they_were(account):
             | {"id": f"p{at}", "name": name}
         )
     found = from_aws(parse_json("plans", json.dumps({"items": items})), [], {})
-    stored = [decode_plan(json.loads(json.dumps(encode_plan(one)))) for one in found.plans]
+    stored = [UsagePlan(**json.loads(json.dumps(one.to_dict()))) for one in found.plans]
     made = to_aws(stored, [])
     assert json.loads(to_text(made.plans))["items"] == items
     assert made.notes == []

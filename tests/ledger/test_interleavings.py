@@ -1169,7 +1169,7 @@ PLANTED = {
         ],
     ),
     "an entry not looked up again under its lock": (
-        (MemoryStore, "apply", {"if self._key_entry(ref) is not key_entry:": "if not key_entry:"}),
+        (MemoryStore, "apply", {"self._key_entry(ref) is not key_entry": "not key_entry"}),
         ["remove_and_come_back_on_the_general_path"],
     ),
     "a plan replaced beside the accounts' locks": (

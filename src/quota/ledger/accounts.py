@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
-
-import attrs
 
 from ..account import Account
 from ..errors import InvalidValue, PlanConflict, UnknownAccount, UnknownKey, check_text
 from ..key import ApiKey
-from .administration import UNCHANGED, Administration, Asking, Step, Unchanged, at_least_one, same, to_come
+from .administration import UNCHANGED, Administration, Asking, Step, Unchanged, at_least_one, changed, same, to_come
 
 
 class Accounts(Administration):
@@ -68,17 +65,10 @@ class Accounts(Administration):
         ones; what was charged before is refunded, committed or lapses where it was charged. Raises ``UnknownAccount``,
         and ``InvalidValue`` for a parent that is below the account, or where more than four would be in a line.
         """
-        given: dict[str, Any] = {
-            "name": name,
-            "metadata": metadata,
-            "parent": parent if parent is None or parent is UNCHANGED else account_id(parent, "parent"),
-        }
-        changes = {field: value for field, value in given.items() if value is not UNCHANGED}
-        checked: Any = attrs.evolve(Account(account_id(account)), **changes)
-        changes = {field: getattr(checked, field) for field in changes}
-        by = self._by()
-        args = account_id(account), lambda old: attrs.evolve(old, **changes), by
-        return Step("change_account", args, lambda found: to_come(found, by[1]))
+        above = parent if parent is None or parent is UNCHANGED else account_id(parent, "parent")
+        id_, by = account_id(account), self._by()
+        change = changed(Account(id_), name=name, metadata=metadata, parent=above)
+        return Step("change_account", (id_, change, by), lambda found: to_come(found, by[1]))
 
     def remove_account(self, account: Account | str) -> Step[None]:
         """Remove an account and its counts.

@@ -138,7 +138,8 @@ class Administration:
         ``networks``: CIDR blocks that it may be used from, any by default. ``scopes``: what calls may ask for.
         Raises ``UnknownPlan``, ``PlanConflict`` for an id that is taken, ``InvalidValue`` for a field out of bounds.
         """
-        return self._add_key(mint(prefix), name, plan, id, account, expires_at, metadata, networks, scopes)
+        more = {"expires_at": expires_at, "metadata": metadata, "networks": networks, "scopes": scopes}
+        return self._add_key(plan, mint(prefix), name, id, account, **more)
 
     def issue_keys(
         self,
@@ -180,22 +181,14 @@ class Administration:
 
         Raises ``InvalidSecret``, and ``PlanConflict`` when another key has this secret.
         """
-        return self._add_key(import_secret(secret), name, plan, id, account, expires_at, metadata, networks, scopes)
+        more = {"expires_at": expires_at, "metadata": metadata, "networks": networks, "scopes": scopes}
+        return self._add_key(plan, import_secret(secret), name, id, account, **more)
 
     def _add_key(
-        self,
-        secret: str,
-        name: str,
-        plan: UsagePlan | str | None,
-        id_: str | None,
-        account: str | None,
-        expires_at: datetime | None,
-        metadata: Mapping[str, str] | None,
-        networks: Iterable[str],
-        scopes: Iterable[str],
+        self, plan: UsagePlan | str | None, secret: str, name: str, id_: str | None, account: str | None, **more: Any
     ) -> Step[IssuedKey]:
-        more = {"expires_at": expires_at, "networks": networks, "scopes": scopes}
-        issued = self._new_key(secret, name, id_, account, metadata={} if metadata is None else metadata, **more)
+        more["metadata"] = {} if more["metadata"] is None else more["metadata"]
+        issued = self._new_key(secret, name, id_, account, **more)
         on = [] if plan is None else [plan_id_of(plan)]
         return Step("add_keys", ([(issued.key, on)], self._by()), lambda _: issued)
 
@@ -222,12 +215,8 @@ class Administration:
         ``expires_at``: None for never. ``metadata``, ``networks``, ``scopes``: in place of those that it has. Raises
         ``UnknownKey``, ``InvalidValue`` for a field out of bounds, and then nothing is changed.
         """
-        given: dict[str, Any] = {"name": name, "expires_at": expires_at, "metadata": metadata}
-        given |= {"networks": networks, "scopes": scopes}
-        changes = {field: value for field, value in given.items() if value is not UNCHANGED}
-        checked: Any = attrs.evolve(ApiKey("any", "any", "any"), **changes)
-        changes = {field: getattr(checked, field) for field in changes}
-        return self._change(key, lambda old: attrs.evolve(old, **changes), same)
+        given = {"expires_at": expires_at, "metadata": metadata, "networks": networks, "scopes": scopes}
+        return self._change(key, changed(ApiKey("any", "any", "any"), name=name, **given), same)
 
     def rotate_key(self, key: ApiKey | str, overlap: timedelta | int = timedelta(0)) -> Step[IssuedKey]:
         """Give a key a new secret; the old ones go on for ``overlap`` (microseconds when an int), never beyond the key.
@@ -283,6 +272,14 @@ class Administration:
         spent within that minute, but for a process that cannot ask the store, which spends what it has until its end.
         """
         return Step("last_used", (key_id(key),), lambda minute: to_datetime(minute) if minute else None)
+
+
+def changed(any_one: Holder, **given: Any) -> Callable[[Holder], Holder]:
+    """Check what is given of a key or an account, and return what changes it."""
+    fields = {field: value for field, value in given.items() if value is not UNCHANGED}
+    checked = attrs.evolve(any_one, **fields)
+    fields = {field: getattr(checked, field) for field in fields}
+    return lambda old: attrs.evolve(old, **fields)
 
 
 def to_come(who: Holder, now: int) -> Holder:

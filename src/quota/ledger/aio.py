@@ -26,25 +26,14 @@ from .usage.telling import telling_awaited
 
 
 def _async(
-    step: Callable[Concatenate[Any, P], Step[T]],
+    steps: Callable[Concatenate[Any, P], Step[T] | Asking[T]],
 ) -> Callable[Concatenate[AsyncLedger, P], Coroutine[Any, Any, T]]:
-    """A method of ``AsyncLedger``: prepare, await, conclude."""
-
-    @functools.wraps(concluding(step))
-    async def method(self: AsyncLedger, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._ask(step(self._steps, *args, **kwargs))
-
-    return method
-
-
-def _asking(
-    steps: Callable[Concatenate[Any, P], Asking[T]],
-) -> Callable[Concatenate[AsyncLedger, P], Coroutine[Any, Any, T]]:
-    """A method of ``AsyncLedger`` that asks more than once."""
+    """A method of ``AsyncLedger``: prepare, await, conclude; some ask more than once."""
 
     @functools.wraps(concluding(steps))
     async def method(self: AsyncLedger, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._asked(steps(self._steps, *args, **kwargs))
+        asked = steps(self._steps, *args, **kwargs)
+        return await (self._ask(asked) if isinstance(asked, Step) else self._asked(asked))
 
     return method
 
@@ -125,7 +114,7 @@ class AsyncLedger(AsyncReserving):
     replace_plan = _async(Steps.replace_plan)
     remove_plan = _async(Steps.remove_plan)
     get_plan = _async(Steps.get_plan)
-    list_plans = _asking(Steps.list_plans)
+    list_plans = _async(Steps.list_plans)
     issue_key = _async(Steps.issue_key)
     issue_keys = _async(Steps.issue_keys)
     update_key = _async(Steps.update_key)
@@ -142,32 +131,25 @@ class AsyncLedger(AsyncReserving):
     list_accounts = _async(Steps.list_accounts)
     update_account = _async(Steps.update_account)
     remove_account = _async(Steps.remove_account)
-    associate = _asking(Steps.associate)
-    dissociate = _asking(Steps.dissociate)
-    status = _asking(Steps.status)
-    override_limit = _asking(Steps.override_limit)
+    associate = _async(Steps.associate)
+    dissociate = _async(Steps.dissociate)
+    status = _async(Steps.status)
+    override_limit = _async(Steps.override_limit)
     refund = _async(Steps.refund)
-    grant = _asking(Steps.grant)
-    set_remaining = _asking(Steps.set_remaining)
-    forget = _asking(Steps.forget)
-    erase = _asking(Steps.erase)
-    usage = _asking(Steps.usage)
+    grant = _async(Steps.grant)
+    set_remaining = _async(Steps.set_remaining)
+    forget = _async(Steps.forget)
+    erase = _async(Steps.erase)
+    usage = _async(Steps.usage)
     usage_report = telling_awaited(Steps.usage_report)
     events = _async(Steps.events)
     acting = acting
 
     async def consume(
-        self,
-        secret: Credential,
-        cost: Cost = DEFAULT,
-        *,
-        api: str = "",
-        route: str | None = None,
-        request_id: str | None = None,
-        address: str | None = None,
-        scope: str | None = None,
+        self, secret: Credential, cost: Cost = DEFAULT, *, api: str = "", route: str | None = None,
+        request_id: str | None = None, address: str | None = None, scope: str | None = None,
         keep_slot: timedelta | int | None = None,
-    ) -> Decision:
+    ) -> Decision:  # fmt: skip
         """See ``Ledger.consume``."""
         here = self._here
         if here is not None:
@@ -197,16 +179,9 @@ class AsyncLedger(AsyncReserving):
         )
 
     async def peek(
-        self,
-        secret: Credential,
-        cost: Cost = DEFAULT,
-        *,
-        api: str = "",
-        route: str | None = None,
-        request_id: str | None = None,
-        address: str | None = None,
-        scope: str | None = None,
-    ) -> Decision:
+        self, secret: Credential, cost: Cost = DEFAULT, *, api: str = "", route: str | None = None,
+        request_id: str | None = None, address: str | None = None, scope: str | None = None,
+    ) -> Decision:  # fmt: skip
         """See ``Ledger.peek``."""
         if self._here is not None:
             return self._here.peek(
@@ -217,16 +192,9 @@ class AsyncLedger(AsyncReserving):
         )
 
     async def require(
-        self,
-        secret: Credential,
-        cost: Cost = DEFAULT,
-        *,
-        api: str = "",
-        route: str | None = None,
-        request_id: str | None = None,
-        address: str | None = None,
-        scope: str | None = None,
-    ) -> Decision:
+        self, secret: Credential, cost: Cost = DEFAULT, *, api: str = "", route: str | None = None,
+        request_id: str | None = None, address: str | None = None, scope: str | None = None,
+    ) -> Decision:  # fmt: skip
         """See ``Ledger.require``."""
         return required(
             await self.consume(secret, cost, api=api, route=route, request_id=request_id, address=address, scope=scope)

@@ -75,19 +75,9 @@ class Steps(Settling, Reports):
         return None
 
     def asked_at(
-        self,
-        now: int,
-        op: str,
-        secret: Credential,
-        cost: Cost,
-        api: str,
-        route: str | None,
-        request_id: str | None,
-        hashed: object,
-        address: str | None,
-        scope: str | None,
-        ttl: int = 0,
-    ) -> Request | Decision:
+        self, now: int, op: str, secret: Credential, cost: Cost, api: str, route: str | None, request_id: str | None,
+        hashed: object, address: str | None, scope: str | None, ttl: int = 0,
+    ) -> Request | Decision:  # fmt: skip
         """``consume`` or ``peek`` with the clock read and a secret hashed: what to ask the store, or the answer.
 
         ``ttl``: for so long it keeps its slots.
@@ -101,18 +91,9 @@ class Steps(Settling, Reports):
         return request if request.ref else self._decide(request).conclude(None)
 
     def _request(
-        self,
-        op: str,
-        secret: Credential,
-        cost: Cost,
-        api: str,
-        route: str | None,
-        request_id: str | None,
-        now: int,
-        hashed: bytes | None,
-        address: str | None,
-        scope: str | None,
-    ) -> Request:
+        self, op: str, secret: Credential, cost: Cost, api: str, route: str | None, request_id: str | None, now: int,
+        hashed: bytes | None, address: str | None, scope: str | None,
+    ) -> Request:  # fmt: skip
         takes = None if cost is DEFAULT else parse_cost(cost)
         if api != "" or route is not None:
             check_where(api, route)
@@ -142,16 +123,9 @@ class Steps(Settling, Reports):
         return Step("apply", (request,), partial(answered, request), request)
 
     def reserve(
-        self,
-        secret: Credential,
-        cost: Cost,
-        ttl: timedelta | int,
-        api: str,
-        route: str | None,
-        request_id: str | None,
-        address: str | None,
-        scope: str | None,
-    ) -> tuple[Request, Step[Decision]]:
+        self, secret: Credential, cost: Cost, ttl: timedelta | int, api: str, route: str | None, request_id: str | None,
+        address: str | None, scope: str | None,
+    ) -> tuple[Request, Step[Decision]]:  # fmt: skip
         """Hold units: the request, and the step that decides it."""
         ttl_us = lifetime(ttl)
         now = self._now()

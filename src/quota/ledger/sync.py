@@ -46,22 +46,13 @@ def _opened(store: Any, *, asynchronous: bool) -> Any:
     return opened
 
 
-def _sync(step: Callable[Concatenate[Any, P], Step[T]]) -> Callable[Concatenate[Ledger, P], T]:
-    """A method of ``Ledger``: prepare, ask, conclude."""
-
-    @functools.wraps(concluding(step))
-    def method(self: Ledger, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return self._ask(step(self._steps, *args, **kwargs))
-
-    return method
-
-
-def _asking(steps: Callable[Concatenate[Any, P], Asking[T]]) -> Callable[Concatenate[Ledger, P], T]:
-    """A method of ``Ledger`` that asks more than once."""
+def _sync(steps: Callable[Concatenate[Any, P], Step[T] | Asking[T]]) -> Callable[Concatenate[Ledger, P], T]:
+    """A method of ``Ledger``: prepare, ask, conclude; some ask more than once."""
 
     @functools.wraps(concluding(steps))
     def method(self: Ledger, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return self._asked(steps(self._steps, *args, **kwargs))
+        asked = steps(self._steps, *args, **kwargs)
+        return self._ask(asked) if isinstance(asked, Step) else self._asked(asked)
 
     return method
 
@@ -146,7 +137,7 @@ class Ledger(Reserving):
     replace_plan = _sync(Steps.replace_plan)
     remove_plan = _sync(Steps.remove_plan)
     get_plan = _sync(Steps.get_plan)
-    list_plans = _asking(Steps.list_plans)
+    list_plans = _sync(Steps.list_plans)
     issue_key = _sync(Steps.issue_key)
     issue_keys = _sync(Steps.issue_keys)
     update_key = _sync(Steps.update_key)
@@ -163,16 +154,16 @@ class Ledger(Reserving):
     list_accounts = _sync(Steps.list_accounts)
     update_account = _sync(Steps.update_account)
     remove_account = _sync(Steps.remove_account)
-    associate = _asking(Steps.associate)
-    dissociate = _asking(Steps.dissociate)
-    status = _asking(Steps.status)
-    override_limit = _asking(Steps.override_limit)
+    associate = _sync(Steps.associate)
+    dissociate = _sync(Steps.dissociate)
+    status = _sync(Steps.status)
+    override_limit = _sync(Steps.override_limit)
     refund = _sync(Steps.refund)
-    grant = _asking(Steps.grant)
-    set_remaining = _asking(Steps.set_remaining)
-    forget = _asking(Steps.forget)
-    erase = _asking(Steps.erase)
-    usage = _asking(Steps.usage)
+    grant = _sync(Steps.grant)
+    set_remaining = _sync(Steps.set_remaining)
+    forget = _sync(Steps.forget)
+    erase = _sync(Steps.erase)
+    usage = _sync(Steps.usage)
     usage_report = telling(Steps.usage_report)
     events = _sync(Steps.events)
     acting = acting

@@ -256,23 +256,17 @@ class Request(Data):
         scope: str | None = None, account: str | None = None, above: tuple[str, ...] | None = None,
         actor: str | None = None,
     ) -> None:  # fmt: skip
-        self.op = op
-        self.now = now
-        self.digest = digest
-        self.key_id = key_id
-        self.api = api
-        self.route = route
-        self.takes = takes
-        self.request_id = request_id
-        self.id = id
-        self.ttl = ttl
-        self.args = args
-        self.caller = caller
-        self.address = address
-        self.scope = scope
-        self.account = account
-        self.above = above
-        self.actor = actor
+        self.op, self.now, self.digest, self.key_id, self.account, self.caller = (
+            op,
+            now,
+            digest,
+            key_id,
+            account,
+            caller,
+        )
+        self.api, self.route, self.takes, self.address, self.scope = api, route, takes, address, scope
+        self.request_id, self.id, self.ttl, self.args = request_id, id, ttl, args
+        self.above, self.actor = above, actor
 
     @property
     def ref(self) -> bytes | str | Caller:

@@ -91,18 +91,8 @@ class Meter:
     """
 
     __slots__ = (
-        "api",
-        "buckets",
-        "days",
-        "hour",
-        "minute",
-        "route",
-        "rows",
-        "throttle_refs",
-        "total",
-        "unit",
-        "windows",
-    )
+        "api", "buckets", "days", "hour", "minute", "route", "rows", "throttle_refs", "total", "unit", "windows",
+    )  # fmt: skip
 
     def __init__(self, api: str, route: str, unit: str, day: int) -> None:
         self.api = api

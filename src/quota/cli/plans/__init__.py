@@ -9,7 +9,7 @@ import typer
 
 from ...errors import InvalidPlan, InvalidValue, PlanConflict
 from ...ledger.sync import Ledger
-from ...plan import UsagePlan, decode_plan
+from ...plan import UsagePlan
 from ..common import (
     JsonOption,
     PlanArgument,
@@ -215,7 +215,7 @@ def _from(source: str) -> list[UsagePlan]:
         if not isinstance(item, dict) or not {"id", "limits"} <= set(item) <= _FIELDS:
             raise InvalidValue(f"{where}, plan {number}", item, f"an object with {', '.join(sorted(_FIELDS))}")
         try:
-            plans.append(decode_plan(item))
+            plans.append(UsagePlan(**item))
         except InvalidPlan as error:
             raise InvalidPlan(f"{where}, plan {item['id']}: {error.field}", error.value, error.accepted) from None
     return plans

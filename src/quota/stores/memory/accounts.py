@@ -47,7 +47,7 @@ def list_accounts(
         return [_shown(store, among[id_]) for id_ in sorted(ids)[:limit]]
 
 
-def add_account(store: Any, account: Account, by: By | None) -> None:
+def add_account(store: Any, account: Account, by: By | None = None) -> None:
     """See ``Store.add_account``."""
     with store._everything():
         entry = store._accounts.get(account.id)
@@ -65,7 +65,7 @@ def add_account(store: Any, account: Account, by: By | None) -> None:
         store._outbox.at_once(steps, account_changed(None, account, by))
 
 
-def change_account(store: Any, account_id: str, change: Callable[[Account], Account], by: By | None) -> Account:
+def change_account(store: Any, account_id: str, change: Callable[[Account], Account], by: By | None = None) -> Account:
     """See ``Store.change_account``."""
     with store._everything():
         entry = _known(store, account_id)
@@ -119,7 +119,7 @@ def _moved_to(store: Any, entry: AccountEntry, stripe: Stripe) -> list[Step]:
     return steps
 
 
-def drop_account(store: Any, account_id: str, by: By | None) -> None:
+def drop_account(store: Any, account_id: str, by: By | None = None) -> None:
     """See ``Store.drop_account``."""
     with store._everything():
         entry = _known(store, account_id)

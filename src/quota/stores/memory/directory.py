@@ -7,8 +7,6 @@ from functools import cache
 from itertools import islice
 from typing import Any
 
-from ...account import Account
-from ...event import By
 from ...key import ApiKey, Caller
 from ...operations.request import Entry, Request, Upper, settled
 from ...plan import UsagePlan
@@ -20,11 +18,19 @@ from .plans import associations
 
 
 @cache
-def _tree() -> Any:
-    """Return what is done to accounts: not loaded where there are none."""
-    from . import accounts  # noqa: PLC0415 -- as above
+def _elsewhere(name: str) -> Any:
+    from . import accounts, reports  # noqa: PLC0415 -- not loaded where nobody asks
 
-    return accounts
+    return getattr(accounts, name, None) or getattr(reports, name)
+
+
+def _later(name: str) -> Any:
+    """Return the method that is a function of ``accounts`` or ``reports``: see ``Store``."""
+
+    def method(self: Any, *args: Any, **named: Any) -> Any:
+        return _elsewhere(name)(self, *args, **named)
+
+    return method
 
 
 class Directory:
@@ -69,53 +75,15 @@ class Directory:
             return plan.id in key_entry.key_plans.ids.values()
         return plan in settled(self._entry(key_entry), now).plans.values()
 
-    def report(self, days: Any, after: str, most: int, by_account: bool) -> list[Any]:
-        from .reports import report  # noqa: PLC0415 -- as accounts
-
-        return report(self, days, after, most, by_account)
-
-    def removed(self, key_id: str, now: int) -> list[Record]:
-        from .reports import removed  # noqa: PLC0415 -- as accounts
-
-        return removed(self, key_id, now)
-
-    def purge(self, key_ids: Sequence[str], account: str | None, gone: bool, by: By) -> bool:
-        from .reports import purge  # noqa: PLC0415 -- as accounts
-
-        return purge(self, key_ids, account, gone, by)
+    add_account, change_account, drop_account = map(_later, ("add_account", "change_account", "drop_account"))
+    get_account, list_accounts, place_account = map(_later, ("get_account", "list_accounts", "place_account"))
+    _apply_to_account, _apply_across = map(_later, ("apply_to_account", "apply_across"))
+    report, removed, purge = map(_later, ("report", "removed", "purge"))
 
     def _stripe(self, account: str) -> Stripe:
         """Return the stripe of an account: that of its tree, or where it would begin one."""
         found = self._accounts.get(account)
         return self._stripes[hash(account) % len(self._stripes)] if found is None else found.stripe
-
-    def add_account(self, account: Account, by: By | None = None) -> None:
-        _tree().add_account(self, account, by)
-
-    def change_account(self, account_id: str, change: Callable[[Account], Account], by: By | None = None) -> Account:
-        return _tree().change_account(self, account_id, change, by)  # type: ignore[no-any-return]
-
-    def drop_account(self, account_id: str, by: By | None = None) -> None:
-        _tree().drop_account(self, account_id, by)
-
-    def get_account(self, account_id: str) -> Account:
-        return _tree().get_account(self, account_id)  # type: ignore[no-any-return]
-
-    def list_accounts(
-        self, after: str | None = None, limit: int | None = None, parent: str | None = None
-    ) -> list[Account]:
-        return _tree().list_accounts(self, after, limit, parent)  # type: ignore[no-any-return]
-
-    def place_account(
-        self, account_id: str, plan_id: str, on: bool, at: int | str | None, now: int, by: By | None = None
-    ) -> None:
-        _tree().place_account(self, account_id, plan_id, on, at, now, by)
-
-    def _apply_to_account(self, request: Request, account_id: str) -> Any:
-        return _tree().apply_to_account(self, request, account_id)
-
-    def _apply_across(self, request: Request, key_id: str) -> Any:
-        return _tree().apply_across(self, request, key_id)
 
     def _above(self, request: Request, key_entry: KeyEntry) -> list[AccountEntry]:
         """Return the accounts above a key's own that a request counts on: of now, or of its charge."""

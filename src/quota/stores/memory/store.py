@@ -89,9 +89,7 @@ class MemoryStore(Callers, Directory, Plans, Binding):
             stripe = key_entry.stripe
             stripe.let_through()
             with stripe.lock:
-                if self._key_entry(ref) is not key_entry:
-                    continue
-                if key_entry.stripe is not stripe:
+                if self._key_entry(ref) is not key_entry or key_entry.stripe is not stripe:
                     continue
                 stripe.check()
                 try:
@@ -192,12 +190,16 @@ class MemoryStore(Callers, Directory, Plans, Binding):
     def _exclusive(self, key_id: str) -> Iterator[KeyEntry]:
         """The directory and one key at rest; its fast path is closed."""
         with self._directory:
-            key_entry = self._key_entry(key_id)
-            if key_entry is None:
-                raise UnknownKey(key_id)
+            key_entry = self._known(key_id)
             with key_entry.stripe.exclusive():
                 key_entry.room.invalidate()
                 yield key_entry
+
+    def _known(self, key_id: str) -> KeyEntry:
+        key_entry = self._key_entry(key_id)
+        if key_entry is None:
+            raise UnknownKey(key_id)
+        return key_entry
 
     def _key_plans(self, ids: dict[str, str], later: tuple[tuple[str, int], ...] = ()) -> KeyPlans:
         return self._shared_key_plans.setdefault(frozenset([*ids.items(), *later]), KeyPlans(ids, later))
@@ -263,10 +265,7 @@ class MemoryStore(Callers, Directory, Plans, Binding):
             drop_key(self, key_entry, by)
 
     def get_key(self, key_id: str) -> ApiKey:
-        key_entry = self._key_entry(key_id)
-        if key_entry is None:
-            raise UnknownKey(key_id)
-        return self._told(key_entry)
+        return self._told(self._known(key_id))
 
     def associate(self, key_id: str, plan_id: str, at: int | str | None, now: int, by: By | None = None) -> None:
         self._place(key_id, plan_id, partial(associations().associated, at=at), now, by)
@@ -282,9 +281,7 @@ class MemoryStore(Callers, Directory, Plans, Binding):
             self._outbox.at_once(steps, associations().placed(entry, new, plan, latest, by))
 
     def last_used(self, key_id: str) -> int:
-        key_entry = self._key_entry(key_id)
-        if key_entry is None:
-            raise UnknownKey(key_id)
+        key_entry = self._known(key_id)
         with key_entry.stripe.exclusive():
             key_entry.room.flush()
             return (key_entry.record and key_entry.record.last_used) or key_entry.last_used

@@ -12,7 +12,7 @@ from ...errors import InvalidValue, PlanConflict, StoreBusy, UnknownKey, Unknown
 from ...event import By, key_changed, key_removed, plan_changed
 from ...key import ApiKey, decode_key, new_number
 from ...operations.request import Upper
-from ...plan import UsagePlan, decode_plan, encode_plan
+from ...plan import UsagePlan
 from ...rule.limits import StoreOptions
 from ..associations import deprived, moved
 from ..base import check_expected, is_new, make_options
@@ -106,7 +106,7 @@ class Directory(Accounts, Reports):
             data = json.loads(text)
             if len(self._decoded) > 1000:
                 self._decoded.clear()
-            found = self._decoded[text] = data["generation"], decode_plan(data["plan"])
+            found = self._decoded[text] = data["generation"], UsagePlan(**data["plan"])
         return found
 
     def _attempts(self) -> Generator[int, None, None]:
@@ -131,7 +131,7 @@ class Directory(Accounts, Reports):
                 change = partial(moved, old=old, new=plan)
                 writes += yield from self._for_all_on(generation, change, now, checks, looks=True)
                 checks.append(Precondition("stamps", "**", key_entries_stamp))
-            new = to_json({"generation": generation, "plan": encode_plan(plan)})
+            new = to_json({"generation": generation, "plan": plan.to_dict()})
             writes += [PutText("plans", plan.id, new), PutText("stamps", "*", str(new_number()))]
             writes += self._told(plan_changed(old, plan, by))
             if (yield from self._change(checks, writes)):

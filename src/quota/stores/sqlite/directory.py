@@ -13,7 +13,7 @@ from ...errors import PlanConflict, StoreUnavailable, UnknownAccount, UnknownKey
 from ...event import By, key_added, key_changed, key_removed, plan_changed
 from ...key import ApiKey, Caller, decode_key, encode_key, new_number
 from ...operations.request import Entry, Request, Scheduled, Upper, by_api
-from ...plan import UsagePlan, decode_plan, encode_plan
+from ...plan import UsagePlan
 from ...rule.apis import together
 from ...rule.limits import StoreOptions
 from ...rule.record import Record
@@ -75,7 +75,7 @@ class Directory(Accounts, Reports):
         if plan is None:
             if len(self._decoded) > 1000:
                 self._decoded.clear()
-            plan = self._decoded[body] = decode_plan(json.loads(body))
+            plan = self._decoded[body] = UsagePlan(**json.loads(body))
         return plan
 
     def _look(self, db: Connection, request: Request) -> KeyRow | None:
@@ -183,7 +183,7 @@ class Directory(Accounts, Reports):
         if old is not None and old.apis != plan.apis:
             self._settle_plan(db, number, partial(moved, old=old, new=plan), now)
             move_plan(db, plan, number)
-        row = plan.id, number, together(plan.apis), to_json(encode_plan(plan))
+        row = plan.id, number, together(plan.apis), to_json(plan.to_dict())
         db.execute("INSERT OR REPLACE INTO plans VALUES (?, ?, ?, ?)", row)
         touch_plans(db)
         self._tell_of(db, plan_changed(old, plan, by))
