@@ -188,7 +188,7 @@ def fill(store: SQLiteStore, count: int) -> list[str]:
             )
             if number % max(1, count // 1000) == 0:
                 sample.append(secret)
-        store._pool.write(lambda db, keys=keys: [store._add_key(db, key, "p") for key in keys])
+        store.add_keys([(key, ["p"]) for key in keys])
     return sample
 
 

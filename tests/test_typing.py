@@ -68,7 +68,7 @@ def test_what_methods_return():
 )
 def test_what_operations_of_stores_return(store):
     """By hints and signatures: what their steps return in the end, awaited or not."""
-    for method, answer in (("get_key", ApiKey), ("list_plans", list[UsagePlan]), ("add_key", type(None))):
+    for method, answer in (("get_key", ApiKey), ("list_plans", list[UsagePlan]), ("add_keys", type(None))):
         operation = getattr(store, method)
         assert typing.get_type_hints(operation)["return"] == answer
         assert "Flow" not in str(inspect.signature(operation))

@@ -45,7 +45,7 @@ def admitted(item, *routes, calls=5):
     found = imported(item)
     ledger = Ledger(clock=ManualClock(1_700_000_000_000_000))
     ledger.add_plan(UsagePlan(**found.plans[0].to_dict()))
-    ledger.store.add_key(found.keys[0][0], "p")
+    ledger.store.add_keys([(found.keys[0][0], ["p"])])
     api = found.plans[0].apis[0]
     return [sum(ledger.consume(VALUE, api=api, route=route).allowed for _ in range(calls)) for route in routes]
 

@@ -225,7 +225,7 @@ def test_overlapping_tiers_are_served_behind_the_middleware():
     for plan in found.plans:
         ledger.add_plan(plan)
     for key, of in found.keys:
-        ledger.store.add_key(key, None, *of)
+        ledger.store.add_keys([(key, of)])
 
     def site(environ, start_response):
         start_response("200 OK", [])
@@ -268,7 +268,7 @@ def test_forty_sets_of_plans_with_stages_in_common_come_back_as_they_were():
         ledger = Ledger()
         for plan in found.plans:
             ledger.add_plan(UsagePlan.from_dict(json.loads(json.dumps(plan.to_dict()))))
-        ledger.store.add_key(found.keys[0][0], None, *found.keys[0][1])
+        ledger.store.add_keys([found.keys[0]])
         assert json.loads(to_text(to_aws(ledger.list_plans(), []).plans))["items"] == items
         assert {plan.id for plan in ledger.list_plans(KEY["id"])} == {*plan_keys}
     assert 3 < refused < 37

@@ -93,7 +93,7 @@ def test_a_store_that_fails_midway_is_as_it_was(quota, tmp_path, monkeypatch, ca
 
         return call
 
-    for name in ("put_plan", "add_key"):
+    for name in ("put_plan", "add_keys"):
         monkeypatch.setattr(type(quota.store), name, failing(getattr(type(quota.store), name)))
     status = quota("import-aws", source)
     assert status == (0 if calls == 4 else 3)
@@ -195,7 +195,7 @@ def test_an_import_that_fails_midway_is_taken_back(shop, monkeypatch, calls):
 
         return call
 
-    for name in ("associate", "add_key"):
+    for name in ("associate", "add_keys"):
         monkeypatch.setattr(type(shop.store), name, failing(getattr(type(shop.store), name)))
     status = shop("key", "import", "--csv", "-", data=CSV)
     assert status == (3 if calls < 3 else 0)

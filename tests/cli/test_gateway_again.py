@@ -39,8 +39,8 @@ sys.exit(main(arguments))
 """
 ADDS = {
     "sqlite": ("quota.stores.sqlite.directory", "Directory", "_add_key"),
-    "redis": ("quota.stores.redis.store", "RedisStore", "add_key"),
-    "postgresql": ("quota.stores.postgres.store", "PostgresStore", "add_key"),
+    "redis": ("quota.stores.redis.store", "RedisStore", "add_keys"),
+    "postgresql": ("quota.stores.postgres.store", "PostgresStore", "add_keys"),
 }
 PLANS = [
     {"id": f"p{at}", "name": f"plan {at}", "apiStages": [{"apiId": f"r{at}", "stage": "prod"}],
@@ -172,16 +172,16 @@ def test_many_keys_wait_for_the_disk_once(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("stopped", [KeyboardInterrupt, StoreUnavailable])
-@pytest.mark.parametrize(("method", "kind"), [("add_keys", "sqlite"), ("add_key", "memory")])
+@pytest.mark.parametrize("kind", ["sqlite", "memory"])
 def test_an_import_that_is_stopped_right_behind_its_last_step_is_taken_back(
-    quota, tmp_path, monkeypatch, stopped, method, kind
+    quota, tmp_path, monkeypatch, stopped, kind
 ):
     """Ctrl-C, or a lost reply, after the keys are there and before anybody knows it."""
     source = write(tmp_path / "in", PLANS, KEYS, **LINKS)
     if kind == "sqlite":
         quota.store = open_store(f"sqlite:///{tmp_path}/x.db")
         quota.ledger = Ledger(quota.store)
-    real, left = getattr(type(quota.store), method), [1 if method == "add_keys" else len(KEYS)]
+    real, left = type(quota.store).add_keys, [1 if kind == "sqlite" else len(KEYS)]
 
     def call(self, *arguments, **named):
         real(self, *arguments, **named)
@@ -189,7 +189,7 @@ def test_an_import_that_is_stopped_right_behind_its_last_step_is_taken_back(
         if not left[0]:
             raise stopped("now")
 
-    monkeypatch.setattr(type(quota.store), method, call)
+    monkeypatch.setattr(type(quota.store), "add_keys", call)
     monkeypatch.setattr(type(quota.store), "close", lambda self: None)
     assert quota("import-aws", source) == (130 if stopped is KeyboardInterrupt else 3)
     assert quota.ledger.list_keys() == quota.ledger.list_plans() == []
@@ -221,9 +221,9 @@ def test_a_key_is_added_with_all_its_plans_or_not_at_all(kind, servers, tmp_path
         ):
             ledger.add_plan(plan)
         with pytest.raises(UnknownPlan, match="nowhere"):
-            ledger.store.add_key(KEY, "a", "b", "nowhere")
+            ledger.store.add_keys([(KEY, ["a", "b", "nowhere"])])
         assert ledger.list_keys() == []
-        ledger.store.add_key(KEY, None, "c", "a", "b")
+        ledger.store.add_keys([(KEY, ["c", "a", "b"])])
         check(ledger.list_plans("k"), ledger.list_keys())
         assert [ledger.consume(VALUE, api=api).allowed for api in "xxyyyzzzz"] == [
             True,
@@ -237,14 +237,14 @@ def test_a_key_is_added_with_all_its_plans_or_not_at_all(kind, servers, tmp_path
             False,
         ]
         with pytest.raises(PlanConflict):
-            ledger.store.add_key(KEY, "a", "b")
+            ledger.store.add_keys([(KEY, ["a", "b"])])
     if not remote:
         return
 
     async def awaited(store):
         async with AsyncLedger(store) as ledger:
             await ledger.remove_key("k")
-            await ledger.store.add_key(KEY, "b", "a", "c")
+            await ledger.store.add_keys([(KEY, ["b", "a", "c"])])
             check(await ledger.list_plans("k"), await ledger.list_keys())
 
     asyncio.run(awaited(url))

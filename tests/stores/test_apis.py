@@ -101,5 +101,5 @@ def test_two_plans_of_a_new_key_that_meet_are_refused():
     ledger.add_plan(UsagePlan("b", "1/day", api="r2"))
     key = quota.ApiKey("k", "k", "k")
     with pytest.raises(quota.PlanConflict, match="another plan for the api 'r2'"):
-        ledger.store.add_key(key, "a", "b")
+        ledger.store.add_keys([(key, ["a", "b"])])
     assert ledger.list_keys() == []

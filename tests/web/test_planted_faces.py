@@ -332,7 +332,7 @@ def the_control_plane_logs_no_value(package):
     with Heard() as heard:
         assert send(plane.app, **sign("POST", "/apikeys", body))[0] == 201
         for error in (RuntimeError("broken"), package.StoreUnavailable("away")):
-            with mock.patch.object(type(plane.ledger.store), "add_key", mock.Mock(side_effect=error)):
+            with mock.patch.object(type(plane.ledger.store), "add_keys", mock.Mock(side_effect=error)):
                 status, _, text = send(plane.app, **sign("POST", "/apikeys", body))
             assert status in (500, 503)
             assert VALUE.encode() not in text

@@ -126,7 +126,7 @@ def add_keys(ledger: Ledger, keys: Sequence[NewKey], undo: Undo, counted: Counte
     with counted(keys, "keys") as each:
         for key, of in each:
             with _undone(ledger, key, undo):
-                ledger.store.add_key(key, None, *of, by=ledger._steps._by())
+                ledger.store.add_keys([(key, of)], ledger._steps._by())
 
 
 @contextmanager

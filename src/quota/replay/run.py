@@ -74,9 +74,7 @@ class _Run:
     def _admit(self, client: str) -> tuple[ApiKey, Counts]:
         id_ = f"c{len(self._seats)}"
         key = ApiKey(id_, id_, id_)
-        self._ledger.store.add_key(key, self._plans[0].id)
-        for plan in self._plans[1:]:
-            self._ledger.associate(key, plan)
+        self._ledger.store.add_keys([(key, [plan.id for plan in self._plans])])
         counts = self.report.clients[client] = [0, 0]
         self._seats[client] = key, counts
         return key, counts

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..account import Account
 from ..errors import InvalidValue, PlanConflict, UnknownPlan
+from ..event import By, Event
 from ..key import ApiKey
 from ..operations.request import Request
 from ..plan import UsagePlan
 from ..rule.limits import StoreOptions
 
 if TYPE_CHECKING:
-    from ..event import By, Event
     from ..operations.report import KeyUsage, ReportDays
     from ..rule.record import Record
 
@@ -57,12 +57,9 @@ class Store(Protocol):
         """All plans, by id."""
 
     def add_keys(self, keys: Sequence[tuple[ApiKey, Sequence[str]]], by: By | None = None) -> None:
-        """Add keys, each on plans of different apis, all of them or none; raises as ``add_key``."""
+        """Add keys, each on plans of different apis, all of them or none.
 
-    def add_key(self, key: ApiKey, plan_id: str | None, *more: str, by: By | None = None) -> None:
-        """Add a key, on a plan, and on ``more`` of other apis.
-
-        ``PlanConflict`` when its id or a secret is there already, ``UnknownPlan``.
+        ``PlanConflict`` when an id or a secret is there already, ``UnknownPlan``.
         """
 
     def change_key(self, key_id: str, change: Callable[[ApiKey], ApiKey], by: By | None = None) -> ApiKey:

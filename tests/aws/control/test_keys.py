@@ -341,9 +341,9 @@ def test_an_import_that_is_taken_back_takes_back_nothing_of_others(aws, ledger, 
     """A key that another process patched since keeps the patch, one that it deleted stays away; all else is as before."""
     values = ["a" * 20, "b" * 20, "c" * 20]
     ids = [aws.create_api_key(value=value, name="before")["id"] for value in values]
-    real = ledger.store.add_key
+    real = ledger.store.add_keys
 
-    def add_key(*given, **named):
+    def add_keys(*given, **named):
         monkeypatch.undo()
         with served(plane(ledger)) as url:
             other = client(url)
@@ -353,7 +353,7 @@ def test_an_import_that_is_taken_back_takes_back_nothing_of_others(aws, ledger, 
             other.create_api_key(value="d" * 20, name="theirs")
         real(*given, **named)
 
-    monkeypatch.setattr(ledger.store, "add_key", add_key)
+    monkeypatch.setattr(ledger.store, "add_keys", add_keys)
     csv = "name,key\n" + "".join(f"after,{value}\n" for value in [*values, "d" * 20])
     assert refused(aws.import_api_keys, body=csv.encode(), format="csv") == (409, "ConflictException", keys.OVERTAKEN)
     found = [(key["name"], key.get("description")) for key in aws.get_api_keys()["items"]]
@@ -363,9 +363,9 @@ def test_an_import_that_is_taken_back_takes_back_nothing_of_others(aws, ledger, 
 def test_two_imports_of_the_same_values_at_once(aws, ledger, monkeypatch):
     """On a server each key is a step: the one that comes between keeps what it was told of, the other is a conflict."""
     rows = [f"{value * 20}\n" for value in "abc"]
-    real, told, added = ledger.store.add_key, [], []
+    real, told, added = ledger.store.add_keys, [], []
 
-    def add_key(*given, **named):
+    def add_keys(*given, **named):
         added.append(1)
         if len(added) == 3:
             monkeypatch.undo()
@@ -374,7 +374,7 @@ def test_two_imports_of_the_same_values_at_once(aws, ledger, monkeypatch):
                 told.append(client(url).import_api_keys(body=theirs.encode(), format="csv")["ids"])
         real(*given, **named)
 
-    monkeypatch.setattr(ledger.store, "add_key", add_key)
+    monkeypatch.setattr(ledger.store, "add_keys", add_keys)
     mine = "name,key\n" + "".join(f"mine,{row}" for row in ["x" * 20 + "\n", *rows])
     assert refused(aws.import_api_keys, body=mine.encode(), format="csv") == (409, "ConflictException", keys.OVERTAKEN)
     found = aws.get_api_keys()["items"]

@@ -73,7 +73,7 @@ def create_key(plane: Plane, call: Call) -> Reply:
     check_tags(item["tags"])
     key = make_key(plane, item, value)
     try:
-        plane.ledger.store.add_key(key, None, by=plane.ledger._steps._by())
+        plane.ledger.store.add_keys([(key, [])], plane.ledger._steps._by())
     except PlanConflict:
         raise conflict("API Key already exists") from None
     return 201, key_data(key, value)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from functools import wraps
+from inspect import signature
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from ...account import Account
-from ...event import By, Event
+from ...event import By
 from ...key import ApiKey
 from ...operations.report import KeyUsage, ReportDays
-from ...plan import UsagePlan
 from ...rule.record import Record
+from ..base import Store
 from ..server.flow import Flow, operation
 from .holder import LeaseHolder
 from .index import LeaseHolders
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Change(NamedTuple):
@@ -27,54 +32,54 @@ class Change(NamedTuple):
     touched: str | Callable[[], list[LeaseHolder]]
 
 
+def _passed(method: Callable[Concatenate[Any, P], T], touched: Callable[..., Any] | None = None) -> operation[P, T]:
+    """Return the operation that the shared store does; ``touched``: of the arguments of a change, as of ``Change``."""
+
+    @wraps(method)
+    def steps(self: Any, /, *args: P.args, **named: P.kwargs) -> Flow[T]:
+        given = signature(method).bind(self, *args, **named)
+        given.apply_defaults()
+        asked = method.__name__, given.args[1:]
+        answer: T = yield asked if touched is None else Change(*asked, touched(*given.args))
+        return answer
+
+    return operation(steps)
+
+
+def _key(_: Any, key_id: str, *_more: Any) -> str:
+    return key_id
+
+
+def _joined(self: LeaseHolders, keys: Sequence[tuple[ApiKey, Any]], *_: Any) -> Callable[[], list[LeaseHolder]]:
+    accounts = {key.account for key, _ in keys}
+    return lambda: [held for id_ in accounts for held in self._of_account(id_)]
+
+
+def _any(self: LeaseHolders, *_: Any) -> Callable[[], list[LeaseHolder]]:
+    return self._owing
+
+
 class LeasedDirectory(LeaseHolders):
     """Keys, plans and associations. Steps yield a ``Change``, or (method, arguments) of the shared store."""
 
-    @operation
-    def put_plan(self, plan: UsagePlan, replace: bool | UsagePlan, now: int, by: By | None = None) -> Flow[None]:
-        yield Change("put_plan", (plan, replace, now, by), lambda: self._of_plan(plan.id))
-
-    @operation
-    def drop_plan(self, plan_id: str, now: int, by: By | None = None, expected: UsagePlan | None = None) -> Flow[None]:
-        yield Change("drop_plan", (plan_id, now, by, expected), lambda: self._of_plan(plan_id))
-
-    @operation
-    def add_key(self, key: ApiKey, plan_id: str | None, *more: str, by: By | None = None) -> Flow[None]:
-        return self._add([(key, [id_ for id_ in (plan_id, *more) if id_ is not None])], by)
-
-    @operation
-    def add_keys(self, keys: Sequence[tuple[ApiKey, Sequence[str]]], by: By | None = None) -> Flow[None]:
-        return self._add(keys, by)
-
-    def _add(self, keys: Sequence[tuple[ApiKey, Sequence[str]]], by: By | None) -> Flow[None]:
-        accounts = {key.account for key, _ in keys}
-        yield Change("add_keys", (keys, by), lambda: [held for id_ in accounts for held in self._of_account(id_)])
-
-    @operation
-    def change_key(self, key_id: str, change: Callable[[ApiKey], ApiKey], by: By | None = None) -> Flow[ApiKey]:
-        changed: ApiKey = yield Change("change_key", (key_id, change, by), key_id)
-        return changed
-
-    @operation
-    def drop_key(self, key_id: str, by: By | None = None) -> Flow[None]:
-        yield Change("drop_key", (key_id, by), key_id)
-
-    @operation
-    def associate(self, key_id: str, plan_id: str, at: int | str | None, now: int, by: By | None = None) -> Flow[None]:
-        yield Change("associate", (key_id, plan_id, at, now, by), key_id)
-
-    @operation
-    def dissociate(self, key_id: str, plan_id: str, now: int, by: By | None = None) -> Flow[None]:
-        yield Change("dissociate", (key_id, plan_id, now, by), key_id)
-
-    @operation
-    def events(self, after: int, limit: int) -> Flow[list[Event]]:
-        events: list[Event] = yield "events", (after, limit)
-        return events
-
-    @operation
-    def add_account(self, account: Account, by: By | None = None) -> Flow[None]:
-        yield Change("add_account", (account, by), self._owing)
+    put_plan = _passed(Store.put_plan, lambda self, plan, *_: lambda: self._of_plan(plan.id))
+    drop_plan = _passed(Store.drop_plan, lambda self, plan_id, *_: lambda: self._of_plan(plan_id))
+    get_plan = _passed(Store.get_plan)
+    list_plans = _passed(Store.list_plans)
+    add_keys = _passed(Store.add_keys, _joined)
+    change_key = _passed(Store.change_key, _key)
+    drop_key = _passed(Store.drop_key, _key)
+    get_key = _passed(Store.get_key)
+    list_keys = _passed(Store.list_keys)
+    last_used = _passed(Store.last_used)
+    associate = _passed(Store.associate, _key)
+    dissociate = _passed(Store.dissociate, _key)
+    events = _passed(Store.events)
+    add_account = _passed(Store.add_account, _any)
+    drop_account = _passed(Store.drop_account, _any)
+    get_account = _passed(Store.get_account)
+    list_accounts = _passed(Store.list_accounts)
+    place_account = _passed(Store.place_account, _any)
 
     @operation
     def change_account(
@@ -83,50 +88,6 @@ class LeasedDirectory(LeaseHolders):
         account: Account = yield Change("change_account", (account_id, change, by), self._owing)
         self._known.clear()
         return account
-
-    @operation
-    def drop_account(self, account_id: str, by: By | None = None) -> Flow[None]:
-        yield Change("drop_account", (account_id, by), self._owing)
-
-    @operation
-    def place_account(
-        self, account_id: str, plan_id: str, on: bool, at: int | str | None, now: int, by: By | None = None
-    ) -> Flow[None]:
-        yield Change("place_account", (account_id, plan_id, on, at, now, by), self._owing)
-
-    @operation
-    def get_account(self, account_id: str) -> Flow[Account]:
-        account: Account = yield "get_account", (account_id,)
-        return account
-
-    @operation
-    def list_accounts(
-        self, after: str | None = None, limit: int | None = None, parent: str | None = None
-    ) -> Flow[list[Account]]:
-        accounts: list[Account] = yield "list_accounts", (after, limit, parent)
-        return accounts
-
-    @operation
-    def get_plan(self, plan_id: str) -> Flow[UsagePlan]:
-        plan: UsagePlan = yield "get_plan", (plan_id,)
-        return plan
-
-    @operation
-    def list_plans(self) -> Flow[list[UsagePlan]]:
-        plans: list[UsagePlan] = yield "list_plans", ()
-        return plans
-
-    @operation
-    def get_key(self, key_id: str) -> Flow[ApiKey]:
-        key: ApiKey = yield "get_key", (key_id,)
-        return key
-
-    @operation
-    def list_keys(
-        self, after: str | None, limit: int | None, plan_id: str | None, account: str | None, now: int
-    ) -> Flow[list[ApiKey]]:
-        keys: list[ApiKey] = yield "list_keys", (after, limit, plan_id, account, now)
-        return keys
 
     @operation
     def report(self, days: ReportDays, after: str, most: int, by_account: bool) -> Flow[list[KeyUsage]]:
@@ -143,8 +104,3 @@ class LeasedDirectory(LeaseHolders):
         self._known.clear()
         found: bool = yield "purge", (key_ids, account, gone, by)
         return found
-
-    @operation
-    def last_used(self, key_id: str) -> Flow[int]:
-        minute: int = yield "last_used", (key_id,)
-        return minute

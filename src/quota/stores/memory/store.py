@@ -209,9 +209,6 @@ class MemoryStore(Callers, Directory, Plans, Binding):
         later = sorted((plan.id, at) for plan, at in entry.scheduled)
         return self._key_plans({api: plan.id for api, plan in entry.plans.items()}, tuple(later))
 
-    def add_key(self, key: ApiKey, plan_id: str | None, *more: str, by: By | None = None) -> None:
-        self.add_keys([(key, [id_ for id_ in (plan_id, *more) if id_ is not None])], by)
-
     def add_keys(self, keys: Sequence[tuple[ApiKey, Sequence[str]]], by: By | None = None) -> None:
         with self._directory, ExitStack() as locks:
             check_distinct(keys)

@@ -86,7 +86,8 @@ class Adding:
         kept = self.options.retention
         return [Tell(one.at, one.key, one.account, encode_draft(one), one.since(kept)) for one in told]
 
-    def _add(self, keys: Sequence[tuple[ApiKey, Sequence[str]]], by: By | None) -> Flow[None]:
+    @operation
+    def add_keys(self, keys: Sequence[tuple[ApiKey, Sequence[str]]], by: By | None = None) -> Flow[None]:
         check_distinct(keys)
         stamps = [("stamps", f"k:{key.id}") for key, _ in keys]
         digests = [("secrets", secret.digest.hex()) for key, _ in keys for secret in key.secrets]

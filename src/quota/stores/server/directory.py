@@ -167,14 +167,6 @@ class Directory(Accounts, Reports):
         return sorted(plans, key=lambda plan: plan.id)
 
     @operation
-    def add_key(self, key: ApiKey, plan_id: str | None, *more: str, by: By | None = None) -> Flow[None]:
-        return self._add([(key, [id_ for id_ in (plan_id, *more) if id_ is not None])], by)
-
-    @operation
-    def add_keys(self, keys: Sequence[tuple[ApiKey, Sequence[str]]], by: By | None = None) -> Flow[None]:
-        return self._add(keys, by)
-
-    @operation
     def change_key(self, key_id: str, change: Callable[[ApiKey], ApiKey], by: By | None = None) -> Flow[ApiKey]:
         for _ in self._attempts():
             text, stamp = yield from self._read(("keys", key_id), ("stamps", f"k:{key_id}"))

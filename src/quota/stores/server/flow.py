@@ -138,7 +138,8 @@ class operation(Generic[P, T]):  # noqa: N801 -- a decorator
         self.steps = steps
         self.__doc__ = steps.__doc__
         annotations = steps.__annotations__  # at run time they tell what the steps return in the end
-        annotations["return"] = annotations["return"].removeprefix("Flow[").removesuffix("]")
+        if annotations["return"].startswith("Flow["):
+            annotations["return"] = annotations["return"][5:-1]
 
     @overload
     def __get__(self, store: None, kind: Any) -> operation[P, T]: ...

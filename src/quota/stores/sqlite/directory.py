@@ -224,9 +224,6 @@ class Directory(Accounts, Reports):
             lambda db: [self._decode_plan(body) for (body,) in db.execute("SELECT body FROM plans ORDER BY id")]
         )
 
-    def add_key(self, key: ApiKey, plan_id: str | None, *more: str, by: By | None = None) -> None:
-        self.add_keys([(key, [id_ for id_ in (plan_id, *more) if id_ is not None])], by)
-
     def add_keys(self, keys: Sequence[tuple[ApiKey, Sequence[str]]], by: By | None = None) -> None:
         self._pool.write(self._add_keys, keys, by)
 
