@@ -84,11 +84,17 @@ def test_what_no_override_can_be(shop):
     """One line says why; nothing is changed."""
     for wrong, said in [
         (("requests/day",), "--clear"), (("requests/day", "5", "--clear"), "--clear"), (("requests/day", "--clear", "--until", "9d"), "--clear"),
-        (("requests/day", "5/day"), "a number of units"), (("requests/day", "5/s"), "units of a quota"), (("throttle", "5"), "a Throttle"),
+        (("requests/day", "5/day"), "a number of units"), (("requests/day", "5/s"), "units of a quota"), (("throttle", "5"), "a throttle"),
         (("nothing", "5"), "requests/day"), (("requests/day", "5", "--until", "2001-01-01"), "still to come"),
     ]:  # fmt: skip
         assert said in shop.fails("override", "ada", *wrong)
-    assert "nobody" in shop.fails("override", "nobody", "requests/day", "5")
+    assert shop.fails("override", "nobody", "requests/day", "5") == (
+        "quota: no API key has the id 'nobody' or that name, and no account that id"
+    )
+    wanted = "VALUE: '5' is not accepted; expected a throttle such as '5/s burst 10'"
+    assert wanted in shop.fails("override", "ada", "throttle", "5")
+    wanted = "VALUE: '5/s' is not accepted; expected units of a quota"
+    assert wanted in shop.fails("override", "ada", "requests/day", "5/s")
     assert [limit.limit for limit in shop.ledger.status("ada")] == [10, 9, 70]
 
 

@@ -10,7 +10,7 @@ import pytest
 import typer.main
 
 import paths
-from commands import COMMANDS, Quota
+from commands import COMMANDS, GROUPS, Quota
 from quota.cli import build
 
 ROOT = paths.ROOT
@@ -59,6 +59,24 @@ def test_help_has_the_example(path):
         assert quota(*path, "--help", terminal=terminal) == 0
         shown = " ".join(re.sub(r"\x1b\[[0-9;]*m|[│╭╮╰╯─]", "", quota.out).split())
         assert "Example: quota" in shown
+
+
+@pytest.mark.parametrize("group", [(), *((name,) for name in GROUPS)], ids=lambda group: " ".join(group) or "quota")
+def test_no_summary_is_cut(group, monkeypatch):
+    """In a list of commands, on the narrowest usual terminal, each one's first sentence is whole."""
+    monkeypatch.setenv("COLUMNS", "80")
+    quota = Quota()
+    assert quota(*group, "--help") == 0
+    listed = quota.out.partition("Commands:")[2].partition("Exit status")[0]
+    assert len(re.findall(r"^  [a-z]", listed, re.MULTILINE)) > 3
+    assert "..." not in listed
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_help_has_no_names_of_types(path):
+    """What takes a value says which by a word: COST, not <str>."""
+    for parameter in COMMANDS[path].params:
+        assert parameter.metavar or getattr(parameter, "is_flag", False) or parameter.name == "help", parameter.name
 
 
 def test_the_sessions_are_true(monkeypatch):

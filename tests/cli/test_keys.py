@@ -72,6 +72,16 @@ def test_names_that_cannot_be_read_make_nothing(shop, tmp_path, text, said):
     assert not (tmp_path / "out.csv").exists() and shop.ledger.list_keys() == []
 
 
+def test_a_key_without_a_plan_is_said_to_be_refused(shop):
+    """Beside its secret, with what to do; and of one on a plan nothing is said."""
+    assert shop("key", "issue", "a", "--plan", "gold") == 0
+    assert "no plan" not in shop.err
+    assert shop("key", "issue", "b", "--id", "b2") == 0
+    assert "it is on no plan, so its calls are refused; put it on one: quota key attach b2 PLAN" in shop.err
+    assert len(shop.out.split()) == 1
+    assert shop.fails("key", "show", "c") == "quota: no API key has the id 'c' or that name"
+
+
 def test_a_file_is_never_replaced_and_no_key_is_left_behind(shop, tmp_path, monkeypatch):
     """A file that is there stays as it is; a plan that is not there, a disk that is full: no file and no key."""
     out = tmp_path / "out.csv"

@@ -283,7 +283,7 @@ def test_pictures_hold_long_and_foreign_names(quota, tmp_path):
 def test_without_matplotlib_it_is_said_how_to_get_it(quota, monkeypatch):
     """Before anything is read."""
     monkeypatch.setattr("quota.cli.plot.find_spec", lambda name: None)
-    assert "quota[plot]" in quota.fails("replay", "/nowhere", "--plan", "1/day", "--plot", "x.svg")
+    assert "pip install matplotlib" in quota.fails("replay", "/nowhere", "--plan", "1/day", "--plot", "x.svg")
 
 
 def test_the_progress_bar_is_for_long_logs_at_a_terminal(quota, tmp_path, monkeypatch):

@@ -61,7 +61,10 @@ CallerArgument = Annotated[
     ),
 ]
 CostOption = Annotated[
-    str | None, typer.Option("--cost", help="As 3, or '1 requests, 812 tokens'; by default what the plan says, else 1.")
+    str | None,
+    typer.Option(
+        "--cost", metavar="COST", help="As 3, or '1 requests, 812 tokens'; by default what the plan says, else 1."
+    ),
 ]
 RequestOption = Annotated[
     str | None, typer.Option("--request-id", metavar="ID", help="A retry with the same id is charged once.")
@@ -69,7 +72,9 @@ RequestOption = Annotated[
 AddressOption = Annotated[
     str | None, typer.Option("--address", metavar="IP", help="Where it comes from, for keys with networks.")
 ]
-ScopeOption = Annotated[str | None, typer.Option("--scope", help="What it is for: a scope that the key must have.")]
+ScopeOption = Annotated[
+    str | None, typer.Option("--scope", metavar="SCOPE", help="What it is for: a scope that the key must have.")
+]
 SinceOption = Annotated[
     str | None, typer.Option("--since", metavar="DAY", help="From this UTC day on; by default 14 days.")
 ]
@@ -88,7 +93,7 @@ def consume(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make one call: check every limit and, if all have room, take from all. Exit status 1 when it is refused."""
+    """Make one call. Every limit is checked and, if all have room, taken from. Exit status 1 when it is refused."""
     where = {"api": api, "route": route, "request_id": request_id, "address": address, "scope": scope}
     _ask(store, key, cost, where, as_json=as_json, would=False)
 
@@ -140,7 +145,7 @@ def usage(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show where a key's limits stand, why a call would be refused now, and what was used by day."""
+    """Show where a key's limits stand, and what was used by day. Tells why a call would be refused now."""
     _check_days(since, until)
     if plot is not None:
         from .plot import check_plot  # noqa: PLC0415 -- matplotlib is slow, and an extra

@@ -53,8 +53,10 @@ StoreOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-ApiOption = Annotated[str, typer.Option("--api", help="Which API the call is to, where a key has plans for several.")]
-RouteOption = Annotated[str | None, typer.Option("--route", help="The route, as the plan names it.")]
+ApiOption = Annotated[
+    str, typer.Option("--api", metavar="API", help="Which API the call is to, where a key has plans for several.")
+]
+RouteOption = Annotated[str | None, typer.Option("--route", metavar="ROUTE", help="The route, as the plan names it.")]
 
 
 def _complete(context: typer.Context, incomplete: str, ids: Callable[[Ledger], list[str]]) -> list[str]:
@@ -112,6 +114,15 @@ class WrongUse(QuotaError):
     """A command that cannot be meant: the message says it all."""
 
 
+class _Unnamed(UnknownKey):
+    """Neither an id nor a name of a key; ``nor`` says what else it is not."""
+
+    nor = ""
+
+    def __str__(self) -> str:
+        return f"{super().__str__()} or that name{self.nor}"
+
+
 class Unshown(QuotaError):
     """A secret that could not be printed, and what was done about it."""
 
@@ -130,7 +141,9 @@ def opened(store: str | None, *, create: bool = False) -> Iterator[Ledger]:
         raise WrongUse(f"the store {named!r} is no URL; a file is meant by sqlite:///{named}")
     path = sqlite_path(url)
     if path is not None and not create and not path.exists():
-        raise StoreUnavailable(f"there is no store {path} yet; adding a plan or issuing a key makes it")
+        raise StoreUnavailable(
+            f"there is no store {path} yet: adding a plan or issuing a key makes it; --store names another"
+        )
     try:
         ledger = Ledger(url, actor=actor)
     except ModuleNotFoundError as error:
@@ -170,7 +183,7 @@ def find_key(ledger: Ledger, text: str) -> ApiKey:
         return named[0]
     if _SECRET.fullmatch(text):
         raise WrongUse("that looks like a secret: give the key's id or name, or - and the secret on standard input")
-    raise UnknownKey(text)
+    raise _Unnamed(text)
 
 
 def find_holder(ledger: Ledger, text: str) -> ApiKey | Account:
@@ -180,8 +193,10 @@ def find_holder(ledger: Ledger, text: str) -> ApiKey | Account:
         account = ledger.get_account(text)
     try:
         key = find_key(ledger, text)
-    except QuotaError:
+    except QuotaError as error:
         if account is None:
+            if isinstance(error, _Unnamed):
+                error.nor = ", and no account that id"
             raise
         return account
     if account is not None and not key.id == key.account == text:

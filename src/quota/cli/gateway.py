@@ -39,12 +39,13 @@ def import_aws(
         typer.Option("--plan-keys", metavar="PLAN=FILE", help="What get-usage-plan-keys printed of a plan; repeat."),
     ] = None,
     api: Annotated[
-        str | None, typer.Option("--api", help="The api of all plans; by default each plan's stages, apiId/stage.")
+        str | None,
+        typer.Option("--api", metavar="API", help="The api of all plans; by default each plan's stages, apiId/stage."),
     ] = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Build the plans, keys and associations that API Gateway's command line printed; all or nothing."""
+    """Import API Gateway's plans and keys, all or nothing. Reads what the AWS CLI printed."""
     found = _read(directory, plans, keys, plan_keys or [], api)
     with opened(store, create=True) as ledger:
         new_plans, new_keys = all_or_nothing(ledger, partial(_import, found=found))
@@ -150,7 +151,7 @@ def export_aws(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write plans, keys and associations as API Gateway's command line prints them."""
+    """Export plans and keys as API Gateway's files. They are what the AWS CLI prints."""
     values = {digest(value): value for name in secrets or [] for value in _values(name)}
     with opened(store) as ledger:
         plans = ledger.list_plans()

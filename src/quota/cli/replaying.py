@@ -36,7 +36,9 @@ PlansOption = Annotated[
         autocompletion=complete_plan,
     ),
 ]
-TopOption = Annotated[int, typer.Option("--top", min=0, max=10**6, help="How many of the clients hit hardest to show.")]
+TopOption = Annotated[
+    int, typer.Option("--top", metavar="COUNT", min=0, max=10**6, help="How many of the clients hit hardest to show.")
+]
 
 
 def replay(
@@ -46,7 +48,10 @@ def replay(
     ],
     plan: PlansOption = None,
     key: Annotated[
-        str, typer.Option("--key", help="Who a client is: ip, user, path, header:NAME, field:NAME, re:PATTERN.")
+        str,
+        typer.Option(
+            "--key", metavar="WHO", help="Who a client is: ip, user, path, header:NAME, field:NAME, re:PATTERN."
+        ),
     ] = "ip",
     api: Annotated[
         list[str] | None,
@@ -71,7 +76,7 @@ def replay(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Run a recorded access log through plans, side by side: how many would have been refused, when, and who."""
+    """Try plans on a recorded access log. Tells how many calls would have been refused, when, and whose."""
     plans = _plans(plan or [], store)
     if not plans and suggest is None:
         raise WrongUse("give a --plan, such as --plan '300/day, 2/s burst 20', or --suggest 99")
@@ -206,7 +211,7 @@ def _show_suggestion(found: Suggestion, log: Report | None) -> None:
 
 
 def demo() -> None:
-    """Show the mission step by step on the real library, then a recorded log under a plan."""
+    """Show the library at work, step by step. A recorded log under a plan comes last."""
     from ..replay.demo import HEADER, REPLAYED, Walk, sample_report  # noqa: PLC0415 -- only what is asked for
 
     say("The mission, on the real library:\n")

@@ -16,12 +16,12 @@ from ..ledger.sync import Ledger
 from .common import UNAVAILABLE, JsonOption, StoreOption, WrongUse, opened
 from .show import BAD, print_json, print_table, say
 
-app = typer.Typer(help="The store itself.", no_args_is_help=True)
+app = typer.Typer(help="The store: make, check, prune, copy.", no_args_is_help=True)
 
 
 @app.command(epilog="Example: quota store migrate --store sqlite:///usage.db")
 def migrate(store: StoreOption = None, as_json: JsonOption = False) -> None:
-    """Make the store what this version needs: a new one, or an older one brought up to date. Twice is fine."""
+    """Make a new store, or bring an older one up to date. Twice is fine."""
     with opened(store, create=True) as ledger:
         step = getattr(_behind(ledger), "migrate", None)
         version = step() if step is not None else None
@@ -34,7 +34,7 @@ def migrate(store: StoreOption = None, as_json: JsonOption = False) -> None:
 
 @app.command(epilog="Example: quota store check")
 def check(store: StoreOption = None, as_json: JsonOption = False) -> None:
-    """Look the store over: that it answers, is whole, and that every key can be read. Exit status 3 when not."""
+    """Look whether the store answers and is whole. Every key is read; exit status 3 when something is wrong."""
     with opened(store) as ledger:
         step = getattr(_behind(ledger), "check", None)
         problems = list(step()) if step is not None else []
@@ -55,7 +55,7 @@ def check(store: StoreOption = None, as_json: JsonOption = False) -> None:
 
 @app.command(epilog="Example: quota store prune")
 def prune(store: StoreOption = None, as_json: JsonOption = False) -> None:
-    """Drop what is dead now: windows long over, history beyond its retention. It goes by itself too, bit by bit."""
+    """Drop windows long over and history beyond its retention. They go by themselves too, bit by bit."""
     with opened(store) as ledger:
         pruned = _step(ledger, "prune")()
     if as_json:
@@ -70,7 +70,7 @@ def backup(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Copy the store to a file, whole and of one moment, while others go on using it."""
+    """Copy the store to a file while others go on using it. The copy is whole and of one moment."""
     with opened(store) as ledger:
         step = _step(ledger, "backup")
         if file.exists():
@@ -117,7 +117,7 @@ def events(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Tell what was changed, by whom, and which thresholds were crossed: the store's outbox.
+    """Tell what changed, by whom, and what crossed a limit. It is the store's outbox.
 
     The last cursor is where to go on. With --follow and --json each event is a line.
     """

@@ -23,7 +23,7 @@ def open_store(url: str, *, asynchronous: bool = False) -> Any:
     engine = _STORES.get(scheme.removeprefix("leased+")) if separator else None
     if engine is None:
         raise InvalidValue("store", shown_url(url), f"a URL of {', '.join(sorted(_STORES))}")
-    needs = _NEEDS.get(engine, ())
+    needs = _DRIVERS.get(engine, {})  # modules -> what pip calls them
     if needs:
         check_url(url)
     elif scheme.startswith("leased+") and split_url(shown_url(url))[0].netloc:
@@ -31,10 +31,10 @@ def open_store(url: str, *, asynchronous: bool = False) -> Any:
     try:
         module = import_module(f".{engine}", __package__)
     except ImportError as error:
-        name = error.name or "".join(needs[:1])  # psycopg without libpq names nothing
+        name = error.name or next(iter(needs), "")  # psycopg without libpq names nothing
         if name.partition(".")[0] not in needs:
             raise
-        text = f"{scheme}:// needs {' and '.join(needs)}: pip install {_INSTALL[engine]}"
+        text = f"{scheme}:// needs {' and '.join(needs)}: pip install {' '.join(needs.values())}"
         raise ModuleNotFoundError(text, name=name) from None
     if scheme.startswith("leased+"):
         module = import_module(".leased", __package__)
@@ -45,6 +45,4 @@ _STORES = {
     "memory": "memory", "sqlite": "sqlite", "postgresql": "postgres", "postgres": "postgres", "redis": "redis",
     "rediss": "redis", "unix": "redis", "valkey": "redis", "valkeys": "redis",
 }  # fmt: skip
-_NEEDS = {"redis": ("redis",), "postgres": ("psycopg", "psycopg_pool")}
-"""The packages that a store cannot do without; its extra has its name."""
-_INSTALL = {"redis": "redis", "postgres": "'psycopg[binary]' psycopg-pool"}
+_DRIVERS = {"redis": {"redis": "redis"}, "postgres": {"psycopg": "'psycopg[binary]'", "psycopg_pool": "psycopg-pool"}}

@@ -41,13 +41,15 @@ def list_(
         str | None,
         typer.Option("--plan", metavar="PLAN", help="Only keys on this plan.", autocompletion=complete_plan),
     ] = None,
-    account: Annotated[str | None, typer.Option("--account", help="Only keys of this account.")] = None,
+    account: Annotated[
+        str | None, typer.Option("--account", metavar="ACCOUNT", help="Only keys of this account.")
+    ] = None,
     after: Annotated[str | None, typer.Option("--after", metavar="ID", help="Only keys beyond this id.")] = None,
     limit: Annotated[int | None, typer.Option("--limit", metavar="COUNT", help="At most so many.")] = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the keys in the order of their ids; never their secrets, only how those end."""
+    """List the keys in the order of their ids. Of their secrets it shows how they end, no more."""
     with opened(store) as ledger:
         keys = ledger.list_keys(after=after, limit=limit, plan=plan, account=account)
         found = [(key, ledger.list_plans(key)) for key in keys]
@@ -66,7 +68,7 @@ def list_(
 
 @app.command(epilog='Example: quota key show "Ada\'s laptop"')
 def show(key: KeyArgument, store: StoreOption = None, as_json: JsonOption = False) -> None:
-    """Show a key: its plans, state, account, metadata, and how its secrets end."""
+    """Show a key: plans, state, account, metadata, secrets' ends."""
     with opened(store) as ledger:
         show_key(ledger, find_key(ledger, key), "key", as_json=as_json)
 
@@ -74,7 +76,7 @@ def show(key: KeyArgument, store: StoreOption = None, as_json: JsonOption = Fals
 @app.command(epilog='Example: quota key update "Ada\'s laptop" --network 203.0.113.0/24 --scope read --expires never')
 def update(
     key: KeyArgument,
-    name: Annotated[str | None, typer.Option("--name", help="What people call it.")] = None,
+    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="What people call it.")] = None,
     expires: Annotated[
         str | None, typer.Option("--expires", metavar="WHEN", help="2026-12-31, 30d from now, or never.")
     ] = None,
@@ -163,7 +165,7 @@ def attach(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Put a key on a plan; from another one for the same API it is moved, and what was used stays used.
+    """Put a key on a plan. From another one for the same API it is moved, and what was used stays used.
 
     With --at it goes there by itself at that instant, everywhere at once; the last one said stands.
     """
@@ -185,7 +187,7 @@ def detach(key: KeyArgument, plan: PlanArgument, store: StoreOption = None, as_j
 
 @app.command(epilog='Example: quota key forget "Ada\'s laptop" --yes')
 def forget(key: KeyArgument, yes: YesOption = False, store: StoreOption = None, as_json: JsonOption = False) -> None:
-    """Drop a key's counts: the repair after a wild clock, when calls end in 'the clock reads ...'."""
+    """Drop a key's counts: the repair after a wild clock. That is when calls end in 'the clock reads ...'."""
     with opened(store) as ledger:
         found = find_key(ledger, key)
         confirm(f"forget all that {found.id} ({found.name}) used?", yes=yes)

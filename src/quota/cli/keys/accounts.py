@@ -47,7 +47,7 @@ from ..show import (
 )
 from .issuing import MetadataOption, PlansOption, check_plans
 
-app = typer.Typer(help="Accounts: keys, and accounts below, that are counted together.", no_args_is_help=True)
+app = typer.Typer(help="Accounts: keys and teams that are counted together.", no_args_is_help=True)
 
 AccountArgument = Annotated[
     str, typer.Argument(metavar="ACCOUNT", help="The account's id.", autocompletion=complete_account)
@@ -56,7 +56,9 @@ ParentOption = Annotated[
     str | None,
     typer.Option("--parent", metavar="ACCOUNT", help="The account above it.", autocompletion=complete_account),
 ]
-CalledOption = Annotated[str | None, typer.Option("--name", help="What people call it; by default the id.")]
+CalledOption = Annotated[
+    str | None, typer.Option("--name", metavar="NAME", help="What people call it; by default the id.")
+]
 
 
 @app.command(epilog="Example: quota account add search --parent acme --plan team --name 'Search team'")
@@ -90,7 +92,7 @@ def list_(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the accounts in the order of their ids; not a key's own that nothing was said of."""
+    """List the accounts in the order of their ids. A key's own, of which nothing was said, is left out."""
     with opened(store) as ledger:
         accounts = ledger.list_accounts(parent=parent, after=after_id, limit=limit)
         found = [(account, ledger.list_plans(account)) for account in accounts]
@@ -106,7 +108,7 @@ def list_(
 
 @app.command(epilog="Example: quota account show search")
 def show(account: AccountArgument, store: StoreOption = None, as_json: JsonOption = False) -> None:
-    """Show an account: what is above and below it, its plans, and where their limits and those above stand."""
+    """Show an account, its plans, and where its limits stand. What is above and below it is shown too."""
     with opened(store) as ledger:
         _show(ledger, ledger.get_account(account), "account", as_json=as_json)
 
@@ -120,7 +122,7 @@ def tree(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the accounts as the tree that they are, and where each one's own limits stand."""
+    """Show the accounts as a tree, with where limits stand."""
     with opened(store) as ledger:
         top = None if account is None else ledger.get_account(account)
         below: dict[str | None, list[Account]] = {}
@@ -164,7 +166,7 @@ def update(
 def remove(
     account: AccountArgument, yes: YesOption = False, store: StoreOption = None, as_json: JsonOption = False
 ) -> None:
-    """Remove an account and its counts; one that has keys, or accounts below it, is refused."""
+    """Remove an account and its counts. One that has keys, or accounts below it, is refused."""
     with opened(store) as ledger:
         found = ledger.get_account(account)
         confirm(f"remove the account {found.id} ({found.name}) and its counts?", yes=yes)
@@ -183,7 +185,7 @@ def attach(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Put an account on a plan: it limits all calls of its keys and below, beside their own plans.
+    """Put an account on a plan. It limits all calls of its keys and below, beside their own plans.
 
     With --at it goes there by itself at that instant, everywhere at once; the last one said stands.
     """
@@ -209,7 +211,7 @@ def detach(
 def forget(
     account: AccountArgument, yes: YesOption = False, store: StoreOption = None, as_json: JsonOption = False
 ) -> None:
-    """Drop an account's counts, not those of its keys: the repair after a wild clock."""
+    """Drop an account's counts, not those of its keys. It is the repair after a wild clock."""
     with opened(store) as ledger:
         found = ledger.get_account(account)
         confirm(f"forget all that {found.id} ({found.name}) used?", yes=yes)

@@ -31,7 +31,7 @@ T = TypeVar("T")
 _ROWS = 1000
 """Lines of a table that are laid out together where it is piped."""
 
-OneApiOption = Annotated[str | None, typer.Option("--api", help="Only of this API; of all by default.")]
+OneApiOption = Annotated[str | None, typer.Option("--api", metavar="API", help="Only of this API; of all by default.")]
 
 
 class By(StrEnum):
@@ -56,13 +56,13 @@ def _following(items: Iterable[T], what: str) -> Iterator[Iterator[T]]:
 def report(
     since: Annotated[str, typer.Option("--since", metavar="DAY", help="From this UTC day on.")],
     until: Annotated[str, typer.Option("--until", metavar="DAY", help="Up to this UTC day, it included.")],
-    by: Annotated[By, typer.Option("--by", help="Whom to add up for.")] = By.KEY,
+    by: Annotated[By, typer.Option("--by", metavar="key|account|plan", help="Whom to add up for.")] = By.KEY,
     api: OneApiOption = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, for spreadsheets and billing.")] = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Tell what every key, account or plan used on these days: what a bill is made from."""
+    """Tell what every key, account or plan used: for bills."""
     if as_csv and as_json:
         raise WrongUse("either --csv or --json, not both")
     with opened(store) as ledger:
@@ -104,7 +104,7 @@ def _show_totals(by: str, totals: Iterator[UsageTotal]) -> None:
 
 
 def top(
-    count: Annotated[int, typer.Option("--count", "-n", min=1, max=10_000, help="How many.")] = 10,
+    count: Annotated[int, typer.Option("--count", "-n", metavar="COUNT", min=1, max=10_000, help="How many.")] = 10,
     most_used: Annotated[bool, typer.Option("--most-used", help="Those that used most, in place of nearest.")] = False,
     most_refused: Annotated[
         bool, typer.Option("--most-refused", help="Those that this process refused most, where quota.decisions is on.")
@@ -115,12 +115,12 @@ def top(
     until: Annotated[
         str | None, typer.Option("--until", metavar="DAY", help="Most used until; today by default.")
     ] = None,
-    unit: Annotated[str, typer.Option("--unit", help="Of which unit: most used.")] = REQUESTS,
+    unit: Annotated[str, typer.Option("--unit", metavar="UNIT", help="Of which unit: most used.")] = REQUESTS,
     api: OneApiOption = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the keys that are nearest to one of their limits now, or those that used most, or were refused most."""
+    """Show the keys nearest to a limit. Or those that used most, or were refused most."""
     if not most_used and (since is not None or until is not None or unit != REQUESTS):
         raise WrongUse("--since, --until and --unit are of --most-used")
     if most_refused and (most_used or api is not None or project_ledger.get() is None):

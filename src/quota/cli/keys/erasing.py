@@ -22,7 +22,7 @@ def register(keys: typer.Typer) -> None:
 
 
 def erase_key(key: KeyArgument, yes: YesOption = False, store: StoreOption = None, as_json: JsonOption = False) -> None:
-    """Leave nothing of a key, there or removed: its name, counts, usage by day and events. Not to be undone."""
+    """Leave nothing of a key, there or removed. Its name, counts, usage by day and events go; it cannot be undone."""
     with opened(store) as ledger:
         id_, named = key, key
         try:

@@ -34,8 +34,12 @@ PlansOption = Annotated[
         "--plan", metavar="PLAN", help="Put it on this plan; repeat for other APIs.", autocompletion=complete_plan
     ),
 ]
-IdOption = Annotated[str | None, typer.Option("--id", help="An id of your own; by default ten letters and digits.")]
-AccountOption = Annotated[str | None, typer.Option("--account", help="Whose usage is counted; by default its own.")]
+IdOption = Annotated[
+    str | None, typer.Option("--id", metavar="ID", help="An id of your own; by default ten letters and digits.")
+]
+AccountOption = Annotated[
+    str | None, typer.Option("--account", metavar="ACCOUNT", help="Whose usage is counted; by default its own.")
+]
 ExpiresOption = Annotated[
     str | None,
     typer.Option("--expires", metavar="WHEN", help="2026-12-31, 2026-12-31T18:00+01:00, or 30d from now."),
@@ -62,7 +66,7 @@ def issue(
     id_: IdOption = None,
     account: AccountOption = None,
     expires: ExpiresOption = None,
-    prefix: Annotated[str, typer.Option("--prefix", help="What the secret begins with.")] = "qk",
+    prefix: Annotated[str, typer.Option("--prefix", metavar="PREFIX", help="What the secret begins with.")] = "qk",
     meta: MetadataOption = None,
     networks: NetworksOption = None,
     scopes: ScopesOption = None,
@@ -95,6 +99,8 @@ def issue(
         _attach(ledger, issued.key, plans[1:])
         with shown("the key is removed again", lambda: ledger.remove_key(issued.key)):
             show_issued(ledger, issued, "issued", as_json=as_json)
+    if not plans and not as_json:
+        tell(f"it is on no plan, so its calls are refused; put it on one: quota key attach {issued.key.id} PLAN")
 
 
 def import_(
@@ -119,7 +125,10 @@ def import_(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Import a key whose secret comes from elsewhere: from standard input or a file, never from the arguments."""
+    """Import a key whose secret comes from elsewhere.
+
+    It is read from standard input or a file, never from the arguments, which others can see.
+    """
     if csv is not None:
         if (
             any(value is not None for value in (name, plan, id_, account, expires, meta, networks, scopes))

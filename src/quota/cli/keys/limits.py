@@ -41,7 +41,7 @@ def grant(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Admit so many more units of a quota, in this window only."""
+    """Admit more units of a quota, in this window only."""
     with opened(store) as ledger:
         status = ledger.grant(find_holder(ledger, key), limit, units, api=api, route=route)
     _show_status(status, as_json=as_json)
@@ -56,7 +56,7 @@ def set_remaining(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Let so many units of a quota remain, in this window only (API Gateway's UpdateUsage)."""
+    """Set how many units of a quota remain in its window. API Gateway calls it UpdateUsage."""
     with opened(store) as ledger:
         status = ledger.set_remaining(find_holder(ledger, key), limit, remaining, api=api, route=route)
     _show_status(status, as_json=as_json)
@@ -66,7 +66,7 @@ def override(
     who: HolderArgument,
     limit: Annotated[
         str | None,
-        typer.Argument(metavar="[LIMIT]", help="Its name, such as requests/day; by default all are listed."),
+        typer.Argument(metavar="LIMIT", help="Its name, such as requests/day; by default all are listed."),
     ] = None,
     value: Annotated[
         str | None,
@@ -81,7 +81,10 @@ def override(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Give one key or account a limit of its own in place of its plan's, or list those. What was used stays used."""
+    """Give one key or account a limit of its own.
+
+    It stands in place of its plan's, and what was used stays used. Without a LIMIT those are listed.
+    """
     if limit is None:
         if clear or until is not None:
             raise WrongUse("a LIMIT is missing: --clear and --until are of one")
@@ -94,7 +97,14 @@ def override(
         raise InvalidValue("VALUE", value, "a number of units or calls, or a throttle such as '5/s burst 10'")
     end = None if until is None else to_instant("until", until)
     with opened(store) as ledger:
-        status = ledger.override_limit(find_holder(ledger, who), limit, found, until=end, api=api, route=route)
+        holder = find_holder(ledger, who)
+        try:
+            status = ledger.override_limit(holder, limit, found, until=end, api=api, route=route)
+        except InvalidValue as error:
+            if error.field != "value":
+                raise
+            accepted = error.accepted.replace("a Throttle", "a throttle such as '5/s burst 10'")
+            raise InvalidValue("VALUE", value, accepted) from None
     _show_status(status, as_json=as_json)
 
 

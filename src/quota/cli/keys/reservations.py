@@ -42,7 +42,7 @@ def list_(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the calls in flight of a key or an account, the first to lapse first."""
+    """List the calls in flight of a key or an account. The first to lapse comes first."""
     with opened(store) as ledger:
         found = ledger.list_reservations(find_holder(ledger, who))
     if as_json:
@@ -69,7 +69,7 @@ def _settled(id_: str, store: str | None, settle: Callable[[Reservation], Any], 
 
 @app.command(epilog="Example: quota reservation show 4be1c3.Key123 --json")
 def show(id_: ReservationArgument, store: StoreOption = None, as_json: JsonOption = False) -> None:
-    """Show one: whose it is, what it holds, what was spent of it, when it lapses."""
+    """Show one: whose it is, what it holds, when it lapses."""
     _settled(id_, store, lambda _: None, as_json=as_json, done="")
 
 
@@ -90,7 +90,7 @@ def commit(
 
 @app.command(epilog="Example: quota reservation cancel 4be1c3.Key123")
 def cancel(id_: ReservationArgument, store: StoreOption = None, as_json: JsonOption = False) -> None:
-    """Give back what was not spent of it, and its slot: frees one that is stuck."""
+    """Give back what was not spent, and its slot. This frees one that is stuck."""
     _settled(id_, store, lambda held: held.cancel(), as_json=as_json, done="cancelled")
 
 

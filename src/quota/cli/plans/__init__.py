@@ -36,10 +36,14 @@ IdArgument = Annotated[str | None, typer.Argument(metavar="PLAN", help="The plan
 LimitsArgument = Annotated[
     str | None, typer.Argument(metavar="LIMITS", help="Such as '1000/day, 10/s burst 20'; '' for none.")
 ]
-NameOption = Annotated[str | None, typer.Option("--name", help="A name for people; by default the id.")]
+NameOption = Annotated[str | None, typer.Option("--name", metavar="NAME", help="A name for people; by default the id.")]
 GovernsOption = Annotated[
     list[str] | None,
-    typer.Option("--api", help="Which API it governs: a key has one plan for each. Repeat: it counts them together."),
+    typer.Option(
+        "--api",
+        metavar="API",
+        help="Which API it governs: a key has one plan for each. Repeat: it counts them together.",
+    ),
 ]
 RoutesOption = Annotated[
     list[str] | None,
@@ -142,7 +146,7 @@ def show(plan: PlanArgument, store: StoreOption = None, as_json: JsonOption = Fa
 
 @app.command(epilog="Example: quota plan remove gold --yes")
 def remove(plan: PlanArgument, yes: YesOption = False, store: StoreOption = None, as_json: JsonOption = False) -> None:
-    """Remove a usage plan; its keys are then on no plan and refused, its accounts are limited by it no more.
+    """Remove a usage plan. Its keys are then on no plan and refused, its accounts are limited by it no more.
 
     What they used is not forgotten.
     """

@@ -205,7 +205,7 @@ def sync(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Bring the usage plans to what a file says, all of them or none; what was used stays used."""
+    """Bring the usage plans to what a file says. What was used stays used."""
     where = "standard input" if source == "-" else source
     plans = from_toml(where, read_text(source))
     with opened(store, create=not dry_run) as ledger:

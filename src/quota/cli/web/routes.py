@@ -21,7 +21,9 @@ WantedOption = Annotated[
 
 
 def routes(app: AppArgument, plan: WantedOption = None, store: StoreOption = None, as_json: JsonOption = False) -> None:
-    """List an application's routes as a plan names them: Starlette, FastAPI, Flask and Django, with what is mounted.
+    """List an application's routes as a plan names them.
+
+    Those of Starlette, FastAPI, Flask and Django, with what is mounted.
 
     With --plan: the routes that a plan has limits or costs for and the application does not have; status 1 if any.
     """

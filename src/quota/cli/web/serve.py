@@ -37,8 +37,10 @@ class What(StrEnum):
     both = "both"
 
 
-HostOption = Annotated[str, typer.Option("--host", help="The address to listen on.")]
-PortOption = Annotated[int, typer.Option("--port", min=0, max=65_535, help="The port; 0 takes a free one.")]
+HostOption = Annotated[str, typer.Option("--host", metavar="HOST", help="The address to listen on.")]
+PortOption = Annotated[
+    int, typer.Option("--port", metavar="PORT", min=0, max=65_535, help="The port; 0 takes a free one.")
+]
 CredentialsOption = Annotated[
     str | None,
     typer.Option("--credentials", metavar="FILE", help='JSON {"ACCESS KEY ID": "SECRET"}; none: this machine alone.'),
@@ -51,7 +53,9 @@ RevealOption = Annotated[
     str | None,
     typer.Option("--reveal", metavar="FILE", help="Fernet keys, one a line, the newest first: values stay readable."),
 ]
-ProxiesOption = Annotated[int, typer.Option("--trusted-proxies", min=0, help="How many proxies stand in front.")]
+ProxiesOption = Annotated[
+    int, typer.Option("--trusted-proxies", metavar="COUNT", min=0, help="How many proxies stand in front.")
+]
 
 
 def serve(
@@ -64,7 +68,7 @@ def serve(
     trusted_proxies: ProxiesOption = 0,
     store: StoreOption = None,
 ) -> None:
-    """Serve the usage page, API Gateway's API for keys and plans, or both, until told to stop.
+    """Serve the usage page or API Gateway's API, or both. Goes on until it is told to stop.
 
     TLS is a proxy's business: put one in front wherever others than this machine call.
     """
