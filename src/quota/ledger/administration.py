@@ -258,10 +258,11 @@ class Administration:
         return Step("change_key", (key_id(key), change, by), lambda new: conclude(to_come(new, by[1])))
 
     def remove_key(self, key: ApiKey | str) -> Step[None]:
-        """Remove a key: its secrets are nobody's from the next call on, and what it held is given back.
+        """Remove a key: its secrets are nobody's from the next call on. Raises ``UnknownKey``.
 
         What it used by day is told until the store's ``retention`` ends, for bills (``usage``, ``usage_report``). A key
-        that is made under its id begins anew. The counts of an account that it shared stay. Raises ``UnknownKey``.
+        that is made under its id begins anew. The counts of an account that it shared stay, and what it holds there
+        goes back as it lapses: to have it back at once, cancel it before (``list_reservations``).
         """
         return Step("drop_key", (key_id(key), self._by()), same)
 
