@@ -24,6 +24,8 @@ def open_store(url: str, *, asynchronous: bool = False) -> Any:
     if engine is None:
         raise InvalidValue("store", shown_url(url), f"a URL of {', '.join(sorted(_STORES))}")
     needs = _DRIVERS.get(engine, {})  # modules -> what pip calls them
+    if needs and not url[len(scheme) :].startswith("://"):
+        raise InvalidValue("store", shown_url(url), f"{scheme}:// and what follows")
     if needs:
         check_url(url)
     elif scheme.startswith("leased+") and split_url(shown_url(url))[0].netloc:

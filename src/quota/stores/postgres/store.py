@@ -41,8 +41,8 @@ def _check_url(conninfo: str | None, url: str | None) -> str:
     text = conninfo if conninfo is not None else url if url is not None else ""
     try:
         conninfo_to_dict(text)
-    except psycopg.ProgrammingError:
-        # libpq's own words would show the part of a password that it does not understand.
+    except (psycopg.ProgrammingError, UnicodeDecodeError):
+        # libpq's own words, or the bytes that are no text, would show the part of a password that is not understood.
         accepted = "what libpq accepts: options that it has, and blanks and '%' in a URL written %20 and %25"
         raise InvalidValue("store", shown_url(text), accepted) from None
     return check_url(text, lone=True)
