@@ -51,6 +51,17 @@ def used(made, secret):
 # Every place
 
 
+@pytest.mark.parametrize("name", [b"x_api_key", b"x-api_key", b"x_api-key"])
+def test_a_namesake_alone_is_hidden(name):
+    """With underscores it is no key here, but CGI further in reads it as one."""
+    secret = mint()
+    scope = {"type": "http", "headers": [(b"host", b"h"), (name, secret.encode())]}
+    places = Places(check_sources(EVERYWHERE[:2]))
+    assert places.of_scope(scope, redact=False) is None
+    assert places.of_scope(scope, redact=True) is None
+    assert scope["headers"] == [(b"host", b"h"), (name, b"****")]
+
+
 @pytest.mark.parametrize("key", [EVERYWHERE, EVERYWHERE[::-1], ("?token", "authorization", "?api_key", "x-api-key")])
 def test_every_place_is_hidden(kind, made, key):
     """Whichever place the key was found in, what the others hold is hidden too."""

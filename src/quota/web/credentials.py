@@ -87,7 +87,7 @@ class Places:
         before = scope.get(Withheld.PLACE)
         came, whole = _as_they_came(headers, query, before) if before else (headers, query)
         secret, source = find_key(came.get, whole, self._sources) if find else (None, "")
-        if not redact or not (headers or query):
+        if not redact or not (lines or query):
             return secret
         last, every = hidden(secret), scope["headers"]
         if source and len(lines) == 1 and type(every) is list and not (query or before):  # nearly always: made short
@@ -95,7 +95,7 @@ class Places:
             scope[Withheld.PLACE] = Withheld({source: (last, headers[source])})
             return secret
         hides = _hides(headers, came, source, last)
-        if hides:
+        if hides or any(line[0] not in self._fields for line in lines):
             self._rewrite(scope, lines, hides)
         for variable in ("query_string", "raw_path") if query else ():
             url = (scope.get(variable) or b"").decode("latin-1")
@@ -118,7 +118,7 @@ class Places:
         for line in lines:
             field = line[0]
             name = self._spelled[field]
-            if name in hides:
+            if name in hides or field not in self._fields:
                 place = every.index(line)
                 if field in rewritten:
                     del every[place]
