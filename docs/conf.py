@@ -12,6 +12,7 @@ myst_heading_anchors = 3
 nitpicky = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
+autodoc_preserve_defaults = True  # system_clock, not where it lies in memory
 autodoc_type_aliases = {"Cost": "Cost", "Credential": "Credential"}
 python_display_short_literal_types = True
 copybutton_prompt_text = "$ "
