@@ -11,6 +11,7 @@ Of the cases of one test, the default run takes a part where the rest says the s
 The others are marked slow: ``make test-slow`` runs them. ``spread(1)`` keeps all.
 """
 
+import gc
 import os
 import signal
 import sys
@@ -37,6 +38,16 @@ settings.register_profile("dev", max_examples=50, **_COMMON)
 settings.register_profile("push", max_examples=300, **_COMMON)
 settings.register_profile("nightly", max_examples=20_000, **_COMMON)
 settings.load_profile(os.environ.get("QUOTA_PROFILE", "dev"))
+
+
+# What is collected stays to the end: the garbage collector looks for none while it is made, nor at it in any test.
+gc.disable()
+
+
+def pytest_collection_finish():
+    """Collect garbage from here on, of what tests make."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_configure(config):
@@ -70,5 +81,5 @@ def pytest_collection_modifyitems(items):
         spread = cases[0].get_closest_marker("spread")
         every, first = (*spread.args, 0)[:2] if spread else (1, 0)
         left = [item for at, item in enumerate(cases) if at % every != first] if spread else in_another_colour(cases)
-        for item in left if len(cases) > every else ():
+        for item in left if len(cases) > 1 else ():  # one that is asked for by its id is run
             item.add_marker(pytest.mark.slow)
