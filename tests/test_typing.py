@@ -214,7 +214,7 @@ WRONG = {
 IMPORTS = f"from quota import {', '.join(sorted(quota.__all__))}"
 
 
-def mypy(folder, *, untyped=False):  # noqa: ARG001 -- whatever comes of a library without types is Any to it
+def mypy(folder):
     """What mypy says of the programs in a folder, strictly, as (file, line)s."""
     command = [
         sys.executable,
@@ -236,10 +236,13 @@ UNASKED = {"reportUnusedImport", "reportUnusedExpression", "reportUnusedVariable
 """Matters of a program's own, or of libraries that have no types."""
 
 
-def pyright(folder, *, untyped=False):
-    """The same of pyright. ``untyped``: what comes of a library without types is not asked about."""
-    unasked = UNASKED | ({"reportUnknownVariableType", "reportUnknownArgumentType"} if untyped else set())
-    settings = {"typeCheckingMode": "strict", **dict.fromkeys(sorted(unasked), False)}
+UNTYPED = "\n# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false\n"
+"""What comes of libraries without types is not asked about in the examples, which use such."""
+
+
+def pyright(folder):
+    """The same of pyright."""
+    settings = {"typeCheckingMode": "strict", **dict.fromkeys(sorted(UNASKED), False)}
     (folder / "pyrightconfig.json").write_text(json.dumps(settings))
     command = ["node", str(PYRIGHT), "--outputjson", "--pythonpath", sys.executable]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
@@ -256,37 +259,28 @@ CHECKERS = [mypy, *([pyright] if PYRIGHT.exists() else [])]
 """pyright where ``make`` had it of npm's and node is there."""
 
 
-@pytest.fixture(params=CHECKERS, ids=lambda checker: checker.__name__)
-def checker(request):
-    return request.param
-
-
-def test_what_is_wrong_is_found_and_nothing_else(checker, tmp_path):
-    """Strictly: each planted misuse by its line, and not a word of a program that is right."""
-    (tmp_path / "right.py").write_text(RIGHT.replace("from quota import *", IMPORTS))
-    lines = [IMPORTS, "ledger = Ledger()", *WRONG.values()]
-    (tmp_path / "wrong.py").write_text("\n".join(lines))
-    told = checker(tmp_path)
-    assert [message for (file, _), message in told.items() if file == "right.py"] == []
-    found = {int(line) for file, line in told if file == "wrong.py"}
-    assert not [what for number, what in enumerate(WRONG, 3) if number not in found], told
-
-
-def test_the_readme_s_programs_are_typed(checker, tmp_path):
-    """Those that stand by themselves, each as a user copies it."""
+def programs():
+    """The README's programs that stand by themselves, each as a user copies it, and the examples."""
     readme = (paths.ROOT / "README.md").read_text()
     blocks = [part.partition("```")[0] for part in readme.split("```python\n")[1:]]
-    programs = [block for block in blocks if re.search("^from quota import .*Ledger", block, re.MULTILINE)]
-    assert len(programs) >= 2
-    for number, program in enumerate(programs):
-        (tmp_path / f"program{number}.py").write_text(program)
-    assert checker(tmp_path) == {}
-
-
-def test_the_examples_are_typed(checker, tmp_path):
-    """Each of them, strictly."""
+    alone = [block for block in blocks if re.search("^from quota import .*Ledger", block, re.MULTILINE)]
+    assert len(alone) >= 2
+    yield from ((f"program{number}.py", program) for number, program in enumerate(alone))
     examples = sorted((paths.ROOT / "examples").rglob("*.py"))
     assert examples
     for number, path in enumerate(examples):
-        (tmp_path / f"{path.parent.name}{number}_{path.name}").write_text(path.read_text("utf-8"))
-    assert checker(tmp_path, untyped=True) == {}
+        yield f"{path.parent.name}{number}_{path.name}", path.read_text("utf-8") + UNTYPED
+
+
+@pytest.mark.parametrize("checker", CHECKERS, ids=lambda checker: checker.__name__)
+def test_what_is_wrong_is_found_and_nothing_else(checker, tmp_path):
+    """Strictly: each planted misuse by its line, and not a word of programs that are right, the README's and examples."""
+    (tmp_path / "right.py").write_text(RIGHT.replace("from quota import *", IMPORTS))
+    lines = [IMPORTS, "ledger = Ledger()", *WRONG.values()]
+    (tmp_path / "wrong.py").write_text("\n".join(lines))
+    for name, program in programs():
+        (tmp_path / name).write_text(program)
+    told = checker(tmp_path)
+    assert {place: message for place, message in told.items() if place[0] != "wrong.py"} == {}
+    found = {int(line) for file, line in told if file == "wrong.py"}
+    assert not [what for number, what in enumerate(WRONG, 3) if number not in found], told
