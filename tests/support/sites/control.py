@@ -11,6 +11,7 @@ from waitress.wasyncore import close_all
 from quota.aws import control_plane
 
 CREDENTIALS = {"AKIDEXAMPLE": "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"}
+SESSION = boto3.session.Session()  # one: it reads the description of API Gateway once
 STAGES = {"r1": ["prod", "test"], "r2": ["prod"]}
 
 
@@ -36,7 +37,7 @@ def client(url, *, secret=None, access_key="AKIDEXAMPLE", unsigned=False, region
     from botocore import UNSIGNED
 
     settings = {"retries": {"total_max_attempts": 1}, **({"signature_version": UNSIGNED} if unsigned else {}), **config}
-    return boto3.session.Session().client(
+    return SESSION.client(
         "apigateway", endpoint_url=url, region_name=region, aws_access_key_id=access_key,
         aws_secret_access_key=secret or CREDENTIALS["AKIDEXAMPLE"], config=Config(**settings),
     )  # fmt: skip
