@@ -4,7 +4,7 @@ import json
 import tomllib
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from commands import Quota
@@ -43,7 +43,6 @@ def shop():
     return quota
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_a_file_says_all_of_its_plans(data):
     """Round trip: whatever plans are written, the same ones are read; what is written is TOML by the standard library."""

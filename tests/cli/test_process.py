@@ -66,6 +66,7 @@ def left(*arguments, command=QUOTA):
         os.close(writing)
 
 
+@pytest.mark.spread(3)
 @pytest.mark.parametrize("arguments", [
     ["plan", "list"], ["plan", "list", "--json"], ["usage", "ada"], ["--help"], ["consume", "ada"],
     ["replay", str(SAMPLE), "--plan", "100/day"], ["demo"],
@@ -206,6 +207,7 @@ def screen(*arguments, columns=80):
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown).splitlines()
 
 
+@pytest.mark.spread(3)
 @pytest.mark.parametrize("columns", [70, 80, 120])
 def test_limits_are_a_row_each_on_any_terminal(folder, columns):
     """Neither a bar nor when it is empty again is folded: fewer words are used."""
@@ -216,6 +218,7 @@ def test_limits_are_a_row_each_on_any_terminal(folder, columns):
     assert max(map(len, lines)) <= columns, lines
 
 
+@pytest.mark.spread(3)
 @pytest.mark.parametrize("columns", [50, 70, 120])
 def test_a_tree_of_accounts_is_a_row_for_each_limit_on_any_terminal(folder, columns):
     """Neither the lines of the tree nor the figures are folded: bars get shorter, then go."""

@@ -1094,7 +1094,7 @@ def prune(w):
     return [lambda: attempt(ClockSkew, w.ledger.consume, OLD), next_year], check
 
 
-@pytest.mark.spread(5)
+@pytest.mark.spread(8)
 @pytest.mark.parametrize("name", scenario)
 def test_interleavings_with_one_preemption(name):
     """A hundred of them, others at each run: nothing is found, though a call was switched away from in nearly all."""
@@ -1228,7 +1228,7 @@ PLANTED = {
 }  # fmt: skip
 
 
-@pytest.mark.spread(5)
+@pytest.mark.spread(8)
 @pytest.mark.parametrize(("what", "name"), [(what, name) for what, (_, names) in PLANTED.items() for name in names])
 def test_planted_races_are_found(monkeypatch, what, name):
     """A store with one mistake is caught by exploring the same scenario, and by replaying what was found."""

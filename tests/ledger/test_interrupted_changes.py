@@ -178,23 +178,23 @@ def interrupt(change, later, first=1, stride=1, **options):
 def test_all_or_nothing(name):
     """Of what callers can be told afterwards, nothing is half done; what can be done once was done or can be.
 
-    Every eighteenth instant; where changes pass the same code, not the same ones. At length, every one.
+    Every fortieth instant; where changes pass the same code, not the same ones. At length, every one.
     """
-    assert interrupt(CHANGES[name], LATER["at once"], 1 + len(name) % 18, 18) > 5
+    assert interrupt(CHANGES[name], LATER["at once"], 1 + len(name) % 40, 40) > 5
 
 
 @pytest.mark.spread(4, 1)
 @pytest.mark.parametrize("name", CHANGES)
 def test_all_or_nothing_on_the_fast_path(name):
-    """The same of a key that is alone, with the fast path open, every tenth: it is never left open on what has changed."""
-    assert interrupt(CHANGES[name], LATER["at once"], 1 + len(name) % 10, 10, alone=True) > 1
+    """The same of a key that is alone, with the fast path open, every twentieth: it is never left open on what has changed."""
+    assert interrupt(CHANGES[name], LATER["at once"], 1 + len(name) % 20, 20, alone=True) > 1
 
 
 @pytest.mark.spread(4, 2)
 @pytest.mark.parametrize("name", CHANGES)
 def test_all_or_nothing_behind_headrooms(name):
     """The same of keys of one account whose calls are served by headrooms: none goes on with what has changed."""
-    assert interrupt(CHANGES[name], LATER["at once"], 1 + len(name) % 10, 10, bound=True) > 1
+    assert interrupt(CHANGES[name], LATER["at once"], 1 + len(name) % 40, 40, bound=True) > 1
 
 
 @pytest.mark.spread(3)
@@ -237,4 +237,4 @@ def test_planted_halves_are_found(monkeypatch, what, name):
     """A store that writes in two goes, or in many, is seen."""
     plant(monkeypatch, *PLANTED[what][0])
     with pytest.raises(AssertionError, match=r"after \d+ calls"):
-        interrupt(CHANGES[name], LATER["at once"], stride=3)
+        interrupt(CHANGES[name], LATER["at once"], stride=7)

@@ -224,7 +224,7 @@ def interrupted(limits, calls, later, then, op=consume):
     return instants
 
 
-@pytest.mark.spread(5)
+@pytest.mark.spread(9)
 @pytest.mark.parametrize(
     ("calls", "later"), [(1, 0), (2, 0), (16, 0), (17, 0), (18, 0), (3, 1_000_000), (18, 1_000_000), (3, 60_000_000)]
 )

@@ -311,7 +311,7 @@ BUGS = {
 }  # fmt: skip
 
 
-@pytest.mark.spread(6)
+@pytest.mark.spread(12)
 @pytest.mark.parametrize("bug", BUGS)
 def test_the_suite_catches(bug, tmp_path):
     """One planted bug, seen by a scenario or the machine."""

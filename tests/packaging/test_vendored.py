@@ -45,7 +45,7 @@ LONG = {
     "stores/server/test_races", "stores/server/test_forks", "stores/memory/test_bounded", "stores/memory/test_differential",
     "stores/sqlite/test_bounded", "stores/sqlite/test_differential", "process/test_forks", "replay/test_demo", "replay/test_log_files",
     "aws/test_limits", "aws/test_read_write", "ledger/test_acquire", "test_frozen", "rule/test_kept", "web/test_addresses",
-    "replay/test_logs", "replay/test_logs_forms", "test_limit_text", "web/test_asgi", "web/test_gate", "web/test_wsgi",
+    "replay/test_logs", "replay/test_logs_forms", "test_limit_text", "test_period", "web/test_asgi", "web/test_gate", "web/test_wsgi",
 }  # fmt: skip
 """What takes its time on any copy alike: left to the slow run."""
 DRIVEN = {"quota.stores.redis": "redis", "quota.stores.postgres": "psycopg"}

@@ -5,6 +5,7 @@ from itertools import product
 import pytest
 
 from quota import Ledger, ManualClock, ReservationClosed, UsagePlan
+from quota.stores.memory import MemoryStore
 
 DAY = 86_400_000_000
 START = 1_767_225_600_000_000 - 1  # one microsecond before a day and a year begin
@@ -28,7 +29,7 @@ def test_every_sequence_of_operations_is_decided_as_the_log_says(steps, at_least
 
 def _play(history):
     clock = ManualClock(START)
-    ledger = Ledger(clock=clock)
+    ledger = Ledger(MemoryStore(stripes=1), clock=clock)  # quick to make
     limit = 1
     ledger.add_plan(UsagePlan("p", f"{limit}/day"))
     keys = [ledger.issue_key(name, "p").key for name in ("a", "b")]
@@ -64,7 +65,7 @@ def test_every_sequence_of_open_renew_lapse_and_close_is_decided_as_the_log_says
 
 def _play_slots(history):
     clock = ManualClock(START + 1)
-    ledger = Ledger(clock=clock)
+    ledger = Ledger(MemoryStore(stripes=1), clock=clock)  # quick to make
     ledger.add_plan(UsagePlan("p", "1 concurrent, 99/year"))
     key = ledger.issue_key("a", "p").key
     handles, ends, spent = {}, {}, 0

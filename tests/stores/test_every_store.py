@@ -55,8 +55,8 @@ def machine_over(stores):
 
 
 HISTORIES = {
-    "sqlite": (20, 30, 500), "redis": (25, 30, 300), "postgres": (8, 30, 300),
-    "awaited sqlite": (8, 25, 100), "awaited redis": (12, 25, 100), "awaited postgres": (6, 25, 100),
+    "sqlite": (10, 30, 500), "redis": (10, 30, 300), "postgres": (5, 30, 300),
+    "awaited sqlite": (5, 25, 100), "awaited redis": (5, 25, 100), "awaited postgres": (4, 25, 100),
 }  # fmt: skip
 """How many, of how many steps; how many at length. In memory: ``ledger/test_machine.py``."""
 

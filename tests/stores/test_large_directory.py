@@ -60,8 +60,8 @@ def bounded(kind, few, many, clock, find):
 
 
 def test_memory_is_bounded(clock, request):
-    """On SQLite: sixteen hundred keys as five hundred and fifty, which are more than a page of them."""
-    bounded("sqlite", 550, 1_600, clock, request.getfixturevalue)
+    """On SQLite: eleven hundred keys as five hundred and ten, which are more than a page of them."""
+    bounded("sqlite", 510, 1_100, clock, request.getfixturevalue)
 
 
 @pytest.mark.slow

@@ -71,7 +71,7 @@ def port():
         yield taken.getsockname()[1]
 
 
-@pytest.mark.spread(7)
+@pytest.mark.spread(13)
 @pytest.mark.parametrize("odd", ODD)
 @pytest.mark.parametrize("scheme", SERVERS + OTHERS)
 def test_no_part_of_a_password_is_told(scheme, odd, port):

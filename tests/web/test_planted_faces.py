@@ -529,7 +529,7 @@ def test_as_it_is(history):
     history(quota)
 
 
-@pytest.mark.spread(5)
+@pytest.mark.spread(10)
 @pytest.mark.parametrize("bug", BUGS)
 def test_a_planted_bug_is_seen(bug, tmp_path):
     """By its history."""

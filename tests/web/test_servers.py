@@ -101,6 +101,7 @@ async def storm(url, secret, requests, clients):
     return [answer for batch in batches for answer in batch]
 
 
+@pytest.mark.spread(6, 5)  # gunicorn's workers race in test_race.py
 @pytest.mark.parametrize(
     ("charge", "limit"),
     [
@@ -123,6 +124,7 @@ def test_exactly_the_limit(ledger, serve, charge, limit):
         assert left == list(range(limit))
 
 
+@pytest.mark.spread(2)
 def test_a_client_that_has_all_is_not_refused_for_it(ledger, serve):
     """One call at once: who reads each answer to its end and asks again at once is never told that a call is in flight."""
     ledger.add_plan(UsagePlan("PlanA", "1 concurrent, 1000/day"))
@@ -141,6 +143,7 @@ def test_a_client_that_has_all_is_not_refused_for_it(ledger, serve):
         assert time.monotonic() < deadline
 
 
+@pytest.mark.spread(2, 1)
 def test_everything_settles(ledger, serve):
     """Streams, errors before and during the response, HEAD, and clients that go away: successes count, failures do not."""
     ledger.add_plan(UsagePlan("PlanA", "100/month"))
@@ -167,6 +170,7 @@ def test_everything_settles(ledger, serve):
         assert client.head("/pets", headers={"x-api-key": "none"}).headers["content-type"] == "application/problem+json"
 
 
+@pytest.mark.spread(2)
 def test_the_response_says_what_it_used(ledger, serve):
     """What the application says it used is what is charged."""
     ledger.add_plan(UsagePlan("PlanA", "100/month"))
@@ -176,6 +180,7 @@ def test_the_response_says_what_it_used(ledger, serve):
     assert settles_at(ledger, key, 7)
 
 
+@pytest.mark.spread(2, 1)
 def test_unread_bodies(ledger, serve):
     """After a refusal whose body nobody read the connection goes on: what follows is a request, not the rest of the body."""
     ledger.add_plan(UsagePlan("PlanA", "100/month"))
@@ -202,6 +207,7 @@ def test_unread_bodies(ledger, serve):
     assert answers.count(b"HTTP/1.1 ") == 4
 
 
+@pytest.mark.spread(2)
 def test_hostile_bytes(ledger, serve):
     """Strange bytes on the wire get an answer of some kind, and the server goes on serving."""
     ledger.add_plan(UsagePlan("PlanA", "100/month"))
@@ -226,6 +232,7 @@ def test_hostile_bytes(ledger, serve):
     assert "Traceback" not in server.text
 
 
+@pytest.mark.spread(2, 1)
 def test_logs_do_not_tell(ledger, serve):
     """The server's own access log shows four characters of a key, in header or query, however its name is written.
 

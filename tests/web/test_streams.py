@@ -87,7 +87,7 @@ def used(ledger, key):
     return {limit.name: limit.used for limit in ledger.status(key)}
 
 
-@pytest.mark.parametrize("count", [40, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [20, pytest.param(200, marks=pytest.mark.slow)])
 def test_streams_cut_at_random_bytes(ledger, serve, count):
     """By a reset or an orderly close, in the middle of an event or before the first: what was made is charged, not one token else."""
     rolls = random.Random(count)

@@ -507,7 +507,7 @@ def test_planted_lease_that_overtakes(monkeypatch):
                 test_no_lease_overtakes_a_change(name, turns)
 
 
-@pytest.mark.spread(5)
+@pytest.mark.spread(9)
 @pytest.mark.parametrize("name", scenario)
 def test_interleavings_with_one_preemption(name):
     """A hundred of them, others at each run."""
@@ -582,7 +582,7 @@ PLANTED = {
 }  # fmt: skip
 
 
-@pytest.mark.spread(5)
+@pytest.mark.spread(9)
 @pytest.mark.parametrize(("what", "name"), [(what, name) for what, (_, names, *_) in PLANTED.items() for name in names])
 def test_planted_races_are_found(monkeypatch, what, name):
     """A process with one mistake is caught by exploring the same scenario, and by replaying what was found."""

@@ -207,7 +207,7 @@ def test_a_change_binds_though_a_loop_paused_as_it_asked_for_a_lease():
         loop.close()
 
 
-@pytest.mark.spread(3)
+@pytest.mark.spread(3, 1)
 def test_loops_side_by_side_admit_the_limit(store):
     """Eight loops at once, each with tasks that spend and do what only the store can: the limit is reached, and kept."""
     store, counted = store

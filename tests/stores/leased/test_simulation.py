@@ -69,11 +69,11 @@ def test_the_simulation_catches(bug, tmp_path):
     assert caught(simulate, package, [SOONEST.get(bug, 1), *range(400)]) is not None
 
 
-@pytest.mark.spread(2)
-@pytest.mark.parametrize("part", range(4))
+@pytest.mark.spread(4)
+@pytest.mark.parametrize("part", range(12))
 def test_histories(part):
     """Every unit is accounted for after every step of every history."""
-    for seed in range(part * 15, part * 15 + 15):
+    for seed in range(part * 5, part * 5 + 5):
         simulate(seed, awaited=seed % 3 == 0)
 
 
@@ -86,10 +86,10 @@ def test_histories_that_failed_once(seed):
 
 
 @pytest.mark.spread(2)
-@pytest.mark.parametrize("part", range(2))
+@pytest.mark.parametrize("part", range(4))
 def test_crowded_histories(part):
     """The same where many tasks of one process call at once, and some of them are cancelled on the way."""
-    for seed in range(50_000 + part * 10, 50_000 + part * 10 + 10):
+    for seed in range(50_000 + part * 5, 50_000 + part * 5 + 5):
         simulate(seed, crowded=True)
 
 

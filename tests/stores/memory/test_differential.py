@@ -30,10 +30,10 @@ def fast_and_general(seed):
 SLOW = pytest.mark.slow
 
 
-@pytest.mark.parametrize("first", [0, *(pytest.param(first, marks=SLOW) for first in (50, 100, 150))])
+@pytest.mark.parametrize("first", [0, *(pytest.param(first, marks=SLOW) for first in range(20, 200, 20))])
 def test_the_fast_path_answers_and_keeps_what_the_rule_does(first):
-    """Fifty random histories, two hundred at length: answers, usage, and records with the readings of their minutes and hours."""
-    assert sum(fast_and_general(seed) for seed in range(first, first + 50)) > 1000
+    """Twenty random histories, two hundred at length: answers, usage, and records with the readings of their minutes and hours."""
+    assert sum(fast_and_general(seed) for seed in range(first, first + 20)) > 400
 
 
 @pytest.mark.slow

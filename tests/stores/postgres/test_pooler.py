@@ -57,7 +57,7 @@ def test_the_conformance_machine_behind_a_pooler(url):
         def _ledger(self, store):
             return Awaited(AsyncLedger(store, clock=self.clock))
 
-    few = settings(max_examples=4, stateful_step_count=25)
+    few = settings(max_examples=2, stateful_step_count=25)
     run_state_machine_as_test(machine(lambda: PostgresStore(url, namespace=namespace())), settings=few)
     run_state_machine_as_test(AwaitedMachine, settings=few)
 

@@ -108,7 +108,7 @@ def check_forbidden(server, client, command):
     return told
 
 
-@pytest.mark.spread(3)
+@pytest.mark.spread(6)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_forbidden_command_leaves_nothing_half_done(server, client, command):
     """Whichever it is, each call is done or is refused whole, and no record is spoilt."""
