@@ -118,6 +118,7 @@ def test_a_killed_import_is_finished_by_the_same_command(url, tmp_path, at):
     assert read(tmp_path / "out") == read(source)
 
 
+@pytest.mark.spread(3, 2)
 @pytest.mark.parametrize("at", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_a_killed_import_of_csv_is_finished_by_the_same_command(url, tmp_path, at):
     """Each key once, on its plans."""

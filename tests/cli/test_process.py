@@ -77,6 +77,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(folder, arguments):
     assert (status, err) == (0, "")
 
 
+@pytest.mark.spread(3, 2)
 @pytest.mark.parametrize("arguments", [["consume", "spent"], ["check", "spent"], ["consume", "spent", "--json"]])
 def test_a_refusal_is_a_refusal_whoever_reads_it(folder, arguments):
     """quota consume KEY | head has the exit status of the decision."""

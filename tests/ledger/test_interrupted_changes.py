@@ -231,7 +231,7 @@ PLANTED = {
 }  # fmt: skip
 
 
-@pytest.mark.spread(4)
+@pytest.mark.spread(5)
 @pytest.mark.parametrize(("what", "name"), [(what, name) for what, (_, names) in PLANTED.items() for name in names])
 def test_planted_halves_are_found(monkeypatch, what, name):
     """A store that writes in two goes, or in many, is seen."""

@@ -57,6 +57,7 @@ def opened(limits=THROTTLED):
     return ledger, clock, key, secret
 
 
+@pytest.mark.spread(5)
 @pytest.mark.parametrize("before", [[], [{"request_id": "q"}]], ids=["plain", "named before"])
 @pytest.mark.parametrize("options", [{}, {"request_id": "r"}, {"route": "/r"}], ids=["fast", "named", "route"])
 @pytest.mark.parametrize("later", [0, 60_000_000], ids=["same minute", "next minute"])

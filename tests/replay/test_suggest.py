@@ -22,7 +22,7 @@ def spared(lines, limits):
     return len(report.clients) - report.clients_refused
 
 
-@pytest.mark.spread(6)
+@pytest.mark.spread(12)
 @pytest.mark.parametrize(
     "shape", [SHAPE, "1/day", "1/s burst 1", "2/s burst 1, 1/hour, 1/week", "1/3/s burst 1, 9/day overage 2"]
 )

@@ -272,7 +272,7 @@ PLANTED = {
 }  # fmt: skip
 
 
-@pytest.mark.spread(4)
+@pytest.mark.spread(7)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # such as they are to cause
 @pytest.mark.parametrize("bug", PLANTED)
 def test_planted_bugs_of_turns_are_found(tmp_path, monkeypatch, bug):
