@@ -686,6 +686,19 @@ def test_adjustments_that_cannot_be_meant(ledger, error, arguments):
     assert ledger.peek(secret).limits[0].remaining == 4
 
 
+def test_as_much_is_granted_as_can_be_counted(ledger):
+    """All of it together comes to the largest number; one more is refused, and the error names what was given."""
+    on(ledger, f"{MAX_UNITS - 3}/day overage 1")
+    with pytest.raises(InvalidCost, match=f"at most {MAX_UNITS}") as error:
+        ledger.grant("k", "requests/day", 3)
+    assert error.value.field == "units"
+    assert ledger.grant("k", "requests/day", 2).extra == 2
+    with pytest.raises(InvalidCost, match=f"at most {MAX_UNITS}") as error:
+        ledger.set_remaining("k", "requests/day", MAX_UNITS)
+    assert error.value.field == "remaining"
+    assert ledger.set_remaining("k", "requests/day", MAX_UNITS - 1).extra == 2
+
+
 def test_a_limit_that_is_not_there_is_told_with_those_that_are(ledger):
     """The message names the key's quotas."""
     on(ledger, "5/day, 7/hour, 5/s")

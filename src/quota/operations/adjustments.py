@@ -59,7 +59,8 @@ def adjust(request: Request, entry: Entry | None, subject: Subject | None, optio
     window: Window = meter.window(limit.name)  # type: ignore[assignment] # advanced
     extra = window.extra + units if request.op == "grant" else units + meter.total - window.base - limit.limit
     if not -MAX_UNITS <= extra <= MAX_UNITS - limit.limit - limit.overage:
-        raise InvalidCost("units", units, f"so many that limit, overage and grants stay below {MAX_UNITS}")
+        field, most = "units" if request.op == "grant" else "remaining", f"come to at most {MAX_UNITS}"
+        raise InvalidCost(field, units, f"so many that limit, overage and grants {most}")
     if extra != window.extra:
         by, granted = (request.actor, request.now), ({"extra": window.extra}, {"extra": extra})
         where = {"key": entry.key, "plan": entry.plans[request.api].id, "api": request.api}
