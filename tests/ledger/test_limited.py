@@ -12,6 +12,7 @@ from collections import Counter
 import pytest
 
 import quota
+from every_store import run_threads
 from quota import (
     AsyncLedger,
     Caller,
@@ -201,9 +202,7 @@ def test_threads_get_exactly_what_there_is():
         except NotAllowed:
             pass
 
-    threads = [threading.Thread(target=one) for _ in range(40)]
-    [thread.start() for thread in threads]
-    [thread.join() for thread in threads]
+    run_threads([one] * 40)
     assert len(ran) == 3
 
 

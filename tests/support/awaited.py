@@ -1,10 +1,13 @@
-"""An AsyncLedger that tests of the sync one can play with."""
+"""An AsyncLedger that tests of the sync one can play with, and what tasks do to one."""
 
 import asyncio
+import threading
+import time
 from contextlib import suppress
 from inspect import iscoroutinefunction
 
-from quota import AsyncReservation, Decision
+from quota import AsyncLedger, AsyncReservation, Decision, ManualClock, UsagePlan
+from receipts import Receipt, check_receipts
 
 
 class Awaited:
@@ -57,3 +60,40 @@ class AwaitedReservation:
     def __getattr__(self, name):
         found = getattr(self._reservation, name)
         return (lambda *args: self._runner.run(found(*args))) if iscoroutinefunction(found) else found
+
+
+async def tasks_tile(store, count):
+    """Eight tasks that call on one key: how many units their receipts tile. No thread is started."""
+    async with AsyncLedger(store, clock=ManualClock(1_773_144_000_000_000)) as ledger:
+        await ledger.add_plan(UsagePlan("p", "1000000/day"))
+        _, secret = await ledger.issue_key("k", "p")
+        receipts = []
+
+        async def work():
+            for _ in range(count):
+                invoked = time.monotonic()
+                decision = await ledger.consume(secret, 2)
+                receipts.append(Receipt(invoked, time.monotonic(), 2, decision.limits[0].used))
+
+        threads = set(threading.enumerate())
+        await asyncio.gather(*(work() for _ in range(8)))
+        assert set(threading.enumerate()) <= threads
+        return check_receipts(receipts)
+
+
+async def cancelled_calls(ledger, secret, cost, rounds):
+    """Calls that are cancelled anywhere on their way: how many came to their end, and how many did not."""
+    done = unsure = 0
+    for number in range(rounds):
+        task = asyncio.ensure_future(ledger.consume(secret, cost, request_id=f"id{number}"))
+        for _ in range(number % 12):
+            await asyncio.sleep(0)
+        if number % 12 == 11:
+            await asyncio.wait([task])
+        task.cancel()
+        try:
+            await task
+            done += 1
+        except asyncio.CancelledError:
+            unsure += 1
+    return done, unsure

@@ -129,25 +129,30 @@ def test_cancelled_before_the_response():
     assert used(made, secret) == 0
 
 
+async def without_end():
+    """A store that waits, its ledger and a secret of it, when a request is begun that never ends, and what makes it."""
+    store, started = Elsewhere(waits=True), asyncio.Event()
+    made = AsyncLedger(store, clock=ManualClock(NOON))
+    await made.add_plan(UsagePlan("PlanA", "3/day"))
+    secret = (await made.issue_key("Key123", "PlanA")).secret
+
+    async def forever(scope, receive, send):
+        started.set()
+        await asyncio.Event().wait()
+
+    app = QuotaMiddleware(forever, made, on_unavailable="deny", charge="success")
+    return store, made, secret, started, Strict(app, headers={"x-api-key": secret}).serve
+
+
 @pytest.mark.parametrize("when", ["holding", "running"])
 def test_cancelled_while_the_store_is_at_it(when):
     """A request cancelled while its hold is being made, or being settled, leaves nothing held behind."""
 
     async def scenario():
-        store = Elsewhere(waits=True)
-        made = AsyncLedger(store, clock=ManualClock(NOON))
-        await made.add_plan(UsagePlan("PlanA", "3/day"))
-        secret = (await made.issue_key("Key123", "PlanA")).secret
-        started = asyncio.Event()
-
-        async def forever(scope, receive, send):
-            started.set()
-            await asyncio.Event().wait()
-
+        store, made, secret, started, serve = await without_end()
         if when == "holding":
             store.release = asyncio.Event()
-        app = QuotaMiddleware(forever, made, on_unavailable="deny", charge="success")
-        task = asyncio.ensure_future(Strict(app, headers={"x-api-key": secret}).serve())
+        task = asyncio.ensure_future(serve())
         await (store.holding if when == "holding" else started).wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -165,18 +170,8 @@ def test_cancelled_twice():
     """A request cancelled again while it is being settled is settled all the same."""
 
     async def scenario():
-        store = Elsewhere(waits=True)
-        made = AsyncLedger(store, clock=ManualClock(NOON))
-        await made.add_plan(UsagePlan("PlanA", "3/day"))
-        secret = (await made.issue_key("Key123", "PlanA")).secret
-        started = asyncio.Event()
-
-        async def forever(scope, receive, send):
-            started.set()
-            await asyncio.Event().wait()
-
-        app = QuotaMiddleware(forever, made, on_unavailable="deny", charge="success")
-        task = asyncio.ensure_future(Strict(app, headers={"x-api-key": secret}).serve())
+        store, made, secret, started, serve = await without_end()
+        task = asyncio.ensure_future(serve())
         await started.wait()
         task.cancel()
         await asyncio.sleep(0)

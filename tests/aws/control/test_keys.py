@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-import threading
 from datetime import datetime, timezone
+from functools import partial
 
 import pytest
 from cryptography.fernet import Fernet, MultiFernet
 
 from control import bare, client, plane, refused, served
+from every_store import run_threads
 from quota import Ledger, ManualClock
 from quota.aws import rotate_values
 from quota.aws.control import keys
@@ -406,10 +407,6 @@ def test_two_clients_patch_a_key_at_once(aws, ledger):
                     apiKey=key, patchOperations=[{"op": "replace", "path": path, "value": f"{path}{at}"}]
                 )
 
-        threads = [threading.Thread(target=patch, args=pair) for pair in enumerate(("/name", "/description"))]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        run_threads([partial(patch, *pair) for pair in enumerate(("/name", "/description"))])
     there = aws.get_api_key(apiKey=key)
     assert (there["name"], there["description"]) == ("/name19", "/description19")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 
 import pytest
 
 from control import bare, client, plane, refused, served
+from every_store import run_threads
 from quota import UsagePlan
 from quota.aws.control import plans
 from quota.aws.control.plane import stages_of
@@ -359,11 +359,7 @@ def test_two_clients_patch_a_plan_at_once(aws, ledger):
             lambda at: patch(aws, plan, ("replace", "/description", f"d{at}")), lambda at: patch(other, plan, ("replace", "/productCode", f"p{at}")),
             lambda at: other.tag_resource(resourceArn=arn, tags={f"t{at}": "x"}), lambda at: patch(aws, plan, ("replace", "/quota/limit", str(at)), ("replace", "/quota/period", "DAY")),
         ]  # fmt: skip
-        threads = [threading.Thread(target=lambda work=work: [work(at) for at in range(15)]) for work in works]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        run_threads([lambda work=work: [work(at) for at in range(15)] for work in works])
     now = aws.get_usage_plan(usagePlanId=plan["id"])
     assert (now["description"], now["productCode"], now["quota"]["limit"], len(now["tags"])) == ("d14", "p14", 14, 15)
 

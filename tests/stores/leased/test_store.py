@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
 from awaited import Awaited
+from every_store import run_threads
 from quota import AsyncLedger, Ledger, ManualClock, PlanConflict, Quota, StoreUnavailable, UsagePlan, system_clock
 from quota.clock import MICROSECOND
 from quota.errors import InvalidValue
@@ -506,11 +507,7 @@ def test_threads_share_a_lease(shared):
     """Many threads on one key: exact, and few operations."""
     ledger = holder(shared, system_clock, "20000/day")
     counts = []
-    threads = [threading.Thread(target=lambda: counts.append(consume(ledger, 3000))) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_threads([lambda: counts.append(consume(ledger, 3000))] * 8)
     assert sum(counts) == 20_000
     ledger.close()
     assert stands(shared, system_clock) == (20_000, 0)

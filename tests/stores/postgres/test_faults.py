@@ -11,12 +11,12 @@ import pytest
 import uvloop
 from psycopg_pool import AsyncConnectionPool
 
-from every_store import ledger_with, run_threads, used
+from awaited import cancelled_calls, tasks_tile
+from every_store import ledger_with, of_its_own, run_threads, used
 from quota import AsyncLedger, Ledger, ManualClock, StoreBusy, StoreUnavailable, UsagePlan
 from quota.operations.request import Request
 from quota.stores.postgres import AsyncPostgresStore, PostgresStore
 from quota.stores.postgres.schema import VERSION
-from receipts import Receipt, check_receipts
 from servers import Postgres, PostgresProxy, free_port
 
 START = int(datetime(2026, 3, 10, 12, tzinfo=timezone.utc).timestamp()) * 1_000_000
@@ -28,11 +28,7 @@ def namespace() -> str:
     return f"fault{next(_names)}"
 
 
-@pytest.fixture(scope="module")
-def server():
-    found = Postgres()
-    yield found
-    found.stop()
+server = of_its_own(Postgres)
 
 
 @pytest.fixture
@@ -351,35 +347,17 @@ def test_a_read_only_replica_is_unavailable(server, store, clock):
 # Asyncio
 
 
-async def tasks_tile(url, name, pool=None, count=15):
-    store = AsyncPostgresStore(pool or url, namespace=name, **({} if pool else {"connections": 4}))
-    async with AsyncLedger(store, clock=ManualClock(START)) as ledger:
-        await ledger.add_plan(UsagePlan("p", "1000000/day"))
-        _, secret = await ledger.issue_key("k", "p")
-        receipts = []
-
-        async def work():
-            for _ in range(count):
-                invoked = time.monotonic()
-                decision = await ledger.consume(secret, 2)
-                receipts.append(Receipt(invoked, time.monotonic(), 2, decision.limits[0].used))
-
-        threads = set(threading.enumerate())
-        await asyncio.gather(*(work() for _ in range(8)))
-        assert set(threading.enumerate()) <= threads
-        return check_receipts(receipts)
-
-
 @LOOPS
 def test_tasks_share_one_store_without_threads(server, loop):
     """Eight tasks over four connections, or over the caller's pool: receipts tile, on both loops, without a thread."""
 
     async def pooled():
         async with AsyncConnectionPool(server.url, min_size=1, max_size=3, open=False) as pool:
-            return await tasks_tile(server.url, namespace(), pool)
+            return await tasks_tile(AsyncPostgresStore(pool, namespace=namespace()), 15)
 
     with asyncio.Runner(loop_factory=loop) as runner:
-        assert runner.run(tasks_tile(server.url, namespace())) == 8 * 15 * 2
+        four = AsyncPostgresStore(server.url, namespace=namespace(), connections=4)
+        assert runner.run(tasks_tile(four, 15)) == 8 * 15 * 2
         assert runner.run(pooled()) == 8 * 15 * 2
 
 
@@ -389,19 +367,7 @@ async def cancelled(url, name, rounds=72):
         _, secret = await ledger.issue_key("k", "p")
         cost = {"requests": 3, "tokens": 7}
         await ledger.consume(secret, cost)
-        done = unsure = 0
-        for number in range(rounds):
-            task = asyncio.ensure_future(ledger.consume(secret, cost, request_id=f"id{number}"))
-            for _ in range(number % 12):
-                await asyncio.sleep(0)
-            if number % 12 == 11:
-                await asyncio.wait([task])
-            task.cancel()
-            try:
-                await task
-                done += 1
-            except asyncio.CancelledError:
-                unsure += 1
+        done, unsure = await cancelled_calls(ledger, secret, cost, rounds)
         # Whatever was under way at a cancelled call's end is charged or not once its row is free.
         await ledger.store.change_key((await ledger.list_keys())[0].id, lambda key: key)
         replays = [(await ledger.consume(secret, cost, request_id=f"id{number}")).replayed for number in range(rounds)]

@@ -5,13 +5,13 @@ The functions are the second twin of the rule. Every entry replaces one piece of
 
 import itertools
 import random
-import threading
 import time
 from datetime import datetime, timezone
 from hashlib import sha256
 
 import pytest
 
+from every_store import run_threads
 from quota import ClockSkew, Ledger, ManualClock, QuotaError, StoreBusy, UsagePlan
 from quota.stores.memory import MemoryStore
 from quota.stores.postgres import PostgresStore
@@ -42,23 +42,6 @@ class World:
     def close(self):
         for store in self.opened:
             store.close()
-
-
-def together(*jobs):
-    raised = []
-
-    def run(job):
-        try:
-            job()
-        except BaseException as error:
-            raised.append(error)
-
-    threads = [threading.Thread(target=run, args=(job,)) for job in jobs]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert raised == []
 
 
 PLANS = [
@@ -159,8 +142,8 @@ def a_request_id_counts_once(world):
         ledger.consume(secret)
     first = here.consume(secret, request_id="x")
     assert [ledger.consume(secret, request_id="x").id for ledger in (there, here)] == [first.id] * 2
-    together(*(lambda ledger=ledger: [ledger.consume(secret, request_id=f"y{n}") for n in range(30)]
-               for ledger in (here, there, world.ledger(), world.ledger())))  # fmt: skip
+    ledgers = here, there, world.ledger(), world.ledger()
+    run_threads([lambda one=one: [one.consume(secret, request_id=f"y{n}") for n in range(30)] for one in ledgers])
     assert here.peek(secret).limits[0].used == 3 + 1 + 30 + 1
 
 
@@ -248,7 +231,7 @@ def many_at_once_are_exact(world):
                 ledger.reserve(secret, 7, ttl=60_000_000).commit(1)
                 ledger.reserve(alone, 7, ttl=60_000_000).commit(1)
 
-    together(*(lambda ledger=world.ledger(), n=n: work(ledger, secrets[n % 2]) for n in range(5)))
+    run_threads([lambda ledger=world.ledger(), n=n: work(ledger, secrets[n % 2]) for n in range(5)])
     used = [[s.used - 1 for s in first.peek(secret).limits[:2]] for secret in (*secrets, alone)]
     each = 8 * 2 + 2
     assert used == [[3 * each, 5 * each], [2 * each, 5 * each], [5 * (8 * 3 + 2)] * 2]
@@ -266,10 +249,8 @@ def keys_join_without_loss(world):
         others = [world.ledger() for _ in range(2)]
         for other in others:
             other.peek(secret)
-        together(
-            *(lambda other=other: [other.consume(secret) for _ in range(4)] for other in others),
-            lambda: here.issue_key("second", "p", account=account),
-        )
+        calls = [lambda other=other: [other.consume(secret) for _ in range(4)] for other in others]
+        run_threads([*calls, lambda: here.issue_key("second", "p", account=account)])
         assert [s.used for s in here.consume(secret).limits] == [2 * 4 + n % 2 + 1] * 2
 
 
@@ -287,7 +268,7 @@ def one_of_two_wins(world):
             except QuotaError:
                 pass
 
-    together(*(lambda ledger=ledger, n=n: issue(ledger, n) for n, ledger in enumerate(ledgers)))
+    run_threads([lambda ledger=ledger, n=n: issue(ledger, n) for n, ledger in enumerate(ledgers)])
     assert sorted(won) == list(range(6))
 
 

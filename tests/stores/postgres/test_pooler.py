@@ -13,6 +13,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from awaited import Awaited
+from every_store import of_its_own
 from quota import AsyncLedger, Ledger, ManualClock, StoreUnavailable, UsagePlan
 from quota.errors import StoreBusy
 from quota.stores.postgres import AsyncPostgresStore, PostgresStore
@@ -29,11 +30,7 @@ def namespace():
     return f"pooled{next(_names)}"
 
 
-@pytest.fixture(scope="module")
-def server():
-    found = Postgres()
-    yield found
-    found.stop()
+server = of_its_own(Postgres)
 
 
 @pytest.fixture(scope="module", params=list(POOLERS))

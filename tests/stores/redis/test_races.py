@@ -8,6 +8,7 @@ import itertools
 import pytest
 from redis.connection import Connection
 
+from every_store import of_its_own
 from interleavings import attempt, plant
 from interrupts import from_elsewhere, interrupts
 from quota import AsyncLedger, Ledger, ManualClock, UsagePlan
@@ -21,11 +22,7 @@ NOON = 1_700_049_600_000_000
 _numbers = itertools.count()
 
 
-@pytest.fixture(scope="module")
-def server():
-    found = Valkey()
-    yield found
-    found.stop()
+server = of_its_own(Valkey)
 
 
 def opened(server, name):

@@ -4,10 +4,10 @@ import asyncio
 import contextlib
 import itertools
 import json
-import threading
 import time
 import warnings
 from datetime import datetime, timezone
+from functools import partial
 
 import pytest
 import redis
@@ -15,13 +15,13 @@ import redis.asyncio
 import redis.asyncio.cluster
 import uvloop
 
-from every_store import below_accounts, ledger_with, namespace, used
+from awaited import cancelled_calls, tasks_tile
+from every_store import below_accounts, ledger_with, namespace, run_threads, used
 from quota import AsyncLedger, Ledger, ManualClock, StoreBusy, StoreUnavailable, UnknownKey, UsagePlan
 from quota.errors import InvalidPlan, InvalidValue
 from quota.operations.request import Request
 from quota.stores import open_store
 from quota.stores.redis import AsyncRedisStore, RedisStore
-from receipts import Receipt, check_receipts
 from servers import FaultProxy, Valkey, free_port
 
 START = int(datetime(2026, 3, 10, 12, tzinfo=timezone.utc).timestamp()) * 1_000_000
@@ -174,11 +174,7 @@ def test_writers_of_one_process_stand_in_line(store, clock):
         for _ in range(5):
             ledger.reserve(secret, 5, ttl=60_000_000).commit(2)
 
-    threads = [threading.Thread(target=work) for _ in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_threads([work] * 16)
     assert len(sent) == 4 * 5 * 16
     assert used(ledger, secret) == 1 + 2 * 5 * 16
     assert len(store._queues) == 0
@@ -429,11 +425,7 @@ def test_late_replies_of_skewed_clients_never_grant_too_much(store, proxy):
     def work(ledger):
         admitted.extend(bool(ledger.consume(secret)) for _ in range(25))
 
-    threads = [threading.Thread(target=work, args=(ledger,)) for ledger in ledgers]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_threads([partial(work, ledger) for ledger in ledgers])
     assert (len(admitted), sum(admitted)) == (100, 60)
 
 
@@ -452,30 +444,12 @@ def test_a_pool_without_a_free_connection_is_busy(server, clock):
 # Asyncio
 
 
-async def tasks_tile(url, count=40):
-    ledger = AsyncLedger(AsyncRedisStore(url=url, namespace=namespace()), clock=ManualClock(START))
-    async with ledger:
-        await ledger.add_plan(UsagePlan("p", "1000000/day"))
-        _, secret = await ledger.issue_key("k", "p")
-        receipts = []
-
-        async def work():
-            for _ in range(count):
-                invoked = time.monotonic()
-                decision = await ledger.consume(secret, 2)
-                receipts.append(Receipt(invoked, time.monotonic(), 2, decision.limits[0].used))
-
-        threads = set(threading.enumerate())
-        await asyncio.gather(*(work() for _ in range(8)))
-        assert set(threading.enumerate()) <= threads
-        return check_receipts(receipts)
-
-
 @pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
 def test_tasks_share_one_store_without_threads(server, loop):
     """Eight tasks: receipts tile, on asyncio and on uvloop, and no thread is started."""
     with asyncio.Runner(loop_factory=loop) as runner:
-        assert runner.run(tasks_tile(server.url)) == 8 * 40 * 2
+        store = AsyncRedisStore(url=server.url, namespace=namespace())
+        assert runner.run(tasks_tile(store, 40)) == 8 * 40 * 2
 
 
 async def cancelled(url, rounds=120):
@@ -485,19 +459,7 @@ async def cancelled(url, rounds=120):
         _, secret = await ledger.issue_key("k", "p")
         cost = {"requests": 3, "tokens": 7}
         await ledger.consume(secret, cost)
-        done = unsure = 0
-        for number in range(rounds):
-            task = asyncio.ensure_future(ledger.consume(secret, cost, request_id=f"id{number}"))
-            for _ in range(number % 12):
-                await asyncio.sleep(0)
-            if number % 12 == 11:
-                await asyncio.wait([task])
-            task.cancel()
-            try:
-                await task
-                done += 1
-            except asyncio.CancelledError:
-                unsure += 1
+        done, unsure = await cancelled_calls(ledger, secret, cost, rounds)
         status = (await ledger.peek(secret, {"requests": 1, "tokens": 1})).limits
         requests, tokens = (found.used - 1 for found in status)
         assert requests % 3 == 0

@@ -8,6 +8,7 @@ import threading
 
 import pytest
 
+from every_store import run_threads
 from forked import FORKS, in_child
 from interleavings import plant
 from quota.errors import StoreBusy
@@ -113,11 +114,7 @@ def crowd(desk, count, counts):
 def test_event_loops_one_after_another_and_side_by_side():
     """Eight loops in threads, then two more here: in each of them the tasks are first in line one at a time."""
     desk, counts = AsyncDesk(), []
-    threads = [threading.Thread(target=crowd, args=(desk, 30, counts)) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_threads([lambda: crowd(desk, 30, counts)] * 8)
     for _ in range(2):
         crowd(desk, 30, counts)
     assert counts == [[1] * 30] * 10

@@ -12,11 +12,13 @@ import tempfile
 import threading
 import time
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 import unprivileged
+from every_store import run_threads
 from quota import Ledger, RequestMismatch, StoreBusy, StoreUnavailable, UsagePlan
 from quota.stores.sqlite import SQLiteStore
 from quota.stores.sqlite import connections as _sqlite_connections
@@ -417,21 +419,12 @@ def test_a_migration_that_fails_leaves_the_file_as_it_was(path, monkeypatch):
 
 def test_two_that_make_the_file_at_once_make_one(path):
     """Threads with stores of their own on a file that is not there yet."""
-    errors = []
 
     def begin(number):
-        try:
-            with Ledger(SQLiteStore(path, durability="normal")) as ledger:
-                ledger.issue_key(f"k{number}", id=f"k{number}")
-        except Exception as error:
-            errors.append(error)
+        with Ledger(SQLiteStore(path, durability="normal")) as ledger:
+            ledger.issue_key(f"k{number}", id=f"k{number}")
 
-    threads = [threading.Thread(target=begin, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert errors == []
+    run_threads([partial(begin, number) for number in range(8)])
     with Ledger(SQLiteStore(path)) as ledger:
         assert len(ledger.list_keys()) == 8
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import threading
 
+import pytest
+
 from awaited import Awaited
 from quota import AsyncLedger, Ledger, UsagePlan
 from quota.stores.leased import LeasedStore
@@ -18,6 +20,18 @@ SERVERS = ["redis", "postgres", "awaited redis", "awaited postgres"]
 EXACT = [*SYNC, "awaited sqlite", *SERVERS[2:]]
 ALL = [*EXACT, "leased sqlite", "leased redis", "leased postgres"]
 _names = itertools.count()
+
+
+def of_its_own(make):
+    """A fixture: a server that one module's tests have for themselves."""
+
+    @pytest.fixture(scope="module")
+    def server():
+        found = make()
+        yield found
+        found.stop()
+
+    return server
 
 
 def namespace() -> str:
