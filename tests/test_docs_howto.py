@@ -6,14 +6,21 @@ import sys
 import types
 
 import pytest
+import redis
+import redis.asyncio
+from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 import paths
 from documents import play
+from quota import AsyncLedger, Ledger
+from quota.stores.memory import MemoryStore
 
 DOCS = paths.ROOT / "docs"
 PAGES = [
     DOCS / "index.md",
     DOCS / "start.md",
+    DOCS / "aws.md",
+    DOCS / "usage-page.md",
     DOCS / "flask.md",
     *(page for folder in ("howto", "reference", "explanation") for page in sorted((DOCS / folder).glob("*.md"))),
 ]
@@ -51,6 +58,20 @@ def test_every_block_runs(page, monkeypatch):
     module = types.ModuleType("docs")  # frameworks look a function's module up
     monkeypatch.setitem(sys.modules, "docs", module)
     assert play(text, vars(module)) >= ("```python" in text)
+
+
+@pytest.mark.parametrize("page", ["sqlite", "redis", "postgres", "leases"])
+def test_every_way_to_open_a_store_is_one(page, monkeypatch, tmp_path):
+    """The blocks of a store's page, with what is called yours: nothing is asked before the first call."""
+    monkeypatch.chdir(tmp_path)
+    yours = {
+        "your_client": redis.Redis(), "your_async_client": redis.asyncio.Redis(), "your_store": MemoryStore(),
+        "your_pool": ConnectionPool(open=False), "your_async_pool": AsyncConnectionPool(open=False),
+    }  # fmt: skip
+    text = (DOCS / f"{page}.md").read_text("utf-8")
+    assert play(text, yours) == 0
+    assert isinstance(yours["ledger"], (Ledger, AsyncLedger))
+    assert list(tmp_path.iterdir()) == []
 
 
 def astray(page):
