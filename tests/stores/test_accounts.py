@@ -90,6 +90,28 @@ def test_any_account_may_be_above_another(stores, clock):
 
 
 @over(*EXACT)
+def test_an_account_is_given_as_itself_or_by_its_id(stores, clock):
+    """Wherever a key is made or listed, as wherever else."""
+    ledger = stores.ledger(clock)
+    team = ledger.add_account("team")
+    keys = [
+        ledger.issue_key("a", id="a", account=team).key,
+        *(one.key for one in ledger.issue_keys(["b"], account=team)),
+    ]
+    keys.append(ledger.import_key("a secret".ljust(30, "x").replace(" ", "-"), "c", account=team).key)
+    assert {key.account for key in keys} == {"team"}
+    assert ledger.list_keys(account=team) == ledger.list_keys(account="team") == sorted(keys, key=lambda key: key.id)
+    for wrong in (
+        lambda: ledger.issue_key("n", account=keys[0]),
+        lambda: ledger.issue_keys(["n"], account=7),
+        lambda: ledger.list_keys(account=keys[0]),
+    ):
+        with pytest.raises(InvalidValue, match="account: "):
+            wrong()
+    assert len(ledger.list_keys()) == 3
+
+
+@over(*EXACT)
 def test_four_levels_and_no_circle(stores, clock):
     """Neither by what is added nor by what is moved, with all that is below it."""
     ledger = stores.ledger(clock)

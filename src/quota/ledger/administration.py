@@ -12,7 +12,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import attrs
 
-from ..account import Holder
+from ..account import Account, Holder
 from ..clock import Clock, span_us, to_datetime, to_us
 from ..errors import InvalidValue, check_text
 from ..key import ApiKey, IssuedKey, Secret, import_secret, mint, new_id
@@ -125,7 +125,7 @@ class Administration:
         plan: UsagePlan | str | None = None,
         *,
         id: str | None = None,  # noqa: A002 -- the public contract
-        account: str | None = None,
+        account: Account | str | None = None,
         expires_at: datetime | None = None,
         prefix: str = "qk",
         metadata: Mapping[str, str] | None = None,
@@ -147,7 +147,7 @@ class Administration:
         plan: UsagePlan | str | None = None,
         *,
         prefix: str = "qk",
-        account: str | None = None,
+        account: Account | str | None = None,
     ) -> Step[list[IssuedKey]]:
         """Make an API key for each name, all of them or none, in one step; else as ``issue_key``.
 
@@ -171,7 +171,7 @@ class Administration:
         plan: UsagePlan | str | None = None,
         *,
         id: str | None = None,  # noqa: A002 -- the public contract
-        account: str | None = None,
+        account: Account | str | None = None,
         expires_at: datetime | None = None,
         metadata: Mapping[str, str] | None = None,
         networks: Iterable[str] = (),
@@ -185,7 +185,7 @@ class Administration:
         return self._add_key(plan, import_secret(secret), name, id, account, **more)
 
     def _add_key(
-        self, plan: UsagePlan | str | None, secret: str, name: str, id_: str | None, account: str | None, **more: Any
+        self, plan: UsagePlan | str | None, secret: str, name: str, id_: str | None, account: Any, **more: Any
     ) -> Step[IssuedKey]:
         more["metadata"] = {} if more["metadata"] is None else more["metadata"]
         issued = self._new_key(secret, name, id_, account, **more)
@@ -193,11 +193,11 @@ class Administration:
         return Step("add_keys", ([(issued.key, on)], self._by()), lambda _: issued)
 
     def _new_key(
-        self, secret: str, name: str, id_: str | None = None, account: str | None = None, **more: Any
+        self, secret: str, name: str, id_: str | None = None, account: Account | str | None = None, **more: Any
     ) -> IssuedKey:
         id_ = new_id() if id_ is None else id_
         created = to_datetime(self._now())
-        mine = id_ if account is None else account
+        mine = id_ if account is None else account.id if isinstance(account, Account) else account
         return IssuedKey(ApiKey(id_, name, mine, created_at=created, secrets=(Secret.of(secret),), **more), secret)
 
     def update_key(

@@ -15,7 +15,7 @@ from ..operations.request import Request
 from ..plan import UsagePlan, check_route
 from ..status import LimitStatus
 from ..stores.base import PERIOD_END
-from .accounts import Accounts
+from .accounts import Accounts, account_id
 from .administration import MOST_AT_ONCE, Asking, Step, at_least_one, key_id, plan_id_of, same, to_come
 
 
@@ -29,7 +29,7 @@ class Associations(Accounts):
 
     def list_keys(
         self, *, after: ApiKey | str | None = None, limit: int | None = None, plan: UsagePlan | str | None = None,
-        account: str | None = None,
+        account: Account | str | None = None,
     ) -> Step[list[ApiKey]]:  # fmt: skip
         """Keys in the order of their ids: all of them, or those on a plan now, of an account, or both.
 
@@ -38,7 +38,7 @@ class Associations(Accounts):
         """
         most = None if limit is None else at_least_one("limit", limit)
         plan_id = None if plan is None else plan_id_of(plan)
-        mine = None if account is None else check_text("account", account)
+        mine = None if account is None else account_id(account)
         now, beyond = self._now(), None if after is None else key_id(after, "after")
         args = (beyond, most, plan_id, mine, now)
         return Step("list_keys", args, lambda found: [to_come(one, now) for one in found])
