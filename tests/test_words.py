@@ -102,6 +102,33 @@ def dotted(path):
     return ".".join(path.relative_to(SRC).with_suffix("").parts)
 
 
+MOST_WORDS = 100
+"""Of one paragraph or one item of a list in a document; beyond it there is a second idea, and room for a second paragraph."""
+
+
+def dense(text):
+    """How the paragraphs and items begin that are longer; code, tables and headings apart."""
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    paragraphs = re.split(r"\n\s*\n|^(?=\s*(?:[-|#]|\d+\.) ?)", prose, flags=re.MULTILINE)
+    return [words[:40] for words in paragraphs if words[:1] not in "|#" and len(words.split()) > MOST_WORDS]
+
+
+def test_no_paragraph_is_dense():
+    """Of no document that users read."""
+    found = {path.name: dense(path.read_text("utf-8")) for path in DOCUMENTS}
+    assert {name: begins for name, begins in found.items() if begins} == {}
+
+
+@pytest.mark.parametrize("begins", ["", "- ", "1. ", "**So.** ", "> "])
+def test_a_planted_dense_paragraph_is_found(begins):
+    """Wherever it stands; the same words in a table or in code are none, and in two paragraphs neither."""
+    words = ["word"] * MOST_WORDS
+    long = " ".join([*words, "more"])
+    assert len(dense(f"# Title\n\nshort\n\n{begins}{long}\n\n- short")) == 1
+    assert dense(f"short\n\n| a | {long} |\n|---|---|\n\n```text\n{long}\n```\n") == []
+    assert dense(f"{begins}{' '.join(words[:60])}\n\n{' '.join(words[:60])}\n- {' '.join(words[:60])}\n") == []
+
+
 def test_no_old_word():
     """Neither in names, nor in comments, docstrings, SQL and Lua, nor in documents."""
     found = {path.name: coined(path.read_text("utf-8"), OTHERS.get(dotted(path), ())) for path in SOURCES}
