@@ -91,6 +91,23 @@ def test_every_public_name_is_in_the_reference(module):
     assert set(MODULES[module]) == there
 
 
+@pytest.mark.parametrize("kind", [quota.Ledger, quota.AsyncLedger, quota.Reservation, quota.AsyncReservation])
+def test_every_argument_is_in_the_reference(kind):
+    """By its name, with its type and what it means; and no argument that no method of a ledger has."""
+    table = (
+        (paths.ROOT / "docs" / "reference" / "ledger.md").read_text("utf-8").partition("## What the methods take")[2]
+    )
+    rows = [row.split(" | ") for row in re.findall(r"^\| (`.*) \|$", table, re.MULTILINE)]
+    assert all(len(row) == 3 for row in rows)
+    listed = {name for row in rows for name in re.findall(r"`(\w+)`", row[0])}
+    methods = {name: method for name, method in inspect.getmembers(kind, inspect.isfunction) if name[0] != "_"}
+    if kind in {quota.Ledger, quota.AsyncLedger}:
+        methods["__init__"] = kind.__init__
+    taken = {name for method in methods.values() for name in inspect.signature(method).parameters} - {"self"}
+    assert taken <= listed
+    assert kind is not quota.Ledger or listed - taken == {"actual"}, "which a reservation's methods take"
+
+
 def test_every_module_that_is_imported_by_name_is_in_the_reference():
     """In its table; what users import from ``quota`` itself, and the command, have pages of their own."""
     root = {
