@@ -329,7 +329,7 @@ def long_files(module):
 
 def unsure(module):
     """Tests neither sleep nor skip nor try again."""
-    for node, name in chains(module):
+    for node, name in chains(module) if re.search("skip|xfail|flaky", module.source) else ():
         if re.match(
             r"(pytest\.(skip|xfail|importorskip|mark\.(skip|skipif|xfail|flaky))|unittest\.skip\w*|self\.skipTest)$",
             name,

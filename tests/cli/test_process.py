@@ -186,10 +186,10 @@ def test_bash_itself_completes(folder, monkeypatch):
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
-    tab = 'eval "$(quota --show-completion bash)"; COMP_WORDS=({}); COMP_CWORD={}; _quota_completion quota; echo "${{COMPREPLY[@]}}"'
-    for words, wanted in (("quota key attach ada g", "gold"), ("quota pl", "plan"), ("quota usage ada --pl", "--plot")):
-        line = tab.format(words, words.count(" "))
-        assert run("-c", line, command=["bash"]) == (0, f"{wanted}\n", "")
+    tab = 'COMP_WORDS=({}); COMP_CWORD={}; _quota_completion quota; echo "${{COMPREPLY[@]}}"'
+    typed = ("quota key attach ada g", "quota pl", "quota usage ada --pl")
+    lines = ['eval "$(quota --show-completion bash)"', *(tab.format(words, words.count(" ")) for words in typed)]
+    assert run("-c", "; ".join(lines), command=["bash"]) == (0, "gold\nplan\n--plot\n", "")
 
 
 def at_a_terminal(*arguments, columns=80):

@@ -221,20 +221,20 @@ def test_all_or_nothing_at_any_instant(name, later, kind):
     interrupt(CHANGES[name], LATER[later], **({} if kind == "shared" else {kind: True}))
 
 
-PLANTED = {
-    "records one after the other": ((MemoryStore, "_keep", {"steps += record.changes(copy)": "self._outbox.at_once(record.changes(copy), ())"}), ["commit more", "consume", "refund"]),
-    "what is kept by name goes first": ((MemoryStore, "_keep", {"steps += record": "self._outbox.at_once(copy.written(), ()); steps += record"}), ["cancel", "refund"]),
-    "step by step": ((MemoryStore, "_keep", {"self._outbox.at_once(steps, subject.told)": "[step[0](*step[1:]) for step in steps]"}), ["cancel", "refund"]),
-    "counted, then held": ((holding, "_held", {"now), *[": "now)); at_once(*["}), ["reserve"]),
-    "an account moved step by step": ((accounts, "change_account", {"store._outbox.at_once(_placed(store, entry, account), account_changed(old, account, by))": "[step[0](*step[1:]) for step in _placed(store, entry, account)]"}), ["an account goes below others"]),
-    "counted, then remembered": ((retries, "_take", {"now), *room.own.remembering": "now)); at_once(*room.own.remembering"}), ["consume by an id"]),
+PLANTED = {  # what is planted, the changes that show it, how many instants apart it is looked for
+    "records one after the other": ((MemoryStore, "_keep", {"steps += record.changes(copy)": "self._outbox.at_once(record.changes(copy), ())"}), ["commit more", "consume", "refund"], 17),
+    "what is kept by name goes first": ((MemoryStore, "_keep", {"steps += record": "self._outbox.at_once(copy.written(), ()); steps += record"}), ["cancel", "refund"], 17),
+    "step by step": ((MemoryStore, "_keep", {"self._outbox.at_once(steps, subject.told)": "[step[0](*step[1:]) for step in steps]"}), ["cancel", "refund"], 17),
+    "counted, then held": ((holding, "_held", {"now), *[": "now)); at_once(*["}), ["reserve"], 3),
+    "an account moved step by step": ((accounts, "change_account", {"store._outbox.at_once(_placed(store, entry, account), account_changed(old, account, by))": "[step[0](*step[1:]) for step in _placed(store, entry, account)]"}), ["an account goes below others"], 3),
+    "counted, then remembered": ((retries, "_take", {"now), *room.own.remembering": "now)); at_once(*room.own.remembering"}), ["consume by an id"], 3),
 }  # fmt: skip
 
 
 @pytest.mark.spread(5)
-@pytest.mark.parametrize(("what", "name"), [(what, name) for what, (_, names) in PLANTED.items() for name in names])
+@pytest.mark.parametrize(("what", "name"), [(what, name) for what, (_, names, _) in PLANTED.items() for name in names])
 def test_planted_halves_are_found(monkeypatch, what, name):
     """A store that writes in two goes, or in many, is seen."""
     plant(monkeypatch, *PLANTED[what][0])
     with pytest.raises(AssertionError, match=r"after \d+ calls"):
-        interrupt(CHANGES[name], LATER["at once"], stride=7)
+        interrupt(CHANGES[name], LATER["at once"], stride=PLANTED[what][2])

@@ -110,7 +110,7 @@ def cancelled_at_random(stores, handler, tasks):
 
 @pytest.mark.parametrize("stores", TURNS, indirect=True)
 @pytest.mark.parametrize("handler", [streaming, leaving])
-@pytest.mark.parametrize("tasks", [120, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("tasks", [80, pytest.param(2000, marks=pytest.mark.slow)])
 def test_what_was_acknowledged_is_counted(stores, handler, tasks):
     """A stream that is cut costs what it spent, and every slot is free."""
     told = cancelled_at_random(stores, handler, tasks)

@@ -92,7 +92,7 @@ TestOneHolder.settings = settings(stateful_step_count=40)
 TestOneHolderOfLittle = type(
     "Little", (OneHolder,), {"open": staticmethod(lambda: LeasedStore(MemoryStore(), share=1)), "scale": 1}
 ).TestCase
-TestOneHolderOfLittle.settings = settings(stateful_step_count=40)
+TestOneHolderOfLittle.settings = settings(max_examples=settings().max_examples // 2, stateful_step_count=40)
 
 
 class AsyncOneHolder(OneHolder):
@@ -107,7 +107,7 @@ class AsyncOneHolder(OneHolder):
 TestAsyncSmallLimits = type(
     "Small", (AsyncOneHolder,), {"open": staticmethod(lambda: AsyncLeasedStore(MemoryStore()))}
 ).TestCase
-TestAsyncSmallLimits.settings = settings(stateful_step_count=25)
+TestAsyncSmallLimits.settings = settings(max_examples=settings().max_examples // 2, stateful_step_count=25)
 
 
 class Counting:
