@@ -195,6 +195,13 @@ for make in (Ledger, AsyncLedger):
 """
 
 
+@pytest.mark.parametrize("url", ["usage.db", "mysql://h/db", "sqlite+usage.db"])
+def test_what_is_no_store_is_told_with_an_example(url):
+    """A file's name alone, say, and the schemes that there are."""
+    with pytest.raises(InvalidValue, match="expected a URL such as sqlite:///usage.db, of memory, postgres, "):
+        Ledger(url)
+
+
 @pytest.mark.parametrize(("url", "missing", "said"), [
     ("redis://", "redis", "redis:// needs redis: pip install redis redis True"),
     ("leased+valkey://h", "redis", "leased+valkey:// needs redis: pip install redis redis True"),
