@@ -198,7 +198,7 @@ for make in (Ledger, AsyncLedger):
 @pytest.mark.parametrize("url", ["usage.db", "mysql://h/db", "sqlite+usage.db"])
 def test_what_is_no_store_is_told_with_an_example(url):
     """A file's name alone, say, and the schemes that there are."""
-    with pytest.raises(InvalidValue, match="expected a URL such as sqlite:///usage.db, of memory, postgres, "):
+    with pytest.raises(InvalidValue, match="expected a URL as in sqlite:///usage.db, of memory, postgres, "):
         Ledger(url)
 
 

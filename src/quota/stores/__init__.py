@@ -22,7 +22,7 @@ def open_store(url: str, *, asynchronous: bool = False) -> Any:
     scheme = scheme.lower()
     engine = _STORES.get(scheme.removeprefix("leased+")) if separator else None
     if engine is None:
-        raise InvalidValue("store", shown_url(url), f"a URL such as sqlite:///usage.db, of {', '.join(sorted(_STORES))}")
+        raise InvalidValue("store", shown_url(url), f"a URL as in sqlite:///usage.db, of {', '.join(sorted(_STORES))}")
     needs = _DRIVERS.get(engine, {})  # modules -> what pip calls them
     if needs and not url[len(scheme) :].startswith("://"):
         raise InvalidValue("store", shown_url(url), f"{scheme}:// and what follows")
