@@ -18,9 +18,9 @@ from .request import Entry, Request, each_once, required, route_plan_of
 class UsageRecord(NamedTuple):
     """One quota on one UTC day: units ``used`` that day and what ``remaining`` of its window at the day's end.
 
-    ``limit`` is the quota's name, behind its route where several routes have one of that name. ``leased``: so many of
-    ``used`` are out on leases (``LeasedStore``) and were not reported as spent; what was spent for sure is
-    ``used - leased``.
+    ``remaining`` goes by the limit of that day's last charge (of today: by what it is now). ``limit`` is the quota's
+    name, behind its route where several routes have one of that name. ``leased``: so many of ``used`` are out on leases
+    (``LeasedStore``) and were not reported as spent; what was spent for sure is ``used - leased``.
     """
 
     day: date
