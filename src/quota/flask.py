@@ -15,7 +15,7 @@ from .errors import InvalidValue
 from .ledger.sync import Ledger
 from .web.addresses import Anonymous
 from .web.bodies import read_input
-from .web.gate import Answer
+from .web.gate import Answer, check_view
 from .web.responses.plain import Exchange
 from .web.routes import KnownRoutes, WerkzeugRoutes
 from .web.settings import Settings, SomeSettings, seeing
@@ -26,7 +26,8 @@ ViewFunction = TypeVar("ViewFunction", bound=Callable[..., Any])
 _MARK = "__quota__"
 _EXTENSION, _EXCHANGE, _GLOBALS = "quota", "quota.exchange", "quota.globals"
 _REQUEST = "werkzeug.request"
-_KNOWN = {*Settings.__annotations__, "ledger", "everywhere"}
+_OF_VIEWS = {*Settings.__annotations__}
+_KNOWN = {*_OF_VIEWS, "ledger", "everywhere"}
 
 
 class ViewSettings(SomeSettings, total=False):
@@ -90,8 +91,10 @@ class Quota:
         """Give a view settings of its own, above or below ``@app.get``: ``@quota.limited(cost=5)``.
 
         In place of the extension's, and counted once; a ``route`` by name. A class has it among its ``decorators``.
+        Raises ``InvalidValue`` for a setting that cannot be meant.
         """
-        _check(settings)
+        _check(settings, _OF_VIEWS)
+        check_view(settings)
 
         def mark(view: ViewFunction) -> ViewFunction:
             try:
@@ -107,7 +110,7 @@ class _Hooks:
     """The hooks of one application, and a middleware's steps for each kind of its views."""
 
     def __init__(self, app: flask.Flask, given: dict[str, Any]) -> None:
-        _check(given)
+        _check(given, _KNOWN)
         self._app = app
         settings = dict(given)
         ledger, self._everywhere = settings.pop("ledger", None), settings.pop("everywhere", True)
@@ -191,10 +194,10 @@ class _Hooks:
         return made
 
 
-def _check(settings: dict[str, Any]) -> None:
+def _check(settings: dict[str, Any], known: set[str]) -> None:
     for name, value in settings.items():
-        if name not in _KNOWN:
-            raise InvalidValue(name, value, f"one of the settings {', '.join(sorted(_KNOWN))}")
+        if name not in known:
+            raise InvalidValue(name, value, f"one of the settings {', '.join(sorted(known))}")
 
 
 @lru_cache(maxsize=64)

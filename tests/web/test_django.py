@@ -558,6 +558,17 @@ def test_bad_settings(site, said, told):
     assert "s3cret" not in str(raised.value) + error.msg
 
 
+@pytest.mark.parametrize(("own", "told"), [
+    ({"cost": 0}, "cost: 0"), ({"ttl": 0}, "ttl: 0"), ({"route": ""}, "route: ''"), ({"anonymous": ""}, "plan: ''"), ({"users": 5}, "users: 5"),
+    ({"price": 1}, "unexpected keyword argument 'price'"), ({"charge": "success", "actual": len}, "actual: "),
+])  # fmt: skip
+def test_bad_settings_of_a_view(own, told):
+    """Each is told where the view is decorated, not by every request to it."""
+    with pytest.raises(ImproperlyConfigured, match=told):
+        limited(**own)
+    assert limited(actual=len, users="free", anonymous="free", route="exports")
+
+
 def test_no_settings(site):
     """None at all, and none for the one that must be said."""
     site()

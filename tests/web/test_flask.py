@@ -281,7 +281,15 @@ def test_bad_settings():
         (lambda: Quota(app, ledger, on_unavailable="maybe"), "on_unavailable"),
         (lambda: Quota().limited(price=1), "price"),
         (lambda: Quota().limited(cost=2)(Shop().pet), "view"),
+        (lambda: Quota().limited(ledger=ledger), "ledger"),
+        (lambda: Quota().limited(cost=0), "cost"),
+        (lambda: Quota().limited(ttl=0), "ttl"),
+        (lambda: Quota().limited(anonymous="free"), "anonymous"),
+        (lambda: Quota().limited(route=""), "route"),
+        (lambda: Quota().limited(route=5), "route"),
+        (lambda: Quota().limited(charge="success", actual=len), "actual"),
     ):
         with pytest.raises(InvalidValue, match=f"^{field}: "):
             wrong()
     assert json.dumps(list(app.extensions)) == "[]"
+    assert Quota().limited(route="exports", actual=len)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
 
@@ -12,10 +13,11 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
 
-from ..errors import QuotaError
+from ..errors import QuotaError, check_text
 from ..ledger.aio import AsyncLedger
 from ..ledger.sync import Ledger
 from ..web.addresses import Anonymous
+from ..web.gate import check_view
 from ..web.settings import Settings
 from .front import Front
 
@@ -78,10 +80,31 @@ def _read(own: Mapping[str, Any]) -> Front:
         raise ImproperlyConfigured(
             "QUOTA['ON_UNAVAILABLE'] is not set: 'deny' or 'allow', when the ledger cannot decide"
         )
+    with _told():
+        return Front(ledger(), users, _by_plan(given))
+
+
+def check_own(own: Mapping[str, Any]) -> None:
+    """See that settings of one view can be meant, whatever the project's are. Raises ``ImproperlyConfigured``."""
+    given = dict(own)
+    users = given.pop("users", None)
+    with _told():
+        if users is not None:
+            check_text("users", users)
+        check_view(_by_plan(given))
+
+
+def _by_plan(given: dict[str, Any]) -> dict[str, Any]:
+    """Return settings in which a plan may be told by its id."""
+    plan = given.get("anonymous")
+    return {**given, "anonymous": Anonymous(plan)} if isinstance(plan, str) else given
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Tell in Django's way what is wrong."""
     try:
-        if isinstance(given.get("anonymous"), str):
-            given["anonymous"] = Anonymous(given["anonymous"])
-        return Front(ledger(), users, given)
+        yield
     except QuotaError as error:
         raise ImproperlyConfigured(f"QUOTA: {error}") from error
     except TypeError as error:  # an unknown keyword of the decorator's

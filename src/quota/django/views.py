@@ -10,7 +10,7 @@ from asgiref.sync import iscoroutinefunction
 
 from ..web.addresses import Anonymous
 from ..web.settings import SomeSettings
-from .config import front
+from .config import check_own, front
 
 DjangoView = TypeVar("DjangoView", bound=Callable[..., Any])
 
@@ -30,8 +30,10 @@ def limited(view: Any = None, /, **settings: Any) -> Any:
     """Check and count the calls of a view, sync or async, by ``settings.QUOTA``.
 
     ``settings``: in place of those of ``settings.QUOTA``, in small letters: ``limited(cost=5)``; a ``route`` by name.
-    Behind ``QuotaMiddleware`` both charge. Of a class: ``limited(cost=5)(PetView.as_view())``.
+    Behind ``QuotaMiddleware`` both charge. Of a class: ``limited(cost=5)(PetView.as_view())``. Raises
+    ``ImproperlyConfigured`` for a setting that cannot be meant.
     """
+    check_own(settings)
     if view is None:
         return partial(_decorated, settings)
     return _decorated(settings, view)

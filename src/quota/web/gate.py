@@ -19,7 +19,7 @@ from ..headers import PROFILES, headers
 from ..key import ApiKey, Caller
 from ..ledger.reservations.handle import AsyncReservation, Reservation
 from ..limit import Cost, Limit, parse_cost
-from ..plan import UsagePlan
+from ..plan import UsagePlan, check_route
 from ..rule.entries import Hold
 from ..rule.limits import Outcome
 from . import settings as checks
@@ -267,3 +267,13 @@ def merged(own: Mapping[str, str], fields: Iterable[tuple[str, str]]) -> list[tu
     """Response headers with ours in place of any of the same name, such as those of an API behind this one."""
     names = {name.lower() for name in own}
     return [pair for pair in fields if pair[0].lower() not in names] + list(own.items())
+
+
+def check_view(settings: Mapping[str, Any]) -> None:
+    """Raise ``InvalidValue`` for settings of a single view that cannot be meant, whatever the others say."""
+    given = dict(settings)
+    if isinstance(given.get("route"), str):
+        check_route(given.pop("route"))
+    if given.get("actual") is not None:
+        given.setdefault("charge", "response")
+    Gate(**{"on_unavailable": "deny", **given})
