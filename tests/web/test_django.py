@@ -567,6 +567,9 @@ def test_bad_settings_of_a_view(own, told):
     with pytest.raises(ImproperlyConfigured, match=told):
         limited(**own)
     assert limited(actual=len, users="free", anonymous="free", route="exports")
+    if "actual" not in own:
+        with pytest.raises(ImproperlyConfigured, match=told):
+            type("Wrong", (QuotaThrottle,), {"settings": own})
 
 
 def test_no_settings(site):

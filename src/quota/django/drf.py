@@ -9,7 +9,7 @@ from rest_framework.exceptions import APIException
 from rest_framework.throttling import BaseThrottle
 
 from ..decision import Decision
-from .config import front
+from .config import check_own, front
 
 
 class Refused(APIException):  # type: ignore[misc] # the framework has no types of its own
@@ -28,15 +28,24 @@ class QuotaThrottle(BaseThrottle):  # type: ignore[misc] # as above
 
     As ``settings.QUOTA`` says (``USERS``, ``ANONYMOUS``); ``settings`` of a subclass are in place of those, in small
     letters: ``{"cost": 5}``. A limit that refuses is the framework's ``Throttled`` (429); what else refuses is
-    ``Refused``. It counts each request once, whatever becomes of it: the decision is in ``request.quota``.
+    ``Refused``. It counts each request once, whatever becomes of it: the decision is in ``request.quota``. A subclass
+    whose settings cannot be meant raises ``ImproperlyConfigured`` where it is made.
     """
 
     settings: ClassVar[Mapping[str, Any]] = {}
     decision: Decision
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        check_own(cls._own())
+
+    @classmethod
+    def _own(cls) -> dict[str, Any]:
+        return {**cls.settings, "charge": "arrival", "actual": None}
+
     def allow_request(self, request: Any, view: Any) -> bool:  # noqa: ARG002 -- the framework's protocol
         """Decide; raises ``Refused`` for what is no limit's refusal."""
-        found = front(**{**self.settings, "charge": "arrival", "actual": None})
+        found = front(**self._own())
         self.decision, answer = found.decide(request._request)
         if answer is not None and answer.status != 429:
             fields = {name.lower(): value for name, value in answer.headers}
