@@ -6,19 +6,10 @@ import pytest
 from hypothesis import settings
 
 from awaited import Awaited
+from histories import GeneralStore
 from quota import AsyncLedger, UsagePlan
 from quota.stores.memory import MemoryStore
 from quota.testing import Machine, machine
-
-
-class GeneralStore(MemoryStore):
-    """The memory store without its fast path: the rule is asked whatever is called."""
-
-    def apply(self, request):
-        return super().apply(request)
-
-    def _bind(self, request, key_entry, entry, subject):
-        pass
 
 
 class AsyncMachine(Machine):

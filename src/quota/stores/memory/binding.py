@@ -13,7 +13,7 @@ from ...operations.shape import Shape
 from ...plan import UsagePlan
 from ...rule.limits import RoutePlan
 from ...rule.subject import Subject
-from .entries import KeyEntry
+from .entries import KeyEntry, Rooms
 from .one_meter import NoMeter, OneMeter
 
 MOST_ROOMS = 8
@@ -35,10 +35,10 @@ class Shapes:
 class Binding:
     """All that a memory store does so that the next call like this one need not ask the rule.
 
-    ``rooms``: of every key, by its id and by its secrets' digests. ``_shapes``: by plan, what its headrooms share.
+    ``_shapes``: by plan, what its headrooms share.
     """
 
-    rooms: dict[bytes | str | Caller, OneMeter | NoMeter]
+    rooms: Rooms
     _plans: dict[str, UsagePlan]
     _shapes: dict[str, Shapes]
 
@@ -113,14 +113,10 @@ class Binding:
                 return shapes.common.setdefault((route_plan, missing), shape)
         return shape
 
-    def _references(
-        self, key_entry: KeyEntry, key: KeyOrCaller | None = None, now: int = 0
-    ) -> dict[bytes | str | Caller, OneMeter | NoMeter]:
+    def _references(self, key_entry: KeyEntry, key: KeyOrCaller | None = None, now: int = 0) -> Rooms:
         """By what a key is found: its id and its secrets; one that has expired is served by no fast path."""
         key = key or key_entry.key
-        refs: dict[bytes | str | Caller, OneMeter | NoMeter] = {
-            key if isinstance(key, Caller) else key.id: key_entry.room
-        }
+        refs: Rooms = {key if isinstance(key, Caller) else key.id: key_entry.room}
         for secret in key.secrets:
             expired = secret.expires_at is not None and to_us(secret.expires_at) <= now
             refs[secret.digest] = NoMeter(key_entry) if expired else key_entry.room

@@ -11,14 +11,14 @@ from ...operations.request import Request, by_api, forgetful
 from ...plan import UsagePlan
 from ...process.atomic import Step
 from ...rule.limits import StoreOptions
+from .binding import Binding
 from .entries import KeyEntry, KeyPlans, Stripe
-from .one_meter import NoMeter, OneMeter
 
 _NOWHERE = KeyPlans({})
 """Of callers: the plan that they are counted under is the one they name."""
 
 
-class Callers:
+class Callers(Binding):
     """All that a memory store does for callers.
 
     So many are counted one by one at any time, spread over the stripes. Those who come when all room is taken share as
@@ -27,9 +27,7 @@ class Callers:
     """
 
     options: StoreOptions
-    rooms: dict[bytes | str | Caller, OneMeter | NoMeter]
     _stripes: list[Stripe]
-    _plans: dict[str, UsagePlan]
     _perform: Any
 
     def _bound_callers(self, most: int, stripes: int) -> None:

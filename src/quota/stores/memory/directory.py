@@ -7,14 +7,13 @@ from functools import cache
 from itertools import islice
 from typing import Any
 
-from ...key import ApiKey, Caller
-from ...operations.request import Entry, Request, Upper, settled
+from ...key import ApiKey
+from ...operations.request import Request, Upper, settled
 from ...plan import UsagePlan
 from ...process.atomic import Step
 from ...rule.record import Record
 from .entries import AccountEntry, KeyEntry, Stripe
-from .one_meter import NoMeter, OneMeter
-from .plans import associations
+from .plans import Plans, associations
 
 
 @cache
@@ -33,20 +32,14 @@ def _later(name: str) -> Any:
     return method
 
 
-class Directory:
+class Directory(Plans):
     """Of which keys and accounts there are."""
 
-    rooms: dict[bytes | str | Caller, OneMeter | NoMeter]
-    get_plan: Callable[[str], UsagePlan]
     order: tuple[object, bool, list[str]] = (None, False, [])
     """The ids of all keys when the places of a report were last sorted, whether by account, and these places."""
-    _accounts: dict[str, AccountEntry]
-    _directory: Any
-    _entry: Callable[[KeyEntry], Entry]
     _key_entry: Callable[..., KeyEntry | None]
     _look_up: Callable[[KeyEntry | AccountEntry], Mapping[str, UsagePlan]]
     _sorted: list[str] | None
-    _plans: dict[str, UsagePlan]
     _stripes: list[Stripe]
 
     def list_keys(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...account import Account
-from ...key import KeyOrCaller
+from ...key import Caller, KeyOrCaller
 from ...operations.headroom import SeveralMeters
 from ...operations.request import Scheduled
 from ...plan import UsagePlan
@@ -153,3 +153,7 @@ class KeyEntry:
         self.last_used = 0
         self.rooms: tuple[SeveralMeters, ...] = ()
         self.room: OneMeter | NoMeter = NoMeter(self)
+
+
+Rooms = dict[bytes | str | Caller, OneMeter | NoMeter]
+"""The rooms of keys, by their ids and by their secrets' digests, and of callers."""

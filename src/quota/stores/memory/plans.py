@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import UnknownPlan
 from ...event import By, plan_changed
-from ...key import Caller
 from ...operations.request import Entry
 from ...plan import UsagePlan
 from ...process.atomic import Step
 from ..base import check_expected, is_new
-from .binding import Shapes
+from .binding import Binding, Shapes
 from .entries import AccountEntry, KeyEntry, KeyPlans
-from .one_meter import NoMeter, OneMeter
 
 if TYPE_CHECKING:
     from .outbox import MemoryOutbox
@@ -29,19 +27,16 @@ def associations() -> Any:
     return steps
 
 
-class Plans:
+class Plans(Binding):
     """Plans, each change of which binds on the very next call of all."""
 
     _outbox: MemoryOutbox
-    rooms: dict[bytes | str | Caller, OneMeter | NoMeter]
     _directory: Any
     _everything: Callable[[], AbstractContextManager[None]]
     _accounts: dict[str, AccountEntry]
     _entry: Callable[[KeyEntry | AccountEntry], Entry]
     _latest: Callable[[KeyEntry | AccountEntry, int], int]
     _on: Callable[[Entry], KeyPlans]
-    _plans: dict[str, UsagePlan]
-    _shapes: dict[str, Shapes]
 
     def put_plan(self, plan: UsagePlan, replace: bool | UsagePlan, now: int, by: By | None = None) -> None:
         with self._everything():

@@ -22,18 +22,17 @@ from ...process.forks import across_forks
 from ...rule.record import Record
 from ...rule.subject import Subject
 from ..base import COMMON, check_distinct, make_options
-from .binding import Binding, Shapes
+from .binding import Shapes
 from .callers import Callers
 from .directory import Directory
-from .entries import AccountEntry, KeyEntry, KeyPlans, Stripe
-from .one_meter import NoMeter, OneMeter
-from .plans import Plans, associations
+from .entries import AccountEntry, KeyEntry, KeyPlans, Rooms, Stripe
+from .plans import associations
 
 if TYPE_CHECKING:
     from ...operations.report import KeyRecord
 
 
-class MemoryStore(Callers, Directory, Plans, Binding):
+class MemoryStore(Callers, Directory):
     """Keys, plans and counts in this process's memory, gone with it.
 
     ``stripes``: how many locks the accounts are spread over. ``max_skew``: seconds a clock may be behind what was
@@ -67,9 +66,7 @@ class MemoryStore(Callers, Directory, Plans, Binding):
         self._lives = count(1)
         self._shapes: dict[str, Shapes] = {}
         self._shared_key_plans: WeakValueDictionary[frozenset[tuple[str, Any]], KeyPlans] = WeakValueDictionary()
-        self.rooms: dict[
-            bytes | str | Caller, OneMeter | NoMeter
-        ] = {}  # of every key, by its id and by its secrets' digests
+        self.rooms: Rooms = {}
 
     def _key_entry(self, ref: bytes | str | None) -> KeyEntry | None:
         room = self.rooms.get(ref) if ref else None
@@ -228,7 +225,7 @@ class MemoryStore(Callers, Directory, Plans, Binding):
             joining = Counter(key.account for key, _ in keys)
             accounts: dict[str, AccountEntry | None] = {}
             steps: list[Step] = []
-            refs: dict[bytes | str | Caller, OneMeter | NoMeter] = {}
+            refs: Rooms = {}
             for (key, _), stripe, key_plans in zip(keys, stripes, ons, strict=True):
                 if key.account not in accounts:
                     accounts[key.account] = self._account_of(key, stripe, joining[key.account], steps)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any
 
 from ...account import Account
-from ...errors import PlanConflict, UnknownPlan
+from ...errors import PlanConflict, UnknownKey, UnknownPlan
 from ...event import By, Draft, Event, key_added
 from ...key import ApiKey, encode_key, new_number
 from ...plan import UsagePlan
@@ -65,6 +65,13 @@ class Adding:
     _decode_plan: Callable[[str], tuple[str, UsagePlan]]
     _read: Callable[..., Flow[list[str | None]]]
     options: StoreOptions
+
+    def _there(self, part: str, name: str, *more: Place) -> Flow[list[Any]]:
+        """Read what must be there, and more beside it. Raises ``UnknownKey``, ``UnknownPlan``."""
+        texts = yield from self._read((part, name), *more)
+        if texts[0] is None:
+            raise (UnknownKey if part == "keys" else UnknownPlan)(name)
+        return texts
 
     def _key_entry(self, key: Any, plans: Iterable[Iterable[Any]]) -> PutText:
         return PutText("keys", key.id, to_json({"key": encode_key(key), "plans": [list(pair) for pair in plans]}))

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from ...account import Account, Holder
-from ...errors import UnknownKey, UnknownPlan
+from ...errors import UnknownPlan
 from ...event import By
 from ...key import ApiKey, decode_key
 from ...operations.request import Entry, Scheduled, by_api, each_once, settled
@@ -135,11 +135,9 @@ class KeyPlansOnServer(Adding):
     ) -> Flow[None]:
         """Change the plans of a key by a pure step."""
         for _ in self._attempts():
-            plan_text, text, stamp, plans_stamp = yield from self._read(
-                ("plans", plan_id), ("keys", key_id), ("stamps", f"k:{key_id}"), ("stamps", "*")
+            text, plan_text, stamp, plans_stamp = yield from self._there(
+                "keys", key_id, ("plans", plan_id), ("stamps", f"k:{key_id}"), ("stamps", "*")
             )
-            if text is None:
-                raise UnknownKey(key_id)
             if plan_text is None:
                 raise UnknownPlan(plan_id)
             key_entry, (generation, plan) = json.loads(text), self._decode_plan(plan_text)

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from ...clock import Clock, ManualClock, monotonic, system_clock
-from ...errors import InvalidValue, PlanConflict, StoreBusy, UnknownKey, UnknownPlan
+from ...errors import InvalidValue, PlanConflict, StoreBusy
 from ...event import By, key_changed, key_removed, plan_changed
 from ...key import ApiKey, decode_key, new_number
 from ...operations.request import Upper
@@ -140,11 +140,7 @@ class Directory(Accounts, Reports):
     @operation
     def drop_plan(self, plan_id: str, now: int, by: By | None = None, expected: UsagePlan | None = None) -> Flow[None]:
         for _ in self._attempts():
-            text, stamp, key_entries_stamp = yield from self._read(
-                ("plans", plan_id), ("stamps", "*"), ("stamps", "**")
-            )
-            if text is None:
-                raise UnknownPlan(plan_id)
+            text, stamp, key_entries_stamp = yield from self._there("plans", plan_id, ("stamps", "*"), ("stamps", "**"))
             generation, plan = self._decode_plan(text)
             check_expected(plan, expected)
             checks = [Precondition("stamps", "*", stamp), Precondition("stamps", "**", key_entries_stamp)]
@@ -156,9 +152,7 @@ class Directory(Accounts, Reports):
 
     @operation
     def get_plan(self, plan_id: str) -> Flow[UsagePlan]:
-        (text,) = yield from self._read(("plans", plan_id))
-        if text is None:
-            raise UnknownPlan(plan_id)
+        (text,) = yield from self._there("plans", plan_id)
         return self._decode_plan(text)[1]
 
     @operation
@@ -169,9 +163,7 @@ class Directory(Accounts, Reports):
     @operation
     def change_key(self, key_id: str, change: Callable[[ApiKey], ApiKey], by: By | None = None) -> Flow[ApiKey]:
         for _ in self._attempts():
-            text, stamp = yield from self._read(("keys", key_id), ("stamps", f"k:{key_id}"))
-            if text is None:
-                raise UnknownKey(key_id)
+            text, stamp = yield from self._there("keys", key_id, ("stamps", f"k:{key_id}"))
             key_entry = json.loads(text)
             old = decode_key(key_entry["key"])
             new = change(old)
@@ -193,9 +185,7 @@ class Directory(Accounts, Reports):
     def drop_key(self, key_id: str, by: By | None = None) -> Flow[None]:
         own = f"k:{key_id}"
         for _ in self._attempts():
-            text, stamp = yield from self._read(("keys", key_id), ("stamps", f"k:{key_id}"))
-            if text is None:
-                raise UnknownKey(key_id)
+            text, stamp = yield from self._there("keys", key_id, ("stamps", f"k:{key_id}"))
             key = decode_key(json.loads(text)["key"])
             account_text, version = yield from self._read(("accounts", key.account), ("use", own))
             account = json.loads(account_text or NOBODY)
@@ -230,9 +220,7 @@ class Directory(Accounts, Reports):
 
     @operation
     def get_key(self, key_id: str) -> Flow[ApiKey]:
-        (text,) = yield from self._read(("keys", key_id))
-        if text is None:
-            raise UnknownKey(key_id)
+        (text,) = yield from self._there("keys", key_id)
         key_entry = json.loads(text)
         return (yield from self._shown(decode_key(key_entry["key"]), key_entry))
 
@@ -242,9 +230,7 @@ class Directory(Accounts, Reports):
     ) -> Flow[list[ApiKey]]:
         plan = None
         if plan_id is not None:
-            (text,) = yield from self._read(("plans", plan_id))
-            if text is None:
-                raise UnknownPlan(plan_id)
+            (text,) = yield from self._there("plans", plan_id)
             plan = self._decode_plan(text)
         name = f"a\n{account}" if account is not None else f"p\n{plan[0]}" if plan else ALL
         found: list[ApiKey] = []
@@ -261,7 +247,5 @@ class Directory(Accounts, Reports):
 
     @operation
     def last_used(self, key_id: str) -> Flow[int]:
-        key, minute = yield from self._read(("keys", key_id), ("last_used", key_id))
-        if key is None:
-            raise UnknownKey(key_id)
+        _, minute = yield from self._there("keys", key_id, ("last_used", key_id))
         return int(minute or 0)
