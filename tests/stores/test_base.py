@@ -7,6 +7,9 @@ from quota.errors import InvalidValue
 from quota.stores import open_store
 from quota.stores.base import make_options, tell_clock
 from quota.stores.memory import MemoryStore
+from quota.stores.postgres import PostgresStore
+from quota.stores.redis import RedisStore
+from quota.stores.sqlite import SQLiteStore
 from quota.stores.urls import split_url, whole_option
 
 
@@ -49,6 +52,18 @@ def test_terms_that_cannot_be_meant(field, value):
     assert raised.value.field == field
     with pytest.raises(InvalidValue):
         MemoryStore(**{field: value})
+
+
+@pytest.mark.parametrize(("make", "most"), [
+    (lambda value: make_options(max_skew=value), "10^9"), (lambda value: SQLiteStore("usage.db", timeout=value), "1000000"),
+    (lambda value: RedisStore(url="redis://127.0.0.1:1", timeout=value), "1000000"), (lambda value: PostgresStore(timeout=value), "1000000"),
+])  # fmt: skip
+def test_what_is_too_large_is_told_how_large_it_may_be(make, most):
+    """Not that it must be above zero, which it is."""
+    for value in (10**9, float("inf")):
+        with pytest.raises(InvalidValue) as raised:
+            make(value)
+        assert raised.value.accepted.endswith(f"below {most}")
 
 
 def test_fractions_of_seconds_are_fine():

@@ -202,7 +202,7 @@ def make_options(*, max_skew: float = 300, request_ttl: float = 86_400, retentio
     """The terms of a store from its options: seconds, seconds and days."""
     for field, value in (("max_skew", max_skew), ("request_ttl", request_ttl), ("retention", retention)):
         if type(value) not in (int, float) or not 0 <= value < 10**9:
-            raise InvalidValue(field, value, "a number of seconds (retention: whole days), zero or more")
+            raise InvalidValue(field, value, "a number of seconds (retention: whole days), at least 0 and below 10^9")
     if type(retention) is not int:
         raise InvalidValue("retention", retention, "whole days")
     return StoreOptions(int(max_skew * 1_000_000), int(request_ttl * 1_000_000), retention)

@@ -46,7 +46,7 @@ class Directory(Accounts, Reports):
 
     def __init__(self, namespace: str, timeout: float, check_clock: bool | None, options: Mapping[str, Any]) -> None:
         if type(timeout) not in (int, float) or not 0 < timeout < 10**6:
-            raise InvalidValue("timeout", timeout, "seconds, above zero")
+            raise InvalidValue("timeout", timeout, "seconds, above 0 and below 1000000")
         self.namespace = namespace
         self.timeout = timeout
         self.check_clock = check_clock

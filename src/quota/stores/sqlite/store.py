@@ -58,7 +58,7 @@ class SQLiteStore(Decisions):
         if durability not in _DURABILITY:
             raise InvalidValue("durability", durability, "'full' or 'normal'")
         if type(timeout) not in (int, float) or not 0 <= timeout < 10**6:
-            raise InvalidValue("timeout", timeout, "seconds, zero or more")
+            raise InvalidValue("timeout", timeout, "seconds, at least 0 and below 1000000")
         self.options = make_options(**options)
         self.path = os.path.abspath(name)  # noqa: PTH100 -- symbolic links stay, as SQLite follows them itself
         self._pool = Pool(self.path, timeout, durability, self._undone)
