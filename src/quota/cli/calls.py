@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import date, timedelta
 from typing import Annotated, Any
@@ -82,43 +82,27 @@ UntilOption = Annotated[str | None, typer.Option("--until", metavar="DAY", help=
 _DAYS = 14
 
 
-def consume(
-    key: CallerArgument,
-    cost: CostOption = None,
-    api: ApiOption = "",
-    route: RouteOption = None,
-    request_id: RequestOption = None,
-    address: AddressOption = None,
-    scope: ScopeOption = None,
-    store: StoreOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Make one call. Every limit is checked and, if all have room, taken from. Exit status 1 when it is refused."""
-    where = {"api": api, "route": route, "request_id": request_id, "address": address, "scope": scope}
-    _ask(store, key, cost, where, as_json=as_json, would=False)
+def _call(*, would: bool) -> Callable[..., None]:
+    """The command that makes one call, or that says what it would get."""
 
+    def ask(
+        key: CallerArgument,
+        cost: CostOption = None,
+        api: ApiOption = "",
+        route: RouteOption = None,
+        request_id: RequestOption = None,
+        address: AddressOption = None,
+        scope: ScopeOption = None,
+        store: StoreOption = None,
+        as_json: JsonOption = False,
+    ) -> None:
+        where: Any = {"api": api, "route": route, "request_id": request_id, "address": address, "scope": scope}
+        with opened(store) as ledger:
+            decide = ledger.peek if would else ledger.consume
+            decision = decide(_caller(ledger, key), DEFAULT if cost is None else to_cost(cost), **where)
+            _answer(decision, as_json=as_json, would=would)
 
-def check(
-    key: CallerArgument,
-    cost: CostOption = None,
-    api: ApiOption = "",
-    route: RouteOption = None,
-    request_id: RequestOption = None,
-    address: AddressOption = None,
-    scope: ScopeOption = None,
-    store: StoreOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Say what a call would get, and why, changing nothing. Exit status 1 when it would be refused."""
-    where = {"api": api, "route": route, "request_id": request_id, "address": address, "scope": scope}
-    _ask(store, key, cost, where, as_json=as_json, would=True)
-
-
-def _ask(store: str | None, key: str, cost: str | None, where: dict[str, Any], *, as_json: bool, would: bool) -> None:
-    with opened(store) as ledger:
-        ask = ledger.peek if would else ledger.consume
-        decision = ask(_caller(ledger, key), DEFAULT if cost is None else to_cost(cost), **where)
-        _answer(decision, as_json=as_json, would=would)
+    return ask
 
 
 def _caller(ledger: Ledger, text: str) -> ApiKey | str:
@@ -230,6 +214,12 @@ def _show_days(records: list[UsageRecord]) -> None:
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the root."""
-    app.command(epilog="Example: quota consume \"Ada's laptop\" --cost 3 --route 'GET /export'")(consume)
-    app.command(epilog='Example: quota check "Ada\'s laptop" --json')(check)
+    consumes = (
+        "Make one call. Every limit is checked and, if all have room, taken from. Exit status 1 when it is refused."
+    )
+    app.command(
+        "consume", help=consumes, epilog="Example: quota consume \"Ada's laptop\" --cost 3 --route 'GET /export'"
+    )(_call(would=False))
+    checks = "Say what a call would get, and why, changing nothing. Exit status 1 when it would be refused."
+    app.command("check", help=checks, epilog='Example: quota check "Ada\'s laptop" --json')(_call(would=True))
     app.command(epilog='Example: quota usage "Ada\'s laptop" --since 2026-01-01 --plot usage.svg')(usage)

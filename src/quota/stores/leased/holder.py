@@ -36,28 +36,8 @@ class HeldLease:
     """
 
     __slots__ = (
-        "asked",
-        "at",
-        "buckets",
-        "digest",
-        "doubt",
-        "due",
-        "end",
-        "key",
-        "known",
-        "lane",
-        "name",
-        "number",
-        "open",
-        "plan",
-        "readings",
-        "returning",
-        "route_plan",
-        "spent",
-        "tokens",
-        "units",
-        "until",
-        "used",
+        "asked", "at", "buckets", "digest", "doubt", "due", "end", "key", "known", "lane", "name", "number", "open",
+        "plan", "readings", "returning", "route_plan", "spent", "tokens", "units", "until", "used",
     )  # fmt: skip
 
     def __init__(self, name: str) -> None:
@@ -293,21 +273,8 @@ class LeaseHolder:
     """
 
     __slots__ = (
-        "accounts",
-        "api",
-        "calls",
-        "failed",
-        "gate",
-        "key_id",
-        "last",
-        "lease",
-        "next_lease",
-        "overtaken",
-        "patience",
-        "ref",
-        "refused",
-        "stripe",
-        "waited",
+        "accounts", "api", "calls", "failed", "gate", "key_id", "last", "lease", "next_lease", "overtaken",
+        "patience", "ref", "refused", "stripe", "waited",
     )  # fmt: skip
 
     def __init__(self, ref: bytes | str, api: str, gate: Any) -> None:
