@@ -150,6 +150,29 @@ def test_unknown_profile(profile):
         made.consume(secret).headers(profile)
 
 
+@pytest.mark.parametrize(("limits", "cost", "grant"), [
+    ("9/minute, 7/day", 1, 0), ("7/day overage 5", 9, 0), ("7/day", 2, 3), (f"{2**53 - 1}/day", 1, 0),
+    ("7/day, 9/minute burst 4", 3, 0), ("3/day burst 3", 3, 0), (f"{2**50}/s burst {2**53 - 1}", 1, 0),
+    ("7/day, 90 tokens/month", {"requests": 2, "tokens": 3}, 0), ("4 concurrent, 7/day", 1, 0),
+])  # fmt: skip
+def test_an_admission_is_told_as_its_whole_answer_tells_it(limits, cost, grant):
+    """Limits and headers of what the compiled form admitted, by what it read and by the answer worked out."""
+    made, secret, clock = ledger(limits)
+    made.consume(secret, cost)
+    clock.advance(timedelta(days=1, seconds=3, microseconds=5))
+    if grant:
+        made.grant(made.list_keys()[0], "requests/day", grant)
+    for _ in range(3):
+        clock.advance(timedelta(seconds=600, microseconds=1))
+        decision = made.consume(secret, cost)
+        if not decision:
+            break
+        early = [decision.limits, *map(decision.headers, PROFILES)]
+        whole = Decision(decision._details())
+        assert early == [whole.limits, *map(whole.headers, PROFILES)]
+        assert [s.to_dict() for s in early[0]] == [s.to_dict() for s in whole.limits]
+
+
 # Headers: properties
 
 names = st.text(st.characters(exclude_categories=["C", "Z"], include_characters=' "\\%,;é'), min_size=1, max_size=40)

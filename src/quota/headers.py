@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from .errors import InvalidValue
-from .rule.limits import CompiledConcurrency, CompiledLimit
+from .rule.limits import CompiledConcurrency, CompiledLimit, CompiledThrottle, Place, Stands
 
 PROBLEM_TYPE = "application/problem+json"
 """The media type of ``problem`` (RFC 9457)."""
@@ -33,6 +33,57 @@ def headers(profile: str, rows: list[Row], now: int, retry_after: int | None) ->
     if retry_after is not None:
         found["Retry-After"] = str(retry_after)
     return found
+
+
+def rows_of(stands: Stands, now: int) -> list[Row]:
+    """Tell every limit after an admission, by what its meter or bucket reads."""
+    places, bases, found = stands
+    rows: list[Row] = []
+    for (limit, index, extra, end), base in zip(places, bases, strict=True):
+        used = found[index] - base
+        if type(limit) is CompiledThrottle:
+            rows.append((limit, -(-used // limit.scale), 0, now - -used // limit.drain, False))
+        else:
+            rows.append((limit, used, extra, end or now, False))
+    return rows
+
+
+def told(stands: Stands, now: int) -> dict[str, str]:
+    """Write what ``_ietf`` does of an admission: nothing that is the same for all calls of a window is written anew."""
+    places, bases, found = stands
+    try:
+        policies, lines = _known[places]
+    except KeyError:
+        policies, lines = _learn(places)
+    states = ""
+    for number, index, whole, limit, late, name in lines:
+        used = found[index] - bases[number]
+        if late:
+            left, wait = whole - used, (late - now) // 1_000_000
+            if not 0 <= left <= 999_999_999_999_999:
+                left = _integer(max(0, left))
+            state = f"{name}{left};t={wait}"
+        elif type(limit) is CompiledThrottle:
+            left, wait = whole + -used // limit.scale, _seconds(now - -used // limit.drain, now)
+            state = f"{name}{_integer(max(0, left))};t={_integer(wait)}"
+        else:
+            state = f"{name}{_integer(max(0, whole - used))}"
+        states = f"{states}, {state}" if states else state
+    return {"RateLimit-Policy": policies, "RateLimit": states} if states else {}
+
+
+_known: dict[tuple[Place, ...], tuple[str, list[tuple[int, int, int, Any, int, str]]]] = {}
+
+
+def _learn(places: tuple[Place, ...]) -> tuple[str, list[Any]]:
+    """Return all policies, and what never changes of each limit in a window: its name, up to what is left of it."""
+    if len(_known) > 1024:
+        _known.clear()
+    lines = [
+        (number, index, limit.limit + extra, limit, end and end + _SECOND_US - 1, f"{_policy(limit)[0]};r=")
+        for number, (limit, index, extra, end) in enumerate(places)
+    ]
+    return _known.setdefault(places, (", ".join([_policy(place[0])[1] for place in places]), lines))
 
 
 def _remaining(row: Row) -> int:

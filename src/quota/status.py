@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import datetime
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import attrs
 
 from .clock import to_datetime
 from .key import KeyOrCaller, ScheduledPlan
-from .rule.limits import CompiledConcurrency, CompiledLimit, CompiledQuota, LimitState
+from .rule.limits import CompiledConcurrency, CompiledLimit, LimitState, Place, Stands
 
 
 class LimitOverride(NamedTuple):
@@ -66,46 +64,68 @@ class LimitStatus:
 _TOLD = ("name", "unit", "limit", "used", "remaining", "holder", "extra", "over")
 
 
-_new, _set = object.__new__, object.__setattr__
-_window_end = lru_cache(maxsize=256)(to_datetime)
-"""Windows' ends: the same for all calls of a window."""
+class _Blank:
+    """A status that can be written."""
 
 
-def status_at(
-    limit: CompiledLimit, used: int, extra: int, resets_at: int, holder: str, retry_at: int | None = None
-) -> LimitStatus:
-    """A limit as users see it after a call."""
-    left = limit.limit + extra - used
-    fields, ends = _lasting(limit)
-    told = fields.copy()  # and then each of its own: a new one takes three times as long
-    told["used"], told["remaining"] = used, left if left > 0 else 0  # noqa: FURB136 -- a call
-    told["holder"], told["extra"] = holder, extra
-    if ends is not None:
-        told["resets_at"] = ends(resets_at)
-    if left < 0:
-        told["over"] = -left
-    if retry_at is not None:
-        told["retry_at"] = to_datetime(retry_at)
-    status = _new(LimitStatus)
-    _set(status, "__dict__", told)  # at once: an ``__init__`` takes three times as long
-    return status
+def statuses(stands: Stands, now: int, key: KeyOrCaller) -> tuple[LimitStatus, ...]:
+    """Tell limits as users see them after a call by a key."""
+    places, bases, found = stands
+    told: tuple[LimitStatus, ...] = ()
+    try:
+        lasting = _known[places]
+    except KeyError:
+        lasting = _learn(places)
+    for number, index, whole, limit, drain, fields in lasting:
+        used = found[index] - bases[number]
+        own = fields.copy()  # and then each of its own: a new one takes three times as long
+        if drain:
+            own["resets_at"] = to_datetime(now - -used // drain)
+            used = -(-used // limit.scale)
+        own["used"] = used
+        if used < whole:
+            own["remaining"] = whole - used
+        elif used > whole:
+            own["over"] = used - whole
+        if not limit.holder:
+            own["holder"] = key.account if limit.shared else key.id
+        status: Any = _Blank()  # an ``__init__``, or one field after the other, takes three times as long
+        status.__dict__ = own
+        status.__class__ = LimitStatus
+        told += (status,)
+    return told
 
 
-@lru_cache(maxsize=1024)
-def _lasting(limit: CompiledLimit) -> tuple[dict[str, Any], Callable[[int], datetime] | None]:
-    """Return what is told of a limit whatever the call, and how its end is read where it has one."""
-    fields = {
-        "name": limit.told, "unit": limit.unit, "limit": limit.limit, "used": 0, "remaining": 0, "resets_at": None,
-        "window": limit.length, "holder": "", "extra": 0, "over": 0, "retry_at": None, "scheduled": None,
-        "override": None,
+_known: dict[tuple[Place, ...], list[tuple[int, int, int, Any, int, dict[str, Any]]]] = {}
+
+
+def _learn(places: tuple[Place, ...]) -> list[Any]:
+    """Return what is told of limits whatever the call: in a window it is the same for all calls of most keys."""
+    if len(_known) > 1024:
+        _known.clear()
+    lasting = [
+        (number, index, limit.limit + extra, limit, getattr(limit, "drain", 0), _fields(limit, extra, end))
+        for number, (limit, index, extra, end) in enumerate(places)
+    ]
+    return _known.setdefault(places, lasting)
+
+
+def _fields(limit: CompiledLimit, extra: int, end: int) -> dict[str, Any]:
+    return {
+        "name": limit.told, "unit": limit.unit, "limit": limit.limit, "used": 0, "remaining": 0,
+        "resets_at": to_datetime(end) if end else None, "window": limit.length, "holder": limit.holder, "extra": extra,
+        "over": 0, "retry_at": None, "scheduled": None, "override": None,
     }  # fmt: skip
-    if isinstance(limit, CompiledConcurrency):
-        return fields, None
-    return fields, _window_end if isinstance(limit, CompiledQuota) else to_datetime
 
 
 def status_of(state: LimitState, key: KeyOrCaller | None) -> LimitStatus:
     """The state of a key's limit as users see it."""
-    limit = state.limit
-    holder = limit.holder or ("" if key is None else key.account if limit.shared else key.id)
-    return status_at(limit, state.used, state.extra, state.resets_at, holder, state.retry_at)
+    limit, used, extra, end, _, retry_at = state
+    left = limit.limit + extra - used
+    own = _fields(limit, extra, 0 if isinstance(limit, CompiledConcurrency) else end)
+    own |= {"used": used, "remaining": max(0, left), "over": max(0, -left)}
+    own["holder"] = limit.holder or ("" if key is None else key.account if limit.shared else key.id)
+    own["retry_at"] = None if retry_at is None else to_datetime(retry_at)
+    status = object.__new__(LimitStatus)
+    object.__setattr__(status, "__dict__", own)
+    return status

@@ -60,7 +60,7 @@ def opened(limits=THROTTLED):
 @pytest.mark.spread(5)
 @pytest.mark.parametrize("before", [[], [{"request_id": "q"}]], ids=["plain", "named before"])
 @pytest.mark.parametrize("options", [{}, {"request_id": "r"}, {"route": "/r"}], ids=["fast", "named", "route"])
-@pytest.mark.parametrize("later", [0, 60_000_000], ids=["same minute", "next minute"])
+@pytest.mark.parametrize("later", [1, 60_000_000], ids=["same minute", "next minute"])
 @pytest.mark.parametrize("limits", [THROTTLED, "1000/day"])
 def test_an_interrupt_leaves_no_lock_taken(limits, options, before, later):
     """Interrupted after each call that consume makes in turn: others go on, and nothing is half counted."""
@@ -81,11 +81,20 @@ def test_an_interrupt_leaves_no_lock_taken(limits, options, before, later):
     assert instants > 5
 
 
-def test_a_call_by_an_id_that_is_written_in_two_goes_is_found(monkeypatch):
-    """Counted, and then remembered."""
-    plant(monkeypatch, _retries, "_alone", {'"at", now), *room.own': '"at", now)); at_once(*room.own'})
+def test_an_interrupt_between_two_ids_of_one_instant():
+    """What is remembered until the same instant is put in its place among them."""
+    test_an_interrupt_leaves_no_lock_taken("1000/day", {"request_id": "r"}, [{"request_id": "q"}], 0)
+
+
+@pytest.mark.parametrize(("later", "change"), [
+    (0, {'"at", now), *record': '"at", now)); at_once(*record'}),
+    (1, {"    own.total = total\n": "    room.good(now)\n    own.total = total\n"}),
+], ids=["at once", "later"])  # fmt: skip
+def test_a_call_by_an_id_that_is_written_in_two_goes_is_found(monkeypatch, later, change):
+    """Counted, and then remembered; or the other way round."""
+    plant(monkeypatch, _retries, "_alone", change)
     with pytest.raises(AssertionError):
-        test_an_interrupt_leaves_no_lock_taken("1000/day", {"request_id": "r"}, [{"request_id": "q"}], 0)
+        test_an_interrupt_leaves_no_lock_taken("1000/day", {"request_id": "r"}, [{"request_id": "q"}], later)
 
 
 @pytest.mark.parametrize("which", [0, 1], ids=["the same", "another"])

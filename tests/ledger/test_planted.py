@@ -194,7 +194,7 @@ BUGS = {
     "a headroom does not see what the fast path counted": (
         "stores/memory/one_meter.py", "                if self.until:\n", "                if False:\n"),
     "a refusal by a headroom tells what was asked for": (
-        "operations/headroom.py", "if decision.allowed or type(amounts) is not list:", "if True:"),
+        "operations/headroom.py", "if not decision.allowed and type(amounts) is list:", "if False:"),
     "a headroom tells another unit's count": (
         "operations/headroom.py", "zip(self.shape.units, amounts, strict=True) if units", "zip(self.shape.units, reversed(amounts), strict=True) if units"),
     "a headroom takes costs that are no whole numbers": (

@@ -10,10 +10,10 @@ from ..decision import Reason
 from ..plan import UsagePlan
 from ..rule.apis import counts
 from ..rule.charge import current, next_due, next_end
-from ..rule.limits import BEYOND, MAX_UNITS, CompiledConcurrency, CompiledQuota, CompiledThrottle, RoutePlan
+from ..rule.limits import BEYOND, MAX_UNITS, CompiledConcurrency, CompiledQuota, CompiledThrottle, Place, RoutePlan
 from ..rule.record import Record
 from ..rule.subject import Subject
-from .headroom import Place, SeveralMeters
+from .headroom import SeveralMeters
 from .request import Entry, Request, in_force, tokens_of, usable
 from .shape import Shape, units_of
 

@@ -12,24 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..decision import Decision, Details, Reason, _lazy, reason_of
+from ..decision import Decision, Details, Reason, _http, _lazy, reason_of
 from ..key import KeyOrCaller
 from ..limit import REQUESTS
 from ..plan import UsagePlan
 from ..process.atomic import Step, at_once
 from ..rule.charge import evaluate, metered
-from ..rule.limits import CompiledLimit, CompiledThrottle, Outcome, Reading, RoutePlan
+from ..rule.limits import Outcome, Place, Reading, RoutePlan, Stands
 from ..rule.record import HOUR_US, MINUTE_US, Record, minute_of
-from ..status import LimitStatus, status_at
+from ..status import LimitStatus, statuses
 from .shape import Shape
-
-if TYPE_CHECKING:
-    from ..headers import Row
-
-Place = tuple[CompiledLimit, int, int, int]
-"""A limit, the index of what it reads, what was granted on top, its window's end."""
 
 
 class Told(Decision):
@@ -73,13 +67,17 @@ class Told(Decision):
         """See ``Decision.limits``."""
         if not self.allowed:
             return super().limits
-        key = self._room.key
-        return tuple(
-            [status_at(*row[:4], row[0].holder or (key.account if row[0].shared else key.id)) for row in self._rows()]
-        )
+        room = self._room
+        return statuses(room.read(self), self._now, room.key)
 
-    def _rows(self) -> list[Row]:
-        return self._room.rows(self) if self.allowed else super()._rows()
+    def headers(self, profile: str = "ietf") -> dict[str, str]:
+        """See ``Decision.headers``."""
+        if not self.allowed or profile != "ietf":
+            return super().headers(profile)
+        return _http().told(self._room.read(self), self._now)  # type: ignore[no-any-return]
+
+    def _rows(self) -> list[Any]:
+        return _http().rows_of(self._room.read(self), self._now) if self.allowed else super()._rows()
 
 
 class Headroom:
@@ -94,7 +92,7 @@ class Headroom:
     key: KeyOrCaller
     shape: Shape
     until: int
-    places: Sequence[Place]
+    places: tuple[Place, ...]
     bases: Sequence[int]
     tokens: tuple[int, ...]
 
@@ -105,42 +103,26 @@ class Headroom:
             return {unit: units for unit, units in zip(self.shape.units, amounts, strict=True) if units}
         return amounts  # type: ignore[no-any-return] # a mapping
 
-    def found(self, decision: Told) -> Sequence[int]:
-        """Return what meters and buckets read after a decision."""
-        return decision._found  # type: ignore[no-any-return]
+    def read(self, decision: Told) -> Stands:
+        """Return where limits stand after a decision."""
+        return self.places, self.bases, decision._found
 
     def details(self, decision: Told) -> Details:
         """Work out the whole answer."""
         takes, now, shape = self.takes(decision), decision._now, self.shape
         taken = decision.allowed and not hasattr(decision, "_dry")
-        outcome = evaluate(self.readings(self.found(decision), now), {} if decision.allowed else takes, now)
+        places, bases, found = self.read(decision)
+        readings = [
+            Reading(limit, found[index] - base, extra, end or now)
+            for (limit, index, extra, end), base in zip(places, bases, strict=True)
+        ]
+        outcome = evaluate(readings, {} if decision.allowed else takes, now)
         groups = ((now, metered(shape.route_plan, takes)),) if taken else ()
         tokens, above = (self.tokens, shape.plan.above) if taken else ((0, 0), ())
         return Details(
             reason_of(outcome), None, self.key, shape.plan, takes, outcome, groups, tokens,
             route=shape.route_plan.told, above=above,
         )  # fmt: skip
-
-    def readings(self, found: Sequence[int], now: int) -> list[Reading]:
-        """Read where the limits stand from what meters and buckets read."""
-        return [
-            Reading(limit, found[index] - base, extra, end or now)
-            for (limit, index, extra, end), base in zip(self.places, self.bases, strict=True)
-        ]
-
-    def rows(self, decision: Told) -> list[Row]:
-        """Tell of an admission where every limit stands, without working the whole answer out."""
-        found, now, bases = self.found(decision), decision._now, self.bases
-        rows: list[Row] = []
-        for limit, index, extra, end in self.places:
-            reading = found[index]
-            if end:
-                rows.append((limit, reading - bases[len(rows)], extra, end, False))
-            elif isinstance(limit, CompiledThrottle):
-                rows.append((limit, -(-reading // limit.scale), 0, now - -reading // limit.drain, False))
-            else:
-                rows.append((limit, reading, 0, now, False))
-        return rows
 
 
 class _Nobody(Headroom):
@@ -299,13 +281,13 @@ class SeveralMeters(Headroom):
         high = len(above)
         return above[0][0].at < began or (high > 1 and (above[1][0].at < began or high > 2))
 
-    def found(self, decision: Told) -> Sequence[int]:
-        """See ``Headroom.found``; what was refused left all as it was."""
+    def read(self, decision: Told) -> Stands:
+        """See ``Headroom.read``; what was refused left all as it was."""
         found, amounts = decision._found, decision._amounts
-        if decision.allowed or type(amounts) is not list:
-            return found  # type: ignore[no-any-return] # numbers
-        asked = [amounts[cell[1]] for cell in self.cells] + [amounts[pour[1]] * pour[3] for pour in self.pours]
-        return [after - more for after, more in zip_longest(found, asked, fillvalue=0)]
+        if not decision.allowed and type(amounts) is list:
+            asked = [amounts[cell[1]] for cell in self.cells] + [amounts[pour[1]] * pour[3] for pour in self.pours]
+            found = [after - more for after, more in zip_longest(found, asked, fillvalue=0)]
+        return self.places, self.bases, found
 
     def records(self) -> list[Record]:
         """Return the records that it is bound to."""

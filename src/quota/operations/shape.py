@@ -32,20 +32,22 @@ def unrouted(own: Container[str], route: object) -> bool:
 class Shape:
     """All that the keys of a plan share on one route plan: worked out once, whoever calls.
 
-    ``units``: in the order of amounts. ``standard``: the amounts of a call that names no cost. ``own``: the plan's
-    routes with limits or costs of their own. ``throttle``: the only one, where there is one. ``simple_cost``: a call
-    costs one request; ``simple``: that counts on one meter, with one throttle at most. ``live``: the plan stands; a
-    change of it ends all its headrooms. ``wide``: some of the plan's routes are of more than one name.
+    ``units``: in the order of amounts. ``standard``: the amounts of a call that names no cost; ``plain``: what its
+    retry must have in common with it. ``own``: the plan's routes with limits or costs of their own. ``throttle``: the
+    only one, where there is one. ``simple_cost``: a call costs one request; ``simple``: that counts on one meter, with
+    one throttle at most. ``live``: the plan stands; a change of it ends all its headrooms. ``wide``: some of the plan's
+    routes are of more than one name.
     """
 
     __slots__ = (
-        "__weakref__", "_latest", "api", "live", "own", "plan", "route", "route_plan", "simple", "simple_cost",
+        "__weakref__", "_latest", "api", "live", "own", "plain", "plan", "route", "route_plan", "simple", "simple_cost",
         "standard", "throttle", "units", "wide",
     )  # fmt: skip
 
     def __init__(self, plan: UsagePlan, route_plan: RoutePlan, missing: frozenset[str] = frozenset()) -> None:
         self.plan, self.route_plan = plan, route_plan
         self.api, self.route = route_plan.api, route_plan.route
+        self.plain = ("consume", self.api, self.route or None, None)
         self.own = plan._names.own
         self.wide = self.own is plan._names
         units = units_of(route_plan)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..clock import DAY_US
@@ -178,3 +178,9 @@ class Reading(NamedTuple):
     used: int
     extra: int
     end: int
+
+
+Place = tuple[CompiledLimit, int, int, int]
+"""A limit, the index of what it reads, what was granted on top, its window's end; 0 where it has none."""
+Stands = tuple[tuple[Place, ...], Sequence[int], Sequence[int]]
+"""Places, what each limit read when its window began, and what meters and buckets read after a call."""

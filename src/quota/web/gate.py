@@ -204,7 +204,11 @@ class Gate:
 
     def shown(self, decision: Decision) -> dict[str, str]:
         """The headers that an admitted response carries."""
-        return {} if self.profile is None else headers(self.profile, decision._rows(), decision._now, None)
+        if self.profile is None:
+            return {}
+        if decision.allowed:
+            return decision.headers(self.profile)
+        return headers(self.profile, decision._rows(), decision._now, None)
 
     def refusal(self, decision: Decision, method: str, request: Request = None) -> Answer:
         """The whole answer to a refused request. HEAD gets no body."""

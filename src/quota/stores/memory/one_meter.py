@@ -7,17 +7,17 @@ first (``flush``), under the same lock.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ...decision import Decision
 from ...key import KeyOrCaller
 from ...limit import REQUESTS
-from ...operations.headroom import Headroom, Place, SeveralMeters, Told
+from ...operations.headroom import Headroom, SeveralMeters, Told
 from ...operations.request import INFO, barred, refused, wants
 from ...operations.shape import DEFAULT, unrouted
 from ...process.locks import wait_for
-from ...rule.limits import MAX_UNITS
+from ...rule.limits import MAX_UNITS, Place, Stands
 from ...rule.meter import Bucket, Meter
 from ...rule.record import MINUTE_US, Record, minute_of
 
@@ -151,16 +151,6 @@ class OneMeter(Asked, _Hot):
         self.version = -1
 
     @property
-    def places(self) -> Sequence[Place]:  # type: ignore[override]
-        """Where each limit stands."""
-        return self.span.places
-
-    @property
-    def bases(self) -> Sequence[int]:  # type: ignore[override]
-        """Return what each limit's meter read when its window began."""
-        return self.span.bases
-
-    @property
     def tokens(self) -> tuple[int, ...]:  # type: ignore[override]
         """The record's own number."""
         return self.token, 0
@@ -169,10 +159,12 @@ class OneMeter(Asked, _Hot):
         """See ``Headroom.takes``."""
         return {REQUESTS: decision._amounts}
 
-    def found(self, decision: Told) -> Sequence[int]:
-        """See ``Headroom.found``."""
-        found = decision._found
-        return (found,) if self.shape.throttle is None else (found, decision._level)
+    def read(self, decision: Told) -> Stands:
+        """See ``Headroom.read``."""
+        span = self.span
+        if self.shape.throttle is None:
+            return span.places, span.bases, (decision._found,)
+        return span.places, span.bases, (decision._found, decision._level)
 
     def take(  # noqa: C901, PLR0912 -- in line: a call more is a tenth of its time
         self, now: int, cost: Any, api: str, route: str | None, address: str | None, scope: str | None, dry: bool | None

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from ...decision import Decision, Details
-from ...key import KeyOrCaller
-from ...limit import parse_cost
-from ...operations.headroom import Headroom, SeveralMeters, Told
+from ...limit import REQUESTS
+from ...operations.headroom import SeveralMeters, Told
 from ...operations.idempotency import asked_for, id_of
 from ...operations.request import barred, refused
-from ...operations.shape import DEFAULT, Shape
+from ...operations.shape import DEFAULT
 from ...process.atomic import at_once
 from ...process.locks import wait_for
 from ...rule.entries import RememberedRequest
@@ -19,31 +18,20 @@ from .one_meter import NoMeter, OneMeter
 _new = tuple.__new__  # half the time of the class
 
 
-class Replayed(Headroom):
-    """Stands behind an answer that is told again, with the key and the plan as they are now."""
+class Replayed(Told):
+    """An answer that is told again, with the key and the plan as they are now. ``_answer``: the earlier one."""
 
-    __slots__ = ("answer", "key")
+    __slots__ = ("_answer",)
 
-    def __init__(self, answer: Any, key: KeyOrCaller, shape: Shape) -> None:
-        self.answer, self.key, self.shape = answer, key, shape
+    _answer: Any
+    limits, headers, _rows = Decision.limits, Decision.headers, Decision._rows
 
-    def again(self) -> Told:
-        """Return the decision that the earlier call had."""
-        decision: Told = Told()
-        decision.allowed, decision._room = True, self
-        decision._now = self.answer._now if isinstance(self.answer, Decision) else self.answer.outcome.now
-        return decision
-
-    def details(self, decision: Told) -> Details:  # noqa: ARG002 -- as every headroom's
-        answer = self.answer
+    def _work_out(self) -> Details:
+        answer, room = self._answer, self._room
         found = answer._details() if isinstance(answer, Decision) else answer
         return found.changed(  # type: ignore[no-any-return] # one of its kind
-            id=answer.id, key=self.key, plan=self.shape.plan, replayed=True
+            id=answer.id, key=room.key, plan=room.shape.plan, replayed=True
         )
-
-    def rows(self, decision: Told) -> list[Any]:
-        """Tell all limits by the whole answer."""
-        return Decision._rows(decision)
 
 
 def take_named(  # noqa: C901, PLR0912 -- in line, as the plainest call
@@ -59,27 +47,34 @@ def take_named(  # noqa: C901, PLR0912 -- in line, as the plainest call
         return None
     key_entry = own.key_entry
     for room in key_entry.rooms:
-        if room.shape.serves(api, route):
+        shape = room.shape
+        asked = shape.plain
+        if (shape.api == api and route == asked[2]) or shape.serves(api, route):
             break
     else:
         return None
-    amounts = room.shape.standard if cost is DEFAULT else room.shape.asked(cost)
+    amounts = shape.standard if cost is DEFAULT else shape.asked(cost)
     if amounts is None or (keep is not None and room.slots):
         return None
     if (scope is not None or room.key.networks) and barred(room.key, address, scope):
         return None
+    if type(cost) is int:
+        asked = "consume", api, route, ((REQUESTS, cost),)
+    elif cost is not DEFAULT or route != asked[2]:
+        asked = asked_for("consume", api, route, None if cost is DEFAULT else cost)
     stripe, lock, told, mine = key_entry.stripe, own.lock, None, False
     try:
         if not lock.acquire(False):  # noqa: FBT003 -- by keyword it takes twice as long
             wait_for(lock)
         if not stripe.busy and key_entry.room is own:
             mine = stripe.busy = True
-            asked = asked_for("consume", api, route, None if cost is DEFAULT else parse_cost(cost))
-            earlier = None if room.own.requests is None else room.own.requests.get(name)
+            requests = room.own.requests
+            earlier = None if requests is None else requests.entries.get(name)
             if earlier is not None and earlier.until > now:
                 told = _again(own, room, earlier, asked, now)
             else:
-                kept = (now + ttl, name, "", room.shape.plan.id, room.shape.share("asked", asked))
+                asked = asked if asked is shape.plain else shape.share("asked", asked)
+                kept = now + ttl, name, "", shape.plan.id, asked
                 told = _alone(own, room, amounts, now, kept) or _take(own, room, amounts, now, kept)
             mine = stripe.busy = False
         lock.release()
@@ -96,30 +91,49 @@ def _again(
     own: OneMeter | NoMeter, room: SeveralMeters, earlier: RememberedRequest, asked: tuple[Any, ...], now: int
 ) -> Told | None:
     """Tell the answer of an earlier call of that name, where nothing changed since and nothing is due."""
-    record = room.own
-    same = earlier.asked == asked and earlier.plan_id == room.shape.plan.id and room.shape.live
-    same = same and record.version == room.own_version and (record.holds is None or record.quiet(now))
-    if not (same and (own.at if own.until else record.at) <= now < room.end):  # type: ignore[union-attr] # open: one meter
+    record, shape = room.own, room.shape
+    _, _, _, plan_id, before, answer = earlier
+    if not (
+        before == asked and plan_id == shape.plan.id and shape.live
+        and record.version == room.own_version and (record.holds is None or record.quiet(now))
+        and (own.at if own.until else record.at) <= now < room.end  # type: ignore[union-attr] # open: one meter
+    ):  # fmt: skip
         return None
     if record.refunds is not None and record.refunded(id_of(earlier)):
         return None
-    return Replayed(earlier.answer, room.key, room.shape).again()
+    decision: Replayed = Replayed()
+    decision.allowed, decision._room = True, room
+    decision._now = answer._now if isinstance(answer, Decision) else answer.outcome.now
+    decision._answer = answer
+    return decision
 
 
 def _alone(
     own: OneMeter | NoMeter, room: SeveralMeters, amounts: list[int], now: int, kept: tuple[Any, ...]
 ) -> Told | None:
     """Admit on the key's headroom of one meter, which stays open; None where another way must be gone."""
-    if type(own) is not OneMeter or own.shape is not room.shape or not own.at <= now < own.until:
+    shape, record = room.shape, room.own
+    if type(own) is not OneMeter or own.shape is not shape or not own.at <= now < own.until:
         return None
-    total, shape = own.total + amounts[0], own.shape
+    total = own.total + amounts[0]
     if total > own.soft or shape.throttle is not None or not shape.live:
         return None
     decision: Told = Told()
     decision.allowed, decision._room = True, own
-    decision._now, decision._amounts, decision._found = now, amounts[0], total
+    decision._now, decision._amounts = now, amounts[0]
+    decision._found = total
     remembered = _new(RememberedRequest, (*kept, decision))
-    at_once((setattr, own, "total", total), (setattr, own, "at", now), *room.own.remembering(remembered, now))
+    requests, until = record.requests, kept[0]
+    if requests is None or requests.due is None or requests.due <= now or until <= requests.latest:
+        at_once((setattr, own, "total", total), (setattr, own, "at", now), *record.remembering(remembered, now))
+        return decision
+    # As in ``SeveralMeters.take``: no signal is looked for in between. What comes last of all is a heap's last.
+    heap, entries, one = requests.heap, requests.entries, (remembered,)
+    heap += one
+    entries[kept[1]] = remembered
+    requests.latest = until
+    own.total = total
+    own.at = now
     return decision
 
 
