@@ -54,12 +54,12 @@ class QuotaMiddleware:
             await self.app(scope, receive, send)
             return
         gate = self.gate
-        method, path = method_of(scope), path_of(scope, gate)
+        method, path = scope.get("method", "GET").upper(), path_of(scope, gate)
         preflight = preflight_of(scope, gate) if method == "OPTIONS" and gate.preflight != "ask" else None
         if preflight and gate.preflight == "answer":
             await _answer(preflight, scope, receive, send)
             return
-        if preflight or gate.passes(method, path, scope):
+        if preflight or (gate.exempt and gate.passes(method, path, scope)):
             await self.app(scope, receive, send)
             return
         body = Body(receive, gate.most_body) if gate.cost_from_body is not None and kind == "http" else None
@@ -86,9 +86,11 @@ class QuotaMiddleware:
         """Find the key, name the route and ask the ledger; tell the application. What is held is to be settled."""
         gate = self.gate
         found = gate.key(scope) if callable(gate.key) else gate.places.of_scope(scope, redact=gate.redact)
-        secret = gate.presented(found, scope)
+        secret = found or gate.presented(found, scope)
         route = None if secret is None else gate.name(method, path, scope)
-        price = gate.price(scope, b"" if body is None or secret is None else await body.read())
+        price = gate.cost
+        if body is not None or price is not None:
+            price = gate.price(scope, b"" if body is None or secret is None else await body.read())
         cost, address = DEFAULT if price is None else price, gate.address(secret, scope)
         held: AsyncReservation | None = None
         ttl = gate.ttl if keep_slot else None
@@ -169,6 +171,10 @@ def _field(name: str) -> bytes:
     return name.lower().encode()
 
 
+_IETF = frozenset((b"ratelimit-policy", b"ratelimit"))
+_lasting = lru_cache(maxsize=64)(str.encode)
+
+
 @lru_cache(maxsize=64)
 def _fields(*names: str) -> tuple[tuple[bytes, ...], frozenset[bytes]]:
     fields = tuple(map(_field, names))
@@ -177,6 +183,9 @@ def _fields(*names: str) -> tuple[tuple[bytes, ...], frozenset[bytes]]:
 
 def _encoded(headers: dict[str, str]) -> tuple[Pairs, frozenset[bytes]]:
     """Headers as ASGI has them, and their names."""
+    if len(headers) == 2 and "RateLimit-Policy" in headers:  # nearly always: made short, and a policy lasts
+        state = headers["RateLimit"].encode()
+        return [(b"ratelimit-policy", _lasting(headers["RateLimit-Policy"])), (b"ratelimit", state)], _IETF
     fields, names = _fields(*headers)
     return [(field, value.encode()) for field, value in zip(fields, headers.values())], names  # noqa: B905 -- slow
 
@@ -190,7 +199,8 @@ def method_of(scope: Scope) -> str:
 def path_of(scope: Scope, gate: Gate) -> str:
     """The path below where the application is mounted, by its own word or by the server's."""
     rooted = gate.names and gate.names.rooted
-    return below(scope, (rooted and rooted.root_path) or scope.get("root_path", "")) or "/"
+    root = (rooted and rooted.root_path) or scope.get("root_path", "")
+    return (below(scope, root) if root else scope["path"]) or "/"
 
 
 def preflight_of(scope: Scope, gate: Gate) -> Answer | None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import MutableMapping
 from typing import Any
 
-from .sources import find_key, hidden, hide_parameters
+from .sources import POSSIBLE, UNKNOWN, bearer, find_key, hidden, hide_parameters
 
 Headers = dict[str, tuple[str, str]]
 """All that was hidden, by name: (what stands there now, what came)."""
@@ -25,9 +25,14 @@ class Withheld:
     headers: Headers
     query: tuple[str, str]
 
-    def __init__(self, headers: Headers, query: tuple[str, str] = _NONE, before: Withheld | None = None) -> None:
-        self.headers = {**before.headers, **headers} if before else headers
-        self.query = before.query if before and not query[1] else query
+    __init__ = object.__init__
+
+
+def _withheld(headers: Headers, query: tuple[str, str] = _NONE, before: Withheld | None = None) -> Withheld:
+    held: Withheld = Withheld()
+    held.headers = {**before.headers, **headers} if before else headers
+    held.query = before.query if before and not query[1] else query
+    return held
 
 
 class Places:
@@ -41,6 +46,7 @@ class Places:
         # Apache keeps what came under a name of its own when it redirects within.
         self._variables = [(name, variable, f"REDIRECT_{variable}") for name, variable in in_cgi]
         self._fields = frozenset(name.encode() for name in names)
+        self._alone = frozenset() if self._parameters else self._fields
         self._spelled = {field: name for name in names for field in (*_spellings(name), name.encode())}
 
     def of_environ(self, environ: MutableMapping[str, Any], *, redact: bool, find: bool = True) -> str | None:
@@ -68,7 +74,7 @@ class Places:
             start = 0 if variable.endswith("QUERY_STRING") else url.find("?") + 1 or len(url)
             if start < len(url):
                 environ[variable] = url[:start] + self._without_keys(url[start:], source, last)
-        environ[Withheld.PLACE] = Withheld(hides, (environ["QUERY_STRING"], whole) if query else _NONE, before)
+        environ[Withheld.PLACE] = _withheld(hides, (environ["QUERY_STRING"], whole) if query else _NONE, before)
         return secret
 
     def of_scope(self, scope: MutableMapping[str, Any], *, redact: bool, find: bool = True) -> str | None:
@@ -76,24 +82,29 @@ class Places:
 
         That is where the server's log looks; and in the very list of headers, which requests made earlier keep.
         """
-        spelled = self._spelled
-        lines = [line for line in scope["headers"] if line[0] in spelled]
+        spelled, every, before = self._spelled, scope["headers"], scope.get(Withheld.PLACE)
+        lines = [line for line in every if line[0] in spelled]
+        if len(lines) == 1 and lines[0][0] in self._alone and find and redact and type(every) is list and not before:
+            line = lines[0]  # nearly always: made short
+            name, text = spelled[line[0]], line[1].decode("latin-1")
+            secret = bearer(text) if name == "authorization" else text
+            if POSSIBLE.match(secret):
+                last = _STARS if secret == UNKNOWN else _STARS + secret[-4:]
+                every[every.index(line)] = (line[0], last.encode())
+                scope[Withheld.PLACE] = held = Withheld()
+                held.headers, held.query = {name: (last, text)}, _NONE
+                return secret
         headers: dict[str, str] = {}
         for field, value in lines:
             name, text = spelled[field], value.decode("latin-1")
             if field in self._fields:
                 headers[name] = f"{headers[name]},{text}" if name in headers else text
         query = scope.get("query_string", b"").decode("latin-1") if self._parameters else ""
-        before = scope.get(Withheld.PLACE)
         came, whole = _as_they_came(headers, query, before) if before else (headers, query)
         secret, source = find_key(came.get, whole, self._sources) if find else (None, "")
         if not redact or not (lines or query):
             return secret
-        last, every = hidden(secret), scope["headers"]
-        if source and len(lines) == 1 and type(every) is list and not (query or before):  # nearly always: made short
-            every[every.index(lines[0])] = (lines[0][0], last.encode())
-            scope[Withheld.PLACE] = Withheld({source: (last, headers[source])})
-            return secret
+        last = hidden(secret)
         hides = _hides(headers, came, source, last)
         if hides or any(line[0] not in self._fields for line in lines):
             self._rewrite(scope, lines, hides)
@@ -103,7 +114,7 @@ class Places:
             if start < len(url):
                 scope[variable] = (url[:start] + self._without_keys(url[start:], source, last)).encode("latin-1")
         now = (scope["query_string"].decode("latin-1"), whole) if query else _NONE
-        scope[Withheld.PLACE] = Withheld(hides, now, before)
+        scope[Withheld.PLACE] = _withheld(hides, now, before)
         return secret
 
     def _without_keys(self, query: str, source: str, last: str) -> str:

@@ -13,7 +13,7 @@ UNKNOWN = "qk_" + "0" * 34
 _LONGEST = 512
 _LONGEST_QUERY = 65_536
 _STARS = "****"
-_POSSIBLE = re.compile(r"[!-~]{20,128}\Z")
+POSSIBLE = re.compile(r"[!-~]{20,128}\Z")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}\Z")
 _PARAMETER = re.compile(r"\?[A-Za-z0-9._~-]{1,64}\Z")
 
@@ -42,8 +42,8 @@ def find_key(header: Callable[[str], str | None], query: str, sources: Sequence[
     for source in sources:
         value = _parameter(query, source) if source[0] == "?" else header(source)
         if value and source == "authorization":
-            value = _bearer(value)
-        if value and (_POSSIBLE.match(value) or (value := _trimmed(value))):
+            value = bearer(value)
+        if value and (POSSIBLE.match(value) or (value := _trimmed(value))):
             return value, source
     return None, ""
 
@@ -52,11 +52,11 @@ def _trimmed(value: str) -> str:
     """Of a value that is no key as it stands: the key without blanks around it, ``UNKNOWN``, or nothing if blank."""
     if len(value) <= _LONGEST:
         value = value.strip(" \t")
-        return value if not value or _POSSIBLE.match(value) else UNKNOWN
+        return value if not value or POSSIBLE.match(value) else UNKNOWN
     return UNKNOWN
 
 
-def _bearer(value: str) -> str:
+def bearer(value: str) -> str:
     """The token of ``Authorization: Bearer``; none of another scheme (RFC 6750, section 2.1)."""
     return value[7 : _LONGEST * 2].lstrip(" ") if value[:7].lower() == "bearer " else ""
 

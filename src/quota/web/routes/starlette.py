@@ -32,7 +32,10 @@ class StarletteRoutes:
 
     def watched(self) -> Iterator[Watch | None]:
         owner = self.owner
-        yield (lambda: owner.routes), list(owner.routes)
+        if hasattr(owner, "router") and owner.routes is owner.router.routes:
+            yield (lambda: owner.router.routes), list(owner.routes)  # as its property does
+        else:
+            yield (lambda: owner.routes), list(owner.routes)
         for route in owner.routes:
             included = getattr(route, "original_router", None)
             if included is not None:
