@@ -6,7 +6,6 @@ import enum
 import threading
 from collections.abc import Mapping
 from datetime import datetime
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from .clock import to_datetime
@@ -80,12 +79,17 @@ _lazy = threading.RLock()
 across_forks(_lazy)
 
 
-@cache
-def _http() -> Any:
-    """Return what HTTP sees of a decision: not paid for by those who never ask."""
-    from . import headers  # noqa: PLC0415 -- not paid for by those who never ask
+class _Http:
+    """All that HTTP sees of a decision."""
 
-    return headers
+    def __getattr__(self, name: str) -> Any:
+        from . import headers  # noqa: PLC0415 -- not paid for by those who never ask
+
+        self.__dict__.update(vars(headers))
+        return self.__dict__[name]
+
+
+_http: Any = _Http()
 
 
 class Decision:
@@ -226,7 +230,7 @@ class Decision:
         ``profile``: ``"ietf"`` (draft-ietf-httpapi-ratelimit-headers), ``"github"`` (``X-RateLimit-*``, epoch seconds)
         or ``"draft03"`` (``RateLimit-*``, delta seconds). Raises ``InvalidValue`` for any other.
         """
-        told: dict[str, str] = _http().headers(
+        told: dict[str, str] = _http.headers(
             profile, self._rows(), self._now, None if self.allowed else self.retry_after
         )
         return told
@@ -250,7 +254,7 @@ class Decision:
             return {}
         violated = self.violated
         over = [(s.name, s.used, s.limit, s.unit) for s in self.limits if s.name in violated]
-        told: dict[str, Any] = _http().problem(self.status, over, self.retry_after)
+        told: dict[str, Any] = _http.problem(self.status, over, self.retry_after)
         return told
 
     def to_dict(self) -> dict[str, Any]:

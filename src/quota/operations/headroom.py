@@ -74,10 +74,10 @@ class Told(Decision):
         """See ``Decision.headers``."""
         if not self.allowed or profile != "ietf":
             return super().headers(profile)
-        return _http().told(self._room.read(self), self._now)  # type: ignore[no-any-return]
+        return _http.told(self._room.read(self), self._now)  # type: ignore[no-any-return]
 
     def _rows(self) -> list[Any]:
-        return _http().rows_of(self._room.read(self), self._now) if self.allowed else super()._rows()
+        return _http.rows_of(self._room.read(self), self._now) if self.allowed else super()._rows()
 
 
 class Headroom:
