@@ -72,11 +72,7 @@ def statuses(stands: Stands, now: int, key: KeyOrCaller) -> tuple[LimitStatus, .
     """Tell limits as users see them after a call by a key."""
     places, bases, found = stands
     told: tuple[LimitStatus, ...] = ()
-    try:
-        lasting = _known[places]
-    except KeyError:
-        lasting = _learn(places)
-    for number, index, whole, limit, drain, fields in lasting:
+    for number, index, whole, limit, drain, fields in _known.get(places) or _learn(places):
         used = found[index] - bases[number]
         own = fields.copy()  # and then each of its own: a new one takes three times as long
         if drain:

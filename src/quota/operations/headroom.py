@@ -65,16 +65,12 @@ class Told(Decision):
     @property
     def limits(self) -> tuple[LimitStatus, ...]:
         """See ``Decision.limits``."""
-        if not self.allowed:
-            return super().limits
-        room = self._room
-        return statuses(room.read(self), self._now, room.key)
+        return statuses(self._room.read(self), self._now, self._room.key) if self.allowed else super().limits
 
     def headers(self, profile: str = "ietf") -> dict[str, str]:
         """See ``Decision.headers``."""
-        if not self.allowed or profile != "ietf":
-            return super().headers(profile)
-        return _http.told(self._room.read(self), self._now)  # type: ignore[no-any-return]
+        short = self.allowed and profile == "ietf"
+        return _http.told(self._room.read(self), self._now) if short else super().headers(profile)
 
     def _rows(self) -> list[Any]:
         return _http.rows_of(self._room.read(self), self._now) if self.allowed else super()._rows()

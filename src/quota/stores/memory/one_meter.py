@@ -161,10 +161,8 @@ class OneMeter(Asked, _Hot):
 
     def read(self, decision: Told) -> Stands:
         """See ``Headroom.read``."""
-        span = self.span
-        if self.shape.throttle is None:
-            return span.places, span.bases, (decision._found,)
-        return span.places, span.bases, (decision._found, decision._level)
+        found, span = decision._found, self.span
+        return span.places, span.bases, (found,) if self.shape.throttle is None else (found, decision._level)
 
     def take(  # noqa: C901, PLR0912 -- in line: a call more is a tenth of its time
         self, now: int, cost: Any, api: str, route: str | None, address: str | None, scope: str | None, dry: bool | None

@@ -29,9 +29,8 @@ class Replayed(Told):
     def _work_out(self) -> Details:
         answer, room = self._answer, self._room
         found = answer._details() if isinstance(answer, Decision) else answer
-        return found.changed(  # type: ignore[no-any-return] # one of its kind
-            id=answer.id, key=room.key, plan=room.shape.plan, replayed=True
-        )
+        again: Details = found.changed(id=answer.id, key=room.key, plan=room.shape.plan, replayed=True)
+        return again
 
 
 def take_named(  # noqa: C901, PLR0912 -- in line, as the plainest call
