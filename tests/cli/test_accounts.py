@@ -134,7 +134,7 @@ def test_keys_and_accounts_are_erased(shop):
     assert "no API key has the id 'idle'" in shop.fails("key", "erase", "idle")
     assert "'maps' is below it" in shop.fails("account", "erase", "acme")
     assert shop("account", "erase", "maps", terminal=True, data="n\n") == 130
-    assert "erase account maps (maps), its 1 keys, their usage by day and its events, for good?" in shop.err
+    assert "erase account maps (maps), its 1 key, their usage by day and its events, for good?" in shop.err
     for account in ("maps", "search", "acme"):
         assert shop.json("account", "erase", account) == {"erased": account}
     assert "no account has the id 'acme'" in shop.fails("account", "erase", "acme")
@@ -150,7 +150,7 @@ def test_accounts_go_on_plans_and_off_them(shop):
     assert "not on this plan" in shop.fails("account", "detach", "maps", "company")
     assert shop.json("account", "detach", "maps", "team")["plans"] == []
     assert shop("plan", "remove", "team", terminal=True, data="n\n") == 130
-    assert "1 accounts are on it and will be limited by it no more" in shop.err
+    assert "1 account on it will be limited by it no more" in shop.err
     assert shop.json("plan", "remove", "team")["accounts"] == ["search"]
     assert shop.json("account", "show", "search")["plans"] == []
 

@@ -133,7 +133,7 @@ def test_a_killed_import_of_csv_is_finished_by_the_same_command(url, tmp_path, a
     there = 0 if kind == "sqlite" else at
     assert len(kept(url)[1]) == there
     replaced = f", replaced {there}" if there else ""
-    assert run(*command) == (0, f"imported {5 - there} keys{replaced}\n", "")
+    assert run(*command) == (0, f"imported {5 - there} key{'s' * (there != 4)}{replaced}\n", "")
     found = {key.name: plans for key, plans in kept(url)[1].items()}
     assert found == {f"n{number}": ["gold"] if number % 2 else ["gold", "pets"] for number in range(5)}
 

@@ -110,6 +110,11 @@ PlotOption = Annotated[Path | None, typer.Option("--plot", metavar="FILE", help=
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
+def several(count: int, noun: str) -> str:
+    """``1 key``, ``1,200 keys``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 class WrongUse(QuotaError):
     """A command that cannot be meant: the message says it all."""
 

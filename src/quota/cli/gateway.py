@@ -18,7 +18,7 @@ from ..errors import PlanConflict
 from ..key import ApiKey, digest
 from ..ledger.sync import Ledger
 from ..plan import UsagePlan
-from .common import PARTLY, JsonOption, StoreOption, WrongUse, opened, read_text, to_pairs
+from .common import PARTLY, JsonOption, StoreOption, WrongUse, opened, read_text, several, to_pairs
 from .show import print_json, say, tell
 
 PLANS, KEYS, PLAN_KEYS = "usage-plans.json", "api-keys.json", "usage-plan-keys-{}.json"
@@ -60,7 +60,10 @@ def import_aws(
         })  # fmt: skip
     else:
         already = f"; {there} of these were there already" if there else ""
-        say(f"imported {len(found.plans)} plans, {len(found.keys)} keys and {links} associations{already}")
+        say(
+            f"imported {several(len(found.plans), 'plan')}, {several(len(found.keys), 'key')}"
+            f" and {several(links, 'association')}{already}"
+        )
     if found.warnings:
         if not as_json:
             tell(f"{len(found.warnings)} of the limits do not bind as they did: see above (exit status {PARTLY})")
@@ -167,7 +170,7 @@ def export_aws(
     if as_json:
         print_json({"directory": str(directory), "files": sorted(files), "notes": written.notes})
     else:
-        say(f"wrote {len(written.plans)} plans and {len(written.keys)} keys to {directory}")
+        say(f"wrote {several(len(written.plans), 'plan')} and {several(len(written.keys), 'key')} to {directory}")
 
 
 def _make(directory: Path, files: Iterable[str]) -> None:

@@ -13,7 +13,7 @@ import typer
 from ..clock import pause
 from ..event import Event
 from ..ledger.sync import Ledger
-from .common import UNAVAILABLE, JsonOption, StoreOption, WrongUse, opened
+from .common import UNAVAILABLE, JsonOption, StoreOption, WrongUse, opened, several
 from .show import BAD, print_json, print_table, say
 
 app = typer.Typer(help="The store: make, check, prune, copy.", no_args_is_help=True)
@@ -48,7 +48,8 @@ def check(store: StoreOption = None, as_json: JsonOption = False) -> None:
     else:
         for problem in problems:
             say(problem, style=BAD)
-        say(f"{len(plans)} plans, {len(keys)} keys: {f'{len(problems)} problems' if problems else 'all is well'}")
+        found = several(len(problems), "problem") if problems else "all is well"
+        say(f"{several(len(plans), 'plan')}, {several(len(keys), 'key')}: {found}")
     if problems:
         raise typer.Exit(UNAVAILABLE)
 
@@ -61,7 +62,7 @@ def prune(store: StoreOption = None, as_json: JsonOption = False) -> None:
     if as_json:
         print_json({"pruned": pruned})
     else:
-        say(f"pruned {pruned:,} records")
+        say(f"pruned {several(pruned, 'record')}")
 
 
 @app.command(epilog="Example: quota store backup usage-2026-01-31.db")

@@ -226,7 +226,7 @@ def test_the_command_line_migrates_checks_and_serves(admin, server, monkeypatch,
     assert quota("store", "migrate", "--json")[1].split() == ["{", '"migrated":', "true,", '"version":', "4", "}"]
     assert quota("plan", "add", "p", "5/day")[0] == 0
     assert quota("key", "issue", "k", "--plan", "p")[0] == 0
-    assert quota("store", "check") == (0, "1 plans, 1 keys: all is well\n")
+    assert quota("store", "check") == (0, "1 plan, 1 key: all is well\n")
     admin.execute(f"delete from {name}.directory where part = 'keys'")
     status, said = quota("store", "check")
     assert (status, "which is no key" in said) == (3, True), said

@@ -9,7 +9,7 @@ import typer
 from ...account import Account
 from ...errors import UnknownAccount, UnknownKey
 from ...ledger.sync import Ledger
-from ..common import JsonOption, KeyArgument, StoreOption, YesOption, confirm, find_key, opened
+from ..common import JsonOption, KeyArgument, StoreOption, YesOption, confirm, find_key, opened, several
 from ..show import print_json, say
 from .accounts import AccountArgument
 from .accounts import app as accounts
@@ -49,7 +49,7 @@ def erase_account(
             ledger,
             Account(account),
             f"account {named}",
-            f"its {keys} keys, their usage by day",
+            f"its {several(keys, 'key')}, their usage by day",
             yes=yes,
             as_json=as_json,
         )

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ...key import IssuedKey
-from ..common import Unshown, WrongUse, opened, read_text
+from ..common import Unshown, WrongUse, opened, read_text, several
 from ..show import print_json, say
 
 _COLUMNS = ("Name", "Key", "Id")
@@ -35,7 +35,7 @@ def issue_table(
     if as_json:
         print_json({"issued": [{"id": key.id, "name": key.name} for key, _ in issued], "file": str(out)})
     else:
-        say(f"issued {len(issued)} keys; their secrets are in {out}, which its owner alone can read, and nowhere else")
+        say(f"issued {several(len(issued), 'key')}; secrets are in {out}, which its owner alone can read")
 
 
 def _names(shown: str, text: str) -> list[str]:

@@ -11,7 +11,7 @@ from ...aws.keys_csv import DESCRIPTIONS, CsvKey, as_metadata, parse_csv
 from ...aws.table import add_rows
 from ...clock import system_clock, to_datetime
 from ...key import ApiKey, Secret, digest, new_id
-from ..common import PARTLY, WrongUse, opened
+from ..common import PARTLY, WrongUse, opened, several
 from ..show import counted, print_json, say, tell
 
 
@@ -36,13 +36,13 @@ def import_table(store: str | None, name: str, text: str, *, strict: bool, reviv
     for warning in warnings:
         tell(f"{shown}: {warning}")
     if strict and warnings:
-        raise WrongUse(f"{shown}: nothing is imported: --strict, and {len(warnings)} warnings")
+        raise WrongUse(f"{shown}: nothing is imported: --strict, and {several(len(warnings), 'warning')}")
     there = {key.id for key in known.values()}
     imported, replaced = ([id_ for id_ in ids if (id_ in there) is old] for old in (False, True))
     if as_json:
         print_json({"imported": imported, "replaced": replaced, "warnings": warnings})
     else:
-        say(f"imported {len(imported)} keys" + (f", replaced {len(replaced)}" if replaced else ""))
+        say(f"imported {several(len(imported), 'key')}" + (f", replaced {len(replaced)}" if replaced else ""))
     if warnings:
         raise typer.Exit(PARTLY)
 

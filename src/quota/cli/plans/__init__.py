@@ -20,6 +20,7 @@ from ..common import (
     confirm,
     opened,
     read_text,
+    several,
     to_cost,
     to_pairs,
 )
@@ -153,8 +154,8 @@ def remove(plan: PlanArgument, yes: YesOption = False, store: StoreOption = None
     with opened(store) as ledger:
         found = ledger.get_plan(plan)
         keys, accounts, going = _holders(ledger, found.id)
-        who = [f"{len(keys)} keys are on {found.id} and will be refused"] if keys else []
-        who += [f"{len(accounts)} accounts are on it and will be limited by it no more"] if accounts else []
+        who = [f"{several(len(keys), 'key')} on {found.id} will be refused"] if keys else []
+        who += [f"{several(len(accounts), 'account')} on it will be limited by it no more"] if accounts else []
         who += [f"{some(going)} will not go to it"] if going else []
         if who:
             confirm(f"{'; '.join(who)}: remove it?", yes=yes)
@@ -164,8 +165,8 @@ def remove(plan: PlanArgument, yes: YesOption = False, store: StoreOption = None
             "removed": found.id, "keys": keys, "accounts": accounts, "going": [one.to_dict() for one in going],
         })  # fmt: skip
     else:
-        were = [f"{len(ids)} {what}" for ids, what in ((keys, "keys"), (accounts, "accounts")) if ids]
-        told = [f"{' and '.join(were)} were on it"] if were else []
+        were = [several(len(ids), what) for ids, what in ((keys, "key"), (accounts, "account")) if ids]
+        told = [f"on it: {' and '.join(were)}"] if were else []
         told += [f"dropped with it: {some(going)}"] if going else []
         say("; ".join([f"removed plan {found.id}", *told]))
 

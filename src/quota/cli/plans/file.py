@@ -20,7 +20,7 @@ from ...ledger.sync import Ledger
 from ...operations.request import Entry, by_api
 from ...plan import UsagePlan
 from ...stores.associations import deprived, moved
-from ..common import JsonOption, StoreOption, Unshown, WrongUse, YesOption, confirm, opened, read_text
+from ..common import JsonOption, StoreOption, Unshown, WrongUse, YesOption, confirm, opened, read_text, several
 from ..show import BAD, GOOD, WARN, at, print_json, print_table, say
 from .holders import Going, accounts_on, going_to, named, some
 
@@ -217,14 +217,14 @@ def sync(
             more = f" (and {len(refused) - 1} more)" if refused[1:] else ""
             raise WrongUse(f"{where}: {refused[0]}{more}; nothing was changed")
         if changes and not dry_run:
-            confirm(f"make these {len(changes)} changes?", yes=yes)
+            confirm(f"make {several(len(changes), 'change')}?", yes=yes)
             apply(ledger, changes)
     if as_json:
         print_json({"changes": [change.to_dict() for change in changes], "applied": not dry_run})
     elif not changes:
         say("nothing to change")
     else:
-        say("nothing was changed: --dry-run" if dry_run else f"changed {len(changes)} plans")
+        say("nothing was changed: --dry-run" if dry_run else f"changed {several(len(changes), 'plan')}")
 
 
 def _show(changes: list[PlanChange]) -> None:
