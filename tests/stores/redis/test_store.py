@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import itertools
 import json
 import time
 import warnings
@@ -16,7 +15,7 @@ import redis.asyncio.cluster
 import uvloop
 
 from awaited import cancelled_calls, tasks_tile
-from every_store import below_accounts, ledger_with, namespace, run_threads, used
+from every_store import below_accounts, ledger_with, namespace, none_or_one_whole_effect, run_threads, used
 from quota import AsyncLedger, Ledger, ManualClock, StoreBusy, StoreUnavailable, UnknownKey, UsagePlan
 from quota.errors import InvalidPlan, InvalidValue
 from quota.operations.request import Request
@@ -355,22 +354,7 @@ def test_a_fault_at_any_call_leaves_none_or_one_whole_effect(store, clock, proxy
     """Whichever command of a reservation's first contact is hit, the state is that before it or that after it."""
     direct, key, secret = ledger_with(store, clock, "100/day, 100 tokens/day by account")
     ledger = through(proxy, clock, store.namespace, socket_timeout=0.5)
-    outcome = None
-    hits = itertools.count()
-    inner = proxy._fault
-    proxy._fault = lambda data: fault if next(hits) == nth else ""
-    try:
-        outcome = ledger.reserve(secret, {"requests": 2, "tokens": 3}, ttl=60_000_000, request_id="x")
-    except StoreUnavailable as error:
-        assert "unknown" in str(error) or "nothing was charged" in str(error)
-    proxy._fault = inner
-    counts = [s.used for s in direct.peek(secret, {"requests": 1, "tokens": 1}).limits]
-    assert counts in ([1, 1], [3, 4])
-    if outcome is not None:
-        assert counts == [3, 4]
-    retry = ledger.reserve(secret, {"requests": 2, "tokens": 3}, ttl=60_000_000, request_id="x")
-    retry.commit()
-    assert [s.used for s in direct.peek(secret, {"requests": 1, "tokens": 1}).limits] == [3, 4]
+    none_or_one_whole_effect(direct, secret, proxy, fault, nth, ledger, lambda: ledger)
 
 
 def test_a_silent_server_is_unavailable_within_the_timeout(store, clock, proxy):

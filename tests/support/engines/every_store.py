@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from awaited import Awaited
-from quota import AsyncLedger, Ledger, UsagePlan
+from quota import AsyncLedger, Ledger, StoreUnavailable, UsagePlan
 from quota.stores.leased import LeasedStore
 from quota.stores.memory import MemoryStore
 from quota.stores.postgres import AsyncPostgresStore, PostgresStore
@@ -123,6 +123,24 @@ def used(ledger, secret, limit=0):
     """What a limit has counted."""
     decision = ledger.peek(secret, 1)
     return decision.limits[limit].used - decision.allowed
+
+
+def none_or_one_whole_effect(direct, secret, proxy, fault, nth, ledger, again):
+    """A reservation whose nth message has a fault took all or nothing; a retry of its id, by ``again``, takes the rest."""
+    outcome, units = None, {"requests": 2, "tokens": 3}
+    hits, inner = itertools.count(), proxy._fault
+    proxy._fault = lambda data: fault if next(hits) == nth else ""
+    try:
+        outcome = ledger.reserve(secret, units, ttl=60_000_000, request_id="x")
+    except StoreUnavailable as error:
+        assert "unknown" in str(error) or "nothing was charged" in str(error)
+    proxy._fault = inner
+    counts = [s.used for s in direct.peek(secret, {"requests": 1, "tokens": 1}).limits]
+    assert counts in ([1, 1], [3, 4])
+    if outcome is not None:
+        assert counts == [3, 4]
+    again().reserve(secret, units, ttl=60_000_000, request_id="x").commit()
+    assert [s.used for s in direct.peek(secret, {"requests": 1, "tokens": 1}).limits] == [3, 4]
 
 
 def run_threads(jobs):
