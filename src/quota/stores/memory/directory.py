@@ -17,17 +17,18 @@ from .plans import Plans, associations
 
 
 @cache
-def _elsewhere(name: str) -> Any:
+def _modules() -> tuple[Any, Any]:
     from . import accounts, reports  # noqa: PLC0415 -- not loaded where nobody asks
 
-    return getattr(accounts, name, None) or getattr(reports, name)
+    return accounts, reports
 
 
 def _later(name: str) -> Any:
     """Return the method that is a function of ``accounts`` or ``reports``: see ``Store``."""
 
     def method(self: Any, *args: Any, **named: Any) -> Any:
-        return _elsewhere(name)(self, *args, **named)
+        accounts, reports = _modules()
+        return getattr(accounts if hasattr(accounts, name) else reports, name)(self, *args, **named)
 
     return method
 
