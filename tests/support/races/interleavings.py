@@ -18,7 +18,6 @@ from quota.operations.request import INFO, wants
 from quota.process import locks as _locks
 from quota.rule.record import minute_of
 from quota.stores.memory import MemoryStore
-from quota.stores.memory import directory as _directory
 from receipts import Change, Denial, Receipt, check_ceiling, check_receipts, justify_denials
 from scheduler import Found, explore, replay
 
@@ -33,10 +32,6 @@ def files(*names):
     for name in names:
         importlib.import_module(f"quota.{name.replace('/', '.')}")
     return [f"{next(iter(quota.__path__))}/{name}.py" for name in names]
-
-
-UNCACHED = "_elsewhere", _directory._elsewhere.__wrapped__
-"""Finds a function each time, as it is then: kept, it would be found once in a process, planted or not."""
 
 
 class World:
@@ -127,7 +122,7 @@ class Scenarios(dict):
 
         parts = lambda: self.world(**given), threads, lambda world, results: world.check(*results)
         # A thread that finds a lock taken tries once more, not a hundred times: trying has no side effects to explore.
-        with mock.patch.object(_locks, "TRIES", 1), mock.patch.object(_directory, *UNCACHED):
+        with mock.patch.object(_locks, "TRIES", 1):
             if schedule is None:
                 return explore(*parts, files=files or self.files, **options)
             return replay(*parts, schedule, files=files or self.files)
@@ -169,7 +164,6 @@ def plant(monkeypatch, owner, name, changes):
     scope = {**vars(module), "threading": threading}
     exec(compile(source, module.__file__, "exec"), scope)
     monkeypatch.setattr(owner, name, scope[name])
-    monkeypatch.setattr(_directory, *UNCACHED)
 
 
 # Scenarios of any store
