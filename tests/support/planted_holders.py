@@ -14,7 +14,7 @@ BUGS = {
         "ledger/holders.py", "                    seen |= {plan.id for plan in new}\n", ""),
     "an account's count is told as the key's": (
         "status.py", "key.account if limit.shared else key.id", "key.id"),
-    "what is over is told as what remains": ("status.py", '    if left < 0:\n        told["over"] = -left\n', '    if left > 0:\n        told["over"] = left\n'),
+    "what is over is told as what remains": ("status.py", '"over": max(0, -left)', '"over": max(0, left)'),
     "a limit that refuses for ever tells when to retry": (
         "rule/charge.py", "end if refused and units <= limit.limit + limit.overage else None", "end if refused else None"),
     # Networks and scopes
