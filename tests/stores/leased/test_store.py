@@ -664,3 +664,26 @@ def test_a_clock_stepped_back_asks_again(shared, clock):
     assert ledger.consume(SECRET).reason.value == "DISABLED_KEY"
     clock.advance(2 * SECOND)
     assert ledger.consume(SECRET).reason.value == "DISABLED_KEY"
+
+
+KEPT_OUT = {
+    "address": lambda ledger: ledger.consume(SECRET, address="192.0.2.1"),
+    "scope": lambda ledger: ledger.consume(SECRET, address="10.0.0.1", scope="write"),
+    "disabled": lambda ledger: (ledger.disable_key("k"), ledger.consume(SECRET), ledger.enable_key("k"))[1],
+}
+
+
+@pytest.mark.parametrize("why", KEPT_OUT)
+def test_a_call_that_its_key_keeps_out_leaves_nothing_in_doubt(shared, clock, why):
+    """Its answer is known: taken for lost, the next refusal changed the record, and the one behind it moved its time."""
+    ledger = holder(shared, clock, "1/day")
+    ledger.update_key("k", networks=["10.0.0.0/8"], scopes=["read"])
+    first = ledger.consume(SECRET, address="10.0.0.1")
+    assert KEPT_OUT[why](ledger).status == 403
+    before = record_of(shared).encode()
+    for _ in range(3):
+        assert ledger.consume(SECRET, address="10.0.0.1").reason.value == "QUOTA_EXCEEDED"
+        clock.advance(300 * SECOND)
+    assert record_of(shared).encode() == before
+    clock.advance(-900 * SECOND)
+    assert ledger.refund(first) == 1

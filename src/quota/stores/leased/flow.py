@@ -204,9 +204,10 @@ class Leasing(LeasedDirectory):
             if grant.elsewhere:
                 yield from self._return(lease_holder, lease, request.now)
                 return None
-            return (
-                grant.decision if grant.kept else self._take(lease_holder, lease, request, lease_request, grant, epoch)
-            )
+            if grant.kept:  # the store did not come to the lease: nothing more is in doubt than was before
+                lease.doubt = lease_request.again
+                return grant.decision
+            return self._take(lease_holder, lease, request, lease_request, grant, epoch)
         finally:
             self._asking.discard(lease_holder)
 
