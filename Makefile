@@ -59,7 +59,7 @@ demo: $(VENV)/.core  ## the walk-through on the real library, then a log replaye
 test: $(VENV)/.test $(VENV)/.pgbouncer $(VENV)/.pyright  ## the suite, in minutes, on all processors; TESTS=tests/test_period.py for a part of it
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(TESTS)
 
-test-slow: $(VENV)/.test $(VENV)/.pgbouncer  ## the long campaigns
+test-slow: $(VENV)/.test $(VENV)/.pgbouncer $(VENV)/.pyright  ## the long campaigns
 	@QUOTA_PROFILE=$${QUOTA_PROFILE:-nightly} $(BIN)/python -m pytest -m slow -n auto --dist worksteal $(TESTS)
 
 test-browser: $(VENV)/.test $(VENV)/.chromium  ## the usage page in a headless Chromium: its looks, its requests, its accessibility
