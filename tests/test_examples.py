@@ -17,12 +17,11 @@ FOLDERS = sorted(folder for folder in EXAMPLES.iterdir() if (folder / "main.py")
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_each_has_a_readme_that_names_what_is_there(folder):
-    """Short, and each file that it names is one."""
+    """Each file that it names is one."""
     text = (folder / "README.md").read_text("utf-8")
     named = re.findall(r"examples/[\w/]+\.\w+", text)
     assert all((paths.ROOT / name).is_file() for name in named)
     assert "pip install" in text
-    assert len(text.splitlines()) < 40
 
 
 def test_the_control_plane():

@@ -255,8 +255,8 @@ def pyright(folder):
 
 
 PYRIGHT = Path(sys.prefix) / "pyright" / "index.js"
-CHECKERS = [mypy, *([pytest.param(pyright, marks=pytest.mark.slow)] if PYRIGHT.exists() else [])]
-"""pyright, which takes twelve seconds of a processor, at length; where ``make`` had it of npm's and node is there."""
+CHECKERS = [mypy, *([pyright] if PYRIGHT.exists() else [])]
+"""pyright, where ``make`` had it of npm's and node is there: CI runs both."""
 
 
 def programs():
