@@ -262,6 +262,7 @@ class Side:
         data[7] = {name: plain(encode_remembered(one)) for name, one in zip(names, whole, strict=True)}
         for earlier in data[7].values():
             earlier[2:4] = map(self._named, earlier[2:4])
+            earlier[9] = [[at, sorted(part)] for at, part in earlier[9]]  # in no order, as ``told`` says
             earlier[10] = [token and self._named(token) for token in earlier[10]]
             earlier[12:13] = [slot and self._named(slot) for slot in earlier[12:13]]
         return data
