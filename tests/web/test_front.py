@@ -194,7 +194,7 @@ def test_a_flood_of_addresses_takes_no_more_memory():
     flood(0, 5_500)  # what is remembered of the last ones is full
     before = blocks()
     flood(5_500, 6_500)
-    assert blocks() - before < 500  # something that is kept of each would be 2,000
+    assert blocks() - before < 1_000  # something that is kept of each would be 2,000
     assert site(key=secret, forwarded=ADDRESS)[0] == 200
 
 
@@ -221,7 +221,7 @@ def test_any_number_of_addresses(addresses, most):
     before = blocks()
     flood(range(addresses - 4_000, addresses))
     assert statuses == {"200"}
-    assert blocks() - before < 500  # a record of its own for each would be thousands
+    assert blocks() - before < 2_000  # one block for each would be 4,000, and a record is several
     asked["HTTP_X_API_KEY"] = secret
     flood([1])
     assert made.peek(secret).limits[0].used == 2
