@@ -223,8 +223,8 @@ def move_plan(db: Connection, plan: UsagePlan, number: int) -> None:
     """Move a plan's keys and accounts to its new apis. Raises ``PlanConflict`` where one has another plan there."""
     taken = db.execute(
         "SELECT own.key, own.id, other.api FROM key_plans AS own JOIN key_plans AS other USING (key) "
-        "JOIN plans ON plans.number = other.plan WHERE own.plan = ?2 AND other.plan <> ?2 "
-        "AND other.api IN (SELECT value FROM json_each(?1)) LIMIT 1", (to_json(plan.apis), number),
+        "JOIN plans ON plans.number = other.plan WHERE own.plan = ? AND other.plan <> own.plan "
+        "AND other.api IN (SELECT value FROM json_each(?)) LIMIT 1", (number, to_json(plan.apis)),
     ).fetchone()  # fmt: skip
     if taken is not None:
         kind = "key" if taken[0] > 0 else "account"

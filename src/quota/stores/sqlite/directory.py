@@ -163,8 +163,8 @@ class Directory(Accounts, Reports):
     def _settle_plan(self, db: Connection, plan: int, change: Callable[..., Entry], now: int) -> None:
         """Change the plans of the keys and accounts that go to a plan, or from it to another one, by a pure step."""
         rows = db.execute(
-            "SELECT DISTINCT key, id FROM scheduled WHERE plan = ?1 "
-            "OR key IN (SELECT key FROM key_plans WHERE plan = ?1)", (plan,),
+            "SELECT DISTINCT key, id FROM scheduled WHERE plan = ? "
+            "OR key IN (SELECT key FROM key_plans WHERE plan = ?)", (plan, plan),
         ).fetchall()  # fmt: skip
         for subject, id_ in rows:
             who = _known(db, id_)[1] if subject > 0 else known_account(db, id_)

@@ -84,8 +84,8 @@ def purge(db: Connection, key_ids: Sequence[str], account: str | None, gone: boo
         drop(db, number)
         db.execute("DELETE FROM removed WHERE number = ?", (number,))
     alone = db.execute(
-        "SELECT -number FROM accounts WHERE id = ?1 AND id NOT IN (SELECT id FROM account_entries) "
-        "AND NOT EXISTS (SELECT 1 FROM keys WHERE coalesce(account, keys.id) = ?1)",
+        "SELECT -number FROM accounts WHERE id = ? AND id NOT IN (SELECT id FROM account_entries) "
+        "AND NOT EXISTS (SELECT 1 FROM keys WHERE coalesce(account, keys.id) = accounts.id)",
         (account,),
     ).fetchall()
     for (subject,) in alone:  # its count outlived its keys
