@@ -25,19 +25,24 @@ BUGS = {
     "a stale copy of a key is trusted": ("stores/sqlite/requests.py", "row[0] != one.version or ", ""),
     "a stale copy of a plan is trusted": ("stores/sqlite/requests.py", " or row[2] != self.plans", ""),
     "what others counted is not taken over": ("stores/sqlite/requests.py", "if row[1] != one.moving:", "if False:"),
-    "a swap trusts a stale copy of a key": ("stores/sqlite/requests.py", "AND version = ? AND moving", "AND ? AND moving"),
+    "a swap trusts a stale copy of a key": ("stores/sqlite/requests.py", "WHERE subject = ? AND version = ? AND moving", "WHERE subject = ? AND ? AND moving"),
     "a swap trusts a stale copy of a plan": ("stores/sqlite/requests.py", "AND (SELECT plans FROM ledger) = ?", "AND ?"),
     "a swap overwrites what others counted": ("stores/sqlite/requests.py", "AND moving = ? AND", "AND ? IS NOT NULL AND"),
     "a swap that was in vain stays in the copy": (
         "stores/sqlite/requests.py", "            unpack(one.record, one.moving)  # type: ignore[arg-type] # a record", "            pass  # a record"),
     "a swap in vain is an answer": ("stores/sqlite/requests.py", "if done == len(moved):", "if done >= 0:"),
-    "a swap leaves the account out": ("stores/sqlite/requests.py", "WHERE subject IN ({subjects}) AND", "WHERE subject = ?2 AND"),
-    "a swap writes one count to both": ("stores/sqlite/requests.py", 'THEN ?{n}"', 'THEN ?1"'),
-    "a swap trusts a stale copy of an account": ("stores/sqlite/requests.py", "AND version = ?{n + 2} AND", "AND {'version = ' if n == 1 else ''}?{n + 2} AND"),
+    "a swap leaves the account out": ("stores/sqlite/requests.py", "IN ({', '.join('?' * count)})", "IN (?{', NULL + ?' * (count - 1)})"),
+    "a swap writes one count to both": ("stores/sqlite/requests.py", "new += one.subject, moving", "new += one.subject, moved[0]"),
+    "a swap trusts a stale copy of an account": (
+        "stores/sqlite/requests.py", '["subject = ? AND version = ? AND moving = ?"] * count',
+        '["subject = ? AND version = ? AND moving = ?"] + ["subject = ? AND ? NOTNULL AND moving = ?"] * (count - 1)'),
     "a swap overwrites what others counted on the account": (
-        "stores/sqlite/requests.py", "AND moving = ?{n + 3}", "AND ?{n + 3} {'= moving' if n == 1 else 'NOTNULL'}"),
-    "a swap for both trusts a stale copy of a key": ("stores/sqlite/requests.py", "AND version = ?{n + 2} AND", "AND {'version = ' if n != 1 else ''}?{n + 2} AND"),
-    "a swap for both trusts a stale copy of a plan": ("stores/sqlite/requests.py", "WHERE plans = ?{4 * count + 1} AND", "WHERE ?{4 * count + 1} AND"),
+        "stores/sqlite/requests.py", '["subject = ? AND version = ? AND moving = ?"] * count',
+        '["subject = ? AND version = ? AND moving = ?"] + ["subject = ? AND version = ? AND ? NOTNULL"] * (count - 1)'),
+    "a swap for both trusts a stale copy of a key": (
+        "stores/sqlite/requests.py", '["subject = ? AND version = ? AND moving = ?"] * count',
+        '["subject = ? AND ? NOTNULL AND moving = ?"] + ["subject = ? AND version = ? AND moving = ?"] * (count - 1)'),
+    "a swap for both trusts a stale copy of a plan": ("stores/sqlite/requests.py", "WHERE plans = ? AND (", "WHERE ? NOTNULL AND ("),
     "a headroom remembers no request id": (
         "stores/sqlite/requests.py", 'if request.op == "consume" and request.request_id is None and barring is None',
         'if request.op == "consume" and barring is None'),

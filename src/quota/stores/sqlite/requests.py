@@ -52,14 +52,12 @@ _SWAP = (
 
 @cache
 def _swap_all(count: int) -> str:
-    """Write the guarded statement for several records: of each new numbers, subject, version, old numbers."""
-    places = range(1, 4 * count, 4)
-    moved = " ".join(f"WHEN ?{n + 1} THEN ?{n}" for n in places)
-    subjects = ", ".join(f"?{n + 1}" for n in places)
-    alike = " OR ".join(f"subject = ?{n + 1} AND version = ?{n + 2} AND moving = ?{n + 3}" for n in places)
+    """Write the guarded statement for several records: subjects and new numbers, subjects, plans, what was read."""
+    alike = " OR ".join(["subject = ? AND version = ? AND moving = ?"] * count)
     return (
-        f"UPDATE counts SET moving = CASE subject {moved} END WHERE subject IN ({subjects}) AND "  # noqa: S608 -- numbers
-        f"(SELECT count(*) FROM counts, ledger WHERE plans = ?{4 * count + 1} AND ({alike})) = {count}"
+        f"UPDATE counts SET moving = CASE subject {'WHEN ? THEN ? ' * count}END "  # noqa: S608 -- no text of anybody's
+        f"WHERE subject IN ({', '.join('?' * count)}) AND "
+        f"(SELECT count(*) FROM counts, ledger WHERE plans = ? AND ({alike})) = {count}"
     )
 
 
@@ -111,13 +109,16 @@ class Copy:
             return None
         if dry or not decision.allowed:
             return decision if self._stands(db) else None
-        first, *others = self.found
-        moved = [pack(first.record)]
-        told: tuple[Any, ...] = moved[0], first.subject, first.version, first.moving
-        for one in others:
-            moved.append(pack(one.record))
-            told += moved[-1], one.subject, one.version, one.moving
-        done = db.execute(_swap_all(len(moved)) if others else _SWAP, (*told, self.plans)).rowcount
+        moved = [pack(one.record) for one in self.found]
+        if len(moved) == 1:
+            (one,) = self.found
+            done = db.execute(_SWAP, (moved[0], one.subject, one.version, one.moving, self.plans)).rowcount
+        else:
+            new, old = list[Any](), list[Any]()
+            for one, moving in zip(self.found, moved, strict=True):
+                new += one.subject, moving
+                old += one.subject, one.version, one.moving
+            done = db.execute(_swap_all(len(moved)), (*new, *new[::2], self.plans, *old)).rowcount
         if done == len(moved):
             for one, moving in zip(self.found, moved, strict=True):
                 one.moving = moving
