@@ -5,6 +5,8 @@ import os
 import select
 import signal
 import threading
+from contextlib import suppress
+from pathlib import Path
 
 
 class _End:
@@ -18,14 +20,27 @@ def bare_fork():
     """libc's own: none of Python's hooks run.
 
     A thread that wakes by itself at that instant leaves a lock of CPython's taken in the child. The only ones that do so
-    here hold responses longer, of tests before: they are ended.
+    here hold responses longer, of tests before: they are ended. One that has just handed the interpreter over to this one
+    is let go to rest.
     """
     for thread in threading.enumerate():
         if thread.name == "quota-renewals":
             thread._invoke_excepthook = lambda *_: None  # pytest's takes it for an error
             thread._target.__self__.drop(_End())
             thread.join()
+    for _ in range(100):
+        if _others_rest():
+            break
     return ctypes.PyDLL(None).fork()
+
+
+def _others_rest():
+    """Whether each other thread sleeps in the kernel, by Linux' own word. To ask lets them run."""
+    for task in Path("/proc/self/task").glob("*"):
+        with suppress(OSError):  # it has ended
+            if task.name != str(threading.get_native_id()) and ") S " not in (task / "stat").read_text():
+                return False
+    return True
 
 
 FORKS = {"os.fork": os.fork, "a fork that Python is not told of": bare_fork}
