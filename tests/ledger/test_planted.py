@@ -231,7 +231,7 @@ BUGS = {
     "a commit gives nothing back": (
         "operations/reservations.py", "        if left.still_open:\n", "        if False:\n"),
     "a replay is charged again": (
-        "operations/consume.py", "if earlier is not None and earlier.until > request.now:", "if False:"),
+        "operations/consume.py", "if (earlier := remembered(subject, request)) is not None:", "if (earlier := None) is not None:"),
     "a reservation's retry is told of another hold": (
         "operations/idempotency.py", "plan=plan, route=route, replayed=True", "plan=plan, route=route, replayed=True, hold=request.id"),
     "a replay of other parameters is answered": (

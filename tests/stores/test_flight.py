@@ -243,6 +243,20 @@ def test_a_repeated_settlement_counts_once(stores, monkeypatch):
 
 
 @over("memory", "sqlite", "redis", "postgres")
+def test_a_settlement_is_repeated_as_long_as_its_request_is_remembered(stores):
+    """A day, and no longer, whether or not a store forgot it by then."""
+    clock = ManualClock(START)
+    ledger, _, secret = stores.with_key(clock, "100/day")
+    held, again, late = (ledger.reserve(secret, 10, ttl=SECOND, request_id="r") for _ in range(3))
+    held.commit(8)
+    clock.advance(timedelta(days=1, microseconds=-1))
+    assert again.commit(8).replayed
+    clock.advance(timedelta(microseconds=1))
+    with pytest.raises(ReservationClosed):
+        late.commit(8)
+
+
+@over("memory", "sqlite", "redis", "postgres")
 def test_what_failed_is_told_and_settled_in_the_background(stores, monkeypatch, caplog):
     """As soon as the store is back: what was used is not free because it was away for a moment."""
     ledger, _, secret = stores.with_key(ManualClock(START), "1 concurrent, 100/day")

@@ -17,8 +17,7 @@ def consume(request: Request, entry: Entry | None, subject: Subject | None, opti
     reason = usable(request, entry)
     if reason is not Reason.OK or entry is None or subject is None:
         return refusal(reason, request.now, request.takes or {"requests": 1}, entry.key if entry else None)
-    earlier = remembered(subject, request)
-    if earlier is not None and earlier.until > request.now:
+    if (earlier := remembered(subject, request)) is not None:
         return replay(request, earlier, entry, subject)
     plan = entry.plans.get(request.api)
     if plan is None:

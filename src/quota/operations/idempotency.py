@@ -27,9 +27,10 @@ def asked_for(kind: str, api: str, route: str | None, takes: Mapping[str, int] |
 
 
 def remembered(subject: Subject, request: Request) -> RememberedRequest | None:
-    """Return what is remembered under the request's id, if anything is."""
-    requests = subject.key.requests
-    return None if requests is None or request.request_id is None else requests.get(request.request_id)
+    """Return what is remembered under the request's id, if anything still is."""
+    requests, name = subject.key.requests, request.request_id
+    found = None if requests is None or name is None else requests.get(name)
+    return found if found and found.until > request.now else None
 
 
 def answer_of(earlier: RememberedRequest) -> Details:

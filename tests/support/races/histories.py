@@ -278,6 +278,7 @@ class History:
         self.random = random.Random(seed)
         self.names = ["a", "b"]
         self.called = self.holding = None
+        self.times = set()
         self.clock = ManualClock(NOON + seed % 86_399 * SECOND)
 
     def _begin(self):
@@ -294,6 +295,7 @@ class History:
         yield from self._begin()
         for _ in range(many):
             kind = self.random.choices(list(KINDS), KINDS.values())[0]
+            self.times.add(self.clock())
             step = getattr(self, f"_{kind}")(self.random, self.random.choice(self.names))
             self.called = step if kind in ("consume", "call", "peek") else self.called
             self.holding = step if kind in ("reserve", "keep") else self.holding
@@ -332,9 +334,14 @@ class History:
         if pick.random() < 0.3:
             length = pick.choice([MINUTE, MINUTE, HOUR, DAY])
             span = pick.choice([0, length, length]) - self.clock() % length + pick.choice([-1, 0, 1])
-        if self.clock() + span < NOON + 30 * DAY:  # nothing is forgotten: when, is a store's own affair
+        if self.clock() + span < NOON + 30 * DAY and not self._forgotten(span):
             self.clock.advance(span)
         return "nothing", (), {}
+
+    def _forgotten(self, span):
+        """Whether the clock would go back to when an id was remembered still: when what is over goes, is a store's affair."""
+        now = self.clock()
+        return any(now + span < at + DAY <= max(self.times) for at in self.times)
 
     def _reserve(self, pick, name):
         ttl, again = pick.choice([SECOND, MINUTE, HOUR, DAY]), pick.choice([None, None, "held"])
