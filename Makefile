@@ -60,7 +60,7 @@ test: $(VENV)/.test $(VENV)/.pgbouncer $(VENV)/.pyright  ## the suite, in minute
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(TESTS)
 
 test-slow: $(VENV)/.test $(VENV)/.pgbouncer $(VENV)/.pyright  ## the long campaigns
-	@QUOTA_PROFILE=$${QUOTA_PROFILE:-nightly} $(BIN)/python -m pytest -m slow -n auto --dist worksteal $(TESTS)
+	@QUOTA_PROFILE=$${QUOTA_PROFILE:-nightly} $(BIN)/python -m pytest -m slow -n $(WORKERS) --dist worksteal $(TESTS)
 
 test-browser: $(VENV)/.test $(VENV)/.chromium  ## the usage page in a headless Chromium: its looks, its requests, its accessibility
 	@$(BIN)/python -m pytest -m browser tests/web/test_browser.py
