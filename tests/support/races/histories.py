@@ -209,7 +209,11 @@ class Side:
         return held and list(standing(held))
 
     def refund(self, which, units):
-        return self.ledger.refund(self.decisions[which % len(self.decisions)], units) if self.decisions else None
+        if not self.decisions:
+            return None
+        decision = self.decisions[which % len(self.decisions)]
+        self._named(decision.id)
+        return self.ledger.refund(decision, units)
 
     def look_again(self, which):
         return told(self.decisions[which % len(self.decisions)]) if self.decisions else None
@@ -251,15 +255,16 @@ class Side:
             data[8] = None
         for place in (6, 8):
             data[place] = {self._named(id_): value for id_, value in (data[place] or {}).items()}
-        for hold in data[6].values():
+        for _, hold in sorted(data[6].items()):
             if len(hold) > 6:  # the decision that it is remembered under
                 hold[6] = hold[6] and self._named(hold[6])
                 hold[8] = [[self._named(handle), spending > 0] for handle, spending in hold[8]]
-        remembered = record.requests.all() if self.remembered and record.requests else []
+        remembered = record.requests.each() if self.remembered and record.requests else []
         whole = [earlier._replace(id=id_of(earlier), answer=answer_of(earlier)) for earlier in remembered]
-        # What was done with a reservation is remembered under its id, behind a line's end.
-        names = [self._named(one.name) if one.name.startswith("\n") else one.name for one in whole]
-        data[7] = {name: plain(encode_remembered(one)) for name, one in zip(names, whole, strict=True)}
+        # What was done with a reservation is remembered under its id, behind a line's end: random, and known by now.
+        known = {self._named(one.name[1:]) if one.name.startswith("\n") else one.name: one for one in whole}
+        by_time = sorted(known, key=lambda name: (known[name].until, name))
+        data[7] = {name: plain(encode_remembered(known[name])) for name in by_time}
         for earlier in data[7].values():
             earlier[2:4] = map(self._named, earlier[2:4])
             earlier[9] = [[at, sorted(part)] for at, part in earlier[9]]  # in no order, as ``told`` says
