@@ -243,6 +243,20 @@ def test_a_repeated_settlement_counts_once(stores, monkeypatch):
 
 
 @over("memory", "sqlite", "redis", "postgres")
+def test_a_repeated_call_has_its_slot_though_its_plan_has_none_any_more(stores):
+    """Whoever asks again, as the answer was lost, can give it back."""
+    ledger, _, secret = stores.with_key(ManualClock(START), "1 concurrent, 100/day")
+    plan = ledger.get_plan(ledger.list_plans()[0])
+    kept = ledger.consume(secret, request_id="r", keep_slot=60 * SECOND).slot
+    ledger.replace_plan(UsagePlan(plan.id, "100/day"))
+    assert [ledger.consume(secret, request_id=name).allowed for name in "st"] == [True, True]
+    again = ledger.consume(secret, request_id="r", keep_slot=60 * SECOND)
+    assert (again.replayed, again.slot.id, again.slot.expires_at) == (True, kept.id, kept.expires_at)
+    again.slot.cancel()
+    assert ledger.list_reservations("k") == []
+
+
+@over("memory", "sqlite", "redis", "postgres")
 def test_a_settlement_is_repeated_as_long_as_its_request_is_remembered(stores):
     """A day, and no longer, whether or not a store forgot it by then."""
     clock = ManualClock(START)

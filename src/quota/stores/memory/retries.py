@@ -70,7 +70,7 @@ def take_named(  # noqa: C901, PLR0912 -- in line, as the plainest call
             requests = room.own.requests
             earlier = None if requests is None else requests.entries.get(name)
             if earlier is not None and earlier.until > now:
-                told = _again(own, room, earlier, asked, now)
+                told = None if keep is not None else _again(own, room, earlier, asked, now)  # it may have a slot
             else:
                 asked = asked if asked is shape.plain else shape.share("asked", asked)
                 kept = now + ttl, name, "", shape.plan.id, asked
