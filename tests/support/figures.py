@@ -117,7 +117,7 @@ def written(items: list[tuple[str, dict[str, object]]], mutants: int) -> str:
         again = f"`make test TESTS=\"-m '' {row.files}\"`" if row.files else "`make test`"
         lines.append(f"| {rounded(count(items, row)):,} | {row.what} | {again} |")
     lines.append(f"| {rounded(mutants):,} | mutants of {mutated_lines():,} lines (the rule, periods, limits, plans), "
-                 f"none of which survives but what is argued in place | `make mutate` |")  # fmt: skip
+                 f"made one at a time: a survivor that is not argued in place fails it | `make mutate` |")  # fmt: skip
     return "\n".join(lines)
 
 
