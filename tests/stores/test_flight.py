@@ -257,6 +257,16 @@ def test_a_repeated_call_has_its_slot_though_its_plan_has_none_any_more(stores):
 
 
 @over("memory", "sqlite", "redis", "postgres")
+def test_a_repeated_call_tells_its_route_by_the_plan_of_now(stores):
+    """As it tells the key and the plan."""
+    ledger, _, secret = stores.with_key(ManualClock(START), "100/day")
+    plan = ledger.get_plan(ledger.list_plans()[0])
+    assert ledger.consume(secret, route="/x", request_id="r").route is None
+    ledger.replace_plan(UsagePlan(plan.id, "100/day", routes={"/x": "50/day"}))
+    assert [ledger.consume(secret, route="/x", request_id=name).route for name in "str"] == ["/x"] * 3
+
+
+@over("memory", "sqlite", "redis", "postgres")
 def test_a_settlement_is_repeated_as_long_as_its_request_is_remembered(stores):
     """A day, and no longer, whether or not a store forgot it by then."""
     clock = ManualClock(START)

@@ -29,8 +29,8 @@ class Replayed(Told):
     def _work_out(self) -> Details:
         answer, room = self._answer, self._room
         found = answer._details() if isinstance(answer, Decision) else answer
-        again: Details = found.changed(id=answer.id, key=room.key, plan=room.shape.plan, replayed=True)
-        return again
+        route, plan = room.shape.route_plan.told, room.shape.plan
+        return found.changed(id=answer.id, key=room.key, plan=plan, route=route, replayed=True)  # type: ignore[no-any-return]
 
 
 def take_named(  # noqa: C901, PLR0912 -- in line, as the plainest call
