@@ -256,14 +256,8 @@ class Request(Data):
         scope: str | None = None, account: str | None = None, above: tuple[str, ...] | None = None,
         actor: str | None = None,
     ) -> None:  # fmt: skip
-        self.op, self.now, self.digest, self.key_id, self.account, self.caller = (
-            op,
-            now,
-            digest,
-            key_id,
-            account,
-            caller,
-        )
+        self.op, self.now, self.digest, self.key_id = op, now, digest, key_id
+        self.account, self.caller = account, caller
         self.api, self.route, self.takes, self.address, self.scope = api, route, takes, address, scope
         self.request_id, self.id, self.ttl, self.args = request_id, id, ttl, args
         self.above, self.actor = above, actor
